@@ -1,0 +1,62 @@
+"""One sentence form for argument errors: the name, the value found, what is allowed."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+def require(condition: bool, name: str, value: Any, allowed: str) -> None:
+    """Raises `Expected {name} {allowed}, found {name}={value}.` unless condition holds.
+
+    >>> require(3 > 0, "num_prototypes", 3, "> 0")
+    >>> require(-1 > 0, "num_prototypes", -1, "> 0")
+    Traceback (most recent call last):
+    ValueError: Expected num_prototypes > 0, found num_prototypes=-1.
+    """
+    if not condition:
+        raise ValueError(f"Expected {name} {allowed}, found {name}={value!r}.")
+
+
+def positive(**values: float) -> None:
+    """Each named value must be > 0."""
+    for name, value in values.items():
+        require(value > 0, name, value, "> 0")
+
+
+def non_negative(**values: float) -> None:
+    """Each named value must be >= 0."""
+    for name, value in values.items():
+        require(value >= 0, name, value, ">= 0")
+
+
+def share(**values: float) -> None:
+    """Each named value must lie in [0, 1]."""
+    for name, value in values.items():
+        require(0 <= value <= 1, name, value, "in [0, 1]")
+
+
+def one_of(allowed: Iterable[str], **values: str) -> None:
+    """Each named value must be one of the allowed names; the nearest is suggested.
+
+    >>> one_of(["cosine", "l2"], metric="cosin")
+    Traceback (most recent call last):
+    ValueError: Expected metric one of cosine, l2, found metric='cosin'. Did you mean \
+'cosine'?
+    """
+    allowed = list(allowed)
+    for name, value in values.items():
+        if value in allowed:
+            continue
+        near = difflib.get_close_matches(str(value), allowed, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"Expected {name} one of {', '.join(allowed)}, found {name}={value!r}.{hint}"
+        )
+
+
+def same_length(**arrays: Any) -> None:
+    """All named arrays must agree in their first dimension."""
+    sizes = {name: len(array) for name, array in arrays.items()}
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"len({name})={size}" for name, size in sizes.items())
+        raise ValueError(f"Expected the same number of rows, found {found}.")

@@ -1,0 +1,123 @@
+"""The types that every part of protojax shares.
+
+A model is a pure function of parameters and a `Batch`; a loss is a pure function that
+returns one value per row; a defence turns one loss into another; a gradient rule turns
+a loss into gradients. Nothing here computes anything.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+Array = jax.Array
+PyTree = Any
+
+
+class Prototypes(NamedTuple):
+    """A few vectors that stand for many.
+
+    Attributes:
+        vectors: `[num_prototypes, dim]`, float32.
+        labels: `[num_prototypes]`, int32, the class of each prototype, -1 for none.
+        counts: `[num_prototypes]`, float32, how many rows each one stands for.
+    """
+
+    vectors: Array
+    labels: Array
+    counts: Array
+
+
+class Examples(NamedTuple):
+    """Raw rows of a task, on the host.
+
+    Attributes:
+        texts: `[rows]`, the first (or only) text of each row.
+        pairs: `[rows]`, the second text of each row, or None for one-text tasks.
+        labels: `[rows]`, int32 classes, or float32 scores of a regression task.
+    """
+
+    texts: Sequence[str]
+    pairs: Sequence[str] | None
+    labels: np.ndarray
+
+
+class Batch(NamedTuple):
+    """Rows of one step, padded to one length. Never says which rows are poisoned.
+
+    Attributes:
+        input_ids: `[batch, length]`, int32.
+        attention_mask: `[batch, length]`, int32, 1 on tokens and 0 on padding.
+        token_type_ids: `[batch, length]`, int32, 1 on the second text of a pair.
+        labels: `[batch]`, int32 classes or float32 scores.
+        where: `[batch]`, bool, False on rows that only fill the shape.
+        teacher_logits: `[batch, num_labels]`, float32, or None.
+        teacher_features: `[batch, layers, dim]`, float32, pooled hidden states, or None.
+        anchors: `[batch]`, int32, the class whose prototypes hold the row, or None.
+    """
+
+    input_ids: Array
+    attention_mask: Array
+    token_type_ids: Array
+    labels: Array
+    where: Array
+    teacher_logits: Array | None = None
+    teacher_features: Array | None = None
+    anchors: Array | None = None
+
+
+class ModelOutput(NamedTuple):
+    """What a model computes.
+
+    Attributes:
+        logits: `[batch, num_labels]`, float32.
+        hidden_states: `num_layers + 1` arrays `[batch, length, dim]`, the embeddings
+            first; empty where they were not asked for.
+    """
+
+    logits: Array
+    hidden_states: tuple[Array, ...] = ()
+
+
+class NodeState(NamedTuple):
+    """What one node carries from step to step.
+
+    Attributes:
+        params: the student's parameters.
+        opt_state: the optimiser's state.
+        prototypes: the prototypes that constrain the student, or None.
+        step: scalar int32, optimiser steps taken.
+        key: the node's PRNG key.
+    """
+
+    params: PyTree
+    opt_state: PyTree
+    prototypes: Prototypes | None
+    step: Array
+    key: Array
+
+
+class ApplyFn(Protocol):
+    """`(params, batch) -> ModelOutput`; dropout acts only where a key is given."""
+
+    def __call__(
+        self,
+        params: PyTree,
+        batch: Batch,
+        *,
+        key: Array | None = None,
+        hidden_states: bool = False,
+    ) -> ModelOutput: ...
+
+
+# (params, batch, prototypes, step, key) -> (loss of each row [batch], aux).
+# A LossFn never mixes rows: the sensitivity of a clipped gradient depends on it.
+LossFn = Callable[
+    [PyTree, Batch, Prototypes | None, Array, Array], tuple[Array, dict[str, Array]]
+]
+
+# (params, batch, prototypes, step, key) -> (gradients, scalar metrics).
+GradFn = Callable[
+    [PyTree, Batch, Prototypes | None, Array, Array], tuple[PyTree, dict[str, Array]]
+]
