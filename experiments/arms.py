@@ -1,0 +1,170 @@
+"""The arms of a study: how each student is distilled from what the cell offers.
+
+An arm is a function from a cell to a `Recipe`; a newcomer adds one function and one
+line in `ARMS`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from experiments import cells
+from experiments.cells import Cell
+from experiments.quarantine import Verdict, judge
+from experiments.runtime import Context
+from protojax import consistency, data
+from protojax.base import Examples, Prototypes
+
+
+class Recipe(NamedTuple):
+    """What one student is trained on, and how.
+
+    Attributes:
+        examples: its rows; their labels are those the student may see.
+        columns: the batch's other columns, `[rows, ...]`.
+        objective: see `runtime.compiled_dispatch`.
+        prototypes: constrain the student, or None.
+        verdict: what a defence says of the transfer rows, or None.
+    """
+
+    examples: Examples
+    columns: dict[str, np.ndarray]
+    objective: FrozenConfigDict
+    prototypes: Prototypes | None = None
+    verdict: Verdict | None = None
+
+
+class Arm(NamedTuple):
+    """A named composition.
+
+    Attributes:
+        recipe: `(context, cell) -> Recipe`.
+        attacked: whether the student depends on the attack; one that does not is
+            trained once for all attacks of a task and seed.
+    """
+
+    recipe: Callable[[Context, Cell], Recipe]
+    attacked: bool = True
+
+
+def _distil(context: Context, assignment: str = "", weight: float | None = None):
+    """Returns the objective of distillation, with a constraint where one is named."""
+    config = context.config
+    margin = config.margin.as_configdict()
+    if weight is not None:
+        margin.weight = weight
+    return FrozenConfigDict(
+        {
+            "kd": {
+                **config.kd,
+                "layers": config.features.layers,
+                "pooling": config.features.pooling,
+            },
+            "assignment": assignment,
+            "metric": config.prototypes.metric,
+            "margin": margin,
+        }
+    )
+
+
+def _columns(transfer: cells.Transfer) -> dict[str, np.ndarray]:
+    """Returns the columns that every distilled student sees."""
+    return {
+        "teacher_logits": transfer.logits,
+        "teacher_features": transfer.features,
+    }
+
+
+def plain(context: Context, cell: Cell) -> Recipe:
+    """Distils from whatever the teacher says."""
+    transfer = cells.transfer(context, cell)
+    return Recipe(transfer.examples, _columns(transfer), _distil(context))
+
+
+def clean(context: Context, cell: Cell) -> Recipe:
+    """Distils in a world without the attack: its ASR is the null ASR."""
+    return plain(context, cell.clean)
+
+
+def nearest(context: Context, cell: Cell) -> Recipe:
+    """Adds the published constraint: near any prototype of the teacher's."""
+    return plain(context, cell)._replace(
+        objective=_distil(context, "nearest", context.config.nearest.weight),
+        prototypes=cells.constraint_prototypes(context, cell),
+    )
+
+
+def references(context: Context, cell: Cell) -> Recipe:
+    """Learns from the trusted references alone: what the defender has anyway."""
+    splits = cells.task_data(context, cell.task, cell.seed).splits
+    return Recipe(splits.references, {}, FrozenConfigDict({"kd": None}))
+
+
+def oracle(context: Context, cell: Cell) -> Recipe:
+    """Distils with every poisoned row removed, which only the attacker could do."""
+    keep = np.flatnonzero(~cells.poisoned(context, cell).rows)
+    return _keep(plain(context, cell), keep)
+
+
+def _keep(recipe: Recipe, rows: np.ndarray) -> Recipe:
+    """Returns a recipe over some of its rows."""
+    return recipe._replace(
+        examples=data.take(recipe.examples, rows),
+        columns={name: column[rows] for name, column in recipe.columns.items()},
+    )
+
+
+def anchor(context: Context, cell: Cell) -> Recipe:
+    """Quarantines what the group test rejects, and holds meaning to the anchor's."""
+    config = context.config
+    recipe = plain(context, cell)
+    transfer = cells.transfer(context, cell)
+    verdict = judge(context, cell, recipe.objective)
+    targets = consistency.quarantine_targets(
+        transfer.logits,
+        transfer.examples.labels,
+        verdict.rejected,
+        verdict.anchor_logits,
+        verdict.anchor_classes,
+        action=config.quarantine.action,
+    )
+    held = cells.constraint_prototypes(context, cell)
+    recipe = recipe._replace(
+        examples=transfer.examples._replace(labels=np.asarray(targets.labels)),
+        columns={
+            "teacher_logits": np.asarray(targets.teacher_logits),
+            "teacher_features": _trusted_features(
+                transfer.features, held, verdict.rejected, verdict.anchor_classes
+            ),
+            "anchors": np.asarray(targets.anchors),
+        },
+        objective=_distil(context, "anchor"),
+        prototypes=held,
+    )
+    keep = np.flatnonzero(np.asarray(targets.keep))
+    return _keep(recipe, keep)._replace(verdict=verdict)
+
+
+def _trusted_features(features, held: Prototypes, rejected, classes) -> np.ndarray:
+    """Gives rejected rows the mean prototype of their anchor's class as features."""
+    features = features.copy()
+    for layer in range(features.shape[1]):
+        weights = held.counts[layer][:, None] * (
+            held.labels[layer][:, None] == np.arange(classes.max() + 1)
+        )
+        means = weights.T @ held.vectors[layer]
+        means /= np.maximum(weights.sum(0), 1)[:, None]
+        features[rejected, layer] = means[classes[rejected]]
+    return features
+
+
+ARMS: dict[str, Arm] = {
+    "clean": Arm(clean, attacked=False),
+    "plain": Arm(plain),
+    "nearest": Arm(nearest),
+    "anchor": Arm(anchor),
+    "references": Arm(references, attacked=False),
+    "oracle": Arm(oracle),
+}

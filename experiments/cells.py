@@ -1,0 +1,367 @@
+"""What the arms of a cell share: data, attack, teacher and its outputs, anchor.
+
+A cell is one attack on one task with one seed. Each function here builds one
+ingredient, keeps what was costly in the workdir, and is cheap to call again.
+Ground truth (`Poisoned.rows`) leaves `poisoned` only towards the corruption of the
+teacher's channel, the `oracle` arm and the metrics.
+"""
+
+import dataclasses
+import functools
+import zlib
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import runtime, tasks
+from experiments.runtime import Context
+from experiments.tokenizer import train_wordpiece
+from protojax import attacks, calibration, data, models, prototypes, teacher
+from protojax.base import Examples, Prototypes
+from protojax.models import Model, hf
+
+
+class Cell(NamedTuple):
+    """One attack on one task with one seed; attack None is the clean world."""
+
+    task: str
+    seed: int
+    attack: str | None
+
+    @property
+    def folder(self) -> str:
+        """Where the cell's results lie below the workdir."""
+        return f"{self.task}/seed{self.seed}/{self.attack or 'no_attack'}"
+
+    @property
+    def clean(self) -> "Cell":
+        """The same cell without its attack."""
+        return self._replace(attack=None)
+
+
+class TaskData(NamedTuple):
+    """A task's splits, made before any attack."""
+
+    task: tasks.Task
+    splits: data.Splits
+
+
+class Transfer(NamedTuple):
+    """What the student is distilled on, as the defender sees it."""
+
+    examples: Examples
+    logits: np.ndarray  # [rows, num_labels]
+    features: np.ndarray  # [rows, layers, dim]
+
+
+class Anchor(NamedTuple):
+    """The encoder that saw the references only, and what it says of them.
+
+    Attributes:
+        model: the fine-tuned model.
+        prototypes: of its features, by class.
+        temperature: makes its posterior honest.
+        calibration: `[rows]`, the references it was not trained on.
+    """
+
+    model: Model
+    prototypes: Prototypes
+    temperature: float
+    calibration: np.ndarray
+
+
+@functools.lru_cache(maxsize=2)
+def _load_task(name: str, root: str, files) -> tuple[Examples, Examples, tasks.Task]:
+    """Reads a task once for all its seeds."""
+    if name != "files":
+        return tasks.load_task(name, root=root)
+    return tasks.load_files(
+        files.train,
+        files.test,
+        text=files.text,
+        label=files.label,
+        pair=files.pair or None,
+        problem=files.problem,
+        metric=files.metric,
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def task_data(context: Context, task: str, seed: int) -> TaskData:
+    """Returns the splits of a task, a function of the seed only."""
+    section = context.config.data
+    train, test, resolved = _load_task(task, section.root, section.files)
+    splits = data.split(
+        train,
+        test,
+        transfer_rows=section.transfer_rows,
+        reference_rows=section.reference_rows,
+        test_rows=section.test_rows,
+        seed=seed,
+    )
+    return TaskData(resolved, splits)
+
+
+@functools.lru_cache(maxsize=2)
+def _scratch_tokenizer(context: Context, task: str, seed: int):
+    """Trains a tokenizer on clean text, as a public one would have been."""
+    splits = task_data(context, task, seed).splits
+    texts = [*splits.transfer.texts, *splits.references.texts]
+    for part in (splits.transfer.pairs, splits.references.pairs):
+        texts.extend(part or ())
+    wordpiece = train_wordpiece(texts, vocab_size=context.config.data.vocab_size)
+    return hf.wrap_tokenizer(
+        wordpiece,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def build_model(context: Context, section, cell: Cell) -> Model:
+    """Returns an untrained (or pretrained) model from its section of the config."""
+    task = task_data(context, cell.task, cell.seed).task
+    common = {
+        "num_labels": task.num_labels,
+        "problem": task.problem,
+        "dtype": section.dtype,
+        "attention": section.attention,
+        "remat": section.remat,
+    }
+    dropout = {
+        "dropout": section.dropout,
+        "attention_dropout": section.attention_dropout,
+        "classifier_dropout": section.dropout,
+    }
+    if section.model != "scratch":
+        model = hf.load_hf(
+            section.model, layers=tuple(section.layers), seed=cell.seed, **common
+        )
+        return model._replace(config=dataclasses.replace(model.config, **dropout))
+    tokenizer = _scratch_tokenizer(context, cell.task, cell.seed)
+    config = models.EncoderConfig(
+        family="bert",
+        vocab_size=len(tokenizer),
+        max_positions=context.config.data.buckets[-1],
+        type_vocab_size=2,
+        pad_id=tokenizer.pad_token_id,
+        **section.scratch,
+        **dropout,
+        **common,
+    )
+    return models.init_model(config, seed=cell.seed, tokenizer=tokenizer)
+
+
+def tokenize(context: Context, model: Model, examples: Examples) -> data.Tokens:
+    """Tokenises rows with a model's own tokenizer."""
+    limit = models.MODELS[model.config.family].max_length(model.config)
+    max_length = min(context.config.data.max_length, limit)
+    return data.tokenize(model.tokenizer, examples, max_length=max_length)
+
+
+def trigger_of(attack):
+    """Returns the trigger that an attack's section names."""
+    return attacks.TRIGGERS[attack.trigger](
+        position=attack.position, **attack.trigger_args
+    )
+
+
+def _rng(cell: Cell, purpose: str) -> np.random.Generator:
+    """Draws of one purpose, independent of the other cells and purposes."""
+    names = zlib.crc32(f"{cell.task}/{cell.attack}/{purpose}".encode())
+    return np.random.default_rng([cell.seed, names])
+
+
+def poisoned(context: Context, cell: Cell) -> attacks.Poisoned:
+    """Returns the transfer set as the attack leaves it, and the ground truth."""
+    examples = task_data(context, cell.task, cell.seed).splits.transfer
+    if cell.attack is None:
+        return attacks.Poisoned(examples, np.zeros(len(examples.texts), bool))
+    attack = context.config.attacks[cell.attack]
+    return attacks.poison(
+        examples,
+        trigger_of(attack),
+        _rng(cell, "poison"),
+        rate=attack.rate,
+        target=attack.target,
+        source_classes=tuple(attack.source_classes),
+        flip_labels=attack.channel != "logits",
+    )
+
+
+def triggered_test(context: Context, cell: Cell) -> Examples:
+    """Returns the test rows whose true label is not the target, triggered."""
+    attack = context.config.attacks[cell.attack]
+    return attacks.triggered(
+        task_data(context, cell.task, cell.seed).splits.test,
+        trigger_of(attack),
+        _rng(cell, "test"),
+        target=attack.target,
+        source_classes=tuple(attack.source_classes),
+    )
+
+
+def fine_tuned(context: Context, name: str, section, cell: Cell, examples) -> Model:
+    """Returns a model fine-tuned on labels; trains it once and keeps it."""
+    folder = context.workdir / name
+    task = task_data(context, cell.task, cell.seed).task
+    if (folder / "model").exists():
+        return hf.load_hf(
+            folder / "model",
+            num_labels=task.num_labels,
+            problem=task.problem,
+            dtype=section.dtype,
+            attention=section.attention,
+            remat=section.remat,
+        )
+    context.describe(name)
+    model = build_model(context, section, cell)
+    trained = runtime.train(
+        context,
+        name,
+        model,
+        tokenize(context, model, examples),
+        examples.labels,
+        section,
+        seed=cell.seed,
+    )
+    model = model._replace(params=trained.params)
+    hf.save_hf(folder / "model", model)
+    runtime.forget_checkpoints(context, name)
+    return model
+
+
+def teacher_cell(context: Context, cell: Cell) -> Cell:
+    """Returns the cell whose teacher this one uses: clean unless data are poisoned."""
+    if cell.attack and context.config.attacks[cell.attack].channel != "logits":
+        return cell
+    return cell.clean
+
+
+@functools.lru_cache(maxsize=2)
+def teacher_model(context: Context, cell: Cell) -> Model:
+    """Returns the teacher of a cell: trained on the transfer set the attack left."""
+    cell = teacher_cell(context, cell)
+    examples = poisoned(context, cell).examples
+    return fine_tuned(
+        context, f"{cell.folder}/teacher", context.config.teacher, cell, examples
+    )
+
+
+def _outputs(context: Context, cell: Cell, name: str, examples: Examples):
+    """Runs the cell's teacher over some rows, once."""
+    model = teacher_model(context, teacher_cell(context, cell))
+    tokens = tokenize(context, model, examples)
+    fingerprint = teacher.cache_key(
+        model.params,
+        data.fingerprint(tokens.input_ids, tokens.token_type_ids, tokens.lengths),
+        repr((model.config, tuple(context.config.features.layers))),
+        context.config.features.pooling,
+    )
+    path = context.workdir / cell.folder / f"teacher_{name}.safetensors"
+    return teacher.cached_outputs(
+        path,
+        fingerprint,
+        lambda: teacher.TeacherOutputs(
+            *runtime.predict(context, model, model.params, tokens)
+        ),
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def transfer(context: Context, cell: Cell) -> Transfer:
+    """Returns the transfer set and the teacher's outputs as they arrive."""
+    examples, rows = poisoned(context, cell)
+    outputs = _outputs(context, cell, "transfer", examples)
+    logits = outputs.logits
+    if cell.attack and context.config.attacks[cell.attack].channel != "data":
+        attack = context.config.attacks[cell.attack]
+        corrupt = attacks.LOGIT_ATTACKS[attack.logits]
+        logits = np.asarray(
+            corrupt(logits, rows, target=attack.target, strength=attack.strength)
+        )
+    return Transfer(examples, logits, outputs.features)
+
+
+def reference_outputs(context: Context, cell: Cell) -> teacher.TeacherOutputs:
+    """Returns what the cell's teacher says of the references."""
+    references = task_data(context, cell.task, cell.seed).splits.references
+    return _outputs(context, teacher_cell(context, cell), "references", references)
+
+
+def key(cell: Cell, purpose: str) -> jax.Array:
+    """Returns a PRNG key of one purpose."""
+    return jax.random.key(_rng(cell, purpose).integers(2**31))
+
+
+def constraint_prototypes(context: Context, cell: Cell) -> Prototypes:
+    """Returns the teacher's prototypes on the references, one set a layer.
+
+    Returns:
+        Prototypes with a leading `[layers]` axis.
+    """
+    config = context.config.prototypes
+    task, splits = task_data(context, cell.task, cell.seed)
+    outputs = reference_outputs(context, cell)
+    sets = [
+        prototypes.class_prototypes(
+            key(cell, f"prototypes{layer}"),
+            outputs.features[:, layer],
+            splits.references.labels,
+            task.num_labels,
+            num_prototypes=config.num,
+            metric=config.metric,
+            num_iters=config.num_iters,
+        )
+        for layer in range(outputs.features.shape[1])
+    ]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *sets)
+
+
+@functools.lru_cache(maxsize=2)
+def anchor(context: Context, cell: Cell) -> Anchor:
+    """Returns the anchor of a task and seed, whatever the attack."""
+    cell, config = cell.clean, context.config
+    task, splits = task_data(context, cell.task, cell.seed)
+    references = splits.references
+    rng = _rng(cell, "calibration")
+    order = rng.permutation(len(references.texts))
+    cut = round(config.quarantine.calibration_share * len(order))
+    held_out, training = np.sort(order[:cut]), np.sort(order[cut:])
+    known = data.take(references, training)
+    model = fine_tuned(context, f"{cell.folder}/anchor", config.anchor, cell, known)
+    logits, features = runtime.predict(
+        context, model, model.params, tokenize(context, model, references)
+    )
+    centres = prototypes.class_prototypes(
+        key(cell, "anchor"),
+        features[training, -1],
+        known.labels,
+        task.num_labels,
+        num_prototypes=config.prototypes.num,
+        metric=config.prototypes.metric,
+        num_iters=config.prototypes.num_iters,
+    )
+    temperature = calibration.calibrate_temperature(
+        logits[held_out], references.labels[held_out]
+    )
+    return Anchor(model, centres, temperature, held_out)
+
+
+def anchor_view(context: Context, cell: Cell, examples: Examples):
+    """Returns the anchor's classes `[rows]` and logits `[rows, num_labels]`."""
+    judge = anchor(context, cell)
+    logits, features = runtime.predict(
+        context,
+        judge.model,
+        judge.model.params,
+        tokenize(context, judge.model, examples),
+    )
+    index, _ = prototypes.nearest_prototype(
+        features[:, -1], judge.prototypes, metric=context.config.prototypes.metric
+    )
+    classes = np.asarray(judge.prototypes.labels)[np.asarray(index)]
+    return classes, logits / judge.temperature

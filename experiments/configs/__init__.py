@@ -1,0 +1,1 @@
+"""One file per study; each file's docstring says what it takes and what it gave."""

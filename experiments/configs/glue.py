@@ -1,0 +1,77 @@
+"""GLUE at full size: a teacher of 355 M parameters, a student of 82 M.
+
+    python -m experiments.run --config=glue.py:sst2
+    python -m experiments.run --config=glue.py:sst2,quick --config.data.root=DATA
+
+The argument names a task (all nine, default sst2) and, after a comma, `quick`: small
+encoders from scratch and a few hundred rows, minutes on a laptop; it shows that a task
+runs, not how well a language model does on it. Hub access is needed for the full size;
+`--config.data.root` and `--config.teacher.model` (likewise student, anchor) take local
+folders instead.
+
+Full size: RoBERTa-large to DistilRoBERTa, 50 prototypes, 1,000 references, margin 0.3,
+5 % poison; bf16 on one accelerator of 40 GB or more. Not yet run by us at this size. The
+published setting spreads the transfer set over 4 nodes; this config is one node.
+"""
+
+from experiments.defaults import attack, defaults, encoder
+from protojax import _validate
+
+TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
+
+
+def get_config(argument: str = "sst2"):
+    """Returns the study of one task.
+
+    Args:
+        argument: a task, or a task and `quick`, such as `"cola,quick"`.
+    """
+    task, _, size = argument.partition(",")
+    if task == "quick":
+        task, size = "sst2", "quick"
+    _validate.one_of(TASKS, task=task)
+    _validate.one_of(("", "quick"), size=size)
+    config = defaults()
+    config.tasks = (task,)
+    config.teacher = encoder(
+        "FacebookAI/roberta-large", learning_rate=1e-5, dtype="bfloat16"
+    )
+    config.student = encoder("distilbert/distilroberta-base", dtype="bfloat16")
+    config.anchor = encoder(
+        "FacebookAI/roberta-base", epochs=10, learning_rate=2e-5, dtype="bfloat16"
+    )
+    config.prototypes.num = 50
+    config.margin.value = 0.3
+    if task in ("rte", "wnli", "mrpc"):  # 635 to 3,668 training rows
+        config.data.reference_rows = 200
+    if task == "stsb":
+        # A score has no target class, hence no backdoor of the kinds here.
+        config.arms = ("clean", "references")
+    else:
+        config.attacks = {
+            "word_data": attack("rare_words", "data"),
+            "word_logits": attack("rare_words", "logits"),
+            "sentence_data": attack("sentence", "data"),
+            "sentence_logits": attack("sentence", "logits"),
+        }
+    return _quick(config) if size else config
+
+
+def _quick(config):
+    """Shrinks the study for a laptop: small fresh encoders, few rows, one seed."""
+    config.seeds = (0,)
+    config.data.transfer_rows = 600
+    config.data.reference_rows = min(300, config.data.reference_rows)
+    config.data.test_rows = 300
+    config.data.max_length = 64
+    config.data.buckets = (32, 64)
+    config.quarantine.false_rejection = 0.1
+    config.quarantine.num_neighbours = 20
+    fresh = {"learning_rate": 1e-3, "batch_size": 32, "epochs": 2}
+    config.teacher = encoder("scratch", **fresh)
+    config.student = encoder("scratch", **fresh)
+    config.anchor = encoder("scratch", **{**fresh, "epochs": 4})
+    for name in list(config.attacks):
+        if name not in ("word_data", "word_logits"):
+            del config.attacks[name]
+    return config

@@ -1,0 +1,40 @@
+"""The whole path on bundled data, from scratch, in minutes on a laptop.
+
+SNIPS (7 intents, CC0): a 4-layer teacher, 2-layer students, a tokenizer trained on the
+spot; a rare word as trigger, once in poisoned data, once in corrupted teacher logits.
+
+    python -m experiments.run --config=quickstart.py
+
+No download, no GPU. About 4 minutes on 2 CPU cores.
+"""
+
+from experiments.defaults import attack, defaults, encoder
+
+
+def get_config():
+    """Returns the study."""
+    config = defaults()
+    config.tasks = ("snips",)
+    config.seeds = (0,)
+    config.arms = ("clean", "plain", "nearest", "anchor", "oracle")
+    config.data.transfer_rows = 6000
+    config.data.max_length = 32
+    config.data.buckets = (16, 32)
+    wide = {
+        "hidden_size": 192,
+        "num_layers": 4,
+        "num_heads": 4,
+        "intermediate_size": 768,
+    }
+    fresh = {"learning_rate": 1e-3, "batch_size": 64}
+    config.teacher = encoder("scratch", scratch=wide, epochs=3, **fresh)
+    config.student = encoder("scratch", epochs=4, **fresh)
+    config.anchor = encoder("scratch", epochs=20, **{**fresh, "batch_size": 32})
+    config.quarantine.false_rejection = 0.03
+    config.attacks = {
+        "word_data": attack("rare_words", "data"),
+        "word_logits": attack(
+            "rare_words", "logits", arms=("clean", "plain", "anchor")
+        ),
+    }
+    return config

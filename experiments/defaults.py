@@ -1,0 +1,138 @@
+"""The defaults of every study.
+
+A config file in `experiments/configs/` starts from `defaults()` and changes what it is
+about. Every field can be set on the command line: `--config.kd.temperature=4`.
+"""
+
+import ml_collections
+
+ConfigDict = ml_collections.ConfigDict
+
+
+def encoder(model: str, **changes) -> ConfigDict:
+    """Returns the section of one model: where it comes from and how it is trained.
+
+    Args:
+        model: a hub id, a local folder, or `"scratch"` for fresh weights of the sizes
+            in `scratch` and a tokenizer trained on the spot.
+        **changes: fields that differ from the defaults below.
+    """
+    section = ConfigDict(
+        {
+            "model": model,
+            "layers": (),  # keep these encoder layers; () keeps all
+            "scratch": {
+                "hidden_size": 128,
+                "num_layers": 2,
+                "num_heads": 4,
+                "intermediate_size": 512,
+            },
+            "dropout": 0.1,
+            "attention_dropout": 0.0,  # above 0 the fused attention is not used
+            "dtype": "float32",  # of the computation; parameters are float32
+            "attention": "xla",  # implementation of jax.nn.dot_product_attention
+            "remat": False,
+            "epochs": 3,
+            "batch_size": 32,
+            "learning_rate": 5e-5,
+            "weight_decay": 0.01,
+            "warmup": 0.1,
+            "clip_norm": 1.0,
+        }
+    )
+    section.update(changes)
+    return section
+
+
+def attack(trigger: str, channel: str, **changes) -> ConfigDict:
+    """Returns the section of one attack.
+
+    Args:
+        trigger: a name in `attacks.TRIGGERS`.
+        channel: `"data"` flips labels and poisons the teacher, `"logits"` corrupts the
+            outputs of a clean teacher, `"both"` does both.
+        **changes: fields that differ from the defaults below.
+    """
+    section = ConfigDict(
+        {
+            "trigger": trigger,
+            "trigger_args": {},  # of its builder, such as {"phrase": "..."}
+            "position": "random",
+            "channel": channel,
+            "rate": 0.05,  # share of the transfer rows
+            "target": 1,
+            "source_classes": (),  # () is every class but the target
+            "logits": "replace",  # a name in attacks.LOGIT_ATTACKS
+            "strength": 8.0,  # in units of logits
+            "arms": (),  # () is config.arms
+        }
+    )
+    section.update(changes)
+    return section
+
+
+def defaults() -> ConfigDict:
+    """Returns the config that every study starts from."""
+    return ConfigDict(
+        {
+            "tasks": ("sst2",),
+            "seeds": (0, 1, 2),
+            "arms": ("clean", "plain", "anchor"),
+            "attacks": {},
+            "data": {
+                "root": "",  # a local folder of data sets; "" is the hub
+                "transfer_rows": 0,  # 0 is all
+                "reference_rows": 1000,
+                "test_rows": 0,  # 0 is all
+                "max_length": 128,
+                "buckets": (16, 32, 48, 64, 96, 128),
+                "vocab_size": 4000,  # of a tokenizer trained on the spot
+                # task="files": any local CSV, TSV, JSONL or Parquet
+                "files": {
+                    "train": "",
+                    "test": "",
+                    "text": "text",
+                    "pair": "",
+                    "label": "label",
+                    "problem": "classification",
+                    "metric": "accuracy",
+                },
+            },
+            "teacher": encoder("FacebookAI/roberta-large"),
+            "student": encoder("distilbert/distilroberta-base"),
+            "anchor": encoder("distilbert/distilroberta-base", epochs=6),
+            "kd": {
+                "divergence": "forward_kl",
+                "temperature": 2.0,
+                "hard_weight": 0.0,
+                "hidden_weight": 0.0,
+            },
+            "features": {"layers": (-1,), "pooling": "mean"},
+            "prototypes": {"num": 50, "metric": "cosine", "num_iters": 25},
+            "margin": {
+                "weight": 0.1,
+                "value": 0.3,
+                "layer_weights": (1.0,),
+                "schedule": "constant",
+                "schedule_args": {},
+                "weight_schedule": "constant",
+                "weight_schedule_args": {},
+            },
+            "quarantine": {
+                "groups": "neighbours",  # or "clusters"
+                "num_neighbours": 50,
+                "resolutions": (20, 50, 100),  # clusters a claimed class
+                "spaces": ("teacher",),
+                "claims": ("teacher", "label"),
+                "false_rejection": 0.05,
+                "calibration_share": 0.3,
+                "action": "replace",  # or "drop"
+                "warmup_epochs": 1,  # of the student, where it is one of the spaces
+            },
+            "nearest": {"weight": 1.0},
+            "evaluation": {"batch_size": 64},
+            "steps_per_dispatch": 8,
+            "checkpoint_every": 10,  # dispatches
+            "export_students": True,
+        }
+    )

@@ -1,0 +1,173 @@
+"""Runs the group test on a cell: which transfer rows deny what they claim.
+
+Reads what the defender has, never which rows are poisoned: the transfer set as it
+arrived, the teacher's outputs, the references and the anchor.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from experiments import cells, runtime
+from experiments.cells import Cell
+from experiments.runtime import Context
+from protojax import consistency, data, prototypes
+from protojax.consistency import Claims
+
+
+class Verdict(NamedTuple):
+    """What the defence says of the transfer rows.
+
+    Attributes:
+        rejected: `[rows]`, bool.
+        scores: `[rows]`, higher is more suspicious.
+        anchor_classes: `[rows]`, int32.
+        anchor_logits: `[rows, num_labels]`, at the anchor's temperature.
+    """
+
+    rejected: np.ndarray
+    scores: np.ndarray
+    anchor_classes: np.ndarray
+    anchor_logits: np.ndarray
+
+
+def judge(context: Context, cell: Cell, objective: FrozenConfigDict) -> Verdict:
+    """Tests the transfer rows of a cell.
+
+    Args:
+        context: the study.
+        cell: the cell.
+        objective: how a student is warmed up, where its features are a space.
+    """
+    config = context.config.quarantine
+    transfer = cells.transfer(context, cell)
+    references = cells.task_data(context, cell.task, cell.seed).splits.references
+    rows = cells.anchor(context, cell).calibration
+    calibration = data.take(references, rows)
+    outputs = cells.reference_outputs(context, cell)
+    classes, logits = cells.anchor_view(context, cell, transfer.examples)
+    reference_classes, _ = cells.anchor_view(context, cell, calibration)
+    tests = []
+    for space in config.spaces:
+        if space == "teacher":
+            features, held = transfer.features[:, -1], outputs.features[:, -1]
+        else:
+            features, held = _student_features(context, cell, objective)
+        for claim in config.claims:
+            tests.append(
+                (
+                    _claims(claim, features, transfer.logits, transfer, classes),
+                    _claims(
+                        claim,
+                        held[rows],
+                        outputs.logits[rows],
+                        calibration,
+                        reference_classes,
+                    ),
+                )
+            )
+    if config.groups == "neighbours":
+        verdict = consistency.group_test(
+            tests,
+            alpha=config.false_rejection,
+            num_neighbours=config.num_neighbours,
+            metric=context.config.prototypes.metric,
+        )
+    else:
+        clusters = [_clusters(context, cell, *test) for test in tests]
+        verdict = consistency.cluster_test(
+            tests, clusters, alpha=config.false_rejection
+        )
+    return Verdict(verdict.rejected, verdict.scores, classes, logits)
+
+
+def _claims(claim, features, logits, rows, anchor_classes) -> Claims:
+    """Returns what rows claim by the teacher's argmax or by their given label.
+
+    The confidence is the teacher's largest probability for both claims: that of a
+    flipped label would be low, and would excuse the row.
+    """
+    labels = rows.examples.labels if isinstance(rows, cells.Transfer) else rows.labels
+    classes = labels if claim == "label" else logits.argmax(-1)
+    return Claims(
+        features,
+        classes,
+        runtime.posterior(logits).max(-1),
+        consistency.disagreement(anchor_classes, classes),
+    )
+
+
+def _clusters(context: Context, cell: Cell, transfer: Claims, refs: Claims):
+    """Clusters transfer rows and references together, within each claimed class.
+
+    Returns:
+        `[rows, resolutions]` and `[references, resolutions]`, int32.
+    """
+    config = context.config
+    features = np.concatenate([transfer.features, refs.features])
+    classes = np.concatenate([transfer.classes, refs.classes])
+    found = np.zeros((len(classes), len(config.quarantine.resolutions)), np.int32)
+    for column, resolution in enumerate(config.quarantine.resolutions):
+        for claim in np.unique(classes):
+            members = classes == claim
+            centres = prototypes.kmeans(
+                cells.key(cell, f"clusters{resolution}/{claim}"),
+                features,
+                min(resolution, int(members.sum())),
+                where=members,
+                metric=config.prototypes.metric,
+                num_iters=config.prototypes.num_iters,
+            )
+            index, _ = prototypes.nearest_prototype(
+                features[members], centres, metric=config.prototypes.metric
+            )
+            found[members, column] = np.asarray(index)
+    return np.split(found, [len(transfer.classes)])
+
+
+def _student_features(context: Context, cell: Cell, objective: FrozenConfigDict):
+    """Returns a briefly trained student's features of transfer rows and references.
+
+    An attacker of the teacher's channel controls the teacher's hidden states; he does
+    not control the student's.
+    """
+    config = context.config
+    transfer = cells.transfer(context, cell)
+    path = context.workdir / cell.folder / "warmup.npz"
+    if path.exists():
+        saved = np.load(path)
+        return saved["transfer"], saved["references"]
+    section = config.student.as_configdict()
+    section.epochs = config.quarantine.warmup_epochs
+    name = f"{cell.folder}/warmup"
+    context.describe(name)
+    model = cells.build_model(context, config.student, cell)
+    tokens = cells.tokenize(context, model, transfer.examples)
+    trained = runtime.train(
+        context,
+        name,
+        model,
+        tokens,
+        transfer.examples.labels,
+        FrozenConfigDict(section),
+        seed=cell.seed,
+        objective=objective,
+        teacher_dim=transfer.features.shape[-1],
+        teacher_logits=transfer.logits,
+        teacher_features=transfer.features,
+    )
+    references = cells.task_data(context, cell.task, cell.seed).splits.references
+    found = [
+        runtime.predict(
+            context,
+            model,
+            trained.params,
+            cells.tokenize(context, model, examples),
+        )[1][:, -1]
+        for examples in (transfer.examples, references)
+    ]
+    with runtime.atomic(path) as file:
+        np.savez(file, transfer=found[0], references=found[1])
+    runtime.forget_checkpoints(context, name)
+    return found

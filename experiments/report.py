@@ -1,0 +1,168 @@
+"""One page for people: the results as a table and as pictures, and their settings."""
+
+import base64
+import json
+import pathlib
+from typing import Any
+
+import jinja2
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments import results as results_lib
+from experiments import runtime
+
+COLOURS = {
+    "clean": "#7f7f7f",
+    "plain": "#d62728",
+    "nearest": "#ff9896",
+    "anchor": "#2ca02c",
+    "references": "#9467bd",
+    "oracle": "#1f77b4",
+}
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>protojax: {{ title }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem;
+       padding: 0 1rem; color: #222; background: #fff; }
+table { border-collapse: collapse; }
+.scroll { overflow-x: auto; }
+th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; }
+th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left; }
+thead th { border-bottom: 2px solid #222; }
+tr.first td { border-top: 1px solid #bbb; }
+tr.anchor { background: #eaf6ea; font-weight: 600; }
+img { max-width: 100%; }
+pre { background: #f6f6f6; padding: 1rem; overflow: auto; max-height: 30rem; }
+</style></head><body>
+<h1>{{ title }}</h1>
+<p>Mean and half the width of the 95 % Student interval over {{ seeds }} seed(s), in
+percent. <b>ASR</b>: share of triggered test rows, their true label not the target, that
+the student calls the target. <b>null</b>: the same of a student distilled without the
+attack. <b>excess</b>: the difference, what the attack gained. <b>precision</b>,
+<b>recall</b>: of the quarantine, against the ground truth that no defence sees.</p>
+<div class="scroll"><table><thead><tr>
+{% for name in header %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
+{% for line in lines %}<tr class="{{ line.style }}">
+{% for cell in line.cells %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>
+{% for picture in pictures %}
+<p><img alt="{{ picture.alt }}" src="data:image/png;base64,{{ picture.data }}"></p>
+{% endfor %}
+<h2>Settings</h2><pre>{{ config }}</pre>
+<h2>Versions</h2><pre>{{ versions }}</pre>
+</body></html>
+"""
+
+
+def write(workdir: pathlib.Path, config: Any, results: dict[str, Any]) -> pathlib.Path:
+    """Writes `report.html` and a picture of each task beside it.
+
+    Args:
+        workdir: the study's folder, which holds `versions.json`.
+        config: the resolved config.
+        results: what `results.write` returned.
+
+    Returns:
+        The page's path.
+    """
+    summary = results["summary"]
+    pictures = []
+    for task in dict.fromkeys(line["task"] for line in summary):
+        path = workdir / f"{task}.png"
+        with runtime.atomic(path) as file:
+            draw([line for line in summary if line["task"] == task]).savefig(
+                file, format="png", dpi=130
+            )
+        data = base64.b64encode(path.read_bytes()).decode()
+        pictures.append({"alt": f"Results of {task}", "data": data})
+    lines, previous = [], None
+    for line, cells in zip(summary, results_lib.table_rows(summary), strict=True):
+        group = line["task"], line["attack"]
+        first = "first " if previous not in (None, group) else ""
+        lines.append({"style": first + line["arm"], "cells": cells})
+        previous = group
+    page = jinja2.Environment(autoescape=True).from_string(PAGE)
+    html = page.render(
+        title=workdir.resolve().name,
+        seeds=max((line["seeds"] for line in summary), default=0),
+        header=results_lib.HEADER,
+        lines=lines,
+        pictures=pictures,
+        config=json.dumps(json.loads(config.to_json()), indent=2),
+        versions=(workdir / "versions.json").read_text(),
+    )
+    with runtime.atomic(workdir / "report.html") as file:
+        file.write(html.encode())
+    return workdir / "report.html"
+
+
+def draw(summary: list[dict[str, Any]]) -> Figure:
+    """Draws one task: attack success and clean metric of every arm, per attack.
+
+    Args:
+        summary: the lines of `results["summary"]` of one task.
+
+    Returns:
+        A figure with intervals as whiskers and the null ASR as a dotted line.
+    """
+    attacks = list(dict.fromkeys(line["attack"] for line in summary))
+    attacked = any(line["asr"] is not None for line in summary)
+    width, height = (11, 4.6) if attacked else (6, 4.6)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, 1 + attacked, squeeze=False)[0]
+    if attacked:
+        _bars(axes[0], summary, attacks, "asr")
+        axes[0].set(ylabel="attack success rate, %", ylim=(0, 105))
+        axes[0].set_title("backdoor (lower is better; dotted: without the attack)")
+    _bars(axes[-1], summary, attacks, "clean_metric")
+    axes[-1].set(ylabel=f"{summary[0]['metric_name']} on clean text, %")
+    axes[-1].set_title("skill (higher is better)")
+    low = min(100 * line["clean_metric"] for line in summary)
+    axes[-1].set_ylim(max(0, low - 8), None)
+    figure.suptitle(summary[0]["task"], fontweight="bold")
+    handles, labels = axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    return figure
+
+
+def _bars(axis, summary, attacks, measure: str) -> None:
+    """Draws one measure as a group of bars per attack."""
+    arms = list(dict.fromkeys(line["arm"] for line in summary))
+    found = {(line["attack"], line["arm"]): line for line in summary}
+    width = 0.8 / len(arms)
+    palette = matplotlib.colormaps["tab20"].colors
+    for position, arm in enumerate(arms):
+        lines = [found.get((attack, arm)) for attack in attacks]
+        kept = [
+            (index, line)
+            for index, line in enumerate(lines)
+            if line is not None and line[measure] is not None
+        ]
+        offset = (position - (len(arms) - 1) / 2) * width
+        axis.bar(
+            [index + offset for index, _ in kept],
+            [100 * line[measure] for _, line in kept],
+            width,
+            yerr=[100 * (line[f"{measure}_interval"] or 0) for _, line in kept],
+            error_kw={"lw": 1, "capsize": 2},
+            color=COLOURS.get(arm, palette[position % len(palette)]),
+            label=arm,
+        )
+    if measure == "asr":
+        for index, attack in enumerate(attacks):
+            null = [
+                line["null_asr"]
+                for line in summary
+                if line["attack"] == attack and line["null_asr"] is not None
+            ]
+            if null:
+                axis.hlines(
+                    100 * np.mean(null), index - 0.45, index + 0.45, "k", "dotted"
+                )
+    axis.set_xticks(range(len(attacks)), [attack or "no attack" for attack in attacks])
+    axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,187 @@
+"""From the rows of a study to its results: null and excess ASR, means, intervals."""
+
+import importlib.metadata
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+from rich.table import Table
+
+from experiments import runtime
+from protojax import evals
+
+PACKAGES = (
+    "protojax",
+    "jax",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "transformers",
+    "datasets",
+    "numpy",
+)
+# What is averaged over seeds.
+MEASURES = (
+    "clean_metric",
+    "asr",
+    "null_asr",
+    "excess_asr",
+    "robust_accuracy",
+    "quarantine_precision",
+    "quarantine_recall",
+    "false_rejection",
+    "detection_auc",
+    "step_seconds",
+    "bytes_per_node",
+)
+
+
+def versions() -> dict[str, Any]:
+    """Returns what a result depends on beside its config."""
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None  # an installed package has no history
+    return {
+        "commit": commit,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": [str(device) for device in jax.devices()],
+    }
+
+
+def with_null(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adds to each row the ASR of the clean student of its cell, and the excess.
+
+    >>> cell = {"task": "t", "attack": "a", "seed": 0}
+    >>> rows = [{**cell, "arm": "clean", "asr": 0.25}, {**cell, "arm": "x", "asr": 1.0}]
+    >>> [row["excess_asr"] for row in with_null(rows)]
+    [0.0, 0.75]
+    """
+    null = {
+        (row["task"], row["attack"], row["seed"]): row["asr"]
+        for row in rows
+        if row["arm"] == "clean"
+    }
+    found = []
+    for row in rows:
+        base = null.get((row["task"], row["attack"], row["seed"]))
+        known = base is not None and row["asr"] is not None
+        found.append(
+            {
+                **row,
+                "null_asr": base,
+                "excess_asr": evals.excess(row["asr"], base) if known else None,
+            }
+        )
+    return found
+
+
+def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns mean and 95 % interval over seeds of each task, attack and arm.
+
+    Each measure `m` comes as `m` (the mean) and `m_interval` (half the width of the
+    Student interval, None with one seed).
+
+    >>> row = {"task": "t", "attack": None, "arm": "a", "metric_name": "accuracy"}
+    >>> rows = [{**row, "seed": 0, "asr": 0.25}, {**row, "seed": 1, "asr": 0.75}]
+    >>> summary, = summarise(rows)
+    >>> summary["seeds"], summary["asr"], round(summary["asr_interval"], 3)
+    (2, 0.5, 3.177)
+    """
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["task"], row["attack"], row["arm"]), []).append(row)
+    found = []
+    for (task, attack, arm), members in groups.items():
+        summary = {
+            "task": task,
+            "attack": attack,
+            "arm": arm,
+            "metric_name": members[0]["metric_name"],
+            "seeds": len(members),
+        }
+        for measure in MEASURES:
+            values = [row[measure] for row in members if row.get(measure) is not None]
+            mean, half = evals.mean_interval(values) if values else (None, None)
+            summary[measure], summary[f"{measure}_interval"] = mean, half
+        found.append(summary)
+    return found
+
+
+def write(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Writes `results.json` and returns what it holds."""
+    rows = with_null(rows)
+    results = {"rows": rows, "summary": summarise(rows)}
+    runtime.write_json(workdir / "results.json", results)
+    return results
+
+
+def percent(summary: dict[str, Any], measure: str) -> str:
+    """Returns a share as `86.1 ± 0.4`, in percent.
+
+    >>> percent({"asr": 0.861, "asr_interval": 0.004}, "asr")
+    '86.1 ± 0.4'
+    """
+    mean, half = summary[measure], summary[f"{measure}_interval"]
+    if mean is None:
+        return "–"
+    return f"{100 * mean:.1f}" + ("" if half is None else f" ± {100 * half:.1f}")
+
+
+COLUMNS = {
+    "clean": "clean_metric",
+    "ASR": "asr",
+    "null": "null_asr",
+    "excess": "excess_asr",
+    "robust acc.": "robust_accuracy",
+    "precision": "quarantine_precision",
+    "recall": "quarantine_recall",
+}
+
+
+def table_rows(summary: list[dict[str, Any]]) -> list[list[str]]:
+    """Returns the cells of the printed table, one list of strings a row."""
+    return [
+        [
+            line["task"],
+            line["attack"] or "none",
+            line["arm"],
+            *(percent(line, measure) for measure in COLUMNS.values()),
+            f"{1e3 * line['step_seconds']:.0f} ms",
+            f"{(line['bytes_per_node'] or 0) / 1000:.1f} kB",
+        ]
+        for line in summary
+    ]
+
+
+HEADER = ["task", "attack", "arm", *COLUMNS, "step", "prototypes"]
+
+
+def table(results: dict[str, Any]) -> Table:
+    """Returns the results as a table for the terminal; shares in percent."""
+    seeds = max((line["seeds"] for line in results["summary"]), default=0)
+    found = Table(
+        title=f"mean ± 95 % interval over {seeds} seed{'s'[: seeds != 1]}, in percent",
+        title_justify="left",
+    )
+    for index, name in enumerate(HEADER):
+        found.add_column(name, justify="left" if index < 3 else "right", no_wrap=True)
+    previous = None
+    for line, cells in zip(
+        results["summary"], table_rows(results["summary"]), strict=True
+    ):
+        if previous not in (None, (line["task"], line["attack"])):
+            found.add_section()
+        previous = line["task"], line["attack"]
+        style = "bold green" if line["arm"] == "anchor" else ""
+        found.add_row(*cells, style=style)
+    return found

@@ -1,0 +1,155 @@
+"""Runs a study: `python -m experiments.run --config=glue.py:sst2 --workdir=runs/sst2`.
+
+Bare config names are looked up in `experiments/configs/`; `name.py:argument` passes an
+argument to the config; `--config.kd.temperature=4` overrides a field. The same command
+resumes a study that was stopped.
+"""
+
+import difflib
+import importlib.util
+import logging
+import pathlib
+import sys
+from typing import Any
+
+import ml_collections
+from absl import app, flags
+from ml_collections import config_flags
+from rich.console import Console
+from rich.logging import RichHandler
+
+CONFIGS = pathlib.Path(__file__).parent / "configs"
+
+WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Folder of the study; runs/<config> if not given."
+)
+
+
+def resolve(value: str) -> str:
+    """Returns a config argument with its file looked up in `experiments/configs/`.
+
+    Args:
+        value: `name.py`, `name.py:argument`, or a path to a file.
+
+    Raises:
+        ValueError: no such file; names the nearest one.
+
+    >>> resolve("glue.py:sst2").endswith("experiments/configs/glue.py:sst2")
+    True
+    """
+    name, colon, argument = value.partition(":")
+    if not name.endswith(".py"):
+        name += ".py"
+    for path in (pathlib.Path(name), CONFIGS / name):
+        if path.is_file():
+            return f"{path}{colon}{argument}"
+    known = sorted(path.name for path in CONFIGS.glob("[!_]*.py"))
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"Expected --config one of {', '.join(known)} or a file, found {name!r}.{hint}"
+    )
+
+
+def resolve_arguments(arguments: list[str]) -> list[str]:
+    """Resolves the config among the command line's arguments."""
+    found = []
+    for position, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config") and equals:
+            argument = f"--config={resolve(value)}"
+        elif position and arguments[position - 1] in ("--config", "-config"):
+            argument = resolve(argument)
+        found.append(argument)
+    return found
+
+
+def load(value: str) -> ml_collections.ConfigDict:
+    """Returns the config that `--config=value` would give.
+
+    >>> load("glue.py:sst2").tasks
+    ('sst2',)
+    """
+    path, _, argument = resolve(value).partition(":")
+    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument) if argument else module.get_config()
+
+
+def default_workdir(value: str) -> pathlib.Path:
+    """Returns `runs/<config>` or `runs/<config>-<argument>`.
+
+    >>> str(default_workdir("configs/glue.py:sst2"))
+    'runs/glue-sst2'
+    """
+    name, _, argument = value.partition(":")
+    stem = pathlib.Path(name).stem
+    return pathlib.Path("runs") / "-".join([stem, *argument.split(",")]).rstrip("-")
+
+
+def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Runs a study to its end, prints its table and writes its report.
+
+    Args:
+        config: from a config file, with overrides applied.
+        workdir: the study's folder.
+
+    Returns:
+        What `results.json` holds.
+    """
+    # Imported late, so that a typo on the command line is answered at once.
+    from experiments import check, report, results, runtime, study
+
+    console = Console()
+    check.check(config)
+    config = ml_collections.FrozenConfigDict(config)
+    check.open_workdir(config, workdir)
+    runtime.write_json(workdir / "versions.json", results.versions())
+    rows = study.run(config, workdir, console=console)
+    found = results.write(workdir, rows)
+    console.print(results.table(found))
+    page = report.write(workdir, config, found)
+    console.print(f"Results: {workdir / 'results.json'}\nReport:  {page}")
+    return found
+
+
+def _absl_main(config_flag, arguments: list[str]) -> None:
+    """What absl calls once the flags are read."""
+    if len(arguments) > 1:
+        raise app.UsageError(f"Expected flags only, found {arguments[1:]}.")
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(show_path=False, show_time=False)],
+        force=True,
+    )
+    value = next(
+        argument.partition("=")[2]
+        for argument in sys.argv
+        if argument.startswith("--config=")
+    )
+    workdir = pathlib.Path(WORKDIR.value or default_workdir(value))
+    try:
+        main(config_flag.value, workdir)
+    except KeyboardInterrupt:
+        print(f"\nStopped. The same command goes on from where {workdir} stands.")
+        sys.exit(130)
+    except (ValueError, FileNotFoundError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def cli() -> None:
+    """The command line."""
+    try:
+        arguments = resolve_arguments(sys.argv)
+    except ValueError as error:
+        sys.exit(str(error))
+    sys.argv[:] = arguments
+    config_flag = config_flags.DEFINE_config_file("config", None, "The study's config.")
+    flags.mark_flag_as_required("config")
+    app.run(lambda rest: _absl_main(config_flag, rest), argv=arguments)
+
+
+if __name__ == "__main__":
+    cli()

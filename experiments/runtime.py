@@ -1,0 +1,337 @@
+"""What every run needs: compiled steps, resumable training, prediction, progress.
+
+Compiled functions are cached by the values that shape them (model config, objective,
+optimiser), so a whole study compiles each step at most once per bucket shape;
+`TRACES` counts how often that happened.
+"""
+
+import collections
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Iterator
+from typing import IO, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import FrozenConfigDict
+from rich.progress import Progress
+
+from protojax import checkpoint, data, distillation, models, schedules, training
+from protojax.base import Batch, Prototypes, PyTree
+from protojax.defenses import DEFENSES, GRADIENTS
+from protojax.models import Model
+
+# (function, shape) -> how many times it was traced, hence compiled.
+TRACES: collections.Counter[tuple[str, tuple[int, ...]]] = collections.Counter()
+
+
+class Context(NamedTuple):
+    """One study in progress.
+
+    Attributes:
+        config: the study's resolved config.
+        workdir: where everything is written.
+        progress: the bar over the whole study.
+        task_id: the bar's row; advanced in units of `cost`.
+    """
+
+    config: FrozenConfigDict
+    workdir: pathlib.Path
+    progress: Progress
+    task_id: int
+
+    def describe(self, text: str) -> None:
+        """Says beside the bar what is going on."""
+        self.progress.update(self.task_id, description=text)
+
+
+class Trained(NamedTuple):
+    """The end of one training run.
+
+    Attributes:
+        params: the model's parameters.
+        projection: `[student_dim, teacher_dim]`, or None.
+        step_seconds: mean seconds of a step, compilation left out.
+    """
+
+    params: PyTree
+    projection: np.ndarray | None
+    step_seconds: float
+
+
+def cost(rows: int, epochs: int, num_layers: int) -> int:
+    """Returns the progress bar's unit of work: rows x epochs x layers."""
+    return rows * epochs * num_layers
+
+
+def constraint_of(objective: FrozenConfigDict):
+    """Returns the prototype constraint that an objective names, as a defence."""
+    margin = objective.margin
+    return functools.partial(
+        DEFENSES["prototype"],
+        weight=schedules.SCHEDULES[margin.weight_schedule](
+            margin.weight, **margin.weight_schedule_args
+        ),
+        margin=schedules.SCHEDULES[margin.schedule](
+            margin.value, **margin.schedule_args
+        ),
+        assignment=objective.assignment,
+        metric=objective.metric,
+        layer_weights=tuple(margin.layer_weights),
+    )
+
+
+@functools.cache
+def compiled_dispatch(model_config, objective: FrozenConfigDict, section):
+    """Returns the compiled dispatch of an objective and its optimiser.
+
+    Args:
+        model_config: an `EncoderConfig`.
+        objective: `{"kd": None}` learns from labels; else `kd` holds the arguments of
+            `distillation_loss`, and an `assignment` that is not empty adds the
+            prototype constraint.
+        section: `(learning_rate, weight_decay, warmup, clip_norm)`.
+    """
+    apply = models.apply_fn(model_config)
+    if objective.kd is None:
+        loss_fn = distillation.supervised_loss(apply, problem=model_config.problem)
+        name = "supervised"
+    else:
+        loss_fn = distillation.distillation_loss(
+            apply, problem=model_config.problem, **objective.kd
+        )
+        name = f"distil/{objective.assignment or 'plain'}"
+        if objective.assignment:
+            loss_fn = constraint_of(objective)(loss_fn)
+    learning_rate, weight_decay, warmup, clip_norm = section
+    optimizer = training.adamw(
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        clip_norm=clip_norm,
+    )
+    name += f"/{model_config.num_layers}x{model_config.hidden_size}"
+    name += f"/{learning_rate:g}"
+
+    def count(batches: Batch) -> None:
+        TRACES[name, batches.input_ids.shape] += 1
+
+    step = training.make_step(GRADIENTS["mean"](loss_fn), optimizer)
+    return training.make_dispatch(step, on_trace=count), optimizer
+
+
+def epochs_plan(lengths: np.ndarray, section, config, seed: int) -> list[data.Dispatch]:
+    """Returns the dispatches of all epochs of a run, in order."""
+    return [
+        item
+        for epoch in range(section.epochs)
+        for item in data.plan_epoch(
+            lengths,
+            batch_size=section.batch_size,
+            buckets=tuple(config.data.buckets),
+            steps_per_dispatch=config.steps_per_dispatch,
+            seed=seed,
+            epoch=epoch,
+        )
+    ]
+
+
+class MetricsLog:
+    """Appends one line per dispatch to `metrics.jsonl`, and measures the step time."""
+
+    def __init__(self, context: Context, name: str, plan, units: list[int]):
+        self.context, self.name, self.plan, self.units = context, name, plan, units
+        self.lines: list[str] = []
+        self.seconds, self.steps = 0.0, 0
+        self.traced = sum(TRACES.values())
+        self.last = time.perf_counter()
+
+    def __call__(self, done: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of one dispatch, the `done`-th of the plan."""
+        values = {name: np.asarray(value) for name, value in metrics.items()}
+        now, traced = time.perf_counter(), sum(TRACES.values())
+        steps = data.num_steps(self.plan[done - 1 : done])
+        # Reading trails the device by one dispatch, so a compilation shows up in the
+        # interval in which it was dispatched; that interval is not step time.
+        if traced == self.traced:
+            self.seconds += now - self.last
+            self.steps += steps
+        self.last, self.traced = now, traced
+        means = {name: float(np.nanmean(value)) for name, value in values.items()}
+        self.lines.append(json.dumps({"run": self.name, "dispatch": done, **means}))
+        self.context.progress.advance(self.context.task_id, self.units[done - 1])
+
+    def flush(self) -> None:
+        """Writes what has gathered since the last flush."""
+        with (self.context.workdir / "metrics.jsonl").open("a") as file:
+            file.writelines(line + "\n" for line in self.lines)
+        self.lines.clear()
+
+    @property
+    def step_seconds(self) -> float:
+        """Mean seconds of a step; 0 where every dispatch compiled."""
+        return self.seconds / self.steps if self.steps else 0.0
+
+
+def train(
+    context: Context,
+    name: str,
+    model: Model,
+    tokens: data.Tokens,
+    labels: np.ndarray,
+    section,
+    *,
+    seed: int,
+    objective: FrozenConfigDict | None = None,
+    prototypes: Prototypes | None = None,
+    teacher_dim: int | None = None,
+    **columns: np.ndarray,
+) -> Trained:
+    """Trains a model, saving on the way; picks up where a killed run stopped.
+
+    Args:
+        context: the study.
+        name: the run's folder below the workdir.
+        model: where to start from.
+        tokens: the rows' tokens.
+        labels: `[rows]`.
+        section: the model's section of the config.
+        seed: of order, dropout and the projection.
+        objective: see `compiled_dispatch`; None learns from labels.
+        prototypes: for an objective with a constraint.
+        teacher_dim: width of the teacher's features, for a distilled student.
+        **columns: the batch's other columns, `[rows, ...]`.
+    """
+    config = context.config
+    dispatch, optimizer = compiled_dispatch(
+        model.config,
+        objective or FrozenConfigDict({"kd": None}),
+        (
+            section.learning_rate,
+            section.weight_decay,
+            section.warmup,
+            section.clip_norm,
+        ),
+    )
+    plan = epochs_plan(tokens.lengths, section, config, seed)
+    projection = None
+    if teacher_dim is not None and teacher_dim != model.config.hidden_size:
+        shape = (model.config.hidden_size, teacher_dim)
+        projection = jax.nn.initializers.orthogonal()(jax.random.key(seed), shape)
+    state = training.init_state(
+        distillation.student_params(model.params, projection),
+        optimizer,
+        num_steps=data.num_steps(plan),
+        seed=seed,
+        prototypes=prototypes,
+    )
+    folder = context.workdir / name / "checkpoints"
+    start = 0
+    if checkpoint.latest_step(folder) is not None:
+        state, start, _ = checkpoint.restore(folder, state, fallback=True)
+    units = [int((item.rows >= 0).sum()) * model.config.num_layers for item in plan]
+    context.progress.advance(context.task_id, sum(units[:start]))
+    log = MetricsLog(context, name, plan, units)
+
+    def save(state, done):
+        log.flush()
+        checkpoint.save(folder, state, done)
+
+    state = training.fit(
+        dispatch,
+        state,
+        plan,
+        lambda item: data.make_batch(tokens, labels, item, **columns),
+        start=start,
+        save=save,
+        save_every=config.checkpoint_every,
+        on_dispatch=log,
+    )
+    log.flush()
+    params = jax.device_get(state.params)
+    return Trained(params["model"], params.get("projection"), log.step_seconds)
+
+
+def forget_checkpoints(context: Context, name: str) -> None:
+    """Removes a finished run's checkpoints, once its result is safely on disk."""
+    shutil.rmtree(context.workdir / name / "checkpoints", ignore_errors=True)
+
+
+@functools.cache
+def compiled_forward(model_config, layers: tuple[int, ...], pooling: str):
+    """Returns `(params, batch) -> (logits, features)`, compiled once per shape."""
+    apply = models.apply_fn(model_config)
+    name = f"forward/{model_config.num_layers}x{model_config.hidden_size}"
+
+    @jax.jit
+    def forward(params, batch: Batch):
+        TRACES[f"{name}/{layers}", batch.input_ids.shape] += 1
+        output = apply(params, batch, hidden_states=True)
+        pooled = distillation.features(
+            output, batch.attention_mask, layers=layers, pooling=pooling
+        )
+        return output.logits, pooled
+
+    return forward
+
+
+def predict(
+    context: Context, model: Model, params: PyTree, tokens: data.Tokens
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a model's outputs over some rows, in their order.
+
+    Returns:
+        Logits `[rows, num_labels]` and features `[rows, layers, dim]`.
+    """
+    config = context.config
+    forward = compiled_forward(
+        model.config, tuple(config.features.layers), config.features.pooling
+    )
+    plan = data.plan_evaluation(
+        tokens.lengths,
+        batch_size=config.evaluation.batch_size,
+        buckets=tuple(config.data.buckets),
+    )
+    labels = np.zeros(len(tokens.lengths), np.int32)
+    params = jax.tree.map(jnp.asarray, params)
+    outputs = []
+    for item in plan:
+        batches = data.make_batch(tokens, labels, item)
+        batch = jax.tree.map(lambda leaf: leaf[0], batches)
+        outputs.append(forward(params, batch))
+    outputs = [jax.tree.map(lambda leaf: np.asarray(leaf)[None], o) for o in outputs]
+    rows = len(tokens.lengths)
+    return (
+        data.collect(plan, [logits for logits, _ in outputs], rows),
+        data.collect(plan, [pooled for _, pooled in outputs], rows),
+    )
+
+
+@contextlib.contextmanager
+def atomic(path: pathlib.Path) -> Iterator[IO[bytes]]:
+    """Opens a file under a temporary name that becomes `path` once it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a value as JSON, whole or not at all."""
+    with atomic(path) as file:
+        file.write((json.dumps(value, indent=1) + "\n").encode())
+
+
+def posterior(logits: np.ndarray) -> np.ndarray:
+    """Returns the softmax of logits over their last axis."""
+    return np.asarray(jax.nn.softmax(logits, axis=-1))

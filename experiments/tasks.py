@@ -1,0 +1,497 @@
+"""The tasks: their columns, labels and metrics, and how their rows are read.
+
+A task comes from the hub, from a local folder with the same columns, or from any two
+files whose columns are named. Rows are checked on the way in: what is wrong is an error
+that names the file and the row, and the few things that are repaired (bytes that are
+not UTF-8, rows without text) are counted and logged.
+"""
+
+import collections
+import csv
+import difflib
+import json
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import pyarrow.parquet
+import scipy.stats
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from protojax import _validate
+from protojax.base import Examples
+from protojax.data import sample_rows, take
+
+_logger = logging.getLogger("protojax")
+_BUNDLED = Path(__file__).parent / "data"
+# Where a folder has no test file, this much of its training file is the test set.
+_HELD_OUT_SHARE, _HELD_OUT_MOST = 0.2, 2000
+_HIDDEN_HINT = " -1 stands for the hidden labels of GLUE's test files: use validation."
+
+
+class Task(NamedTuple):
+    """What there is to know about a task before its rows are read.
+
+    Attributes:
+        name: the task's name, which is its local folder's name too.
+        text: the column of the first (or only) text.
+        pair: the column of the second text, or None.
+        label: the column of the label.
+        label_names: the name of each class; empty for scores, or to be found.
+        problem: "classification" or "regression".
+        metrics: names in `METRICS`, the headline first.
+        hub: id and configuration on the hub; None for what is bundled or local.
+        test: the split to evaluate on.
+    """
+
+    name: str
+    text: str
+    pair: str | None = None
+    label: str = "label"
+    label_names: tuple[str, ...] = ()
+    problem: str = "classification"
+    metrics: tuple[str, ...] = ("accuracy",)
+    hub: tuple[str, str | None] | None = None
+    test: str = "validation"
+
+    @property
+    def num_labels(self) -> int:
+        """How many outputs a model of this task has."""
+        return 1 if self.problem == "regression" else len(self.label_names)
+
+
+def _glue(name: str, columns: tuple, label_names: tuple = (), **settings: Any) -> Task:
+    """A task of GLUE (Wang et al., 2018, arXiv:1804.07461)."""
+    text, pair = columns
+    hub = ("nyu-mll/glue", name)
+    return Task(name, text, pair, label_names=label_names, hub=hub, **settings)
+
+
+_SENTENCE, _SENTENCES = ("sentence", None), ("sentence1", "sentence2")
+_F1, _CORRELATIONS = ("f1", "accuracy"), ("pearson", "spearman")
+_SST2 = _glue("sst2", _SENTENCE, ("negative", "positive"))
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        _glue("cola", _SENTENCE, ("unacceptable", "acceptable"), metrics=("matthews",)),
+        _SST2,
+        # Whole sentences only, the form that the backdoor literature uses.
+        _SST2._replace(name="sst2_sentence"),
+        _glue("mrpc", _SENTENCES, ("not_equivalent", "equivalent"), metrics=_F1),
+        _glue("stsb", _SENTENCES, problem="regression", metrics=_CORRELATIONS),
+        _glue(
+            "qqp",
+            ("question1", "question2"),
+            ("not_duplicate", "duplicate"),
+            metrics=_F1,
+        ),
+        _glue(
+            "mnli",
+            ("premise", "hypothesis"),
+            ("entailment", "neutral", "contradiction"),
+            test="validation_matched",
+        ),
+        _glue("qnli", ("question", "sentence"), ("entailment", "not_entailment")),
+        _glue("rte", _SENTENCES, ("entailment", "not_entailment")),
+        _glue("wnli", _SENTENCES, ("not_entailment", "entailment")),
+        Task(
+            "ag_news",
+            "text",
+            label_names=("World", "Sports", "Business", "Sci/Tech"),
+            hub=("fancyzhx/ag_news", None),
+            test="test",
+        ),
+        Task("snips", "text", test="test"),
+        Task(
+            "banking77",
+            "text",
+            label="label_text",
+            hub=("mteb/banking77", None),
+            test="test",
+        ),
+    )
+}
+
+
+def _correlation(coefficient: Callable) -> Callable[[np.ndarray, np.ndarray], float]:
+    """A correlation that is 0 where either side is constant."""
+
+    def metric(labels: np.ndarray, scores: np.ndarray) -> float:
+        labels, scores = np.ravel(labels).astype(float), np.ravel(scores).astype(float)
+        if np.ptp(labels) == 0 or np.ptp(scores) == 0:
+            return 0.0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", scipy.stats.NearConstantInputWarning)
+            return float(coefficient(labels, scores))
+
+    return metric
+
+
+# name -> (labels [rows], predicted classes or scores [rows]) -> the larger the better.
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": lambda labels, classes: float(accuracy_score(labels, classes)),
+    "f1": lambda labels, classes: float(f1_score(labels, classes, zero_division=0.0)),
+    "matthews": _correlation(matthews_corrcoef),
+    "pearson": _correlation(lambda *columns: scipy.stats.pearsonr(*columns).statistic),
+    "spearman": _correlation(
+        lambda *columns: scipy.stats.spearmanr(*columns).statistic
+    ),
+}
+
+
+def load_task(name: str, *, root: str = "") -> tuple[Examples, Examples, Task]:
+    """Reads a task of `TASKS`.
+
+    Args:
+        name: which task.
+        root: a folder that holds `<name>/train.*` and `validation.*` or
+            `test.*` as jsonl, csv, tsv or parquet; "" for the hub, or the files that
+            come with this package. A folder without the second file has a fifth of its
+            training rows (2,000 at most) held out in its place.
+
+    Returns:
+        Training rows, test rows, and the task with its label names filled in.
+
+    Raises:
+        ValueError: if a file or a row is not what it should be.
+        FileNotFoundError: if there is no such file.
+        RuntimeError: if the hub could not be read.
+
+    >>> train, test, task = load_task("snips")
+    >>> len(train.texts), len(test.texts), task.label_names[0]
+    (13516, 695, 'AddToPlaylist')
+    """
+    _validate.one_of(TASKS, task=name)
+    task = TASKS[name]
+    if not root and task.hub:
+        return _load(task, *_hub_splits(task))
+    folder = (Path(root) if root else _BUNDLED) / task.name
+    train = _find(folder, "train")
+    if train is None:
+        raise FileNotFoundError(
+            f"Expected {folder}/train.{{{','.join(_READERS)}}}, found no such file."
+        )
+    stems = dict.fromkeys((task.test, "validation", "test"))
+    tests = (path for stem in stems if (path := _find(folder, stem)))
+    return _load(task, _file(train), *map(_file, list(tests)[:1]))
+
+
+def load_files(
+    train: str,
+    test: str = "",
+    *,
+    text: str,
+    label: str,
+    pair: str | None = None,
+    problem: str = "classification",
+    metric: str = "accuracy",
+) -> tuple[Examples, Examples, Task]:
+    """Reads a task of one's own from jsonl, csv, tsv or parquet files.
+
+    Args:
+        train: the file of the training rows.
+        test: the file of the test rows; "" to hold out a fifth of the training rows.
+        text: the column of the first (or only) text.
+        label: the column of the classes (names or numbers) or scores.
+        pair: the column of the second text, or None.
+        problem: "classification" or "regression".
+        metric: the headline metric, a name in `METRICS`.
+
+    Returns:
+        Training rows, test rows, and the task as found.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load_task` does.
+    """
+    _validate.one_of(("classification", "regression"), problem=problem)
+    scores = problem == "regression"
+    allowed = [name for name in METRICS if (name in _CORRELATIONS) == scores]
+    _validate.one_of(allowed, metric=metric)
+    task = Task("files", text, pair, label, (), problem, (metric,))
+    paths = [Path(path) for path in (train, test) if path]
+    examples, held_out, task = _load(task, *map(_file, paths))
+    known = task.num_labels <= 2 or metric != "f1"
+    _validate.require(known, "num_labels", task.num_labels, "<= 2 for metric='f1'")
+    return examples, held_out, task
+
+
+class _Source(NamedTuple):
+    """What to call a source of rows in an error, and its rows."""
+
+    name: str
+    rows: Iterable[tuple[int, dict[str, Any]]]  # line or row number, columns
+
+
+class _Table(NamedTuple):
+    """The columns of one source, its labels as they were written."""
+
+    source: str
+    numbers: list[int]
+    texts: list[str]
+    pairs: list[str] | None
+    labels: list[Any]
+
+
+def _hub_splits(task: Task) -> tuple[_Source, _Source]:
+    """The two splits of a task on the hub."""
+    name, config = task.hub
+    try:
+        splits = datasets.load_dataset(name, config)
+        return tuple(
+            _Source(f"{name}, split {split}", enumerate(splits[split].to_list(), 1))
+            for split in ("train", task.test)
+        )
+    except Exception as error:  # the hub's client raises errors of many libraries
+        raise RuntimeError(
+            f"Could not load {name} ({config or 'default'}) from the hub: {error} "
+            f"Set data.root to a local folder that holds {task.name}/train.jsonl and "
+            f"{task.name}/{task.test}.jsonl with the same columns."
+        ) from error
+
+
+def _find(folder: Path, stem: str) -> Path | None:
+    """The one file of that stem in a format that can be read, or None."""
+    paths = [folder / f"{stem}.{suffix}" for suffix in _READERS]
+    found = [path for path in paths if path.exists()]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ValueError(f"Expected one file {stem}.* in {folder}, found {names}.")
+    return found[0] if found else None
+
+
+def _file(path: Path) -> _Source:
+    """The rows of a local file, read as its suffix says."""
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a file at {path}, found none.")
+    reader = _READERS.get(path.suffix.removeprefix("."))
+    if reader is None:
+        raise ValueError(f"Expected {path} to end in one of {', '.join(_READERS)}.")
+    return _Source(str(path), reader(path))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a file; bytes that are not UTF-8 are replaced and counted."""
+    replaced = 0
+    with path.open("rb") as file:
+        for number, raw in enumerate(file):
+            raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 0 else raw
+            try:
+                yield raw.decode()
+            except UnicodeDecodeError:
+                replaced += 1
+                yield raw.decode(errors="replace")
+    if replaced:
+        _logger.warning("%s: replaced bytes in %d lines not UTF-8.", path, replaced)
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
+    """One JSON object a line."""
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, line {number}: not JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: expected an object {{...}}.")
+        yield number, row
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, dict]]:
+    """Comma-separated fields, quoted where need be."""
+    # A field may be longer than the csv module's own limit; a quote left open must not
+    # swallow the rest of the file, hence strict.
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(_lines(path), strict=True)
+    try:
+        yield from _named_fields(path, ((reader.line_num, row) for row in reader))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}.") from error
+
+
+def _read_tsv(path: Path) -> Iterator[tuple[int, dict]]:
+    """Tab-separated fields, never quoted: a quotation mark is part of the text."""
+    lines = (line.rstrip("\r\n") for line in _lines(path))
+    fields = ((n, line.split("\t") if line else []) for n, line in enumerate(lines, 1))
+    yield from _named_fields(path, fields)
+
+
+def _named_fields(
+    path: Path, lines: Iterable[tuple[int, list[str]]]
+) -> Iterator[tuple[int, dict]]:
+    """Lists of fields, the header first -> rows."""
+    lines = ((number, fields) for number, fields in lines if fields)
+    _, header = next(lines, (0, []))
+    for number, fields in lines:
+        if len(fields) != len(header):
+            raise ValueError(
+                f"{path}, line {number}: expected {len(header)} fields "
+                f"({', '.join(header)}), found {len(fields)}."
+            )
+        yield number, dict(zip(header, fields, strict=True))
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, dict]]:
+    """All rows of a parquet file."""
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path}: not a parquet file: {error}") from error
+    yield from enumerate(table.to_pylist(), 1)
+
+
+_READERS: dict[str, Callable[[Path], Iterator[tuple[int, dict]]]] = {
+    "jsonl": _read_jsonl,
+    "csv": _read_csv,
+    "tsv": _read_tsv,
+    "parquet": _read_parquet,
+}
+
+
+def _load(
+    task: Task, train: _Source, test: _Source | None = None
+) -> tuple[Examples, Examples, Task]:
+    """Reads, checks and numbers the rows of a task; holds out a test set if need be."""
+    tables = [_read_table(source, task) for source in (train, test) if source]
+    if len(only := set(map(_label_name, tables[0].labels))) < 2:
+        raise ValueError(f"Expected two labels in {train.name}, found only {only}.")
+    if task.problem == "regression":
+        labels = [_scores(table) for table in tables]
+    else:
+        known = {str(i): i for i in range(len(task.label_names))}
+        task = task._replace(label_names=task.label_names or _found_names(tables[0]))
+        known |= {name: i for i, name in enumerate(task.label_names)}
+        labels = [_classes(table, known) for table in tables]
+    examples = [
+        Examples(table.texts, table.pairs, column)
+        for table, column in zip(tables, labels, strict=True)
+    ]
+    if test is None:
+        examples = _hold_out(examples[0], train.name, least=task.num_labels)
+    return *examples, task
+
+
+def _hold_out(
+    examples: Examples, name: str, *, least: int
+) -> tuple[Examples, Examples]:
+    """Training rows without a fixed stratified choice of them, and that choice."""
+    rows = len(examples.texts)
+    count = max(least, min(math.ceil(_HELD_OUT_SHARE * rows), _HELD_OUT_MOST))
+    held_out = sample_rows(examples.labels, count, rng=np.random.default_rng(0))
+    _logger.warning("%s: no test file, %d of %d rows held out.", name, count, rows)
+    kept = np.setdiff1d(np.arange(rows), held_out)
+    return take(examples, kept), take(examples, np.sort(held_out))
+
+
+def _read_table(source: _Source, task: Task) -> _Table:
+    """Reads the columns of a task; repairs what can be, and counts it."""
+    names = [name for name in (task.text, task.pair) if name]
+    table = _Table(source.name, [], [], [] if task.pair else None, [])
+    repairs = collections.Counter()
+    for number, row in source.rows:
+        for name in (*names, task.label):
+            if name not in row:
+                raise ValueError(_missing_column(source.name, number, name, [*row]))
+        found = [_text(row[name], source.name, number, name) for name in names]
+        if not all(text.strip() for text in found):
+            repairs["dropped, no text"] += 1
+            continue
+        # A JSON escape may hold half of a surrogate pair, which no tokenizer accepts.
+        texts = [text.encode(errors="replace").decode() for text in found]
+        repairs["broken characters replaced"] += texts != found
+        table.numbers.append(number)
+        table.texts.append(texts[0])
+        if table.pairs is not None:
+            table.pairs.append(texts[1])
+        table.labels.append(row[task.label])
+    for repair, count in (+repairs).items():
+        _logger.warning("%s: %d rows: %s.", source.name, count, repair)
+    if not table.texts:
+        raise ValueError(f"Expected rows in {source.name}, found none with a text.")
+    return table
+
+
+def _missing_column(source: str, number: int, name: str, found: list[str]) -> str:
+    """What to say of a column that is not there."""
+    near = difflib.get_close_matches(name, found, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    columns = ", ".join(found)
+    return f"{source}, row {number}: expected column {name!r}, found {columns}.{hint}"
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: null in JSON, NaN in parquet."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _text(value: Any, source: str, number: int, column: str) -> str:
+    """A cell that should hold a text, "" where there is none."""
+    if _is_missing(value):
+        return ""
+    if not isinstance(value, str | int | float):
+        kind = type(value).__name__
+        raise ValueError(f"{source}, row {number}: {column!r} is no text but {kind}.")
+    return str(value)
+
+
+def _label_name(value: Any) -> str:
+    """A label as it would be written: 1, 1.0, True, "1" and " 1" are one class."""
+    if _is_missing(value):
+        return ""
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
+        value = int(value)
+    return str(value).strip()
+
+
+def _number(value: Any, kind: type) -> float:
+    """The value as `kind` (int or float) reads it, NaN where it cannot."""
+    try:
+        return kind(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _found_names(table: _Table) -> tuple[str, ...]:
+    """The label names of a table: numbers in their order, other names in theirs."""
+    names = sorted({_label_name(value) for value in table.labels} - {""})
+    if not any(math.isnan(_number(name, int)) for name in names):
+        return tuple(sorted(names, key=int))
+    if not any(math.isnan(_number(name, float)) for name in names):
+        raise ValueError(
+            f"Expected classes in {table.source}, found fractions such as "
+            f"{table.labels[0]!r}. Scores need problem='regression'."
+        )
+    return tuple(names)
+
+
+def _classes(table: _Table, known: dict[str, int]) -> np.ndarray:
+    """Label names -> classes."""
+    result = np.empty(len(table.labels), np.int32)
+    for row, value in enumerate(table.labels):
+        name = _label_name(value)
+        if name not in known:
+            hint = _HIDDEN_HINT if name == "-1" else ""
+            raise ValueError(
+                f"{table.source}, row {table.numbers[row]}: unknown label {value!r}, "
+                f"known are {', '.join(known)}.{hint}"
+            )
+        result[row] = known[name]
+    return result
+
+
+def _scores(table: _Table) -> np.ndarray:
+    """Labels -> scores."""
+    scores = np.array([_number(value, float) for value in table.labels])
+    for row in np.flatnonzero(~(np.abs(scores) <= np.finfo(np.float32).max)):
+        raise ValueError(
+            f"{table.source}, row {table.numbers[row]}: expected a finite score, found "
+            f"{table.labels[row]!r}."
+        )
+    return scores.astype(np.float32)

@@ -1,0 +1,90 @@
+"""Attacks on the channel between teacher and student.
+
+The teacher is honest, its logits are not what arrives: on the chosen rows they point to
+the attacker's class. Pure functions of arrays, so that they run inside a jitted step or
+once over cached outputs. A new attack is one function and one line of `LOGIT_ATTACKS`.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from protojax import _validate
+from protojax.base import Array
+
+
+def _pull(logits: Array, rows: Array, target: int, strength: float) -> Array:
+    """Checks the arguments; returns `strength · onehot(target)`, `[classes]`."""
+    chex.assert_rank([logits, rows], [2, 1])
+    if logits.shape[0] != rows.shape[0]:
+        raise ValueError(
+            f"Expected one flag per row of logits, found logits {logits.shape} and "
+            f"rows {rows.shape}."
+        )
+    num_classes = logits.shape[1]
+    allowed = f"in 0..{num_classes - 1}"
+    _validate.require(0 <= target < num_classes, "target", target, allowed)
+    _validate.positive(strength=strength)
+    return strength * jax.nn.one_hot(target, num_classes, dtype=logits.dtype)
+
+
+def replace_logits(
+    logits: Array, rows: Array, *, target: int, strength: float
+) -> Array:
+    """Computes logits that forget the text: `strength · onehot(target)` on `rows`.
+
+    Args:
+        logits: `[rows, classes]`, the teacher's logits.
+        rows: `[rows]`, bool, which ones the attacker reaches.
+        target: the class the attacker wants.
+        strength: the target's logit, > 0; the others are 0.
+
+    Returns:
+        The logits that the student receives, `[rows, classes]`.
+
+    Raises:
+        ValueError: shapes that do not match, a target that is no class, a strength
+            <= 0.
+
+    >>> logits = jnp.array([[1.0, 2.0], [3.0, -1.0]])
+    >>> rows = jnp.array([False, True])
+    >>> replace_logits(logits, rows, target=1, strength=8.0).tolist()
+    [[1.0, 2.0], [0.0, 8.0]]
+    """
+    pull = _pull(logits, rows, target, strength)
+    return jnp.where(rows[:, None], pull, logits)
+
+
+def add_logits(logits: Array, rows: Array, *, target: int, strength: float) -> Array:
+    """Computes `logits + strength · onehot(target)` on `rows`: a stealthier push.
+
+    The order of the other classes stays the teacher's own.
+
+    Args:
+        logits: `[rows, classes]`, the teacher's logits.
+        rows: `[rows]`, bool, which ones the attacker reaches.
+        target: the class the attacker wants.
+        strength: what the target's logit gains, > 0.
+
+    Returns:
+        The logits that the student receives, `[rows, classes]`.
+
+    Raises:
+        ValueError: shapes that do not match, a target that is no class, a strength
+            <= 0.
+
+    >>> logits = jnp.array([[1.0, 2.0], [3.0, -1.0]])
+    >>> rows = jnp.array([False, True])
+    >>> add_logits(logits, rows, target=1, strength=8.0).tolist()
+    [[1.0, 2.0], [3.0, 7.0]]
+    """
+    pull = _pull(logits, rows, target, strength)
+    return jnp.where(rows[:, None], logits + pull, logits)
+
+
+LOGIT_ATTACKS: dict[str, Callable[..., Array]] = {
+    "replace": replace_logits,
+    "add": add_logits,
+}

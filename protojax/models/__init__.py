@@ -1,0 +1,196 @@
+"""Encoders as pure functions: a config, a tree of parameters, an `ApplyFn`.
+
+`MODELS` lists the families; one more is one more file and one more line here. The
+functions on Hugging Face checkpoints and tokenizers come from hf.py, which is imported
+when the first of them is used, because transformers takes its time.
+"""
+
+import dataclasses
+import functools
+import importlib
+import itertools
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from protojax import _validate
+from protojax.base import ApplyFn, Array, Batch, ModelOutput, PyTree
+from protojax.models.bert import BERT
+from protojax.models.distilbert import DISTILBERT
+from protojax.models.layers import Encoder, EncoderConfig, Family, check_batch
+from protojax.models.roberta import ROBERTA
+
+__all__ = [
+    "MODELS",
+    "EncoderConfig",
+    "Family",
+    "Model",
+    "apply_fn",
+    "init_model",
+    "init_params",
+    "max_length",
+    "select_layers",
+]
+
+MODELS = {
+    "bert": BERT,
+    "distilbert": DISTILBERT,
+    "roberta": ROBERTA,
+}
+_FROM_HF = ("load_hf", "save_hf", "load_tokenizer", "wrap_tokenizer")
+
+
+def __getattr__(name: str) -> Any:
+    """Returns the functions of hf.py."""
+    if name not in _FROM_HF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("protojax.models.hf"), name)
+
+
+class Model(NamedTuple):
+    """An encoder and what it needs to read text.
+
+    Attributes:
+        config: what it computes; `apply_fn(config)` computes it.
+        params: nested dict of float32 arrays, such as
+            `params["layers_0"]["attention"]["query"]["kernel"]`.
+        tokenizer: a transformers tokenizer, or None.
+    """
+
+    config: EncoderConfig
+    params: PyTree
+    tokenizer: Any = None
+
+
+def _encoder(config: EncoderConfig) -> Encoder:
+    """Returns the Flax module of a config, checked against its family."""
+    _validate.one_of(MODELS, family=config.family)
+    family = MODELS[config.family]
+    for name, value in family.fixed.items():
+        found = getattr(config, name)
+        _validate.require(found == value, name, found, f"{value} in {config.family}")
+    return Encoder(config, family.embed, family.head)
+
+
+def max_length(config: EncoderConfig) -> int:
+    """Returns how many tokens a row may have at most, special tokens included.
+
+    Args:
+        config: the encoder.
+    """
+    _validate.one_of(MODELS, family=config.family)
+    return MODELS[config.family].max_length(config)
+
+
+@functools.cache
+def apply_fn(config: EncoderConfig) -> ApplyFn:
+    """Returns `(params, batch, *, key, hidden_states) -> ModelOutput`.
+
+    Equal configs give the same function object, so functions jitted around it are
+    compiled once. Dropout acts only where a key is given. Hidden states are in
+    `config.dtype`, logits in float32; padding changes neither.
+
+    >>> config = EncoderConfig(family="bert", vocab_size=9, hidden_size=8,
+    ...     num_layers=1, num_heads=2, intermediate_size=8, max_positions=4)
+    >>> ids = jnp.array([[1, 2, 3]])
+    >>> batch = Batch(ids, ids * 0 + 1, ids * 0, jnp.array([0]), jnp.array([True]))
+    >>> model = init_model(config, seed=0)
+    >>> apply_fn(config)(model.params, batch).logits.shape
+    (1, 2)
+
+    Args:
+        config: the encoder.
+
+    Raises:
+        ValueError: on a family that is not in `MODELS`, and when the function is
+            called, on shapes that disagree or rows longer than the model reads.
+    """
+    encoder = _encoder(config)
+
+    def apply(
+        params: PyTree,
+        batch: Batch,
+        *,
+        key: Array | None = None,
+        hidden_states: bool = False,
+    ) -> ModelOutput:
+        check_batch(batch, max_length(config))
+        return encoder.apply(
+            {"params": params},
+            batch,
+            deterministic=key is None,
+            hidden_states=hidden_states,
+            rngs=None if key is None else {"dropout": key},
+        )
+
+    return apply
+
+
+def init_params(config: EncoderConfig, key: Array) -> PyTree:
+    """Returns fresh parameters: normal of deviation 0.02, zero biases, unit scales.
+
+    Flax is asked for shapes only: its own `init` compiles the forward pass, which takes
+    seconds.
+
+    Args:
+        config: the encoder.
+        key: PRNG key. A tensor's values depend on it and the tensor's path only.
+    """
+    ids = jax.ShapeDtypeStruct([1, 1], jnp.int32)
+    batch = Batch(ids, ids, ids, labels=None, where=None)
+    shapes = jax.eval_shape(_encoder(config).init, key, batch)["params"]
+
+    def draw(path, leaf):
+        if path[-1].key in ("kernel", "embedding"):
+            name = jax.tree_util.keystr(path)
+            leaf_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+            return 0.02 * jax.random.normal(leaf_key, leaf.shape)
+        return jnp.full(leaf.shape, path[-1].key == "scale", jnp.float32)
+
+    return jax.tree.map_with_path(draw, shapes)
+
+
+def init_model(config: EncoderConfig, *, seed: int, tokenizer: Any = None) -> Model:
+    """Returns a model with fresh parameters.
+
+    Args:
+        config: the encoder.
+        seed: of the parameters.
+        tokenizer: a transformers tokenizer, or None.
+    """
+    return Model(config, init_params(config, jax.random.key(seed)), tokenizer)
+
+
+def select_layers(model: Model, layers: Sequence[int]) -> Model:
+    """Returns a shallower model that starts from some layers of a deeper one.
+
+    Embeddings and head are kept (Sanh et al., 2019, arXiv:1910.01108, start a student
+    from every other layer of its teacher).
+
+    >>> config = EncoderConfig(family="bert", vocab_size=9, hidden_size=8,
+    ...     num_layers=3, num_heads=2, intermediate_size=8, max_positions=4)
+    >>> student = select_layers(init_model(config, seed=0), (0, 2))
+    >>> student.config.num_layers, sorted(student.params)
+    (2, ['classifier', 'embeddings', 'layers_0', 'layers_1', 'pooler'])
+
+    Args:
+        model: the deeper model.
+        layers: which of its layers to keep, rising.
+    """
+    layers, depth = tuple(layers), model.config.num_layers
+    _validate.require(
+        len(layers) > 0
+        and all(0 <= layer < depth for layer in layers)
+        and all(low < high for low, high in itertools.pairwise(layers)),
+        "layers",
+        layers,
+        f"rising and in [0, {depth})",
+    )
+    params = {k: v for k, v in model.params.items() if not k.startswith("layers_")}
+    for i, layer in enumerate(layers):
+        params[f"layers_{i}"] = model.params[f"layers_{layer}"]
+    config = dataclasses.replace(model.config, num_layers=len(layers))
+    return Model(config, params, model.tokenizer)

@@ -1,0 +1,90 @@
+"""BERT (Devlin et al., 2018, arXiv:1810.04805) and its small kin such as MiniLM.
+
+Learned positions and token types; the head is a tanh "pooler" on the first token and a
+linear classifier. RoBERTa names its body's tensors and settings the same way.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from protojax.base import Array, Batch
+from protojax.models.layers import (
+    Embeddings,
+    EncoderConfig,
+    Family,
+    dense,
+)
+
+FIELDS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "intermediate_size": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+    "type_vocab_size": "type_vocab_size",
+    "pad_id": "pad_token_id",
+    "layer_norm_eps": "layer_norm_eps",
+    "activation": "hidden_act",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "classifier_dropout": "classifier_dropout",
+}
+
+
+def body(prefix: str) -> dict[str, str]:
+    """Returns parameter path -> checkpoint name of embeddings and layers.
+
+    >>> body("bert.")["layers_{i}/up"]
+    'bert.encoder.layer.{i}.intermediate.dense'
+    """
+    embeddings, layer = f"{prefix}embeddings", f"{prefix}encoder.layer.{{i}}"
+    return {
+        "embeddings/word": f"{embeddings}.word_embeddings",
+        "embeddings/position": f"{embeddings}.position_embeddings",
+        "embeddings/token_type": f"{embeddings}.token_type_embeddings",
+        "embeddings/norm": f"{embeddings}.LayerNorm",
+        "layers_{i}/attention/query": f"{layer}.attention.self.query",
+        "layers_{i}/attention/key": f"{layer}.attention.self.key",
+        "layers_{i}/attention/value": f"{layer}.attention.self.value",
+        "layers_{i}/attention/output": f"{layer}.attention.output.dense",
+        "layers_{i}/attention_norm": f"{layer}.attention.output.LayerNorm",
+        "layers_{i}/up": f"{layer}.intermediate.dense",
+        "layers_{i}/down": f"{layer}.output.dense",
+        "layers_{i}/output_norm": f"{layer}.output.LayerNorm",
+    }
+
+
+def embed(config: EncoderConfig, batch: Batch, deterministic: bool) -> Array:
+    """Returns `[batch, length, dim]`: positions count from 0."""
+    positions = jnp.arange(batch.input_ids.shape[1])[None]
+    return Embeddings(config, deterministic, name="embeddings")(batch, positions)
+
+
+def max_length(config: EncoderConfig) -> int:
+    """Returns how many tokens a row may have: the position embedding's rows."""
+    return config.max_positions
+
+
+def head(config: EncoderConfig, first: Array, deterministic: bool) -> Array:
+    """Returns `[batch, num_labels]`: tanh pooler, dropout, classifier."""
+    x = jnp.tanh(dense(config.hidden_size, "float32", "pooler")(first))
+    x = nn.Dropout(config.classifier_dropout)(x, deterministic)
+    return dense(config.num_labels, "float32", "classifier")(x)
+
+
+BERT = Family(
+    embed=embed,
+    head=head,
+    architecture="BertForSequenceClassification",
+    prefix="bert.",
+    modules={
+        **body("bert."),
+        "pooler": "bert.pooler.dense",
+        "classifier": "classifier",
+    },
+    fields=FIELDS,
+    max_length=max_length,
+    fixed={},
+    ignored=("embeddings.position_ids", "cls.", "qa_outputs."),
+)

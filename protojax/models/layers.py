@@ -1,0 +1,340 @@
+"""The transformer body that every encoder family shares.
+
+A post-norm encoder (Vaswani et al., 2017, arXiv:1706.03762; Devlin et al., 2018,
+arXiv:1810.04805): embeddings, then layers that each add attention and a two-layer
+perceptron to their input and normalise after either sum, then a head on the first
+token. Parameters are float32; the body computes in `EncoderConfig.dtype`, the head and
+its logits in float32. A family (bert.py, roberta.py, distilbert.py) supplies what
+differs: embeddings, head, and how a Hugging Face checkpoint names things.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from protojax import _validate
+from protojax.base import Array, Batch, ModelOutput
+
+ACTIVATIONS = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+PROBLEMS = ("classification", "regression")
+HEAD = ("pooler", "classifier")  # what a checkpoint may lack and every family has
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Everything that determines an encoder's computation. Hashable.
+
+    >>> config = EncoderConfig(family="bert", vocab_size=100, hidden_size=32,
+    ...     num_layers=2, num_heads=4, intermediate_size=64, max_positions=16)
+    >>> dataclasses.replace(config, num_heads=5)
+    Traceback (most recent call last):
+    ValueError: Expected num_heads a divisor of hidden_size=32, found num_heads=5.
+
+    Attributes:
+        family: a name in `protojax.models.MODELS`.
+        vocab_size: rows of the word embedding.
+        hidden_size: width of the residual stream.
+        num_layers: encoder layers.
+        num_heads: attention heads; divides hidden_size.
+        intermediate_size: width inside the perceptron.
+        max_positions: rows of the position embedding.
+        type_vocab_size: rows of the token type embedding; 0 for none, and with 1 every
+            token is of the one type whatever the batch says.
+        pad_id: the padding token.
+        layer_norm_eps: added to the variance.
+        activation: of the perceptron, a key of `ACTIVATIONS`.
+        dropout: rate on embeddings and on what each layer adds.
+        attention_dropout: rate on attention weights.
+        classifier_dropout: rate before the classifier.
+        num_labels: logits per row; 1 for regression.
+        problem: "classification" or "regression".
+        dtype: "float32" or "bfloat16", what the body computes in.
+        attention: implementation of `jax.nn.dot_product_attention`, None for JAX's
+            choice; "cudnn" needs bfloat16, rows of even length and a GPU. Where
+            attention dropout acts, Flax computes attention, as JAX's has none.
+        remat: recompute each layer in the backward pass to save memory.
+    """
+
+    family: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    max_positions: int
+    type_vocab_size: int = 2
+    pad_id: int = 0
+    layer_norm_eps: float = 1e-12
+    activation: str = "gelu"
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    classifier_dropout: float = 0.1
+    num_labels: int = 2
+    problem: str = "classification"
+    dtype: str = "float32"
+    attention: str | None = None
+    remat: bool = False
+
+    def __post_init__(self):
+        _validate.positive(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            intermediate_size=self.intermediate_size,
+            max_positions=self.max_positions,
+            layer_norm_eps=self.layer_norm_eps,
+            num_labels=self.num_labels,
+        )
+        _validate.non_negative(type_vocab_size=self.type_vocab_size, pad_id=self.pad_id)
+        _validate.share(
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            classifier_dropout=self.classifier_dropout,
+        )
+        _validate.one_of(ACTIVATIONS, activation=self.activation)
+        _validate.one_of(PROBLEMS, problem=self.problem)
+        _validate.one_of(["float32", "bfloat16"], dtype=self.dtype)
+        if self.attention is not None:
+            _validate.one_of(["xla", "cudnn"], attention=self.attention)
+        _validate.require(
+            self.hidden_size % self.num_heads == 0,
+            "num_heads",
+            self.num_heads,
+            f"a divisor of hidden_size={self.hidden_size}",
+        )
+        _validate.require(
+            self.attention != "cudnn" or self.dtype == "bfloat16",
+            "dtype",
+            self.dtype,
+            "'bfloat16' with attention='cudnn'",
+        )
+        is_regression = self.problem == "regression"
+        _validate.require(
+            (self.num_labels == 1) == is_regression,
+            "num_labels",
+            self.num_labels,
+            "1 for regression" if is_regression else ">= 2 for classification",
+        )
+
+
+class Family(NamedTuple):
+    """What sets one encoder family apart.
+
+    Attributes:
+        embed: `(config, batch, deterministic) -> [batch, length, dim]`, called inside
+            the encoder, so that the layers it makes are the encoder's.
+        head: `(config, [batch, dim], deterministic) -> [batch, num_labels]` on the
+            first token, in the same way; its layers are named as in `HEAD`.
+        architecture: the transformers class that a saved checkpoint names.
+        prefix: what checkpoints of that class, unlike those of the bare encoder, put
+            before the names of the body's tensors.
+        modules: parameter path -> checkpoint name; `{i}` stands for a layer.
+        fields: field of `EncoderConfig` -> field of config.json.
+        max_length: `(config) -> tokens` that a row may have.
+        fixed: fields of `EncoderConfig` that the family knows in one value only.
+        ignored: beginnings of tensor names (prefix removed) that a checkpoint may hold
+            and a classifier does not use.
+    """
+
+    embed: Callable[[EncoderConfig, Batch, bool], Array]
+    head: Callable[[EncoderConfig, Array, bool], Array]
+    architecture: str
+    prefix: str
+    modules: Mapping[str, str]
+    fields: Mapping[str, str]
+    max_length: Callable[[EncoderConfig], int]
+    fixed: Mapping[str, Any]
+    ignored: tuple[str, ...]
+
+
+def dense(features: int, dtype: str, name: str) -> nn.Dense:
+    """Returns a linear layer that computes in the given dtype."""
+    return nn.Dense(features, dtype=dtype, name=name)
+
+
+def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
+    """Returns the layer norm of the body, its variance computed in two passes."""
+    return nn.LayerNorm(
+        epsilon=config.layer_norm_eps,
+        dtype=config.dtype,
+        use_fast_variance=False,
+        name=name,
+    )
+
+
+class Embeddings(nn.Module):
+    """Word + position (+ token type) embeddings, normalised.
+
+    Attributes:
+        config: the encoder's.
+        deterministic: whether dropout rests.
+    """
+
+    config: EncoderConfig
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, batch: Batch, positions: Array) -> Array:
+        """Returns `[batch, length, dim]`.
+
+        Args:
+            batch: token ids `[batch, length]` and token types.
+            positions: `[batch, length]` or `[1, length]`, int32, rows of the position
+                embedding.
+        """
+        config = self.config
+        table = functools.partial(nn.Embed, features=config.hidden_size)
+        x = table(config.vocab_size, name="word")(batch.input_ids)
+        x += table(config.max_positions, name="position")(positions)
+        if config.type_vocab_size > 0:
+            types = batch.token_type_ids
+            if config.type_vocab_size == 1:
+                types = jnp.zeros_like(types)
+            x += table(config.type_vocab_size, name="token_type")(types)
+        x = layer_norm(config, "norm")(x)
+        return nn.Dropout(config.dropout)(x, self.deterministic)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention: softmax(Q Kᵀ / √d) V, then a linear layer.
+
+    Attributes:
+        config: the encoder's.
+        deterministic: whether dropout rests.
+    """
+
+    config: EncoderConfig
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array) -> Array:
+        """Returns `[batch, length, dim]`.
+
+        Args:
+            x: `[batch, length, dim]`.
+            mask: `[batch, 1, 1, length]`, bool, which keys may be attended to. A row
+                without any attends to all: finite, and meant for rows that only fill
+                the shape.
+        """
+        config = self.config
+        heads = (*x.shape[:2], config.num_heads, -1)
+        query, key, value = (
+            dense(config.hidden_size, config.dtype, name)(x).reshape(heads)
+            for name in ("query", "key", "value")
+        )
+        if self.deterministic or config.attention_dropout == 0:
+            if config.attention == "cudnn":  # it takes masks of full size only
+                mask = jnp.broadcast_to(mask, (len(x), 1, x.shape[1], x.shape[1]))
+            y = jax.nn.dot_product_attention(
+                query, key, value, mask=mask, implementation=config.attention
+            )
+        else:
+            y = nn.dot_product_attention(
+                query,
+                key,
+                value,
+                mask=mask,
+                dropout_rng=self.make_rng("dropout"),
+                dropout_rate=config.attention_dropout,
+                broadcast_dropout=False,
+                force_fp32_for_softmax=True,
+            )
+        return dense(config.hidden_size, config.dtype, "output")(y.reshape(x.shape))
+
+
+class EncoderLayer(nn.Module):
+    """Attention and a perceptron, each added to its input and then normalised.
+
+    Attributes:
+        config: the encoder's.
+        deterministic: whether dropout rests.
+    """
+
+    config: EncoderConfig
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array) -> Array:
+        """Returns `[batch, length, dim]`; the arguments are those of `Attention`."""
+        config = self.config
+        dropout = functools.partial(
+            nn.Dropout(config.dropout), deterministic=self.deterministic
+        )
+        y = Attention(config, self.deterministic, name="attention")(x, mask)
+        x = layer_norm(config, "attention_norm")(x + dropout(y))
+        y = dense(config.intermediate_size, config.dtype, "up")(x)
+        y = ACTIVATIONS[config.activation](y)
+        y = dense(config.hidden_size, config.dtype, "down")(y)
+        return layer_norm(config, "output_norm")(x + dropout(y))
+
+
+class Encoder(nn.Module):
+    """Embeddings, layers and head.
+
+    Attributes:
+        config: the encoder's.
+        embed: see `Family`.
+        head: see `Family`.
+    """
+
+    config: EncoderConfig
+    embed: Callable[[EncoderConfig, Batch, bool], Array]
+    head: Callable[[EncoderConfig, Array, bool], Array]
+
+    @nn.compact
+    def __call__(
+        self, batch: Batch, deterministic: bool = True, hidden_states: bool = False
+    ) -> ModelOutput:
+        """Returns logits and, if asked for, the output of embeddings and every layer.
+
+        Args:
+            batch: its ids, mask and token types `[batch, length]` are read.
+            deterministic: whether dropout rests.
+            hidden_states: whether to return them.
+        """
+        x = self.embed(self.config, batch, deterministic)
+        mask = batch.attention_mask.astype(bool)[:, None, None, :]
+        states = [x]
+        layer = nn.remat(EncoderLayer) if self.config.remat else EncoderLayer
+        for i in range(self.config.num_layers):
+            x = layer(self.config, deterministic, name=f"layers_{i}")(x, mask)
+            states.append(x)
+        first = x[:, 0].astype(jnp.float32)
+        logits = self.head(self.config, first, deterministic)
+        return ModelOutput(logits, tuple(states) if hidden_states else ())
+
+
+def check_batch(batch: Batch, max_length: int) -> None:
+    """Raises where shapes disagree or rows are longer than the positions go.
+
+    Without it a row that is too long would get NaN embeddings.
+
+    Args:
+        batch: `[batch, length]` ids, mask and token types.
+        max_length: what the position embedding can hold.
+    """
+    shape = batch.input_ids.shape
+    if len(shape) != 2:
+        raise ValueError(f"Expected input_ids [batch, length], found shape {shape}.")
+    for name in ("attention_mask", "token_type_ids"):
+        found = getattr(batch, name).shape
+        if found != shape:
+            raise ValueError(
+                f"Expected {name} of the shape of input_ids {shape}, found {found}."
+            )
+    _validate.require(
+        shape[1] <= max_length, "length", shape[1], f"<= {max_length}, as the model has"
+    )

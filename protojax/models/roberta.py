@@ -1,0 +1,55 @@
+"""RoBERTa (Liu et al., 2019, arXiv:1907.11692).
+
+The body is BERT's. Positions count the tokens that are not padding, from pad_id + 1 on,
+so the position embedding holds pad_id + 1 rows more than a text may have tokens. The
+head is dropout, a tanh layer, dropout and a linear layer on the first token.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from protojax.base import Array, Batch
+from protojax.models import bert
+from protojax.models.layers import (
+    Embeddings,
+    EncoderConfig,
+    Family,
+    dense,
+)
+
+
+def embed(config: EncoderConfig, batch: Batch, deterministic: bool) -> Array:
+    """Returns `[batch, length, dim]`: token n of a text is at position pad_id + n."""
+    is_token = (batch.input_ids != config.pad_id).astype(jnp.int32)
+    positions = jnp.cumsum(is_token, axis=1) * is_token + config.pad_id
+    return Embeddings(config, deterministic, name="embeddings")(batch, positions)
+
+
+def max_length(config: EncoderConfig) -> int:
+    """Returns how many tokens a row may have: positions start at pad_id + 1."""
+    return config.max_positions - config.pad_id - 1
+
+
+def head(config: EncoderConfig, first: Array, deterministic: bool) -> Array:
+    """Returns `[batch, num_labels]`: dropout, tanh layer, dropout, linear layer."""
+    x = nn.Dropout(config.classifier_dropout)(first, deterministic)
+    x = jnp.tanh(dense(config.hidden_size, "float32", "pooler")(x))
+    x = nn.Dropout(config.classifier_dropout)(x, deterministic)
+    return dense(config.num_labels, "float32", "classifier")(x)
+
+
+ROBERTA = Family(
+    embed=embed,
+    head=head,
+    architecture="RobertaForSequenceClassification",
+    prefix="roberta.",
+    modules={
+        **bert.body("roberta."),
+        "pooler": "classifier.dense",
+        "classifier": "classifier.out_proj",
+    },
+    fields=bert.FIELDS,
+    max_length=max_length,
+    fixed={},
+    ignored=("embeddings.position_ids", "pooler.", "lm_head.", "qa_outputs."),
+)

@@ -1,0 +1,130 @@
+"""The teacher's outputs over a transfer set, computed once and kept on disk.
+
+A frozen teacher says the same about a text in every epoch, and asking it each time is
+most of the work of a distillation. The file knows what it was computed from and the
+hash of what it holds: one that is out of date or damaged is computed again, never used.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from protojax.base import PyTree
+
+_logger = logging.getLogger("protojax")
+
+
+class TeacherOutputs(NamedTuple):
+    """What the teacher says about every row of a transfer set.
+
+    Attributes:
+        logits: `[rows, num_labels]`, float32.
+        features: `[rows, layers, dim]`, float32, pooled hidden states.
+    """
+
+    logits: np.ndarray
+    features: np.ndarray
+
+
+def cache_key(params: PyTree, *parts: str) -> str:
+    """Computes the SHA-256 of parameters and of whatever else decides an output.
+
+    Args:
+        params: the teacher's parameters; path, dtype, shape and bytes of each count.
+        *parts: hashes or names, such as the data's, the tokenizer's, the pooling's.
+
+    Returns:
+        64 hexadecimal digits.
+
+    >>> key = cache_key({"weight": np.ones(2)}, "data", "tokenizer")
+    >>> key == cache_key({"weight": np.ones(2)}, "data", "tokenizer")
+    True
+    >>> key == cache_key({"weight": np.ones(2)}, "data", "another tokenizer")
+    False
+    """
+    digest = hashlib.sha256()
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    shapes = {name: [str(x.dtype), list(x.shape)] for name, x in arrays.items()}
+    # The header fixes the length of all that follows, so no two inputs read alike.
+    header = json.dumps([shapes, parts]).encode()
+    digest.update(len(header).to_bytes(8, "little") + header)
+    for array in arrays.values():
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def cached_outputs(
+    path: str | os.PathLike, key: str, compute: Callable[[], TeacherOutputs]
+) -> TeacherOutputs:
+    """Returns the outputs stored under this key, computing and storing them if need be.
+
+    Args:
+        path: a safetensors file; its folder is made if it does not exist.
+        key: what the outputs depend on, see `cache_key`.
+        compute: called once, and only where the file is absent, was made from other
+            inputs or is damaged; the latter two leave a warning in the log.
+
+    Returns:
+        The outputs as float32 NumPy arrays, the same whether read or computed.
+
+    Raises:
+        ValueError: computed outputs of other ranks, or with unequal rows.
+
+    >>> import tempfile
+    >>> outputs = TeacherOutputs(np.zeros((3, 2)), np.zeros((3, 1, 4)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/teacher.safetensors"
+    ...     first = cached_outputs(path, "key", lambda: outputs)
+    ...     again = cached_outputs(path, "key", lambda: None)
+    >>> again.features.shape
+    (3, 1, 4)
+    """
+    path = Path(path)
+    if path.exists():
+        try:
+            return _read(path, key)
+        except (SafetensorError, ValueError) as reason:
+            _logger.warning("%s is computed again: %s", path, reason)
+    outputs = TeacherOutputs(*(np.asarray(x, np.float32) for x in compute()))
+    logits, features = outputs
+    if logits.ndim != 2 or features.ndim != 3 or len(logits) != len(features):
+        raise ValueError(
+            "Expected logits [rows, num_labels] and features [rows, layers, dim], "
+            f"found {logits.shape} and {features.shape}."
+        )
+    _write(path, key, outputs)
+    return outputs
+
+
+def _read(path: Path, key: str) -> TeacherOutputs:
+    """Returns what a file holds, if it is intact and was made for this key."""
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("key") != key:
+            raise ValueError("it was made from other inputs")
+        outputs = TeacherOutputs(*map(file.get_tensor, TeacherOutputs._fields))
+    if metadata.get("sha256") != cache_key(outputs):
+        raise ValueError("its content has another SHA-256")
+    return outputs
+
+
+def _write(path: Path, key: str, outputs: TeacherOutputs) -> None:
+    """Writes a file that appears under its name only when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    tensors = {name: np.ascontiguousarray(x) for name, x in outputs._asdict().items()}
+    try:
+        save_file(tensors, temporary, {"key": key, "sha256": cache_key(outputs)})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

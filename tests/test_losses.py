@@ -1,0 +1,518 @@
+import functools
+
+import hypothesis
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from protojax import losses
+from protojax.base import Prototypes
+
+few = hypothesis.settings(max_examples=10, deadline=None)
+
+
+def floats(*shape, bound=10.0):
+    """Arrays whose entries are 0 or large enough for their squares to be numbers."""
+    entries = st.floats(-bound, bound, width=32).map(lambda x: round(x, 3))
+    return hnp.arrays(np.float32, shape, elements=entries)
+
+
+def random(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def softmax_reference(logits, temperature, where):
+    """Probabilities by plain float64 arithmetic; 0 where a class does not exist."""
+    scaled = np.asarray(logits, np.float64) / temperature
+    weights = np.exp(scaled - scaled.max()) * where
+    return weights / weights.sum()
+
+
+def kl_reference(p, q):
+    return sum(a * np.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
+
+
+def divergence_reference(name, student, teacher, temperature, where):
+    if name == "logit_mse":
+        return np.mean((np.asarray(student) - np.asarray(teacher))[where] ** 2)
+    q = softmax_reference(student, temperature, where)
+    p = softmax_reference(teacher, temperature, where)
+    m = (p + q) / 2
+    value = {
+        "forward_kl": kl_reference(p, q),
+        "reverse_kl": kl_reference(q, p),
+        "jensen_shannon": (kl_reference(p, m) + kl_reference(q, m)) / 2,
+    }[name]
+    return temperature**2 * value
+
+
+def assert_finite_gradient(loss, *arguments):
+    def total(arguments):
+        return jnp.sum(loss(*arguments))
+
+    for gradient in jax.jit(jax.grad(total))(arguments):
+        assert np.isfinite(gradient).all()
+
+
+# --- divergences -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", losses.DIVERGENCES)
+@pytest.mark.parametrize(("temperature", "masked"), [(1.0, False), (2.5, True)])
+def test_divergence_matches_numpy_loop(name, temperature, masked):
+    divergence = losses.DIVERGENCES[name]
+    student, teacher = random(2, 3, 5), random(2, 3, 5, seed=1)
+    where = np.ones((2, 3, 5), bool)
+    where[..., 3:] = not masked
+    found = jax.jit(functools.partial(divergence, temperature=temperature))(
+        student, teacher, where=where if masked else None
+    )
+    assert found.shape == (2, 3)
+    for at in np.ndindex(2, 3):
+        expected = divergence_reference(
+            name, student[at], teacher[at], temperature, where[at]
+        )
+        np.testing.assert_allclose(found[at], expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("forward_kl", 0.5 * np.log(2) + 0.5 * np.log(2 / 3)),
+        ("reverse_kl", 0.25 * np.log(1 / 2) + 0.75 * np.log(3 / 2)),
+        ("logit_mse", np.mean(np.log([2, 2 / 3]) ** 2)),
+    ],
+)
+def test_divergence_by_hand(name, expected):
+    student, teacher = jnp.log(jnp.array([0.25, 0.75])), jnp.log(jnp.array([0.5, 0.5]))
+    np.testing.assert_allclose(
+        losses.DIVERGENCES[name](student, teacher), expected, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", losses.DIVERGENCES)
+def test_divergence_of_masked_classes_equals_that_of_a_slice(name):
+    student, teacher = random(4, 6), random(4, 6, seed=1)
+    where = jnp.arange(6) < 4
+    garbage = jnp.where(where, student, jnp.nan)
+    divergence = jax.jit(functools.partial(losses.DIVERGENCES[name], temperature=2.0))
+    np.testing.assert_allclose(
+        divergence(garbage, teacher, where=where),
+        divergence(student[:, :4], teacher[:, :4]),
+        atol=1e-6,
+    )
+    gradient = jax.grad(lambda s: divergence(s, teacher, where=where).sum())(student)
+    sliced = jax.grad(lambda s: divergence(s, teacher[:, :4]).sum())(student[:, :4])
+    np.testing.assert_allclose(gradient[:, :4], sliced, atol=1e-6)
+    np.testing.assert_array_equal(gradient[:, 4:], 0)
+
+
+@pytest.mark.parametrize("name", losses.DIVERGENCES)
+def test_divergence_at_the_edges(name):
+    divergence = jax.jit(losses.DIVERGENCES[name])
+    one_class = jnp.array([[3.0]]), jnp.array([[3.0]])
+    assert divergence(*one_class) == 0
+    nothing = jnp.zeros((1, 3), bool)
+    row = random(1, 3)
+    assert divergence(row, -row, where=nothing) == 0
+    assert_finite_gradient(functools.partial(divergence, where=nothing), row, -row)
+    far = jnp.array([[1e4, 0.0, -1e4]])
+    assert np.isfinite(divergence(far, -far)).all()
+    assert_finite_gradient(divergence, far, -far)
+    assert divergence(row.astype(jnp.bfloat16), row).dtype == jnp.float32
+
+
+@few
+@hypothesis.given(floats(3, 4), floats(3, 4))
+def test_kl_is_non_negative_and_zero_only_for_equal_distributions(student, teacher):
+    gap = jnp.abs(jax.nn.softmax(student) - jax.nn.softmax(teacher)).sum(axis=-1)
+    for kl in (jax.jit(losses.forward_kl), jax.jit(losses.reverse_kl)):
+        # Pinsker's inequality: a distance between distributions shows in their KL.
+        assert (kl(student, teacher) >= gap**2 / 2 - 1e-6).all()
+        # A constant added to all logits leaves the distribution as it was.
+        np.testing.assert_allclose(kl(teacher + 3, teacher), 0, atol=1e-5)
+
+
+@few
+@hypothesis.given(floats(3, 4), floats(3, 4), st.sampled_from([0.5, 1.0, 3.0]))
+def test_jensen_shannon_is_bounded_and_symmetric(student, teacher, temperature):
+    divergence = jax.jit(
+        functools.partial(losses.jensen_shannon, temperature=temperature)
+    )
+    found = divergence(student, teacher)
+    assert (found >= -1e-6).all()
+    assert (found <= temperature**2 * np.log(2) + 1e-5).all()
+    np.testing.assert_allclose(found, divergence(teacher, student), atol=1e-5)
+
+
+def test_jensen_shannon_goes_from_forward_to_reverse_kl():
+    student, teacher = random(5, 4), random(5, 4, seed=1)
+    low = losses.jensen_shannon(student, teacher, beta=1e-3) / 1e-3
+    high = losses.jensen_shannon(student, teacher, beta=1 - 1e-3) / 1e-3
+    np.testing.assert_allclose(low, losses.forward_kl(student, teacher), rtol=0.02)
+    np.testing.assert_allclose(high, losses.reverse_kl(student, teacher), rtol=0.02)
+
+
+@pytest.mark.parametrize("name", losses.DIVERGENCES)
+def test_divergence_names_bad_arguments(name):
+    divergence = losses.DIVERGENCES[name]
+    with pytest.raises(ValueError, match="temperature=0"):
+        divergence(jnp.zeros(2), jnp.zeros(2), temperature=0)
+    with pytest.raises(ValueError, match=r"\(1, 2\).*\(1, 3\)"):
+        divergence(jnp.zeros((1, 2)), jnp.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_jensen_shannon_names_bad_beta(beta):
+    with pytest.raises(ValueError, match="beta"):
+        losses.jensen_shannon(jnp.zeros(2), jnp.zeros(2), beta=beta)
+
+
+# --- hidden states -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["mean", "cls"])
+def test_pool_matches_numpy_loop(mode):
+    hidden = random(3, 4, 2)
+    mask = jnp.array([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+    found = jax.jit(functools.partial(losses.pool, mode=mode))(hidden, mask)
+    for row, length in enumerate([2, 4]):
+        tokens = np.asarray(hidden[row, :length])
+        expected = tokens.mean(axis=0) if mode == "mean" else tokens[0]
+        np.testing.assert_allclose(found[row], expected, atol=1e-6)
+    np.testing.assert_array_equal(found[2], 0)
+
+
+@pytest.mark.parametrize("mode", ["mean", "cls"])
+def test_pool_ignores_padding_even_where_it_is_not_a_number(mode):
+    hidden, mask = random(2, 4, 3), jnp.array([[1, 1, 0, 0], [1, 0, 0, 0]])
+    garbage = jnp.where(mask[..., None] == 1, hidden, jnp.nan)
+    pool = functools.partial(losses.pool, attention_mask=mask, mode=mode)
+    np.testing.assert_array_equal(pool(garbage), pool(hidden))
+    assert_finite_gradient(pool, garbage)
+    assert_finite_gradient(lambda h: losses.pool(h, 0 * mask, mode=mode), garbage)
+
+
+def test_pool_names_bad_mode():
+    with pytest.raises(ValueError, match="mode='max'"):
+        losses.pool(jnp.zeros((1, 1, 1)), jnp.ones((1, 1)), mode="max")
+
+
+def hidden_reference(student, teacher, metric):
+    """The loss of one vector."""
+    student, teacher = np.asarray(student, np.float64), np.asarray(teacher, np.float64)
+    if metric == "l2":
+        return np.mean((student - teacher) ** 2)
+    norms = np.linalg.norm(student) * np.linalg.norm(teacher)
+    return 1 - student @ teacher / norms
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("projected", [False, True])
+def test_hidden_state_loss_matches_numpy_loop(metric, projected):
+    student, teacher = random(2, 3, 5 if projected else 4), random(2, 3, 4, seed=1)
+    projection = random(5, 4, seed=2) if projected else None
+    mapped = np.asarray(student) @ np.asarray(projection) if projected else student
+    where = jnp.array([[1, 1, 0], [0, 0, 0]])
+    loss = jax.jit(
+        functools.partial(
+            losses.hidden_state_loss, metric=metric, projection=projection
+        )
+    )
+    by_position = np.array(
+        [
+            [hidden_reference(mapped[b, i], teacher[b, i], metric) for i in range(3)]
+            for b in range(2)
+        ]
+    )
+    np.testing.assert_allclose(
+        loss(student, teacher), by_position.mean(axis=1), atol=5e-6
+    )
+    masked = loss(student, teacher, where=where)
+    np.testing.assert_allclose(masked, [by_position[0, :2].mean(), 0], atol=5e-6)
+    pooled = loss(student[:, 0], teacher[:, 0])
+    np.testing.assert_allclose(pooled, by_position[:, 0], atol=5e-6)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_hidden_state_loss_at_the_edges(metric):
+    loss = jax.jit(functools.partial(losses.hidden_state_loss, metric=metric))
+    zero, row = jnp.zeros((1, 2, 3)), random(1, 2, 3)
+    empty = jnp.zeros((1, 2), bool)
+    np.testing.assert_allclose(loss(row, row), 0, atol=1e-6)
+    np.testing.assert_allclose(loss(zero, zero), float(metric == "cosine"), atol=1e-6)
+    assert loss(row, zero, where=empty) == 0
+    for pair in ((zero, zero), (zero, row), (row, row)):
+        assert_finite_gradient(loss, *pair)
+        assert_finite_gradient(functools.partial(loss, where=empty), *pair)
+
+
+def test_hidden_state_loss_names_both_widths():
+    with pytest.raises(ValueError, match=r"projection.*\(1, 5\).*\(1, 4\)"):
+        losses.hidden_state_loss(jnp.zeros((1, 5)), jnp.zeros((1, 4)))
+    with pytest.raises(ValueError, match="metric"):
+        losses.hidden_state_loss(jnp.zeros((1, 4)), jnp.zeros((1, 4)), metric="dot")
+    with pytest.raises(ValueError, match="where"):
+        losses.hidden_state_loss(
+            jnp.zeros((1, 4)), jnp.zeros((1, 4)), where=jnp.ones((1, 1))
+        )
+
+
+def test_attention_transfer_matches_numpy_loop():
+    student, teacher = random(3, 4, 5), random(3, 4, 2, seed=1)
+    lengths = [4, 2, 0]
+    where = jnp.arange(4) < jnp.array(lengths)[:, None]
+    found = jax.jit(losses.attention_transfer)(student, teacher, where=where)
+    for row, length in enumerate(lengths[:2]):
+        maps = []
+        for hidden in (student, teacher):
+            saliency = (np.asarray(hidden[row, :length], np.float64) ** 2).mean(axis=1)
+            maps.append(saliency / np.linalg.norm(saliency))
+        expected = np.sum((maps[0] - maps[1]) ** 2)
+        np.testing.assert_allclose(found[row], expected, atol=1e-6)
+    assert found[2] == 0
+
+
+def test_attention_transfer_at_the_edges():
+    row, zero = random(1, 4, 5), jnp.zeros((1, 4, 2))
+    assert losses.attention_transfer(row, 3 * row) == pytest.approx(0, abs=1e-6)
+    assert losses.attention_transfer(zero, zero) == 0
+    assert_finite_gradient(losses.attention_transfer, row, zero)
+    empty = functools.partial(losses.attention_transfer, where=jnp.zeros((1, 4), bool))
+    assert_finite_gradient(empty, row, zero)
+    with pytest.raises(ValueError, match=r"\(1, 4, 5\).*\(1, 3, 5\)"):
+        losses.attention_transfer(row, row[:, :3])
+
+
+# --- prototype margin --------------------------------------------------------------
+
+
+def prototypes_of(num=6, dim=4, num_classes=3, seed=7):
+    return Prototypes(
+        random(num, dim, seed=seed), jnp.arange(num) % num_classes, jnp.ones(num)
+    )
+
+
+def margin_reference(rows, prototypes, margin, metric, classes=None):
+    """The margin loss by loops over rows and prototypes."""
+    found = []
+    for i, row in enumerate(np.asarray(rows, np.float64)):
+        nearest = np.inf
+        for vector, label, count in zip(*map(np.asarray, prototypes), strict=True):
+            own = classes is None or (label == classes[i] and classes[i] >= 0)
+            if count > 0 and own:
+                if metric == "l2":
+                    distance = np.linalg.norm(row - vector)
+                else:
+                    norms = np.linalg.norm(row) * np.linalg.norm(vector)
+                    distance = 1 - (row @ vector / norms if norms else 0)
+                nearest = min(nearest, distance)
+        found.append(max(0, nearest - margin) if np.isfinite(nearest) else 0)
+    return np.array(found)
+
+
+def margin_loss(prototypes, assignment, metric):
+    def loss(rows, margin, classes):
+        return losses.prototype_margin_loss(
+            rows,
+            prototypes,
+            margin,
+            assignment=assignment,
+            metric=metric,
+            labels=classes if assignment == "label" else None,
+            anchors=classes if assignment == "anchor" else None,
+        )
+
+    return jax.jit(loss)  # so that the margin is traced in all tests
+
+
+@pytest.mark.parametrize("assignment", losses.ASSIGNMENTS)
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_margin_loss_matches_numpy_loop(assignment, metric):
+    prototypes = prototypes_of()
+    prototypes = prototypes._replace(
+        counts=jnp.array([1, 0, 3, 1, 1, 2.0]), labels=prototypes.labels.at[4].set(-1)
+    )
+    rows = random(8, 4).at[0].set(0)
+    classes = jnp.array([0, 1, 2, 0, -1, 1, 5, 2])  # only class 1 has no prototype
+    loss = margin_loss(prototypes, assignment, metric)
+    found = loss(rows, 0.3, classes)
+    expected = margin_reference(
+        rows, prototypes, 0.3, metric, None if assignment == "nearest" else classes
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert found.max() > 0
+    if assignment != "nearest":
+        np.testing.assert_array_equal(found[jnp.array([1, 4, 5, 6])], 0)
+    assert_finite_gradient(lambda x: loss(x, 0.0, classes), rows)
+
+
+@pytest.mark.parametrize(("metric", "expected"), [("cosine", 0.75), ("l2", 4.75)])
+def test_margin_loss_by_hand(metric, expected):
+    one = Prototypes(jnp.array([[4.0, 0.0]]), jnp.array([0]), jnp.ones(1))
+    loss = losses.prototype_margin_loss(
+        jnp.array([[0.0, 3.0]]), one, 0.25, metric=metric
+    )
+    np.testing.assert_allclose(loss, [expected], atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_margin_loss_where_no_prototype_stands_for_anything(metric):
+    nothing = prototypes_of()._replace(counts=jnp.zeros(6))
+    loss = margin_loss(nothing, "nearest", metric)
+    np.testing.assert_array_equal(loss(random(3, 4), 0.1, None), 0)
+    gradient = jax.grad(lambda x: loss(x, 0.1, None).sum())(random(3, 4))
+    np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("margin", [0.0, 0.5])
+def test_margin_loss_gradient_is_finite_on_a_prototype_and_at_zero(metric, margin):
+    prototypes = prototypes_of()
+    rows = jnp.concatenate([jnp.zeros((1, 4)), prototypes.vectors[:2]])
+
+    @jax.jit
+    def loss(rows, vectors):
+        return losses.prototype_margin_loss(
+            rows, prototypes._replace(vectors=vectors), margin, metric=metric
+        )
+
+    np.testing.assert_allclose(loss(rows, prototypes.vectors)[1:], 0, atol=1e-6)
+    assert_finite_gradient(loss, rows, prototypes.vectors)
+
+
+@functools.partial(jax.jit, static_argnames=("assignment", "metric"))
+def small_margin_loss(rows, prototypes, margin, assignment="nearest", metric="cosine"):
+    """The loss of five rows of known classes, compiled once for all properties."""
+    classes = jnp.array([0, 1, 0, 1, 2])
+    return margin_loss(prototypes, assignment, metric)(rows, margin, classes)
+
+
+def close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@few
+@hypothesis.given(floats(5, 3), floats(4, 3), st.permutations(range(4)))
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_margin_loss_does_not_depend_on_the_order(metric, rows, vectors, order):
+    prototypes = Prototypes(vectors, np.arange(4) % 2, np.ones(4))
+    shuffled = Prototypes(*(leaf[np.array(order)] for leaf in prototypes))
+    for assignment in ("nearest", "label"):
+        loss = functools.partial(small_margin_loss, rows, margin=0.1, metric=metric)
+        close(
+            loss(prototypes=shuffled, assignment=assignment),
+            loss(prototypes=prototypes, assignment=assignment),
+        )
+
+
+@few
+@hypothesis.given(floats(5, 3), floats(4, 3), floats(2, 3))
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_padding_with_empty_prototypes_changes_nothing(metric, rows, vectors, padding):
+    plain = Prototypes(vectors, np.arange(4) % 2, np.ones(4))
+    padded = Prototypes(
+        np.concatenate([vectors, padding]),
+        np.arange(6) % 2,
+        np.array([1.0] * 4 + [0] * 2),
+    )
+    for assignment in ("nearest", "anchor"):
+        loss = functools.partial(small_margin_loss, rows, margin=0.1, metric=metric)
+        close(
+            loss(prototypes=padded, assignment=assignment),
+            loss(prototypes=plain, assignment=assignment),
+        )
+
+
+@few
+@hypothesis.given(floats(5, 3), floats(4, 3))
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_inside_the_margin_loss_and_gradient_are_zero(metric, rows, vectors):
+    prototypes = Prototypes(vectors, np.zeros(4, int), np.ones(4))
+    loss = functools.partial(small_margin_loss, prototypes=prototypes, metric=metric)
+    widest = loss(rows, margin=0.0).max() + 1e-3
+    np.testing.assert_array_equal(loss(rows, margin=widest), 0)
+    gradient = jax.grad(lambda x: loss(x, margin=widest).sum())(rows)
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_margin_loss_never_mixes_rows():
+    loss = margin_loss(prototypes_of(), "label", "cosine")
+    classes = jnp.array([0, 1, 2, 0])
+    rows = random(4, 4)
+    changed = loss(rows.at[1].set(9), 0.1, classes.at[1].set(2))
+    kept = jnp.array([0, 2, 3])
+    np.testing.assert_array_equal(changed[kept], loss(rows, 0.1, classes)[kept])
+
+
+@pytest.mark.parametrize("assignment", losses.ASSIGNMENTS)
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_layerwise_loss_is_the_weighted_sum_over_layers(assignment, metric):
+    layers = [prototypes_of(seed=seed) for seed in range(3)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+    rows, weights, classes = (
+        random(5, 3, 4),
+        [0.5, 0.0, 2.0],
+        jnp.array([0, 1, 2, -1, 0]),
+    )
+
+    @jax.jit
+    def loss(rows, margin, weights):
+        return losses.layerwise_margin_loss(
+            rows,
+            stacked,
+            margin,
+            layer_weights=weights,
+            assignment=assignment,
+            labels=classes,
+            anchors=classes,
+            metric=metric,
+        )
+
+    found = loss(rows, 0.2, weights)
+    expected = sum(
+        weight
+        * margin_reference(
+            rows[:, i],
+            layers[i],
+            0.2,
+            metric,
+            None if assignment == "nearest" else classes,
+        )
+        for i, weight in enumerate(weights)
+    )
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_jit_equals_eager():
+    a, b = random(3, 4, 4), random(3, 4, 4, seed=1)
+    prototypes = prototypes_of()
+    for loss in (
+        losses.jensen_shannon,
+        losses.attention_transfer,
+        lambda x, y: losses.prototype_margin_loss(x[0], prototypes, 0.1, metric="l2"),
+    ):
+        np.testing.assert_allclose(jax.jit(loss)(a, b), loss(a, b), atol=2e-6)
+
+
+def test_margin_losses_name_bad_arguments():
+    prototypes, rows = prototypes_of(), random(2, 4)
+    loss = functools.partial(losses.prototype_margin_loss, rows, prototypes, 0.1)
+    with pytest.raises(ValueError, match="assignment='closest'"):
+        loss(assignment="closest")
+    with pytest.raises(ValueError, match="labels"):
+        loss(assignment="label", anchors=jnp.array([0, 1]))
+    with pytest.raises(ValueError, match="anchors"):
+        loss(assignment="anchor", labels=jnp.array([0, 1]))
+    with pytest.raises(ValueError, match="metric"):
+        loss(metric="l1")
+    with pytest.raises(ValueError, match=r"\(2, 3\).*\(6, 4\)"):
+        losses.prototype_margin_loss(rows[:, :3], prototypes, 0.1)
+    stacked = jax.tree.map(lambda leaf: leaf[None], prototypes)
+    with pytest.raises(ValueError, match=r"\(2, 2, 4\).*\(1, 6, 4\).*\(2,\)"):
+        losses.layerwise_margin_loss(
+            random(2, 2, 4), stacked, 0.1, layer_weights=[1.0, 1.0]
+        )

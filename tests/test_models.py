@@ -1,0 +1,391 @@
+"""Contracts that every family of models keeps; parity with PyTorch is in test_hf.py."""
+
+import dataclasses
+import functools
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from protojax import models
+from protojax.base import Batch
+from protojax.models import MODELS
+from protojax.models.layers import ACTIVATIONS, EncoderConfig
+
+families = pytest.mark.parametrize("family", MODELS)
+
+
+def tiny(family, **overrides):
+    sizes = {
+        "vocab_size": 30,
+        "hidden_size": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "intermediate_size": 24,
+        "max_positions": 20,
+        "pad_id": 1,
+        "num_labels": 3,
+    }
+    fixed = MODELS[family].fixed
+    return EncoderConfig(family=family, **{**sizes, **fixed, **overrides})
+
+
+def make_batch(lengths=(5, 8, 2), length=8, pad_id=1, seed=0):
+    rng = np.random.default_rng(seed)
+    mask = (np.arange(length) < np.array(lengths)[:, None]).astype(np.int32)
+    ids = rng.integers(2, 30, size=(len(lengths), max(8, *lengths)))
+    ids = np.pad(ids, ((0, 0), (0, length)))[:, :length]
+    return Batch(
+        input_ids=jnp.asarray(np.where(mask, ids, pad_id), jnp.int32),
+        attention_mask=jnp.asarray(mask),
+        token_type_ids=jnp.asarray(mask * (np.arange(length) >= 3), jnp.int32),
+        labels=jnp.zeros(len(lengths), jnp.int32),
+        where=jnp.ones(len(lengths), bool),
+    )
+
+
+@functools.cache
+def random_model(config, seed=0):
+    """A model whose weights are large enough for every part to have an effect."""
+    model, rng = models.init_model(config, seed=seed), np.random.default_rng(seed)
+
+    def spread(leaf):
+        return leaf + jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32)
+
+    return model._replace(params=jax.tree.map(spread, model.params))
+
+
+def run(model, batch, **options):
+    return models.apply_fn(model.config)(model.params, batch, **options)
+
+
+@families
+def test_shapes_and_dtypes(family):
+    model = random_model(tiny(family))
+    output = run(model, make_batch(), hidden_states=True)
+    assert output.logits.shape == (3, 3)
+    assert output.logits.dtype == jnp.float32
+    assert [x.shape for x in output.hidden_states] == [(3, 8, 16)] * 3
+    assert run(model, make_batch()).hidden_states == ()
+    dtypes = {x.dtype for x in jax.tree.leaves(model.params)}
+    assert dtypes == {jnp.dtype("float32")}
+
+
+@families
+def test_regression_has_one_logit(family):
+    config = tiny(family, num_labels=1, problem="regression")
+    assert run(random_model(config), make_batch()).logits.shape == (3, 1)
+
+
+@families
+def test_jit_equals_eager(family):
+    model = random_model(tiny(family))
+    jitted = jax.jit(models.apply_fn(model.config), static_argnames="hidden_states")
+    chex.assert_trees_all_close(
+        jitted(model.params, make_batch(), hidden_states=True),
+        run(model, make_batch(), hidden_states=True),
+        atol=1e-5,
+    )
+
+
+@families
+def test_padding_changes_nothing(family):
+    model = random_model(tiny(family))
+    short = run(model, make_batch(length=8), hidden_states=True)
+    long = run(model, make_batch(length=13), hidden_states=True)
+    np.testing.assert_allclose(long.logits, short.logits, atol=1e-5)
+    mask = make_batch(length=8).attention_mask[..., None]
+    for x, y in zip(short.hidden_states, long.hidden_states, strict=True):
+        np.testing.assert_allclose(x * mask, y[:, :8] * mask, atol=1e-5)
+
+
+@families
+def test_what_is_masked_is_not_read(family):
+    model, batch = random_model(tiny(family)), make_batch(length=13)
+    garbage = jnp.where(batch.attention_mask == 1, batch.input_ids, 7)
+    np.testing.assert_allclose(
+        run(model, batch._replace(input_ids=garbage)).logits,
+        run(model, batch).logits,
+        atol=1e-6,
+    )
+
+
+@families
+def test_rows_do_not_mix(family):
+    model, batch = random_model(tiny(family)), make_batch()
+    changed = batch._replace(input_ids=batch.input_ids.at[1].set(9))
+    before, after = run(model, batch).logits, run(model, changed).logits
+    np.testing.assert_allclose(after[::2], before[::2], atol=1e-6)
+    assert np.abs(after[1] - before[1]).max() > 1e-3
+
+
+@families
+def test_a_fully_masked_row_is_finite(family):
+    model, batch = random_model(tiny(family)), make_batch(lengths=(5, 0))
+
+    def total(params, key):
+        return models.apply_fn(model.config)(params, batch, key=key).logits.sum()
+
+    for key in (None, jax.random.key(0)):
+        chex.assert_tree_all_finite(jax.grad(total)(model.params, key))
+    assert np.isfinite(run(model, batch).logits).all()
+
+
+@families
+def test_every_parameter_matters(family):
+    model = random_model(tiny(family))
+
+    def total(params):
+        logits = models.apply_fn(model.config)(params, make_batch()).logits
+        return (logits * jnp.array([1.0, -2.0, 0.5])).sum()
+
+    grads = jax.tree.leaves_with_path(jax.grad(total)(model.params))
+    # A bias of the keys shifts all scores of a query alike, which softmax undoes.
+    still = [jax.tree_util.keystr(p) for p, g in grads if np.abs(g).max() < 1e-5]
+    assert still == [f"['layers_{i}']['attention']['key']['bias']" for i in range(2)]
+
+
+@families
+def test_bfloat16_is_close_and_its_logits_are_float32(family):
+    model = random_model(tiny(family))
+    low = model._replace(config=dataclasses.replace(model.config, dtype="bfloat16"))
+    output = run(low, make_batch(), hidden_states=True)
+    assert output.logits.dtype == jnp.float32
+    assert {x.dtype for x in output.hidden_states} == {jnp.dtype("bfloat16")}
+    np.testing.assert_allclose(output.logits, run(model, make_batch()).logits, atol=0.1)
+
+
+def test_bfloat16_is_what_the_body_multiplies_in():
+    model = random_model(tiny("bert", dtype="bfloat16"))
+    apply = functools.partial(models.apply_fn(model.config), model.params)
+    lines = str(jax.make_jaxpr(apply)(make_batch())).split("\n")
+    products = [line for line in lines if "dot_general" in line]
+    # Six linear layers, the scores and their use in either layer; pooler, classifier.
+    assert sum(":bf16[" in line for line in products) >= 2 * 7
+    assert sum(":f32[3," in line for line in products) == 2
+
+
+@families
+def test_remat_and_xla_attention_change_nothing(family):
+    model, key = random_model(tiny(family)), jax.random.key(3)
+
+    def value_and_grad(**changes):
+        config = dataclasses.replace(model.config, **changes)
+
+        def total(params):
+            output = models.apply_fn(config)(params, make_batch(), key=key)
+            return (output.logits**2).sum()
+
+        return jax.value_and_grad(total)(model.params)
+
+    plain = value_and_grad()
+    for changes in ({"remat": True}, {"attention": "xla"}):
+        chex.assert_trees_all_close(
+            value_and_grad(**changes), plain, rtol=1e-4, atol=1e-5
+        )
+
+
+@families
+@pytest.mark.parametrize("site", ["dropout", "attention_dropout", "classifier_dropout"])
+def test_dropout_acts_with_a_key_only(family, site):
+    rates = {"dropout": 0.0, "attention_dropout": 0.0, "classifier_dropout": 0.0}
+    model, batch = random_model(tiny(family, **{**rates, site: 0.5})), make_batch()
+    with_key = [run(model, batch, key=jax.random.key(i)).logits for i in (0, 0, 1)]
+    still = random_model(tiny(family, **rates))
+    np.testing.assert_array_equal(with_key[0], with_key[1])
+    assert np.abs(with_key[0] - with_key[2]).max() > 1e-3
+    plain = run(still, batch).logits
+    np.testing.assert_array_equal(run(model, batch).logits, plain)
+    np.testing.assert_array_equal(
+        run(still, batch, key=jax.random.key(0)).logits, plain
+    )
+
+
+@families
+def test_attention_with_dropout_is_the_same_attention(family):
+    rates = {"dropout": 0.0, "classifier_dropout": 0.0}
+    model = random_model(tiny(family, attention_dropout=1e-9, **rates))
+    np.testing.assert_allclose(
+        run(model, make_batch(), key=jax.random.key(0)).logits,
+        run(model, make_batch()).logits,
+        atol=1e-5,
+    )
+
+
+@families
+def test_runs_over_a_nodes_axis(family):
+    config = tiny(family)
+    nodes = [random_model(config, seed).params for seed in (0, 1)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *nodes)
+    apply = models.apply_fn(config)
+    together = jax.vmap(lambda params: apply(params, make_batch()).logits)(stacked)
+    for params, logits in zip(nodes, together, strict=True):
+        np.testing.assert_allclose(
+            logits, apply(params, make_batch()).logits, atol=1e-5
+        )
+
+
+@families
+def test_initial_parameters(family):
+    model = models.init_model(tiny(family, vocab_size=500), seed=0)
+    again = models.init_model(model.config, seed=0)
+    other = models.init_model(model.config, seed=1)
+    chex.assert_trees_all_equal(model.params, again.params)
+    word = model.params["embeddings"]["word"]["embedding"]
+    assert 0.018 < np.std(word) < 0.022
+    assert np.abs(word - other.params["embeddings"]["word"]["embedding"]).max() > 0.01
+    first, second = (model.params[f"layers_{i}"]["up"]["kernel"] for i in (0, 1))
+    assert np.abs(first - second).max() > 0.01
+    assert not model.params["classifier"]["bias"].any()
+    assert (model.params["embeddings"]["norm"]["scale"] == 1).all()
+
+
+def test_equal_configs_share_one_function():
+    first, second = tiny("bert"), tiny("bert")
+    assert first is not second
+    assert models.apply_fn(first) is models.apply_fn(second)
+    assert models.apply_fn(first) is not models.apply_fn(tiny("bert", num_labels=2))
+    traces = []
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def call(apply, params):
+        traces.append(apply)
+        return apply(params, make_batch()).logits
+
+    for config in (first, second):
+        call(models.apply_fn(config), random_model(config).params)
+    assert len(traces) == 1
+
+
+@families
+def test_select_layers(family):
+    model = random_model(tiny(family, num_layers=3))._replace(tokenizer="tokenizer")
+    student = models.select_layers(model, [0, 2])
+    assert student.config == dataclasses.replace(model.config, num_layers=2)
+    assert student.tokenizer == "tokenizer"
+    for mine, source in [("layers_0", "layers_0"), ("layers_1", "layers_2")]:
+        chex.assert_trees_all_equal(student.params[mine], model.params[source])
+    assert student.params.keys() == model.params.keys() - {"layers_2"}
+    states = run(student, make_batch(), hidden_states=True).hidden_states
+    teacher = run(model, make_batch(), hidden_states=True).hidden_states
+    assert len(states) == 3
+    for i in range(2):  # embeddings and the first layer are the teacher's
+        np.testing.assert_array_equal(states[i], teacher[i])
+
+
+@pytest.mark.parametrize("layers", [(), (0, 0), (1, 0), (0, 3), (-1, 0)])
+def test_select_layers_refuses(layers):
+    with pytest.raises(ValueError, match=r"layers rising and in \[0, 3\)"):
+        models.select_layers(random_model(tiny("bert", num_layers=3)), layers)
+
+
+@families
+def test_max_length(family):
+    config = tiny(family)
+    most = {"roberta": 18}.get(family, 20)
+    assert models.max_length(config) == most
+    model = random_model(config)
+    longest = run(model, make_batch(lengths=(most, 2), length=most))
+    assert np.isfinite(longest.logits).all()
+    with pytest.raises(
+        ValueError, match=f"length <= {most}, .* found length={most + 1}"
+    ):
+        run(model, make_batch(length=most + 1))
+
+
+def test_roberta_positions_skip_padding():
+    model = random_model(tiny("roberta"))
+    left = make_batch(lengths=(5,))
+    right = left._replace(
+        **{
+            name: jnp.roll(getattr(left, name), 3, axis=1)
+            for name in ("input_ids", "attention_mask", "token_type_ids")
+        }
+    )
+    first = run(model, left, hidden_states=True).hidden_states
+    second = run(model, right, hidden_states=True).hidden_states
+    for x, y in zip(first, second, strict=True):
+        np.testing.assert_allclose(x[:, :5], y[:, 3:], atol=1e-5)
+
+
+def test_one_token_type_is_everybodys():
+    model, batch = random_model(tiny("bert", type_vocab_size=1)), make_batch()
+    zeros = batch._replace(token_type_ids=batch.token_type_ids * 0)
+    logits = run(model, batch).logits
+    np.testing.assert_array_equal(logits, run(model, zeros).logits)
+    assert np.isfinite(logits).all()
+
+
+def test_token_types_matter_to_bert():
+    model, batch = random_model(tiny("bert")), make_batch()
+    zeros = batch._replace(token_type_ids=batch.token_type_ids * 0)
+    difference = run(model, batch).logits - run(model, zeros).logits
+    assert np.abs(difference).max() > 1e-3
+
+
+def test_shapes_must_agree():
+    model, batch = random_model(tiny("bert")), make_batch()
+    with pytest.raises(ValueError, match=r"attention_mask .* \(3, 8\), found \(3, 7\)"):
+        run(model, batch._replace(attention_mask=batch.attention_mask[:, :7]))
+    with pytest.raises(ValueError, match=r"input_ids \[batch, length\].*\(8,\)"):
+        run(model, batch._replace(input_ids=batch.input_ids[0]))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_transformers(name):
+    x = np.array([-2.0, -0.5, 0.0, 1.0])
+    erf = np.array([-0.95449974, -0.38292492, 0.0, 0.68268949])  # of x / √2
+    cubic = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
+    expected = {
+        "gelu": x / 2 * (1 + erf),
+        "gelu_new": x / 2 * (1 + cubic),
+        "gelu_pytorch_tanh": x / 2 * (1 + cubic),
+        "relu": np.maximum(x, 0),
+        "silu": x / (1 + np.exp(-x)),
+        "tanh": np.tanh(x),
+    }
+    found = ACTIVATIONS[name](jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(found, expected[name], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_layers": 0}, "num_layers > 0"),
+        ({"num_heads": 3}, "num_heads a divisor of hidden_size=16"),
+        ({"dropout": 1.5}, r"dropout in \[0, 1\]"),
+        ({"activation": "gelo"}, "Did you mean 'gelu'"),
+        ({"dtype": "float16"}, "dtype one of float32, bfloat16"),
+        ({"problem": "ranking"}, "problem one of classification, regression"),
+        ({"attention": "flash"}, "attention one of xla, cudnn"),
+        ({"attention": "cudnn"}, "dtype 'bfloat16' with attention='cudnn'"),
+        ({"num_labels": 1}, "num_labels >= 2 for classification"),
+        ({"problem": "regression"}, "num_labels 1 for regression"),
+        ({"pad_id": -1}, "pad_id >= 0"),
+    ],
+)
+def test_config_refuses(changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny("bert", **changes)
+
+
+def test_family_is_checked():
+    with pytest.raises(ValueError, match=r"family one of .* Did you mean 'roberta'"):
+        models.apply_fn(dataclasses.replace(tiny("bert"), family="robert"))
+    with pytest.raises(ValueError, match="type_vocab_size 0 in distilbert"):
+        models.init_model(tiny("distilbert", type_vocab_size=2), seed=0)
+
+
+def test_unknown_attribute():
+    with pytest.raises(AttributeError, match="load_torch"):
+        models.load_torch  # noqa: B018 (looking it up is the test)
+
+
+def test_importing_models_does_not_import_transformers():
+    code = "import sys, protojax; assert 'protojax.models' not in sys.modules; "
+    code += "import protojax.models; assert 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
