@@ -118,10 +118,12 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def write(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Writes `results.json` and returns what it holds."""
+    """Writes `results.json` and `results.md` and returns what the former holds."""
     rows = with_null(rows)
     results = {"rows": rows, "summary": summarise(rows)}
     runtime.write_json(workdir / "results.json", results)
+    with runtime.atomic(workdir / "results.md") as file:
+        file.write(markdown(results["summary"]).encode())
     return results
 
 
@@ -164,6 +166,12 @@ def table_rows(summary: list[dict[str, Any]]) -> list[list[str]]:
 
 
 HEADER = ["task", "attack", "arm", *COLUMNS, "step", "prototypes"]
+
+
+def markdown(summary: list[dict[str, Any]]) -> str:
+    """Returns the table in Markdown, for a README."""
+    rows = [HEADER, ["---"] * 3 + ["--:"] * (len(HEADER) - 3), *table_rows(summary)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def table(results: dict[str, Any]) -> Table:

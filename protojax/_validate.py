@@ -50,7 +50,8 @@ def one_of(allowed: Iterable[str], **values: str) -> None:
         near = difflib.get_close_matches(str(value), allowed, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"Expected {name} one of {', '.join(allowed)}, found {name}={value!r}.{hint}"
+            f"Expected {name} one of {', '.join(allowed)}, "
+            f"found {name}={value!r}.{hint}"
         )
 
 

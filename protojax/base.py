@@ -53,7 +53,7 @@ class Batch(NamedTuple):
         labels: `[batch]`, int32 classes or float32 scores.
         where: `[batch]`, bool, False on rows that only fill the shape.
         teacher_logits: `[batch, num_labels]`, float32, or None.
-        teacher_features: `[batch, layers, dim]`, float32, pooled hidden states, or None.
+        teacher_features: `[batch, layers, dim]`, float32, pooled states, or None.
         anchors: `[batch]`, int32, the class whose prototypes hold the row, or None.
     """
 

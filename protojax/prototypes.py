@@ -63,7 +63,9 @@ def nearest_prototype(
     # Once more from the vectors themselves: the matrix form is exact enough to rank,
     # not to measure a small Euclidean distance, and this needs no [batch,
     # num_prototypes] matrix in the backward pass.
-    distance = paired_distance(embeddings, prototypes.vectors[index], metric=metric)
+    distance = paired_distance(
+        embeddings, jnp.asarray(prototypes.vectors)[index], metric=metric
+    )
     return index, jnp.where(jnp.any(allowed, axis=-1), distance, jnp.inf)
 
 
@@ -85,7 +87,7 @@ def class_of_nearest(
     [8, 7]
     """
     index, distance = nearest_prototype(embeddings, prototypes, metric=metric)
-    return jnp.where(jnp.isinf(distance), -1, prototypes.labels[index])
+    return jnp.where(jnp.isinf(distance), -1, jnp.asarray(prototypes.labels)[index])
 
 
 def inertia(

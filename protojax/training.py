@@ -126,7 +126,7 @@ def make_step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
             step=state.step + 1,
             key=jax.random.key_data(key),
         )
-        return state, {**metrics, "grad_norm": optax.global_norm(grads)}
+        return state, {**metrics, "grad_norm": optax.tree.norm(grads)}
 
     def step(state: NodeState, batch: Batch):
         _, shapes = jax.eval_shape(advance, state, batch)

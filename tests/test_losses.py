@@ -21,7 +21,7 @@ def floats(*shape, bound=10.0):
 
 
 def random(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def softmax_reference(logits, temperature, where):
@@ -87,7 +87,7 @@ def test_divergence_matches_numpy_loop(name, temperature, masked):
     ],
 )
 def test_divergence_by_hand(name, expected):
-    student, teacher = jnp.log(jnp.array([0.25, 0.75])), jnp.log(jnp.array([0.5, 0.5]))
+    student, teacher = np.log(np.array([0.25, 0.75])), np.log(np.array([0.5, 0.5]))
     np.testing.assert_allclose(
         losses.DIVERGENCES[name](student, teacher), expected, atol=1e-6
     )
@@ -96,8 +96,8 @@ def test_divergence_by_hand(name, expected):
 @pytest.mark.parametrize("name", losses.DIVERGENCES)
 def test_divergence_of_masked_classes_equals_that_of_a_slice(name):
     student, teacher = random(4, 6), random(4, 6, seed=1)
-    where = jnp.arange(6) < 4
-    garbage = jnp.where(where, student, jnp.nan)
+    where = np.arange(6) < 4
+    garbage = np.where(where, student, np.nan)
     divergence = jax.jit(functools.partial(losses.DIVERGENCES[name], temperature=2.0))
     np.testing.assert_allclose(
         divergence(garbage, teacher, where=where),
@@ -113,13 +113,13 @@ def test_divergence_of_masked_classes_equals_that_of_a_slice(name):
 @pytest.mark.parametrize("name", losses.DIVERGENCES)
 def test_divergence_at_the_edges(name):
     divergence = jax.jit(losses.DIVERGENCES[name])
-    one_class = jnp.array([[3.0]]), jnp.array([[3.0]])
+    one_class = np.array([[3.0]]), np.array([[3.0]])
     assert divergence(*one_class) == 0
-    nothing = jnp.zeros((1, 3), bool)
+    nothing = np.zeros((1, 3), bool)
     row = random(1, 3)
     assert divergence(row, -row, where=nothing) == 0
     assert_finite_gradient(functools.partial(divergence, where=nothing), row, -row)
-    far = jnp.array([[1e4, 0.0, -1e4]])
+    far = np.array([[1e4, 0.0, -1e4]])
     assert np.isfinite(divergence(far, -far)).all()
     assert_finite_gradient(divergence, far, -far)
     assert divergence(row.astype(jnp.bfloat16), row).dtype == jnp.float32
@@ -160,15 +160,15 @@ def test_jensen_shannon_goes_from_forward_to_reverse_kl():
 def test_divergence_names_bad_arguments(name):
     divergence = losses.DIVERGENCES[name]
     with pytest.raises(ValueError, match="temperature=0"):
-        divergence(jnp.zeros(2), jnp.zeros(2), temperature=0)
+        divergence(np.zeros(2), np.zeros(2), temperature=0)
     with pytest.raises(ValueError, match=r"\(1, 2\).*\(1, 3\)"):
-        divergence(jnp.zeros((1, 2)), jnp.zeros((1, 3)))
+        divergence(np.zeros((1, 2)), np.zeros((1, 3)))
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0])
 def test_jensen_shannon_names_bad_beta(beta):
     with pytest.raises(ValueError, match="beta"):
-        losses.jensen_shannon(jnp.zeros(2), jnp.zeros(2), beta=beta)
+        losses.jensen_shannon(np.zeros(2), np.zeros(2), beta=beta)
 
 
 # --- hidden states -----------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_jensen_shannon_names_bad_beta(beta):
 @pytest.mark.parametrize("mode", ["mean", "cls"])
 def test_pool_matches_numpy_loop(mode):
     hidden = random(3, 4, 2)
-    mask = jnp.array([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+    mask = np.array([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
     found = jax.jit(functools.partial(losses.pool, mode=mode))(hidden, mask)
     for row, length in enumerate([2, 4]):
         tokens = np.asarray(hidden[row, :length])
@@ -188,8 +188,8 @@ def test_pool_matches_numpy_loop(mode):
 
 @pytest.mark.parametrize("mode", ["mean", "cls"])
 def test_pool_ignores_padding_even_where_it_is_not_a_number(mode):
-    hidden, mask = random(2, 4, 3), jnp.array([[1, 1, 0, 0], [1, 0, 0, 0]])
-    garbage = jnp.where(mask[..., None] == 1, hidden, jnp.nan)
+    hidden, mask = random(2, 4, 3), np.array([[1, 1, 0, 0], [1, 0, 0, 0]])
+    garbage = np.where(mask[..., None] == 1, hidden, np.nan)
     pool = functools.partial(losses.pool, attention_mask=mask, mode=mode)
     np.testing.assert_array_equal(pool(garbage), pool(hidden))
     assert_finite_gradient(pool, garbage)
@@ -198,7 +198,7 @@ def test_pool_ignores_padding_even_where_it_is_not_a_number(mode):
 
 def test_pool_names_bad_mode():
     with pytest.raises(ValueError, match="mode='max'"):
-        losses.pool(jnp.zeros((1, 1, 1)), jnp.ones((1, 1)), mode="max")
+        losses.pool(np.zeros((1, 1, 1)), np.ones((1, 1)), mode="max")
 
 
 def hidden_reference(student, teacher, metric):
@@ -216,7 +216,7 @@ def test_hidden_state_loss_matches_numpy_loop(metric, projected):
     student, teacher = random(2, 3, 5 if projected else 4), random(2, 3, 4, seed=1)
     projection = random(5, 4, seed=2) if projected else None
     mapped = np.asarray(student) @ np.asarray(projection) if projected else student
-    where = jnp.array([[1, 1, 0], [0, 0, 0]])
+    where = np.array([[1, 1, 0], [0, 0, 0]])
     loss = jax.jit(
         functools.partial(
             losses.hidden_state_loss, metric=metric, projection=projection
@@ -240,8 +240,8 @@ def test_hidden_state_loss_matches_numpy_loop(metric, projected):
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_hidden_state_loss_at_the_edges(metric):
     loss = jax.jit(functools.partial(losses.hidden_state_loss, metric=metric))
-    zero, row = jnp.zeros((1, 2, 3)), random(1, 2, 3)
-    empty = jnp.zeros((1, 2), bool)
+    zero, row = np.zeros((1, 2, 3)), random(1, 2, 3)
+    empty = np.zeros((1, 2), bool)
     np.testing.assert_allclose(loss(row, row), 0, atol=1e-6)
     np.testing.assert_allclose(loss(zero, zero), float(metric == "cosine"), atol=1e-6)
     assert loss(row, zero, where=empty) == 0
@@ -252,19 +252,19 @@ def test_hidden_state_loss_at_the_edges(metric):
 
 def test_hidden_state_loss_names_both_widths():
     with pytest.raises(ValueError, match=r"projection.*\(1, 5\).*\(1, 4\)"):
-        losses.hidden_state_loss(jnp.zeros((1, 5)), jnp.zeros((1, 4)))
+        losses.hidden_state_loss(np.zeros((1, 5)), np.zeros((1, 4)))
     with pytest.raises(ValueError, match="metric"):
-        losses.hidden_state_loss(jnp.zeros((1, 4)), jnp.zeros((1, 4)), metric="dot")
+        losses.hidden_state_loss(np.zeros((1, 4)), np.zeros((1, 4)), metric="dot")
     with pytest.raises(ValueError, match="where"):
         losses.hidden_state_loss(
-            jnp.zeros((1, 4)), jnp.zeros((1, 4)), where=jnp.ones((1, 1))
+            np.zeros((1, 4)), np.zeros((1, 4)), where=np.ones((1, 1))
         )
 
 
 def test_attention_transfer_matches_numpy_loop():
     student, teacher = random(3, 4, 5), random(3, 4, 2, seed=1)
     lengths = [4, 2, 0]
-    where = jnp.arange(4) < jnp.array(lengths)[:, None]
+    where = np.arange(4) < np.array(lengths)[:, None]
     found = jax.jit(losses.attention_transfer)(student, teacher, where=where)
     for row, length in enumerate(lengths[:2]):
         maps = []
@@ -277,11 +277,11 @@ def test_attention_transfer_matches_numpy_loop():
 
 
 def test_attention_transfer_at_the_edges():
-    row, zero = random(1, 4, 5), jnp.zeros((1, 4, 2))
+    row, zero = random(1, 4, 5), np.zeros((1, 4, 2))
     assert losses.attention_transfer(row, 3 * row) == pytest.approx(0, abs=1e-6)
     assert losses.attention_transfer(zero, zero) == 0
     assert_finite_gradient(losses.attention_transfer, row, zero)
-    empty = functools.partial(losses.attention_transfer, where=jnp.zeros((1, 4), bool))
+    empty = functools.partial(losses.attention_transfer, where=np.zeros((1, 4), bool))
     assert_finite_gradient(empty, row, zero)
     with pytest.raises(ValueError, match=r"\(1, 4, 5\).*\(1, 3, 5\)"):
         losses.attention_transfer(row, row[:, :3])
@@ -292,7 +292,7 @@ def test_attention_transfer_at_the_edges():
 
 def prototypes_of(num=6, dim=4, num_classes=3, seed=7):
     return Prototypes(
-        random(num, dim, seed=seed), jnp.arange(num) % num_classes, jnp.ones(num)
+        random(num, dim, seed=seed), np.arange(num) % num_classes, np.ones(num)
     )
 
 
@@ -334,10 +334,11 @@ def margin_loss(prototypes, assignment, metric):
 def test_margin_loss_matches_numpy_loop(assignment, metric):
     prototypes = prototypes_of()
     prototypes = prototypes._replace(
-        counts=jnp.array([1, 0, 3, 1, 1, 2.0]), labels=prototypes.labels.at[4].set(-1)
+        counts=np.array([1, 0, 3, 1, 1, 2.0]), labels=np.array([0, 1, 2, 0, -1, 2])
     )
-    rows = random(8, 4).at[0].set(0)
-    classes = jnp.array([0, 1, 2, 0, -1, 1, 5, 2])  # only class 1 has no prototype
+    rows = random(8, 4)
+    rows[0] = 0
+    classes = np.array([0, 1, 2, 0, -1, 1, 5, 2])  # only class 1 has no prototype
     loss = margin_loss(prototypes, assignment, metric)
     found = loss(rows, 0.3, classes)
     expected = margin_reference(
@@ -346,22 +347,22 @@ def test_margin_loss_matches_numpy_loop(assignment, metric):
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert found.max() > 0
     if assignment != "nearest":
-        np.testing.assert_array_equal(found[jnp.array([1, 4, 5, 6])], 0)
+        np.testing.assert_array_equal(found[np.array([1, 4, 5, 6])], 0)
     assert_finite_gradient(lambda x: loss(x, 0.0, classes), rows)
 
 
 @pytest.mark.parametrize(("metric", "expected"), [("cosine", 0.75), ("l2", 4.75)])
 def test_margin_loss_by_hand(metric, expected):
-    one = Prototypes(jnp.array([[4.0, 0.0]]), jnp.array([0]), jnp.ones(1))
+    one = Prototypes(np.array([[4.0, 0.0]]), np.array([0]), np.ones(1))
     loss = losses.prototype_margin_loss(
-        jnp.array([[0.0, 3.0]]), one, 0.25, metric=metric
+        np.array([[0.0, 3.0]]), one, 0.25, metric=metric
     )
     np.testing.assert_allclose(loss, [expected], atol=1e-6)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_margin_loss_where_no_prototype_stands_for_anything(metric):
-    nothing = prototypes_of()._replace(counts=jnp.zeros(6))
+    nothing = prototypes_of()._replace(counts=np.zeros(6))
     loss = margin_loss(nothing, "nearest", metric)
     np.testing.assert_array_equal(loss(random(3, 4), 0.1, None), 0)
     gradient = jax.grad(lambda x: loss(x, 0.1, None).sum())(random(3, 4))
@@ -372,7 +373,7 @@ def test_margin_loss_where_no_prototype_stands_for_anything(metric):
 @pytest.mark.parametrize("margin", [0.0, 0.5])
 def test_margin_loss_gradient_is_finite_on_a_prototype_and_at_zero(metric, margin):
     prototypes = prototypes_of()
-    rows = jnp.concatenate([jnp.zeros((1, 4)), prototypes.vectors[:2]])
+    rows = np.concatenate([np.zeros((1, 4)), prototypes.vectors[:2]])
 
     @jax.jit
     def loss(rows, vectors):
@@ -387,7 +388,7 @@ def test_margin_loss_gradient_is_finite_on_a_prototype_and_at_zero(metric, margi
 @functools.partial(jax.jit, static_argnames=("assignment", "metric"))
 def small_margin_loss(rows, prototypes, margin, assignment="nearest", metric="cosine"):
     """The loss of five rows of known classes, compiled once for all properties."""
-    classes = jnp.array([0, 1, 0, 1, 2])
+    classes = np.array([0, 1, 0, 1, 2])
     return margin_loss(prototypes, assignment, metric)(rows, margin, classes)
 
 
@@ -441,22 +442,23 @@ def test_inside_the_margin_loss_and_gradient_are_zero(metric, rows, vectors):
 
 def test_margin_loss_never_mixes_rows():
     loss = margin_loss(prototypes_of(), "label", "cosine")
-    classes = jnp.array([0, 1, 2, 0])
+    classes = np.array([0, 1, 2, 0])
     rows = random(4, 4)
-    changed = loss(rows.at[1].set(9), 0.1, classes.at[1].set(2))
-    kept = jnp.array([0, 2, 3])
-    np.testing.assert_array_equal(changed[kept], loss(rows, 0.1, classes)[kept])
+    kept = np.array([0, 2, 3])
+    before = loss(rows, 0.1, classes)[kept]
+    rows[1], classes[1] = 9, 2
+    np.testing.assert_array_equal(loss(rows, 0.1, classes)[kept], before)
 
 
 @pytest.mark.parametrize("assignment", losses.ASSIGNMENTS)
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_layerwise_loss_is_the_weighted_sum_over_layers(assignment, metric):
     layers = [prototypes_of(seed=seed) for seed in range(3)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *layers)
     rows, weights, classes = (
         random(5, 3, 4),
         [0.5, 0.0, 2.0],
-        jnp.array([0, 1, 2, -1, 0]),
+        np.array([0, 1, 2, -1, 0]),
     )
 
     @jax.jit
@@ -504,9 +506,9 @@ def test_margin_losses_name_bad_arguments():
     with pytest.raises(ValueError, match="assignment='closest'"):
         loss(assignment="closest")
     with pytest.raises(ValueError, match="labels"):
-        loss(assignment="label", anchors=jnp.array([0, 1]))
+        loss(assignment="label", anchors=np.array([0, 1]))
     with pytest.raises(ValueError, match="anchors"):
-        loss(assignment="anchor", labels=jnp.array([0, 1]))
+        loss(assignment="anchor", labels=np.array([0, 1]))
     with pytest.raises(ValueError, match="metric"):
         loss(metric="l1")
     with pytest.raises(ValueError, match=r"\(2, 3\).*\(6, 4\)"):

@@ -20,11 +20,12 @@ both_metrics = pytest.mark.parametrize("metric", geometry.METRICS)
 
 
 def random(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def some_prototypes(num=5, dim=3):
-    return Prototypes(random(num, dim, seed=1), jnp.arange(num) % 2, jnp.ones(num))
+    labels = np.arange(num, dtype=np.int32) % 2
+    return Prototypes(random(num, dim, seed=1), labels, np.ones(num, np.float32))
 
 
 def distance_reference(x, p, metric):
@@ -48,7 +49,8 @@ def jitted(function, **options):
 
 @both_metrics
 def test_distances_match_numpy_loop_and_eager(metric):
-    rows, vectors = random(6, 3).at[0].set(0), random(5, 3, seed=1)
+    rows, vectors = random(6, 3), random(5, 3, seed=1)
+    rows[0] = 0
     found = jitted(prototypes.distances, metric=metric)(rows, vectors)
     np.testing.assert_allclose(
         found, distances_reference(rows, vectors, metric), atol=1e-6
@@ -63,11 +65,11 @@ def test_distances_match_numpy_loop_and_eager(metric):
 @both_metrics
 def test_distances_stay_in_their_range_and_have_finite_gradients(metric):
     rows = 1000 * random(4, 8)
-    vectors = jnp.concatenate([rows, -rows, jnp.zeros((1, 8))])
+    vectors = np.concatenate([rows, -rows, np.zeros((1, 8))])
     found = prototypes.distances(rows, vectors, metric=metric)
     assert (found >= 0).all()
     assert metric == "l2" or (found <= 2).all()
-    points = jnp.concatenate([rows, jnp.zeros((2, 8))])
+    points = np.concatenate([rows, np.zeros((2, 8))])
     for pairwise in (prototypes.distances, geometry.paired_distance):
         total = functools.partial(
             lambda x, pairwise: pairwise(x, points, metric=metric).sum(),
@@ -80,7 +82,7 @@ def test_distances_stay_in_their_range_and_have_finite_gradients(metric):
 
 
 def test_unit_by_hand():
-    vectors = jnp.array([[3.0, 4.0], [0.0, 0.0], [0.0, -1e-5]])
+    vectors = np.array([[3.0, 4.0], [0.0, 0.0], [0.0, -1e-5]])
     np.testing.assert_allclose(
         geometry.unit(vectors), [[0.6, 0.8], [0, 0], [0, -1]], atol=1e-6
     )
@@ -90,17 +92,18 @@ def test_unit_by_hand():
 
 def test_distances_name_bad_arguments():
     with pytest.raises(ValueError, match=r"\(2, 3\).*\(5, 4\)"):
-        prototypes.distances(jnp.zeros((2, 3)), jnp.zeros((5, 4)))
+        prototypes.distances(np.zeros((2, 3)), np.zeros((5, 4)))
     with pytest.raises(ValueError, match="metric='cos'"):
-        prototypes.distances(jnp.zeros((2, 3)), jnp.zeros((5, 3)), metric="cos")
+        prototypes.distances(np.zeros((2, 3)), np.zeros((5, 3)), metric="cos")
 
 
 @both_metrics
 def test_nearest_prototype_matches_numpy_loop(metric):
     found = some_prototypes()
-    found = found._replace(counts=jnp.array([1, 0, 2, 1, 1.0]))
+    found = found._replace(counts=np.array([1, 0, 2, 1, 1.0]))
     rows = random(20, 3)
-    where = jnp.asarray(np.random.default_rng(2).random((20, 5)) < 0.5).at[3].set(False)
+    where = random(20, 5, seed=2) < 0
+    where[3] = False
     index, distance = jitted(prototypes.nearest_prototype, metric=metric)(
         rows, found, where=where
     )
@@ -109,7 +112,7 @@ def test_nearest_prototype_matches_numpy_loop(metric):
     np.testing.assert_array_equal(index, every.argmin(axis=1))
     np.testing.assert_allclose(distance, every.min(axis=1), atol=1e-6)
     assert index.dtype == jnp.int32
-    classes = prototypes.class_of_nearest(rows, found, metric=metric)
+    classes = jitted(prototypes.class_of_nearest, metric=metric)(rows, found)
     every = np.where(
         found.counts > 0, distances_reference(rows, found.vectors, metric), np.inf
     )
@@ -117,23 +120,23 @@ def test_nearest_prototype_matches_numpy_loop(metric):
 
 
 def test_class_of_nearest_without_prototypes_is_none():
-    empty = some_prototypes()._replace(counts=jnp.zeros(5))
+    empty = some_prototypes()._replace(counts=np.zeros(5))
     np.testing.assert_array_equal(
         prototypes.class_of_nearest(random(2, 3), empty), [-1, -1]
     )
 
 
 def test_small_euclidean_distances_far_from_the_origin_are_exact():
-    vectors = jnp.array([[1000.0, 1000.0], [0.0, 0.0]])
-    found = Prototypes(vectors, jnp.arange(2), jnp.ones(2))
-    row = vectors[:1] + jnp.array([0.0, 0.125])
+    vectors = np.array([[1000.0, 1000.0], [0.0, 0.0]])
+    found = Prototypes(vectors, np.arange(2), np.ones(2))
+    row = vectors[:1] + np.array([0.0, 0.125])
     _, distance = prototypes.nearest_prototype(row, found, metric="l2")
     np.testing.assert_allclose(distance, [0.125], atol=1e-6)
 
 
 @functools.partial(jax.jit, static_argnames="metric")
 def nearest_distance(rows, vectors, counts, metric):
-    found = Prototypes(vectors, jnp.zeros(len(counts), int), counts)
+    found = Prototypes(vectors, np.zeros(len(counts), int), counts)
     return prototypes.nearest_prototype(rows, found, metric=metric)[1]
 
 
@@ -161,7 +164,7 @@ def test_order_and_padding_leave_the_nearest_distance_unchanged(metric, points, 
 @both_metrics
 def test_inertia_matches_numpy_loop(metric):
     rows, found = random(20, 3), some_prototypes()
-    where = jnp.arange(20) % 3 > 0
+    where = np.arange(20) % 3 > 0
     nearest = distances_reference(rows, found.vectors, metric).min(axis=1)
     costs = nearest if metric == "cosine" else nearest**2
     inertia = jitted(prototypes.inertia, metric=metric)
@@ -185,14 +188,16 @@ def lloyd_reference(rows, seeds, metric, num_iters):
     return centres
 
 
+run_lloyd = jax.jit(_kmeans._lloyd, static_argnums=(3, 4, 5))
+
+
 @both_metrics
 @pytest.mark.parametrize("num_iters", [1, 3])
 def test_lloyd_matches_numpy_loop_over_several_blocks(metric, num_iters):
     rows = random(24, 3)
     if metric == "cosine":
-        rows = geometry.unit(rows)
-    lloyd = jax.jit(_kmeans._lloyd, static_argnums=(3, 4, 5))
-    cost, centres, counts = lloyd(rows, jnp.ones(24), rows[:4], 3, num_iters, metric)
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    cost, centres, counts = run_lloyd(rows, np.ones(24), rows[:4], 3, num_iters, metric)
     expected = lloyd_reference(rows, rows[:4], metric, num_iters)
     np.testing.assert_allclose(centres, expected, atol=1e-6)
     every = distances_reference(rows, expected, metric)
@@ -205,10 +210,10 @@ def test_lloyd_matches_numpy_loop_over_several_blocks(metric, num_iters):
 
 
 def test_empty_cluster_is_put_on_the_farthest_row():
-    rows = jnp.array([[0.0], [1.0], [2.0], [50.0]])
+    rows = np.array([[0.0], [1.0], [2.0], [50.0]])
     # No row is nearest to the second seed; after it has moved, the centres are right.
-    seeds = jnp.array([[1.0], [1000.0]])
-    _, centres, counts = _kmeans._lloyd(rows, jnp.ones(4), seeds, 1, 25, "l2")
+    seeds = np.array([[1.0], [1000.0]])
+    _, centres, counts = run_lloyd(rows, np.ones(4), seeds, 1, 25, "l2")
     np.testing.assert_allclose(centres, [[1.0], [50.0]], atol=1e-6)
     np.testing.assert_array_equal(counts, [3, 1])
 
@@ -218,7 +223,7 @@ def test_empty_cluster_is_put_on_the_farthest_row():
 
 @both_metrics
 def test_kmeans_finds_separate_groups_and_counts_them(metric):
-    middles = 10 * jnp.concatenate([jnp.eye(3), -jnp.eye(1, 3)])
+    middles = 10 * np.concatenate([np.eye(3), -np.eye(1, 3)])
     groups = np.repeat(np.arange(4), [3, 5, 7, 9])
     rows = middles[groups] + 0.1 * random(24, 3)
     found = prototypes.kmeans(jax.random.key(0), rows, 4, metric=metric)
@@ -244,10 +249,10 @@ def test_kmeans_counts_belong_to_the_vectors_returned(metric):
 
 @both_metrics
 def test_rows_outside_where_have_no_influence(metric):
-    rows, where = random(24, 3), jnp.arange(24) < 16
+    rows, where = random(24, 3), np.arange(24) < 16
     fit = functools.partial(prototypes.kmeans, jax.random.key(0), metric=metric)
     found = fit(rows, 4, where=where)
-    garbage = fit(jnp.where(where[:, None], rows, jnp.nan), 4, where=where)
+    garbage = fit(np.where(where[:, None], rows, np.nan), 4, where=where)
     np.testing.assert_array_equal(found.vectors, garbage.vectors)
     assert found.counts.sum() == 16
     # Converged: one more iteration on the other rows changes nothing.
@@ -258,12 +263,12 @@ def test_rows_outside_where_have_no_influence(metric):
 
 @both_metrics
 def test_left_over_prototypes_stand_for_nothing(metric):
-    rows = jnp.tile(random(2, 3), (12, 1))
+    rows = np.tile(random(2, 3), (12, 1))
     found = prototypes.kmeans(jax.random.key(0), rows, 4, metric=metric)
     assert found.counts.sum() == 24
     assert np.isfinite(found.vectors).all()
     np.testing.assert_allclose(
-        prototypes.inertia(rows, found, metric=metric), 0, atol=1e-5
+        jitted(prototypes.inertia, metric=metric)(rows, found), 0, atol=1e-5
     )
     for num_rows, expected in ((3, [0, 1, 1, 1]), (4, [1, 1, 1, 1])):
         masked = prototypes.kmeans(
@@ -271,18 +276,18 @@ def test_left_over_prototypes_stand_for_nothing(metric):
             random(24, 3),
             4,
             metric=metric,
-            where=jnp.arange(24) < num_rows,
+            where=np.arange(24) < num_rows,
         )
         np.testing.assert_array_equal(np.sort(masked.counts), expected)
 
 
 @both_metrics
 def test_kmeans_at_the_edges(metric):
-    one = prototypes.kmeans(jax.random.key(0), jnp.ones((1, 3)), 1, metric=metric)
+    one = prototypes.kmeans(jax.random.key(0), np.ones((1, 3)), 1, metric=metric)
     np.testing.assert_array_equal(one.counts, [1])
-    expected = geometry.unit(jnp.ones(3)) if metric == "cosine" else np.ones(3)
+    expected = geometry.unit(np.ones(3)) if metric == "cosine" else np.ones(3)
     np.testing.assert_allclose(one.vectors[0], expected, atol=1e-6)
-    zeros = prototypes.kmeans(jax.random.key(0), jnp.zeros((24, 3)), 4, metric=metric)
+    zeros = prototypes.kmeans(jax.random.key(0), np.zeros((24, 3)), 4, metric=metric)
     np.testing.assert_array_equal(zeros.vectors, 0)
     assert zeros.counts.sum() == 24
 
@@ -296,7 +301,7 @@ def test_kmeans_works_over_a_node_axis():
 
 
 def test_kmeans_names_bad_arguments():
-    fit = functools.partial(prototypes.kmeans, jax.random.key(0), jnp.ones((3, 2)))
+    fit = functools.partial(prototypes.kmeans, jax.random.key(0), np.ones((3, 2)))
     with pytest.raises(ValueError, match="num_prototypes=4"):
         fit(4)
     with pytest.raises(ValueError, match="num_prototypes=0"):
@@ -306,7 +311,7 @@ def test_kmeans_names_bad_arguments():
     with pytest.raises(ValueError, match="num_restarts=0"):
         fit(2, num_restarts=0)
     with pytest.raises(ValueError, match="where"):
-        fit(2, where=jnp.ones(4, bool))
+        fit(2, where=np.ones(4, bool))
     with pytest.raises(ValueError, match="metric"):
         fit(2, metric="l1")
 
@@ -384,7 +389,7 @@ def test_class_prototypes_stand_for_the_rows_of_their_class(metric):
     labels = np.array([0] * 9 + [2] * 2 + [3] * 12)
     rows = random(23, 3) + 4 * labels[:, None]
     found = prototypes.class_prototypes(
-        jax.random.key(0), rows, jnp.asarray(labels), 4, num_prototypes=6, metric=metric
+        jax.random.key(0), rows, labels, 4, num_prototypes=6, metric=metric
     )
     np.testing.assert_array_equal(found.labels, [0, 0, 2, 2, 3, 3])
     for label in (0, 2, 3):
@@ -397,7 +402,7 @@ def test_class_prototypes_stand_for_the_rows_of_their_class(metric):
         )
     # Each of the two rows of class 2 is a prototype itself.
     np.testing.assert_allclose(
-        prototypes.inertia(rows[9:11], found, metric=metric), 0, atol=1e-5
+        jitted(prototypes.inertia, metric=metric)(rows[9:11], found), 0, atol=1e-5
     )
 
 
@@ -407,7 +412,7 @@ def test_class_prototypes_name_bad_totals(num_prototypes):
         prototypes.class_prototypes(
             jax.random.key(0),
             random(4, 3),
-            jnp.array([0, 0, 1, 1]),
+            np.array([0, 0, 1, 1]),
             2,
             num_prototypes=num_prototypes,
         )
@@ -417,7 +422,7 @@ def test_class_prototypes_name_bad_totals(num_prototypes):
 def test_class_prototypes_name_bad_labels(label):
     with pytest.raises(ValueError, match=f"labels={label}"):
         prototypes.class_prototypes(
-            jax.random.key(0), random(2, 3), jnp.array([0, label]), 2, num_prototypes=2
+            jax.random.key(0), random(2, 3), np.array([0, label]), 2, num_prototypes=2
         )
 
 
@@ -438,7 +443,7 @@ def cross_entropy_reference(rows, labels, found, temperature, metric):
 @both_metrics
 def test_one_learning_step_follows_the_gradient_of_the_cross_entropy(metric):
     rows, labels = random(6, 2), np.array([0, 1, 0, 1, 5, 0])  # class 5 has none
-    init = some_prototypes(4, 2)._replace(counts=jnp.array([1.0, 1.0, 0.0, 1.0]))
+    init = some_prototypes(4, 2)._replace(counts=np.array([1.0, 1.0, 0.0, 1.0]))
     if metric == "cosine":
         init = init._replace(vectors=geometry.unit(init.vectors))
     rate, width = 0.1, 1e-3
@@ -472,17 +477,15 @@ def test_one_learning_step_follows_the_gradient_of_the_cross_entropy(metric):
 @both_metrics
 def test_learning_separates_what_means_confuse(metric):
     # Two classes whose means coincide in direction and almost in place.
-    spread = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-    labels = jnp.array([0, 1] * 10)
+    spread = np.array([[1.0, 0.0], [0.0, 1.0]])
+    labels = np.array([0, 1] * 10)
     rows = spread[labels] + 0.05 * random(20, 2)
-    init = Prototypes(
-        jnp.array([[0.69, 0.72], [0.72, 0.69]]), jnp.arange(2), jnp.ones(2)
-    )
+    init = Prototypes(np.array([[0.69, 0.72], [0.72, 0.69]]), np.arange(2), np.ones(2))
     learned = prototypes.learn_prototypes(
         rows, labels, init, optimizer=optax.adam(0.05), num_steps=40, metric=metric
     )
-    before = prototypes.class_of_nearest(rows, init, metric=metric)
-    after = prototypes.class_of_nearest(rows, learned, metric=metric)
+    classify = jitted(prototypes.class_of_nearest, metric=metric)
+    before, after = classify(rows, init), classify(rows, learned)
     assert (before == labels).mean() < 0.1
     np.testing.assert_array_equal(after, labels)
     np.testing.assert_array_equal(learned.counts, [10, 10])
@@ -491,11 +494,11 @@ def test_learning_separates_what_means_confuse(metric):
 
 @both_metrics
 def test_learning_leaves_empty_prototypes_alone_and_stays_finite(metric):
-    init = some_prototypes()._replace(counts=jnp.zeros(5).at[0].set(1))
-    rows = jnp.concatenate([jnp.zeros((1, 3)), init.vectors[:1]])
+    init = some_prototypes()._replace(counts=np.eye(5)[0])
+    rows = np.concatenate([np.zeros((1, 3)), init.vectors[:1]])
     learned = prototypes.learn_prototypes(
         rows,
-        jnp.array([0, 1]),
+        np.array([0, 1]),
         init,
         optimizer=optax.sgd(0.1),
         num_steps=3,
@@ -511,12 +514,12 @@ def test_learning_leaves_empty_prototypes_alone_and_stays_finite(metric):
 
 @both_metrics
 def test_update_matches_numpy_loop(metric):
-    old = some_prototypes()._replace(counts=jnp.array([1, 0, 2, 1, 1.0]))
+    old = some_prototypes()._replace(counts=np.array([1, 0, 2, 1, 1.0]))
     if metric == "cosine":
         old = old._replace(vectors=geometry.unit(old.vectors))
     rows, where = random(9, 3), np.arange(9) != 4
     update = jitted(prototypes.update_prototypes, metric=metric, decay=0.8)
-    new = update(old, jnp.asarray(rows).at[4].set(jnp.nan), where=where)
+    new = update(old, np.where(where[:, None], rows, np.nan), where=where)
     every = distances_reference(rows, old.vectors, metric)
     every[:, 1] = np.inf
     index = every.argmin(axis=1)
@@ -532,18 +535,11 @@ def test_update_matches_numpy_loop(metric):
         np.testing.assert_allclose(new.vectors[k], expected, atol=1e-6)
         assert new.counts[k] == old.counts[k] + len(members)
     np.testing.assert_array_equal(new.labels, old.labels)
-    np.testing.assert_allclose(
-        prototypes.update_prototypes(
-            old, rows, metric=metric, decay=0.8, where=where
-        ).vectors,
-        new.vectors,
-        atol=1e-6,
-    )
 
 
 def test_prototypes_without_rows_stay_put():
     old = some_prototypes()
-    nothing = prototypes.update_prototypes(old, random(4, 3), where=jnp.zeros(4, bool))
+    nothing = prototypes.update_prototypes(old, random(4, 3), where=np.zeros(4, bool))
     jax.tree.map(np.testing.assert_array_equal, nothing, old)
     with pytest.raises(ValueError, match="decay"):
         prototypes.update_prototypes(old, random(4, 3), decay=1.5)
@@ -555,7 +551,7 @@ def test_prototypes_without_rows_stay_put():
 @pytest.mark.parametrize("layers", [(), (2,)])
 def test_saved_prototypes_come_back_bit_by_bit(tmp_path, layers):
     old = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, layers + leaf.shape), some_prototypes()
+        lambda leaf: np.broadcast_to(leaf, layers + leaf.shape), some_prototypes()
     )
     path = tmp_path / "prototypes.safetensors"
     digest = prototypes.save_prototypes(path, old)
@@ -585,7 +581,7 @@ def test_every_flipped_byte_is_found(tmp_path):
 def test_a_replaced_file_is_found_by_the_expected_hash(tmp_path):
     path = tmp_path / "prototypes.safetensors"
     digest = prototypes.save_prototypes(path, some_prototypes())
-    other = some_prototypes()._replace(counts=2 * jnp.ones(5))
+    other = some_prototypes()._replace(counts=np.full(5, 2, np.float32))
     prototypes.save_prototypes(path, other)
     assert prototypes.load_prototypes(path).counts[0] == 2
     with pytest.raises(ValueError, match=digest):

@@ -3,8 +3,8 @@
     python -m experiments.run --config=agnews.py
     python -m experiments.run --config=agnews.py:quick --config.data.root=DATA
 
-Settings and hardware as in `glue.py`; `quick` shrinks it in the same way. Not yet run by
-us at full size.
+Settings and hardware as in `glue.py`; `quick` shrinks it in the same way. Not yet run
+by us at full size.
 """
 
 from experiments.configs import glue

@@ -10,8 +10,8 @@ runs, not how well a language model does on it. Hub access is needed for the ful
 folders instead.
 
 Full size: RoBERTa-large to DistilRoBERTa, 50 prototypes, 1,000 references, margin 0.3,
-5 % poison; bf16 on one accelerator of 40 GB or more. Not yet run by us at this size. The
-published setting spreads the transfer set over 4 nodes; this config is one node.
+5 % poison; bf16 on one accelerator of 40 GB or more. Not yet run by us at this size.
+The published setting spreads the transfer set over 4 nodes; this config is one node.
 """
 
 from experiments.defaults import attack, defaults, encoder

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from protojax import _validate
 from protojax.base import ApplyFn, Array, Batch, ModelOutput, PyTree
@@ -32,6 +33,7 @@ __all__ = [
     "init_model",
     "init_params",
     "max_length",
+    "param_shapes",
     "select_layers",
 ]
 
@@ -129,25 +131,34 @@ def apply_fn(config: EncoderConfig) -> ApplyFn:
     return apply
 
 
-def init_params(config: EncoderConfig, key: Array) -> PyTree:
-    """Returns fresh parameters: normal of deviation 0.02, zero biases, unit scales.
-
-    Flax is asked for shapes only: its own `init` compiles the forward pass, which takes
-    seconds.
+def param_shapes(config: EncoderConfig) -> PyTree:
+    """Returns the tree of parameters as `jax.ShapeDtypeStruct`s.
 
     Args:
         config: the encoder.
-        key: PRNG key. A tensor's values depend on it and the tensor's path only.
     """
-    ids = jax.ShapeDtypeStruct([1, 1], jnp.int32)
+    ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     batch = Batch(ids, ids, ids, labels=None, where=None)
-    shapes = jax.eval_shape(_encoder(config).init, key, batch)["params"]
+    init = _encoder(config).init
+    return jax.eval_shape(init, jax.random.key(0), batch)["params"]
+
+
+def init_params(shapes: PyTree, *, seed: int) -> PyTree:
+    """Returns fresh parameters: normal of deviation 0.02, zero biases, unit scales.
+
+    Drawn with NumPy: Flax's own `init` compiles the forward pass first, and
+    `jax.random` a program for every shape, which takes seconds.
+
+    Args:
+        shapes: what `param_shapes` returns, or a part of it.
+        seed: a tensor's values depend on it and on the tensor's path.
+    """
 
     def draw(path, leaf):
         if path[-1].key in ("kernel", "embedding"):
-            name = jax.tree_util.keystr(path)
-            leaf_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
-            return 0.02 * jax.random.normal(leaf_key, leaf.shape)
+            name = jax.tree_util.keystr(path).encode()
+            rng = np.random.default_rng([seed, zlib.crc32(name)])
+            return jnp.asarray(rng.normal(0, 0.02, leaf.shape), jnp.float32)
         return jnp.full(leaf.shape, path[-1].key == "scale", jnp.float32)
 
     return jax.tree.map_with_path(draw, shapes)
@@ -158,10 +169,11 @@ def init_model(config: EncoderConfig, *, seed: int, tokenizer: Any = None) -> Mo
 
     Args:
         config: the encoder.
-        seed: of the parameters.
+        seed: of the parameters, >= 0.
         tokenizer: a transformers tokenizer, or None.
     """
-    return Model(config, init_params(config, jax.random.key(seed)), tokenizer)
+    params = init_params(param_shapes(config), seed=seed)
+    return Model(config, params, tokenizer)
 
 
 def select_layers(model: Model, layers: Sequence[int]) -> Model:

@@ -271,9 +271,8 @@ class _Tensor(NamedTuple):
 
 def _tensors(config: EncoderConfig) -> dict[str, _Tensor]:
     """Returns what a classifier's checkpoint holds, by name."""
-    params = jax.eval_shape(lambda: models.init_params(config, jax.random.key(0)))
     tensors = {}
-    for path, leaf in flatten_dict(params).items():
+    for path, leaf in flatten_dict(models.param_shapes(config)).items():
         module, kind = "/".join(path[:-1]), path[-1]
         layer = re.match(r"layers_(\d+)/", module)
         if layer:
@@ -335,7 +334,9 @@ def _read_params(folder: Path, config: EncoderConfig, seed: int) -> PyTree:
     if fresh:
         absent = " and no ".join(fresh)
         _LOG.warning("%s has no %s: drawn from seed %d.", folder, absent, seed)
-        flat |= flatten_dict(_init_modules(config, fresh, seed))
+        shapes = models.param_shapes(config)
+        head = {module: shapes[module] for module in fresh}
+        flat |= flatten_dict(models.init_params(head, seed=seed))
     return unflatten_dict(flat)
 
 
@@ -346,16 +347,6 @@ def _plain_name(name: str, prefix: str) -> str:
         if name.endswith(old):
             name = name.removesuffix(old) + new
     return name
-
-
-def _init_modules(config: EncoderConfig, names: list[str], seed: int) -> PyTree:
-    """Returns fresh parameters of some modules; jit leaves the others out."""
-
-    def init(key):
-        params = models.init_params(config, key)
-        return {name: params[name] for name in names}
-
-    return jax.jit(init)(jax.random.key(seed))
 
 
 def _check(

@@ -1,0 +1,217 @@
+"""Losses of whole models and the defences around them, by contract."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from protojax import distillation, losses
+from protojax.base import Batch, Prototypes
+from protojax.defenses import DEFENSES, GRADIENTS
+from protojax.models import EncoderConfig, apply_fn, init_model
+
+CONFIG = EncoderConfig(
+    family="bert",
+    vocab_size=30,
+    hidden_size=8,
+    num_layers=2,
+    num_heads=2,
+    intermediate_size=16,
+    max_positions=8,
+    num_labels=3,
+)
+MODEL = init_model(CONFIG, seed=0)
+PROTOTYPES = Prototypes(
+    vectors=jax.random.normal(jax.random.key(1), (1, 6, 8)),
+    labels=jnp.array([[0, 0, 1, 1, 2, 2]]),
+    counts=jnp.ones((1, 6)),
+)
+
+
+def batch(rows=5, seed=0):
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(1, 30, (rows, 8)).astype(np.int32)
+    mask = (np.arange(8) < rng.integers(2, 9, (rows, 1))).astype(np.int32)
+    return Batch(
+        input_ids=ids * mask,
+        attention_mask=mask,
+        token_type_ids=np.zeros_like(ids),
+        labels=rng.integers(0, 3, rows).astype(np.int32),
+        where=np.ones(rows, bool),
+        teacher_logits=rng.normal(size=(rows, 3)).astype(np.float32),
+        teacher_features=rng.normal(size=(rows, 1, 8)).astype(np.float32),
+        anchors=rng.integers(0, 3, rows).astype(np.int32),
+    )
+
+
+def base_loss(**options):
+    return distillation.distillation_loss(
+        apply_fn(CONFIG), hard_weight=0.3, hidden_weight=0.2, **options
+    )
+
+
+def constrained(assignment="anchor", weight=1.0, metric="cosine", margin=0.1):
+    return DEFENSES["prototype"](
+        base_loss(),
+        weight=optax.constant_schedule(weight),
+        margin=optax.constant_schedule(margin),
+        assignment=assignment,
+        metric=metric,
+    )
+
+
+LOSSES = {
+    "supervised": distillation.supervised_loss(apply_fn(CONFIG)),
+    **{
+        f"distillation/{name}": base_loss(divergence=name)
+        for name in losses.DIVERGENCES
+    },
+    **{
+        f"prototype/{assignment}/{metric}": constrained(assignment, metric=metric)
+        for assignment, metric in itertools.product(
+            ("nearest", "label", "anchor"), ("cosine", "l2")
+        )
+    },
+}
+
+
+def evaluate(loss_fn, rows, key=None):
+    params = distillation.student_params(MODEL.params)
+    return loss_fn(params, rows, PROTOTYPES, jnp.int32(0), key)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_gives_one_finite_value_a_row(name):
+    loss, aux = evaluate(LOSSES[name], batch())
+    assert loss.shape == (5,)
+    assert np.isfinite(loss).all()
+    assert aux["logits"].shape == (5, 3)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_rows_never_mix(name):
+    rows, other = batch(), batch(seed=1)
+    changed = jax.tree.map(lambda a, b: np.concatenate([a[:4], b[4:]]), rows, other)
+    before, _ = evaluate(LOSSES[name], rows)
+    after, _ = evaluate(LOSSES[name], changed)
+    np.testing.assert_allclose(before[:4], after[:4], rtol=1e-6)
+    assert abs(float(before[4] - after[4])) > 1e-4
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("rule", GRADIENTS)
+def test_gradients_are_finite_and_shaped_like_the_parameters(name, rule):
+    params = distillation.student_params(MODEL.params)
+    grads, metrics = GRADIENTS[rule](LOSSES[name])(
+        params, batch(), PROTOTYPES, jnp.int32(0), jax.random.key(0)
+    )
+    assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    assert np.isfinite(metrics["loss"])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_jit_equals_eager(name):
+    eager, _ = evaluate(LOSSES[name], batch())
+    jitted, _ = jax.jit(lambda rows: evaluate(LOSSES[name], rows))(batch())
+    np.testing.assert_allclose(eager, jitted, rtol=1e-5, atol=1e-6)
+
+
+def test_weight_zero_leaves_the_loss_as_it_was():
+    plain, _ = evaluate(base_loss(), batch())
+    none, _ = evaluate(constrained(weight=0.0), batch())
+    np.testing.assert_array_equal(plain, none)
+
+
+def test_a_wide_margin_costs_nothing():
+    _, aux = evaluate(constrained(margin=2.0), batch())
+    np.testing.assert_array_equal(aux["margin_loss"], 0)
+
+
+def test_schedules_follow_the_step():
+    loss_fn = DEFENSES["prototype"](
+        base_loss(),
+        weight=optax.piecewise_constant_schedule(1.0, {10: 0.0}),
+        margin=optax.constant_schedule(0.0),
+    )
+    params = distillation.student_params(MODEL.params)
+    plain, _ = evaluate(base_loss(), batch())
+    early, aux = loss_fn(params, batch(), PROTOTYPES, jnp.int32(0), None)
+    late, _ = loss_fn(params, batch(), PROTOTYPES, jnp.int32(11), None)
+    np.testing.assert_allclose(early, plain + aux["margin_loss"], rtol=1e-6)
+    np.testing.assert_array_equal(late, plain)
+
+
+def test_the_constraint_is_a_loop_over_prototypes():
+    rows = batch()
+    _, aux = evaluate(constrained("anchor", margin=0.1), rows)
+    features = np.asarray(aux["features"])[:, 0]
+    for row in range(5):
+        distances = [
+            1 - features[row] @ p / np.linalg.norm(features[row]) / np.linalg.norm(p)
+            for p, label in zip(
+                np.asarray(PROTOTYPES.vectors[0]), PROTOTYPES.labels[0], strict=True
+            )
+            if label == rows.anchors[row]
+        ]
+        expected = max(min(distances) - 0.1, 0)
+        np.testing.assert_allclose(aux["margin_loss"][row], expected, atol=1e-5)
+
+
+def test_distillation_adds_its_parts():
+    rows = batch()
+    loss, aux = evaluate(base_loss(temperature=2.0), rows)
+    kl = losses.forward_kl(aux["logits"], rows.teacher_logits, temperature=2.0)
+    hard = optax.losses.softmax_cross_entropy_with_integer_labels(
+        aux["logits"], rows.labels
+    )
+    hidden = losses.hidden_state_loss(aux["features"], rows.teacher_features)
+    np.testing.assert_allclose(loss, 0.7 * kl + 0.3 * hard + 0.2 * hidden, rtol=1e-5)
+
+
+def test_a_projection_takes_features_to_the_teachers_width():
+    params = distillation.student_params(MODEL.params, jnp.ones((8, 5)))
+    loss_fn = distillation.distillation_loss(apply_fn(CONFIG))
+    _, aux = loss_fn(params, batch(), None, 0, None)
+    assert aux["features"].shape == (5, 1, 5)
+    np.testing.assert_allclose(aux["features"][..., 0], aux["features"][..., 4])
+
+
+def test_regression_distils_a_score():
+    config = dataclasses.replace(CONFIG, num_labels=1, problem="regression")
+    model = init_model(config, seed=0)
+    rows = batch()._replace(
+        labels=np.ones(5, np.float32), teacher_logits=np.zeros((5, 1), np.float32)
+    )
+    loss_fn = distillation.distillation_loss(apply_fn(config), problem="regression")
+    loss, aux = loss_fn({"model": model.params}, rows, None, 0, None)
+    np.testing.assert_allclose(
+        loss, losses.logit_mse(aux["logits"], rows.teacher_logits), rtol=1e-6
+    )
+    hard = distillation.hard_loss(aux["logits"], rows.labels, problem="regression")
+    np.testing.assert_allclose(hard, (aux["logits"][:, 0] - 1) ** 2 / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        (lambda: constrained("farthest"), "assignment"),
+        (lambda: base_loss(divergence="forward_k"), "forward_kl"),
+        (lambda: base_loss(temperature=0), "temperature"),
+        (
+            lambda: distillation.distillation_loss(apply_fn(CONFIG), hard_weight=2),
+            "hard_weight",
+        ),
+        (
+            lambda: distillation.supervised_loss(apply_fn(CONFIG), problem="ranking"),
+            "problem",
+        ),
+    ],
+)
+def test_errors_name_the_argument(build, named):
+    with pytest.raises(ValueError, match=named):
+        build()

@@ -1,0 +1,267 @@
+"""A tiny study from text to results, killed and resumed on the way."""
+
+import json
+import shutil
+
+import ml_collections
+import numpy as np
+import pytest
+from rich.console import Console
+
+from experiments import arms, cells, report, results, runtime, study
+from experiments.defaults import attack, defaults, encoder
+from protojax import training
+from protojax.models import hf
+
+ARMS = tuple(arms.ARMS)
+NOUNS = ("film", "plot", "cast", "song", "scene", "story")
+GOOD = ("good", "fine", "great", "lovely", "superb")
+BAD = ("bad", "poor", "awful", "dull", "weak")
+
+
+def write_rows(path, rows, seed):
+    """Writes texts whose adjective decides the class, every text once."""
+    rng = np.random.default_rng(seed)
+    lines = {}
+    while len(lines) < rows:
+        label = int(rng.integers(2))
+        words = [
+            "the",
+            rng.choice(NOUNS),
+            rng.choice((BAD, GOOD)[label]),
+            *rng.choice(NOUNS, 3),
+        ]
+        lines.setdefault(" ".join(words), label)
+    body = "".join(f"{text}\t{label}\n" for text, label in lines.items())
+    path.write_text("text\tlabel\n" + body)
+
+
+def tiny(folder, **changes):
+    """Returns the config of a study of seconds."""
+    write_rows(folder / "train.tsv", 300, seed=0)
+    write_rows(folder / "test.tsv", 60, seed=1)
+    config = defaults()
+    config.tasks = ("files",)
+    config.seeds = (0,)
+    config.arms = ARMS
+    config.data.files.train = str(folder / "train.tsv")
+    config.data.files.test = str(folder / "test.tsv")
+    config.data.reference_rows = 80
+    config.data.max_length = 16
+    config.data.buckets = (8, 16)
+    config.data.vocab_size = 200
+    sizes = {
+        "hidden_size": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "intermediate_size": 32,
+    }
+    common = {"scratch": sizes, "learning_rate": 1e-2, "batch_size": 16}
+    config.teacher = encoder(
+        "scratch", **{**common, "scratch": {**sizes, "hidden_size": 24}}, epochs=3
+    )
+    config.student = encoder("scratch", **common, epochs=2)
+    config.anchor = encoder("scratch", **common, epochs=8)
+    config.prototypes.num = 6
+    config.quarantine.num_neighbours = 8
+    config.quarantine.false_rejection = 0.2
+    config.attacks = {
+        "data": attack("rare_words", "data", rate=0.1),
+        "logits": attack("sentence", "logits", rate=0.1, arms=("clean", "anchor")),
+    }
+    config.steps_per_dispatch = 2
+    config.checkpoint_every = 2
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def run(config, workdir):
+    config = ml_collections.FrozenConfigDict(config)
+    workdir.mkdir(exist_ok=True)
+    rows = study.run(config, workdir, console=Console(quiet=True))
+    runtime.write_json(workdir / "versions.json", results.versions())
+    found = results.write(workdir, rows)
+    report.write(workdir, config, found)
+    return found
+
+
+def forget():
+    """Empties what a fresh process would not have in memory."""
+    for module in (cells, study, runtime):
+        for value in vars(module).values():
+            if hasattr(value, "cache_clear"):
+                value.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One uninterrupted study: its config, folder, results and compilations."""
+    folder = tmp_path_factory.mktemp("study")
+    forget()
+    runtime.TRACES.clear()
+    config = tiny(folder)
+    found = run(config, folder / "run")
+    return config, folder / "run", found, dict(runtime.TRACES)
+
+
+def test_results_hold_every_cell(finished):
+    _, workdir, found, _ = finished
+    assert found == json.loads((workdir / "results.json").read_text())
+    cells_found = {(row["attack"], row["arm"]) for row in found["rows"]}
+    expected = {("data", arm) for arm in ARMS}
+    assert cells_found == expected | {("logits", "clean"), ("logits", "anchor")}
+    for row in found["rows"]:
+        assert 0 <= row["clean_metric"] <= 1
+        assert 0 <= row["asr"] <= 1
+        assert row["excess_asr"] == pytest.approx(row["asr"] - row["null_asr"])
+        assert row["metric_name"] == "accuracy"
+        assert row["step_seconds"] >= 0
+    constrained = {row["arm"] for row in found["rows"] if row["bytes_per_node"]}
+    assert constrained == {"nearest", "anchor"}
+
+
+def test_the_student_learns_and_the_oracle_sees_no_poison(finished):
+    _, _, found, _ = finished
+    by_arm = {row["arm"]: row for row in found["rows"] if row["attack"] == "data"}
+    assert by_arm["clean"]["clean_metric"] > 0.8
+    assert by_arm["oracle"]["transfer_rows"] == 198  # 10 % of 220 are poisoned
+    assert by_arm["references"]["transfer_rows"] == 80
+    assert by_arm["anchor"]["detection_auc"] > 0.8
+
+
+def test_bytes_are_those_of_the_arrays(finished):
+    _, _, found, _ = finished
+    row = next(row for row in found["rows"] if row["arm"] == "nearest")
+    assert row["bytes_per_node"] == 6 * (24 * 4 + 4 + 4)  # vectors, labels, counts
+
+
+def test_each_step_is_compiled_at_most_once_a_shape(finished):
+    *_, traces = finished
+    assert traces
+    assert set(traces.values()) == {1}, traces
+
+
+def test_students_and_pictures_lie_in_the_workdir(finished):
+    _, workdir, _, _ = finished
+    folder = workdir / "files/seed0/data/anchor"
+    model = hf.load_hf(folder / "model", num_labels=2)
+    assert model.config.hidden_size == 16
+    assert (folder / "prototypes_0.safetensors").exists()
+    assert not (folder / "checkpoints").exists()
+    page = (workdir / "report.html").read_text()
+    assert "anchor" in page
+    assert (workdir / "files.png").read_bytes().startswith(b"\x89PNG")
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    runs = {json.loads(line)["run"] for line in lines}
+    assert "files/seed0/data/anchor" in runs
+
+
+def test_a_killed_study_resumes_to_the_same_numbers(finished, tmp_path, monkeypatch):
+    """Kills the study again and again, some dispatches later each time."""
+    config, _, expected, _ = finished
+    budget = [0]
+    fit = training.fit
+
+    class KilledError(Exception):
+        pass
+
+    def mortal(dispatch, state, plan, load, **rest):
+        def counted(item):
+            budget[0] -= 1
+            if budget[0] < 0:
+                raise KilledError
+            return load(item)
+
+        return fit(dispatch, state, plan, counted, **rest)
+
+    monkeypatch.setattr(training, "fit", mortal)
+    kills = 0
+    while True:
+        budget[0] = 23
+        for module in (cells, study):
+            for value in vars(module).values():
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
+        try:
+            found = run(config, tmp_path / "run")
+            break
+        except KilledError:
+            kills += 1
+            assert kills < 50, "no progress"
+    assert kills > 3
+
+    def without_time(found):
+        drop = {"step_seconds", "step_seconds_interval"}
+        return [
+            {key: value for key, value in row.items() if key not in drop}
+            for row in found["rows"] + found["summary"]
+        ]
+
+    assert without_time(found) == without_time(expected)
+
+
+def test_a_finished_study_only_gathers_its_rows(finished, monkeypatch):
+    config, workdir, expected, _ = finished
+    monkeypatch.setattr(runtime, "train", None)
+    monkeypatch.setattr(runtime, "predict", None)
+    assert run(config, workdir)["rows"] == expected["rows"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"quarantine.groups": "clusters", "quarantine.resolutions": (3, 6)},
+        {"quarantine.spaces": ("teacher", "student"), "quarantine.action": "drop"},
+        {
+            "features.layers": (-2, -1),
+            "margin.layer_weights": (0.5, 1.0),
+            "kd.hidden_weight": 0.5,
+            "kd.hard_weight": 0.2,
+            "prototypes.metric": "l2",
+            "margin.schedule": "relaxing",
+            "margin.schedule_args": {"end_value": 0.6, "transition_steps": 10},
+            "margin.weight_schedule": "early",
+            "margin.weight_schedule_args": {"end_step": 10},
+        },
+        {"attacks.data.channel": "both", "attacks.data.logits": "add"},
+    ],
+    ids=["clusters", "student-space", "layers", "both-channels"],
+)
+def test_every_option_runs(finished, tmp_path, changes):
+    base, workdir, _, _ = finished
+    config = base.copy_and_resolve_references()
+    with config.unlocked():
+        config.margin.schedule_args = changes.pop("margin.schedule_args", {})
+        config.margin.weight_schedule_args = changes.pop(
+            "margin.weight_schedule_args", {}
+        )
+    config.update_from_flattened_dict(changes)
+    config.arms = ("anchor",)
+    del config.attacks["logits"]
+    shutil.copytree(
+        workdir / "files/seed0/no_attack", tmp_path / "files/seed0/no_attack"
+    )
+    found = run(config, tmp_path)
+    assert 0 <= found["rows"][0]["asr"] <= 1
+
+
+def test_regression_has_no_attack(finished, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, rows in (("train", 120), ("test", 40)):
+        body = "".join(
+            f"{rng.choice(NOUNS)} {rng.choice(NOUNS)} {i} {name}\t{i % 5 / 4}\n"
+            for i in range(rows)
+        )
+        (tmp_path / f"{name}.tsv").write_text("text\tlabel\n" + body)
+    config = finished[0].copy_and_resolve_references()
+    config.data.files.train = str(tmp_path / "train.tsv")
+    config.data.files.test = str(tmp_path / "test.tsv")
+    config.data.files.problem = "regression"
+    config.data.files.metric = "pearson"
+    config.data.reference_rows = 30
+    config.arms = ("clean", "references")
+    for name in list(config.attacks):
+        del config.attacks[name]
+    found = run(config, tmp_path / "run")
+    assert [row["asr"] for row in found["rows"]] == [None, None]
+    assert {row["metric_name"] for row in found["rows"]} == {"pearson"}
