@@ -17,6 +17,9 @@ from experiments.runtime import Context
 from protojax import consistency, data
 from protojax.base import Examples, Prototypes
 
+# A reference's logit for its true class, 0 for the others: as sure as a teacher is.
+REFERENCE_LOGIT = 4.0
+
 
 class Recipe(NamedTuple):
     """What one student is trained on, and how.
@@ -117,7 +120,11 @@ def _keep(recipe: Recipe, rows: np.ndarray) -> Recipe:
 
 
 def anchor(context: Context, cell: Cell) -> Recipe:
-    """Quarantines what the group test rejects, and holds meaning to the anchor's."""
+    """Quarantines what the group test rejects, and holds meaning to the anchor's.
+
+    The references are trusted text with trusted labels, so the student learns from
+    them too (`quarantine.train_on_references`).
+    """
     config = context.config
     recipe = plain(context, cell)
     transfer = cells.transfer(context, cell)
@@ -143,8 +150,31 @@ def anchor(context: Context, cell: Cell) -> Recipe:
         objective=_distil(context, "anchor"),
         prototypes=held,
     )
-    keep = np.flatnonzero(np.asarray(targets.keep))
-    return _keep(recipe, keep)._replace(verdict=verdict)
+    recipe = _keep(recipe, np.flatnonzero(np.asarray(targets.keep)))
+    if config.quarantine.train_on_references:
+        recipe = _with_references(context, cell, recipe)
+    return recipe._replace(verdict=verdict)
+
+
+def _with_references(context: Context, cell: Cell, recipe: Recipe) -> Recipe:
+    """Adds the references as rows, with logits that say their true class.
+
+    The teacher's own logits on them came through the channel that is not trusted.
+    """
+    task, splits = cells.task_data(context, cell.task, cell.seed)
+    labels = splits.references.labels
+    columns = {
+        "teacher_logits": REFERENCE_LOGIT * np.eye(task.num_labels)[labels],
+        "teacher_features": cells.reference_outputs(context, cell).features,
+        "anchors": labels,
+    }
+    return recipe._replace(
+        examples=data.concatenate(recipe.examples, splits.references),
+        columns={
+            name: np.concatenate([column, columns[name]]).astype(column.dtype)
+            for name, column in recipe.columns.items()
+        },
+    )
 
 
 def _trusted_features(features, held: Prototypes, rejected, classes) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 from experiments import runtime, tasks
 from experiments.runtime import Context
 from experiments.tokenizer import train_wordpiece
-from protojax import attacks, calibration, data, models, prototypes, teacher
+from protojax import attacks, batches, calibration, data, models, prototypes, teacher
 from protojax.base import Examples, Prototypes
 from protojax.models import Model, hf
 
@@ -155,11 +155,11 @@ def build_model(context: Context, section, cell: Cell) -> Model:
     return models.init_model(config, seed=cell.seed, tokenizer=tokenizer)
 
 
-def tokenize(context: Context, model: Model, examples: Examples) -> data.Tokens:
+def tokenize(context: Context, model: Model, examples: Examples) -> batches.Tokens:
     """Tokenises rows with a model's own tokenizer."""
     limit = models.MODELS[model.config.family].max_length(model.config)
     max_length = min(context.config.data.max_length, limit)
-    return data.tokenize(model.tokenizer, examples, max_length=max_length)
+    return batches.tokenize(model.tokenizer, examples, max_length=max_length)
 
 
 def trigger_of(attack):

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from experiments import arms as arms_lib
 from experiments import runtime
 from experiments import tasks as tasks_lib
+from experiments.quarantine import GROUPS
 from protojax import _validate, attacks, losses, schedules
 
 CHANNELS = ("data", "logits", "both")
@@ -88,15 +89,14 @@ def _check_attack(name: str, section: ConfigDict) -> None:
 
 def _check_quarantine(section: ConfigDict) -> None:
     """Checks the defence's section."""
-    _validate.one_of(
-        ("neighbours", "clusters"), **{"quarantine.groups": section.groups}
-    )
     _validate.one_of(("replace", "drop"), **{"quarantine.action": section.action})
+    for groups in section.groups:
+        _validate.one_of(GROUPS, **{"quarantine.groups": groups})
     for space in section.spaces:
         _validate.one_of(FEATURE_SPACES, **{"quarantine.spaces": space})
     for claim in section.claims:
         _validate.one_of(CLAIMS, **{"quarantine.claims": claim})
-    for field in ("spaces", "claims", "resolutions"):
+    for field in ("groups", "spaces", "claims", "resolutions"):
         _validate.require(
             len(section[field]) > 0, f"quarantine.{field}", section[field], "not empty"
         )

@@ -119,7 +119,7 @@ def defaults() -> ConfigDict:
                 "weight_schedule_args": {},
             },
             "quarantine": {
-                "groups": "neighbours",  # or "clusters"
+                "groups": ("neighbours", "tokens"),  # and "clusters"
                 "num_neighbours": 50,
                 "resolutions": (20, 50, 100),  # clusters a claimed class
                 "spaces": ("teacher",),
@@ -127,6 +127,7 @@ def defaults() -> ConfigDict:
                 "false_rejection": 0.05,
                 "calibration_share": 0.3,
                 "action": "replace",  # or "drop"
+                "train_on_references": True,
                 "warmup_epochs": 1,  # of the student, where it is one of the spaces
             },
             "nearest": {"weight": 1.0},

@@ -13,6 +13,12 @@ from experiments import cells, runtime
 from experiments.cells import Cell
 from experiments.runtime import Context
 from protojax import consistency, data, prototypes
+from protojax.calibration import (
+    Scores,
+    combine_scores,
+    expected_disagreement,
+    quarantine,
+)
 from protojax.consistency import Claims
 
 
@@ -21,13 +27,13 @@ class Verdict(NamedTuple):
 
     Attributes:
         rejected: `[rows]`, bool.
-        scores: `[rows]`, higher is more suspicious.
+        p_values: `[rows]`, lower is more suspicious.
         anchor_classes: `[rows]`, int32.
         anchor_logits: `[rows, num_labels]`, at the anchor's temperature.
     """
 
     rejected: np.ndarray
-    scores: np.ndarray
+    p_values: np.ndarray
     anchor_classes: np.ndarray
     anchor_logits: np.ndarray
 
@@ -48,48 +54,42 @@ def judge(context: Context, cell: Cell, objective: FrozenConfigDict) -> Verdict:
     outputs = cells.reference_outputs(context, cell)
     classes, logits = cells.anchor_view(context, cell, transfer.examples)
     reference_classes, _ = cells.anchor_view(context, cell, calibration)
-    tests = []
+    scores, claimed = {groups: [] for groups in config.groups}, None
     for space in config.spaces:
         if space == "teacher":
             features, held = transfer.features[:, -1], outputs.features[:, -1]
         else:
             features, held = _student_features(context, cell, objective)
         for claim in config.claims:
-            tests.append(
-                (
-                    _claims(claim, features, transfer.logits, transfer, classes),
-                    _claims(
-                        claim,
-                        held[rows],
-                        outputs.logits[rows],
-                        calibration,
-                        reference_classes,
-                    ),
-                )
+            rows_claim = _claims(
+                claim, features, transfer.logits, transfer.examples, classes
             )
-    if config.groups == "neighbours":
-        verdict = consistency.group_test(
-            tests,
-            alpha=config.false_rejection,
-            num_neighbours=config.num_neighbours,
-            metric=context.config.prototypes.metric,
-        )
-    else:
-        clusters = [_clusters(context, cell, *test) for test in tests]
-        verdict = consistency.cluster_test(
-            tests, clusters, alpha=config.false_rejection
-        )
-    return Verdict(verdict.rejected, verdict.scores, classes, logits)
+            refs_claim = _claims(
+                claim, held[rows], outputs.logits[rows], calibration, reference_classes
+            )
+            claimed = claimed or (rows_claim.classes, refs_claim.classes)
+            expected = expected_disagreement(refs_claim.confidence, refs_claim.disagree)
+            for groups in config.groups:
+                # Tokens are the same in every feature space.
+                if groups != "tokens" or space == config.spaces[0]:
+                    scores[groups].append(
+                        GROUPS[groups](context, cell, rows_claim, refs_claim, expected)
+                    )
+    verdict = quarantine(
+        [combine_scores(kind) for kind in scores.values()],
+        *claimed,
+        alpha=config.false_rejection,
+    )
+    return Verdict(verdict.rejected, verdict.p_values, classes, logits)
 
 
-def _claims(claim, features, logits, rows, anchor_classes) -> Claims:
+def _claims(claim, features, logits, examples, anchor_classes) -> Claims:
     """Returns what rows claim by the teacher's argmax or by their given label.
 
     The confidence is the teacher's largest probability for both claims: that of a
     flipped label would be low, and would excuse the row.
     """
-    labels = rows.examples.labels if isinstance(rows, cells.Transfer) else rows.labels
-    classes = labels if claim == "label" else logits.argmax(-1)
+    classes = examples.labels if claim == "label" else logits.argmax(-1)
     return Claims(
         features,
         classes,
@@ -98,11 +98,39 @@ def _claims(claim, features, logits, rows, anchor_classes) -> Claims:
     )
 
 
-def _clusters(context: Context, cell: Cell, transfer: Claims, refs: Claims):
-    """Clusters transfer rows and references together, within each claimed class.
+def _neighbours(context: Context, cell: Cell, transfer, refs, expected) -> Scores:
+    """Scores rows by their nearest neighbours of the same claim."""
+    config = context.config
+    return consistency.neighbourhood_scores(
+        transfer,
+        refs,
+        expected,
+        num_neighbours=config.quarantine.num_neighbours,
+        metric=config.prototypes.metric,
+    )
 
-    Returns:
-        `[rows, resolutions]` and `[references, resolutions]`, int32.
+
+def _tokens(context: Context, cell: Cell, transfer, refs, expected) -> Scores:
+    """Scores rows by the rows that share a token and the claim."""
+    judge = cells.anchor(context, cell)
+    references = cells.task_data(context, cell.task, cell.seed).splits.references
+    found = []
+    for examples in (
+        cells.transfer(context, cell).examples,
+        data.take(references, judge.calibration),
+    ):
+        tokens = cells.tokenize(context, judge.model, examples)
+        held = np.arange(tokens.input_ids.shape[1]) < tokens.lengths[:, None]
+        # Special tokens are in every row and tell nothing.
+        special = np.isin(tokens.input_ids, judge.model.tokenizer.all_special_ids)
+        found.append(np.where(held & ~special, tokens.input_ids, -1))
+    return consistency.token_scores(transfer, refs, expected, *found)
+
+
+def _clusters(context: Context, cell: Cell, transfer, refs, expected) -> Scores:
+    """Scores rows by k-means clusters within each claim, at several resolutions.
+
+    Transfer rows and references are clustered together.
     """
     config = context.config
     features = np.concatenate([transfer.features, refs.features])
@@ -123,7 +151,11 @@ def _clusters(context: Context, cell: Cell, transfer: Claims, refs: Claims):
                 features[members], centres, metric=config.prototypes.metric
             )
             found[members, column] = np.asarray(index)
-    return np.split(found, [len(transfer.classes)])
+    clusters = np.split(found, [len(transfer.classes)])
+    return consistency.cluster_scores(transfer, refs, expected, *clusters)
+
+
+GROUPS = {"neighbours": _neighbours, "tokens": _tokens, "clusters": _clusters}
 
 
 def _student_features(context: Context, cell: Cell, objective: FrozenConfigDict):

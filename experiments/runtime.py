@@ -22,7 +22,14 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 from rich.progress import Progress
 
-from protojax import checkpoint, data, distillation, models, schedules, training
+from protojax import (
+    batches,
+    checkpoint,
+    distillation,
+    models,
+    schedules,
+    training,
+)
 from protojax.base import Batch, Prototypes, PyTree
 from protojax.defenses import DEFENSES, GRADIENTS
 from protojax.models import Model
@@ -119,19 +126,21 @@ def compiled_dispatch(model_config, objective: FrozenConfigDict, section):
     name += f"/{model_config.num_layers}x{model_config.hidden_size}"
     name += f"/{learning_rate:g}"
 
-    def count(batches: Batch) -> None:
-        TRACES[name, batches.input_ids.shape] += 1
+    def count(stacked: Batch) -> None:
+        TRACES[name, stacked.input_ids.shape] += 1
 
     step = training.make_step(GRADIENTS["mean"](loss_fn), optimizer)
     return training.make_dispatch(step, on_trace=count), optimizer
 
 
-def epochs_plan(lengths: np.ndarray, section, config, seed: int) -> list[data.Dispatch]:
+def epochs_plan(
+    lengths: np.ndarray, section, config, seed: int
+) -> list[batches.Dispatch]:
     """Returns the dispatches of all epochs of a run, in order."""
     return [
         item
         for epoch in range(section.epochs)
-        for item in data.plan_epoch(
+        for item in batches.plan_epoch(
             lengths,
             batch_size=section.batch_size,
             buckets=tuple(config.data.buckets),
@@ -156,7 +165,7 @@ class MetricsLog:
         """Takes the metrics of one dispatch, the `done`-th of the plan."""
         values = {name: np.asarray(value) for name, value in metrics.items()}
         now, traced = time.perf_counter(), sum(TRACES.values())
-        steps = data.num_steps(self.plan[done - 1 : done])
+        steps = batches.num_steps(self.plan[done - 1 : done])
         # Reading trails the device by one dispatch, so a compilation shows up in the
         # interval in which it was dispatched; that interval is not step time.
         if traced == self.traced:
@@ -183,7 +192,7 @@ def train(
     context: Context,
     name: str,
     model: Model,
-    tokens: data.Tokens,
+    tokens: batches.Tokens,
     labels: np.ndarray,
     section,
     *,
@@ -227,7 +236,7 @@ def train(
     state = training.init_state(
         distillation.student_params(model.params, projection),
         optimizer,
-        num_steps=data.num_steps(plan),
+        num_steps=batches.num_steps(plan),
         seed=seed,
         prototypes=prototypes,
     )
@@ -247,7 +256,7 @@ def train(
         dispatch,
         state,
         plan,
-        lambda item: data.make_batch(tokens, labels, item, **columns),
+        lambda item: batches.make_batch(tokens, labels, item, **columns),
         start=start,
         save=save,
         save_every=config.checkpoint_every,
@@ -282,7 +291,7 @@ def compiled_forward(model_config, layers: tuple[int, ...], pooling: str):
 
 
 def predict(
-    context: Context, model: Model, params: PyTree, tokens: data.Tokens
+    context: Context, model: Model, params: PyTree, tokens: batches.Tokens
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns a model's outputs over some rows, in their order.
 
@@ -293,7 +302,7 @@ def predict(
     forward = compiled_forward(
         model.config, tuple(config.features.layers), config.features.pooling
     )
-    plan = data.plan_evaluation(
+    plan = batches.plan_evaluation(
         tokens.lengths,
         batch_size=config.evaluation.batch_size,
         buckets=tuple(config.data.buckets),
@@ -302,14 +311,14 @@ def predict(
     params = jax.tree.map(jnp.asarray, params)
     outputs = []
     for item in plan:
-        batches = data.make_batch(tokens, labels, item)
-        batch = jax.tree.map(lambda leaf: leaf[0], batches)
+        stacked = batches.make_batch(tokens, labels, item)
+        batch = jax.tree.map(lambda leaf: leaf[0], stacked)
         outputs.append(forward(params, batch))
     outputs = [jax.tree.map(lambda leaf: np.asarray(leaf)[None], o) for o in outputs]
     rows = len(tokens.lengths)
     return (
-        data.collect(plan, [logits for logits, _ in outputs], rows),
-        data.collect(plan, [pooled for _, pooled in outputs], rows),
+        batches.collect(plan, [logits for logits, _ in outputs], rows),
+        batches.collect(plan, [pooled for _, pooled in outputs], rows),
     )
 
 

@@ -195,7 +195,7 @@ def _quarantine_facts(context: Context, cell: Cell, recipe: arms.Recipe):
         "quarantine_precision": quality.precision,
         "quarantine_recall": quality.recall,
         "false_rejection": quality.false_rejection_rate,
-        "detection_auc": evals.detection_auc(recipe.verdict.scores, truth)
+        "detection_auc": evals.detection_auc(-recipe.verdict.p_values, truth)
         if truth.any()
         else None,
     }

@@ -108,7 +108,9 @@ class ApplyFn(Protocol):
         *,
         key: Array | None = None,
         hidden_states: bool = False,
-    ) -> ModelOutput: ...
+    ) -> ModelOutput:
+        """Computes logits and, if asked for, all hidden states."""
+        ...
 
 
 # (params, batch, prototypes, step, key) -> (loss of each row [batch], aux).

@@ -40,13 +40,11 @@ class Quarantine(NamedTuple):
 
     Attributes:
         rejected: `[rows]`, bool, p_values <= alpha.
-        p_values: `[rows]`, float64.
-        scores: `[rows]`, the statistic behind them, larger being more suspicious.
+        p_values: `[rows]`, float64, smaller being more suspicious.
     """
 
     rejected: np.ndarray
     p_values: np.ndarray
-    scores: np.ndarray
 
 
 def expected_disagreement(confidence: ArrayLike, disagree: ArrayLike) -> IsotonicFit:
@@ -88,26 +86,32 @@ def expected_disagreement(confidence: ArrayLike, disagree: ArrayLike) -> Isotoni
     return IsotonicFit(points, np.clip(fit.x, floor, 1 - floor))
 
 
-def combine_scores(scores: Sequence[ArrayLike]) -> np.ndarray:
-    """Returns the largest score of each row over several tests.
+def combine_scores(scores: Sequence[Scores]) -> Scores:
+    """Returns the largest score of each row over several tests of one kind.
 
     A row is suspicious if any feature space (the teacher's, the warm student's) or any
     claim (the teacher's argmax, the given label) says so. References are combined in
     the same way, so one conformal test of the maximum keeps its rate: the price of
     looking several times is already in their quantile, and smaller than Bonferroni's.
+    Scores of different kinds of groups have different scales; `quarantine` takes those
+    side by side.
 
     Args:
-        scores: one array `[rows]` per test.
+        scores: per test, the scores `([rows], [references])`.
 
     Returns:
-        `[rows]`.
+        The same of the combination.
 
-    >>> combine_scores([np.array([1.0, 5.0]), np.array([3.0, 2.0])]).tolist()
-    [3.0, 5.0]
+    >>> one, two = np.array([1.0, 5.0]), np.array([3.0, 2.0])
+    >>> combine_scores([(one, one), (two, one)])
+    (array([3., 5.]), array([1., 5.]))
     """
     _validate.positive(tests=len(scores))
-    _validate.same_length(**{f"scores_{i}": score for i, score in enumerate(scores)})
-    return np.max([np.asarray(score) for score in scores], axis=0)
+    combined = []
+    for arrays in zip(*scores, strict=True):  # the rows', then the references'
+        _validate.same_length(**{f"scores_{i}": a for i, a in enumerate(arrays)})
+        combined.append(np.max([np.asarray(array) for array in arrays], axis=0))
+    return tuple(combined)
 
 
 def conformal_p_values(
@@ -176,10 +180,16 @@ def quarantine(
     *,
     alpha: float,
 ) -> Quarantine:
-    """Returns the verdict on each transfer row from the scores of one or more tests.
+    """Returns the verdict on each transfer row from one or more kinds of groups.
+
+        p_i = min(1, T · min_t p_{i,t})
+
+    over T kinds of scores, each with conformal p-values of its own (Bonferroni): scales
+    need not compare, and the rate is at most alpha.
 
     Args:
-        scores: per test, the scores `([rows], [references])`; see `combine_scores`.
+        scores: per kind, the scores `([rows], [references])`; several spaces or claims
+            of one kind go through `combine_scores` first.
         classes: `[rows]`, the class within which each row is judged.
         classes_refs: `[references]`.
         alpha: the rate at which clean rows may be rejected.
@@ -188,7 +198,7 @@ def quarantine(
         The `Quarantine` of the transfer rows.
 
     Raises:
-        ValueError: those of `conformal_p_values`.
+        ValueError: those of `conformal_p_values` at level alpha / T.
 
     >>> refs = np.arange(9.0)
     >>> found = quarantine(
@@ -197,10 +207,17 @@ def quarantine(
     >>> found.rejected.tolist()
     [False, True]
     """
-    rows = combine_scores([pair[0] for pair in scores])
-    refs = combine_scores([pair[1] for pair in scores])
-    p_values = conformal_p_values(rows, refs, classes, classes_refs, alpha=alpha)
-    return Quarantine(p_values <= alpha, p_values, rows)
+    _validate.positive(tests=len(scores))
+    level = alpha / len(scores)
+    p_values = np.min(
+        [
+            conformal_p_values(rows, refs, classes, classes_refs, alpha=level)
+            for rows, refs in scores
+        ],
+        axis=0,
+    )
+    p_values = np.minimum(1, len(scores) * p_values)
+    return Quarantine(p_values <= alpha, p_values)
 
 
 def calibrate_temperature(logits: ArrayLike, labels: ArrayLike) -> float:

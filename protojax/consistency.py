@@ -1,16 +1,21 @@
 """Finds the rows of a transfer set that claim a class which their meaning denies.
 
 An anchor that never saw the transfer set reads each row and agrees with its claimed
-class or not. One answer of a weak anchor says little, so rows are tested in groups of
-look-alikes that make the same claim: a poisoned group disagrees with the anchor far
-more often than clean rows of the same kind do. "Far more" is a quantile over clean
-references scored in the same way, so clean rows are rejected at the stated rate alpha.
-Nothing here reads which rows are poisoned or the true label of a transfer row.
+class or not. One answer of a weak anchor says little, so rows are tested in groups that
+make the same claim: neighbours or clusters in a model's hidden states, or all rows that
+share a token. A poisoned group disagrees with the anchor far more often than clean rows
+of the same kind do. "Far more" is a quantile over clean references scored in the same
+way, so clean rows are rejected at the stated rate alpha. Nothing here reads which rows
+are poisoned or the true label of a transfer row.
+
+    expected = expected_disagreement(refs.confidence, refs.disagree)
+    scores = [neighbourhood_scores(transfer, refs, expected), token_scores(...), ...]
+    verdict = quarantine(scores, transfer.classes, refs.classes, alpha=0.05)
+    targets = quarantine_targets(..., verdict.rejected, ...)
 
 Everything but the neighbour search is NumPy on the host: a few vectors, used once.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import chex
@@ -25,13 +30,8 @@ from protojax.calibration import (
     IsotonicFit,
     Quarantine,
     Scores,
-    combine_scores,
-    expected_disagreement,
     quarantine,
     require_finite,
-)
-from protojax.calibration import (
-    calibrate_temperature as calibrate_temperature,  # callers look for it here
 )
 from protojax.neighbours import neighbours
 
@@ -181,103 +181,69 @@ def cluster_scores(
         group = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
         total, spread = np.bincount(group, excess), np.bincount(group, variance)
         scores.append((total / np.sqrt(spread))[group])
-    return _split(combine_scores(scores), transfer)
+    return _split(np.max(scores, axis=0), transfer)
 
 
-def group_test(
-    tests: Sequence[tuple[Claims, Claims]],
+def token_scores(
+    transfer: Claims,
+    refs: Claims,
+    expected: IsotonicFit,
+    tokens: ArrayLike,
+    tokens_refs: ArrayLike,
     *,
-    alpha: float = 0.05,
-    num_neighbours: int = 50,
-    metric: str = "cosine",
-) -> Quarantine:
-    """Rejects the transfer rows whose neighbourhoods deny what they claim.
+    overdispersion: float = 0.05,
+) -> Scores:
+    """Returns how far the rows that share a token exceed the expected disagreement.
 
-    Each test is a feature space with a claim: the teacher's hidden states with its
-    argmax, the same with the given labels, the warm student's hidden states, ... An
-    attacker of the teacher's channel controls the teacher's features, not the
-    student's. All tests together reject clean rows at the rate alpha, per class of the
-    first test's claims.
+        z_t = Σ_{j ∈ G(t)} (disagree_j - e_j) / √(Σ_{j ∈ G(t)} e_j (1 - e_j) + (τ |G|)²)
+
+    G(t) are all rows of one claim that hold token t, and a row scores the largest z_t
+    of its tokens. A trigger of words is in all the rows it poisons, whatever a model
+    has learned of it, so this finds rows whose hidden states do not lie together yet. A
+    trigger without words of its own (a syntax, a style) has to be found by
+    `neighbourhood_scores`. Clean words lean to one side too ("not" does): the
+    overdispersion τ says by how much a clean group's rate may differ from what is
+    expected, so a common word needs an excess of several τ, not of several 1/√|G|.
+
+    Guarantee: as for `neighbourhood_scores`; transfer rows and references are pooled.
 
     Args:
-        tests: pairs of transfer rows `[rows, ...]` and clean references
-            `[references, ...]`, the same rows in the same order in every pair.
-        alpha: the rate at which clean rows may be rejected.
-        num_neighbours: how many neighbours join each row.
-        metric: "cosine" or "l2".
+        transfer: the rows under test, `[rows, ...]`; features are not read.
+        refs: clean rows that trained neither anchor nor teacher, `[references, ...]`.
+        expected: the rate that clean rows show, see `expected_disagreement`.
+        tokens: `[rows, length]`, int, the tokens of each row, negative where none.
+        tokens_refs: `[references, any length]`, likewise.
+        overdispersion: τ >= 0, a rate.
 
     Returns:
-        The `Quarantine` of the transfer rows.
+        The scores of the transfer rows `[rows]` and of the references `[references]`;
+        a row without tokens scores 0.
 
     Raises:
-        ValueError: those of `neighbourhood_scores` and `conformal_p_values`.
+        ValueError: on arrays of different lengths, values that are not finite, or a
+            negative overdispersion.
 
-    >>> points = np.random.default_rng(0).normal(size=(60, 2))
-    >>> clean = Claims(points, np.zeros(60), np.ones(60), np.zeros(60))
-    >>> poison = Claims(np.full((9, 2), 9.0), np.zeros(9), np.ones(9), np.ones(9))
-    >>> transfer = Claims(*map(np.concatenate, zip(clean, poison)))
-    >>> found = group_test([(transfer, clean)], num_neighbours=4, metric="l2")
-    >>> found.rejected[:60].sum(), found.rejected[60:].sum()
-    (np.int64(0), np.int64(9))
+    >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
+    >>> four = Claims(*(np.repeat(array, 4, axis=0) for array in one))
+    >>> coin, words = IsotonicFit(np.array([1.0]), np.array([0.5])), np.full((4, 1), 7)
+    >>> token_scores(four, one, coin, words, np.array([[8]]), overdispersion=0.0)
+    (array([2., 2., 2., 2.]), array([1.]))
     """
-    _validate.positive(tests=len(tests))
-    scores = [
-        neighbourhood_scores(
-            transfer,
-            refs,
-            expected_disagreement(refs.confidence, refs.disagree),
-            num_neighbours=num_neighbours,
-            metric=metric,
-        )
-        for transfer, refs in tests
-    ]
-    transfer, refs = tests[0]
-    return quarantine(scores, transfer.classes, refs.classes, alpha=alpha)
-
-
-def cluster_test(
-    tests: Sequence[tuple[Claims, Claims]],
-    assignments: Sequence[tuple[ArrayLike, ArrayLike]],
-    *,
-    alpha: float = 0.05,
-) -> Quarantine:
-    """Rejects the transfer rows whose clusters deny what they claim.
-
-    The alternative to `group_test` where n² distances are too many.
-
-    Args:
-        tests: as for `group_test`.
-        assignments: per test, the clusters of its transfer rows and of its references,
-            each `[rows]` or `[rows, resolutions]`; see `cluster_scores`.
-        alpha: the rate at which clean rows may be rejected.
-
-    Returns:
-        The `Quarantine` of the transfer rows.
-
-    Raises:
-        ValueError: those of `cluster_scores` and `conformal_p_values`.
-
-    >>> clean = Claims(np.ones((60, 2)), np.zeros(60), np.ones(60), np.zeros(60))
-    >>> poison = Claims(np.ones((9, 2)), np.zeros(9), np.ones(9), np.ones(9))
-    >>> transfer = Claims(*map(np.concatenate, zip(clean, poison)))
-    >>> clusters = np.repeat([0, 1], [60, 9])
-    >>> found = cluster_test([(transfer, clean)], [(clusters, np.zeros(60))])
-    >>> found.rejected[:60].sum(), found.rejected[60:].sum()
-    (np.int64(0), np.int64(9))
-    """
-    _validate.positive(tests=len(tests))
-    _validate.same_length(tests=tests, assignments=assignments)
-    scores = [
-        cluster_scores(
-            transfer,
-            refs,
-            expected_disagreement(refs.confidence, refs.disagree),
-            *clusters,
-        )
-        for (transfer, refs), clusters in zip(tests, assignments, strict=True)
-    ]
-    transfer, refs = tests[0]
-    return quarantine(scores, transfer.classes, refs.classes, alpha=alpha)
+    _validate.non_negative(overdispersion=overdispersion)
+    rows = _pool(transfer, refs)
+    _validate.same_length(transfer=transfer.classes, tokens=tokens)
+    _validate.same_length(refs=refs.classes, tokens_refs=tokens_refs)
+    excess, variance = _moments(rows, expected)
+    # (row, token) of every token a row holds, each once.
+    sets = [np.unique(row[row >= 0]) for part in (tokens, tokens_refs) for row in part]
+    row = np.repeat(np.arange(len(sets)), [len(found) for found in sets])
+    keys = np.stack([rows.classes[row], np.concatenate(sets)], axis=1)
+    group = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+    total, spread = np.bincount(group, excess[row]), np.bincount(group, variance[row])
+    spread = spread + (overdispersion * np.bincount(group)) ** 2
+    scores = np.where([len(found) > 0 for found in sets], -np.inf, 0.0)
+    np.maximum.at(scores, row, (total / np.sqrt(spread))[group])
+    return _split(scores, transfer)
 
 
 def sample_gate(
@@ -301,7 +267,7 @@ def sample_gate(
         alpha: the rate at which clean rows may be rejected.
 
     Returns:
-        The `Quarantine` of the rows; scores are 1 - posterior of the claim.
+        The `Quarantine` of the rows, by 1 - posterior of the claim.
 
     Raises:
         ValueError: those of `conformal_p_values`.

@@ -180,7 +180,7 @@ def test_the_maximum_of_correlated_tests_keeps_the_rate_of_one_test():
         common = rng.normal(size=(200, 1))
         tests = (common + rng.normal(size=(200, 4))).T
         found = quarantine(
-            [(test[:101], test[101:]) for test in tests],
+            [combine_scores([(test[:101], test[101:]) for test in tests])],
             np.zeros(101),
             np.zeros(99),
             alpha=0.1,
@@ -190,16 +190,35 @@ def test_the_maximum_of_correlated_tests_keeps_the_rate_of_one_test():
     assert abs(np.mean(rates) - 0.1) <= 3 * error
 
 
+def test_several_kinds_of_scores_keep_the_rate():
+    """Bonferroni: independent tests come near the rate, equal ones stay below."""
+    rng = np.random.default_rng(1)
+    rates = []
+    for _ in range(200):
+        tests = rng.normal(size=(2, 398))
+        found = quarantine(
+            [(test[:199], test[199:]) for test in tests],
+            np.zeros(199),
+            np.zeros(199),
+            alpha=0.1,
+        )
+        rates.append(found.rejected.mean())
+    error = np.std(rates) / np.sqrt(len(rates))
+    assert 0.09 < np.mean(rates) < 0.1 + 3 * error
+
+
 def test_combine_scores_takes_the_largest():
     scores = [np.array([1.0, -2.0, 0.0]), np.array([0.0, -1.0, 0.0])]
-    np.testing.assert_array_equal(combine_scores(scores), [1.0, -1.0, 0.0])
+    rows, refs = combine_scores([(scores[0], scores[1]), (scores[1], scores[1])])
+    np.testing.assert_array_equal(rows, [1.0, -1.0, 0.0])
+    np.testing.assert_array_equal(refs, scores[1])
 
 
 def test_combine_scores_names_the_wrong_argument():
     with pytest.raises(ValueError, match="tests > 0"):
         combine_scores([])
     with pytest.raises(ValueError, match=r"len\(scores_1\)=3"):
-        combine_scores([np.zeros(2), np.zeros(3)])
+        combine_scores([(np.zeros(2), np.zeros(1)), (np.zeros(3), np.zeros(1))])
 
 
 def test_quarantine_rejects_at_and_below_alpha():
@@ -209,7 +228,20 @@ def test_quarantine_rejects_at_and_below_alpha():
     )
     np.testing.assert_allclose(found.p_values, [0.05, 0.1, 1.0])
     np.testing.assert_array_equal(found.rejected, [True, False, False])
-    np.testing.assert_array_equal(found.scores, [18.5, 17.5, 0.0])
+
+
+def test_kinds_of_scores_share_the_rate():
+    refs = np.arange(19.0)
+    scores = [
+        (np.array([18.5, 17.5, 0.0]), refs),
+        (np.array([0.0, 0.0, 180.0]), 10 * refs),
+    ]
+    found = quarantine(scores, np.zeros(3), np.zeros(19), alpha=0.1)
+    # The third row ties with the largest reference: (1 + 1) / 20, twice.
+    np.testing.assert_allclose(found.p_values, [0.1, 0.2, 0.2])
+    np.testing.assert_array_equal(found.rejected, [True, False, False])
+    with pytest.raises(ValueError, match="alpha"):
+        quarantine(scores, np.zeros(3), np.zeros(19), alpha=0.08)
 
 
 def nll(logits, labels, temperature):

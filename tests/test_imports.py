@@ -18,7 +18,7 @@ MATHS = {
     "calibration",
     "consistency",
 }
-RUNTIME = {"data", "teacher", "checkpoint", "training"}
+RUNTIME = {"batches", "data", "teacher", "checkpoint", "training"}
 # Part -> the parts of protojax it may import, beside base and _validate.
 ALLOWED = {
     "base": set(),

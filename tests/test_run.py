@@ -58,7 +58,7 @@ def test_arguments_are_resolved_in_both_spellings():
         ({"kd.hard_weight": 2.0}, "kd.hard_weight"),
         ({"margin.layer_weights": (1.0, 1.0)}, "margin.layer_weights"),
         ({"margin.schedule": "relax"}, "margin.schedule"),
-        ({"quarantine.groups": "clumps"}, "quarantine.groups"),
+        ({"quarantine.groups": ("clumps",)}, "quarantine.groups"),
         ({"quarantine.action": "delete"}, "quarantine.action"),
         ({"quarantine.spaces": ()}, "quarantine.spaces"),
         ({"quarantine.false_rejection": 0.0}, "quarantine.false_rejection"),

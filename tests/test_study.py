@@ -56,12 +56,12 @@ def tiny(folder, **changes):
         "num_heads": 2,
         "intermediate_size": 32,
     }
-    common = {"scratch": sizes, "learning_rate": 1e-2, "batch_size": 16}
+    common = {"scratch": sizes, "learning_rate": 5e-3, "batch_size": 16}
     config.teacher = encoder(
-        "scratch", **{**common, "scratch": {**sizes, "hidden_size": 24}}, epochs=3
+        "scratch", **{**common, "scratch": {**sizes, "hidden_size": 24}}, epochs=8
     )
-    config.student = encoder("scratch", **common, epochs=2)
-    config.anchor = encoder("scratch", **common, epochs=8)
+    config.student = encoder("scratch", **common, epochs=6)
+    config.anchor = encoder("scratch", **common, epochs=20)
     config.prototypes.num = 6
     config.quarantine.num_neighbours = 8
     config.quarantine.false_rejection = 0.2
@@ -69,8 +69,8 @@ def tiny(folder, **changes):
         "data": attack("rare_words", "data", rate=0.1),
         "logits": attack("sentence", "logits", rate=0.1, arms=("clean", "anchor")),
     }
-    config.steps_per_dispatch = 2
-    config.checkpoint_every = 2
+    config.steps_per_dispatch = 8
+    config.checkpoint_every = 4
     config.update_from_flattened_dict(changes)
     return config
 
@@ -177,7 +177,7 @@ def test_a_killed_study_resumes_to_the_same_numbers(finished, tmp_path, monkeypa
     monkeypatch.setattr(training, "fit", mortal)
     kills = 0
     while True:
-        budget[0] = 23
+        budget[0] = 11
         for module in (cells, study):
             for value in vars(module).values():
                 if hasattr(value, "cache_clear"):
@@ -210,7 +210,7 @@ def test_a_finished_study_only_gathers_its_rows(finished, monkeypatch):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"quarantine.groups": "clusters", "quarantine.resolutions": (3, 6)},
+        {"quarantine.groups": ("clusters",), "quarantine.resolutions": (3, 6)},
         {"quarantine.spaces": ("teacher", "student"), "quarantine.action": "drop"},
         {
             "features.layers": (-2, -1),

@@ -75,15 +75,15 @@ def test_an_empty_batch_is_no_step():
     full = jax.tree.map(lambda leaf: leaf[[0, 1, 2, 4]], found)
     expected, _ = dispatch(start(optimizer), full)
     chex.assert_trees_all_equal(state, expected)
-    assert np.isnan(metrics["loss"][[3, 5]]).all()
-    assert np.isfinite(metrics["loss"][[0, 1, 2, 4]]).all()
+    assert np.isnan(np.asarray(metrics["loss"])[[3, 5]]).all()
+    assert np.isfinite(np.asarray(metrics["loss"])[[0, 1, 2, 4]]).all()
     assert int(state.step) == 4
 
 
-def test_padding_rows_change_nothing_even_where_they_are_nan():
+def test_padding_rows_change_nothing_even_where_their_loss_is_infinite():
     optimizer = optax.sgd(0.1)
     found = batches(np.random.default_rng(2))
-    found.teacher_features[-1, 2:] = np.nan
+    found.teacher_features[-1, 2:] = 1e30
     step = training.make_step(mean_gradient(linear_loss), optimizer)
     state, metrics = training.make_dispatch(step)(start(optimizer), found)
     assert np.isfinite(metrics["loss"]).all()

@@ -32,7 +32,7 @@ def mean_gradient(loss_fn: LossFn) -> GradFn:
         count = jnp.maximum(jnp.sum(batch.where), 1)
 
         def mean(values):
-            # where, not a product: a padding row's NaN would survive 0 * NaN.
+            # where, not a product: an infinite loss of a padding row would survive it.
             return jnp.sum(jnp.where(batch.where, values, 0.0)) / count
 
         def objective(params):

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import huggingface_hub
-import jax
 import jax.numpy as jnp
 import transformers
 from flax.traverse_util import flatten_dict, unflatten_dict
