@@ -55,9 +55,9 @@ class Arm(NamedTuple):
 def _distil(context: Context, assignment: str = "", weight: float | None = None):
     """Returns the objective of distillation, with a constraint where one is named."""
     config = context.config
-    margin = config.margin.as_configdict()
+    margin = config.margin.to_dict()
     if weight is not None:
-        margin.weight = weight
+        margin["weight"] = weight
     return FrozenConfigDict(
         {
             "kd": {

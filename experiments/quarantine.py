@@ -170,8 +170,8 @@ def _student_features(context: Context, cell: Cell, objective: FrozenConfigDict)
     if path.exists():
         saved = np.load(path)
         return saved["transfer"], saved["references"]
-    section = config.student.as_configdict()
-    section.epochs = config.quarantine.warmup_epochs
+    epochs = config.quarantine.warmup_epochs
+    section = FrozenConfigDict({**config.student.to_dict(), "epochs": epochs})
     name = f"{cell.folder}/warmup"
     context.describe(name)
     model = cells.build_model(context, config.student, cell)
@@ -182,7 +182,7 @@ def _student_features(context: Context, cell: Cell, objective: FrozenConfigDict)
         model,
         tokens,
         transfer.examples.labels,
-        FrozenConfigDict(section),
+        section,
         seed=cell.seed,
         objective=objective,
         teacher_dim=transfer.features.shape[-1],
