@@ -43,8 +43,10 @@ pre { background: #f6f6f6; padding: 1rem; overflow: auto; max-height: 30rem; }
 <p>Mean and half the width of the 95 % Student interval over {{ seeds }} seed(s), in
 percent. <b>ASR</b>: share of triggered test rows, their true label not the target, that
 the student calls the target. <b>null</b>: the same of a student distilled without the
-attack. <b>excess</b>: the difference, what the attack gained. <b>precision</b>,
-<b>recall</b>: of the quarantine, against the ground truth that no defence sees.</p>
+attack. <b>excess</b>: the difference, what the attack gained. <b>robust</b>:
+share of triggered rows that still get their true label. <b>prec.</b>, <b>recall</b>: of
+the quarantine, against the ground truth that no defence sees. <b>memory</b>: of the
+prototypes, per node.</p>
 <div class="scroll"><table><thead><tr>
 {% for name in header %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
 {% for line in lines %}<tr class="{{ line.style }}">
@@ -122,8 +124,8 @@ def draw(summary: list[dict[str, Any]]) -> Figure:
     _bars(axes[-1], summary, attacks, "clean_metric")
     axes[-1].set(ylabel=f"{summary[0]['metric_name']} on clean text, %")
     axes[-1].set_title("skill (higher is better)")
-    low = min(100 * line["clean_metric"] for line in summary)
-    axes[-1].set_ylim(max(0, low - 8), None)
+    shown = [100 * line["clean_metric"] for line in summary]
+    axes[-1].set_ylim(max(0, min(shown) - 8), min(101, max(shown) + 4))
     figure.suptitle(summary[0]["task"], fontweight="bold")
     handles, labels = axes[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
@@ -148,7 +150,7 @@ def _bars(axis, summary, attacks, measure: str) -> None:
             [index + offset for index, _ in kept],
             [100 * line[measure] for _, line in kept],
             width,
-            yerr=[100 * (line[f"{measure}_interval"] or 0) for _, line in kept],
+            yerr=[100 * (line[f"{measure}_interval"] or np.nan) for _, line in kept],
             error_kw={"lw": 1, "capsize": 2},
             color=COLOURS.get(arm, palette[position % len(palette)]),
             label=arm,

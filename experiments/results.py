@@ -7,6 +7,7 @@ import subprocess
 from typing import Any
 
 import jax
+from rich import box
 from rich.table import Table
 
 from experiments import runtime
@@ -128,15 +129,15 @@ def write(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def percent(summary: dict[str, Any], measure: str) -> str:
-    """Returns a share as `86.1 ± 0.4`, in percent.
+    """Returns a share as `86.1±0.4`, in percent.
 
     >>> percent({"asr": 0.861, "asr_interval": 0.004}, "asr")
-    '86.1 ± 0.4'
+    '86.1±0.4'
     """
     mean, half = summary[measure], summary[f"{measure}_interval"]
     if mean is None:
         return "–"
-    return f"{100 * mean:.1f}" + ("" if half is None else f" ± {100 * half:.1f}")
+    return f"{100 * mean:.1f}" + ("" if half is None else f"±{100 * half:.1f}")
 
 
 COLUMNS = {
@@ -144,14 +145,15 @@ COLUMNS = {
     "ASR": "asr",
     "null": "null_asr",
     "excess": "excess_asr",
-    "robust acc.": "robust_accuracy",
-    "precision": "quarantine_precision",
+    "robust": "robust_accuracy",
+    "prec.": "quarantine_precision",
     "recall": "quarantine_recall",
 }
+HEADER = ["task", "attack", "arm", *COLUMNS, "step", "memory"]
 
 
 def table_rows(summary: list[dict[str, Any]]) -> list[list[str]]:
-    """Returns the cells of the printed table, one list of strings a row."""
+    """Returns the cells of the table under `HEADER`, one list of strings a row."""
     return [
         [
             line["task"],
@@ -165,31 +167,29 @@ def table_rows(summary: list[dict[str, Any]]) -> list[list[str]]:
     ]
 
 
-HEADER = ["task", "attack", "arm", *COLUMNS, "step", "prototypes"]
-
-
 def markdown(summary: list[dict[str, Any]]) -> str:
     """Returns the table in Markdown, for a README."""
     rows = [HEADER, ["---"] * 3 + ["--:"] * (len(HEADER) - 3), *table_rows(summary)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def table(results: dict[str, Any]) -> Table:
-    """Returns the results as a table for the terminal; shares in percent."""
-    seeds = max((line["seeds"] for line in results["summary"]), default=0)
-    found = Table(
-        title=f"mean ± 95 % interval over {seeds} seed{'s'[: seeds != 1]}, in percent",
-        title_justify="left",
-    )
-    for index, name in enumerate(HEADER):
-        found.add_column(name, justify="left" if index < 3 else "right", no_wrap=True)
-    previous = None
-    for line, cells in zip(
-        results["summary"], table_rows(results["summary"]), strict=True
-    ):
-        if previous not in (None, (line["task"], line["attack"])):
-            found.add_section()
-        previous = line["task"], line["attack"]
-        style = "bold green" if line["arm"] == "anchor" else ""
-        found.add_row(*cells, style=style)
+def tables(results: dict[str, Any]) -> list[Table]:
+    """Returns the results for the terminal, a table for each task and attack."""
+    groups: dict[tuple[str, str], list[list[str]]] = {}
+    for task, attack, *rest in table_rows(results["summary"]):
+        groups.setdefault((task, attack), []).append(rest)
+    found = []
+    for (task, attack), rows in groups.items():
+        table = Table(
+            title=f"{task}, attack: {attack}",
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        for index, name in enumerate(HEADER[2:]):
+            table.add_column(name, justify="right" if index else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*row, style="green" if row[0] == "anchor" else "")
+        found.append(table)
     return found

@@ -17,6 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.measure import Measurement
 
 CONFIGS = pathlib.Path(__file__).parent / "configs"
 
@@ -108,21 +109,47 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, 
     runtime.write_json(workdir / "versions.json", results.versions())
     rows = study.run(config, workdir, console=console)
     found = results.write(workdir, rows)
-    console.print(results.table(found))
+    for table in results.tables(found):
+        # A narrow window wraps long lines rather than lose their figures.
+        needed = Measurement.get(
+            console, console.options.update(max_width=999), table
+        ).maximum
+        console.print(table, width=max(console.width, needed))
+    seeds = max(line["seeds"] for line in found["summary"])
+    console.print(
+        f"In percent, mean ± 95 % interval over {seeds} seed(s); prec. and recall are "
+        "the quarantine's, memory is that of the prototypes."
+    )
     page = report.write(workdir, config, found)
-    console.print(f"Results: {workdir / 'results.json'}\nReport:  {page}")
+    console.print(
+        f"Results: {workdir / 'results.json'}\nReport:  {page}", soft_wrap=True
+    )
     return found
+
+
+class Once(logging.Filter):
+    """Lets each message through once; models are loaded many times in a study."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Returns whether the message is new."""
+        message = record.getMessage()
+        new = message not in self.seen
+        self.seen.add(message)
+        return new
 
 
 def _absl_main(config_flag, arguments: list[str]) -> None:
     """What absl calls once the flags are read."""
     if len(arguments) > 1:
         raise app.UsageError(f"Expected flags only, found {arguments[1:]}.")
+    handler = RichHandler(show_path=False, show_time=False)
+    handler.addFilter(Once())
     logging.basicConfig(
-        level=logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(show_path=False, show_time=False)],
-        force=True,
+        level=logging.WARNING, format="%(message)s", handlers=[handler], force=True
     )
     value = next(
         argument.partition("=")[2]
@@ -139,16 +166,39 @@ def _absl_main(config_flag, arguments: list[str]) -> None:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
+def parse_flags(arguments: list[str]) -> list[str]:
+    """Returns what is left of the command line once its flags are read.
+
+    Raises:
+        SystemExit: with one line that says what is wrong, and the nearest name.
+    """
+    try:
+        return flags.FLAGS(arguments)
+    except (AttributeError, KeyError) as error:
+        # ml_collections quotes its own message twice.
+        reason = str(error).strip("\"'").replace("\\'", "'").replace("\\n", " ")
+        sys.exit(f"The config has no field {reason}")
+    except (flags.Error, ValueError, TypeError) as error:
+        # A config file that raises comes with its whole traceback.
+        sys.exit(str(error).strip().splitlines()[-1])
+
+
 def cli() -> None:
     """The command line."""
     try:
         arguments = resolve_arguments(sys.argv)
     except ValueError as error:
         sys.exit(str(error))
+    if not any(argument.startswith("--config") for argument in arguments[1:]):
+        known = ", ".join(sorted(path.name for path in CONFIGS.glob("[!_]*.py")))
+        sys.exit(f"Expected --config=NAME, one of {known}, or --config=FILE.")
     sys.argv[:] = arguments
     config_flag = config_flags.DEFINE_config_file("config", None, "The study's config.")
-    flags.mark_flag_as_required("config")
-    app.run(lambda rest: _absl_main(config_flag, rest), argv=arguments)
+    app.run(
+        lambda rest: _absl_main(config_flag, rest),
+        argv=arguments,
+        flags_parser=parse_flags,
+    )
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
         TaskProgressColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=True, compact=True),
+        TimeRemainingColumn(compact=True),
         console=console,
     )
     todo = [job for job in jobs(config) if not (workdir / job.row).exists()]
@@ -90,6 +90,8 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
         context = Context(config, workdir, progress, progress.add_task("preparing"))
         if todo:
             progress.update(context.task_id, total=_work(context, todo))
+        else:
+            progress.update(context.task_id, total=1, completed=1)
         for job in todo:
             row = evaluate(context, job)
             runtime.write_json(workdir / job.row, row)

@@ -161,7 +161,7 @@ def load_task(name: str, *, root: str = "") -> tuple[Examples, Examples, Task]:
     Raises:
         ValueError: if a file or a row is not what it should be.
         FileNotFoundError: if there is no such file.
-        RuntimeError: if the hub could not be read.
+        ConnectionError: if the hub could not be read.
 
     >>> train, test, task = load_task("snips")
     >>> len(train.texts), len(test.texts), task.label_names[0]
@@ -248,7 +248,7 @@ def _hub_splits(task: Task) -> tuple[_Source, _Source]:
             for split in ("train", task.test)
         )
     except Exception as error:  # the hub's client raises errors of many libraries
-        raise RuntimeError(
+        raise ConnectionError(
             f"Could not load {name} ({config or 'default'}) from the hub: {error} "
             f"Set data.root to a local folder that holds {task.name}/train.jsonl and "
             f"{task.name}/{task.test}.jsonl with the same columns."

@@ -214,7 +214,7 @@ def test_hub_that_cannot_be_reached(monkeypatch):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(RuntimeError, match=r"no route Set data.root to .* rte/train"):
+    with pytest.raises(ConnectionError, match=r"no route Set data.root to .* rte/train"):
         load_task("rte")
 
 
