@@ -7,7 +7,7 @@ import pytest
 
 from experiments.tokenizer import SPECIAL_TOKENS, train_wordpiece
 from protojax.base import Examples
-from protojax.data import tokenize
+from protojax.batches import tokenize
 
 TEXTS = [
     "play some music on spotify",
