@@ -214,7 +214,8 @@ def test_hub_that_cannot_be_reached(monkeypatch):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(ConnectionError, match=r"no route Set data.root to .* rte/train"):
+    message = r"no route Set data.root to .* rte/train"
+    with pytest.raises(ConnectionError, match=message):
         load_task("rte")
 
 

@@ -4,8 +4,8 @@
     python -m experiments.run --config=glue.py:sst2,quick --config.data.root=DATA
 
 The argument names a task (all nine, default sst2) and, after a comma, `quick`: small
-encoders from scratch and a few hundred rows, minutes on a laptop; it shows that a task
-runs, not how well a language model does on it. Hub access is needed for the full size;
+encoders from scratch and 2,000 rows, minutes on a laptop; it shows that a task runs,
+not how well a language model does on it. Hub access is needed for the full size;
 `--config.data.root` and `--config.teacher.model` (likewise student, anchor) take local
 folders instead.
 
@@ -60,17 +60,17 @@ def get_config(argument: str = "sst2"):
 def _quick(config):
     """Shrinks the study for a laptop: small fresh encoders, few rows, one seed."""
     config.seeds = (0,)
-    config.data.transfer_rows = 600
-    config.data.reference_rows = min(300, config.data.reference_rows)
+    config.data.transfer_rows = 2000
+    config.data.reference_rows = min(400, config.data.reference_rows)
     config.data.test_rows = 300
     config.data.max_length = 64
     config.data.buckets = (32, 64)
     config.quarantine.false_rejection = 0.1
     config.quarantine.num_neighbours = 20
-    fresh = {"learning_rate": 1e-3, "batch_size": 32, "epochs": 2}
+    fresh = {"learning_rate": 1e-3, "batch_size": 32, "epochs": 6}
     config.teacher = encoder("scratch", **fresh)
     config.student = encoder("scratch", **fresh)
-    config.anchor = encoder("scratch", **{**fresh, "epochs": 4})
+    config.anchor = encoder("scratch", **{**fresh, "epochs": 15})
     for name in list(config.attacks):
         if name not in ("word_data", "word_logits"):
             del config.attacks[name]
