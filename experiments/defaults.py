@@ -134,6 +134,7 @@ def defaults() -> ConfigDict:
             "evaluation": {"batch_size": 64},
             "steps_per_dispatch": 8,
             "checkpoint_every": 10,  # dispatches
+            "keep_checkpoints": True,  # the last of each finished run
             "export_students": True,
         }
     )

@@ -154,23 +154,42 @@ def epochs_plan(
 class MetricsLog:
     """Appends one line per dispatch to `metrics.jsonl`, and measures the step time."""
 
-    def __init__(self, context: Context, name: str, plan, units: list[int]):
+    def __init__(self, context: Context, name: str, plan, units, start, extra):
         self.context, self.name, self.plan, self.units = context, name, plan, units
         self.lines: list[str] = []
-        self.seconds, self.steps = 0.0, 0
+        self.seconds, self.steps = extra.get("seconds", 0.0), extra.get("steps", 0)
+        self.path = context.workdir / "metrics.jsonl"
+        self._forget(start)
         self.traced = sum(TRACES.values())
         self.last = time.perf_counter()
+
+    def _forget(self, start: int) -> None:
+        """Removes what a killed run wrote of dispatches that are now done again."""
+        if not self.path.exists():
+            return
+        lines = self.path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if not self._later(line, start)]
+        if len(kept) < len(lines):
+            with atomic(self.path) as file:
+                file.write("".join(kept).encode())
+
+    def _later(self, line: str, start: int) -> bool:
+        """Returns whether a line is of this run, after `start`, or cut short."""
+        try:
+            found = json.loads(line)
+        except json.JSONDecodeError:
+            return True
+        return found["run"] == self.name and found["dispatch"] > start
 
     def __call__(self, done: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of one dispatch, the `done`-th of the plan."""
         values = {name: np.asarray(value) for name, value in metrics.items()}
         now, traced = time.perf_counter(), sum(TRACES.values())
-        steps = batches.num_steps(self.plan[done - 1 : done])
         # Reading trails the device by one dispatch, so a compilation shows up in the
         # interval in which it was dispatched; that interval is not step time.
         if traced == self.traced:
             self.seconds += now - self.last
-            self.steps += steps
+            self.steps += batches.num_steps(self.plan[done - 1 : done])
         self.last, self.traced = now, traced
         means = {name: float(np.nanmean(value)) for name, value in values.items()}
         self.lines.append(json.dumps({"run": self.name, "dispatch": done, **means}))
@@ -178,9 +197,18 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Writes what has gathered since the last flush."""
-        with (self.context.workdir / "metrics.jsonl").open("a") as file:
+        with self.path.open("a") as file:
             file.writelines(line + "\n" for line in self.lines)
         self.lines.clear()
+
+    def resume_timing(self) -> None:
+        """Leaves the time that saving took out of the steps."""
+        self.last = time.perf_counter()
+
+    @property
+    def timing(self) -> dict[str, float]:
+        """What a resumed run needs to go on measuring."""
+        return {"seconds": self.seconds, "steps": self.steps}
 
     @property
     def step_seconds(self) -> float:
@@ -241,16 +269,17 @@ def train(
         prototypes=prototypes,
     )
     folder = context.workdir / name / "checkpoints"
-    start = 0
+    start, extra = 0, {}
     if checkpoint.latest_step(folder) is not None:
-        state, start, _ = checkpoint.restore(folder, state, fallback=True)
+        state, start, extra = checkpoint.restore(folder, state, fallback=True)
     units = [int((item.rows >= 0).sum()) * model.config.num_layers for item in plan]
     context.progress.advance(context.task_id, sum(units[:start]))
-    log = MetricsLog(context, name, plan, units)
+    log = MetricsLog(context, name, plan, units, start, extra)
 
     def save(state, done):
         log.flush()
-        checkpoint.save(folder, state, done)
+        checkpoint.save(folder, state, done, extra=log.timing)
+        log.resume_timing()
 
     state = training.fit(
         dispatch,
@@ -263,13 +292,16 @@ def train(
         on_dispatch=log,
     )
     log.flush()
+    if config.keep_checkpoints and start < len(plan):
+        checkpoint.save(folder, state, len(plan), extra=log.timing)
     params = jax.device_get(state.params)
     return Trained(params["model"], params.get("projection"), log.step_seconds)
 
 
 def forget_checkpoints(context: Context, name: str) -> None:
-    """Removes a finished run's checkpoints, once its result is safely on disk."""
-    shutil.rmtree(context.workdir / name / "checkpoints", ignore_errors=True)
+    """Removes a finished run's checkpoints, unless the config keeps the last."""
+    if not context.config.keep_checkpoints:
+        shutil.rmtree(context.workdir / name / "checkpoints", ignore_errors=True)
 
 
 @functools.cache

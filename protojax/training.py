@@ -186,20 +186,26 @@ def fit(
         start: items of the plan already done, for a resumed run.
         save: called as `save(state, done)` after every `save_every` items (0: never).
         save_every: items of the plan between two saves.
-        on_dispatch: called with the items done so far and the metrics of the one
-            before the last dispatch, so that reading them does not stall the device.
+        on_dispatch: called once for each item, with the items done by then and its
+            metrics; one dispatch late, so that reading them does not stall the device,
+            but before a save that includes it.
 
     Returns:
         The state at the end of the plan.
     """
     pending = None
-    for done, item in enumerate(plan[start:], start + 1):
-        state, metrics = dispatch(state, load(item))
+
+    def report():
         if on_dispatch is not None and pending is not None:
             on_dispatch(*pending)
+
+    for done, item in enumerate(plan[start:], start + 1):
+        state, metrics = dispatch(state, load(item))
+        report()
         pending = done, metrics
         if save is not None and save_every and done % save_every == 0:
+            report()
+            pending = None
             save(state, done)
-    if on_dispatch is not None and pending is not None:
-        on_dispatch(*pending)
+    report()
     return state

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from experiments import arms, cells, report, results, runtime, study
 from experiments.defaults import attack, defaults, encoder
-from protojax import training
+from protojax import checkpoint, training
 from protojax.models import hf
 
 ARMS = tuple(arms.ARMS)
@@ -71,6 +71,7 @@ def tiny(folder, **changes):
     }
     config.steps_per_dispatch = 8
     config.checkpoint_every = 4
+    config.keep_checkpoints = False
     config.update_from_flattened_dict(changes)
     return config
 
@@ -144,10 +145,10 @@ def test_each_step_is_compiled_at_most_once_a_shape(finished):
 def test_students_and_pictures_lie_in_the_workdir(finished):
     _, workdir, _, _ = finished
     folder = workdir / "files/seed0/data/anchor"
+    assert not (folder / "checkpoints").exists()
     model = hf.load_hf(folder / "model", num_labels=2)
     assert model.config.hidden_size == 16
     assert (folder / "prototypes_0.safetensors").exists()
-    assert not (folder / "checkpoints").exists()
     page = (workdir / "report.html").read_text()
     assert "anchor" in page
     assert (workdir / "files.png").read_bytes().startswith(b"\x89PNG")
@@ -198,6 +199,16 @@ def test_a_killed_study_resumes_to_the_same_numbers(finished, tmp_path, monkeypa
         ]
 
     assert without_time(found) == without_time(expected)
+    metrics = [
+        json.loads(line)
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    keys = [(line["run"], line["dispatch"]) for line in metrics]
+    assert len(keys) == len(set(keys))
+    whole = (finished[1] / "metrics.jsonl").read_text().splitlines()
+    assert sorted(keys) == sorted(
+        (line["run"], line["dispatch"]) for line in map(json.loads, whole)
+    )
 
 
 def test_a_finished_study_only_gathers_its_rows(finished, monkeypatch):
@@ -223,7 +234,11 @@ def test_a_finished_study_only_gathers_its_rows(finished, monkeypatch):
             "margin.weight_schedule": "early",
             "margin.weight_schedule_args": {"end_step": 10},
         },
-        {"attacks.data.channel": "both", "attacks.data.logits": "add"},
+        {
+            "attacks.data.channel": "both",
+            "attacks.data.logits": "add",
+            "keep_checkpoints": True,
+        },
     ],
     ids=["clusters", "student-space", "layers", "both-channels"],
 )
@@ -243,6 +258,8 @@ def test_every_option_runs(finished, tmp_path, changes):
     )
     found = run(config, tmp_path)
     assert 0 <= found["rows"][0]["asr"] <= 1
+    last = checkpoint.latest_step(tmp_path / "files/seed0/data/anchor/checkpoints")
+    assert (last is not None) == config.keep_checkpoints
 
 
 def test_regression_has_no_attack(finished, tmp_path):

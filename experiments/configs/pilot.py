@@ -25,6 +25,7 @@ def get_config():
     """Returns the study."""
     config = defaults()
     config.tasks = ("sst2_sentence", "ag_news")
+    config.keep_checkpoints = False  # 200 MB each
     config.data.transfer_rows = 3000
     config.data.test_rows = 2000
     config.data.max_length = 96
