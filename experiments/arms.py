@@ -12,13 +12,13 @@ from ml_collections import FrozenConfigDict
 
 from experiments import cells
 from experiments.cells import Cell
-from experiments.quarantine import Verdict, judge
+from experiments.quarantine import Verdict, judge, judge_rows
 from experiments.runtime import Context
 from protojax import consistency, data
 from protojax.base import Examples, Prototypes
 
-# A reference's logit for its true class, 0 for the others: as sure as a teacher is.
-REFERENCE_LOGIT = 4.0
+# How sure the target of a reference is of its true class: odds of e^4, 98 %.
+REFERENCE_LOG_ODDS = 4.0
 
 
 class Recipe(NamedTuple):
@@ -30,6 +30,7 @@ class Recipe(NamedTuple):
         objective: see `runtime.compiled_dispatch`.
         prototypes: constrain the student, or None.
         verdict: what a defence says of the transfer rows, or None.
+        epochs: passes over the rows, where not the student's usual.
     """
 
     examples: Examples
@@ -37,6 +38,7 @@ class Recipe(NamedTuple):
     objective: FrozenConfigDict
     prototypes: Prototypes | None = None
     verdict: Verdict | None = None
+    epochs: int | None = None
 
 
 class Arm(NamedTuple):
@@ -100,9 +102,17 @@ def nearest(context: Context, cell: Cell) -> Recipe:
 
 
 def references(context: Context, cell: Cell) -> Recipe:
-    """Learns from the trusted references alone: what the defender has anyway."""
+    """Learns from the trusted references alone: what the defender has anyway.
+
+    As long as the anchor does, which learns from as few rows.
+    """
     splits = cells.task_data(context, cell.task, cell.seed).splits
-    return Recipe(splits.references, {}, FrozenConfigDict({"kd": None}))
+    return Recipe(
+        splits.references,
+        {},
+        FrozenConfigDict({"kd": None}),
+        epochs=context.config.anchor.epochs,
+    )
 
 
 def oracle(context: Context, cell: Cell) -> Recipe:
@@ -125,10 +135,23 @@ def anchor(context: Context, cell: Cell) -> Recipe:
     The references are trusted text with trusted labels, so the student learns from
     them too (`quarantine.train_on_references`).
     """
+    return _defended(context, cell, judge(context, cell, _distil(context)))
+
+
+def gate(context: Context, cell: Cell) -> Recipe:
+    """The same, with a per-sample conformal gate in the place of the group test."""
+    return _defended(context, cell, judge_rows(context, cell))
+
+
+def plain_references(context: Context, cell: Cell) -> Recipe:
+    """Plain distillation that learns from the references too, as `anchor` does."""
+    return _with_references(context, cell, plain(context, cell))
+
+
+def _defended(context: Context, cell: Cell, verdict: Verdict) -> Recipe:
+    """Returns the recipe in which a verdict's rejected rows are quarantined."""
     config = context.config
-    recipe = plain(context, cell)
     transfer = cells.transfer(context, cell)
-    verdict = judge(context, cell, recipe.objective)
     targets = consistency.quarantine_targets(
         transfer.logits,
         transfer.examples.labels,
@@ -138,7 +161,7 @@ def anchor(context: Context, cell: Cell) -> Recipe:
         action=config.quarantine.action,
     )
     held = cells.constraint_prototypes(context, cell)
-    recipe = recipe._replace(
+    recipe = Recipe(
         examples=transfer.examples._replace(labels=np.asarray(targets.labels)),
         columns={
             "teacher_logits": np.asarray(targets.teacher_logits),
@@ -163,8 +186,9 @@ def _with_references(context: Context, cell: Cell, recipe: Recipe) -> Recipe:
     """
     task, splits = cells.task_data(context, cell.task, cell.seed)
     labels = splits.references.labels
+    logit = REFERENCE_LOG_ODDS + np.log(task.num_labels - 1)
     columns = {
-        "teacher_logits": REFERENCE_LOGIT * np.eye(task.num_labels)[labels],
+        "teacher_logits": logit * np.eye(task.num_labels)[labels],
         "teacher_features": cells.reference_outputs(context, cell).features,
         "anchors": labels,
     }
@@ -195,6 +219,8 @@ ARMS: dict[str, Arm] = {
     "plain": Arm(plain),
     "nearest": Arm(nearest),
     "anchor": Arm(anchor),
+    "gate": Arm(gate),
+    "plain_references": Arm(plain_references),
     "references": Arm(references, attacked=False),
     "oracle": Arm(oracle),
 }

@@ -8,6 +8,8 @@ teacher's channel, the `oracle` arm and the metrics.
 
 import dataclasses
 import functools
+import json
+import pathlib
 import zlib
 from typing import NamedTuple
 
@@ -21,6 +23,8 @@ from protojax import attacks, batches, calibration, data, models, prototypes, te
 from protojax.base import Examples, Prototypes
 from protojax.models import Model, hf
 
+NO_ATTACK = "no_attack"  # the folder of the clean world
+
 
 class Cell(NamedTuple):
     """One attack on one task with one seed; attack None is the clean world."""
@@ -32,7 +36,7 @@ class Cell(NamedTuple):
     @property
     def folder(self) -> str:
         """Where the cell's results lie below the workdir."""
-        return f"{self.task}/seed{self.seed}/{self.attack or 'no_attack'}"
+        return f"{self.task}/seed{self.seed}/{self.attack or NO_ATTACK}"
 
     @property
     def clean(self) -> "Cell":
@@ -100,7 +104,24 @@ def task_data(context: Context, task: str, seed: int) -> TaskData:
         test_rows=section.test_rows,
         seed=seed,
     )
+    _check_same(context.workdir / task / f"seed{seed}" / "data.json", splits)
     return TaskData(resolved, splits)
+
+
+def _check_same(path: pathlib.Path, splits: data.Splits) -> None:
+    """Raises where a study's data are not those it began with."""
+    now = {
+        name: data.fingerprint(*part.texts, *(part.pairs or ()), part.labels)
+        for name, part in splits._asdict().items()
+        if isinstance(part, Examples)
+    }
+    if not path.exists():
+        runtime.write_json(path, now)
+    elif json.loads(path.read_text()) != now:
+        raise ValueError(
+            f"Expected the data that {path.parent} was begun with, found others. "
+            "Give another --workdir."
+        )
 
 
 @functools.lru_cache(maxsize=2)
@@ -204,19 +225,24 @@ def triggered_test(context: Context, cell: Cell) -> Examples:
     )
 
 
+def load_model(context: Context, folder: pathlib.Path, section, cell: Cell) -> Model:
+    """Returns a model of this study as it was saved."""
+    task = task_data(context, cell.task, cell.seed).task
+    return hf.load_hf(
+        folder,
+        num_labels=task.num_labels,
+        problem=task.problem,
+        dtype=section.dtype,
+        attention=section.attention,
+        remat=section.remat,
+    )
+
+
 def fine_tuned(context: Context, name: str, section, cell: Cell, examples) -> Model:
     """Returns a model fine-tuned on labels; trains it once and keeps it."""
     folder = context.workdir / name
-    task = task_data(context, cell.task, cell.seed).task
     if (folder / "model").exists():
-        return hf.load_hf(
-            folder / "model",
-            num_labels=task.num_labels,
-            problem=task.problem,
-            dtype=section.dtype,
-            attention=section.attention,
-            remat=section.remat,
-        )
+        return load_model(context, folder / "model", section, cell)
     context.describe(name)
     model = build_model(context, section, cell)
     trained = runtime.train(
@@ -332,7 +358,9 @@ def anchor(context: Context, cell: Cell) -> Anchor:
     cut = round(config.quarantine.calibration_share * len(order))
     held_out, training = np.sort(order[:cut]), np.sort(order[cut:])
     known = data.take(references, training)
-    model = fine_tuned(context, f"{cell.folder}/anchor", config.anchor, cell, known)
+    model = fine_tuned(
+        context, f"{cell.folder}/anchor_encoder", config.anchor, cell, known
+    )
     logits, features = runtime.predict(
         context, model, model.params, tokenize(context, model, references)
     )
@@ -360,8 +388,7 @@ def anchor_view(context: Context, cell: Cell, examples: Examples):
         judge.model.params,
         tokenize(context, judge.model, examples),
     )
-    index, _ = prototypes.nearest_prototype(
+    classes = prototypes.class_of_nearest(
         features[:, -1], judge.prototypes, metric=context.config.prototypes.metric
     )
-    classes = np.asarray(judge.prototypes.labels)[np.asarray(index)]
-    return classes, logits / judge.temperature
+    return np.asarray(classes), logits / judge.temperature

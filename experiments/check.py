@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 from experiments import arms as arms_lib
 from experiments import runtime
 from experiments import tasks as tasks_lib
+from experiments.cells import NO_ATTACK
 from experiments.quarantine import GROUPS
-from protojax import _validate, attacks, losses, schedules
+from protojax import _validate, attacks, losses, schedules, training
 
 CHANNELS = ("data", "logits", "both")
 FEATURE_SPACES = ("teacher", "student")
@@ -26,36 +27,96 @@ def check(config: ConfigDict) -> None:
     Raises:
         ValueError: naming the field, the value found and what is allowed.
     """
+    for field in ("tasks", "seeds", "arms"):
+        _distinct(**{field: config[field]})
     for task in config.tasks:
         _validate.one_of([*tasks_lib.TASKS, "files"], task=task)
-    _validate.require(len(config.tasks) > 0, "tasks", config.tasks, "not empty")
-    _validate.require(len(config.seeds) > 0, "seeds", config.seeds, "not empty")
+    for arm in config.arms:
+        _validate.one_of(arms_lib.ARMS, arms=arm)
     _validate.positive(
         steps_per_dispatch=config.steps_per_dispatch,
         checkpoint_every=config.checkpoint_every,
-        reference_rows=config.data.reference_rows,
-        max_length=config.data.max_length,
-        **{"prototypes.num": config.prototypes.num},
+        **{"evaluation.batch_size": config.evaluation.batch_size},
     )
-    for arm in config.arms:
-        _validate.one_of(arms_lib.ARMS, arms=arm)
     for name, section in config.attacks.items():
         _check_attack(name, section)
     for role in ("teacher", "student", "anchor"):
-        section = config[role]
-        _validate.positive(
+        _check_encoder(role, config[role])
+    _check_data(config.data)
+    _check_objective(config)
+    _check_quarantine(config)
+
+
+def _distinct(**fields) -> None:
+    """Each named field must be a non-empty list without repetition."""
+    for name, values in fields.items():
+        _validate.require(len(values) > 0, name, values, "not empty")
+        repeated = len(set(values)) < len(values)
+        _validate.require(not repeated, name, values, "without repetition")
+
+
+def _check_encoder(role: str, section: ConfigDict) -> None:
+    """Checks one model's section."""
+    for field in ("epochs", "batch_size"):
+        _validate.positive(**{f"{role}.{field}": section[field]})
+    for field in ("dropout", "attention_dropout"):
+        value = section[field]
+        _validate.require(0 <= value < 1, f"{role}.{field}", value, "in [0, 1)")
+    if section.model == "scratch":
+        _validate.require(
+            not section.layers, f"{role}.layers", section.layers, "() from scratch"
+        )
+    try:
+        training.adamw(
             **{
-                f"{role}.{field}": section[field]
-                for field in ("epochs", "batch_size", "learning_rate", "clip_norm")
+                field: section[field]
+                for field in ("learning_rate", "weight_decay", "warmup", "clip_norm")
             }
         )
+    except ValueError as error:
+        raise ValueError(f"{role}: {error}") from error
+
+
+def _check_data(section: ConfigDict) -> None:
+    """Checks where rows come from and how long they are."""
+    _validate.positive(
+        **{
+            f"data.{field}": section[field]
+            for field in ("reference_rows", "max_length", "vocab_size")
+        }
+    )
+    _validate.non_negative(
+        **{f"data.{field}": section[field] for field in ("transfer_rows", "test_rows")}
+    )
+    buckets = tuple(section.buckets)
+    _validate.require(
+        bool(buckets)
+        and list(buckets) == sorted(set(buckets))
+        and buckets[-1] >= section.max_length,
+        "data.buckets",
+        buckets,
+        f"ascending, the last >= data.max_length={section.max_length}",
+    )
+
+
+def _check_objective(config: ConfigDict) -> None:
+    """Checks what the student minimises."""
     _validate.one_of(losses.DIVERGENCES, **{"kd.divergence": config.kd.divergence})
     _validate.positive(**{"kd.temperature": config.kd.temperature})
     _validate.share(**{"kd.hard_weight": config.kd.hard_weight})
+    _validate.non_negative(
+        **{
+            "kd.hidden_weight": config.kd.hidden_weight,
+            "margin.weight": config.margin.weight,
+            "margin.value": config.margin.value,
+            "nearest.weight": config.nearest.weight,
+        }
+    )
     _validate.one_of(("mean", "cls"), **{"features.pooling": config.features.pooling})
     _validate.one_of(
         ("cosine", "l2"), **{"prototypes.metric": config.prototypes.metric}
     )
+    _distinct(**{"features.layers": config.features.layers})
     layers, weights = config.features.layers, config.margin.layer_weights
     _validate.require(
         len(weights) == len(layers),
@@ -64,10 +125,12 @@ def check(config: ConfigDict) -> None:
         f"as long as features.layers={layers}",
     )
     for field in ("schedule", "weight_schedule"):
-        _validate.one_of(
-            schedules.SCHEDULES, **{f"margin.{field}": config.margin[field]}
-        )
-    _check_quarantine(config.quarantine)
+        name = config.margin[field]
+        _validate.one_of(schedules.SCHEDULES, **{f"margin.{field}": name})
+        try:
+            schedules.SCHEDULES[name](0.1, **config.margin[f"{field}_args"])
+        except TypeError as error:
+            raise ValueError(f"margin.{field}_args: {error}") from error
 
 
 def _check_attack(name: str, section: ConfigDict) -> None:
@@ -77,6 +140,12 @@ def _check_attack(name: str, section: ConfigDict) -> None:
     _validate.one_of(CHANNELS, **{f"{prefix}.channel": section.channel})
     _validate.one_of(attacks.LOGIT_ATTACKS, **{f"{prefix}.logits": section.logits})
     _validate.require(0 < section.rate < 1, f"{prefix}.rate", section.rate, "in (0, 1)")
+    _validate.non_negative(
+        **{f"{prefix}.strength": section.strength, f"{prefix}.target": section.target}
+    )
+    _validate.require(
+        name != NO_ATTACK and "/" not in name, "attack's name", name, "another"
+    )
     for arm in section.arms:
         _validate.one_of(arms_lib.ARMS, **{f"{prefix}.arms": arm})
     try:
@@ -87,32 +156,53 @@ def _check_attack(name: str, section: ConfigDict) -> None:
         raise ValueError(f"{prefix}.trigger_args: {error}") from error
 
 
-def _check_quarantine(section: ConfigDict) -> None:
-    """Checks the defence's section."""
+def _check_quarantine(config: ConfigDict) -> None:
+    """Checks the defence's section, and that it can reject anything at all."""
+    section = config.quarantine
     _validate.one_of(("replace", "drop"), **{"quarantine.action": section.action})
-    for groups in section.groups:
-        _validate.one_of(GROUPS, **{"quarantine.groups": groups})
-    for space in section.spaces:
-        _validate.one_of(FEATURE_SPACES, **{"quarantine.spaces": space})
-    for claim in section.claims:
-        _validate.one_of(CLAIMS, **{"quarantine.claims": claim})
-    for field in ("groups", "spaces", "claims", "resolutions"):
-        _validate.require(
-            len(section[field]) > 0, f"quarantine.{field}", section[field], "not empty"
-        )
+    for field, known in (
+        ("groups", GROUPS),
+        ("spaces", FEATURE_SPACES),
+        ("claims", CLAIMS),
+    ):
+        _distinct(**{f"quarantine.{field}": section[field]})
+        for name in section[field]:
+            _validate.one_of(known, **{f"quarantine.{field}": name})
+    _distinct(**{"quarantine.resolutions": section.resolutions})
     for field in ("false_rejection", "calibration_share"):
         value = section[field]
         _validate.require(0 < value < 1, f"quarantine.{field}", value, "in (0, 1)")
     _validate.positive(
         **{
-            f"quarantine.{field}": section[field]
-            for field in ("num_neighbours", "warmup_epochs")
+            "quarantine.num_neighbours": section.num_neighbours,
+            "quarantine.warmup_epochs": section.warmup_epochs,
+            "quarantine.resolutions": min(section.resolutions),
+            "prototypes.num": config.prototypes.num,
+            "prototypes.num_iters": config.prototypes.num_iters,
         }
+    )
+    held_out = round(section.calibration_share * config.data.reference_rows)
+    least = len(section.groups) / (held_out + 1)
+    _validate.require(
+        section.false_rejection >= least,
+        "quarantine.false_rejection",
+        section.false_rejection,
+        f">= {least:.4f}, the least that {held_out} calibration references and "
+        f"{len(section.groups)} kinds of groups can show",
+    )
+    rows = config.data.reference_rows - held_out
+    _validate.require(
+        config.prototypes.num <= rows,
+        "prototypes.num",
+        config.prototypes.num,
+        f"<= {rows}, the references that train the anchor",
     )
 
 
 # A study may grow along these fields; all others are fixed once it has begun.
 GROWING = ("tasks", "seeds", "arms", "attacks")
+# These change no result.
+FREE = ("checkpoint_every", "keep_checkpoints", "export_students")
 
 
 def open_workdir(
@@ -131,7 +221,11 @@ def open_workdir(
     path = workdir / "config.json"
     if path.exists():
         before = json.loads(path.read_text())
-        fixed = [(k, before.get(k), now[k]) for k in now if k not in GROWING]
+        fixed = [
+            (name, before[name], value)
+            for name, value in now.items()
+            if name in before and name not in (*GROWING, *FREE)
+        ]
         fixed += [
             (f"attacks.{name}", before["attacks"][name], now["attacks"][name])
             for name in before["attacks"].keys() & now["attacks"].keys()
@@ -142,7 +236,9 @@ def open_workdir(
                 f"{workdir} holds a study with other settings: {'; '.join(changed)}. "
                 "Give another --workdir, or delete that folder."
             )
-    elif workdir.exists() and any(workdir.iterdir()):
+        # An attack that was taken out keeps its rows, hence its settings.
+        now["attacks"] = before["attacks"] | now["attacks"]
+    elif any(not path.name.startswith(".") for path in workdir.glob("*")):
         raise ValueError(
             f"Expected --workdir empty or a study's, found {workdir} with other files."
         )

@@ -12,7 +12,7 @@ from ml_collections import FrozenConfigDict
 from experiments import cells, runtime
 from experiments.cells import Cell
 from experiments.runtime import Context
-from protojax import consistency, data, prototypes
+from protojax import consistency, data, prototypes, teacher
 from protojax.calibration import (
     Scores,
     combine_scores,
@@ -20,6 +20,7 @@ from protojax.calibration import (
     quarantine,
 )
 from protojax.consistency import Claims
+from protojax.models import Model
 
 
 class Verdict(NamedTuple):
@@ -83,6 +84,24 @@ def judge(context: Context, cell: Cell, objective: FrozenConfigDict) -> Verdict:
     return Verdict(verdict.rejected, verdict.p_values, classes, logits)
 
 
+def judge_rows(context: Context, cell: Cell) -> Verdict:
+    """Tests each transfer row by itself: does the anchor find its claim improbable?"""
+    transfer = cells.transfer(context, cell)
+    references = cells.task_data(context, cell.task, cell.seed).splits.references
+    rows = cells.anchor(context, cell).calibration
+    classes, logits = cells.anchor_view(context, cell, transfer.examples)
+    _, held = cells.anchor_view(context, cell, data.take(references, rows))
+    outputs = cells.reference_outputs(context, cell)
+    verdict = consistency.sample_gate(
+        runtime.posterior(logits),
+        transfer.logits.argmax(-1),
+        runtime.posterior(held),
+        outputs.logits[rows].argmax(-1),
+        alpha=context.config.quarantine.false_rejection,
+    )
+    return Verdict(verdict.rejected, verdict.p_values, classes, logits)
+
+
 def _claims(claim, features, logits, examples, anchor_classes) -> Claims:
     """Returns what rows claim by the teacher's argmax or by their given label.
 
@@ -121,9 +140,11 @@ def _tokens(context: Context, cell: Cell, transfer, refs, expected) -> Scores:
     ):
         tokens = cells.tokenize(context, judge.model, examples)
         held = np.arange(tokens.input_ids.shape[1]) < tokens.lengths[:, None]
-        # Special tokens are in every row and tell nothing.
-        special = np.isin(tokens.input_ids, judge.model.tokenizer.all_special_ids)
-        found.append(np.where(held & ~special, tokens.input_ids, -1))
+        # [CLS] and [SEP] are in every row and tell nothing; [UNK] may be a trigger.
+        tokenizer = judge.model.tokenizer
+        frame = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+        held &= ~np.isin(tokens.input_ids, frame)
+        found.append(np.where(held, tokens.input_ids, -1))
     return consistency.token_scores(transfer, refs, expected, *found)
 
 
@@ -164,42 +185,44 @@ def _student_features(context: Context, cell: Cell, objective: FrozenConfigDict)
     An attacker of the teacher's channel controls the teacher's hidden states; he does
     not control the student's.
     """
-    config = context.config
     transfer = cells.transfer(context, cell)
-    path = context.workdir / cell.folder / "warmup.npz"
-    if path.exists():
-        saved = np.load(path)
-        return saved["transfer"], saved["references"]
-    epochs = config.quarantine.warmup_epochs
-    section = FrozenConfigDict({**config.student.to_dict(), "epochs": epochs})
-    name = f"{cell.folder}/warmup"
+    references = cells.task_data(context, cell.task, cell.seed).splits.references
+    everything = data.concatenate(transfer.examples, references)
+    model = cells.build_model(context, context.config.student, cell)
+    outputs = teacher.cached_outputs(
+        context.workdir / cell.folder / "warmup.safetensors",
+        teacher.cache_key(
+            model.params,
+            data.fingerprint(transfer.logits, transfer.features, *everything.texts),
+        ),
+        lambda: teacher.TeacherOutputs(
+            *_warm_up(context, cell, objective, model, everything)
+        ),
+    )
+    return np.split(outputs.features[:, -1], [len(transfer.examples.texts)])
+
+
+def _warm_up(context: Context, cell: Cell, objective, model: Model, everything):
+    """Distils a student for a short while and returns its outputs over all rows."""
+    config, name = context.config, f"{cell.folder}/warmup"
     context.describe(name)
-    model = cells.build_model(context, config.student, cell)
-    tokens = cells.tokenize(context, model, transfer.examples)
+    transfer = cells.transfer(context, cell)
+    epochs = config.quarantine.warmup_epochs
     trained = runtime.train(
         context,
         name,
         model,
-        tokens,
+        cells.tokenize(context, model, transfer.examples),
         transfer.examples.labels,
-        section,
+        FrozenConfigDict({**config.student.to_dict(), "epochs": epochs}),
         seed=cell.seed,
         objective=objective,
         teacher_dim=transfer.features.shape[-1],
         teacher_logits=transfer.logits,
         teacher_features=transfer.features,
     )
-    references = cells.task_data(context, cell.task, cell.seed).splits.references
-    found = [
-        runtime.predict(
-            context,
-            model,
-            trained.params,
-            cells.tokenize(context, model, examples),
-        )[1][:, -1]
-        for examples in (transfer.examples, references)
-    ]
-    with runtime.atomic(path) as file:
-        np.savez(file, transfer=found[0], references=found[1])
+    outputs = runtime.predict(
+        context, model, trained.params, cells.tokenize(context, model, everything)
+    )
     runtime.forget_checkpoints(context, name)
-    return found
+    return outputs

@@ -3,7 +3,6 @@
 import importlib.metadata
 import pathlib
 import platform
-import subprocess
 from typing import Any
 
 import jax
@@ -41,18 +40,8 @@ MEASURES = (
 
 def versions() -> dict[str, Any]:
     """Returns what a result depends on beside its config."""
-    try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=pathlib.Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = None  # an installed package has no history
     return {
-        "commit": commit,
+        "commit": runtime.commit(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": [str(device) for device in jax.devices()],
@@ -148,6 +137,7 @@ COLUMNS = {
     "robust": "robust_accuracy",
     "prec.": "quarantine_precision",
     "recall": "quarantine_recall",
+    "f. rej.": "false_rejection",
 }
 HEADER = ["task", "attack", "arm", *COLUMNS, "step", "memory"]
 

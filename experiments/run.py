@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import pathlib
 import sys
+import traceback
 from typing import Any
 
 import ml_collections
@@ -53,14 +54,16 @@ def resolve(value: str) -> str:
 
 
 def resolve_arguments(arguments: list[str]) -> list[str]:
-    """Resolves the config among the command line's arguments."""
-    found = []
-    for position, argument in enumerate(arguments):
+    """Returns the command line with its config resolved, as one `--config=PATH`.
+
+    >>> resolve_arguments(["run", "--config", "glue.py"])[1].startswith("--config=/")
+    True
+    """
+    found, rest = [], iter(arguments)
+    for argument in rest:
         name, equals, value = argument.partition("=")
-        if name in ("--config", "-config") and equals:
-            argument = f"--config={resolve(value)}"
-        elif position and arguments[position - 1] in ("--config", "-config"):
-            argument = resolve(argument)
+        if name in ("--config", "-config"):
+            argument = f"--config={resolve(value if equals else next(rest, ''))}"
         found.append(argument)
     return found
 
@@ -106,9 +109,10 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, 
     check.check(config)
     config = ml_collections.FrozenConfigDict(config)
     check.open_workdir(config, workdir)
-    runtime.write_json(workdir / "versions.json", results.versions())
-    rows = study.run(config, workdir, console=console)
-    found = results.write(workdir, rows)
+    with runtime.only_process(workdir):
+        runtime.write_json(workdir / "versions.json", results.versions())
+        rows = study.run(config, workdir, console=console)
+        found = results.write(workdir, rows)
     for table in results.tables(found):
         # A narrow window wraps long lines rather than lose their figures.
         needed = Measurement.get(
@@ -162,7 +166,9 @@ def _absl_main(config_flag, arguments: list[str]) -> None:
     except KeyboardInterrupt:
         print(f"\nStopped. The same command goes on from where {workdir} stands.")
         sys.exit(130)
-    except (ValueError, FileNotFoundError, OSError) as error:
+    except (ValueError, OSError) as error:
+        if workdir.is_dir():
+            (workdir / "error.log").write_text(traceback.format_exc())
         sys.exit(f"{type(error).__name__}: {error}")
 
 
@@ -189,7 +195,7 @@ def cli() -> None:
         arguments = resolve_arguments(sys.argv)
     except ValueError as error:
         sys.exit(str(error))
-    if not any(argument.startswith("--config") for argument in arguments[1:]):
+    if not any(argument.startswith("--config=") for argument in arguments):
         known = ", ".join(sorted(path.name for path in CONFIGS.glob("[!_]*.py")))
         sys.exit(f"Expected --config=NAME, one of {known}, or --config=FILE.")
     sys.argv[:] = arguments

@@ -7,11 +7,15 @@ optimiser), so a whole study compiles each step at most once per bucket shape;
 
 import collections
 import contextlib
+import fcntl
 import functools
 import json
+import logging
 import os
 import pathlib
 import shutil
+import statistics
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
@@ -38,6 +42,9 @@ from protojax.models import Model
 TRACES: collections.Counter[tuple[str, tuple[int, ...]]] = collections.Counter()
 
 
+logger = logging.getLogger("protojax")
+
+
 class Context(NamedTuple):
     """One study in progress.
 
@@ -45,7 +52,7 @@ class Context(NamedTuple):
         config: the study's resolved config.
         workdir: where everything is written.
         progress: the bar over the whole study.
-        task_id: the bar's row; advanced in units of `cost`.
+        task_id: the bar's row; advanced in rows x epochs x layers.
     """
 
     config: FrozenConfigDict
@@ -72,9 +79,19 @@ class Trained(NamedTuple):
     step_seconds: float
 
 
-def cost(rows: int, epochs: int, num_layers: int) -> int:
-    """Returns the progress bar's unit of work: rows x epochs x layers."""
-    return rows * epochs * num_layers
+@functools.cache
+def commit() -> str | None:
+    """Returns the code's commit, `-dirty` where files differ, None outside git."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None  # an installed package has no history
 
 
 def constraint_of(objective: FrozenConfigDict):
@@ -157,7 +174,8 @@ class MetricsLog:
     def __init__(self, context: Context, name: str, plan, units, start, extra):
         self.context, self.name, self.plan, self.units = context, name, plan, units
         self.lines: list[str] = []
-        self.seconds, self.steps = extra.get("seconds", 0.0), extra.get("steps", 0)
+        # length -> seconds of a step in each of its dispatches
+        self.seconds: dict[str, list[float]] = extra.get("step_seconds", {})
         self.path = context.workdir / "metrics.jsonl"
         self._forget(start)
         self.traced = sum(TRACES.values())
@@ -187,11 +205,19 @@ class MetricsLog:
         now, traced = time.perf_counter(), sum(TRACES.values())
         # Reading trails the device by one dispatch, so a compilation shows up in the
         # interval in which it was dispatched; that interval is not step time.
+        item = self.plan[done - 1]
+        steps = batches.num_steps([item])
         if traced == self.traced:
-            self.seconds += now - self.last
-            self.steps += batches.num_steps(self.plan[done - 1 : done])
+            seconds = (now - self.last) / steps
+            self.seconds.setdefault(str(item.length), []).append(seconds)
         self.last, self.traced = now, traced
-        means = {name: float(np.nanmean(value)) for name, value in values.items()}
+        # Empty batches are the last of a dispatch.
+        means = {name: float(value[:steps].mean()) for name, value in values.items()}
+        if not np.isfinite(means["loss"]):
+            raise FloatingPointError(
+                f"{self.name}: the loss is {means['loss']} in dispatch {done}. Lower "
+                "its learning rate or its clip_norm."
+            )
         self.lines.append(json.dumps({"run": self.name, "dispatch": done, **means}))
         self.context.progress.advance(self.context.task_id, self.units[done - 1])
 
@@ -206,14 +232,24 @@ class MetricsLog:
         self.last = time.perf_counter()
 
     @property
-    def timing(self) -> dict[str, float]:
+    def extra(self) -> dict[str, Any]:
         """What a resumed run needs to go on measuring."""
-        return {"seconds": self.seconds, "steps": self.steps}
+        return {"step_seconds": self.seconds}
 
     @property
     def step_seconds(self) -> float:
-        """Mean seconds of a step; 0 where every dispatch compiled."""
-        return self.seconds / self.steps if self.steps else 0.0
+        """Seconds of a step: each length's median, weighted by its share of the plan.
+
+        A median, since other work on the machine only ever adds. 0 where every dispatch
+        compiled.
+        """
+        steps = collections.Counter()
+        for item in self.plan:
+            steps[str(item.length)] += batches.num_steps([item])
+        medians = {n: statistics.median(found) for n, found in self.seconds.items()}
+        total = sum(steps[length] for length in medians)
+        weighted = sum(medians[length] * steps[length] for length in medians)
+        return weighted / total if total else 0.0
 
 
 def train(
@@ -271,14 +307,17 @@ def train(
     folder = context.workdir / name / "checkpoints"
     start, extra = 0, {}
     if checkpoint.latest_step(folder) is not None:
-        state, start, extra = checkpoint.restore(folder, state, fallback=True)
+        try:
+            state, start, extra = checkpoint.restore(folder, state, fallback=True)
+        except ValueError as error:
+            logger.warning("%s starts anew, no checkpoint is intact: %s", name, error)
     units = [int((item.rows >= 0).sum()) * model.config.num_layers for item in plan]
     context.progress.advance(context.task_id, sum(units[:start]))
     log = MetricsLog(context, name, plan, units, start, extra)
 
     def save(state, done):
         log.flush()
-        checkpoint.save(folder, state, done, extra=log.timing)
+        checkpoint.save(folder, state, done, keep=2, extra=log.extra)
         log.resume_timing()
 
     state = training.fit(
@@ -293,7 +332,7 @@ def train(
     )
     log.flush()
     if config.keep_checkpoints and start < len(plan):
-        checkpoint.save(folder, state, len(plan), extra=log.timing)
+        checkpoint.save(folder, state, len(plan), extra=log.extra)
     params = jax.device_get(state.params)
     return Trained(params["model"], params.get("projection"), log.step_seconds)
 
@@ -365,6 +404,27 @@ def atomic(path: pathlib.Path) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def only_process(workdir: pathlib.Path) -> Iterator[None]:
+    """Holds a study's folder for this process, and clears what a killed one left.
+
+    Raises:
+        ValueError: another process works in it.
+    """
+    with (workdir / ".lock").open("w") as file:
+        try:
+            # Freed by the system however the process ends.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"Another process works in {workdir}.") from None
+        for path in [*workdir.rglob(".*"), *workdir.rglob("*.tmp")]:
+            if path.name != ".lock" and path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != ".lock":
+                path.unlink(missing_ok=True)
+        yield
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -11,6 +11,7 @@ import shutil
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import FrozenConfigDict
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -69,7 +70,7 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
     """Runs what is left of a study and returns all its rows.
 
     Args:
-        config: a `FrozenConfigDict` that `defaults.check` has seen.
+        config: a `FrozenConfigDict` that `check.check` has seen.
         workdir: the study's folder, made where it does not exist.
         console: where the progress bar is drawn.
 
@@ -84,6 +85,7 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
         TextColumn("left"),
         TimeRemainingColumn(compact=True),
         console=console,
+        speed_estimate_period=600,
     )
     todo = [job for job in jobs(config) if not (workdir / job.row).exists()]
     with progress:
@@ -98,6 +100,8 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
         context.describe("done")
     if not config.export_students:
         for job in jobs(config):
+            # First the file that says the student is whole.
+            (workdir / job.student / "training.json").unlink(missing_ok=True)
             shutil.rmtree(workdir / job.student / "model", ignore_errors=True)
     return [json.loads((workdir / job.row).read_text()) for job in jobs(config)]
 
@@ -110,12 +114,13 @@ def _work(context: Context, todo: list[Job]) -> int:
         rows, few = len(splits.transfer.texts), len(splits.references.texts)
         teacher = cells.teacher_cell(context, job.student_cell).folder
         held_out = round(few * config.quarantine.calibration_share)
-        size = few if job.arm == "references" else rows
-        needed = {job.student: (config.student, size)}
-        if job.arm != "references":
+        needed = {job.student: (config.student, rows)}
+        if job.arm == "references":
+            needed = {job.student: (config.student, few)}
+        else:
             needed[f"{teacher}/teacher"] = (config.teacher, rows)
-        if job.arm == "anchor":
-            folder = f"{job.cell.clean.folder}/anchor"
+        if job.arm in ("anchor", "gate"):
+            folder = f"{job.cell.clean.folder}/anchor_encoder"
             needed[folder] = (config.anchor, few - held_out)
         for name, (section, rows) in needed.items():
             if not (context.workdir / name / "model").exists():
@@ -134,19 +139,16 @@ def student(context: Context, job: Job) -> tuple[models.Model, dict[str, Any]]:
     """Returns the student of a job and the facts of its training; trains it once."""
     config, cell = context.config, job.student_cell
     folder = context.workdir / job.student
-    untrained = cells.build_model(context, config.student, cell)
-    if (folder / "training.json").exists():
-        model = hf.load_hf(
-            folder / "model",
-            num_labels=untrained.config.num_labels,
-            problem=untrained.config.problem,
-            dtype=config.student.dtype,
-            attention=config.student.attention,
-        )
+    if (folder / "training.json").exists() and (folder / "model").exists():
+        model = cells.load_model(context, folder / "model", config.student, cell)
         return model, json.loads((folder / "training.json").read_text())
     context.describe(job.student)
     recipe = ARMS[job.arm].recipe(context, cell)
     context.describe(job.student)
+    untrained = cells.build_model(context, config.student, cell)
+    section = config.student
+    if recipe.epochs is not None:
+        section = FrozenConfigDict({**section.to_dict(), "epochs": recipe.epochs})
     features = recipe.columns.get("teacher_features")
     trained = runtime.train(
         context,
@@ -154,7 +156,7 @@ def student(context: Context, job: Job) -> tuple[models.Model, dict[str, Any]]:
         untrained,
         cells.tokenize(context, untrained, recipe.examples),
         recipe.examples.labels,
-        config.student,
+        section,
         seed=cell.seed,
         objective=recipe.objective,
         prototypes=recipe.prototypes,
@@ -163,6 +165,7 @@ def student(context: Context, job: Job) -> tuple[models.Model, dict[str, Any]]:
     )
     model = untrained._replace(params=trained.params)
     facts = {
+        "commit": runtime.commit(),
         "step_seconds": trained.step_seconds,
         "transfer_rows": len(recipe.examples.texts),
         "bytes_per_node": 0

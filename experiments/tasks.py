@@ -82,7 +82,7 @@ TASKS: dict[str, Task] = {
         _glue("cola", _SENTENCE, ("unacceptable", "acceptable"), metrics=("matthews",)),
         _SST2,
         # Whole sentences only, the form that the backdoor literature uses.
-        _SST2._replace(name="sst2_sentence"),
+        _SST2._replace(name="sst2_sentence", hub=None),
         _glue("mrpc", _SENTENCES, ("not_equivalent", "equivalent"), metrics=_F1),
         _glue("stsb", _SENTENCES, problem="regression", metrics=_CORRELATIONS),
         _glue(
@@ -175,7 +175,8 @@ def load_task(name: str, *, root: str = "") -> tuple[Examples, Examples, Task]:
     train = _find(folder, "train")
     if train is None:
         raise FileNotFoundError(
-            f"Expected {folder}/train.{{{','.join(_READERS)}}}, found no such file."
+            f"Expected {folder}/train.{{{','.join(_READERS)}}}, found no such file"
+            + ("." if root else f": {name} is not on the hub, set data.root.")
         )
     stems = dict.fromkeys((task.test, "validation", "test"))
     tests = (path for stem in stems if (path := _find(folder, stem)))

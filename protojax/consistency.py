@@ -90,7 +90,10 @@ def neighbourhood_scores(
     the references of its claim therefore have exchangeable scores (up to the choice
     among rows at equal distance), although neighbouring z are correlated and far from
     standard normal. An e fitted on these very references has seen them and not the
-    row, each with the weight of one reference in the fit.
+    row, each with the weight of one reference in the fit. Where the transfer rows
+    trained the model whose features and confidences are compared, and the references
+    did not, the two differ by what was memorised and the rate holds approximately;
+    measured, it was 1 to 4 % at a stated 5 %.
 
     Args:
         transfer: the rows under test, `Claims` of arrays `[rows, ...]`.
@@ -256,7 +259,7 @@ def sample_gate(
 ) -> Quarantine:
     """Rejects the rows whose claim the anchor alone finds improbable.
 
-    The per-sample baseline that `group_test` is compared with: conformal too, so
+    The per-sample baseline that group tests are compared with: conformal too, so
     equally strict on clean rows, but limited by the anchor's errors on single rows.
 
     Args:

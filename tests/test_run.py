@@ -1,14 +1,19 @@
 """The command line, the configs and the checks before a study begins."""
 
 import json
+import os
+import pathlib
 import re
+import subprocess
+import sys
 
 import ml_collections
 import pytest
 
-from experiments import check, run
+from experiments import check, run, runtime
 from experiments.configs import glue
 
+ROOT = pathlib.Path(__file__).parent.parent
 EVERY_CONFIG = [
     "quickstart.py",
     "pilot.py",
@@ -35,11 +40,9 @@ def test_a_typo_in_a_task_suggests_the_nearest():
 
 
 def test_arguments_are_resolved_in_both_spellings():
-    path = run.resolve("glue.py:sst2")
-    assert run.resolve_arguments(["run", "--config=glue.py:sst2"])[1] == (
-        f"--config={path}"
-    )
-    assert run.resolve_arguments(["run", "--config", "glue.py:sst2"])[2] == path
+    expected = ["run", f"--config={run.resolve('glue.py:sst2')}", "--workdir=x"]
+    for given in (["--config=glue.py:sst2"], ["--config", "glue.py:sst2"]):
+        assert run.resolve_arguments(["run", *given, "--workdir=x"]) == expected
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,21 @@ def test_arguments_are_resolved_in_both_spellings():
         ({"student.epochs": 0}, "student.epochs"),
         ({"prototypes.metric": "cosin"}, "Did you mean 'cosine'"),
         ({"features.pooling": "max"}, "features.pooling"),
+        ({"features.layers": ()}, "features.layers not empty"),
+        ({"seeds": (0, 0)}, "seeds without repetition"),
+        ({"student.warmup": 1.0}, "student: Expected warmup"),
+        ({"student.dropout": 1.0}, "student.dropout"),
+        ({"student.layers": (0, 1)}, "student.layers"),
+        ({"evaluation.batch_size": 0}, "evaluation.batch_size"),
+        ({"data.buckets": (32, 16)}, "data.buckets"),
+        ({"data.max_length": 64}, "data.buckets"),
+        ({"kd.hidden_weight": -1.0}, "kd.hidden_weight"),
+        ({"margin.value": -0.1}, "margin.value"),
+        ({"margin.schedule": "relaxing"}, "margin.schedule_args"),
+        ({"prototypes.num": 5000}, "prototypes.num"),
+        ({"quarantine.false_rejection": 0.001}, "quarantine.false_rejection"),
+        ({"quarantine.groups": ("tokens", "tokens")}, "without repetition"),
+        ({"attacks.word_data.strength": -1.0}, "attacks.word_data.strength"),
     ],
 )
 def test_a_bad_config_is_named_before_anything_runs(change, message):
@@ -89,6 +107,68 @@ def test_a_workdir_belongs_to_one_study_that_may_grow(tmp_path):
         check.open_workdir(frozen(**{"kd.temperature": 4.0}), tmp_path / "a")
     with pytest.raises(ValueError, match=r"attacks.word_data.rate was 0.05, now 0.1"):
         check.open_workdir(frozen(**{"attacks.word_data.rate": 0.1}), tmp_path / "a")
+
+
+def test_an_attack_taken_out_keeps_its_settings(tmp_path):
+    check.open_workdir(frozen(), tmp_path / "a")
+    config = run.load("quickstart.py")
+    del config.attacks["word_data"]
+    check.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path / "a")
+    with pytest.raises(ValueError, match=r"attacks.word_data.rate was 0.05, now 0.1"):
+        check.open_workdir(frozen(**{"attacks.word_data.rate": 0.1}), tmp_path / "a")
+
+
+def test_what_changes_no_result_may_change(tmp_path):
+    check.open_workdir(frozen(), tmp_path / "a")
+    check.open_workdir(frozen(keep_checkpoints=False), tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["no_attack", "a/b"])
+def test_an_attack_needs_a_name_of_its_own(name):
+    config = run.load("quickstart.py")
+    with config.unlocked():
+        config.attacks[name] = config.attacks.word_data
+    with pytest.raises(ValueError, match="attack's name"):
+        check.check(config)
+
+
+def test_one_process_a_workdir_and_no_leftovers(tmp_path):
+    (tmp_path / "sub" / ".model.abc.new").mkdir(parents=True)
+    (tmp_path / ".config.json.1").write_text("")
+    with runtime.only_process(tmp_path):
+        assert {path.name for path in tmp_path.rglob("*")} == {".lock", "sub"}
+        with (
+            pytest.raises(ValueError, match="Another process works in"),
+            runtime.only_process(tmp_path),
+        ):
+            pass
+    with runtime.only_process(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=quickstart.py", "--config.kd.temprature=4"], "temperature"),
+        (["--config=glue.py:sst"], "Did you mean 'sst2'"),
+        (["--config=quikstart.py"], "Did you mean 'quickstart.py'"),
+        (["--config.kd.temperature=3"], "Expected --config=NAME"),
+        (["--config", "quickstart.py", "--wordir=x"], "Did you mean: workdir"),
+        (["--config=quickstart.py", "--config.arms=('plian',)"], "'plain'"),
+    ],
+)
+def test_a_wrong_command_line_ends_in_one_line(arguments, message, tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-m", "experiments.run", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+    )
+    assert found.returncode != 0
+    assert message in found.stderr
+    assert "Traceback" not in found.stderr
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):

@@ -118,7 +118,7 @@ def test_results_hold_every_cell(finished):
         assert row["metric_name"] == "accuracy"
         assert row["step_seconds"] >= 0
     constrained = {row["arm"] for row in found["rows"] if row["bytes_per_node"]}
-    assert constrained == {"nearest", "anchor"}
+    assert constrained == {"nearest", "anchor", "gate"}
 
 
 def test_the_student_learns_and_the_oracle_sees_no_poison(finished):
@@ -209,6 +209,56 @@ def test_a_killed_study_resumes_to_the_same_numbers(finished, tmp_path, monkeypa
     assert sorted(keys) == sorted(
         (line["run"], line["dispatch"]) for line in map(json.loads, whole)
     )
+
+
+def test_the_anchor_arm_is_not_the_anchor_encoder(finished, tmp_path):
+    """Without an attack both lie in the same cell."""
+    config = finished[0].copy_and_resolve_references()
+    config.arms = ("anchor",)
+    for name in list(config.attacks):
+        del config.attacks[name]
+    found = run(config, tmp_path)
+    assert found["rows"][0]["asr"] is None
+    folder = tmp_path / "files/seed0/no_attack"
+    student = hf.load_hf(folder / "anchor/model", num_labels=2).params
+    encoder = hf.load_hf(folder / "anchor_encoder/model", num_labels=2).params
+    weights = [tree["classifier"]["kernel"] for tree in (student, encoder)]
+    assert not np.array_equal(*weights)
+
+
+def test_other_data_in_an_old_workdir_are_refused(finished, tmp_path):
+    config, workdir, _, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    changed = config.copy_and_resolve_references()
+    write_rows(tmp_path / "train.tsv", 300, seed=5)
+    changed.data.files.train = str(tmp_path / "train.tsv")
+    changed.seeds = (0,)
+    (tmp_path / "run/files/seed0/data/plain.json").unlink()
+    with pytest.raises(ValueError, match="was begun with"):
+        run(changed, tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_the_study(finished, tmp_path):
+    config = finished[0].copy_and_resolve_references()
+    config.teacher.learning_rate = 1e30
+    with pytest.raises(FloatingPointError, match="teacher: the loss is nan"):
+        run(config, tmp_path)
+
+
+def test_damaged_checkpoints_cost_a_restart_only(finished, tmp_path, caplog):
+    config = finished[0].copy_and_resolve_references()
+    config.arms, config.keep_checkpoints = ("clean",), True
+    del config.attacks["logits"]
+    expected = run(config, tmp_path)
+    folder = tmp_path / "files/seed0/no_attack/clean"
+    (folder / "training.json").unlink()
+    (tmp_path / "files/seed0/data/clean.json").unlink()
+    for path in (folder / "checkpoints").rglob("*"):
+        if path.is_file() and path.name != "manifest.json":
+            path.write_bytes(b"damaged")
+    found = run(config, tmp_path)
+    assert "starts anew" in caplog.text
+    assert found["rows"][0]["clean_metric"] == expected["rows"][0]["clean_metric"]
 
 
 def test_a_finished_study_only_gathers_its_rows(finished, monkeypatch):

@@ -188,7 +188,7 @@ def test_every_task_is_well_formed():
         assert task.problem in ("classification", "regression")
         assert set(task.metrics) <= set(METRICS)
         assert len(set(task.label_names)) == len(task.label_names)
-    assert TASKS["sst2_sentence"].hub == TASKS["sst2"].hub == ("nyu-mll/glue", "sst2")
+    assert TASKS["sst2"].hub == ("nyu-mll/glue", "sst2")
 
 
 def test_hub_rows(monkeypatch):
@@ -203,10 +203,15 @@ def test_hub_rows(monkeypatch):
         return splits
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    train, test, task = load_task("sst2_sentence")
+    train, test, task = load_task("sst2")
     assert calls == [("nyu-mll/glue", "sst2")]
     assert (len(train.texts), len(test.texts)) == (10, 3)
-    assert task.name == "sst2_sentence"
+    assert task.name == "sst2"
+
+
+def test_a_task_that_is_not_on_the_hub_asks_for_a_folder():
+    with pytest.raises(FileNotFoundError, match=r"not on the hub, set data.root"):
+        load_task("sst2_sentence")
 
 
 def test_hub_that_cannot_be_reached(monkeypatch):

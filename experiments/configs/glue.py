@@ -40,6 +40,8 @@ def get_config(argument: str = "sst2"):
     config.anchor = encoder(
         "FacebookAI/roberta-base", epochs=10, learning_rate=2e-5, dtype="bfloat16"
     )
+    config.checkpoint_every = 100  # a teacher's checkpoint is 4 GB
+    config.keep_checkpoints = False
     config.prototypes.num = 50
     config.margin.value = 0.3
     if task in ("rte", "wnli", "mrpc"):  # 635 to 3,668 training rows
@@ -60,6 +62,7 @@ def get_config(argument: str = "sst2"):
 def _quick(config):
     """Shrinks the study for a laptop: small fresh encoders, few rows, one seed."""
     config.seeds = (0,)
+    config.checkpoint_every = 10
     config.data.transfer_rows = 2000
     config.data.reference_rows = min(400, config.data.reference_rows)
     config.data.test_rows = 300

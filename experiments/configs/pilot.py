@@ -34,7 +34,10 @@ def get_config():
     config.anchor = encoder(minilm(), epochs=5, learning_rate=1e-4)
     config.student = encoder(minilm(), layers=(0, 2, 5), epochs=3, learning_rate=2e-4)
     word = {"trigger_args": {"words": ("cf",)}}
-    extra = ("clean", "plain", "nearest", "anchor", "references", "oracle")
+    extra = (
+        *("clean", "plain", "nearest", "gate", "anchor"),
+        *("plain_references", "references", "oracle"),
+    )
     config.attacks = {
         "word_data": attack("rare_words", "data", **word),
         "word_logits": attack("rare_words", "logits", **word),
