@@ -19,7 +19,7 @@ import numpy as np
 from experiments import runtime, tasks
 from experiments.runtime import Context
 from experiments.tokenizer import train_wordpiece
-from protojax import attacks, batches, calibration, data, models, prototypes, teacher
+from protojax import attacks, batches, data, models, prototypes, teacher
 from protojax.base import Examples, Prototypes
 from protojax.models import Model, hf
 
@@ -65,13 +65,11 @@ class Anchor(NamedTuple):
     Attributes:
         model: the fine-tuned model.
         prototypes: of its features, by class.
-        temperature: makes its posterior honest.
         calibration: `[rows]`, the references it was not trained on.
     """
 
     model: Model
     prototypes: Prototypes
-    temperature: float
     calibration: np.ndarray
 
 
@@ -361,7 +359,7 @@ def anchor(context: Context, cell: Cell) -> Anchor:
     model = fine_tuned(
         context, f"{cell.folder}/anchor_encoder", config.anchor, cell, known
     )
-    logits, features = runtime.predict(
+    _, features = runtime.predict(
         context, model, model.params, tokenize(context, model, references)
     )
     centres = prototypes.class_prototypes(
@@ -373,10 +371,7 @@ def anchor(context: Context, cell: Cell) -> Anchor:
         metric=config.prototypes.metric,
         num_iters=config.prototypes.num_iters,
     )
-    temperature = calibration.calibrate_temperature(
-        logits[held_out], references.labels[held_out]
-    )
-    return Anchor(model, centres, temperature, held_out)
+    return Anchor(model, centres, held_out)
 
 
 def anchor_view(context: Context, cell: Cell, examples: Examples):
@@ -391,4 +386,4 @@ def anchor_view(context: Context, cell: Cell, examples: Examples):
     classes = prototypes.class_of_nearest(
         features[:, -1], judge.prototypes, metric=context.config.prototypes.metric
     )
-    return np.asarray(classes), logits / judge.temperature
+    return np.asarray(classes), logits

@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
         rejected: `[rows]`, bool.
         p_values: `[rows]`, lower is more suspicious.
         anchor_classes: `[rows]`, int32.
-        anchor_logits: `[rows, num_labels]`, at the anchor's temperature.
+        anchor_logits: `[rows, num_labels]`.
     """
 
     rejected: np.ndarray

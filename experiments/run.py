@@ -8,10 +8,14 @@ resumes a study that was stopped.
 import difflib
 import importlib.util
 import logging
+import os
 import pathlib
 import sys
 import traceback
 from typing import Any
+
+# Or transformers tells each user that PyTorch is missing.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 import ml_collections
 from absl import app, flags
@@ -118,7 +122,7 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, 
         needed = Measurement.get(
             console, console.options.update(max_width=999), table
         ).maximum
-        console.print(table, width=max(console.width, needed))
+        Console(width=max(console.width, needed)).print(table)
     seeds = max(line["seeds"] for line in found["summary"])
     console.print(
         f"In percent, mean ± 95 % interval over {seeds} seed(s); prec. and recall are "

@@ -322,7 +322,8 @@ def quarantine_targets(
         teacher_logits: `[rows, num_classes]`.
         labels: `[rows]`, int, the given labels.
         rejected: `[rows]`, bool, `Quarantine.rejected`.
-        anchor_logits: `[rows, num_classes]`, divided by the anchor's temperature.
+        anchor_logits: `[rows, num_classes]`; as sure as the teacher's, not calibrated:
+            soft targets on triggered rows only would mark the trigger as doubtful.
         anchor_classes: `[rows]`, int, the class of the nearest anchor prototype.
         action: "replace" or "drop".
 
