@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -93,3 +94,16 @@ def test_importing_protojax_loads_no_network_library():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]))
+def test_no_placeholder_is_left(path):
+    assert not re.search(r"@[A-Z]{3,}@|TODO|FIXME", path.read_text())
+
+
+def test_the_map_in_the_readme_names_every_module():
+    readme = (ROOT / "README.md").read_text()
+    for path in files("protojax"):
+        name = path.relative_to(ROOT / "protojax").parts[0]
+        if name not in ("__init__.py", "_validate.py"):
+            assert name in readme, name
