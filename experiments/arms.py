@@ -14,7 +14,7 @@ from experiments import cells
 from experiments.cells import Cell
 from experiments.quarantine import Verdict, judge, judge_rows
 from experiments.runtime import Context
-from protojax import consistency, data
+from protojax import calibration, consistency, data
 from protojax.base import Examples, Prototypes
 
 # How sure the target of a reference is of its true class: odds of e^4, 98 %.
@@ -149,11 +149,19 @@ def plain_references(context: Context, cell: Cell) -> Recipe:
 
 
 def _defended(context: Context, cell: Cell, verdict: Verdict) -> Recipe:
-    """Returns the recipe in which a verdict's rejected rows are quarantined."""
+    """Returns the recipe in which a verdict's rejected rows are quarantined.
+
+    The teacher's bias towards a class, which flipped labels leave behind on clean text
+    too, is taken out with the help of the references.
+    """
     config = context.config
     transfer = cells.transfer(context, cell)
+    bias = calibration.calibrate_bias(
+        cells.reference_outputs(context, cell).logits,
+        cells.task_data(context, cell.task, cell.seed).splits.references.labels,
+    )
     targets = consistency.quarantine_targets(
-        transfer.logits,
+        transfer.logits + bias,
         transfer.examples.labels,
         verdict.rejected,
         verdict.anchor_logits,
