@@ -6,7 +6,7 @@ spot; a rare word as trigger, once in poisoned data, once in corrupted teacher l
     python -m experiments.run --config=quickstart.py
 
 No download, no GPU. About 3.5 minutes on 2 CPU cores; attack success 96.3 % for plain
-distillation and 0.3 % for ours (one seed, commit 634bd00).
+distillation and 0.2 % for ours (one seed, commit 87c8079).
 """
 
 from experiments.defaults import attack, defaults, encoder
