@@ -26,7 +26,7 @@ from experiments import arms, cells, runtime, tasks
 from experiments.arms import ARMS
 from experiments.cells import Cell
 from experiments.runtime import Context
-from protojax import evals, models, prototypes
+from protojax import _validate, evals, models, prototypes
 from protojax.models import hf
 
 
@@ -90,6 +90,7 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
     todo = [job for job in jobs(config) if not (workdir / job.row).exists()]
     with progress:
         context = Context(config, workdir, progress, progress.add_task("preparing"))
+        preflight(context, todo)
         if todo:
             progress.update(context.task_id, total=_work(context, todo))
         else:
@@ -104,6 +105,35 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
             (workdir / job.student / "training.json").unlink(missing_ok=True)
             shutil.rmtree(workdir / job.student / "model", ignore_errors=True)
     return [json.loads((workdir / job.row).read_text()) for job in jobs(config)]
+
+
+def preflight(context: Context, todo: list[Job]) -> None:
+    """Raises on what only the data can tell is impossible, before anything is trained.
+
+    Args:
+        context: the study.
+        todo: its rows.
+
+    Raises:
+        ValueError: a target or source beyond the classes, too few prototypes for them,
+            or an attack or a defence on a task that has scores instead of classes.
+    """
+    for cell in dict.fromkeys(job.cell for job in todo):
+        task, _ = cells.task_data(context, cell.task, cell.seed)
+        arms_run = [job.arm for job in todo if job.cell == cell]
+        if task.problem == "regression":
+            for arm in arms_run:
+                _validate.one_of(("clean", "plain", "references"), arms=arm)
+        else:
+            least = task.num_labels
+            found = context.config.prototypes.num
+            _validate.require(
+                found >= least, "prototypes.num", found, f">= {least}, one a class"
+            )
+        if cell.attack is not None:
+            # Both refuse scores, and classes that the task does not have.
+            cells.poisoned(context, cell)
+            cells.triggered_test(context, cell)
 
 
 def _work(context: Context, todo: list[Job]) -> int:

@@ -226,6 +226,28 @@ def test_the_anchor_arm_is_not_the_anchor_encoder(finished, tmp_path):
     assert not np.array_equal(*weights)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attacks.data.target": 2}, "target"),
+        ({"attacks.data.source_classes": (5,)}, "source_classes"),
+        ({"prototypes.num": 1}, "prototypes.num >= 2"),
+        (
+            {"data.files.problem": "regression", "data.files.metric": "pearson"},
+            "Expected arms one of clean, plain",
+        ),
+    ],
+)
+def test_what_the_data_forbid_is_said_before_training(
+    finished, tmp_path, monkeypatch, change, message
+):
+    config = finished[0].copy_and_resolve_references()
+    config.update_from_flattened_dict(change)
+    monkeypatch.setattr(runtime, "train", None)
+    with pytest.raises(ValueError, match=message):
+        run(config, tmp_path)
+
+
 def test_other_data_in_an_old_workdir_are_refused(finished, tmp_path):
     config, workdir, _, _ = finished
     shutil.copytree(workdir, tmp_path / "run")
