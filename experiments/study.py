@@ -144,18 +144,23 @@ def _work(context: Context, todo: list[Job]) -> int:
         rows, few = len(splits.transfer.texts), len(splits.references.texts)
         teacher = cells.teacher_cell(context, job.student_cell).folder
         held_out = round(few * config.quarantine.calibration_share)
-        needed = {job.student: (config.student, rows)}
+        needed = {job.student: (config.student, rows * config.student.epochs)}
         if job.arm == "references":
-            needed = {job.student: (config.student, few)}
+            needed = {job.student: (config.student, few * config.anchor.epochs)}
         else:
-            needed[f"{teacher}/teacher"] = (config.teacher, rows)
+            needed[f"{teacher}/teacher"] = (
+                config.teacher,
+                rows * config.teacher.epochs,
+            )
         if job.arm in ("anchor", "gate"):
             folder = f"{job.cell.clean.folder}/anchor_encoder"
-            needed[folder] = (config.anchor, few - held_out)
-        for name, (section, rows) in needed.items():
+            passes = (few - held_out) * config.anchor.epochs
+            needed[folder] = (config.anchor, passes)
+        # One model a section and task tells the depth, whatever the seed and attack.
+        cell = Cell(job.cell.task, config.seeds[0], None)
+        for name, (section, passes) in needed.items():
             if not (context.workdir / name / "model").exists():
-                layers = _num_layers(context, section, job.cell._replace(seed=0))
-                runs[name] = rows * section.epochs * layers
+                runs[name] = passes * _num_layers(context, section, cell)
     return sum(runs.values())
 
 
