@@ -67,12 +67,7 @@ def _check_encoder(role: str, section: ConfigDict) -> None:
             not section.layers, f"{role}.layers", section.layers, "() from scratch"
         )
     try:
-        training.adamw(
-            **{
-                field: section[field]
-                for field in ("learning_rate", "weight_decay", "warmup", "clip_norm")
-            }
-        )
+        training.adamw(**runtime.optimizer_of(section))
     except ValueError as error:
         raise ValueError(f"{role}: {error}") from error
 

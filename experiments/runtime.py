@@ -52,7 +52,7 @@ class Context(NamedTuple):
         config: the study's resolved config.
         workdir: where everything is written.
         progress: the bar over the whole study.
-        task_id: the bar's row; advanced in rows x epochs x layers.
+        task_id: the bar's row; advanced in rows x epochs x `row_cost`.
     """
 
     config: FrozenConfigDict
@@ -111,8 +111,29 @@ def constraint_of(objective: FrozenConfigDict):
     )
 
 
+# The fields of a model's section that its optimiser is made of.
+OPTIMIZER = ("learning_rate", "weight_decay", "warmup", "clip_norm")
+
+
+def optimizer_of(section) -> FrozenConfigDict:
+    """Returns the arguments of `training.adamw` that a model's section holds."""
+    return FrozenConfigDict({field: section[field] for field in OPTIMIZER})
+
+
+def row_cost(config: models.EncoderConfig) -> float:
+    """Returns the work of a row in the progress bar's units: millions of weights.
+
+    Those of the encoder's layers; embeddings are looked up, and texts are about as long
+    for one model as for another.
+    """
+    width, inner = config.hidden_size, config.intermediate_size
+    return config.num_layers * width * (4 * width + 2 * inner) / 1e6
+
+
 @functools.cache
-def compiled_dispatch(model_config, objective: FrozenConfigDict, section):
+def compiled_dispatch(
+    model_config, objective: FrozenConfigDict, optimizer_config: FrozenConfigDict
+):
     """Returns the compiled dispatch of an objective and its optimiser.
 
     Args:
@@ -120,7 +141,7 @@ def compiled_dispatch(model_config, objective: FrozenConfigDict, section):
         objective: `{"kd": None}` learns from labels; else `kd` holds the arguments of
             `distillation_loss`, and an `assignment` that is not empty adds the
             prototype constraint.
-        section: `(learning_rate, weight_decay, warmup, clip_norm)`.
+        optimizer_config: from `optimizer_of`.
     """
     apply = models.apply_fn(model_config)
     if objective.kd is None:
@@ -133,15 +154,9 @@ def compiled_dispatch(model_config, objective: FrozenConfigDict, section):
         name = f"distil/{objective.assignment or 'plain'}"
         if objective.assignment:
             loss_fn = constraint_of(objective)(loss_fn)
-    learning_rate, weight_decay, warmup, clip_norm = section
-    optimizer = training.adamw(
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        warmup=warmup,
-        clip_norm=clip_norm,
-    )
+    optimizer = training.adamw(**optimizer_config)
     name += f"/{model_config.num_layers}x{model_config.hidden_size}"
-    name += f"/{learning_rate:g}"
+    name += f"/{optimizer_config.learning_rate:g}"
 
     def count(stacked: Batch) -> None:
         TRACES[name, stacked.input_ids.shape] += 1
@@ -285,12 +300,7 @@ def train(
     dispatch, optimizer = compiled_dispatch(
         model.config,
         objective or FrozenConfigDict({"kd": None}),
-        (
-            section.learning_rate,
-            section.weight_decay,
-            section.warmup,
-            section.clip_norm,
-        ),
+        optimizer_of(section),
     )
     plan = epochs_plan(tokens.lengths, section, config, seed)
     projection = None
@@ -311,7 +321,7 @@ def train(
             state, start, extra = checkpoint.restore(folder, state, fallback=True)
         except ValueError as error:
             logger.warning("%s starts anew, no checkpoint is intact: %s", name, error)
-    units = [int((item.rows >= 0).sum()) * model.config.num_layers for item in plan]
+    units = [int((item.rows >= 0).sum()) * row_cost(model.config) for item in plan]
     context.progress.advance(context.task_id, sum(units[:start]))
     log = MetricsLog(context, name, plan, units, start, extra)
 

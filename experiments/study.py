@@ -115,9 +115,21 @@ def preflight(context: Context, todo: list[Job]) -> None:
         todo: its rows.
 
     Raises:
-        ValueError: a target or source beyond the classes, too few prototypes for them,
-            or an attack or a defence on a task that has scores instead of classes.
+        ValueError: a feature layer beyond a model's depth, a target or source beyond
+            the classes, too few prototypes for them, or an attack or a defence on a
+            task that has scores instead of classes.
     """
+    for role in ("teacher", "student", "anchor") if todo else ():
+        depth = _model_config(
+            context, context.config[role], todo[0].cell.task
+        ).num_layers
+        for layer in context.config.features.layers:
+            _validate.require(
+                -depth - 1 <= layer <= depth,
+                "features.layers",
+                layer,
+                f"in {-depth - 1}..{depth}, the states of the {role}",
+            )
     for cell in dict.fromkeys(job.cell for job in todo):
         task, _ = cells.task_data(context, cell.task, cell.seed)
         arms_run = [job.arm for job in todo if job.cell == cell]
@@ -136,7 +148,7 @@ def preflight(context: Context, todo: list[Job]) -> None:
             cells.triggered_test(context, cell)
 
 
-def _work(context: Context, todo: list[Job]) -> int:
+def _work(context: Context, todo: list[Job]) -> float:
     """Returns the training that is left, in the progress bar's units."""
     config, runs = context.config, {}
     for job in todo:
@@ -156,18 +168,19 @@ def _work(context: Context, todo: list[Job]) -> int:
             folder = f"{job.cell.clean.folder}/anchor_encoder"
             passes = (few - held_out) * config.anchor.epochs
             needed[folder] = (config.anchor, passes)
-        # One model a section and task tells the depth, whatever the seed and attack.
-        cell = Cell(job.cell.task, config.seeds[0], None)
         for name, (section, passes) in needed.items():
             if not (context.workdir / name / "model").exists():
-                runs[name] = passes * _num_layers(context, section, cell)
+                runs[name] = passes * runtime.row_cost(
+                    _model_config(context, section, job.cell.task)
+                )
     return sum(runs.values())
 
 
 @functools.cache
-def _num_layers(context: Context, section, cell: Cell) -> int:
-    """Returns the depth of a section's model, reading it once a task."""
-    return cells.build_model(context, section, cell).config.num_layers
+def _model_config(context: Context, section, task: str) -> models.EncoderConfig:
+    """Returns the config of a section's model on a task, read once for all seeds."""
+    cell = Cell(task, context.config.seeds[0], None)
+    return cells.build_model(context, section, cell).config
 
 
 def student(context: Context, job: Job) -> tuple[models.Model, dict[str, Any]]:
