@@ -1,0 +1,318 @@
+"""Aggregation rules against loops, golden vectors, each other's contracts and liars."""
+
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from protojax import aggregation
+from protojax.aggregation import AGGREGATORS
+
+NODES, BYZANTINE = 9, 2
+ARGS = {
+    "trimmed_mean": {"num_byzantine": BYZANTINE},
+    "krum": {"num_byzantine": BYZANTINE},
+    "multi_krum": {"num_byzantine": BYZANTINE},
+}
+RULES = {
+    name: functools.partial(rule, **ARGS.get(name, {}))
+    for name, rule in AGGREGATORS.items()
+}
+ROBUST = sorted(set(RULES) - {"mean"})
+WEIGHTED = ("mean", "geometric_median", "centred_clipping", "norm_clipping")
+# Compiled once a rule, instead of operation by operation.
+JITTED = {name: jax.jit(rule) for name, rule in RULES.items()}
+
+
+def make_updates(seed=0, num_nodes=NODES):
+    """A tree of three leaves, a scalar a node among them."""
+    rng = np.random.default_rng(seed)
+    return {
+        "kernel": jnp.float32(rng.normal(size=(num_nodes, 3, 2))),
+        "bias": jnp.float32(rng.normal(size=(num_nodes, 4)) + 1),
+        "scale": jnp.float32(rng.normal(size=num_nodes)),
+    }
+
+
+def flat(tree, axes=1):
+    """All leaves side by side, `[nodes, parameters]` or `[parameters]`, float64."""
+    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
+    return np.concatenate([leaf.reshape(*leaf.shape[:axes], -1) for leaf in leaves], -1)
+
+
+def krum_scores(rows, byzantine):
+    scores = []
+    for i, row in enumerate(rows):
+        others = [np.sum((row - x) ** 2) for j, x in enumerate(rows) if j != i]
+        scores.append(sum(sorted(others)[: len(rows) - byzantine - 2]))
+    return np.array(scores)
+
+
+def clipped_mean(rows, weights, bound):
+    total = np.zeros(rows.shape[1])
+    for row, weight in zip(rows, weights, strict=True):
+        total += weight * row * min(1, bound / max(np.linalg.norm(row), 1e-24))
+    return total / weights.sum()
+
+
+def reference(name, rows, weights):
+    """Each rule as its paper has it, one node after the other, in float64."""
+    match name:
+        case "mean":
+            return (rows * weights[:, None]).sum(0) / weights.sum()
+        case "median":
+            return np.median(rows, axis=0)
+        case "trimmed_mean":
+            return np.sort(rows, axis=0)[BYZANTINE:-BYZANTINE].mean(0)
+        case "krum":
+            return rows[krum_scores(rows, BYZANTINE).argmin()]
+        case "multi_krum":
+            best = np.argsort(krum_scores(rows, BYZANTINE))
+            return rows[best[: len(rows) - BYZANTINE - 2]].mean(0)
+        case "geometric_median":
+            centre = np.median(rows, axis=0)
+            for _ in range(8):
+                gaps = np.linalg.norm(rows - centre, axis=1)
+                pull = weights / np.maximum(gaps, 1e-6)
+                centre = (rows * pull[:, None]).sum(0) / pull.sum()
+            return centre
+        case "centred_clipping":
+            centre = np.zeros(rows.shape[1])
+            for _ in range(3):
+                radius = np.median(np.linalg.norm(rows - centre, axis=1))
+                centre = centre + clipped_mean(rows - centre, weights, radius)
+            return centre
+        case "norm_clipping":
+            bound = np.median(np.linalg.norm(rows, axis=1))
+            return clipped_mean(rows, weights, bound)
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("seed", range(3))
+def test_rules_equal_their_loops(name, seed):
+    updates = make_updates(seed)
+    weights = np.random.default_rng(seed).uniform(1, 5, NODES)
+    found = JITTED[name](updates, weights=jnp.float32(weights))
+    assert jax.tree.map(jnp.shape, found) == jax.tree.map(
+        lambda x: x.shape[1:], updates
+    )
+    expected = reference(name, flat(updates), weights)
+    np.testing.assert_allclose(flat(found, 0), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("mean", {}),
+        ("median", {}),
+        ("trimmed_mean", {"num_byzantine": 2}),
+        ("krum", {"num_byzantine": 2}),
+        ("multi_krum", {"num_byzantine": 2, "num_selected": 6}),
+        ("geometric_median", {"num_iters": 200}),
+        ("centred_clipping", {"radius": 2.0}),
+    ],
+)
+def test_rules_equal_byzfl(name, args):
+    path = pathlib.Path(__file__).parent / "data/aggregation_golden.json"
+    golden = json.loads(path.read_text())
+    found = AGGREGATORS[name](jnp.float32(golden["updates"]), **args)
+    np.testing.assert_allclose(found, golden["results"][name], rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_order_of_the_nodes_has_no_influence(name):
+    updates = make_updates()
+    order = np.random.default_rng(1).permutation(NODES)
+    shuffled = jax.tree.map(lambda leaf: leaf[order], updates)
+    np.testing.assert_allclose(
+        flat(JITTED[name](shuffled), 0),
+        flat(JITTED[name](updates), 0),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_absent_nodes_have_no_influence(name):
+    updates = make_updates()
+    where = jnp.arange(NODES) != 3
+    present = jax.tree.map(lambda leaf: leaf[where], updates)
+    spoiled = jax.tree.map(lambda leaf: leaf.at[3].set(jnp.nan), updates)
+    args = {"num_selected": 5} if name == "multi_krum" else {}
+    found = RULES[name](spoiled, where=where, **args)
+    expected = RULES[name](present, **args)
+    np.testing.assert_allclose(flat(found, 0), flat(expected, 0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_equal_updates_are_agreed_on(name):
+    one = jax.tree.map(lambda leaf: leaf[0], make_updates())
+    updates = jax.tree.map(lambda leaf: jnp.stack([leaf] * NODES), one)
+    np.testing.assert_allclose(flat(JITTED[name](updates), 0), flat(one, 0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_zeros_and_no_node_give_zeros(name):
+    updates = make_updates()
+    nothing = jax.tree.map(jnp.zeros_like, updates)
+    for found in (
+        JITTED[name](nothing),
+        JITTED[name](updates, where=jnp.zeros(NODES, bool)),
+    ):
+        np.testing.assert_array_equal(flat(found, 0), 0)
+
+
+@pytest.mark.parametrize("name", sorted(set(RULES) - {"krum", "multi_krum"}))
+def test_one_node_gets_its_own_update(name):
+    updates = make_updates(num_nodes=1)
+    args = {"num_byzantine": 0} if name == "trimmed_mean" else {}
+    found = AGGREGATORS[name](updates, **args)
+    np.testing.assert_allclose(flat(found, 0), flat(updates)[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_low_precision_comes_back_as_float32(name):
+    low = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), make_updates())
+    found = JITTED[name](low)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), low)
+    np.testing.assert_allclose(
+        flat(found, 0), flat(JITTED[name](wide), 0), rtol=1e-5, atol=1e-6
+    )
+
+
+LIES = {
+    "nan": lambda leaf: leaf * jnp.nan,
+    "inf": lambda leaf: leaf * jnp.inf,
+    "one nan": lambda leaf: leaf.at[..., :1].set(jnp.nan),
+    "1e6": lambda leaf: 1e6 * leaf,
+    "1e15": lambda leaf: 1e15 * leaf,
+    "1e30": lambda leaf: 1e30 * leaf,
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("name", ROBUST)
+def test_robust_rules_survive_liars(name, lie):
+    updates = make_updates()
+    spoiled = jax.tree.map(lambda leaf: leaf.at[:2].set(LIES[lie](leaf[:2])), updates)
+    found = flat(JITTED[name](spoiled), 0)
+    honest = flat(updates)[2:]
+    radius = np.linalg.norm(honest - honest.mean(0), axis=1).max()
+    # Two nodes of nine pull by a norm each, where a rule bounds norms only.
+    bound = np.median(np.linalg.norm(honest, axis=1)) if "clipping" in name else 0
+    assert np.linalg.norm(found - honest.mean(0)) <= radius + bound
+
+
+@pytest.mark.parametrize("name", ["median", "trimmed_mean"])
+@pytest.mark.parametrize("lie", LIES)
+def test_coordinates_stay_between_the_honest_ones(name, lie):
+    updates = make_updates(1)
+    spoiled = jax.tree.map(lambda leaf: leaf.at[:2].set(LIES[lie](leaf[:2])), updates)
+    found, honest = flat(JITTED[name](spoiled), 0), flat(updates)[2:]
+    assert (honest.min(0) <= found).all()
+    assert (found <= honest.max(0)).all()
+
+
+@pytest.mark.parametrize("name", ["trimmed_mean", "krum", "multi_krum"])
+def test_who_is_out_counts_as_byzantine(name):
+    updates = make_updates(2)
+    spoiled = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), updates)
+    rest = jax.tree.map(lambda leaf: leaf[1:], updates)
+    args = {"num_selected": 4} if name == "multi_krum" else {}
+    found = AGGREGATORS[name](spoiled, num_byzantine=2, **args)
+    expected = AGGREGATORS[name](rest, num_byzantine=1, **args)
+    np.testing.assert_allclose(flat(found, 0), flat(expected, 0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_mean_does_not_survive_one_liar():
+    updates = make_updates()
+    spoiled = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), updates)
+    assert np.isnan(flat(RULES["mean"](spoiled), 0)).all()
+
+
+def test_krum_near_a_common_offset_keeps_its_digits():
+    # Honest nodes differ by 1e-3 around 1e3: the squares of raw values would not do.
+    rng = np.random.default_rng(0)
+    rows = 1e3 + 1e-3 * rng.normal(size=(7, 50))
+    rows = np.float32(rows)
+    expected = rows[krum_scores(np.float64(rows), 2).argmin()]
+    found = aggregation.krum(jnp.asarray(rows), num_byzantine=2)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weights_are_counted(name):
+    updates = make_updates()
+    twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1]]), updates)
+    args = {"radius": 2.0} if name == "centred_clipping" else {}
+    args = {"max_norm": 2.0} if name == "norm_clipping" else args
+    weights = jnp.ones(NODES).at[0].set(2.0)
+    found = flat(AGGREGATORS[name](updates, weights=weights, **args), 0)
+    again = flat(AGGREGATORS[name](twice, **args), 0)
+    # The median of more nodes is another start, not another end.
+    rtol = 2e-2 if name == "geometric_median" else 1e-5
+    np.testing.assert_allclose(found, again, rtol=rtol, atol=rtol / 10)
+
+
+@pytest.mark.parametrize("name", sorted(set(RULES) - set(WEIGHTED)))
+def test_other_rules_ignore_weights(name):
+    updates = make_updates()
+    weights = jnp.arange(1.0, NODES + 1)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        JITTED[name](updates, weights=weights),
+        JITTED[name](updates),
+    )
+
+
+def test_the_geometric_median_has_the_least_summed_distance():
+    updates = make_updates()
+    rows = flat(updates)
+    centre = flat(aggregation.geometric_median(updates, num_iters=100), 0)
+
+    def cost(point):
+        return np.linalg.norm(rows - point, axis=1).sum()
+
+    for move in 0.01 * np.random.default_rng(0).normal(size=(50, rows.shape[1])):
+        assert cost(centre) < cost(centre + move)
+
+
+def test_a_large_radius_is_the_mean():
+    updates = make_updates()
+    found = aggregation.centred_clipping(updates, radius=1e6, num_iters=1)
+    np.testing.assert_allclose(
+        flat(found, 0), flat(aggregation.mean(updates), 0), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        ("trimmed_mean", {"num_byzantine": 5}, "num_nodes >= 11"),
+        ("krum", {"num_byzantine": 4}, "num_nodes >= 11"),
+        ("multi_krum", {"num_byzantine": 4}, "num_nodes >= 11"),
+        ("multi_krum", {"num_byzantine": 2, "num_selected": 8}, "num_selected in 1..7"),
+        ("multi_krum", {"num_byzantine": 2, "num_selected": 0}, "num_selected in 1..7"),
+        ("krum", {"num_byzantine": -1}, "num_byzantine >= 0"),
+        ("geometric_median", {"num_iters": 0}, "num_iters > 0"),
+        ("geometric_median", {"smoothing": 0.0}, "smoothing > 0"),
+        ("centred_clipping", {"radius": 0.0}, "radius > 0"),
+        ("centred_clipping", {"num_iters": 0}, "num_iters > 0"),
+        ("norm_clipping", {"max_norm": -1.0}, "max_norm > 0"),
+        ("mean", {"weights": jnp.ones(3)}, r"weights.shape \(9,\)"),
+        ("median", {"where": jnp.ones(3, bool)}, r"where.shape \(9,\)"),
+    ],
+)
+def test_bad_arguments_are_named(name, args, message):
+    with pytest.raises(ValueError, match=message):
+        AGGREGATORS[name](make_updates(), **args)
+
+
+def test_leaves_must_agree_on_the_nodes():
+    with pytest.raises(ValueError, match="one number of nodes"):
+        aggregation.mean({"a": jnp.ones((2, 1)), "b": jnp.ones((3, 1))})

@@ -1,0 +1,130 @@
+"""Mixing matrices and mixing, plain and robust."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from protojax import aggregation, gossip, nodes
+
+TRIMMED = functools.partial(aggregation.trimmed_mean, num_byzantine=1)
+
+
+def make_states(num_nodes, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "kernel": jnp.float32(rng.normal(size=(num_nodes, 3, 2))),
+        "bias": jnp.float32(rng.normal(size=num_nodes)),
+    }
+
+
+@pytest.mark.parametrize("num_nodes", [1, 2, 3, 4, 7, 8])
+@pytest.mark.parametrize("name", gossip.TOPOLOGIES)
+def test_topologies_mix(name, num_nodes):
+    mixing = gossip.check_mixing(gossip.TOPOLOGIES[name](num_nodes))
+    assert mixing.shape == (num_nodes, num_nodes)
+    powers = np.linalg.matrix_power(np.float64(mixing), 200)
+    np.testing.assert_allclose(powers, 1 / num_nodes, atol=1e-5)
+    assert 0 < gossip.spectral_gap(mixing) <= 1
+
+
+def test_degrees_are_those_of_the_papers():
+    assert ((gossip.ring(8) > 0).sum(1) == 3).all()
+    assert ((gossip.exponential(8) > 0).sum(1) == 4).all()
+    assert ((gossip.complete(8) > 0).sum(1) == 8).all()
+
+
+def test_denser_graphs_agree_faster():
+    gaps = [
+        gossip.spectral_gap(gossip.TOPOLOGIES[name](16))
+        for name in ("ring", "exponential", "complete")
+    ]
+    assert gaps == sorted(gaps)
+    # λ = 1/3 + 2/3 cos(2π/16), by hand.
+    np.testing.assert_allclose(gaps[0], 1 - (1 + 2 * np.cos(np.pi / 8)) / 3)
+
+
+@pytest.mark.parametrize(
+    ("mixing", "message"),
+    [
+        (np.ones((2, 3)), r"mixing.shape \[nodes, nodes\]"),
+        (np.array([[1.5, -0.5], [-0.5, 1.5]]), "mixing >= 0"),
+        (np.array([[0.5, 0.4], [0.5, 0.5]]), "row 0 with the sum 1"),
+        (np.array([[0.5, 0.5], [0.4, 0.6]]), "column 1 with the sum 1"),
+        (np.full((2, 2), np.nan), "mixing >= 0"),
+        (np.array([[0.0, 1.0], [1.0, 0.0]]), "on its diagonal"),
+        (np.kron(np.eye(2), np.full((2, 2), 0.5)), r"nodes \[2, 3\]"),
+    ],
+)
+def test_other_matrices_are_refused(mixing, message):
+    with pytest.raises(ValueError, match=message):
+        gossip.check_mixing(mixing)
+
+
+def test_mixing_is_the_matrix_product():
+    states, mixing = make_states(5), gossip.ring(5)
+    found = gossip.mix(states, mixing)
+    for leaf, before in zip(
+        jax.tree.leaves(found), jax.tree.leaves(states), strict=True
+    ):
+        for node in range(5):
+            expected = sum(mixing[node, j] * np.asarray(before[j]) for j in range(5))
+            np.testing.assert_allclose(leaf[node], expected, rtol=1e-5, atol=1e-6)
+
+
+def uneven():
+    """A star: the middle hears three, the others two."""
+    mixing = np.diag([0.25, 0.75, 0.75, 0.75])
+    mixing[0, 1:] = mixing[1:, 0] = 0.25
+    return mixing
+
+
+@pytest.mark.parametrize("mixing", [gossip.ring(6), gossip.exponential(6), uneven()])
+def test_robust_mixing_is_each_node_by_itself(mixing):
+    states = make_states(len(mixing))
+    rule = aggregation.geometric_median
+    found = gossip.robust_mix(states, mixing, rule)
+    for node, weights in enumerate(mixing):
+        heard = np.flatnonzero(weights)
+        own = nodes.unstack(states, node)
+        others = nodes.unstack(states, heard)
+        differences = jax.tree.map(jnp.subtract, others, own)
+        moved = rule(differences, weights=weights[heard])
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+            nodes.unstack(found, node),
+            jax.tree.map(jnp.add, own, moved),
+        )
+
+
+def test_a_mean_in_the_place_of_the_rule_mixes():
+    states, mixing = make_states(6), gossip.exponential(6)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        gossip.robust_mix(states, mixing, aggregation.mean),
+        gossip.mix(states, mixing),
+    )
+
+
+@pytest.mark.parametrize("lie", [np.nan, np.inf, 1e6])
+def test_a_liar_does_not_move_its_neighbours_far(lie):
+    own = {"w": jnp.float32(np.random.default_rng(0).normal(size=(6, 4)))}
+    sent = {"w": own["w"].at[2].set(lie)}
+    found = gossip.robust_mix(sent, gossip.complete(6), TRIMMED, own=own)
+    honest = np.delete(np.asarray(own["w"]), 2, axis=0)
+    inside = np.delete(np.asarray(found["w"]), 2, axis=0)
+    assert (honest.min(0) - 1e-5 <= inside).all()
+    assert (inside <= honest.max(0) + 1e-5).all()
+    plain = np.asarray(gossip.mix(sent, gossip.complete(6))["w"])
+    assert not (np.abs(plain) < 1e3).any()
+
+
+def test_rules_count_neighbours_not_nodes():
+    with pytest.raises(ValueError, match="num_nodes >= 5"):
+        gossip.robust_mix(
+            make_states(8),
+            gossip.ring(8),
+            functools.partial(aggregation.trimmed_mean, num_byzantine=2),
+        )

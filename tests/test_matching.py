@@ -1,0 +1,168 @@
+"""Prototypes of many nodes: order, partners, liars."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from protojax import aggregation, matching, nodes
+from protojax.attacks.prototypes import PROTOTYPE_ATTACKS, inflate_counts
+from protojax.base import Prototypes
+
+METRICS = ("cosine", "l2")
+
+
+def make_prototypes(seed, *, labels=(0, 0, 1, 1, 1), dim=4, jitter=0.0):
+    """Prototypes around fixed places, each class's in an order of its own."""
+    places = np.random.default_rng(99).normal(size=(len(labels), dim))
+    rng = np.random.default_rng(seed)
+    vectors = places + jitter * rng.normal(size=places.shape)
+    return Prototypes(
+        jnp.float32(vectors),
+        jnp.int32(labels),
+        jnp.float32(rng.integers(1, 20, len(labels))),
+    )
+
+
+def shuffle(prototypes, seed):
+    order = np.random.default_rng(seed).permutation(len(prototypes.counts))
+    return jax.tree.map(lambda leaf: leaf[order], prototypes)
+
+
+def cheapest(prototypes, reference, metric):
+    """The best order within classes, by trying all."""
+
+    def distance(x, y):
+        if metric == "l2":
+            return np.linalg.norm(x - y)
+        return 1 - x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+
+    def cost(order):
+        return sum(
+            distance(np.asarray(prototypes.vectors[i]), np.asarray(vector))
+            for i, vector in zip(order, reference.vectors, strict=True)
+        )
+
+    orders = [
+        order
+        for order in itertools.permutations(range(len(reference.counts)))
+        if (prototypes.labels[np.array(order)] == reference.labels).all()
+    ]
+    return np.array(min(orders, key=cost))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("seed", range(3))
+def test_matching_is_the_cheapest_assignment(metric, seed):
+    reference = make_prototypes(seed, jitter=1.0)
+    mixed = shuffle(make_prototypes(seed + 10, jitter=1.0), seed)
+    found = matching.match_prototypes(mixed, reference, metric=metric)
+    order = cheapest(mixed, reference, metric)
+    np.testing.assert_array_equal(found.vectors, mixed.vectors[order])
+    np.testing.assert_array_equal(found.counts, mixed.counts[order])
+    np.testing.assert_array_equal(found.labels, reference.labels)
+
+
+def test_what_has_no_partner_has_no_counts():
+    reference = make_prototypes(0, labels=(0, 0, 1))
+    found = matching.match_prototypes(make_prototypes(1, labels=(0, 1, 1)), reference)
+    assert sorted((found.counts > 0).tolist()) == [False, True, True]
+    agree = found.labels == reference.labels
+    np.testing.assert_array_equal(found.counts > 0, agree)
+
+
+def test_broken_prototypes_match_nothing():
+    reference = make_prototypes(0)
+    broken = reference._replace(
+        vectors=reference.vectors.at[1].set(jnp.nan),
+        counts=reference.counts.at[3].set(0.0),
+    )
+    found = matching.match_prototypes(broken, reference)
+    assert (found.counts > 0).tolist() == [True, False, True, False, True]
+    assert jnp.all(jnp.isfinite(found.vectors))
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ValueError, match="Expected prototypes of shape"):
+        matching.match_prototypes(make_prototypes(0, dim=3), make_prototypes(0))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_merging_averages_partners_by_their_counts(metric):
+    sets = [make_prototypes(seed, jitter=0.05) for seed in range(3)]
+    stacked = nodes.stack([shuffle(s, i) for i, s in enumerate(sets)])
+    stacked = jax.tree.map(jnp.asarray, stacked)
+    found = matching.merge_prototypes(stacked, aggregation.mean, metric=metric)
+    vectors = np.stack([s.vectors for s in sets]).astype(np.float64)
+    if metric == "cosine":
+        vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    counts = np.stack([s.counts for s in sets])
+    expected = (vectors * counts[..., None]).sum(0) / counts.sum(0)[:, None]
+    if metric == "cosine":
+        expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
+    order = np.lexsort(np.asarray(found.vectors).T)
+    np.testing.assert_allclose(
+        np.asarray(found.vectors)[order],
+        expected[np.lexsort(expected.T)],
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    assert sorted(found.labels.tolist()) == [0, 0, 1, 1, 1]
+    np.testing.assert_allclose(
+        np.sort(found.counts), np.sort(counts.mean(0)), rtol=1e-6
+    )
+
+
+def test_one_node_keeps_its_prototypes():
+    held = make_prototypes(0)
+    found = matching.merge_prototypes(
+        jax.tree.map(lambda leaf: leaf[None], held), aggregation.mean, metric="l2"
+    )
+    jax.tree.map(np.testing.assert_allclose, found, held)
+
+
+RULES = {
+    "median": aggregation.coordinate_median,
+    "trimmed_mean": functools.partial(aggregation.trimmed_mean, num_byzantine=2),
+    "multi_krum": functools.partial(aggregation.multi_krum, num_byzantine=2),
+}
+
+
+@pytest.mark.parametrize("kind", PROTOTYPE_ATTACKS)
+@pytest.mark.parametrize("rule", RULES)
+def test_liars_do_not_move_merged_prototypes_beyond_the_honest_spread(kind, rule):
+    honest = [make_prototypes(seed, jitter=0.05) for seed in range(6)]
+    liars = [
+        PROTOTYPE_ATTACKS[kind](
+            make_prototypes(seed, jitter=0.05), jax.random.key(seed), 1
+        )
+        for seed in (6, 7)
+    ]
+    # The liars come first: where the order is theirs, all would be lost.
+    sets = [shuffle(s, i) for i, s in enumerate(liars + honest)]
+    stacked = jax.tree.map(jnp.asarray, nodes.stack(sets))
+    found = matching.merge_prototypes(stacked, RULES[rule], metric="l2")
+    places = np.stack([h.vectors for h in honest])  # [honest, prototypes, dim]
+    spread = np.linalg.norm(places - places.mean(0), axis=-1).max(0)
+    for place, radius, label in zip(
+        places.mean(0), spread, honest[0].labels, strict=True
+    ):
+        nearest = np.linalg.norm(np.asarray(found.vectors) - place, axis=1)
+        assert nearest.min() <= radius
+        assert found.labels[nearest.argmin()] == label
+    assert jnp.all(found.counts < 21)
+
+
+def test_a_mean_is_moved_by_a_liar():
+    honest = [make_prototypes(seed, jitter=0.05) for seed in range(3)]
+    liar = inflate_counts(honest[0], jax.random.key(0), 1)
+    stacked = nodes.stack([*honest, liar])
+    found = matching.merge_prototypes(
+        jax.tree.map(jnp.asarray, stacked), aggregation.mean, metric="l2"
+    )
+    lies = -np.asarray(honest[0].vectors)
+    gaps = np.linalg.norm(np.asarray(found.vectors)[:, None] - lies, axis=-1)
+    assert gaps.min(axis=1).max() < 1e-5
