@@ -36,11 +36,13 @@ class Examples(NamedTuple):
         texts: `[rows]`, the first (or only) text of each row.
         pairs: `[rows]`, the second text of each row, or None for one-text tasks.
         labels: `[rows]`, int32 classes, or float32 scores of a regression task.
+        sources: `[rows]`, where each row comes from (a site, a user), or None.
     """
 
     texts: Sequence[str]
     pairs: Sequence[str] | None
     labels: np.ndarray
+    sources: Sequence[str] | None = None
 
 
 class Batch(NamedTuple):

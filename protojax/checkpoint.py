@@ -41,11 +41,13 @@ def save(
     *,
     extra: dict[str, Any] | None = None,
     keep: int = 1,
+    alone: bool = False,
 ) -> Path:
     """Writes a state to `directory/step_XXXXXXXX` and removes what it supersedes.
 
-    Where several processes run, all of them call this with one directory they share;
-    every leaf must then be a global array, since a process's own would be lost.
+    Where several processes run, all of them call this with one directory they share,
+    and every leaf must be a global array, since a process's own would be lost; or each
+    writes what is its own, `alone`.
 
     Guarantees:
       * A process that dies at any moment leaves the previous step restorable.
@@ -58,6 +60,8 @@ def save(
         step: the optimiser steps taken; an existing step is replaced.
         extra: what else to remember, as JSON.
         keep: how many steps to keep, the new one included.
+        alone: whether no other process takes part; leaves are then this process's own,
+            and no other writes to `directory`.
 
     Returns:
         The folder.
@@ -81,22 +85,30 @@ def save(
         "extra": json.loads(json.dumps(extra or {})),
         "leaves": _describe(state),
     }
-    _require_global(state)
+    if not alone:
+        _require_global(state)
     folder = directory / f"step_{step:08d}"
     temporary = folder.with_name(folder.name + ".tmp")
-    if jax.process_index() == 0:
+    writes = alone or jax.process_index() == 0
+    if writes:
         directory.mkdir(parents=True, exist_ok=True)
         for leftover in directory.glob("step_*.tmp*"):
             shutil.rmtree(leftover)
-    multihost_utils.sync_global_devices("checkpoint: folder made")
-    with _quiet(), _context():
+    _meet("folder made", alone)
+    with _quiet(), _context(alone):
         ocp.save(temporary, jax.tree.map(_raw, state))
-    if jax.process_index() == 0:
+    if writes:
         _write_manifest(temporary, content)
         _put_in_place(temporary, folder)
         _remove_superseded(directory, step, keep)
-    multihost_utils.sync_global_devices("checkpoint: step in place")
+    _meet("step in place", alone)
     return folder
+
+
+def _meet(where: str, alone: bool) -> None:
+    """Waits for the other processes, unless this one writes alone."""
+    if not alone:
+        multihost_utils.sync_global_devices(f"checkpoint: {where}")
 
 
 def restore(
@@ -105,6 +117,7 @@ def restore(
     *,
     step: int | None = None,
     fallback: bool = False,
+    alone: bool = False,
 ) -> tuple[PyTree, int, dict[str, Any]]:
     """Reads a state back, bit for bit, after checking every hash.
 
@@ -116,6 +129,7 @@ def restore(
         step: which step; the latest by default.
         fallback: whether a damaged step gives way, with a warning in the log, to the
             latest good one before it.
+        alone: as in `save`: what this process reads, others do not.
 
     Returns:
         The state, its step and its `extra`.
@@ -146,7 +160,7 @@ def restore(
                 raise
             _logger.warning("Step %d is passed over: %s", number, damage)
             continue
-        return _load(steps[number], like, content), number, content["extra"]
+        return _load(steps[number], like, content, alone), number, content["extra"]
     raise ValueError(f"Expected an intact step <= {step} in {directory}, found none.")
 
 
@@ -157,6 +171,35 @@ def latest_step(directory: str | os.PathLike) -> int | None:
     True
     """
     return max(_steps(_local(directory)), default=None)
+
+
+def complete_steps(directory: str | os.PathLike) -> list[int]:
+    """Returns the complete steps, ascending; their hashes are not checked here.
+
+    >>> complete_steps("no/such/folder")
+    []
+    """
+    return sorted(_steps(_local(directory)))
+
+
+def verify(directory: str | os.PathLike, step: int) -> dict[str, Any]:
+    """Checks every hash of a step.
+
+    Args:
+        directory: where `save` wrote.
+        step: one of `complete_steps(directory)`.
+
+    Returns:
+        Its `extra`.
+
+    Raises:
+        FileNotFoundError: no such step.
+        ValueError: a damaged file, named.
+    """
+    steps = _steps(_local(directory))
+    if step not in steps:
+        raise FileNotFoundError(f"Expected step {step} in {directory}, found none.")
+    return _verify(steps[step])["extra"]
 
 
 def _local(directory: str | os.PathLike) -> Path:
@@ -309,7 +352,7 @@ def _concrete(value: Any, leaf: Any) -> Any:
     return value
 
 
-def _load(folder: Path, like: PyTree, content: dict[str, Any]) -> PyTree:
+def _load(folder: Path, like: PyTree, content: dict[str, Any], alone: bool) -> PyTree:
     """Returns the state in a verified folder, if it is one like `like`."""
     stored, asked = content["leaves"], _describe(like)
     differences = [
@@ -323,15 +366,20 @@ def _load(folder: Path, like: PyTree, content: dict[str, Any]) -> PyTree:
             f"Expected {folder} to hold the state asked for, found "
             f"{'; '.join(differences)}."
         )
-    with _quiet(), _context():
+    with _quiet(), _context(alone):
         state = ocp.load(folder, jax.tree.map(_abstract, like))
     return jax.tree.map(_concrete, state, like)
 
 
-def _context() -> ocp.Context:
+def _context(alone: bool = False) -> ocp.Context:
     """Returns Orbax's options: compression is slow, and weights hardly shrink."""
     context = ocp.Context()
     context.array.saving.use_compression = False
+    if alone and jax.process_count() > 1:
+        me = jax.process_index()
+        context.multiprocessing.primary_host = me
+        context.multiprocessing.active_processes = {me}
+        context.multiprocessing.barrier_sync_key_prefix = f"process{me}"
     return context
 
 

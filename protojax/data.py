@@ -40,16 +40,19 @@ def take(examples: Examples, rows: Sequence[int] | np.ndarray) -> Examples:
     ['c', 'a']
     """
     rows = np.asarray(rows, np.int64)
-    texts, pairs, labels = examples
+    texts, pairs, labels, sources = examples
     return Examples(
         texts=[texts[row] for row in rows],
         pairs=None if pairs is None else [pairs[row] for row in rows],
         labels=np.asarray(labels)[rows],
+        sources=None if sources is None else [sources[row] for row in rows],
     )
 
 
 def concatenate(first: Examples, second: Examples) -> Examples:
     """Returns the rows of two sets of the same task, one after the other.
+
+    Sources are kept where both sets have them.
 
     >>> row = Examples(["a"], ["b"], np.array([1]))
     >>> concatenate(row, row).pairs
@@ -59,6 +62,9 @@ def concatenate(first: Examples, second: Examples) -> Examples:
         texts=[*first.texts, *second.texts],
         pairs=None if first.pairs is None else [*first.pairs, *second.pairs],
         labels=np.concatenate([first.labels, second.labels]),
+        sources=None
+        if first.sources is None or second.sources is None
+        else [*first.sources, *second.sources],
     )
 
 

@@ -18,8 +18,10 @@ MATHS = {
     "neighbours",
     "calibration",
     "consistency",
+    "aggregation",
+    "matching",
 }
-RUNTIME = {"batches", "data", "teacher", "checkpoint", "training"}
+RUNTIME = {"batches", "data", "teacher", "checkpoint", "training", "nodes", "partition"}
 # Part -> the parts of protojax it may import, beside base and _validate.
 ALLOWED = {
     "base": set(),
@@ -31,6 +33,10 @@ ALLOWED = {
     "evals": MATHS | {"evals"},
     "models": {"models"},
     **{part: set() for part in RUNTIME},
+    "gossip": {"nodes"},
+    "federation": {"batches", "gossip", "nodes"},
+    "node_checkpoint": {"checkpoint", "federation", "nodes"},
+    "communication": {"data"},
 }
 
 

@@ -5,6 +5,7 @@ from protojax.evals.metrics import (
     detection_auc,
     excess,
     mean_interval,
+    node_accuracies,
     quarantine_quality,
     robust_accuracy,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "detection_auc",
     "excess",
     "mean_interval",
+    "node_accuracies",
     "quarantine_quality",
     "robust_accuracy",
 ]

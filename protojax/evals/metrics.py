@@ -85,6 +85,46 @@ def excess(rate: float, null: float) -> float:
     return rate - null
 
 
+def node_accuracies(
+    predictions: np.ndarray, labels: np.ndarray, shares: np.ndarray
+) -> np.ndarray:
+    """Computes each node's accuracy over its own mix of classes.
+
+    Σ_c share(node, c) · accuracy on the test rows of class c
+
+    All nodes are measured on all test rows, so a small node's figure is no noisier.
+
+    Args:
+        predictions: `[nodes, rows]`, int, classes predicted by each node's student.
+        labels: `[rows]`, int, true classes.
+        shares: `[nodes, classes]`, each node's mix; classes without a test row are left
+            out of it.
+
+    Returns:
+        `[nodes]`, in [0, 1].
+
+    Raises:
+        ValueError: unequal lengths, or a node none of whose classes has a test row.
+
+    >>> predictions = np.array([[0, 1, 1], [0, 1, 1]])
+    >>> shares = np.array([[1.0, 0.0], [0.5, 0.5]])
+    >>> node_accuracies(predictions, np.array([0, 0, 1]), shares).tolist()
+    [0.5, 0.75]
+    """
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    _validate.same_length(predictions=predictions, shares=shares)
+    _validate.same_length(predictions=predictions.T, labels=labels)
+    of_class = labels == np.arange(shares.shape[1])[:, None]
+    counts = of_class.sum(1)
+    right = (predictions == labels) @ of_class.T / np.maximum(counts, 1)
+    weights = np.where(counts > 0, shares, 0.0)
+    totals = weights.sum(1)
+    _validate.require(
+        bool((totals > 0).all()), "shares", totals, "> 0 on some class with a test row"
+    )
+    return (right * weights).sum(1) / totals
+
+
 class QuarantineQuality(NamedTuple):
     """How well rejected rows match poisoned ones; None where nothing is to divide by.
 

@@ -1,0 +1,84 @@
+"""Messages: what they weigh, what they lose, and that nobody changed them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from protojax import communication
+from protojax.base import Examples, Prototypes
+
+
+def make_prototypes(num=50, dim=768):
+    rng = np.random.default_rng(0)
+    return Prototypes(
+        jnp.float32(rng.normal(size=(num, dim))),
+        jnp.int32(rng.integers(0, 4, num)),
+        jnp.float32(rng.integers(1, 30, num)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "vectors"),
+    [("float32", 153_600), ("bfloat16", 76_800), ("int8", 38_400 + 50 * 4)],
+)
+def test_fifty_prototypes_weigh_what_the_arrays_do(precision, vectors):
+    message = communication.encode(make_prototypes(), precision=precision)
+    # Labels and counts are 4 bytes each.
+    assert communication.num_bytes(message.arrays) == vectors + 50 * 8
+
+
+@pytest.mark.parametrize(
+    ("precision", "bound"), [("float32", 0), ("bfloat16", 2**-8), ("int8", 1 / 254)]
+)
+def test_messages_lose_no_more_than_they_say(precision, bound):
+    held = make_prototypes()
+    found = communication.decode(communication.encode(held, precision=precision))
+    error = np.abs(np.asarray(held.vectors) - found.vectors)
+    scale = np.abs(np.asarray(held.vectors))
+    if precision == "int8":
+        scale = scale.max(axis=1, keepdims=True)
+    assert (error <= bound * scale * (1 + 1e-5)).all()
+    assert found.vectors.dtype == np.float32
+    np.testing.assert_array_equal(found.labels, held.labels)
+    np.testing.assert_array_equal(found.counts, held.counts)
+
+
+@pytest.mark.parametrize("precision", communication.PRECISIONS)
+def test_zero_vectors_stay_zero(precision):
+    held = jax.tree.map(jnp.zeros_like, make_prototypes(3, 4))
+    found = communication.decode(communication.encode(held, precision=precision))
+    np.testing.assert_array_equal(found.vectors, 0)
+
+
+@pytest.mark.parametrize("precision", communication.PRECISIONS)
+@pytest.mark.parametrize("name", ["vectors", "labels", "counts"])
+def test_a_changed_message_is_refused(precision, name):
+    message = communication.encode(make_prototypes(3, 4), precision=precision)
+    array = message.arrays[name].copy()
+    array.view(np.uint8).reshape(-1)[0] ^= 1
+    changed = message._replace(arrays={**message.arrays, name: array})
+    with pytest.raises(ValueError, match="sha256"):
+        communication.decode(changed)
+
+
+def test_a_forged_message_is_refused():
+    honest = communication.encode(make_prototypes(3, 4))
+    forged = communication.encode(make_prototypes(4, 4))
+    with pytest.raises(ValueError, match=honest.sha256):
+        communication.decode(forged, expected_hash=honest.sha256)
+
+
+def test_other_precisions_are_refused():
+    with pytest.raises(ValueError, match="'int8'"):
+        communication.encode(make_prototypes(3, 4), precision="int9")
+
+
+def test_pairs_are_counted():
+    examples = Examples(["ab"], ["cde"], np.array([1]))
+    assert communication.text_bytes(examples) == 2 + 3 + 4
+
+
+def test_abstract_arrays_are_counted():
+    shapes = jax.eval_shape(lambda: {"w": jnp.zeros((3, 5)), "n": jnp.zeros((), bool)})
+    assert communication.num_bytes(shapes) == 61
