@@ -27,7 +27,7 @@ class Recipe(NamedTuple):
     Attributes:
         examples: its rows; their labels are those the student may see.
         columns: the batch's other columns, `[rows, ...]`.
-        objective: see `runtime.compiled_dispatch`.
+        objective: see `runtime.make_step`.
         prototypes: constrain the student, or None.
         verdict: what a defence says of the transfer rows, or None.
         epochs: passes over the rows, where not the student's usual.
@@ -97,7 +97,7 @@ def nearest(context: Context, cell: Cell) -> Recipe:
     """Adds the published constraint: near any prototype of the teacher's."""
     return plain(context, cell)._replace(
         objective=_distil(context, "nearest", context.config.nearest.weight),
-        prototypes=cells.constraint_prototypes(context, cell),
+        prototypes=cells.held_prototypes(context, cell),
     )
 
 
@@ -106,9 +106,9 @@ def references(context: Context, cell: Cell) -> Recipe:
 
     As long as the anchor does, which learns from as few rows.
     """
-    splits = cells.task_data(context, cell.task, cell.seed).splits
+    references = cells.task_data(context, cell.task, cell.seed).splits.references
     return Recipe(
-        splits.references,
+        data.take(references, cells.own_references(context, cell)),
         {},
         FrozenConfigDict({"kd": None}),
         epochs=context.config.anchor.epochs,
@@ -168,7 +168,7 @@ def _defended(context: Context, cell: Cell, verdict: Verdict) -> Recipe:
         verdict.anchor_classes,
         action=config.quarantine.action,
     )
-    held = cells.constraint_prototypes(context, cell)
+    held = cells.held_prototypes(context, cell)
     recipe = Recipe(
         examples=transfer.examples._replace(labels=np.asarray(targets.labels)),
         columns={
@@ -193,15 +193,17 @@ def _with_references(context: Context, cell: Cell, recipe: Recipe) -> Recipe:
     The teacher's own logits on them came through the channel that is not trusted.
     """
     task, splits = cells.task_data(context, cell.task, cell.seed)
-    labels = splits.references.labels
+    rows = cells.own_references(context, cell)
+    references = data.take(splits.references, rows)
+    labels = references.labels
     logit = REFERENCE_LOG_ODDS + np.log(task.num_labels - 1)
     columns = {
         "teacher_logits": logit * np.eye(task.num_labels)[labels],
-        "teacher_features": cells.reference_outputs(context, cell).features,
+        "teacher_features": cells.reference_outputs(context, cell).features[rows],
         "anchors": labels,
     }
     return recipe._replace(
-        examples=data.concatenate(recipe.examples, splits.references),
+        examples=data.concatenate(recipe.examples, references),
         columns={
             name: np.concatenate([column, columns[name]]).astype(column.dtype)
             for name, column in recipe.columns.items()

@@ -19,7 +19,17 @@ import numpy as np
 from experiments import runtime, tasks
 from experiments.runtime import Context
 from experiments.tokenizer import train_wordpiece
-from protojax import attacks, batches, data, models, prototypes, teacher
+from protojax import (
+    _validate,
+    attacks,
+    batches,
+    communication,
+    data,
+    models,
+    partition,
+    prototypes,
+    teacher,
+)
 from protojax.base import Examples, Prototypes
 from protojax.models import Model, hf
 
@@ -27,21 +37,40 @@ NO_ATTACK = "no_attack"  # the folder of the clean world
 
 
 class Cell(NamedTuple):
-    """One attack on one task with one seed; attack None is the clean world."""
+    """One attack on one task with one seed; attack None is the clean world.
+
+    Attributes:
+        task: a name in `tasks.TASKS`, or "files".
+        seed: of everything that is drawn.
+        attack: a name in the config's `attacks`.
+        federation: a name in the config's `federations`, where the cell is what one
+            node of it sees; "" where it is everything.
+        node: which node.
+    """
 
     task: str
     seed: int
     attack: str | None
+    federation: str = ""
+    node: int = 0
 
     @property
     def folder(self) -> str:
         """Where the cell's results lie below the workdir."""
-        return f"{self.task}/seed{self.seed}/{self.attack or NO_ATTACK}"
+        folder = f"{self.task}/seed{self.seed}/{self.attack or NO_ATTACK}"
+        if self.federation:
+            folder += f"/{self.federation}_node{self.node:03d}"
+        return folder
 
     @property
     def clean(self) -> "Cell":
         """The same cell without its attack."""
         return self._replace(attack=None)
+
+    @property
+    def whole(self) -> "Cell":
+        """The cell of all nodes together."""
+        return self._replace(federation="", node=0)
 
 
 class TaskData(NamedTuple):
@@ -84,6 +113,7 @@ def _load_task(name: str, root: str, files) -> tuple[Examples, Examples, tasks.T
         text=files.text,
         label=files.label,
         pair=files.pair or None,
+        source=files.source or None,
         problem=files.problem,
         metric=files.metric,
     )
@@ -190,12 +220,82 @@ def trigger_of(attack):
 
 def _rng(cell: Cell, purpose: str) -> np.random.Generator:
     """Draws of one purpose, independent of the other cells and purposes."""
-    names = zlib.crc32(f"{cell.task}/{cell.attack}/{purpose}".encode())
-    return np.random.default_rng([cell.seed, names])
+    name = f"{cell.task}/{cell.attack}/{purpose}"
+    if cell.federation:
+        name += f"/{cell.federation}/{cell.node}"
+    return np.random.default_rng([cell.seed, zlib.crc32(name.encode())])
+
+
+@functools.lru_cache(maxsize=2)
+def node_rows(context: Context, cell: Cell) -> list[np.ndarray]:
+    """Returns the transfer rows of each node of a cell's federation.
+
+    Hostile nodes, the last ones, hold all of the poison: each poisoned row of an honest
+    node changes places with a clean row of theirs, so that sizes stay as they were
+    dealt.
+
+    Raises:
+        ValueError: more poison than the hostile nodes have rows.
+    """
+    section = context.config.federations[cell.federation]
+    examples = task_data(context, cell.task, cell.seed).splits.transfer
+    keys = examples.sources if section.partition == "source" else examples.labels
+    if keys is None:
+        raise ValueError(
+            f"Expected rows with a source to partition {cell.task} by, found none: "
+            "name their column in data.files.source, and files as the task."
+        )
+    parts = partition.PARTITIONS[section.partition](
+        keys,
+        section.nodes,
+        rng=_rng(Cell(cell.task, cell.seed, None), f"{section.partition} partition"),
+        **section.partition_args,
+    )
+    if section.hostile and cell.attack:
+        truth = poisoned(context, cell.whole).rows
+        rng = _rng(cell.whole, f"exchange/{cell.federation}")
+        parts = _give_poison(parts, truth, section.hostile, rng)
+    return parts
+
+
+def _give_poison(parts, poisoned_rows: np.ndarray, hostile: int, rng):
+    """Exchanges rows so that the last `hostile` nodes hold every poisoned row."""
+    owner = np.empty(len(poisoned_rows), np.int64)
+    for node, rows in enumerate(parts):
+        owner[rows] = node
+    theirs = owner >= len(parts) - hostile
+    arriving = np.flatnonzero(poisoned_rows & ~theirs)
+    leaving = np.flatnonzero(~poisoned_rows & theirs)
+    _validate.require(
+        len(arriving) <= len(leaving),
+        "hostile",
+        hostile,
+        f"enough nodes for {poisoned_rows.sum()} poisoned rows",
+    )
+    leaving = rng.choice(leaving, len(arriving), replace=False)
+    owner[arriving], owner[leaving] = owner[leaving], owner[arriving]
+    return [np.flatnonzero(owner == node) for node in range(len(parts))]
+
+
+def own_references(context: Context, cell: Cell) -> np.ndarray:
+    """Returns the references that a node learns from: all, or its share of them.
+
+    Every node gets all of them to judge by; were it to learn from all, the references
+    would count as often as there are nodes.
+    """
+    references = task_data(context, cell.task, cell.seed).splits.references
+    rows = np.arange(len(references.texts))
+    if not cell.federation:
+        return rows
+    return rows[cell.node :: context.config.federations[cell.federation].nodes]
 
 
 def poisoned(context: Context, cell: Cell) -> attacks.Poisoned:
     """Returns the transfer set as the attack leaves it, and the ground truth."""
+    if cell.federation:
+        examples, truth = poisoned(context, cell.whole)
+        rows = node_rows(context, cell._replace(node=0))[cell.node]
+        return attacks.Poisoned(data.take(examples, rows), truth[rows])
     examples = task_data(context, cell.task, cell.seed).splits.transfer
     if cell.attack is None:
         return attacks.Poisoned(examples, np.zeros(len(examples.texts), bool))
@@ -259,7 +359,11 @@ def fine_tuned(context: Context, name: str, section, cell: Cell, examples) -> Mo
 
 
 def teacher_cell(context: Context, cell: Cell) -> Cell:
-    """Returns the cell whose teacher this one uses: clean unless data are poisoned."""
+    """Returns the cell whose teacher this one uses: clean unless data are poisoned.
+
+    Nodes have one teacher in common, trained on all their rows.
+    """
+    cell = cell.whole
     if cell.attack and context.config.attacks[cell.attack].channel != "logits":
         return cell
     return cell.clean
@@ -295,9 +399,20 @@ def _outputs(context: Context, cell: Cell, name: str, examples: Examples):
     )
 
 
-@functools.lru_cache(maxsize=2)
 def transfer(context: Context, cell: Cell) -> Transfer:
     """Returns the transfer set and the teacher's outputs as they arrive."""
+    whole = _transfer(context, cell.whole)
+    if not cell.federation:
+        return whole
+    rows = node_rows(context, cell._replace(node=0))[cell.node]
+    return Transfer(
+        data.take(whole.examples, rows), whole.logits[rows], whole.features[rows]
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _transfer(context: Context, cell: Cell) -> Transfer:
+    """Returns what arrives for all nodes together."""
     examples, rows = poisoned(context, cell)
     outputs = _outputs(context, cell, "transfer", examples)
     logits = outputs.logits
@@ -324,31 +439,56 @@ def key(cell: Cell, purpose: str) -> jax.Array:
 def constraint_prototypes(context: Context, cell: Cell) -> Prototypes:
     """Returns the teacher's prototypes on the references, one set a layer.
 
+    Those of a node are of its own share of the references.
+
     Returns:
         Prototypes with a leading `[layers]` axis.
     """
     config = context.config.prototypes
     task, splits = task_data(context, cell.task, cell.seed)
-    outputs = reference_outputs(context, cell)
+    rows = own_references(context, cell)
+    features = reference_outputs(context, cell).features[rows]
     sets = [
         prototypes.class_prototypes(
             key(cell, f"prototypes{layer}"),
-            outputs.features[:, layer],
-            splits.references.labels,
+            features[:, layer],
+            splits.references.labels[rows],
             task.num_labels,
             num_prototypes=config.num,
             metric=config.metric,
             num_iters=config.num_iters,
         )
-        for layer in range(outputs.features.shape[1])
+        for layer in range(features.shape[1])
     ]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *sets)
 
 
-@functools.lru_cache(maxsize=2)
+def held_prototypes(context: Context, cell: Cell) -> Prototypes:
+    """Returns the prototypes that constrain a student from its first step on.
+
+    A node's are those that the server sends to all, as they arrive, or its own.
+    """
+    if not cell.federation:
+        return constraint_prototypes(context, cell)
+    section = context.config.federations[cell.federation]
+    if section.prototypes == "local":
+        return constraint_prototypes(context, cell)
+    sent = communication.encode(
+        constraint_prototypes(context, cell.whole),
+        precision=section.prototype_precision,
+    )
+    return communication.decode(sent, expected_hash=sent.sha256)
+
+
 def anchor(context: Context, cell: Cell) -> Anchor:
-    """Returns the anchor of a task and seed, whatever the attack."""
-    cell, config = cell.clean, context.config
+    """Returns the anchor of a task and seed, whatever the attack and the node."""
+    return _anchor(context, cell.whole.clean)
+
+
+@functools.lru_cache(maxsize=2)
+def _anchor(context: Context, cell: Cell) -> Anchor:
+    """Returns the anchor of a clean cell."""
+    config = context.config
     task, splits = task_data(context, cell.task, cell.seed)
     references = splits.references
     rng = _rng(cell, "calibration")

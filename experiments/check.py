@@ -1,17 +1,30 @@
 """Checks a config and its folder before hours are spent."""
 
+import functools
 import json
 import pathlib
 
+import jax
 import ml_collections
+import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import arms as arms_lib
-from experiments import runtime
+from experiments import federated, runtime
 from experiments import tasks as tasks_lib
 from experiments.cells import NO_ATTACK
 from experiments.quarantine import GROUPS
-from protojax import _validate, attacks, losses, schedules, training
+from protojax import (
+    _validate,
+    aggregation,
+    attacks,
+    communication,
+    gossip,
+    losses,
+    partition,
+    schedules,
+    training,
+)
 
 CHANNELS = ("data", "logits", "both")
 FEATURE_SPACES = ("teacher", "student")
@@ -32,14 +45,16 @@ def check(config: ConfigDict) -> None:
     for task in config.tasks:
         _validate.one_of([*tasks_lib.TASKS, "files"], task=task)
     for arm in config.arms:
-        _validate.one_of(arms_lib.ARMS, arms=arm)
+        _check_arm(config, "arms", arm)
+    for name, section in config.federations.items():
+        _check_federation(f"federations.{name}", section)
     _validate.positive(
         steps_per_dispatch=config.steps_per_dispatch,
         checkpoint_every=config.checkpoint_every,
         **{"evaluation.batch_size": config.evaluation.batch_size},
     )
     for name, section in config.attacks.items():
-        _check_attack(name, section)
+        _check_attack(config, name, section)
     for role in ("teacher", "student", "anchor"):
         _check_encoder(role, config[role])
     _check_data(config.data)
@@ -128,7 +143,79 @@ def _check_objective(config: ConfigDict) -> None:
             raise ValueError(f"margin.{field}_args: {error}") from error
 
 
-def _check_attack(name: str, section: ConfigDict) -> None:
+def _check_arm(config: ConfigDict, field: str, arm: str) -> None:
+    """Checks an arm's name, and that of its federation."""
+    kind, at, federation = arm.partition("@")
+    _validate.one_of(arms_lib.ARMS, **{field: kind})
+    if at:
+        _validate.one_of(config.federations, **{f"{field}, after @,": federation})
+
+
+def _check_federation(prefix: str, section: ConfigDict) -> None:
+    """Checks one federation's section, and that its rule stands so few nodes."""
+    _validate.positive(
+        **{
+            f"{prefix}.{field}": section[field]
+            for field in ("nodes", "rounds", "merge_prototypes_every", "nodes_at_once")
+        }
+    )
+    _validate.require(
+        0 <= section.hostile < section.nodes,
+        f"{prefix}.hostile",
+        section.hostile,
+        f"in 0..{section.nodes - 1}",
+    )
+    _validate.share(**{f"{prefix}.prototype_decay": section.prototype_decay})
+    for field, known in (
+        ("partition", partition.PARTITIONS),
+        ("topology", ("server", "local", *gossip.TOPOLOGIES, "given")),
+        ("aggregator", aggregation.AGGREGATORS),
+        ("prototypes", ("server", "local")),
+        ("prototype_precision", communication.PRECISIONS),
+        ("anchor", ("references", "weights")),
+        ("update_attack", ("", *attacks.UPDATE_ATTACKS)),
+        ("prototype_attack", ("", *attacks.PROTOTYPE_ATTACKS)),
+    ):
+        _validate.one_of(known, **{f"{prefix}.{field}": section[field]})
+    for field in ("update_attack", "prototype_attack"):
+        _validate.require(
+            not section[field] or section.hostile > 0,
+            f"{prefix}.{field}",
+            section[field],
+            f"'' without {prefix}.hostile",
+        )
+    least = section.nodes
+    try:
+        frozen = ml_collections.FrozenConfigDict(section)
+        mixing = federated.mixing_of(frozen)
+        if mixing is not None:
+            _validate.require(
+                len(mixing) == section.nodes, "mixing", len(mixing), "a row a node"
+            )
+            least = int((mixing > 0).sum(1).min())
+        # The rules count what they are given, which needs no numbers.
+        updates = jax.ShapeDtypeStruct((least, 1), np.float32)
+        jax.eval_shape(federated.rule_of(frozen), updates)
+        if section.update_attack:
+            attack = attacks.UPDATE_ATTACKS[section.update_attack]
+            hostile = np.arange(section.nodes) >= section.nodes - section.hostile
+            attack = functools.partial(attack, **section.update_attack_args)
+            updates = np.ones((section.nodes, 1), np.float32)
+            attack(updates, hostile, jax.random.key(0))
+        keys = np.repeat(np.arange(2), 10 * section.nodes)
+        partition.PARTITIONS[section.partition](
+            [str(key) for key in range(len(keys))]
+            if section.partition == "source"
+            else keys,
+            section.nodes,
+            rng=np.random.default_rng(0),
+            **section.partition_args,
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{prefix}: {error}") from error
+
+
+def _check_attack(config: ConfigDict, name: str, section: ConfigDict) -> None:
     """Checks one attack's section."""
     prefix = f"attacks.{name}"
     _validate.one_of(attacks.TRIGGERS, **{f"{prefix}.trigger": section.trigger})
@@ -142,7 +229,7 @@ def _check_attack(name: str, section: ConfigDict) -> None:
         name != NO_ATTACK and "/" not in name, "attack's name", name, "another"
     )
     for arm in section.arms:
-        _validate.one_of(arms_lib.ARMS, **{f"{prefix}.arms": arm})
+        _check_arm(config, f"{prefix}.arms", arm)
     try:
         attacks.TRIGGERS[section.trigger](
             position=section.position, **section.trigger_args
@@ -195,7 +282,7 @@ def _check_quarantine(config: ConfigDict) -> None:
 
 
 # A study may grow along these fields; all others are fixed once it has begun.
-GROWING = ("tasks", "seeds", "arms", "attacks")
+GROWING = ("tasks", "seeds", "arms", "attacks", "federations")
 # These change no result.
 FREE = ("checkpoint_every", "keep_checkpoints", "export_students")
 
@@ -221,18 +308,20 @@ def open_workdir(
             for name, value in now.items()
             if name in before and name not in (*GROWING, *FREE)
         ]
-        fixed += [
-            (f"attacks.{name}", before["attacks"][name], now["attacks"][name])
-            for name in before["attacks"].keys() & now["attacks"].keys()
-        ]
+        for field in ("attacks", "federations"):
+            held = before.get(field, {})
+            fixed += [
+                (f"{field}.{name}", held[name], now[field][name])
+                for name in held.keys() & now[field].keys()
+            ]
+            # One that was taken out keeps its rows, hence its settings.
+            now[field] = held | now[field]
         changed = _differences(fixed)
         if changed:
             raise ValueError(
                 f"{workdir} holds a study with other settings: {'; '.join(changed)}. "
                 "Give another --workdir, or delete that folder."
             )
-        # An attack that was taken out keeps its rows, hence its settings.
-        now["attacks"] = before["attacks"] | now["attacks"]
     elif any(not path.name.startswith(".") for path in workdir.glob("*")):
         raise ValueError(
             f"Expected --workdir empty or a study's, found {workdir} with other files."

@@ -71,6 +71,38 @@ def attack(trigger: str, channel: str, **changes) -> ConfigDict:
     return section
 
 
+def federation(**changes) -> ConfigDict:
+    """Returns the section of one federation; the arm `anchor@NAME` runs in it.
+
+    Args:
+        **changes: fields that differ from the defaults below.
+    """
+    section = ConfigDict(
+        {
+            "nodes": 4,
+            "rounds": 3,  # merges; the student's epochs are shared out among them
+            "partition": "iid",  # a name in partition.PARTITIONS
+            "partition_args": {},  # such as {"alpha": 0.3} of "dirichlet"
+            "topology": "server",  # "local", a name in gossip.TOPOLOGIES, or "given"
+            "mixing": (),  # the rows of the matrix where the topology is "given"
+            "aggregator": "mean",  # a name in aggregation.AGGREGATORS
+            "aggregator_args": {},
+            "hostile": 0,  # nodes that hold all the poison and do not defend
+            "update_attack": "",  # of theirs, a name in attacks.UPDATE_ATTACKS
+            "update_attack_args": {},
+            "prototypes": "server",  # made once and sent, or "local": made, then merged
+            "prototype_attack": "",  # theirs, a name in attacks.PROTOTYPE_ATTACKS
+            "merge_prototypes_every": 1,  # rounds, where they are local
+            "prototype_decay": 0.9,  # how much of a merged prototype a node keeps
+            "prototype_precision": "float32",  # on the wire
+            "anchor": "references",  # what travels: the references, or its "weights"
+            "nodes_at_once": 1,  # of one device, by vmap
+        }
+    )
+    section.update(changes)
+    return section
+
+
 def defaults() -> ConfigDict:
     """Returns the config that every study starts from."""
     return ConfigDict(
@@ -79,6 +111,7 @@ def defaults() -> ConfigDict:
             "seeds": (0, 1, 2),
             "arms": ("clean", "plain", "anchor"),
             "attacks": {},
+            "federations": {},
             "data": {
                 "root": "",  # a local folder of data sets; "" is the hub
                 "transfer_rows": 0,  # 0 is all
@@ -93,6 +126,7 @@ def defaults() -> ConfigDict:
                     "test": "",
                     "text": "text",
                     "pair": "",
+                    "source": "",  # the column of where a row comes from
                     "label": "label",
                     "problem": "classification",
                     "metric": "accuracy",

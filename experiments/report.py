@@ -21,6 +21,7 @@ COLOURS = {
     "references": "#9467bd",
     "oracle": "#1f77b4",
 }
+HATCHES = ("", "//", "..", "xx", "--", "oo", "\\\\", "++")
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -86,13 +87,14 @@ def write(workdir: pathlib.Path, config: Any, results: dict[str, Any]) -> pathli
     for line, cells in zip(summary, results_lib.table_rows(summary), strict=True):
         group = line["task"], line["attack"]
         first = "first " if previous not in (None, group) else ""
-        lines.append({"style": first + line["arm"], "cells": cells})
+        kind = line["arm"].partition("@")[0]
+        lines.append({"style": first + kind, "cells": cells})
         previous = group
     page = jinja2.Environment(autoescape=True).from_string(PAGE)
     html = page.render(
         title=workdir.resolve().name,
         seeds=max((line["seeds"] for line in summary), default=0),
-        header=results_lib.HEADER,
+        header=results_lib.header(summary),
         lines=lines,
         pictures=pictures,
         config=json.dumps(json.loads(config.to_json()), indent=2),
@@ -138,7 +140,10 @@ def _bars(axis, summary, attacks, measure: str) -> None:
     found = {(line["attack"], line["arm"]): line for line in summary}
     width = 0.8 / len(arms)
     palette = matplotlib.colormaps["tab20"].colors
+    # An arm has its colour wherever it runs, and each federation its hatching.
+    where = list(dict.fromkeys(arm.partition("@")[2] for arm in arms))
     for position, arm in enumerate(arms):
+        kind, _, federation = arm.partition("@")
         lines = [found.get((attack, arm)) for attack in attacks]
         kept = [
             (index, line)
@@ -152,7 +157,10 @@ def _bars(axis, summary, attacks, measure: str) -> None:
             width,
             yerr=[100 * (line[f"{measure}_interval"] or np.nan) for _, line in kept],
             error_kw={"lw": 1, "capsize": 2},
-            color=COLOURS.get(arm, palette[position % len(palette)]),
+            color=COLOURS.get(kind, palette[position % len(palette)]),
+            hatch=HATCHES[where.index(federation) % len(HATCHES)],
+            edgecolor="white",
+            linewidth=0,
             label=arm,
         )
     if measure == "asr":

@@ -35,6 +35,10 @@ MEASURES = (
     "detection_auc",
     "step_seconds",
     "bytes_per_node",
+    "node_variance",
+    "worst_node",
+    "round_seconds",
+    "bytes_sent",
 )
 
 
@@ -51,19 +55,23 @@ def versions() -> dict[str, Any]:
 def with_null(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Adds to each row the ASR of the clean student of its cell, and the excess.
 
+    For an arm in a federation that is the clean student of the same federation, if the
+    study has it.
+
     >>> cell = {"task": "t", "attack": "a", "seed": 0}
     >>> rows = [{**cell, "arm": "clean", "asr": 0.25}, {**cell, "arm": "x", "asr": 1.0}]
     >>> [row["excess_asr"] for row in with_null(rows)]
     [0.0, 0.75]
     """
     null = {
-        (row["task"], row["attack"], row["seed"]): row["asr"]
+        (row["task"], row["attack"], row["seed"], row["arm"]): row["asr"]
         for row in rows
-        if row["arm"] == "clean"
     }
     found = []
     for row in rows:
-        base = null.get((row["task"], row["attack"], row["seed"]))
+        _, at, where = row["arm"].partition("@")
+        cell = row["task"], row["attack"], row["seed"]
+        base = null.get((*cell, f"clean{at}{where}"), null.get((*cell, "clean")))
         known = base is not None and row["asr"] is not None
         found.append(
             {
@@ -139,27 +147,38 @@ COLUMNS = {
     "recall": "quarantine_recall",
     "f. rej.": "false_rejection",
 }
-HEADER = ["task", "attack", "arm", *COLUMNS, "step", "memory"]
+
+
+def header(summary: list[dict[str, Any]]) -> list[str]:
+    """Returns the names of the table's columns; a federation adds two."""
+    names = ["task", "attack", "arm", *COLUMNS, "step", "memory"]
+    federated = any(line["bytes_sent"] is not None for line in summary)
+    return [*names, "worst node", "sent"] if federated else names
 
 
 def table_rows(summary: list[dict[str, Any]]) -> list[list[str]]:
-    """Returns the cells of the table under `HEADER`, one list of strings a row."""
-    return [
-        [
+    """Returns the cells of the table under `header`, one list of strings a row."""
+    found = []
+    for line in summary:
+        sent = line["bytes_sent"]
+        cells = [
             line["task"],
             line["attack"] or "none",
             line["arm"],
             *(percent(line, measure) for measure in COLUMNS.values()),
             f"{1e3 * line['step_seconds']:.0f} ms",
             f"{(line['bytes_per_node'] or 0) / 1000:.1f} kB",
+            percent(line, "worst_node"),
+            "–" if sent is None else f"{sent / 1e6:.1f} MB",
         ]
-        for line in summary
-    ]
+        found.append(cells[: len(header(summary))])
+    return found
 
 
 def markdown(summary: list[dict[str, Any]]) -> str:
     """Returns the table in Markdown, for a README."""
-    rows = [HEADER, ["---"] * 3 + ["--:"] * (len(HEADER) - 3), *table_rows(summary)]
+    names = header(summary)
+    rows = [names, ["---"] * 3 + ["--:"] * (len(names) - 3), *table_rows(summary)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -177,9 +196,9 @@ def tables(results: dict[str, Any]) -> list[Table]:
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
-        for index, name in enumerate(HEADER[2:]):
+        for index, name in enumerate(header(results["summary"])[2:]):
             table.add_column(name, justify="right" if index else "left", no_wrap=True)
         for row in rows:
-            table.add_row(*row, style="green" if row[0] == "anchor" else "")
+            table.add_row(*row, style="green" if row[0].startswith("anchor") else "")
         found.append(table)
     return found

@@ -29,6 +29,17 @@ CONFIGS = pathlib.Path(__file__).parent / "configs"
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder of the study; runs/<config> if not given."
 )
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes with one workdir, which all see."
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0; found by itself on TPU and Slurm."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator.")
+HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat_seconds", 100, "A process not heard of for so long ends the others."
+)
 
 
 def resolve(value: str) -> str:
@@ -96,7 +107,21 @@ def default_workdir(value: str) -> pathlib.Path:
     return pathlib.Path("runs") / "-".join([stem, *argument.split(",")]).rstrip("-")
 
 
-def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def join_processes() -> None:
+    """Makes this process one of several, before anything else touches JAX."""
+    import jax
+
+    jax.distributed.initialize(
+        coordinator_address=COORDINATOR.value,
+        num_processes=NUM_PROCESSES.value,
+        process_id=PROCESS_ID.value,
+        heartbeat_timeout_seconds=HEARTBEAT.value,
+    )
+
+
+def main(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> dict[str, Any] | None:
     """Runs a study to its end, prints its table and writes its report.
 
     Args:
@@ -104,7 +129,7 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, 
         workdir: the study's folder.
 
     Returns:
-        What `results.json` holds.
+        What `results.json` holds; None in a process that is not the first.
     """
     # Imported late, so that a typo on the command line is answered at once.
     from experiments import check, report, results, runtime, study
@@ -112,6 +137,9 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, 
     console = Console()
     check.check(config)
     config = ml_collections.FrozenConfigDict(config)
+    if not runtime.is_leader():
+        study.follow(config, workdir)
+        return None
     check.open_workdir(config, workdir)
     with runtime.only_process(workdir):
         runtime.write_json(workdir / "versions.json", results.versions())
@@ -150,21 +178,29 @@ class Once(logging.Filter):
         return new
 
 
-def _absl_main(config_flag, arguments: list[str]) -> None:
-    """What absl calls once the flags are read."""
-    if len(arguments) > 1:
-        raise app.UsageError(f"Expected flags only, found {arguments[1:]}.")
+def log_to_terminal() -> None:
+    """Shows warnings, and of protojax itself what was counted and repaired too."""
     handler = RichHandler(show_path=False, show_time=False)
     handler.addFilter(Once())
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[handler], force=True
     )
+    logging.getLogger("protojax").setLevel(logging.INFO)
+
+
+def _absl_main(config_flag, arguments: list[str]) -> None:
+    """What absl calls once the flags are read."""
+    if len(arguments) > 1:
+        raise app.UsageError(f"Expected flags only, found {arguments[1:]}.")
+    log_to_terminal()
     value = next(
         argument.partition("=")[2]
         for argument in sys.argv
         if argument.startswith("--config=")
     )
     workdir = pathlib.Path(WORKDIR.value or default_workdir(value))
+    if DISTRIBUTED.value:
+        join_processes()
     try:
         main(config_flag.value, workdir)
     except KeyboardInterrupt:

@@ -94,6 +94,29 @@ def commit() -> str | None:
         return None  # an installed package has no history
 
 
+def is_leader() -> bool:
+    """Returns whether this process is the only one, or the first of several."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def leader_first(marker: pathlib.Path) -> Iterator[None]:
+    """Lets the first process make what is kept on disk before the others read it.
+
+    A process that dies meanwhile ends the others by its missing heartbeat.
+
+    Args:
+        marker: a file that says that it is made; one that an earlier run has left is as
+            good.
+    """
+    while not is_leader() and not marker.exists():
+        time.sleep(0.1)
+    yield
+    if is_leader() and jax.process_count() > 1:
+        with atomic(marker):
+            pass
+
+
 def constraint_of(objective: FrozenConfigDict):
     """Returns the prototype constraint that an objective names, as a defence."""
     margin = objective.margin
@@ -130,11 +153,10 @@ def row_cost(config: models.EncoderConfig) -> float:
     return config.num_layers * width * (4 * width + 2 * inner) / 1e6
 
 
-@functools.cache
-def compiled_dispatch(
+def make_step(
     model_config, objective: FrozenConfigDict, optimizer_config: FrozenConfigDict
 ):
-    """Returns the compiled dispatch of an objective and its optimiser.
+    """Returns an objective's step, its optimiser, and what counts its compilations.
 
     Args:
         model_config: an `EncoderConfig`.
@@ -161,7 +183,15 @@ def compiled_dispatch(
     def count(stacked: Batch) -> None:
         TRACES[name, stacked.input_ids.shape] += 1
 
-    step = training.make_step(GRADIENTS["mean"](loss_fn), optimizer)
+    return training.make_step(GRADIENTS["mean"](loss_fn), optimizer), optimizer, count
+
+
+@functools.cache
+def compiled_dispatch(
+    model_config, objective: FrozenConfigDict, optimizer_config: FrozenConfigDict
+):
+    """Returns the compiled dispatch of `make_step` and its optimiser."""
+    step, optimizer, count = make_step(model_config, objective, optimizer_config)
     return training.make_dispatch(step, on_trace=count), optimizer
 
 
@@ -186,8 +216,11 @@ def epochs_plan(
 class MetricsLog:
     """Appends one line per dispatch to `metrics.jsonl`, and measures the step time."""
 
-    def __init__(self, context: Context, name: str, plan, units, start, extra):
+    def __init__(
+        self, context: Context, name: str, plan, units, start, extra, *, finite=True
+    ):
         self.context, self.name, self.plan, self.units = context, name, plan, units
+        self.finite = finite  # whether a loss that is not stops the study
         self.lines: list[str] = []
         # length -> seconds of a step in each of its dispatches
         self.seconds: dict[str, list[float]] = extra.get("step_seconds", {})
@@ -198,7 +231,7 @@ class MetricsLog:
 
     def _forget(self, start: int) -> None:
         """Removes what a killed run wrote of dispatches that are now done again."""
-        if not self.path.exists():
+        if not self.path.exists() or not is_leader():
             return
         lines = self.path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if not self._later(line, start)]
@@ -228,7 +261,7 @@ class MetricsLog:
         self.last, self.traced = now, traced
         # Empty batches are the last of a dispatch.
         means = {name: float(value[:steps].mean()) for name, value in values.items()}
-        if not np.isfinite(means["loss"]):
+        if self.finite and not np.isfinite(means["loss"]):
             raise FloatingPointError(
                 f"{self.name}: the loss is {means['loss']} in dispatch {done}. Lower "
                 "its learning rate or its clip_norm."
@@ -238,8 +271,9 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Writes what has gathered since the last flush."""
-        with self.path.open("a") as file:
-            file.writelines(line + "\n" for line in self.lines)
+        if is_leader():
+            with self.path.open("a") as file:
+                file.writelines(line + "\n" for line in self.lines)
         self.lines.clear()
 
     def resume_timing(self) -> None:
@@ -291,7 +325,7 @@ def train(
         labels: `[rows]`.
         section: the model's section of the config.
         seed: of order, dropout and the projection.
-        objective: see `compiled_dispatch`; None learns from labels.
+        objective: see `make_step`; None learns from labels.
         prototypes: for an objective with a constraint.
         teacher_dim: width of the teacher's features, for a distilled student.
         **columns: the batch's other columns, `[rows, ...]`.
@@ -303,10 +337,7 @@ def train(
         optimizer_of(section),
     )
     plan = epochs_plan(tokens.lengths, section, config, seed)
-    projection = None
-    if teacher_dim is not None and teacher_dim != model.config.hidden_size:
-        shape = (model.config.hidden_size, teacher_dim)
-        projection = jax.nn.initializers.orthogonal()(jax.random.key(seed), shape)
+    projection = init_projection(model.config.hidden_size, teacher_dim, seed)
     state = training.init_state(
         distillation.student_params(model.params, projection),
         optimizer,
@@ -345,6 +376,13 @@ def train(
         checkpoint.save(folder, state, len(plan), extra=log.extra)
     params = jax.device_get(state.params)
     return Trained(params["model"], params.get("projection"), log.step_seconds)
+
+
+def init_projection(width: int, teacher_dim: int | None, seed: int):
+    """Returns a map to the teacher's width, or None where there is none to make."""
+    if teacher_dim is None or teacher_dim == width:
+        return None
+    return jax.nn.initializers.orthogonal()(jax.random.key(seed), (width, teacher_dim))
 
 
 def forget_checkpoints(context: Context, name: str) -> None:

@@ -22,19 +22,36 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments import arms, cells, runtime, tasks
+from experiments import arms, cells, federated, runtime, tasks
 from experiments.arms import ARMS
 from experiments.cells import Cell
 from experiments.runtime import Context
-from protojax import _validate, evals, models, prototypes
+from protojax import _validate, distillation, evals, models, partition, prototypes
 from protojax.models import hf
+
+DONE = "training.json"  # the file that says that a job's students are whole
 
 
 class Job(NamedTuple):
-    """One row of the results."""
+    """One row of the results.
+
+    Attributes:
+        cell: the task, seed and attack.
+        arm: a name in `ARMS`, or `name@federation` to run it over many nodes.
+    """
 
     cell: Cell
     arm: str
+
+    @property
+    def kind(self) -> str:
+        """The name in `ARMS`."""
+        return self.arm.partition("@")[0]
+
+    @property
+    def federation(self) -> str:
+        """The name in the config's `federations`, "" for none."""
+        return self.arm.partition("@")[2]
 
     @property
     def row(self) -> str:
@@ -44,12 +61,13 @@ class Job(NamedTuple):
     @property
     def student_cell(self) -> Cell:
         """The cell that the student is trained in."""
-        return self.cell if ARMS[self.arm].attacked else self.cell.clean
+        cell = self.cell if ARMS[self.kind].attacked else self.cell.clean
+        return cell._replace(federation=self.federation)
 
     @property
     def student(self) -> str:
         """The student's folder, below the workdir."""
-        return f"{self.student_cell.folder}/{self.arm}"
+        return f"{self.student_cell.whole.folder}/{self.arm}"
 
 
 def jobs(config) -> list[Job]:
@@ -87,7 +105,7 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
         console=console,
         speed_estimate_period=600,
     )
-    todo = [job for job in jobs(config) if not (workdir / job.row).exists()]
+    todo = _todo(config, workdir)
     with progress:
         context = Context(config, workdir, progress, progress.add_task("preparing"))
         preflight(context, todo)
@@ -102,9 +120,35 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
     if not config.export_students:
         for job in jobs(config):
             # First the file that says the student is whole.
-            (workdir / job.student / "training.json").unlink(missing_ok=True)
-            shutil.rmtree(workdir / job.student / "model", ignore_errors=True)
+            (workdir / job.student / DONE).unlink(missing_ok=True)
+            for folder in (workdir / job.student).glob("**/model"):
+                shutil.rmtree(folder)
     return [json.loads((workdir / job.row).read_text()) for job in jobs(config)]
+
+
+def _todo(config, workdir: pathlib.Path) -> list[Job]:
+    """Returns the jobs whose rows are not written yet."""
+    return [job for job in jobs(config) if not (workdir / job.row).exists()]
+
+
+def follow(config, workdir: pathlib.Path) -> None:
+    """Does a process's share of a study that the first of several processes runs.
+
+    It trains the nodes that live on its devices, and leaves the rest to the first.
+
+    Args:
+        config: as in `run`.
+        workdir: the study's folder, which all processes see.
+    """
+    progress = Progress(console=Console(quiet=True))
+    context = Context(config, workdir, progress, progress.add_task("following"))
+    for job in _todo(config, workdir):
+        if job.federation and not _saved(context, job):
+            cell = job.student_cell
+            distilled = workdir / job.student
+            with runtime.leader_first(distilled / federated.READY):
+                model = cells.build_model(context, config.student, cell)
+            federated.distil(context, job.student, cell, ARMS[job.kind], model)
 
 
 def preflight(context: Context, todo: list[Job]) -> None:
@@ -132,7 +176,7 @@ def preflight(context: Context, todo: list[Job]) -> None:
             )
     for cell in dict.fromkeys(job.cell for job in todo):
         task, _ = cells.task_data(context, cell.task, cell.seed)
-        arms_run = [job.arm for job in todo if job.cell == cell]
+        arms_run = [job.kind for job in todo if job.cell == cell]
         if task.problem == "regression":
             for arm in arms_run:
                 _validate.one_of(("clean", "plain", "references"), arms=arm)
@@ -157,19 +201,20 @@ def _work(context: Context, todo: list[Job]) -> float:
         teacher = cells.teacher_cell(context, job.student_cell).folder
         held_out = round(few * config.quarantine.calibration_share)
         needed = {job.student: (config.student, rows * config.student.epochs)}
-        if job.arm == "references":
+        if job.kind == "references":
             needed = {job.student: (config.student, few * config.anchor.epochs)}
         else:
             needed[f"{teacher}/teacher"] = (
                 config.teacher,
                 rows * config.teacher.epochs,
             )
-        if job.arm in ("anchor", "gate"):
+        if job.kind in ("anchor", "gate"):
             folder = f"{job.cell.clean.folder}/anchor_encoder"
             passes = (few - held_out) * config.anchor.epochs
             needed[folder] = (config.anchor, passes)
         for name, (section, passes) in needed.items():
-            if not (context.workdir / name / "model").exists():
+            folder = context.workdir / name
+            if not (folder / "model").exists() and not (folder / DONE).exists():
                 runs[name] = passes * runtime.row_cost(
                     _model_config(context, section, job.cell.task)
                 )
@@ -183,26 +228,69 @@ def _model_config(context: Context, section, task: str) -> models.EncoderConfig:
     return cells.build_model(context, section, cell).config
 
 
-def student(context: Context, job: Job) -> tuple[models.Model, dict[str, Any]]:
-    """Returns the student of a job and the facts of its training; trains it once."""
+def _saved(context: Context, job: Job) -> list[pathlib.Path]:
+    """Returns the folders of a job's students, none before they are whole."""
+    folder = context.workdir / job.student
+    return sorted(folder.glob("**/model")) if (folder / DONE).exists() else []
+
+
+def students(context: Context, job: Job) -> tuple[list[models.Model], dict[str, Any]]:
+    """Returns the students of a job and the facts of their training; trains them once.
+
+    There is one, or one a node where no server merges them.
+    """
     config, cell = context.config, job.student_cell
     folder = context.workdir / job.student
-    if (folder / "training.json").exists() and (folder / "model").exists():
-        model = cells.load_model(context, folder / "model", config.student, cell)
-        return model, json.loads((folder / "training.json").read_text())
-    context.describe(job.student)
-    recipe = ARMS[job.arm].recipe(context, cell)
+    if saved := _saved(context, job):
+        found = [cells.load_model(context, s, config.student, cell) for s in saved]
+        return found, json.loads((folder / DONE).read_text())
     context.describe(job.student)
     untrained = cells.build_model(context, config.student, cell)
-    section = config.student
+    distil = federated.distil if job.federation else _distil
+    done = distil(context, job.student, cell, ARMS[job.kind], untrained)
+    found = [untrained._replace(params=params["model"]) for params in done.params]
+    one_each = len(found) > 1
+    for node, (model, params) in enumerate(zip(found, done.params, strict=True)):
+        place = folder / f"node_{node:03d}" if one_each else folder
+        hf.save_hf(place / "model", model)
+        if "projection" in params:
+            with runtime.atomic(place / "projection.npy") as file:
+                np.save(file, params["projection"])
+    held = done.recipes[0].prototypes
+    if held is not None:
+        for layer in range(held.vectors.shape[0]):
+            prototypes.save_prototypes(
+                folder / f"prototypes_{layer}.safetensors",
+                type(held)(*(leaf[layer] for leaf in held)),
+            )
+    facts = {
+        "commit": runtime.commit(),
+        **done.facts,
+        "transfer_rows": sum(len(recipe.examples.texts) for recipe in done.recipes),
+        "bytes_per_node": 0 if held is None else prototypes.num_bytes(held),
+        "hostile_nodes": int(done.hostile.sum()),
+        **_quarantine_facts(context, cell, done),
+    }
+    # Written last: this file says that the students are whole.
+    runtime.write_json(folder / DONE, facts)
+    runtime.forget_checkpoints(context, job.student)
+    return found, facts
+
+
+def _distil(
+    context: Context, name: str, cell: Cell, arm: arms.Arm, model: models.Model
+) -> federated.Distilled:
+    """Distils one student from all rows in one place."""
+    recipe, section = arm.recipe(context, cell), context.config.student
+    context.describe(name)
     if recipe.epochs is not None:
         section = FrozenConfigDict({**section.to_dict(), "epochs": recipe.epochs})
     features = recipe.columns.get("teacher_features")
     trained = runtime.train(
         context,
-        job.student,
-        untrained,
-        cells.tokenize(context, untrained, recipe.examples),
+        name,
+        model,
+        cells.tokenize(context, model, recipe.examples),
         recipe.examples.labels,
         section,
         seed=cell.seed,
@@ -211,59 +299,46 @@ def student(context: Context, job: Job) -> tuple[models.Model, dict[str, Any]]:
         teacher_dim=None if features is None else features.shape[-1],
         **recipe.columns,
     )
-    model = untrained._replace(params=trained.params)
-    facts = {
-        "commit": runtime.commit(),
-        "step_seconds": trained.step_seconds,
-        "transfer_rows": len(recipe.examples.texts),
-        "bytes_per_node": 0
-        if recipe.prototypes is None
-        else prototypes.num_bytes(recipe.prototypes),
-        **_quarantine_facts(context, cell, recipe),
-    }
-    hf.save_hf(folder / "model", model)
-    if trained.projection is not None:
-        with runtime.atomic(folder / "projection.npy") as file:
-            np.save(file, trained.projection)
-    if recipe.prototypes is not None:
-        layers = recipe.prototypes.vectors.shape[0]
-        for layer in range(layers):
-            prototypes.save_prototypes(
-                folder / f"prototypes_{layer}.safetensors",
-                type(recipe.prototypes)(*(leaf[layer] for leaf in recipe.prototypes)),
-            )
-    # Written last: this file says that the student is whole.
-    runtime.write_json(folder / "training.json", facts)
-    runtime.forget_checkpoints(context, job.student)
-    return model, facts
+    params = distillation.student_params(trained.params, trained.projection)
+    facts = {"step_seconds": trained.step_seconds}
+    return federated.Distilled([params], [recipe], np.zeros(1, bool), facts)
 
 
-def _quarantine_facts(context: Context, cell: Cell, recipe: arms.Recipe):
+def _quarantine_facts(context: Context, cell: Cell, done: federated.Distilled):
     """Returns how good a quarantine was; the only use of the ground truth here."""
-    if recipe.verdict is None:
+    judged = [
+        (recipe.verdict, cells.poisoned(context, cell._replace(node=node)).rows)
+        for node, recipe in enumerate(done.recipes)
+        if recipe.verdict is not None
+    ]
+    if not judged:
         return {}
-    truth = cells.poisoned(context, cell).rows
-    quality = evals.quarantine_quality(recipe.verdict.rejected, truth)
+    rejected = np.concatenate([verdict.rejected for verdict, _ in judged])
+    p_values = np.concatenate([verdict.p_values for verdict, _ in judged])
+    truth = np.concatenate([rows for _, rows in judged])
+    quality = evals.quarantine_quality(rejected, truth)
     return {
         "quarantine_precision": quality.precision,
         "quarantine_recall": quality.recall,
         "false_rejection": quality.false_rejection_rate,
-        "detection_auc": evals.detection_auc(-recipe.verdict.p_values, truth)
-        if truth.any()
-        else None,
+        "detection_auc": evals.detection_auc(-p_values, truth) if truth.any() else None,
     }
 
 
 def evaluate(context: Context, job: Job) -> dict[str, Any]:
-    """Returns one row of the results: a student on clean and on triggered text."""
-    model, facts = student(context, job)
+    """Returns one row of the results: students on clean and on triggered text.
+
+    Of several students, one a node, the honest nodes' count, each as much.
+    """
+    found, facts = students(context, job)
+    if len(found) > 1:
+        found = found[: len(found) - facts["hostile_nodes"]]
     task, splits = cells.task_data(context, job.cell.task, job.cell.seed)
-    outputs, _ = runtime.predict(
-        context, model, model.params, cells.tokenize(context, model, splits.test)
-    )
-    predicted = outputs[:, 0] if task.problem == "regression" else outputs.argmax(-1)
+    predicted = _predict(context, task, found, splits.test)
     metrics = {
-        name: tasks.METRICS[name](splits.test.labels, predicted)
+        name: float(
+            np.mean([tasks.METRICS[name](splits.test.labels, p) for p in predicted])
+        )
         for name in task.metrics
     }
     row = {
@@ -278,16 +353,57 @@ def evaluate(context: Context, job: Job) -> dict[str, Any]:
         "asr": None,
         "robust_accuracy": None,
         **facts,
+        **_fairness(context, job, predicted, facts),
     }
     if job.cell.attack is not None:
         target = context.config.attacks[job.cell.attack].target
         triggered = cells.triggered_test(context, job.cell)
-        outputs, _ = runtime.predict(
-            context, model, model.params, cells.tokenize(context, model, triggered)
+        predicted = _predict(context, task, found, triggered)
+        truth = triggered.labels
+        row["asr"] = float(
+            np.mean(
+                [evals.attack_success_rate(p, truth, target=target) for p in predicted]
+            )
         )
-        predicted = outputs.argmax(-1)
-        row["asr"] = evals.attack_success_rate(
-            predicted, triggered.labels, target=target
+        row["robust_accuracy"] = float(
+            np.mean([evals.robust_accuracy(p, truth) for p in predicted])
         )
-        row["robust_accuracy"] = evals.robust_accuracy(predicted, triggered.labels)
     return row
+
+
+def _predict(
+    context: Context, task, found: list[models.Model], examples
+) -> list[np.ndarray]:
+    """Returns what each student says of some rows: classes or scores."""
+    tokens = cells.tokenize(context, found[0], examples)
+    outputs = [runtime.predict(context, m, m.params, tokens)[0] for m in found]
+    if task.problem == "regression":
+        return [logits[:, 0] for logits in outputs]
+    return [logits.argmax(-1) for logits in outputs]
+
+
+def _fairness(context: Context, job: Job, predicted, facts) -> dict[str, Any]:
+    """Returns how the honest nodes of a federation differ in accuracy.
+
+    A node's accuracy is over its own mix of classes.
+    """
+    task, splits = cells.task_data(context, job.cell.task, job.cell.seed)
+    if not job.federation or task.problem == "regression":
+        return {}
+    rows = cells.node_rows(context, job.student_cell)
+    honest = len(rows) - facts["hostile_nodes"]
+    # By the labels that nature gave: what a node is for does not change with an attack.
+    shares = partition.class_shares(
+        splits.transfer.labels, rows[:honest], task.num_labels
+    )
+    accuracies = evals.node_accuracies(
+        np.broadcast_to(predicted, (honest, len(splits.test.labels))),
+        splits.test.labels,
+        shares,
+    )
+    return {
+        "node_accuracies": accuracies.tolist(),
+        "node_variance": float(accuracies.var()),
+        "worst_node": float(accuracies.min()),
+        "bytes_sent": facts["traffic"]["total"],
+    }

@@ -47,6 +47,7 @@ class Task(NamedTuple):
         metrics: names in `METRICS`, the headline first.
         hub: id and configuration on the hub; None for what is bundled or local.
         test: the split to evaluate on.
+        source: the column of where a training row comes from, or None.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Task(NamedTuple):
     metrics: tuple[str, ...] = ("accuracy",)
     hub: tuple[str, str | None] | None = None
     test: str = "validation"
+    source: str | None = None
 
     @property
     def num_labels(self) -> int:
@@ -190,6 +192,7 @@ def load_files(
     text: str,
     label: str,
     pair: str | None = None,
+    source: str | None = None,
     problem: str = "classification",
     metric: str = "accuracy",
 ) -> tuple[Examples, Examples, Task]:
@@ -201,6 +204,7 @@ def load_files(
         text: the column of the first (or only) text.
         label: the column of the classes (names or numbers) or scores.
         pair: the column of the second text, or None.
+        source: the column of where a training row comes from, or None.
         problem: "classification" or "regression".
         metric: the headline metric, a name in `METRICS`.
 
@@ -214,7 +218,9 @@ def load_files(
     scores = problem == "regression"
     allowed = [name for name in METRICS if (name in _CORRELATIONS) == scores]
     _validate.one_of(allowed, metric=metric)
-    task = Task("files", text, pair, label, (), problem, (metric,))
+    task = Task(
+        "files", text, pair, label, (), problem, metrics=(metric,), source=source
+    )
     paths = [Path(path) for path in (train, test) if path]
     examples, held_out, task = _load(task, *map(_file, paths))
     known = task.num_labels <= 2 or metric != "f1"
@@ -237,6 +243,7 @@ class _Table(NamedTuple):
     texts: list[str]
     pairs: list[str] | None
     labels: list[Any]
+    origins: list[str] | None = None
 
 
 def _hub_splits(task: Task) -> tuple[_Source, _Source]:
@@ -360,7 +367,9 @@ def _load(
     task: Task, train: _Source, test: _Source | None = None
 ) -> tuple[Examples, Examples, Task]:
     """Reads, checks and numbers the rows of a task; holds out a test set if need be."""
-    tables = [_read_table(source, task) for source in (train, test) if source]
+    tables = [_read_table(train, task)]
+    if test:
+        tables.append(_read_table(test, task._replace(source=None)))
     if len(only := set(map(_label_name, tables[0].labels))) < 2:
         raise ValueError(f"Expected two labels in {train.name}, found only {only}.")
     if task.problem == "regression":
@@ -371,7 +380,7 @@ def _load(
         known |= {name: i for i, name in enumerate(task.label_names)}
         labels = [_classes(table, known) for table in tables]
     examples = [
-        Examples(table.texts, table.pairs, column)
+        Examples(table.texts, table.pairs, column, table.origins)
         for table, column in zip(tables, labels, strict=True)
     ]
     if test is None:
@@ -394,10 +403,12 @@ def _hold_out(
 def _read_table(source: _Source, task: Task) -> _Table:
     """Reads the columns of a task; repairs what can be, and counts it."""
     names = [name for name in (task.text, task.pair) if name]
-    table = _Table(source.name, [], [], [] if task.pair else None, [])
+    table = _Table(
+        source.name, [], [], [] if task.pair else None, [], [] if task.source else None
+    )
     repairs = collections.Counter()
     for number, row in source.rows:
-        for name in (*names, task.label):
+        for name in (*names, task.label, *filter(None, [task.source])):
             if name not in row:
                 raise ValueError(_missing_column(source.name, number, name, [*row]))
         found = [_text(row[name], source.name, number, name) for name in names]
@@ -412,6 +423,8 @@ def _read_table(source: _Source, task: Task) -> _Table:
         if table.pairs is not None:
             table.pairs.append(texts[1])
         table.labels.append(row[task.label])
+        if table.origins is not None:
+            table.origins.append(str(row[task.source]))
     for repair, count in (+repairs).items():
         _logger.warning("%s: %d rows: %s.", source.name, count, repair)
     if not table.texts:

@@ -1,6 +1,7 @@
 """The command line, the configs and the checks before a study begins."""
 
 import json
+import logging
 import os
 import pathlib
 import re
@@ -19,6 +20,10 @@ EVERY_CONFIG = [
     "pilot.py",
     "agnews.py",
     "agnews.py:quick",
+    "federated.py",
+    "federated.py:hostile",
+    "federated.py:long",
+    "p2p.py",
     *(f"glue.py:{task}" for task in glue.TASKS),
     *(f"glue.py:{task},quick" for task in glue.TASKS),
 ]
@@ -27,6 +32,22 @@ EVERY_CONFIG = [
 @pytest.mark.parametrize("value", EVERY_CONFIG)
 def test_every_config_passes_its_check(value):
     check.check(run.load(value))
+
+
+def test_what_was_counted_is_shown_and_shown_once(capsys):
+    loggers = [logging.getLogger(name) for name in ("", "protojax", "other")]
+    before = [(logger.handlers[:], logger.level) for logger in loggers]
+    try:
+        run.log_to_terminal()
+        for name in ("protojax", "protojax", "other"):
+            logging.getLogger(name).info("3 duplicates removed by %s", name)
+    finally:
+        for logger, (handlers, level) in zip(loggers, before, strict=True):
+            logger.handlers[:] = handlers
+            logger.setLevel(level)
+    shown = capsys.readouterr().out
+    assert shown.count("duplicates removed") == 1
+    assert "by protojax" in shown
 
 
 def test_a_typo_in_a_config_name_suggests_the_nearest():

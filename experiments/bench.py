@@ -1,0 +1,189 @@
+"""Benchmarks: each prints ratios that were measured side by side, in one run.
+
+    python -m experiments.bench nodes
+
+`nodes`: a round of N nodes on this machine's devices (local steps and a merge) against
+N separate runs of the same steps, and the memory that the compiled program asks for.
+"""
+
+import functools
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from protojax import (
+    _validate,
+    aggregation,
+    distillation,
+    federation,
+    models,
+    nodes,
+    training,
+)
+from protojax.base import Batch
+from protojax.defenses import mean_gradient
+
+STEPS, ROWS, LENGTH = 4, 16, 32
+CONFIG = models.EncoderConfig(
+    family="bert",
+    vocab_size=4000,
+    hidden_size=128,
+    num_layers=2,
+    num_heads=4,
+    intermediate_size=512,
+    max_positions=LENGTH,
+)
+
+
+def measure(
+    runs: dict[str, Callable[[], Any]], *, repeats: int = 5
+) -> dict[str, float]:
+    """Returns the median seconds of each function, called in turns.
+
+    Turns, since whatever else the machine does then falls on all of them alike. Each is
+    called once before, to compile.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) for name, found in seconds.items()}
+
+
+def make_batches(num_nodes: int) -> Batch:
+    """Returns random batches with leading axes `[nodes, steps, batch]`."""
+    rng = np.random.default_rng(0)
+    shape = (num_nodes, STEPS, ROWS)
+    return Batch(
+        input_ids=rng.integers(0, CONFIG.vocab_size, (*shape, LENGTH), np.int32),
+        attention_mask=np.ones((*shape, LENGTH), np.int32),
+        token_type_ids=np.zeros((*shape, LENGTH), np.int32),
+        labels=rng.integers(0, CONFIG.num_labels, shape, np.int32),
+        where=np.ones(shape, bool),
+    )
+
+
+def program_bytes(compiled: Any) -> int:
+    """Returns the bytes that a compiled program needs at once."""
+    found = compiled.memory_analysis()
+    donated = found.alias_size_in_bytes
+    return (
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        + found.temp_size_in_bytes
+        - donated
+    )
+
+
+def bench_nodes(
+    console: Console, sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+) -> None:
+    """Prints the time and memory of a round against those of separate runs.
+
+    Args:
+        console: where to print.
+        sizes: numbers of nodes.
+    """
+    table = Table(title=f"{STEPS} steps of {ROWS} x {LENGTH} tokens a node and round")
+    for name in (
+        *("nodes", "separate", "round", "ratio", "vmapped", "ratio"),
+        *("memory", "of separate", "compilations"),
+    ):
+        table.add_column(name, justify="right")
+    for size in sizes:
+        table.add_row(*_bench_size(size))
+    console.print(table)
+    console.print(
+        "round: nodes of a device one after the other, and the merge; vmapped: all at "
+        "once. compilations: of both kinds of round, two programs each."
+    )
+
+
+def _bench_size(size: int) -> list[str]:
+    """Returns the table's row of one number of nodes."""
+    loss_fn = distillation.supervised_loss(models.apply_fn(CONFIG))
+    optimizer = training.adamw(learning_rate=1e-3)
+    step = training.make_step(mean_gradient(loss_fn), optimizer)
+    params = distillation.student_params(models.init_model(CONFIG, seed=0).params)
+    states = [
+        training.init_state(params, optimizer, num_steps=10**6, seed=node)
+        for node in range(size)
+    ]
+    mesh, stacked, traces = nodes.make_mesh(size), make_batches(size), []
+    placed, held, runs = nodes.shard(stacked, mesh), {}, {}
+    for name, at_once in (("round", 1), ("vmapped", size)):
+        local = federation.make_local(
+            step, mesh, at_once=at_once, on_trace=lambda _: traces.append("local")
+        )
+        end = federation.make_merge(
+            federation.merge_at_server(aggregation.mean),
+            mesh,
+            weights=np.ones(size),
+            on_trace=lambda: traces.append("merge"),
+        )
+        held[name] = federation.init_federation(states, mesh, server=True)
+        runs[name] = functools.partial(_round, held, name, local, end, placed)
+        if name == "round":
+            memory = program_bytes(local.lower(held[name].nodes, placed).compile())
+    alone = training.make_dispatch(step)
+    own = [jax.tree.map(jnp.asarray, nodes.unstack(stacked, n)) for n in range(size)]
+    separate = size * program_bytes(alone.lower(states[0], own[0]).compile())
+    held["separate"] = states
+    runs["separate"] = functools.partial(_separate, held, alone, own)
+    seconds = measure(runs)
+    ratios = {name: seconds[name] / seconds["separate"] for name in runs}
+    return [
+        str(size),
+        f"{1e3 * seconds['separate']:.0f} ms",
+        f"{1e3 * seconds['round']:.0f} ms",
+        f"{ratios['round']:.2f}",
+        f"{1e3 * seconds['vmapped']:.0f} ms",
+        f"{ratios['vmapped']:.2f}",
+        f"{memory / 1e6:.0f} MB",
+        f"{memory / separate:.2f}",
+        str(len(traces)),
+    ]
+
+
+def _round(held, name: str, local, end, stacked):
+    """Runs one round; the federation is consumed and replaced."""
+    fed = held[name]
+    states, _ = local(fed.nodes, stacked)
+    held[name] = end(fed._replace(nodes=states))
+    return held[name]
+
+
+def _separate(held, alone, own):
+    """Runs every node's steps by themselves."""
+    held["separate"] = [
+        alone(state, batch)[0]
+        for state, batch in zip(held["separate"], own, strict=True)
+    ]
+    return held["separate"]
+
+
+BENCHMARKS: dict[str, Callable[[Console], None]] = {"nodes": bench_nodes}
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the benchmarks named on the command line."""
+    names = arguments or list(BENCHMARKS)
+    for name in names:
+        _validate.one_of(BENCHMARKS, benchmark=name)
+    for name in names:
+        BENCHMARKS[name](Console())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

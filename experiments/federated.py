@@ -1,0 +1,486 @@
+"""Distils a student over the nodes of a federation, in rounds.
+
+An arm says what one node learns from (`arms.py`); this module gives every node its
+rows, runs the rounds, lets hostile nodes do what the config says, and counts what was
+sent. Hostile nodes hold the poison, distil plainly, and may send something else than
+they learned.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import FrozenConfigDict
+
+from experiments import cells, runtime
+from experiments.arms import ARMS, Arm, Recipe
+from experiments.cells import Cell
+from experiments.runtime import Context
+from protojax import (
+    aggregation,
+    attacks,
+    batches,
+    communication,
+    distillation,
+    federation,
+    gossip,
+    matching,
+    node_checkpoint,
+    nodes,
+    prototypes,
+    training,
+)
+from protojax.base import Batch, Prototypes, PyTree
+from protojax.federation import Federation
+from protojax.models import Model
+
+# The file that says that teacher, anchor and their outputs are on disk.
+READY = "ready"
+
+
+class Distilled(NamedTuple):
+    """The students of a federation, and what it took.
+
+    Attributes:
+        params: of each student: one where a server merges, else one a node.
+        recipes: of each node.
+        hostile: `[nodes]`, bool.
+        facts: figures of the run, for the results.
+    """
+
+    params: list[PyTree]
+    recipes: list[Recipe]
+    hostile: np.ndarray
+    facts: dict[str, Any]
+
+
+def hostile_nodes(section, cell: Cell, arm: Arm) -> np.ndarray:
+    """Returns which nodes are hostile, `[nodes]`: the last ones, under an attack."""
+    number = section.hostile if cell.attack and arm.attacked else 0
+    return np.arange(section.nodes) >= section.nodes - number
+
+
+def node_recipes(context: Context, cell: Cell, arm: Arm) -> list[Recipe]:
+    """Returns what each node of a cell's federation learns from.
+
+    Args:
+        context: the study.
+        cell: a cell with its federation.
+        arm: what honest nodes do; hostile ones distil plainly from what they hold.
+    """
+    section = context.config.federations[cell.federation]
+    hostile = hostile_nodes(section, cell, arm)
+    recipes = [
+        (ARMS["plain"] if liar else arm).recipe(context, cell._replace(node=node))
+        for node, liar in enumerate(hostile)
+    ]
+    honest = recipes[0]
+    for node in np.flatnonzero(hostile):
+        # The same program runs on all nodes: a hostile one differs in its columns only.
+        mine, held = recipes[node], honest.prototypes
+        if held is not None:
+            held = cells.held_prototypes(context, cell._replace(node=int(node)))
+        recipes[node] = mine._replace(
+            columns={
+                name: mine.columns.get(name, mine.examples.labels)
+                for name in honest.columns
+            },
+            objective=honest.objective,
+            prototypes=held,
+        )
+    return recipes
+
+
+def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
+    """Trains a federation, saving on the way; picks up where a killed run stopped.
+
+    Args:
+        context: the study.
+        name: the run's folder below the workdir.
+        cell: a cell with its federation.
+        arm: what honest nodes do.
+        model: where all students start.
+
+    Returns:
+        A `Distilled`.
+    """
+    config = context.config
+    section = config.federations[cell.federation]
+    with runtime.leader_first(context.workdir / name / READY):
+        recipes = node_recipes(context, cell, arm)
+    hostile = hostile_nodes(section, cell, arm)
+    context.describe(name)
+    tokens = [cells.tokenize(context, model, recipe.examples) for recipe in recipes]
+    rounds = federation.plan_rounds(
+        [found.lengths for found in tokens],
+        num_rounds=section.rounds,
+        epochs=recipes[0].epochs or config.student.epochs,
+        batch_size=config.student.batch_size,
+        buckets=tuple(config.data.buckets),
+        steps_per_dispatch=config.steps_per_dispatch,
+        seed=cell.seed,
+    )
+    plan = [item for turn in rounds for item in turn]
+    mesh = nodes.make_mesh(section.nodes)
+    optimizer_config = runtime.optimizer_of(config.student)
+    local, optimizer = compiled_local(
+        model.config,
+        recipes[0].objective,
+        optimizer_config,
+        mesh,
+        section.nodes_at_once,
+    )
+    state = _start(context, cell, section, model, recipes, plan, mesh, optimizer)
+    end = compiled_end(
+        section,
+        mesh,
+        tuple(len(rows.lengths) for rows in tokens),
+        tuple(hostile.tolist()),
+        cell.seed,
+    )
+    load = _loader(plan, rounds, tokens, recipes, mesh)
+
+    def dispatch(state: Federation, loaded: tuple[Batch, bool]):
+        stacked, ends_round = loaded
+        states, metrics = local(state.nodes, stacked)
+        state = state._replace(nodes=states)
+        if ends_round:
+            state = end(state)
+            if recipes[0].prototypes is not None and section.prototypes == "local":
+                state = _merge_prototypes(context, cell, section, mesh, hostile, state)
+        return state, metrics
+
+    state, seconds = _rounds(
+        context,
+        name,
+        plan,
+        load,
+        dispatch,
+        lambda metrics: _on_host(metrics, mesh),
+        state,
+        cost=runtime.row_cost(model.config),
+        finite=not hostile.any(),
+    )
+    if section.topology == "server":
+        params = [jax.device_get(state.origin)]
+    else:
+        everyone = nodes.gather(state.nodes.params, mesh)
+        params = [nodes.unstack(everyone, node) for node in range(section.nodes)]
+    student_bytes = communication.num_bytes(params[0])
+    facts = {
+        "step_seconds": seconds,
+        "rounds": section.rounds,
+        "round_seconds": seconds * batches.num_steps(_for_log(plan)) / section.rounds,
+        "traffic": traffic(context, cell, recipes[0], student_bytes),
+        "prototype_error": None
+        if recipes[0].prototypes is None
+        else prototype_error(context, cell),
+    }
+    return Distilled(params, recipes, hostile, facts)
+
+
+def _loader(plan, rounds, tokens, recipes: list[Recipe], mesh: Mesh):
+    """Returns number of a dispatch -> its batches, and whether it ends a round."""
+    last_of_round = set(np.cumsum([len(turn) for turn in rounds]) - 1)
+
+    def load(number: int) -> tuple[Batch, bool]:
+        length, rows = plan[number]
+        stacked = [
+            batches.make_batch(
+                own,
+                recipe.examples.labels,
+                batches.Dispatch(length, chosen),
+                **recipe.columns,
+            )
+            for own, recipe, chosen in zip(tokens, recipes, rows, strict=True)
+        ]
+        return nodes.shard(nodes.stack(stacked), mesh), number in last_of_round
+
+    return load
+
+
+@functools.cache
+def compiled_local(model_config, objective, optimizer_config, mesh: Mesh, at_once: int):
+    """Returns the compiled local steps of all nodes and the optimiser."""
+    step, optimizer, count = runtime.make_step(
+        model_config, objective, optimizer_config
+    )
+    local = federation.make_local(step, mesh, at_once=at_once, on_trace=count)
+    return local, optimizer
+
+
+@functools.cache
+def rule_of(section: FrozenConfigDict, *, weighted: bool = True) -> functools.partial:
+    """Returns the aggregation rule that a federation's section names.
+
+    Args:
+        section: the federation's.
+        weighted: whether it may use the weights that nodes come with.
+    """
+    rule = functools.partial(
+        aggregation.AGGREGATORS[section.aggregator], **section.aggregator_args
+    )
+    return rule if weighted else functools.partial(_equal_weights, rule)
+
+
+def _equal_weights(rule, updates: PyTree, *, weights=None, where=None) -> PyTree:
+    """Applies a rule without the weights."""
+    del weights
+    return rule(updates, where=where)
+
+
+def mixing_of(section) -> np.ndarray | None:
+    """Returns who hears whom, or None where there is a server or nobody is heard."""
+    if section.topology in ("server", "local"):
+        return None
+    if section.topology == "given":
+        return gossip.check_mixing(np.array(section.mixing))
+    return gossip.TOPOLOGIES[section.topology](section.nodes)
+
+
+@functools.cache
+def compiled_end(
+    section: FrozenConfigDict, mesh: Mesh, rows: tuple, hostile: tuple, seed: int
+):
+    """Returns the compiled end of a round."""
+    mixing, rule = mixing_of(section), rule_of(section)
+    if section.topology == "local":
+        merge = federation.keep_local()
+    elif mixing is None:
+        merge = federation.merge_at_server(rule)
+    else:
+        plain = section.aggregator == "mean"
+        merge = federation.merge_by_gossip(mixing, None if plain else rule, mesh=mesh)
+    attack = None
+    if section.update_attack and any(hostile):
+        attack = functools.partial(
+            attacks.UPDATE_ATTACKS[section.update_attack], **section.update_attack_args
+        )
+    return federation.make_merge(
+        merge,
+        mesh,
+        weights=np.array(rows),
+        attack=attack,
+        hostile=np.array(hostile) if attack else None,
+        seed=seed,
+        on_trace=lambda: runtime.TRACES.update(
+            {(f"merge/{section.topology}", rows): 1}
+        ),
+    )
+
+
+def _start(context, cell, section, model, recipes, plan, mesh, optimizer) -> Federation:
+    """Returns the federation before its first step."""
+    features = recipes[0].columns.get("teacher_features")
+    projection = runtime.init_projection(
+        model.config.hidden_size,
+        None if features is None else features.shape[-1],
+        cell.seed,
+    )
+    params = distillation.student_params(model.params, projection)
+    states = [
+        training.init_state(
+            params,
+            optimizer,
+            num_steps=max(1, sum(_steps(item.rows[node]) for item in plan)),
+            seed=cell.seed * section.nodes + node,
+            prototypes=recipe.prototypes,
+        )
+        for node, recipe in enumerate(recipes)
+    ]
+    return federation.init_federation(states, mesh, server=mixing_of(section) is None)
+
+
+def _steps(rows: np.ndarray) -> int:
+    """Returns how many of the batches `[steps, batch]` hold a row."""
+    return int((rows >= 0).any(axis=1).sum())
+
+
+def _for_log(plan: list[batches.Dispatch]) -> list[batches.Dispatch]:
+    """Returns a plan in which the batches of all nodes are one."""
+    return [
+        batches.Dispatch(length, rows.swapaxes(0, 1).reshape(rows.shape[1], -1))
+        for length, rows in plan
+    ]
+
+
+def _rounds(
+    context, name, plan, load, dispatch, gather, state, *, cost: float, finite: bool
+):
+    """Runs all rounds; returns the federation and the seconds of a step.
+
+    Args:
+        context: the study.
+        name: the run's folder below the workdir.
+        plan: the dispatches of all rounds.
+        load: number of a dispatch -> what `dispatch` takes.
+        dispatch: `(federation, loaded) -> (federation, metrics [nodes, steps])`.
+        gather: brings metrics to the host.
+        state: the federation at its start.
+        cost: of a row, in the progress bar's units.
+        finite: whether a loss that is not finite stops the study.
+    """
+    config = context.config
+    folder = context.workdir / name / "checkpoints"
+    start, extra, num_nodes = 0, {}, plan[0].rows.shape[0]
+    if node_checkpoint.latest_step(folder, num_nodes) is not None:
+        try:
+            state, start, extra = node_checkpoint.restore_nodes(
+                folder, state, fallback=True
+            )
+        except ValueError as error:
+            runtime.logger.warning("%s starts anew: %s", name, error)
+    units = [int((item.rows >= 0).sum()) * cost for item in plan]
+    context.progress.advance(context.task_id, sum(units[:start]))
+    log = runtime.MetricsLog(
+        context, name, _for_log(plan), units, start, extra, finite=finite
+    )
+    with node_checkpoint.NodeWriter(folder) as writer:
+
+        def save(state: Federation, done: int) -> None:
+            log.flush()
+            writer.save(state, done, log.extra)
+            log.resume_timing()
+
+        state = training.fit(
+            dispatch,
+            state,
+            range(len(plan)),
+            load,
+            start=start,
+            save=save,
+            save_every=config.checkpoint_every,
+            on_dispatch=lambda done, metrics: log(
+                done, _mean_over_nodes(gather(metrics))
+            ),
+        )
+        log.flush()
+        if config.keep_checkpoints and start < len(plan):
+            writer.save(state, len(plan), log.extra)
+    return state, log.step_seconds
+
+
+def _on_host(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Returns all nodes' values; talks to the other processes only if there are any."""
+    return nodes.gather(tree, mesh) if jax.process_count() > 1 else jax.device_get(tree)
+
+
+def _mean_over_nodes(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns `[steps]`, the mean over the nodes that had a batch."""
+    found = {}
+    for name, values in metrics.items():
+        known = ~np.isnan(values)
+        total = np.where(known, values, 0).sum(0)
+        found[name] = np.where(
+            known.any(0), total / np.maximum(known.sum(0), 1), np.nan
+        )
+    return found
+
+
+def _merge_prototypes(context, cell, section, mesh, hostile, state) -> Federation:
+    """Lets the nodes merge their prototypes and adapt them to their own references."""
+    if int(state.round) % section.merge_prototypes_every:
+        return state
+    config = context.config.prototypes
+    held = nodes.gather(state.nodes.prototypes, mesh)
+    # A liar says of its counts what it likes, so only the mean believes them.
+    rule = rule_of(section, weighted=section.aggregator == "mean")
+    target = cell.attack and context.config.attacks[cell.attack].target
+    sent = []
+    for node, liar in enumerate(hostile):
+        mine = nodes.unstack(held, node)
+        if liar and section.prototype_attack:
+            mine = attacks.PROTOTYPE_ATTACKS[section.prototype_attack](
+                mine, cells.key(cell, f"lie{int(state.round)}/{node}"), target
+            )
+        message = communication.encode(mine, precision=section.prototype_precision)
+        sent.append(communication.decode(message))
+    # Layers first: each is merged by itself.
+    layers = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), nodes.stack(sent))
+    features = cells.reference_outputs(context, cell).features
+    merged = [
+        matching.merge_prototypes(
+            nodes.unstack(layers, layer), rule, metric=config.metric
+        )
+        for layer in range(features.shape[1])
+    ]
+    adapted = []
+    for node in range(section.nodes):
+        own = features[cells.own_references(context, cell._replace(node=node))]
+        moved = [
+            prototypes.update_prototypes(
+                held,
+                jnp.asarray(own[:, layer]),
+                decay=section.prototype_decay,
+                metric=config.metric,
+            )
+            for layer, held in enumerate(merged)
+        ]
+        adapted.append(nodes.stack(jax.device_get(moved)))
+    placed = nodes.shard(nodes.stack(adapted), mesh)
+    return state._replace(nodes=state.nodes._replace(prototypes=Prototypes(*placed)))
+
+
+def prototype_error(context: Context, cell: Cell) -> float:
+    """Returns how far prototypes are from what was sent, relative to their length.
+
+    ‖received − sent‖ / ‖sent‖ over all of them, for the precision of the config.
+    """
+    section = context.config.federations[cell.federation]
+    owner = cell.whole if section.prototypes == "server" else cell
+    held = cells.constraint_prototypes(context, owner)
+    received = communication.decode(
+        communication.encode(held, precision=section.prototype_precision)
+    )
+    gap = np.linalg.norm(received.vectors - np.asarray(held.vectors))
+    return float(gap / np.linalg.norm(held.vectors))
+
+
+def traffic(
+    context: Context, cell: Cell, recipe: Recipe, params_bytes: int
+) -> dict[str, int]:
+    """Returns the bytes that one node sends, exact, from the arrays themselves.
+
+    What arrives at a node comes by the same links: as many bytes again of parameters
+    and of prototypes that are merged.
+
+    Args:
+        context: the study.
+        cell: a cell with its federation.
+        recipe: an honest node's.
+        params_bytes: of one student.
+
+    Returns:
+        `parameters_per_round`; `prototypes_per_round`, where nodes merge theirs;
+        `prototypes_once` and `anchor_once`, which the server sends to each node; and
+        `total`, sent and received over the whole run.
+    """
+    section = context.config.federations[cell.federation]
+    mixing = mixing_of(section)
+    links = int(section.topology == "server")
+    if mixing is not None:
+        links = int((mixing > 0).sum(0).max()) - 1
+    held, anchor = 0, 0
+    if recipe.prototypes is not None:
+        message = communication.encode(
+            recipe.prototypes, precision=section.prototype_precision
+        )
+        held = communication.num_bytes(message.arrays)
+    if recipe.verdict is not None and section.anchor == "references":
+        splits = cells.task_data(context, cell.task, cell.seed).splits
+        anchor = communication.text_bytes(splits.references)
+    elif recipe.verdict is not None:
+        anchor = communication.num_bytes(cells.anchor(context, cell).model.params)
+    local = section.prototypes == "local"
+    merges = section.rounds // section.merge_prototypes_every if local else 0
+    found = {
+        "parameters_per_round": links * params_bytes,
+        "prototypes_per_round": held if local else 0,
+        "prototypes_once": 0 if local else held,
+        "anchor_once": anchor,
+    }
+    total = 2 * (section.rounds * links * params_bytes + merges * held)
+    return {**found, "total": total + found["prototypes_once"] + anchor}

@@ -1,0 +1,359 @@
+"""Studies over many nodes: who holds what, who learns what, what is sent."""
+
+import functools
+import json
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from experiments import cells, check, federated, runtime, study
+from experiments.arms import ARMS
+from experiments.cells import Cell
+from experiments.defaults import federation
+from protojax import communication, node_checkpoint, prototypes, training
+from protojax.models import hf
+from tests.test_study import forget, run, tiny
+
+FEDERATIONS = {
+    "three": {"nodes": 3, "rounds": 2},
+    "ring": {"nodes": 4, "topology": "ring", "rounds": 2},
+    "hostile": {
+        "nodes": 5,
+        "rounds": 2,
+        "hostile": 2,
+        "update_attack": "scale",
+        "aggregator": "median",
+        "partition": "dirichlet",
+        "partition_args": {"alpha": 5.0, "min_rows": 20},
+        "prototypes": "local",
+        "prototype_attack": "send_nan_vectors",
+        "prototype_precision": "int8",
+        "anchor": "weights",
+    },
+}
+RUNS = ("clean", "plain@three", "anchor@three", "plain@ring", "anchor@hostile")
+
+
+def make_config(folder, **changes):
+    config = tiny(folder)
+    config.arms = RUNS
+    config.federations = {
+        name: federation(**settings) for name, settings in FEDERATIONS.items()
+    }
+    del config.attacks["logits"]
+    config.prototypes.num = 4
+    config.student.epochs, config.student.batch_size = 12, 8
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("federated")
+    forget()
+    runtime.TRACES.clear()
+    config = make_config(folder)
+    check.check(config)
+    found = run(config, folder / "run")
+    return config, folder / "run", found, dict(runtime.TRACES)
+
+
+def context_of(config, workdir):
+    frozen = ml_collections.FrozenConfigDict(config)
+
+    class Bar:
+        def update(self, *args, **settings):
+            pass
+
+    return runtime.Context(frozen, workdir, Bar(), 0)
+
+
+def rows_of(found):
+    return {row["arm"]: row for row in found["rows"]}
+
+
+def test_every_arm_has_its_row(finished):
+    config, workdir, found, _ = finished
+    rows = rows_of(found)
+    assert set(rows) == set(RUNS)
+    for name, row in rows.items():
+        _, _, where = name.partition("@")
+        assert 0 <= row["clean_metric"] <= 1
+        assert row["null_asr"] == rows["clean"]["asr"]
+        if not where:
+            assert "node_accuracies" not in row
+            continue
+        honest = config.federations[where].nodes - config.federations[where].hostile
+        assert len(row["node_accuracies"]) == honest
+        assert row["worst_node"] == min(row["node_accuracies"])
+        assert row["node_variance"] == pytest.approx(np.var(row["node_accuracies"]))
+    assert "worst node" in (workdir / "results.md").read_text()
+    assert "anchor@hostile" in (workdir / "report.html").read_text()
+
+
+def test_three_nodes_learn_what_one_place_would(finished):
+    rows = rows_of(finished[2])
+    assert rows["plain@three"]["clean_metric"] > 0.7
+    assert rows["plain@three"]["transfer_rows"] == rows["clean"]["transfer_rows"]
+    # All references are learned from once, by whichever node.
+    assert rows["anchor@three"]["transfer_rows"] == 220 + 80
+
+
+def test_each_step_is_compiled_at_most_once_a_shape(finished):
+    traces = finished[3]
+    assert set(traces.values()) == {1}, traces
+    # Nodes weigh as many rows as they have, and in the anchor's arm they have more.
+    assert sum(name.startswith("merge") for name, _ in traces) == 4
+
+
+def test_a_server_has_one_student_and_neighbours_one_each(finished):
+    _, workdir, _, _ = finished
+    folder = workdir / "files/seed0/data"
+    hf.load_hf(folder / "plain@three/model", num_labels=2)
+    students = [
+        hf.load_hf(folder / f"plain@ring/node_00{node}/model", num_labels=2)
+        for node in range(4)
+    ]
+    weights = [student.params["classifier"]["kernel"] for student in students]
+    assert not np.array_equal(weights[0], weights[1])
+
+
+def test_traffic_is_that_of_the_arrays(finished):
+    config, workdir, found, _ = finished
+    rows = rows_of(found)
+    student = hf.load_hf(workdir / "files/seed0/data/plain@three/model", num_labels=2)
+    # Width 16 to the teacher's 24, learned with the student.
+    size = communication.num_bytes(student.params) + 16 * 24 * 4
+    plain = rows["plain@three"]["traffic"]
+    assert plain == {
+        "parameters_per_round": size,
+        "prototypes_per_round": 0,
+        "prototypes_once": 0,
+        "anchor_once": 0,
+        "total": 2 * 2 * size,
+    }
+    ours = rows["anchor@three"]["traffic"]
+    held = 4 * (24 * 4 + 4 + 4)
+    assert ours["prototypes_once"] == held == rows["anchor@three"]["bytes_per_node"]
+    context = context_of(config, workdir)
+    references = cells.task_data(context, "files", 0).splits.references
+    assert ours["anchor_once"] == communication.text_bytes(references)
+    assert ours["total"] == plain["total"] + held + ours["anchor_once"]
+    # Two neighbours hear what a node of a ring sends.
+    assert rows["plain@ring"]["traffic"]["parameters_per_round"] == 2 * size
+    assert rows["anchor@three"]["prototype_error"] == 0
+    assert 0 < rows["anchor@hostile"]["prototype_error"] < 0.01
+    assert rows["plain@three"]["prototype_error"] is None
+    hostile = rows["anchor@hostile"]["traffic"]
+    assert hostile["prototypes_per_round"] == 4 * (24 + 4 + 4 + 4)
+    encoder = hf.load_hf(
+        workdir / "files/seed0/no_attack/anchor_encoder/model", num_labels=2
+    )
+    assert hostile["anchor_once"] == communication.num_bytes(encoder.params)
+
+
+def test_hostile_nodes_hold_all_the_poison(finished):
+    config, workdir, _, _ = finished
+    context = context_of(config, workdir)
+    cell = Cell("files", 0, "data", "hostile")
+    truth = cells.poisoned(context, cell.whole).rows
+    dealt = cells.node_rows(context, cell.clean)
+    parts = cells.node_rows(context, cell)
+    assert [len(rows) for rows in parts] == [len(rows) for rows in dealt]
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(truth)))
+    found = [
+        int(cells.poisoned(context, cell._replace(node=node)).rows.sum())
+        for node in range(5)
+    ]
+    assert found[:3] == [0, 0, 0]
+    assert sum(found) == truth.sum() > 0
+    # Without an attack nobody is given anything, and nobody is hostile.
+    assert not federated.hostile_nodes(
+        context.config.federations.hostile, cell.clean, ARMS["plain"]
+    ).any()
+
+
+def test_hostile_nodes_do_not_defend(finished):
+    config, workdir, _, _ = finished
+    context = context_of(config, workdir)
+    cell = Cell("files", 0, "data", "hostile")
+    recipes = federated.node_recipes(context, cell, ARMS["anchor"])
+    assert [recipe.verdict is None for recipe in recipes] == [False] * 3 + [True] * 2
+    for recipe in recipes[3:]:
+        np.testing.assert_array_equal(recipe.columns["anchors"], recipe.examples.labels)
+        assert recipe.objective == recipes[0].objective
+    assert len({recipe.prototypes.vectors.shape for recipe in recipes}) == 1
+
+
+def test_nodes_share_the_references_out(finished):
+    config, workdir, _, _ = finished
+    context = context_of(config, workdir)
+    cell = Cell("files", 0, "data", "three")
+    shares = [
+        cells.own_references(context, cell._replace(node=node)) for node in range(3)
+    ]
+    np.testing.assert_array_equal(np.sort(np.concatenate(shares)), np.arange(80))
+
+
+def test_broadcast_prototypes_are_the_servers(finished):
+    config, workdir, _, _ = finished
+    context = context_of(config, workdir)
+    cell = Cell("files", 0, "data", "three")
+    own = cells.constraint_prototypes(context, cell.whole)
+    for node in range(3):
+        held = cells.held_prototypes(context, cell._replace(node=node))
+        jax.tree.map(np.testing.assert_array_equal, held, own)
+    saved = prototypes.load_prototypes(
+        workdir / "files/seed0/data/anchor@three/prototypes_0.safetensors"
+    )
+    np.testing.assert_array_equal(saved.vectors, own.vectors[0])
+
+
+def test_a_killed_federation_resumes_to_the_same_numbers(
+    finished, tmp_path, monkeypatch
+):
+    config, workdir, expected, _ = finished
+    budget = [0]
+    fit = training.fit
+
+    class KilledError(Exception):
+        pass
+
+    def mortal(dispatch, state, plan, load, **rest):
+        def counted(item):
+            budget[0] -= 1
+            if budget[0] < 0:
+                raise KilledError
+            return load(item)
+
+        return fit(dispatch, state, plan, counted, **rest)
+
+    monkeypatch.setattr(training, "fit", mortal)
+    changed = config.copy_and_resolve_references()
+    changed.arms = ("clean", "anchor@hostile", "plain@ring")
+    changed.checkpoint_every = 2
+    kills = 0
+    while True:
+        budget[0] = 15
+        for module in (cells, study):
+            for value in vars(module).values():
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
+        try:
+            found = run(changed, tmp_path / "run")
+            break
+        except KilledError:
+            kills += 1
+            assert kills < 50, "no progress"
+    assert kills > 3
+    before, after = rows_of(expected), rows_of(found)
+    for arm in changed.arms:
+        for measure in ("clean_metric", "asr", "node_accuracies", "traffic"):
+            assert after[arm].get(measure) == before[arm].get(measure)
+    for name in ("plain@ring/node_001", "anchor@hostile"):
+        students = [
+            hf.load_hf(root / "files/seed0/data" / name / "model", num_labels=2)
+            for root in (workdir, tmp_path / "run")
+        ]
+        jax.tree.map(
+            np.testing.assert_array_equal, *(student.params for student in students)
+        )
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    keys = [(line["run"], line["dispatch"]) for line in map(json.loads, metrics)]
+    assert len(keys) == len(set(keys))
+
+
+def test_finished_federations_keep_a_checkpoint_if_asked(tmp_path):
+    config = make_config(tmp_path, keep_checkpoints=True, arms=("plain@three",))
+    run(config, tmp_path / "run")
+    folder = tmp_path / "run/files/seed0/data/plain@three/checkpoints"
+    assert node_checkpoint.latest_step(folder, 3) is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arms": ("plain@four",)}, "one of hostile, ring, three"),
+        ({"arms": ("plian@three",)}, "Did you mean 'plain'"),
+        ({"federations.three.nodes": 0}, "federations.three.nodes > 0"),
+        ({"federations.three.rounds": 0}, "federations.three.rounds > 0"),
+        ({"federations.three.hostile": 3}, r"hostile in 0..2"),
+        ({"federations.three.partition": "idd"}, "Did you mean 'iid'"),
+        ({"federations.three.topology": "rings"}, "Did you mean 'ring'"),
+        ({"federations.three.aggregator": "krum"}, "num_byzantine"),
+        ({"federations.three.update_attack": "scale"}, "without .*hostile"),
+        ({"federations.three.prototypes": "remote"}, "prototypes one of"),
+        ({"federations.three.prototype_precision": "int9"}, "'int8'"),
+        ({"federations.three.prototype_decay": 2.0}, r"prototype_decay in \[0, 1\]"),
+        ({"federations.hostile.partition_args.alpha": 0.0}, "alpha > 0"),
+        (
+            {
+                "federations.three.topology": "given",
+                "federations.three.mixing": ((1.0,),),
+            },
+            "a row a node",
+        ),
+    ],
+)
+def test_bad_federations_are_named(tmp_path, change, message):
+    config = make_config(tmp_path)
+    config.update_from_flattened_dict(change)
+    with pytest.raises(ValueError, match=message):
+        check.check(config)
+
+
+def test_too_few_neighbours_for_a_rule_are_named(tmp_path):
+    config = make_config(tmp_path)
+    config.federations.ring = federation(
+        nodes=8,
+        topology="ring",
+        aggregator="trimmed_mean",
+        aggregator_args={"num_byzantine": 2},
+    )
+    with pytest.raises(ValueError, match=r"federations\.ring: Expected num_nodes >= 5"):
+        check.check(config)
+
+
+def test_sources_decide_where_rows_go(tmp_path):
+    config = make_config(tmp_path)
+    for name in ("train", "test"):
+        path = tmp_path / f"{name}.tsv"
+        lines = path.read_text().splitlines()
+        marked = [lines[0] + "\tsite"] + [
+            f"{line}\tsite{i % 7}" for i, line in enumerate(lines[1:])
+        ]
+        path.write_text("\n".join(marked) + "\n")
+    config.data.files.source = "site"
+    config.federations.three.partition = "source"
+    context = context_of(config, tmp_path / "run")
+    cell = Cell("files", 0, None, "three")
+    parts = cells.node_rows(context, cell)
+    sources = np.array(cells.task_data(context, "files", 0).splits.transfer.sources)
+    owners = [set(sources[rows]) for rows in parts]
+    assert set.union(*owners) == {f"site{i}" for i in range(7)}
+    assert sum(map(len, owners)) == 7
+
+
+def test_a_partition_by_source_needs_sources(tmp_path):
+    config = make_config(tmp_path)
+    config.federations.three.partition = "source"
+    context = context_of(config, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"data\.files\.source"):
+        cells.node_rows(context, Cell("files", 0, None, "three"))
+
+
+def test_a_mean_over_nodes_leaves_out_who_had_nothing():
+    values = {"loss": np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]])}
+    found = federated._mean_over_nodes(values)["loss"]
+    np.testing.assert_array_equal(found, [2.0, 5.0, np.nan])
+
+
+def test_rules_without_weights_ignore_them():
+    section = ml_collections.FrozenConfigDict(federation(nodes=2))
+    rule = federated.rule_of(section, weighted=False)
+    updates = np.array([[0.0], [2.0]], np.float32)
+    assert rule(updates, weights=np.array([1e30, 1.0])).tolist() == [1.0]
+    assert federated.rule_of(section, weighted=False) is rule
+    assert isinstance(rule, functools.partial)
