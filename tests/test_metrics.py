@@ -186,3 +186,31 @@ def test_mean_interval_at_the_edges():
         mean_interval([])
     with pytest.raises(ValueError, match=r"in \(0, 1\), found confidence=95"):
         mean_interval([1.0, 2.0], confidence=95)
+
+
+def test_node_accuracies_are_those_of_a_loop():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 200)
+    labels[labels == 3] = 0  # a class without a test row
+    predictions = np.where(rng.random((3, 200)) < 0.7, labels, rng.integers(0, 4, 200))
+    shares = rng.dirichlet(np.ones(4), 3)
+    found = evals.node_accuracies(predictions, labels, shares)
+    for node in range(3):
+        total = weight = 0.0
+        for label in range(3):
+            rows = labels == label
+            total += shares[node, label] * np.mean(predictions[node, rows] == label)
+            weight += shares[node, label]
+        np.testing.assert_allclose(found[node], total / weight)
+    # With the test's own mix it is the plain accuracy.
+    own = np.tile(np.bincount(labels, minlength=4) / 200, (3, 1))
+    np.testing.assert_allclose(
+        evals.node_accuracies(predictions, labels, own), (predictions == labels).mean(1)
+    )
+
+
+def test_a_node_without_test_rows_is_refused():
+    with pytest.raises(ValueError, match="shares"):
+        evals.node_accuracies(
+            np.zeros((1, 2), int), np.zeros(2, int), np.array([[0.0, 1.0]])
+        )

@@ -106,9 +106,9 @@ def node_accuracies(
     Raises:
         ValueError: unequal lengths, or a node none of whose classes has a test row.
 
-    >>> predictions = np.array([[0, 1, 1], [0, 1, 1]])
-    >>> shares = np.array([[1.0, 0.0], [0.5, 0.5]])
-    >>> node_accuracies(predictions, np.array([0, 0, 1]), shares).tolist()
+    >>> predictions = np.array([[0, 0, 1, 1], [0, 0, 1, 0]])
+    >>> shares = np.array([[1.0, 0.0], [0.25, 0.75]])
+    >>> node_accuracies(predictions, np.array([0, 0, 0, 0]), shares).round(2).tolist()
     [0.5, 0.75]
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
@@ -116,7 +116,9 @@ def node_accuracies(
     _validate.same_length(predictions=predictions.T, labels=labels)
     of_class = labels == np.arange(shares.shape[1])[:, None]
     counts = of_class.sum(1)
-    right = (predictions == labels) @ of_class.T / np.maximum(counts, 1)
+    # As numbers: the product of flags would be a flag.
+    hits = np.float64(predictions == labels) @ of_class.T
+    right = hits / np.maximum(counts, 1)
     weights = np.where(counts > 0, shares, 0.0)
     totals = weights.sum(1)
     _validate.require(
