@@ -195,9 +195,9 @@ def krum(
     Raises:
         ValueError: too few nodes.
 
-    >>> updates = jnp.array([[1.0], [1.1], [1.3], [1.1], [50.0]])
-    >>> krum(updates, num_byzantine=1).round(1).tolist()
-    [1.1]
+    >>> updates = jnp.array([[1.0], [1.5], [2.25], [1.5], [50.0]])
+    >>> krum(updates, num_byzantine=1).tolist()
+    [1.5]
 
     References:
         Blanchard et al., 2017, arXiv:1703.02757.
@@ -245,9 +245,9 @@ def multi_krum(
     Raises:
         ValueError: too few nodes, or m out of its range.
 
-    >>> updates = jnp.array([[1.0], [1.1], [1.3], [1.2], [50.0]])
-    >>> multi_krum(updates, num_byzantine=1, num_selected=2).round(2).tolist()
-    [1.15]
+    >>> updates = jnp.array([[1.0], [1.5], [2.25], [1.75], [50.0]])
+    >>> multi_krum(updates, num_byzantine=1, num_selected=2).tolist()
+    [1.625]
 
     References:
         Blanchard et al., 2017, arXiv:1703.02757.

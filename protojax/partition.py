@@ -66,9 +66,9 @@ def dirichlet(
         ValueError: labels that are scores, alpha not above 0, or too few rows.
 
     >>> labels = np.repeat([0, 1], 50)
-    >>> parts = dirichlet(labels, 2, rng=np.random.default_rng(0), alpha=0.1)
+    >>> parts = dirichlet(labels, 2, rng=np.random.default_rng(2), alpha=0.1)
     >>> [np.bincount(labels[rows], minlength=2).tolist() for rows in parts]
-    [[1, 50], [49, 0]]
+    [[45, 0], [5, 50]]
 
     References:
         Hsu et al., 2019, arXiv:1909.06335, who draw class shares for each node; here

@@ -20,9 +20,9 @@ FEDERATIONS = {
     "three": {"nodes": 3, "rounds": 2},
     "ring": {"nodes": 4, "topology": "ring", "rounds": 2},
     "hostile": {
-        "nodes": 5,
+        "nodes": 4,
         "rounds": 2,
-        "hostile": 2,
+        "hostile": 1,
         "update_attack": "scale",
         "aggregator": "median",
         "partition": "dirichlet",
@@ -43,6 +43,8 @@ def make_config(folder, **changes):
         name: federation(**settings) for name, settings in FEDERATIONS.items()
     }
     del config.attacks["logits"]
+    # Every node has shapes of its own, so each kind of group is compiled anew for each.
+    config.quarantine.groups, config.quarantine.claims = ("neighbours",), ("teacher",)
     config.prototypes.num = 4
     config.student.epochs, config.student.batch_size = 12, 8
     config.update_from_flattened_dict(changes)
@@ -165,7 +167,7 @@ def test_hostile_nodes_hold_all_the_poison(finished):
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(truth)))
     found = [
         int(cells.poisoned(context, cell._replace(node=node)).rows.sum())
-        for node in range(5)
+        for node in range(4)
     ]
     assert found[:3] == [0, 0, 0]
     assert sum(found) == truth.sum() > 0
@@ -180,7 +182,7 @@ def test_hostile_nodes_do_not_defend(finished):
     context = context_of(config, workdir)
     cell = Cell("files", 0, "data", "hostile")
     recipes = federated.node_recipes(context, cell, ARMS["anchor"])
-    assert [recipe.verdict is None for recipe in recipes] == [False] * 3 + [True] * 2
+    assert [recipe.verdict is None for recipe in recipes] == [False] * 3 + [True]
     for recipe in recipes[3:]:
         np.testing.assert_array_equal(recipe.columns["anchors"], recipe.examples.labels)
         assert recipe.objective == recipes[0].objective
@@ -236,7 +238,7 @@ def test_a_killed_federation_resumes_to_the_same_numbers(
     changed.checkpoint_every = 2
     kills = 0
     while True:
-        budget[0] = 15
+        budget[0] = 25
         for module in (cells, study):
             for value in vars(module).values():
                 if hasattr(value, "cache_clear"):

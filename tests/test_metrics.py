@@ -14,6 +14,7 @@ from protojax.evals.metrics import (
     detection_auc,
     excess,
     mean_interval,
+    node_accuracies,
     quarantine_quality,
     robust_accuracy,
 )
@@ -194,7 +195,7 @@ def test_node_accuracies_are_those_of_a_loop():
     labels[labels == 3] = 0  # a class without a test row
     predictions = np.where(rng.random((3, 200)) < 0.7, labels, rng.integers(0, 4, 200))
     shares = rng.dirichlet(np.ones(4), 3)
-    found = evals.node_accuracies(predictions, labels, shares)
+    found = node_accuracies(predictions, labels, shares)
     for node in range(3):
         total = weight = 0.0
         for label in range(3):
@@ -205,12 +206,10 @@ def test_node_accuracies_are_those_of_a_loop():
     # With the test's own mix it is the plain accuracy.
     own = np.tile(np.bincount(labels, minlength=4) / 200, (3, 1))
     np.testing.assert_allclose(
-        evals.node_accuracies(predictions, labels, own), (predictions == labels).mean(1)
+        node_accuracies(predictions, labels, own), (predictions == labels).mean(1)
     )
 
 
 def test_a_node_without_test_rows_is_refused():
     with pytest.raises(ValueError, match="shares"):
-        evals.node_accuracies(
-            np.zeros((1, 2), int), np.zeros(2, int), np.array([[0.0, 1.0]])
-        )
+        node_accuracies(np.zeros((1, 2), int), np.zeros(2, int), np.array([[0.0, 1.0]]))

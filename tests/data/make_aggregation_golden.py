@@ -10,7 +10,6 @@ larger by one here; multi-Krum then takes the mean of n − f − 1 updates.
 import json
 import pathlib
 
-import byzfl
 import numpy as np
 
 NUM_BYZANTINE = 2
@@ -18,6 +17,8 @@ NUM_BYZANTINE = 2
 
 def main():
     """Writes the file beside this script."""
+    import byzfl  # in an environment of its own: it needs torch
+
     updates = np.random.default_rng(0).normal(size=(9, 6)).round(3)
     updates[7] *= 30
     updates[8] -= 10
