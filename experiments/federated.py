@@ -37,9 +37,6 @@ from protojax.base import Batch, Prototypes, PyTree
 from protojax.federation import Federation
 from protojax.models import Model
 
-# The file that says that teacher, anchor and their outputs are on disk.
-READY = "ready"
-
 
 class Distilled(NamedTuple):
     """The students of a federation, and what it took.
@@ -109,8 +106,7 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
     """
     config = context.config
     section = config.federations[cell.federation]
-    with runtime.leader_first(context.workdir / name / READY):
-        recipes = node_recipes(context, cell, arm)
+    recipes = node_recipes(context, cell, arm)
     hostile = hostile_nodes(section, cell, arm)
     context.describe(name)
     tokens = [cells.tokenize(context, model, recipe.examples) for recipe in recipes]
@@ -159,7 +155,6 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
         plan,
         load,
         dispatch,
-        lambda metrics: _on_host(metrics, mesh),
         state,
         cost=runtime.row_cost(model.config),
         finite=not hostile.any(),
@@ -307,9 +302,7 @@ def _for_log(plan: list[batches.Dispatch]) -> list[batches.Dispatch]:
     ]
 
 
-def _rounds(
-    context, name, plan, load, dispatch, gather, state, *, cost: float, finite: bool
-):
+def _rounds(context, name, plan, load, dispatch, state, *, cost: float, finite: bool):
     """Runs all rounds; returns the federation and the seconds of a step.
 
     Args:
@@ -318,7 +311,6 @@ def _rounds(
         plan: the dispatches of all rounds.
         load: number of a dispatch -> what `dispatch` takes.
         dispatch: `(federation, loaded) -> (federation, metrics [nodes, steps])`.
-        gather: brings metrics to the host.
         state: the federation at its start.
         cost: of a row, in the progress bar's units.
         finite: whether a loss that is not finite stops the study.
@@ -354,18 +346,13 @@ def _rounds(
             save=save,
             save_every=config.checkpoint_every,
             on_dispatch=lambda done, metrics: log(
-                done, _mean_over_nodes(gather(metrics))
+                done, _mean_over_nodes(jax.device_get(metrics))
             ),
         )
         log.flush()
         if config.keep_checkpoints and start < len(plan):
             writer.save(state, len(plan), log.extra)
     return state, log.step_seconds
-
-
-def _on_host(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Returns all nodes' values; talks to the other processes only if there are any."""
-    return nodes.gather(tree, mesh) if jax.process_count() > 1 else jax.device_get(tree)
 
 
 def _mean_over_nodes(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

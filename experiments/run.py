@@ -29,17 +29,6 @@ CONFIGS = pathlib.Path(__file__).parent / "configs"
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder of the study; runs/<config> if not given."
 )
-DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "One of several processes with one workdir, which all see."
-)
-COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0; found by itself on TPU and Slurm."
-)
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator.")
-HEARTBEAT = flags.DEFINE_integer(
-    "heartbeat_seconds", 100, "A process not heard of for so long ends the others."
-)
 
 
 def resolve(value: str) -> str:
@@ -107,21 +96,7 @@ def default_workdir(value: str) -> pathlib.Path:
     return pathlib.Path("runs") / "-".join([stem, *argument.split(",")]).rstrip("-")
 
 
-def join_processes() -> None:
-    """Makes this process one of several, before anything else touches JAX."""
-    import jax
-
-    jax.distributed.initialize(
-        coordinator_address=COORDINATOR.value,
-        num_processes=NUM_PROCESSES.value,
-        process_id=PROCESS_ID.value,
-        heartbeat_timeout_seconds=HEARTBEAT.value,
-    )
-
-
-def main(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> dict[str, Any] | None:
+def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Runs a study to its end, prints its table and writes its report.
 
     Args:
@@ -129,7 +104,7 @@ def main(
         workdir: the study's folder.
 
     Returns:
-        What `results.json` holds; None in a process that is not the first.
+        What `results.json` holds.
     """
     # Imported late, so that a typo on the command line is answered at once.
     from experiments import check, report, results, runtime, study
@@ -137,9 +112,6 @@ def main(
     console = Console()
     check.check(config)
     config = ml_collections.FrozenConfigDict(config)
-    if not runtime.is_leader():
-        study.follow(config, workdir)
-        return None
     check.open_workdir(config, workdir)
     with runtime.only_process(workdir):
         runtime.write_json(workdir / "versions.json", results.versions())
@@ -199,8 +171,6 @@ def _absl_main(config_flag, arguments: list[str]) -> None:
         if argument.startswith("--config=")
     )
     workdir = pathlib.Path(WORKDIR.value or default_workdir(value))
-    if DISTRIBUTED.value:
-        join_processes()
     try:
         main(config_flag.value, workdir)
     except KeyboardInterrupt:

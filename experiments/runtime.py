@@ -94,29 +94,6 @@ def commit() -> str | None:
         return None  # an installed package has no history
 
 
-def is_leader() -> bool:
-    """Returns whether this process is the only one, or the first of several."""
-    return jax.process_index() == 0
-
-
-@contextlib.contextmanager
-def leader_first(marker: pathlib.Path) -> Iterator[None]:
-    """Lets the first process make what is kept on disk before the others read it.
-
-    A process that dies meanwhile ends the others by its missing heartbeat.
-
-    Args:
-        marker: a file that says that it is made; one that an earlier run has left is as
-            good.
-    """
-    while not is_leader() and not marker.exists():
-        time.sleep(0.1)
-    yield
-    if is_leader() and jax.process_count() > 1:
-        with atomic(marker):
-            pass
-
-
 def constraint_of(objective: FrozenConfigDict):
     """Returns the prototype constraint that an objective names, as a defence."""
     margin = objective.margin
@@ -231,7 +208,7 @@ class MetricsLog:
 
     def _forget(self, start: int) -> None:
         """Removes what a killed run wrote of dispatches that are now done again."""
-        if not self.path.exists() or not is_leader():
+        if not self.path.exists():
             return
         lines = self.path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if not self._later(line, start)]
@@ -271,9 +248,8 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Writes what has gathered since the last flush."""
-        if is_leader():
-            with self.path.open("a") as file:
-                file.writelines(line + "\n" for line in self.lines)
+        with self.path.open("a") as file:
+            file.writelines(line + "\n" for line in self.lines)
         self.lines.clear()
 
     def resume_timing(self) -> None:

@@ -131,26 +131,6 @@ def _todo(config, workdir: pathlib.Path) -> list[Job]:
     return [job for job in jobs(config) if not (workdir / job.row).exists()]
 
 
-def follow(config, workdir: pathlib.Path) -> None:
-    """Does a process's share of a study that the first of several processes runs.
-
-    It trains the nodes that live on its devices, and leaves the rest to the first.
-
-    Args:
-        config: as in `run`.
-        workdir: the study's folder, which all processes see.
-    """
-    progress = Progress(console=Console(quiet=True))
-    context = Context(config, workdir, progress, progress.add_task("following"))
-    for job in _todo(config, workdir):
-        if job.federation and not _saved(context, job):
-            cell = job.student_cell
-            distilled = workdir / job.student
-            with runtime.leader_first(distilled / federated.READY):
-                model = cells.build_model(context, config.student, cell)
-            federated.distil(context, job.student, cell, ARMS[job.kind], model)
-
-
 def preflight(context: Context, todo: list[Job]) -> None:
     """Raises on what only the data can tell is impossible, before anything is trained.
 

@@ -8,6 +8,8 @@ Without an argument: 4 nodes, as published, IID and with label skew (Dirichlet 0
 rare word in 5 % of the rows. `hostile`: 8 nodes, 2 of which hold all the poison and
 replace the model (their updates times 4), under each aggregation rule. `long`: 10 nodes
 and 100 rounds.
+
+Not yet run by us.
 """
 
 from experiments.configs import pilot

@@ -5,6 +5,8 @@
 Ring, exponential and complete graphs, nodes by themselves (`local`), and a complete
 graph in which 2 of 8 nodes are hostile, mixed plainly and robustly. Each node ends with
 a student of its own; figures are means over the honest nodes.
+
+Not yet run by us.
 """
 
 from experiments.configs import pilot
