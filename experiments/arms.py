@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from experiments import cells
+from experiments import cells, ingredients
 from experiments.cells import Cell
 from experiments.quarantine import Verdict, judge, judge_rows
 from experiments.runtime import Context
@@ -74,7 +74,7 @@ def _distil(context: Context, assignment: str = "", weight: float | None = None)
     )
 
 
-def _columns(transfer: cells.Transfer) -> dict[str, np.ndarray]:
+def _columns(transfer: ingredients.Transfer) -> dict[str, np.ndarray]:
     """Returns the columns that every distilled student sees."""
     return {
         "teacher_logits": transfer.logits,
@@ -84,7 +84,7 @@ def _columns(transfer: cells.Transfer) -> dict[str, np.ndarray]:
 
 def plain(context: Context, cell: Cell) -> Recipe:
     """Distils from whatever the teacher says."""
-    transfer = cells.transfer(context, cell)
+    transfer = ingredients.transfer(context, cell)
     return Recipe(transfer.examples, _columns(transfer), _distil(context))
 
 
@@ -97,7 +97,7 @@ def nearest(context: Context, cell: Cell) -> Recipe:
     """Adds the published constraint: near any prototype of the teacher's."""
     return plain(context, cell)._replace(
         objective=_distil(context, "nearest", context.config.nearest.weight),
-        prototypes=cells.held_prototypes(context, cell),
+        prototypes=ingredients.held_prototypes(context, cell),
     )
 
 
@@ -155,9 +155,9 @@ def _defended(context: Context, cell: Cell, verdict: Verdict) -> Recipe:
     too, is taken out with the help of the references.
     """
     config = context.config
-    transfer = cells.transfer(context, cell)
+    transfer = ingredients.transfer(context, cell)
     bias = calibration.calibrate_bias(
-        cells.reference_outputs(context, cell).logits,
+        ingredients.reference_outputs(context, cell).logits,
         cells.task_data(context, cell.task, cell.seed).splits.references.labels,
     )
     targets = consistency.quarantine_targets(
@@ -168,7 +168,7 @@ def _defended(context: Context, cell: Cell, verdict: Verdict) -> Recipe:
         verdict.anchor_classes,
         action=config.quarantine.action,
     )
-    held = cells.held_prototypes(context, cell)
+    held = ingredients.held_prototypes(context, cell)
     recipe = Recipe(
         examples=transfer.examples._replace(labels=np.asarray(targets.labels)),
         columns={
@@ -199,7 +199,7 @@ def _with_references(context: Context, cell: Cell, recipe: Recipe) -> Recipe:
     logit = REFERENCE_LOG_ODDS + np.log(task.num_labels - 1)
     columns = {
         "teacher_logits": logit * np.eye(task.num_labels)[labels],
-        "teacher_features": cells.reference_outputs(context, cell).features[rows],
+        "teacher_features": ingredients.reference_outputs(context, cell).features[rows],
         "anchors": labels,
     }
     return recipe._replace(

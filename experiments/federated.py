@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
-from experiments import cells, runtime
+from experiments import cells, ingredients, runtime
 from experiments.arms import ARMS, Arm, Recipe
 from experiments.cells import Cell
 from experiments.runtime import Context
@@ -79,7 +79,7 @@ def node_recipes(context: Context, cell: Cell, arm: Arm) -> list[Recipe]:
         # The same program runs on all nodes: a hostile one differs in its columns only.
         mine, held = recipes[node], honest.prototypes
         if held is not None:
-            held = cells.held_prototypes(context, cell._replace(node=int(node)))
+            held = ingredients.held_prototypes(context, cell._replace(node=int(node)))
         recipes[node] = mine._replace(
             columns={
                 name: mine.columns.get(name, mine.examples.labels)
@@ -109,7 +109,9 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
     recipes = node_recipes(context, cell, arm)
     hostile = hostile_nodes(section, cell, arm)
     context.describe(name)
-    tokens = [cells.tokenize(context, model, recipe.examples) for recipe in recipes]
+    tokens = [
+        ingredients.tokenize(context, model, recipe.examples) for recipe in recipes
+    ]
     rounds = federation.plan_rounds(
         [found.lengths for found in tokens],
         num_rounds=section.rounds,
@@ -280,7 +282,7 @@ def _start(context, cell, section, model, recipes, plan, mesh, optimizer) -> Fed
         training.init_state(
             params,
             optimizer,
-            num_steps=max(1, sum(_steps(item.rows[node]) for item in plan)),
+            num_steps=max(1, batches.num_steps(_of_node(plan, node))),
             seed=cell.seed * section.nodes + node,
             prototypes=recipe.prototypes,
         )
@@ -289,9 +291,9 @@ def _start(context, cell, section, model, recipes, plan, mesh, optimizer) -> Fed
     return federation.init_federation(states, mesh, server=mixing_of(section) is None)
 
 
-def _steps(rows: np.ndarray) -> int:
-    """Returns how many of the batches `[steps, batch]` hold a row."""
-    return int((rows >= 0).any(axis=1).sum())
+def _of_node(plan: list[batches.Dispatch], node: int) -> list[batches.Dispatch]:
+    """Returns the dispatches of one node."""
+    return [batches.Dispatch(length, rows[node]) for length, rows in plan]
 
 
 def _for_log(plan: list[batches.Dispatch]) -> list[batches.Dispatch]:
@@ -387,7 +389,7 @@ def _merge_prototypes(context, cell, section, mesh, hostile, state) -> Federatio
         sent.append(communication.decode(message))
     # Layers first: each is merged by itself.
     layers = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), nodes.stack(sent))
-    features = cells.reference_outputs(context, cell).features
+    features = ingredients.reference_outputs(context, cell).features
     merged = [
         matching.merge_prototypes(
             nodes.unstack(layers, layer), rule, metric=config.metric
@@ -418,7 +420,7 @@ def prototype_error(context: Context, cell: Cell) -> float:
     """
     section = context.config.federations[cell.federation]
     owner = cell.whole if section.prototypes == "server" else cell
-    held = cells.constraint_prototypes(context, owner)
+    held = ingredients.constraint_prototypes(context, owner)
     received = communication.decode(
         communication.encode(held, precision=section.prototype_precision)
     )
@@ -460,7 +462,7 @@ def traffic(
         splits = cells.task_data(context, cell.task, cell.seed).splits
         anchor = communication.text_bytes(splits.references)
     elif recipe.verdict is not None:
-        anchor = communication.num_bytes(cells.anchor(context, cell).model.params)
+        anchor = communication.num_bytes(ingredients.anchor(context, cell).model.params)
     local = section.prototypes == "local"
     merges = section.rounds // section.merge_prototypes_every if local else 0
     found = {

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from experiments import cells, runtime
+from experiments import cells, ingredients, runtime
 from experiments.cells import Cell
 from experiments.runtime import Context
 from protojax import consistency, data, prototypes, teacher
@@ -48,13 +48,13 @@ def judge(context: Context, cell: Cell, objective: FrozenConfigDict) -> Verdict:
         objective: how a student is warmed up, where its features are a space.
     """
     config = context.config.quarantine
-    transfer = cells.transfer(context, cell)
+    transfer = ingredients.transfer(context, cell)
     references = cells.task_data(context, cell.task, cell.seed).splits.references
-    rows = cells.anchor(context, cell).calibration
+    rows = ingredients.anchor(context, cell).calibration
     calibration = data.take(references, rows)
-    outputs = cells.reference_outputs(context, cell)
-    classes, logits = cells.anchor_view(context, cell, transfer.examples)
-    reference_classes, _ = cells.anchor_view(context, cell, calibration)
+    outputs = ingredients.reference_outputs(context, cell)
+    classes, logits = ingredients.anchor_view(context, cell, transfer.examples)
+    reference_classes, _ = ingredients.anchor_view(context, cell, calibration)
     scores, claimed = {groups: [] for groups in config.groups}, None
     for space in config.spaces:
         if space == "teacher":
@@ -86,12 +86,12 @@ def judge(context: Context, cell: Cell, objective: FrozenConfigDict) -> Verdict:
 
 def judge_rows(context: Context, cell: Cell) -> Verdict:
     """Tests each transfer row by itself: does the anchor find its claim improbable?"""
-    transfer = cells.transfer(context, cell)
+    transfer = ingredients.transfer(context, cell)
     references = cells.task_data(context, cell.task, cell.seed).splits.references
-    rows = cells.anchor(context, cell).calibration
-    classes, logits = cells.anchor_view(context, cell, transfer.examples)
-    _, held = cells.anchor_view(context, cell, data.take(references, rows))
-    outputs = cells.reference_outputs(context, cell)
+    rows = ingredients.anchor(context, cell).calibration
+    classes, logits = ingredients.anchor_view(context, cell, transfer.examples)
+    _, held = ingredients.anchor_view(context, cell, data.take(references, rows))
+    outputs = ingredients.reference_outputs(context, cell)
     verdict = consistency.sample_gate(
         runtime.posterior(logits),
         transfer.logits.argmax(-1),
@@ -131,14 +131,14 @@ def _neighbours(context: Context, cell: Cell, transfer, refs, expected) -> Score
 
 def _tokens(context: Context, cell: Cell, transfer, refs, expected) -> Scores:
     """Scores rows by the rows that share a token and the claim."""
-    judge = cells.anchor(context, cell)
+    judge = ingredients.anchor(context, cell)
     references = cells.task_data(context, cell.task, cell.seed).splits.references
     found = []
     for examples in (
-        cells.transfer(context, cell).examples,
+        ingredients.transfer(context, cell).examples,
         data.take(references, judge.calibration),
     ):
-        tokens = cells.tokenize(context, judge.model, examples)
+        tokens = ingredients.tokenize(context, judge.model, examples)
         held = np.arange(tokens.input_ids.shape[1]) < tokens.lengths[:, None]
         # [CLS] and [SEP] are in every row and tell nothing; [UNK] may be a trigger.
         tokenizer = judge.model.tokenizer
@@ -185,10 +185,10 @@ def _student_features(context: Context, cell: Cell, objective: FrozenConfigDict)
     An attacker of the teacher's channel controls the teacher's hidden states; he does
     not control the student's.
     """
-    transfer = cells.transfer(context, cell)
+    transfer = ingredients.transfer(context, cell)
     references = cells.task_data(context, cell.task, cell.seed).splits.references
     everything = data.concatenate(transfer.examples, references)
-    model = cells.build_model(context, context.config.student, cell)
+    model = ingredients.build_model(context, context.config.student, cell)
     outputs = teacher.cached_outputs(
         context.workdir / cell.folder / "warmup.safetensors",
         teacher.cache_key(
@@ -206,13 +206,13 @@ def _warm_up(context: Context, cell: Cell, objective, model: Model, everything):
     """Distils a student for a short while and returns its outputs over all rows."""
     config, name = context.config, f"{cell.folder}/warmup"
     context.describe(name)
-    transfer = cells.transfer(context, cell)
+    transfer = ingredients.transfer(context, cell)
     epochs = config.quarantine.warmup_epochs
     trained = runtime.train(
         context,
         name,
         model,
-        cells.tokenize(context, model, transfer.examples),
+        ingredients.tokenize(context, model, transfer.examples),
         transfer.examples.labels,
         FrozenConfigDict({**config.student.to_dict(), "epochs": epochs}),
         seed=cell.seed,
@@ -222,7 +222,7 @@ def _warm_up(context: Context, cell: Cell, objective, model: Model, everything):
         teacher_features=transfer.features,
     )
     outputs = runtime.predict(
-        context, model, trained.params, cells.tokenize(context, model, everything)
+        context, model, trained.params, ingredients.tokenize(context, model, everything)
     )
     runtime.forget_checkpoints(context, name)
     return outputs

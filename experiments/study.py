@@ -22,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments import arms, cells, federated, runtime, tasks
+from experiments import arms, cells, federated, ingredients, runtime, tasks
 from experiments.arms import ARMS
 from experiments.cells import Cell
 from experiments.runtime import Context
@@ -178,7 +178,7 @@ def _work(context: Context, todo: list[Job]) -> float:
     for job in todo:
         splits = cells.task_data(context, job.cell.task, job.cell.seed).splits
         rows, few = len(splits.transfer.texts), len(splits.references.texts)
-        teacher = cells.teacher_cell(context, job.student_cell).folder
+        teacher = ingredients.teacher_cell(context, job.student_cell).folder
         held_out = round(few * config.quarantine.calibration_share)
         needed = {job.student: (config.student, rows * config.student.epochs)}
         if job.kind == "references":
@@ -205,7 +205,7 @@ def _work(context: Context, todo: list[Job]) -> float:
 def _model_config(context: Context, section, task: str) -> models.EncoderConfig:
     """Returns the config of a section's model on a task, read once for all seeds."""
     cell = Cell(task, context.config.seeds[0], None)
-    return cells.build_model(context, section, cell).config
+    return ingredients.build_model(context, section, cell).config
 
 
 def _saved(context: Context, job: Job) -> list[pathlib.Path]:
@@ -222,10 +222,12 @@ def students(context: Context, job: Job) -> tuple[list[models.Model], dict[str, 
     config, cell = context.config, job.student_cell
     folder = context.workdir / job.student
     if saved := _saved(context, job):
-        found = [cells.load_model(context, s, config.student, cell) for s in saved]
+        found = [
+            ingredients.load_model(context, s, config.student, cell) for s in saved
+        ]
         return found, json.loads((folder / DONE).read_text())
     context.describe(job.student)
-    untrained = cells.build_model(context, config.student, cell)
+    untrained = ingredients.build_model(context, config.student, cell)
     distil = federated.distil if job.federation else _distil
     done = distil(context, job.student, cell, ARMS[job.kind], untrained)
     found = [untrained._replace(params=params["model"]) for params in done.params]
@@ -270,7 +272,7 @@ def _distil(
         context,
         name,
         model,
-        cells.tokenize(context, model, recipe.examples),
+        ingredients.tokenize(context, model, recipe.examples),
         recipe.examples.labels,
         section,
         seed=cell.seed,
@@ -355,7 +357,7 @@ def _predict(
     context: Context, task, found: list[models.Model], examples
 ) -> list[np.ndarray]:
     """Returns what each student says of some rows: classes or scores."""
-    tokens = cells.tokenize(context, found[0], examples)
+    tokens = ingredients.tokenize(context, found[0], examples)
     outputs = [runtime.predict(context, m, m.params, tokens)[0] for m in found]
     if task.problem == "regression":
         return [logits[:, 0] for logits in outputs]

@@ -7,22 +7,20 @@ not UTF-8, rows without text) are counted and logged.
 """
 
 import collections
-import csv
 import difflib
-import json
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
-import pyarrow.parquet
 import scipy.stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from experiments import readers
 from protojax import _validate
 from protojax.base import Examples
 from protojax.data import sample_rows, take
@@ -174,15 +172,18 @@ def load_task(name: str, *, root: str = "") -> tuple[Examples, Examples, Task]:
     if not root and task.hub:
         return _load(task, *_hub_splits(task))
     folder = (Path(root) if root else _BUNDLED) / task.name
-    train = _find(folder, "train")
+    train = readers.find(folder, "train")
     if train is None:
+        suffixes = ",".join(readers.READERS)
         raise FileNotFoundError(
-            f"Expected {folder}/train.{{{','.join(_READERS)}}}, found no such file"
+            f"Expected {folder}/train.{{{suffixes}}}, found no such file"
             + ("." if root else f": {name} is not on the hub, set data.root.")
         )
     stems = dict.fromkeys((task.test, "validation", "test"))
-    tests = (path for stem in stems if (path := _find(folder, stem)))
-    return _load(task, _file(train), *map(_file, list(tests)[:1]))
+    tests = (path for stem in stems if (path := readers.find(folder, stem)))
+    return _load(
+        task, readers.open_file(train), *map(readers.open_file, list(tests)[:1])
+    )
 
 
 def load_files(
@@ -222,17 +223,10 @@ def load_files(
         "files", text, pair, label, (), problem, metrics=(metric,), source=source
     )
     paths = [Path(path) for path in (train, test) if path]
-    examples, held_out, task = _load(task, *map(_file, paths))
+    examples, held_out, task = _load(task, *map(readers.open_file, paths))
     known = task.num_labels <= 2 or metric != "f1"
     _validate.require(known, "num_labels", task.num_labels, "<= 2 for metric='f1'")
     return examples, held_out, task
-
-
-class _Source(NamedTuple):
-    """What to call a source of rows in an error, and its rows."""
-
-    name: str
-    rows: Iterable[tuple[int, dict[str, Any]]]  # line or row number, columns
 
 
 class _Table(NamedTuple):
@@ -246,13 +240,15 @@ class _Table(NamedTuple):
     origins: list[str] | None = None
 
 
-def _hub_splits(task: Task) -> tuple[_Source, _Source]:
+def _hub_splits(task: Task) -> tuple[readers.Source, readers.Source]:
     """The two splits of a task on the hub."""
     name, config = task.hub
     try:
         splits = datasets.load_dataset(name, config)
         return tuple(
-            _Source(f"{name}, split {split}", enumerate(splits[split].to_list(), 1))
+            readers.Source(
+                f"{name}, split {split}", enumerate(splits[split].to_list(), 1)
+            )
             for split in ("train", task.test)
         )
     except Exception as error:  # the hub's client raises errors of many libraries
@@ -263,108 +259,8 @@ def _hub_splits(task: Task) -> tuple[_Source, _Source]:
         ) from error
 
 
-def _find(folder: Path, stem: str) -> Path | None:
-    """The one file of that stem in a format that can be read, or None."""
-    paths = [folder / f"{stem}.{suffix}" for suffix in _READERS]
-    found = [path for path in paths if path.exists()]
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise ValueError(f"Expected one file {stem}.* in {folder}, found {names}.")
-    return found[0] if found else None
-
-
-def _file(path: Path) -> _Source:
-    """The rows of a local file, read as its suffix says."""
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected a file at {path}, found none.")
-    reader = _READERS.get(path.suffix.removeprefix("."))
-    if reader is None:
-        raise ValueError(f"Expected {path} to end in one of {', '.join(_READERS)}.")
-    return _Source(str(path), reader(path))
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a file; bytes that are not UTF-8 are replaced and counted."""
-    replaced = 0
-    with path.open("rb") as file:
-        for number, raw in enumerate(file):
-            raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 0 else raw
-            try:
-                yield raw.decode()
-            except UnicodeDecodeError:
-                replaced += 1
-                yield raw.decode(errors="replace")
-    if replaced:
-        _logger.warning("%s: replaced bytes in %d lines not UTF-8.", path, replaced)
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
-    """One JSON object a line."""
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number}: not JSON: {error}.") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: expected an object {{...}}.")
-        yield number, row
-
-
-def _read_csv(path: Path) -> Iterator[tuple[int, dict]]:
-    """Comma-separated fields, quoted where need be."""
-    # A field may be longer than the csv module's own limit; a quote left open must not
-    # swallow the rest of the file, hence strict.
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(_lines(path), strict=True)
-    try:
-        yield from _named_fields(path, ((reader.line_num, row) for row in reader))
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: {error}.") from error
-
-
-def _read_tsv(path: Path) -> Iterator[tuple[int, dict]]:
-    """Tab-separated fields, never quoted: a quotation mark is part of the text."""
-    lines = (line.rstrip("\r\n") for line in _lines(path))
-    fields = ((n, line.split("\t") if line else []) for n, line in enumerate(lines, 1))
-    yield from _named_fields(path, fields)
-
-
-def _named_fields(
-    path: Path, lines: Iterable[tuple[int, list[str]]]
-) -> Iterator[tuple[int, dict]]:
-    """Lists of fields, the header first -> rows."""
-    lines = ((number, fields) for number, fields in lines if fields)
-    _, header = next(lines, (0, []))
-    for number, fields in lines:
-        if len(fields) != len(header):
-            raise ValueError(
-                f"{path}, line {number}: expected {len(header)} fields "
-                f"({', '.join(header)}), found {len(fields)}."
-            )
-        yield number, dict(zip(header, fields, strict=True))
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, dict]]:
-    """All rows of a parquet file."""
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path}: not a parquet file: {error}") from error
-    yield from enumerate(table.to_pylist(), 1)
-
-
-_READERS: dict[str, Callable[[Path], Iterator[tuple[int, dict]]]] = {
-    "jsonl": _read_jsonl,
-    "csv": _read_csv,
-    "tsv": _read_tsv,
-    "parquet": _read_parquet,
-}
-
-
 def _load(
-    task: Task, train: _Source, test: _Source | None = None
+    task: Task, train: readers.Source, test: readers.Source | None = None
 ) -> tuple[Examples, Examples, Task]:
     """Reads, checks and numbers the rows of a task; holds out a test set if need be."""
     tables = [_read_table(train, task)]
@@ -400,7 +296,7 @@ def _hold_out(
     return take(examples, kept), take(examples, np.sort(held_out))
 
 
-def _read_table(source: _Source, task: Task) -> _Table:
+def _read_table(source: readers.Source, task: Task) -> _Table:
     """Reads the columns of a task; repairs what can be, and counts it."""
     names = [name for name in (task.text, task.pair) if name]
     table = _Table(

@@ -16,30 +16,13 @@ rest. All arithmetic is float32, and no rule builds a `[nodes, all parameters]` 
 what concerns whole updates (norms, distances) is summed leaf by leaf.
 """
 
-import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from protojax import _validate
+from protojax import _reductions, _validate
 from protojax.base import Array, PyTree
-from protojax.geometry import TINY
-
-
-class _Nodes(NamedTuple):
-    """The nodes that a rule listens to.
-
-    Attributes:
-        where: `[nodes]`, bool.
-        weights: `[nodes]`, float32, zero outside `where`.
-        excluded: scalar, present nodes that sent what is not finite.
-    """
-
-    where: Array
-    weights: Array
-    excluded: Array
 
 
 def mean(
@@ -65,8 +48,8 @@ def mean(
     References:
         McMahan et al., 2017, arXiv:1602.05629.
     """
-    where, weights = _defaults(updates, weights, where)
-    return _weighted_mean(updates, jnp.where(where, weights, 0.0))
+    where, weights = _reductions.defaults(updates, weights, where)
+    return _reductions.weighted_mean(updates, jnp.where(where, weights, 0.0))
 
 
 def coordinate_median(
@@ -98,15 +81,9 @@ def coordinate_median(
     References:
         Yin et al., 2018, arXiv:1803.01498.
     """
-    nodes = _audible(updates, weights, where)
-    count = jnp.sum(nodes.where)
-    # Both middle ranks; the same one where the number is odd.
-    low, high = (count - 1) // 2, count // 2
-
-    def middle(ranks: Array) -> Array:
-        return (ranks >= low) & (ranks <= high)
-
-    return _mean_of_ranks(updates, nodes.where, middle)
+    return _reductions.median(
+        updates, _reductions.audible(updates, weights, where).where
+    )
 
 
 def trimmed_mean(
@@ -149,13 +126,13 @@ def trimmed_mean(
     References:
         Yin et al., 2018, arXiv:1803.01498.
     """
-    _require_nodes(updates, num_byzantine, 2 * num_byzantine + 1)
-    nodes = _audible(updates, weights, where)
+    _reductions.require_nodes(updates, num_byzantine, 2 * num_byzantine + 1)
+    nodes = _reductions.audible(updates, weights, where)
     count = jnp.sum(nodes.where)
     # Absent nodes may leave too few to trim that many: then the middle ones stay.
     most = jnp.maximum(count - 1, 0) // 2
     trim = jnp.clip(num_byzantine - nodes.excluded, 0, most)
-    return _mean_of_ranks(
+    return _reductions.mean_of_ranks(
         updates, nodes.where, lambda ranks: (ranks >= trim) & (ranks < count - trim)
     )
 
@@ -252,15 +229,15 @@ def multi_krum(
     References:
         Blanchard et al., 2017, arXiv:1703.02757.
     """
-    num_nodes = _require_nodes(updates, num_byzantine, 2 * num_byzantine + 3)
+    num_nodes = _reductions.require_nodes(updates, num_byzantine, 2 * num_byzantine + 3)
     if num_selected is None:
         num_selected = num_nodes - num_byzantine - 2
     most = num_nodes - num_byzantine
     _validate.require(
         1 <= num_selected <= most, "num_selected", num_selected, f"in 1..{most}, n - f"
     )
-    nodes = _audible(updates, weights, where)
-    squares = _squared_distances(updates, nodes)
+    nodes = _reductions.audible(updates, weights, where)
+    squares = _reductions.squared_distances(updates, nodes)
     near = jnp.sum(nodes.where) - (num_byzantine - nodes.excluded).clip(0) - 2
     # A node's nearest is itself, at distance 0: one more rank, nothing more to the sum.
     ranks = jnp.arange(num_nodes) <= jnp.maximum(near, 1)
@@ -269,7 +246,7 @@ def multi_krum(
     scores = jnp.minimum(scores, jnp.finfo(jnp.float32).max)
     order = jnp.argsort(jnp.where(nodes.where, scores, jnp.inf), stable=True)
     chosen = jnp.zeros(num_nodes, bool).at[order[:num_selected]].set(True)
-    return _weighted_mean(updates, jnp.float32(chosen & nodes.where))
+    return _reductions.weighted_mean(updates, jnp.float32(chosen & nodes.where))
 
 
 def geometric_median(
@@ -318,13 +295,15 @@ def geometric_median(
         mean. The median is nearer where a node sends numbers that are huge.
     """
     _validate.positive(num_iters=num_iters, smoothing=smoothing)
-    nodes = _audible(updates, weights, where)
+    nodes = _reductions.audible(updates, weights, where)
 
     def step(_, centre: PyTree) -> PyTree:
-        norms = _norms(updates, nodes.where, centre)
-        return _weighted_mean(updates, nodes.weights / jnp.maximum(smoothing, norms))
+        norms = _reductions.norms(updates, nodes.where, centre)
+        return _reductions.weighted_mean(
+            updates, nodes.weights / jnp.maximum(smoothing, norms)
+        )
 
-    start = coordinate_median(updates, where=where)
+    start = _reductions.median(updates, nodes.where)
     return jax.lax.fori_loop(0, num_iters, step, start)
 
 
@@ -377,11 +356,11 @@ def centred_clipping(
     _validate.positive(num_iters=num_iters)
     if radius is not None:
         _validate.positive(radius=radius)
-    nodes = _audible(updates, weights, where)
+    nodes = _reductions.audible(updates, weights, where)
 
     def step(_, centre: PyTree) -> PyTree:
         moves = jax.tree.map(lambda leaf, middle: leaf - middle, updates, centre)
-        moved = _mean_of_clipped(moves, nodes, radius)
+        moved = _reductions.mean_of_clipped(moves, nodes, radius)
         return jax.tree.map(jnp.add, centre, moved)
 
     start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], jnp.float32), updates)
@@ -430,7 +409,9 @@ def norm_clipping(
     """
     if max_norm is not None:
         _validate.positive(max_norm=max_norm)
-    return _mean_of_clipped(updates, _audible(updates, weights, where), max_norm)
+    return _reductions.mean_of_clipped(
+        updates, _reductions.audible(updates, weights, where), max_norm
+    )
 
 
 AGGREGATORS: dict[str, Callable[..., PyTree]] = {
@@ -443,139 +424,3 @@ AGGREGATORS: dict[str, Callable[..., PyTree]] = {
     "centred_clipping": centred_clipping,
     "norm_clipping": norm_clipping,
 }
-
-
-def _num_nodes(updates: PyTree) -> int:
-    """Returns how many nodes there are, the same in each leaf."""
-    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(updates)}
-    if len(sizes) != 1:
-        raise ValueError(f"Expected one number of nodes in all leaves, found {sizes}.")
-    return sizes.pop()
-
-
-def _require_nodes(updates: PyTree, num_byzantine: int, least: int) -> int:
-    """Returns how many nodes there are, if they are enough."""
-    _validate.non_negative(num_byzantine=num_byzantine)
-    num_nodes = _num_nodes(updates)
-    _validate.require(
-        num_nodes >= least,
-        "num_nodes",
-        num_nodes,
-        f">= {least} to stand num_byzantine={num_byzantine}",
-    )
-    return num_nodes
-
-
-def _defaults(
-    updates: PyTree, weights: Array | None, where: Array | None
-) -> tuple[Array, Array]:
-    """Returns which nodes take part, and their weights."""
-    num_nodes = _num_nodes(updates)
-    where = jnp.ones(num_nodes, bool) if where is None else jnp.asarray(where, bool)
-    weights = jnp.ones(num_nodes) if weights is None else jnp.float32(weights)
-    for name, array in (("where", where), ("weights", weights)):
-        _validate.require(
-            array.shape == (num_nodes,), f"{name}.shape", array.shape, f"({num_nodes},)"
-        )
-    return where, weights
-
-
-def _audible(updates: PyTree, weights: Array | None, where: Array | None) -> _Nodes:
-    """Returns the nodes without those that sent what is not finite, or squares to it.
-
-    A norm that overflows would lose every comparison it takes part in, or spoil it.
-    """
-    present, weights = _defaults(updates, weights, where)
-    where = present & jnp.isfinite(_norms(updates, present))
-    return _Nodes(where, jnp.where(where, weights, 0.0), jnp.sum(present & ~where))
-
-
-def _rows(leaf: Array, where: Array) -> Array:
-    """Returns a leaf as float32 `[nodes, size]`, zero outside `where`."""
-    leaf = leaf.reshape(leaf.shape[0], -1).astype(jnp.float32)
-    # A product would keep the NaN of a node that is out.
-    return jnp.where(where[:, None], leaf, 0.0)
-
-
-def _norms(updates: PyTree, where: Array, centre: PyTree | None = None) -> Array:
-    """Returns `[nodes]`, the norm of each update, or its distance from a centre."""
-    if centre is not None:
-        updates = jax.tree.map(lambda leaf, middle: leaf - middle, updates, centre)
-    squares = [
-        jnp.sum(jnp.square(_rows(leaf, where)), axis=1)
-        for leaf in jax.tree.leaves(updates)
-    ]
-    return jnp.sqrt(sum(squares))
-
-
-def _weighted_mean(updates: PyTree, weights: Array) -> PyTree:
-    """Returns Σ w u / Σ w over the nodes whose weight is not zero."""
-    shares = weights / jnp.maximum(jnp.sum(weights), TINY)
-
-    def average(leaf: Array) -> Array:
-        rows = _rows(leaf, weights != 0)
-        return jnp.matmul(shares, rows, precision="highest").reshape(leaf.shape[1:])
-
-    return jax.tree.map(average, updates)
-
-
-def _mean_of_clipped(updates: PyTree, nodes: _Nodes, bound: float | None) -> PyTree:
-    """Returns the weighted mean of updates shortened to a bound, or to their median."""
-    norms = _norms(updates, nodes.where)
-    if bound is None:
-        bound = coordinate_median(norms[:, None], where=nodes.where)[0]
-    scales = jnp.minimum(1.0, bound / jnp.maximum(norms, TINY))
-    clipped = jax.tree.map(
-        lambda leaf: (
-            _rows(leaf, nodes.where).reshape(leaf.shape)
-            * scales.reshape(-1, *(1,) * (leaf.ndim - 1))
-        ),
-        updates,
-    )
-    return _weighted_mean(clipped, nodes.weights)
-
-
-def _mean_of_ranks(
-    updates: PyTree, where: Array, chosen: Callable[[Array], Array]
-) -> PyTree:
-    """Returns each coordinate's mean over the ranks chosen among the nodes in `where`.
-
-    Args:
-        updates: a tree of `[nodes, ...]`.
-        where: `[nodes]`, bool.
-        chosen: ranks `[nodes]` from 0, least first -> bool `[nodes]`; those from the
-            number of nodes in `where` on are of nodes that are out.
-    """
-    ranks = jnp.arange(len(where))
-    weights = jnp.float32(chosen(ranks) & (ranks < jnp.sum(where)))
-
-    def average(leaf: Array) -> Array:
-        # The nodes that are out come last in every coordinate.
-        rows = leaf.reshape(leaf.shape[0], -1).astype(jnp.float32)
-        ordered = jnp.sort(jnp.where(where[:, None], rows, jnp.inf), axis=0)
-        return _weighted_mean(ordered, weights).reshape(leaf.shape[1:])
-
-    return jax.tree.map(average, updates)
-
-
-def _squared_distances(updates: PyTree, nodes: _Nodes) -> Array:
-    """Returns `[nodes, nodes]`, inf to and from nodes that are out.
-
-    By the expanded square of updates centred on their median: near the honest nodes it
-    loses no digits to what they have in common, whatever the others send.
-    """
-    middle = coordinate_median(updates, where=nodes.where)
-
-    def products(leaf: Array, middle: Array) -> Array:
-        rows = _rows(leaf - middle, nodes.where)
-        return jnp.matmul(rows, rows.T, precision="highest")
-
-    gram = functools.reduce(
-        jnp.add, jax.tree.leaves(jax.tree.map(products, updates, middle))
-    )
-    squares = jnp.diagonal(gram)[:, None] + jnp.diagonal(gram) - 2 * gram
-    squares = jnp.where(jnp.isnan(squares), jnp.inf, jnp.maximum(squares, 0.0))
-    # Exact, whatever was rounded: a node is where it is.
-    squares = jnp.where(jnp.eye(len(squares), dtype=bool), 0.0, squares)
-    both = nodes.where[:, None] & nodes.where
-    return jnp.where(both, squares, jnp.inf)

@@ -1,14 +1,28 @@
-"""Settings of the whole suite: quick compilation."""
+"""Settings of the whole suite: quick compilation, and each program only once."""
 
+import atexit
+import importlib.metadata
 import os
+import shutil
+import tempfile
 
 # Nearly all of the suite's time is compilation of tiny programs that run once. Set
 # before jax is imported; the doctests of the library share this file.
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_backend_optimization_level=0",
-        # Nodes live on devices; those of one CPU are emulated.
-        "--xla_force_host_platform_device_count=8",
-    ]
-)
+flags = [
+    os.environ.get("XLA_FLAGS", ""),
+    "--xla_backend_optimization_level=0",
+    # Nodes live on devices; those of one CPU are emulated.
+    "--xla_force_host_platform_device_count=8",
+]
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    # Takes half of the compilation's time; later versions refuse it, and are as quick.
+    flags.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join(flags)
+
+# Studies begin with empty memories in many tests, and the workers share programs.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    folder = tempfile.mkdtemp(prefix="protojax-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

@@ -8,13 +8,13 @@ import ml_collections
 import numpy as np
 import pytest
 
-from experiments import cells, check, federated, runtime, study
+from experiments import cells, check, federated, ingredients, runtime
 from experiments.arms import ARMS
 from experiments.cells import Cell
 from experiments.defaults import federation
-from protojax import communication, node_checkpoint, prototypes, training
+from protojax import communication, node_checkpoint, prototypes
 from protojax.models import hf
-from tests.test_study import forget, run, tiny
+from tests.test_study import forget, run, run_killed, tiny
 
 FEDERATIONS = {
     "three": {"nodes": 3, "rounds": 2},
@@ -43,7 +43,9 @@ def make_config(folder, **changes):
         name: federation(**settings) for name, settings in FEDERATIONS.items()
     }
     del config.attacks["logits"]
-    # Every node has shapes of its own, so each kind of group is compiled anew for each.
+    # Whatever has a shape of its own is compiled anew: of three nodes that are dealt 70
+    # rows each none has.
+    config.data.transfer_rows, config.data.buckets = 210, (16,)
     config.quarantine.groups, config.quarantine.claims = ("neighbours",), ("teacher",)
     config.prototypes.num = 4
     config.student.epochs, config.student.batch_size = 12, 8
@@ -100,7 +102,7 @@ def test_three_nodes_learn_what_one_place_would(finished):
     assert rows["plain@three"]["clean_metric"] > 0.7
     assert rows["plain@three"]["transfer_rows"] == rows["clean"]["transfer_rows"]
     # All references are learned from once, by whichever node.
-    assert rows["anchor@three"]["transfer_rows"] == 220 + 80
+    assert rows["anchor@three"]["transfer_rows"] == 210 + 80
 
 
 def test_each_step_is_compiled_at_most_once_a_shape(finished):
@@ -203,9 +205,9 @@ def test_broadcast_prototypes_are_the_servers(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
     cell = Cell("files", 0, "data", "three")
-    own = cells.constraint_prototypes(context, cell.whole)
+    own = ingredients.constraint_prototypes(context, cell.whole)
     for node in range(3):
-        held = cells.held_prototypes(context, cell._replace(node=node))
+        held = ingredients.held_prototypes(context, cell._replace(node=node))
         jax.tree.map(np.testing.assert_array_equal, held, own)
     saved = prototypes.load_prototypes(
         workdir / "files/seed0/data/anchor@three/prototypes_0.safetensors"
@@ -217,39 +219,9 @@ def test_a_killed_federation_resumes_to_the_same_numbers(
     finished, tmp_path, monkeypatch
 ):
     config, workdir, expected, _ = finished
-    budget = [0]
-    fit = training.fit
-
-    class KilledError(Exception):
-        pass
-
-    def mortal(dispatch, state, plan, load, **rest):
-        def counted(item):
-            budget[0] -= 1
-            if budget[0] < 0:
-                raise KilledError
-            return load(item)
-
-        return fit(dispatch, state, plan, counted, **rest)
-
-    monkeypatch.setattr(training, "fit", mortal)
     changed = config.copy_and_resolve_references()
     changed.arms = ("clean", "anchor@hostile", "plain@ring")
-    changed.checkpoint_every = 2
-    kills = 0
-    while True:
-        budget[0] = 25
-        for module in (cells, study):
-            for value in vars(module).values():
-                if hasattr(value, "cache_clear"):
-                    value.cache_clear()
-        try:
-            found = run(changed, tmp_path / "run")
-            break
-        except KilledError:
-            kills += 1
-            assert kills < 50, "no progress"
-    assert kills > 3
+    found = run_killed(changed, tmp_path / "run", monkeypatch, dispatches=25)
     before, after = rows_of(expected), rows_of(found)
     for arm in changed.arms:
         for measure in ("clean_metric", "asr", "node_accuracies", "traffic"):

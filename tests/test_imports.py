@@ -18,6 +18,7 @@ MATHS = {
     "neighbours",
     "calibration",
     "consistency",
+    "_reductions",
     "aggregation",
     "matching",
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import arms, cells, report, results, runtime, study
+from experiments import arms, cells, ingredients, report, results, runtime, study
 from experiments.defaults import attack, defaults, encoder
 from protojax import checkpoint, training
 from protojax.models import hf
@@ -70,7 +70,7 @@ def tiny(folder, **changes):
         "logits": attack("sentence", "logits", rate=0.1, arms=("clean", "anchor")),
     }
     config.steps_per_dispatch = 8
-    config.checkpoint_every = 4
+    config.checkpoint_every = 1000
     config.keep_checkpoints = False
     config.update_from_flattened_dict(changes)
     return config
@@ -88,10 +88,47 @@ def run(config, workdir):
 
 def forget():
     """Empties what a fresh process would not have in memory."""
-    for module in (cells, study, runtime):
+    for module in (cells, ingredients, study, runtime):
         for value in vars(module).values():
             if hasattr(value, "cache_clear"):
                 value.cache_clear()
+
+
+def run_killed(config, workdir, monkeypatch, *, dispatches):
+    """Runs a study that is killed after so many dispatches, again and again."""
+    budget = [0]
+    fit = training.fit
+
+    class KilledError(Exception):
+        pass
+
+    def mortal(dispatch, state, plan, load, **rest):
+        def counted(item):
+            budget[0] -= 1
+            if budget[0] < 0:
+                raise KilledError
+            return load(item)
+
+        return fit(dispatch, state, plan, counted, **rest)
+
+    monkeypatch.setattr(training, "fit", mortal)
+    config = config.copy_and_resolve_references()
+    config.checkpoint_every = 5
+    kills = 0
+    while True:
+        budget[0] = dispatches
+        for module in (cells, ingredients, study):
+            for value in vars(module).values():
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
+        try:
+            found = run(config, workdir)
+            break
+        except KilledError:
+            kills += 1
+            assert kills < 50, "no progress"
+    assert kills > 3
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -160,36 +197,7 @@ def test_students_and_pictures_lie_in_the_workdir(finished):
 def test_a_killed_study_resumes_to_the_same_numbers(finished, tmp_path, monkeypatch):
     """Kills the study again and again, some dispatches later each time."""
     config, _, expected, _ = finished
-    budget = [0]
-    fit = training.fit
-
-    class KilledError(Exception):
-        pass
-
-    def mortal(dispatch, state, plan, load, **rest):
-        def counted(item):
-            budget[0] -= 1
-            if budget[0] < 0:
-                raise KilledError
-            return load(item)
-
-        return fit(dispatch, state, plan, counted, **rest)
-
-    monkeypatch.setattr(training, "fit", mortal)
-    kills = 0
-    while True:
-        budget[0] = 11
-        for module in (cells, study):
-            for value in vars(module).values():
-                if hasattr(value, "cache_clear"):
-                    value.cache_clear()
-        try:
-            found = run(config, tmp_path / "run")
-            break
-        except KilledError:
-            kills += 1
-            assert kills < 50, "no progress"
-    assert kills > 3
+    found = run_killed(config, tmp_path / "run", monkeypatch, dispatches=25)
 
     def without_time(found):
         drop = {"step_seconds", "step_seconds_interval"}

@@ -1,0 +1,320 @@
+"""What the arms of a cell share: models, the teacher's outputs, prototypes, the anchor.
+
+Each function here builds one ingredient, keeps what was costly in the workdir, and is
+cheap to call again.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import cells, runtime
+from experiments.cells import Cell
+from experiments.runtime import Context
+from experiments.tokenizer import train_wordpiece
+from protojax import (
+    attacks,
+    batches,
+    communication,
+    data,
+    models,
+    nodes,
+    prototypes,
+    teacher,
+)
+from protojax.base import Examples, Prototypes
+from protojax.models import Model, hf
+
+
+class Transfer(NamedTuple):
+    """What the student is distilled on, as the defender sees it."""
+
+    examples: Examples
+    logits: np.ndarray  # [rows, num_labels]
+    features: np.ndarray  # [rows, layers, dim]
+
+
+class Anchor(NamedTuple):
+    """The encoder that saw the references only, and what it says of them.
+
+    Attributes:
+        model: the fine-tuned model.
+        prototypes: of its features, by class.
+        calibration: `[rows]`, the references it was not trained on.
+    """
+
+    model: Model
+    prototypes: Prototypes
+    calibration: np.ndarray
+
+
+@functools.lru_cache(maxsize=2)
+def _scratch_tokenizer(context: Context, task: str, seed: int):
+    """Trains a tokenizer on clean text, as a public one would have been."""
+    splits = cells.task_data(context, task, seed).splits
+    texts = [*splits.transfer.texts, *splits.references.texts]
+    for part in (splits.transfer.pairs, splits.references.pairs):
+        texts.extend(part or ())
+    wordpiece = train_wordpiece(texts, vocab_size=context.config.data.vocab_size)
+    return hf.wrap_tokenizer(
+        wordpiece,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def build_model(context: Context, section, cell: Cell) -> Model:
+    """Returns an untrained (or pretrained) model from its section of the config."""
+    task = cells.task_data(context, cell.task, cell.seed).task
+    common = {
+        "num_labels": task.num_labels,
+        "problem": task.problem,
+        "dtype": section.dtype,
+        "attention": section.attention,
+        "remat": section.remat,
+    }
+    dropout = {
+        "dropout": section.dropout,
+        "attention_dropout": section.attention_dropout,
+        "classifier_dropout": section.dropout,
+    }
+    if section.model != "scratch":
+        model = hf.load_hf(
+            section.model, layers=tuple(section.layers), seed=cell.seed, **common
+        )
+        return model._replace(config=dataclasses.replace(model.config, **dropout))
+    tokenizer = _scratch_tokenizer(context, cell.task, cell.seed)
+    config = models.EncoderConfig(
+        family="bert",
+        vocab_size=len(tokenizer),
+        max_positions=context.config.data.buckets[-1],
+        type_vocab_size=2,
+        pad_id=tokenizer.pad_token_id,
+        **section.scratch,
+        **dropout,
+        **common,
+    )
+    return models.init_model(config, seed=cell.seed, tokenizer=tokenizer)
+
+
+def tokenize(context: Context, model: Model, examples: Examples) -> batches.Tokens:
+    """Tokenises rows with a model's own tokenizer."""
+    limit = models.MODELS[model.config.family].max_length(model.config)
+    max_length = min(context.config.data.max_length, limit)
+    return batches.tokenize(model.tokenizer, examples, max_length=max_length)
+
+
+def load_model(context: Context, folder: pathlib.Path, section, cell: Cell) -> Model:
+    """Returns a model of this study as it was saved."""
+    task = cells.task_data(context, cell.task, cell.seed).task
+    return hf.load_hf(
+        folder,
+        num_labels=task.num_labels,
+        problem=task.problem,
+        dtype=section.dtype,
+        attention=section.attention,
+        remat=section.remat,
+    )
+
+
+def fine_tuned(context: Context, name: str, section, cell: Cell, examples) -> Model:
+    """Returns a model fine-tuned on labels; trains it once and keeps it."""
+    folder = context.workdir / name
+    if (folder / "model").exists():
+        return load_model(context, folder / "model", section, cell)
+    context.describe(name)
+    model = build_model(context, section, cell)
+    trained = runtime.train(
+        context,
+        name,
+        model,
+        tokenize(context, model, examples),
+        examples.labels,
+        section,
+        seed=cell.seed,
+    )
+    model = model._replace(params=trained.params)
+    hf.save_hf(folder / "model", model)
+    runtime.forget_checkpoints(context, name)
+    return model
+
+
+def teacher_cell(context: Context, cell: Cell) -> Cell:
+    """Returns the cell whose teacher this one uses: clean unless data are poisoned.
+
+    Nodes have one teacher in common, trained on all their rows.
+    """
+    cell = cell.whole
+    if cell.attack and context.config.attacks[cell.attack].channel != "logits":
+        return cell
+    return cell.clean
+
+
+@functools.lru_cache(maxsize=2)
+def teacher_model(context: Context, cell: Cell) -> Model:
+    """Returns the teacher of a cell: trained on the transfer set the attack left."""
+    cell = teacher_cell(context, cell)
+    examples = cells.poisoned(context, cell).examples
+    return fine_tuned(
+        context, f"{cell.folder}/teacher", context.config.teacher, cell, examples
+    )
+
+
+def _outputs(context: Context, cell: Cell, name: str, examples: Examples):
+    """Runs the cell's teacher over some rows, once."""
+    model = teacher_model(context, teacher_cell(context, cell))
+    tokens = tokenize(context, model, examples)
+    fingerprint = teacher.cache_key(
+        model.params,
+        data.fingerprint(tokens.input_ids, tokens.token_type_ids, tokens.lengths),
+        repr((model.config, tuple(context.config.features.layers))),
+        context.config.features.pooling,
+    )
+    path = context.workdir / cell.folder / f"teacher_{name}.safetensors"
+    return teacher.cached_outputs(
+        path,
+        fingerprint,
+        lambda: teacher.TeacherOutputs(
+            *runtime.predict(context, model, model.params, tokens)
+        ),
+    )
+
+
+def transfer(context: Context, cell: Cell) -> Transfer:
+    """Returns the transfer set and the teacher's outputs as they arrive."""
+    whole = _transfer(context, cell.whole)
+    if not cell.federation:
+        return whole
+    rows = cells.node_rows(context, cell._replace(node=0))[cell.node]
+    return Transfer(
+        data.take(whole.examples, rows), whole.logits[rows], whole.features[rows]
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _transfer(context: Context, cell: Cell) -> Transfer:
+    """Returns what arrives for all nodes together."""
+    examples, rows = cells.poisoned(context, cell)
+    outputs = _outputs(context, cell, "transfer", examples)
+    logits = outputs.logits
+    if cell.attack and context.config.attacks[cell.attack].channel != "data":
+        attack = context.config.attacks[cell.attack]
+        corrupt = attacks.LOGIT_ATTACKS[attack.logits]
+        logits = np.asarray(
+            corrupt(logits, rows, target=attack.target, strength=attack.strength)
+        )
+    return Transfer(examples, logits, outputs.features)
+
+
+def reference_outputs(context: Context, cell: Cell) -> teacher.TeacherOutputs:
+    """Returns what the cell's teacher says of the references."""
+    references = cells.task_data(context, cell.task, cell.seed).splits.references
+    return _outputs(context, teacher_cell(context, cell), "references", references)
+
+
+@functools.lru_cache(maxsize=2)
+def constraint_prototypes(context: Context, cell: Cell) -> Prototypes:
+    """Returns the teacher's prototypes on the references, one set a layer.
+
+    Those of a node are of its own share of the references.
+
+    Returns:
+        Prototypes with a leading `[layers]` axis.
+    """
+    config = context.config.prototypes
+    task, splits = cells.task_data(context, cell.task, cell.seed)
+    rows = cells.own_references(context, cell)
+    features = reference_outputs(context, cell).features[rows]
+    sets = [
+        prototypes.class_prototypes(
+            cells.key(cell, f"prototypes{layer}"),
+            features[:, layer],
+            splits.references.labels[rows],
+            task.num_labels,
+            num_prototypes=config.num,
+            metric=config.metric,
+            num_iters=config.num_iters,
+        )
+        for layer in range(features.shape[1])
+    ]
+    return nodes.stack(jax.device_get(sets))
+
+
+def held_prototypes(context: Context, cell: Cell) -> Prototypes:
+    """Returns the prototypes that constrain a student from its first step on.
+
+    A node's are those that the server sends to all, as they arrive, or its own.
+    """
+    if not cell.federation:
+        return constraint_prototypes(context, cell)
+    section = context.config.federations[cell.federation]
+    if section.prototypes == "local":
+        return constraint_prototypes(context, cell)
+    return _broadcast_prototypes(context, cell._replace(node=0))
+
+
+@functools.lru_cache(maxsize=2)
+def _broadcast_prototypes(context: Context, cell: Cell) -> Prototypes:
+    """Returns the server's prototypes as they arrive at each node, verified."""
+    section = context.config.federations[cell.federation]
+    sent = communication.encode(
+        constraint_prototypes(context, cell.whole),
+        precision=section.prototype_precision,
+    )
+    return communication.decode(sent, expected_hash=sent.sha256)
+
+
+def anchor(context: Context, cell: Cell) -> Anchor:
+    """Returns the anchor of a task and seed, whatever the attack and the node."""
+    return _anchor(context, cell.whole.clean)
+
+
+@functools.lru_cache(maxsize=2)
+def _anchor(context: Context, cell: Cell) -> Anchor:
+    """Returns the anchor of a clean cell."""
+    config = context.config
+    task, splits = cells.task_data(context, cell.task, cell.seed)
+    references = splits.references
+    rng = cells.draws(cell, "calibration")
+    order = rng.permutation(len(references.texts))
+    cut = round(config.quarantine.calibration_share * len(order))
+    held_out, training = np.sort(order[:cut]), np.sort(order[cut:])
+    known = data.take(references, training)
+    model = fine_tuned(
+        context, f"{cell.folder}/anchor_encoder", config.anchor, cell, known
+    )
+    _, features = runtime.predict(
+        context, model, model.params, tokenize(context, model, references)
+    )
+    centres = prototypes.class_prototypes(
+        cells.key(cell, "anchor"),
+        features[training, -1],
+        known.labels,
+        task.num_labels,
+        num_prototypes=config.prototypes.num,
+        metric=config.prototypes.metric,
+        num_iters=config.prototypes.num_iters,
+    )
+    return Anchor(model, centres, held_out)
+
+
+def anchor_view(context: Context, cell: Cell, examples: Examples):
+    """Returns the anchor's classes `[rows]` and logits `[rows, num_labels]`."""
+    judge = anchor(context, cell)
+    logits, features = runtime.predict(
+        context,
+        judge.model,
+        judge.model.params,
+        tokenize(context, judge.model, examples),
+    )
+    classes = prototypes.class_of_nearest(
+        features[:, -1], judge.prototypes, metric=context.config.prototypes.metric
+    )
+    return np.asarray(classes), logits
