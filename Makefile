@@ -9,7 +9,7 @@ run: install
 	$(BIN)/python -m experiments.run --config=quickstart.py
 
 test: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not extra"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not extra"
 
 install: $(VENV)/.installed
 

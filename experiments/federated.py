@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
-from experiments import cells, ingredients, runtime
+from experiments import cells, ingredients, runtime, traffic
 from experiments.arms import ARMS, Arm, Recipe
 from experiments.cells import Cell
 from experiments.runtime import Context
@@ -36,6 +36,9 @@ from protojax import (
 from protojax.base import Batch, Prototypes, PyTree
 from protojax.federation import Federation
 from protojax.models import Model
+
+# The file that says that teacher, anchor and their outputs are on disk.
+READY = "ready"
 
 
 class Distilled(NamedTuple):
@@ -106,7 +109,9 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
     """
     config = context.config
     section = config.federations[cell.federation]
-    recipes = node_recipes(context, cell, arm)
+    with runtime.leader_first(context.workdir / name / READY):
+        recipes = node_recipes(context, cell, arm)
+    runtime.meet(name)
     hostile = hostile_nodes(section, cell, arm)
     context.describe(name)
     tokens = [
@@ -132,24 +137,14 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
         section.nodes_at_once,
     )
     state = _start(context, cell, section, model, recipes, plan, mesh, optimizer)
-    end = compiled_end(
-        section,
-        mesh,
-        tuple(len(rows.lengths) for rows in tokens),
-        tuple(hostile.tolist()),
-        cell.seed,
-    )
+    end = _end_of_round(context, cell, mesh, tokens, hostile, recipes[0])
     load = _loader(plan, rounds, tokens, recipes, mesh)
 
     def dispatch(state: Federation, loaded: tuple[Batch, bool]):
         stacked, ends_round = loaded
         states, metrics = local(state.nodes, stacked)
         state = state._replace(nodes=states)
-        if ends_round:
-            state = end(state)
-            if recipes[0].prototypes is not None and section.prototypes == "local":
-                state = _merge_prototypes(context, cell, section, mesh, hostile, state)
-        return state, metrics
+        return end(state) if ends_round else state, metrics
 
     state, seconds = _rounds(
         context,
@@ -157,26 +152,53 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
         plan,
         load,
         dispatch,
+        lambda metrics: _on_host(metrics, mesh),
         state,
         cost=runtime.row_cost(model.config),
         finite=not hostile.any(),
     )
-    if section.topology == "server":
-        params = [jax.device_get(state.origin)]
-    else:
-        everyone = nodes.gather(state.nodes.params, mesh)
-        params = [nodes.unstack(everyone, node) for node in range(section.nodes)]
-    student_bytes = communication.num_bytes(params[0])
+    params = _students(section, state, mesh)
     facts = {
         "step_seconds": seconds,
         "rounds": section.rounds,
         "round_seconds": seconds * batches.num_steps(_for_log(plan)) / section.rounds,
-        "traffic": traffic(context, cell, recipes[0], student_bytes),
+        "traffic": traffic.count_bytes(
+            context,
+            cell,
+            recipes[0],
+            links=links_of(section),
+            params_bytes=communication.num_bytes(params[0]),
+        ),
         "prototype_error": None
         if recipes[0].prototypes is None
-        else prototype_error(context, cell),
+        else traffic.prototype_error(context, cell),
     }
     return Distilled(params, recipes, hostile, facts)
+
+
+def _students(section, state: Federation, mesh: Mesh) -> list[PyTree]:
+    """Returns the parameters of the server's student, or of each node's."""
+    if section.topology == "server":
+        return [jax.device_get(state.origin)]
+    everyone = nodes.gather(state.nodes.params, mesh)
+    return [nodes.unstack(everyone, node) for node in range(section.nodes)]
+
+
+def _end_of_round(context, cell: Cell, mesh: Mesh, tokens, hostile, recipe: Recipe):
+    """Returns `federation -> federation`: the merge of parameters and prototypes."""
+    section = context.config.federations[cell.federation]
+    end = compiled_end(
+        section,
+        mesh,
+        tuple(len(rows.lengths) for rows in tokens),
+        tuple(hostile.tolist()),
+        cell.seed,
+    )
+    if recipe.prototypes is None or section.prototypes != "local":
+        return end
+    return lambda state: _merge_prototypes(
+        context, cell, section, mesh, hostile, end(state)
+    )
 
 
 def _loader(plan, rounds, tokens, recipes: list[Recipe], mesh: Mesh):
@@ -236,6 +258,14 @@ def mixing_of(section) -> np.ndarray | None:
     if section.topology == "given":
         return gossip.check_mixing(np.array(section.mixing))
     return gossip.TOPOLOGIES[section.topology](section.nodes)
+
+
+def links_of(section) -> int:
+    """Returns to how many others a node sends its parameters."""
+    mixing = mixing_of(section)
+    if mixing is None:
+        return int(section.topology == "server")
+    return int((mixing > 0).sum(0).max()) - 1
 
 
 @functools.cache
@@ -304,7 +334,9 @@ def _for_log(plan: list[batches.Dispatch]) -> list[batches.Dispatch]:
     ]
 
 
-def _rounds(context, name, plan, load, dispatch, state, *, cost: float, finite: bool):
+def _rounds(
+    context, name, plan, load, dispatch, gather, state, *, cost: float, finite: bool
+):
     """Runs all rounds; returns the federation and the seconds of a step.
 
     Args:
@@ -313,6 +345,7 @@ def _rounds(context, name, plan, load, dispatch, state, *, cost: float, finite: 
         plan: the dispatches of all rounds.
         load: number of a dispatch -> what `dispatch` takes.
         dispatch: `(federation, loaded) -> (federation, metrics [nodes, steps])`.
+        gather: brings metrics to the host.
         state: the federation at its start.
         cost: of a row, in the progress bar's units.
         finite: whether a loss that is not finite stops the study.
@@ -348,13 +381,18 @@ def _rounds(context, name, plan, load, dispatch, state, *, cost: float, finite: 
             save=save,
             save_every=config.checkpoint_every,
             on_dispatch=lambda done, metrics: log(
-                done, _mean_over_nodes(jax.device_get(metrics))
+                done, _mean_over_nodes(gather(metrics))
             ),
         )
         log.flush()
         if config.keep_checkpoints and start < len(plan):
             writer.save(state, len(plan), log.extra)
     return state, log.step_seconds
+
+
+def _on_host(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Returns all nodes' values; talks to the other processes only if there are any."""
+    return nodes.gather(tree, mesh) if jax.process_count() > 1 else jax.device_get(tree)
 
 
 def _mean_over_nodes(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -411,65 +449,3 @@ def _merge_prototypes(context, cell, section, mesh, hostile, state) -> Federatio
         adapted.append(nodes.stack(jax.device_get(moved)))
     placed = nodes.shard(nodes.stack(adapted), mesh)
     return state._replace(nodes=state.nodes._replace(prototypes=Prototypes(*placed)))
-
-
-def prototype_error(context: Context, cell: Cell) -> float:
-    """Returns how far prototypes are from what was sent, relative to their length.
-
-    ‖received − sent‖ / ‖sent‖ over all of them, for the precision of the config.
-    """
-    section = context.config.federations[cell.federation]
-    owner = cell.whole if section.prototypes == "server" else cell
-    held = ingredients.constraint_prototypes(context, owner)
-    received = communication.decode(
-        communication.encode(held, precision=section.prototype_precision)
-    )
-    gap = np.linalg.norm(received.vectors - np.asarray(held.vectors))
-    return float(gap / np.linalg.norm(held.vectors))
-
-
-def traffic(
-    context: Context, cell: Cell, recipe: Recipe, params_bytes: int
-) -> dict[str, int]:
-    """Returns the bytes that one node sends, exact, from the arrays themselves.
-
-    What arrives at a node comes by the same links: as many bytes again of parameters
-    and of prototypes that are merged.
-
-    Args:
-        context: the study.
-        cell: a cell with its federation.
-        recipe: an honest node's.
-        params_bytes: of one student.
-
-    Returns:
-        `parameters_per_round`; `prototypes_per_round`, where nodes merge theirs;
-        `prototypes_once` and `anchor_once`, which the server sends to each node; and
-        `total`, sent and received over the whole run.
-    """
-    section = context.config.federations[cell.federation]
-    mixing = mixing_of(section)
-    links = int(section.topology == "server")
-    if mixing is not None:
-        links = int((mixing > 0).sum(0).max()) - 1
-    held, anchor = 0, 0
-    if recipe.prototypes is not None:
-        message = communication.encode(
-            recipe.prototypes, precision=section.prototype_precision
-        )
-        held = communication.num_bytes(message.arrays)
-    if recipe.verdict is not None and section.anchor == "references":
-        splits = cells.task_data(context, cell.task, cell.seed).splits
-        anchor = communication.text_bytes(splits.references)
-    elif recipe.verdict is not None:
-        anchor = communication.num_bytes(ingredients.anchor(context, cell).model.params)
-    local = section.prototypes == "local"
-    merges = section.rounds // section.merge_prototypes_every if local else 0
-    found = {
-        "parameters_per_round": links * params_bytes,
-        "prototypes_per_round": held if local else 0,
-        "prototypes_once": 0 if local else held,
-        "anchor_once": anchor,
-    }
-    total = 2 * (section.rounds * links * params_bytes + merges * held)
-    return {**found, "total": total + found["prototypes_once"] + anchor}

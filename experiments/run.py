@@ -5,6 +5,7 @@ argument to the config; `--config.kd.temperature=4` overrides a field. The same 
 resumes a study that was stopped.
 """
 
+import contextlib
 import difflib
 import importlib.util
 import logging
@@ -12,6 +13,7 @@ import os
 import pathlib
 import sys
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 # Or transformers tells each user that PyTorch is missing.
@@ -28,6 +30,17 @@ CONFIGS = pathlib.Path(__file__).parent / "configs"
 
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder of the study; runs/<config> if not given."
+)
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes with one workdir, which all see."
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0; found by itself on TPU and Slurm."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator.")
+HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat_seconds", 100, "A process not heard of for so long ends the others."
 )
 
 
@@ -96,7 +109,21 @@ def default_workdir(value: str) -> pathlib.Path:
     return pathlib.Path("runs") / "-".join([stem, *argument.split(",")]).rstrip("-")
 
 
-def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def join_processes() -> None:
+    """Makes this process one of several, before anything else touches JAX."""
+    import jax
+
+    jax.distributed.initialize(
+        coordinator_address=COORDINATOR.value,
+        num_processes=NUM_PROCESSES.value,
+        process_id=PROCESS_ID.value,
+        heartbeat_timeout_seconds=HEARTBEAT.value,
+    )
+
+
+def main(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> dict[str, Any] | None:
     """Runs a study to its end, prints its table and writes its report.
 
     Args:
@@ -104,7 +131,7 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, 
         workdir: the study's folder.
 
     Returns:
-        What `results.json` holds.
+        What `results.json` holds; None in a process that is not the first.
     """
     # Imported late, so that a typo on the command line is answered at once.
     from experiments import check, report, results, runtime, study
@@ -112,6 +139,9 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, 
     console = Console()
     check.check(config)
     config = ml_collections.FrozenConfigDict(config)
+    if not runtime.is_leader():
+        study.follow(config, workdir)
+        return None
     check.open_workdir(config, workdir)
     with runtime.only_process(workdir):
         runtime.write_json(workdir / "versions.json", results.versions())
@@ -171,8 +201,36 @@ def _absl_main(config_flag, arguments: list[str]) -> None:
         if argument.startswith("--config=")
     )
     workdir = pathlib.Path(WORKDIR.value or default_workdir(value))
+    if DISTRIBUTED.value:
+        join_processes()
+        with failing_at_once():
+            run(config_flag.value, workdir)
+    else:
+        run(config_flag.value, workdir)
+
+
+@contextlib.contextmanager
+def failing_at_once() -> Iterator[None]:
+    """Ends a process that fails without its orderly end.
+
+    In that one it would wait for the other processes, while they wait for it. The exit
+    status is 1 for an error that a repetition would not mend, as it is of one process.
+    """
     try:
-        main(config_flag.value, workdir)
+        yield
+    except BaseException as error:
+        said = isinstance(error, SystemExit)
+        hint = "If another process has died, start all again: they go on from there.\n"
+        text = error.code if said else traceback.format_exc() + hint
+        print(text, file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1 if said else os.EX_SOFTWARE)
+
+
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Calls `main`, and says in a line what stopped it."""
+    try:
+        main(config, workdir)
     except KeyboardInterrupt:
         print(f"\nStopped. The same command goes on from where {workdir} stands.")
         sys.exit(130)

@@ -29,6 +29,7 @@ from experiments.runtime import Context
 from protojax import _validate, distillation, evals, models, partition, prototypes
 from protojax.models import hf
 
+_END = "end of the study"  # where processes wait for each other
 DONE = "training.json"  # the file that says that a job's students are whole
 
 
@@ -117,6 +118,7 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
             row = evaluate(context, job)
             runtime.write_json(workdir / job.row, row)
         context.describe("done")
+    runtime.meet(_END)
     if not config.export_students:
         for job in jobs(config):
             # First the file that says the student is whole.
@@ -129,6 +131,27 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
 def _todo(config, workdir: pathlib.Path) -> list[Job]:
     """Returns the jobs whose rows are not written yet."""
     return [job for job in jobs(config) if not (workdir / job.row).exists()]
+
+
+def follow(config, workdir: pathlib.Path) -> None:
+    """Does a process's share of a study that the first of several processes runs.
+
+    It trains the nodes that live on its devices, and leaves the rest to the first.
+
+    Args:
+        config: as in `run`.
+        workdir: the study's folder, which all processes see.
+    """
+    progress = Progress(console=Console(quiet=True))
+    context = Context(config, workdir, progress, progress.add_task("following"))
+    for job in _todo(config, workdir):
+        if job.federation and not _saved(context, job):
+            cell = job.student_cell
+            distilled = workdir / job.student
+            with runtime.leader_first(distilled / federated.READY):
+                model = ingredients.build_model(context, config.student, cell)
+            federated.distil(context, job.student, cell, ARMS[job.kind], model)
+    runtime.meet(_END)
 
 
 def preflight(context: Context, todo: list[Job]) -> None:

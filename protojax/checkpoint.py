@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+import orbax.checkpoint as legacy
 from orbax.checkpoint import v1 as ocp
 
 from protojax import _validate
@@ -41,13 +41,11 @@ def save(
     *,
     extra: dict[str, Any] | None = None,
     keep: int = 1,
-    alone: bool = False,
 ) -> Path:
     """Writes a state to `directory/step_XXXXXXXX` and removes what it supersedes.
 
-    Where several processes run, all of them call this with one directory they share,
-    and every leaf must be a global array, since a process's own would be lost; or each
-    writes what is its own, `alone`.
+    Of several processes only the first saves: Orbax drops what another one has. What
+    lives on the devices of others is brought to its host first, by `nodes.gather`.
 
     Guarantees:
       * A process that dies at any moment leaves the previous step restorable.
@@ -60,15 +58,13 @@ def save(
         step: the optimiser steps taken; an existing step is replaced.
         extra: what else to remember, as JSON.
         keep: how many steps to keep, the new one included.
-        alone: whether no other process takes part; leaves are then this process's own,
-            and no other writes to `directory`.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: a leaf that is no array or has no element, no leaf at all, a
-            negative step, or `keep` < 1.
+        ValueError: a leaf that is no array, has no element or lives in part elsewhere,
+            no leaf at all, a negative step, `keep` < 1, or another process.
         TypeError: `extra` that is not JSON.
 
     >>> import tempfile
@@ -85,30 +81,17 @@ def save(
         "extra": json.loads(json.dumps(extra or {})),
         "leaves": _describe(state),
     }
-    if not alone:
-        _require_global(state)
+    _require_own(state)
     folder = directory / f"step_{step:08d}"
     temporary = folder.with_name(folder.name + ".tmp")
-    writes = alone or jax.process_index() == 0
-    if writes:
-        directory.mkdir(parents=True, exist_ok=True)
-        for leftover in directory.glob("step_*.tmp*"):
-            shutil.rmtree(leftover)
-    _meet("folder made", alone)
-    with _quiet(), _context(alone):
-        ocp.save(temporary, jax.tree.map(_raw, state))
-    if writes:
-        _write_manifest(temporary, content)
-        _put_in_place(temporary, folder)
-        _remove_superseded(directory, step, keep)
-    _meet("step in place", alone)
+    directory.mkdir(parents=True, exist_ok=True)
+    for leftover in directory.glob("step_*.tmp*"):
+        shutil.rmtree(leftover)
+    _write(temporary, jax.tree.map(_raw, state))
+    _write_manifest(temporary, content)
+    _put_in_place(temporary, folder)
+    _remove_superseded(directory, step, keep)
     return folder
-
-
-def _meet(where: str, alone: bool) -> None:
-    """Waits for the other processes, unless this one writes alone."""
-    if not alone:
-        multihost_utils.sync_global_devices(f"checkpoint: {where}")
 
 
 def restore(
@@ -117,9 +100,10 @@ def restore(
     *,
     step: int | None = None,
     fallback: bool = False,
-    alone: bool = False,
 ) -> tuple[PyTree, int, dict[str, Any]]:
     """Reads a state back, bit for bit, after checking every hash.
+
+    Any process may, by itself.
 
     Args:
         directory: where `save` wrote.
@@ -129,7 +113,6 @@ def restore(
         step: which step; the latest by default.
         fallback: whether a damaged step gives way, with a warning in the log, to the
             latest good one before it.
-        alone: as in `save`: what this process reads, others do not.
 
     Returns:
         The state, its step and its `extra`.
@@ -160,7 +143,7 @@ def restore(
                 raise
             _logger.warning("Step %d is passed over: %s", number, damage)
             continue
-        return _load(steps[number], like, content, alone), number, content["extra"]
+        return _load(steps[number], like, content), number, content["extra"]
     raise ValueError(f"Expected an intact step <= {step} in {directory}, found none.")
 
 
@@ -304,17 +287,38 @@ def _describe(tree: PyTree) -> dict[str, str]:
     return leaves
 
 
-def _require_global(state: PyTree) -> None:
-    """Raises where another process's value of a leaf would silently be dropped."""
-    if jax.process_count() == 1:
-        return
+def _require_own(state: PyTree) -> None:
+    """Raises where this process, or a leaf, is one that Orbax would silently drop."""
+    _validate.require(
+        jax.process_index() == 0,
+        "process",
+        jax.process_index(),
+        "0, the one that saves",
+    )
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             name = jax.tree_util.keystr(path)
             raise ValueError(
-                f"Expected global arrays from {jax.process_count()} processes, found "
-                f"one of this process alone at {name}."
+                f"Expected values of this process, found those of others at {name}: "
+                "bring them to the host with nodes.gather."
             )
+
+
+def _write(folder: Path, state: PyTree) -> None:
+    """Lets Orbax write a state, without waiting for other processes."""
+    with _quiet():
+        if jax.process_count() == 1:
+            with _context():
+                ocp.save(folder, state)
+            return
+        # Version 1's save is for all processes together; version 0 lets one save by
+        # itself, NumPy arrays, which version 1 reads.
+        alone = legacy.options.MultiprocessingOptions(
+            active_processes={0}, barrier_sync_key_prefix="first"
+        )
+        handler = legacy.PyTreeCheckpointHandler(multiprocessing_options=alone)
+        with legacy.Checkpointer(handler, multiprocessing_options=alone) as writer:
+            writer.save(folder, args=legacy.args.PyTreeSave(jax.device_get(state)))
 
 
 def _raw(leaf: Any) -> Any:
@@ -352,7 +356,7 @@ def _concrete(value: Any, leaf: Any) -> Any:
     return value
 
 
-def _load(folder: Path, like: PyTree, content: dict[str, Any], alone: bool) -> PyTree:
+def _load(folder: Path, like: PyTree, content: dict[str, Any]) -> PyTree:
     """Returns the state in a verified folder, if it is one like `like`."""
     stored, asked = content["leaves"], _describe(like)
     differences = [
@@ -366,16 +370,16 @@ def _load(folder: Path, like: PyTree, content: dict[str, Any], alone: bool) -> P
             f"Expected {folder} to hold the state asked for, found "
             f"{'; '.join(differences)}."
         )
-    with _quiet(), _context(alone):
+    with _quiet(), _context():
         state = ocp.load(folder, jax.tree.map(_abstract, like))
     return jax.tree.map(_concrete, state, like)
 
 
-def _context(alone: bool = False) -> ocp.Context:
+def _context() -> ocp.Context:
     """Returns Orbax's options: compression is slow, and weights hardly shrink."""
     context = ocp.Context()
     context.array.saving.use_compression = False
-    if alone and jax.process_count() > 1:
+    if jax.process_count() > 1:
         me = jax.process_index()
         context.multiprocessing.primary_host = me
         context.multiprocessing.active_processes = {me}

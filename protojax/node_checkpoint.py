@@ -29,8 +29,8 @@ class NodeWriter:
     way. What went wrong with a save is raised by the next call.
 
     Args:
-        directory: the folder; of several processes all see it, and each writes its own
-            nodes.
+        directory: the folder. Of several processes all see it, and the first writes for
+            all.
         keep: how many steps of each node to keep. With one, nodes that a killed process
             had not come to would have no step in common with the others.
     """
@@ -47,6 +47,8 @@ class NodeWriter:
     ) -> None:
         """Takes a copy of the state and returns; the copy is written meanwhile.
 
+        Of several processes all call it, at the same point.
+
         Args:
             federation: the state; may be donated once this has returned.
             step: of the training, the name of the checkpoint.
@@ -60,12 +62,7 @@ class NodeWriter:
         """Writes each part to its folder."""
         for name, part in parts.items():
             checkpoint.save(
-                self.directory / name,
-                part,
-                step,
-                extra=extra,
-                keep=self.keep,
-                alone=True,
+                self.directory / name, part, step, extra=extra, keep=self.keep
             )
 
     def wait(self) -> None:
@@ -159,32 +156,26 @@ def _join(held: PyTree, server: PyTree) -> Federation:
     return Federation(held["state"], origin, server["round"])
 
 
-def _own(leaf: jax.Array) -> dict[int, np.ndarray]:
-    """Returns copies of the rows that this process has, by node."""
-    found = {}
-    for shard in leaf.addressable_shards:
-        start = shard.index[0].start or 0
-        # A copy: on CPUs a view would change with the donated buffer.
-        block = np.array(shard.data)
-        for offset in range(len(block)):
-            found[start + offset] = block[offset, ...]  # an array, of no axes too
-    return found
-
-
 def _parts(federation: Federation) -> dict[str, PyTree]:
-    """Returns what this process writes: folder -> its state, on the host."""
+    """Returns what is to be written: folder -> its state, copied to the host.
+
+    Nothing in a process that is not the first.
+    """
     held, server = _split(federation)
-    leaves, structure = jax.tree.flatten(held)
-    rows = [_own(leaf) for leaf in leaves]
-    parts = {
-        f"node_{node:03d}": jax.tree.unflatten(structure, [row[node] for row in rows])
-        for node in sorted(rows[0])
-    }
-    if jax.process_index() == 0:
-        parts["server"] = jax.tree.map(
-            lambda leaf: np.array(leaf.addressable_data(0)), server
-        )
-    return parts
+    if jax.process_count() > 1:
+        mesh = jax.tree.leaves(held)[0].sharding.mesh
+        held, server = nodes.gather((held, server), mesh)
+    if jax.process_index() > 0:
+        return {}
+    # A copy: on CPUs a view would change with the donated buffer.
+    held, server = jax.tree.map(np.array, (held, server))
+    num_nodes = len(jax.tree.leaves(held)[0])
+    # An array, of no axes too.
+    parts = [
+        jax.tree.map(lambda leaf, node=node: leaf[node, ...], held)
+        for node in range(num_nodes)
+    ]
+    return dict(zip(_folders(num_nodes), [*parts, server], strict=True))
 
 
 def _read(directory: Path, like: Federation, step: int) -> Federation:
@@ -192,7 +183,7 @@ def _read(directory: Path, like: Federation, step: int) -> Federation:
 
     def read(name: str, part: PyTree) -> PyTree:
         empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), part)
-        return checkpoint.restore(directory / name, empty, step=step, alone=True)[0]
+        return checkpoint.restore(directory / name, empty, step=step)[0]
 
     held, server = _split(like)
     shapes = jax.eval_shape(lambda tree: nodes.unstack(tree, 0), held)

@@ -197,7 +197,7 @@ def test_students_and_pictures_lie_in_the_workdir(finished):
 def test_a_killed_study_resumes_to_the_same_numbers(finished, tmp_path, monkeypatch):
     """Kills the study again and again, some dispatches later each time."""
     config, _, expected, _ = finished
-    found = run_killed(config, tmp_path / "run", monkeypatch, dispatches=25)
+    found = run_killed(config, tmp_path / "run", monkeypatch, dispatches=40)
 
     def without_time(found):
         drop = {"step_seconds", "step_seconds_interval"}
