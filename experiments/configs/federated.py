@@ -36,7 +36,6 @@ def get_config(argument: str = "four"):
     """
     _validate.one_of(("four", "hostile", "long"), argument=argument)
     config = pilot.get_config()
-    config.data.transfer_rows = 5000
     config.attacks = {"word_data": config.attacks.word_data}
     if argument == "four":
         config.federations = {

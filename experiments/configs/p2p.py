@@ -17,7 +17,6 @@ def get_config():
     """Returns the study."""
     config = pilot.get_config()
     config.tasks = ("sst2_sentence",)
-    config.data.transfer_rows = 5000
     config.attacks = {"word_data": config.attacks.word_data}
     eight = {"nodes": 8, "rounds": 6}
     hostile = {
