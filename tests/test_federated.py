@@ -225,7 +225,7 @@ def test_a_killed_federation_resumes_to_the_same_numbers(
     config, workdir, expected, _ = finished
     changed = config.copy_and_resolve_references()
     changed.arms = ("clean", "anchor@hostile", "plain@ring")
-    found = run_killed(changed, tmp_path / "run", monkeypatch, dispatches=40)
+    found = run_killed(changed, tmp_path / "run", monkeypatch, dispatches=25)
     before, after = rows_of(expected), rows_of(found)
     for arm in changed.arms:
         for measure in ("clean_metric", "asr", "node_accuracies", "traffic"):
