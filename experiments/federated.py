@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
-from experiments import cells, ingredients, runtime, traffic
+from experiments import cells, ingredients, processes, runtime, traffic
 from experiments.arms import ARMS, Arm, Recipe
 from experiments.cells import Cell
 from experiments.runtime import Context
@@ -109,9 +109,9 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
     """
     config = context.config
     section = config.federations[cell.federation]
-    with runtime.leader_first(context.workdir / name / READY):
+    with processes.leader_first(context.workdir / name / READY):
         recipes = node_recipes(context, cell, arm)
-    runtime.meet(name)
+    processes.meet(name)
     hostile = hostile_nodes(section, cell, arm)
     context.describe(name)
     tokens = [

@@ -134,12 +134,12 @@ def main(
         What `results.json` holds; None in a process that is not the first.
     """
     # Imported late, so that a typo on the command line is answered at once.
-    from experiments import check, report, results, runtime, study
+    from experiments import check, processes, report, results, runtime, study
 
     console = Console()
     check.check(config)
     config = ml_collections.FrozenConfigDict(config)
-    if not runtime.is_leader():
+    if not processes.is_leader():
         study.follow(config, workdir)
         return None
     check.open_workdir(config, workdir)

@@ -24,9 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
-from orbax.checkpoint import multihost
 from rich.progress import Progress
 
+from experiments import processes
 from protojax import (
     batches,
     checkpoint,
@@ -93,44 +93,6 @@ def commit() -> str | None:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None  # an installed package has no history
-
-
-def is_leader() -> bool:
-    """Returns whether this process is the only one, or the first of several."""
-    return jax.process_index() == 0
-
-
-@contextlib.contextmanager
-def leader_first(marker: pathlib.Path) -> Iterator[None]:
-    """Lets the first process make what is kept on disk before the others read it.
-
-    A process that dies meanwhile ends the others by its missing heartbeat.
-
-    Args:
-        marker: a file that says that it is made; one that an earlier run has left is as
-            good.
-    """
-    while not is_leader() and not marker.exists():
-        time.sleep(0.1)
-    yield
-    if is_leader() and jax.process_count() > 1:
-        with atomic(marker):
-            pass
-
-
-def meet(name: str, *, timeout: float = 24 * 3600) -> None:
-    """Waits until all processes are here; returns at once where there is only one.
-
-    It may take long, unlike a collective, which gives up on a process that is half a
-    minute late.
-
-    Args:
-        name: of the place, each used once in the life of a process.
-        timeout: in seconds.
-    """
-    if jax.process_count() > 1:
-        wait = multihost.get_barrier_sync_fn()
-        wait(key=name, timeout_ms=int(1000 * timeout))
 
 
 def constraint_of(objective: FrozenConfigDict):
@@ -247,7 +209,7 @@ class MetricsLog:
 
     def _forget(self, start: int) -> None:
         """Removes what a killed run wrote of dispatches that are now done again."""
-        if not self.path.exists() or not is_leader():
+        if not self.path.exists() or not processes.is_leader():
             return
         lines = self.path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if not self._later(line, start)]
@@ -287,7 +249,7 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Writes what has gathered since the last flush."""
-        if is_leader():
+        if processes.is_leader():
             with self.path.open("a") as file:
                 file.writelines(line + "\n" for line in self.lines)
         self.lines.clear()

@@ -22,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments import arms, cells, federated, ingredients, runtime, tasks
+from experiments import arms, cells, federated, ingredients, processes, runtime, tasks
 from experiments.arms import ARMS
 from experiments.cells import Cell
 from experiments.runtime import Context
@@ -118,7 +118,7 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
             row = evaluate(context, job)
             runtime.write_json(workdir / job.row, row)
         context.describe("done")
-    runtime.meet(_END)
+    processes.meet(_END)
     if not config.export_students:
         for job in jobs(config):
             # First the file that says the student is whole.
@@ -148,10 +148,10 @@ def follow(config, workdir: pathlib.Path) -> None:
         if job.federation and not _saved(context, job):
             cell = job.student_cell
             distilled = workdir / job.student
-            with runtime.leader_first(distilled / federated.READY):
+            with processes.leader_first(distilled / federated.READY):
                 model = ingredients.build_model(context, config.student, cell)
             federated.distil(context, job.student, cell, ARMS[job.kind], model)
-    runtime.meet(_END)
+    processes.meet(_END)
 
 
 def preflight(context: Context, todo: list[Job]) -> None:

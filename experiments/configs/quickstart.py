@@ -5,7 +5,7 @@ spot; a rare word as trigger, once in poisoned data, once in corrupted teacher l
 
     python -m experiments.run --config=quickstart.py
 
-No download, no GPU. About 3.5 minutes on 2 CPU cores; attack success 96.3 % for plain
+No download, no GPU. 3.5 to 5 minutes on 2 CPU cores; attack success 96.3 % for plain
 distillation and 0.2 % for ours (one seed, commit 87c8079).
 """
 
