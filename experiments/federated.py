@@ -152,7 +152,7 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
         plan,
         load,
         dispatch,
-        lambda metrics: _on_host(metrics, mesh),
+        lambda metrics: nodes.gather(metrics, mesh),
         state,
         cost=runtime.row_cost(model.config),
         finite=not hostile.any(),
@@ -388,11 +388,6 @@ def _rounds(
         if config.keep_checkpoints and start < len(plan):
             writer.save(state, len(plan), log.extra)
     return state, log.step_seconds
-
-
-def _on_host(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Returns all nodes' values; talks to the other processes only if there are any."""
-    return nodes.gather(tree, mesh) if jax.process_count() > 1 else jax.device_get(tree)
 
 
 def _mean_over_nodes(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -130,7 +130,9 @@ def broadcast(tree: PyTree, mesh: Mesh) -> PyTree:
 
 def gather(tree: PyTree, mesh: Mesh) -> PyTree:
     """Returns all nodes' values on the host, in every process."""
-    return jax.device_get(_replicator(mesh)(tree))
+    if jax.process_count() > 1:
+        tree = _replicator(mesh)(tree)
+    return jax.device_get(tree)
 
 
 @functools.cache

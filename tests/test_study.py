@@ -86,9 +86,9 @@ def run(config, workdir):
     return found
 
 
-def forget():
+def forget(*, compiled=True):
     """Empties what a fresh process would not have in memory."""
-    for module in (cells, ingredients, study, runtime):
+    for module in (cells, ingredients, study, *([runtime] if compiled else [])):
         for value in vars(module).values():
             if hasattr(value, "cache_clear"):
                 value.cache_clear()
@@ -117,10 +117,7 @@ def run_killed(config, workdir, monkeypatch, *, dispatches):
     kills = 0
     while True:
         budget[0] = dispatches
-        for module in (cells, ingredients, study):
-            for value in vars(module).values():
-                if hasattr(value, "cache_clear"):
-                    value.cache_clear()
+        forget(compiled=False)
         try:
             found = run(config, workdir)
             break
