@@ -163,7 +163,8 @@ def node_rows(context: Context, cell: Cell) -> list[np.ndarray]:
     )
     if section.hostile and cell.attack:
         truth = poisoned(context, cell.whole).rows
-        rng = draws(cell.whole, f"exchange/{cell.federation}")
+        # The same for every rule, so that rules differ in nothing else.
+        rng = draws(cell.whole, f"exchange/{section.partition}")
         parts = _give_poison(parts, truth, section.hostile, rng)
     return parts
 

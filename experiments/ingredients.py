@@ -38,6 +38,18 @@ class Transfer(NamedTuple):
     features: np.ndarray  # [rows, layers, dim]
 
 
+class View(NamedTuple):
+    """What the anchor says of some rows.
+
+    Attributes:
+        classes: `[rows]`, int32, by the nearest of its prototypes.
+        logits: `[rows, num_labels]`.
+    """
+
+    classes: np.ndarray
+    logits: np.ndarray
+
+
 class Anchor(NamedTuple):
     """The encoder that saw the references only, and what it says of them.
 
@@ -45,11 +57,13 @@ class Anchor(NamedTuple):
         model: the fine-tuned model.
         prototypes: of its features, by class.
         calibration: `[rows]`, the references it was not trained on.
+        held_out: what it says of those.
     """
 
     model: Model
     prototypes: Prototypes
     calibration: np.ndarray
+    held_out: View
 
 
 @functools.lru_cache(maxsize=2)
@@ -170,6 +184,11 @@ def teacher_model(context: Context, cell: Cell) -> Model:
 def _outputs(context: Context, cell: Cell, name: str, examples: Examples):
     """Runs the cell's teacher over some rows, once."""
     model = teacher_model(context, teacher_cell(context, cell))
+    return _predicted(context, f"{cell.folder}/teacher_{name}", model, examples)
+
+
+def _predicted(context: Context, name: str, model: Model, examples: Examples):
+    """Runs a frozen model over some rows, once, and keeps what it says."""
     tokens = tokenize(context, model, examples)
     fingerprint = teacher.cache_key(
         model.params,
@@ -177,9 +196,8 @@ def _outputs(context: Context, cell: Cell, name: str, examples: Examples):
         repr((model.config, tuple(context.config.features.layers))),
         context.config.features.pooling,
     )
-    path = context.workdir / cell.folder / f"teacher_{name}.safetensors"
     return teacher.cached_outputs(
-        path,
+        context.workdir / f"{name}.safetensors",
         fingerprint,
         lambda: teacher.TeacherOutputs(
             *runtime.predict(context, model, model.params, tokens)
@@ -290,8 +308,8 @@ def _anchor(context: Context, cell: Cell) -> Anchor:
     model = fine_tuned(
         context, f"{cell.folder}/anchor_encoder", config.anchor, cell, known
     )
-    _, features = runtime.predict(
-        context, model, model.params, tokenize(context, model, references)
+    logits, features = _predicted(
+        context, f"{cell.folder}/anchor_references", model, references
     )
     centres = prototypes.class_prototypes(
         cells.key(cell, "anchor"),
@@ -302,19 +320,36 @@ def _anchor(context: Context, cell: Cell) -> Anchor:
         metric=config.prototypes.metric,
         num_iters=config.prototypes.num_iters,
     )
-    return Anchor(model, centres, held_out)
+    view = _view(context, centres, logits[held_out], features[held_out])
+    return Anchor(model, centres, held_out, view)
 
 
-def anchor_view(context: Context, cell: Cell, examples: Examples):
-    """Returns the anchor's classes `[rows]` and logits `[rows, num_labels]`."""
-    judge = anchor(context, cell)
-    logits, features = runtime.predict(
-        context,
-        judge.model,
-        judge.model.params,
-        tokenize(context, judge.model, examples),
-    )
+def _view(context: Context, centres: Prototypes, logits, features) -> View:
+    """Returns what the anchor's outputs say."""
     classes = prototypes.class_of_nearest(
-        features[:, -1], judge.prototypes, metric=context.config.prototypes.metric
+        features[:, -1], centres, metric=context.config.prototypes.metric
     )
-    return np.asarray(classes), logits
+    return View(np.asarray(classes), logits)
+
+
+def anchor_view(context: Context, cell: Cell) -> View:
+    """Returns what the anchor says of a cell's transfer rows.
+
+    Every node has the same anchor, so what it says of a row is computed once.
+    """
+    whole = _anchor_view(context, cell.whole)
+    if not cell.federation:
+        return whole
+    rows = cells.node_rows(context, cell._replace(node=0))[cell.node]
+    return View(*(part[rows] for part in whole))
+
+
+@functools.lru_cache(maxsize=2)
+def _anchor_view(context: Context, cell: Cell) -> View:
+    """Returns what the anchor says of the rows of all nodes together."""
+    judge = anchor(context, cell)
+    examples = cells.poisoned(context, cell).examples
+    outputs = _predicted(
+        context, f"{cell.folder}/anchor_transfer", judge.model, examples
+    )
+    return _view(context, judge.prototypes, *outputs)

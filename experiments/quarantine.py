@@ -50,11 +50,11 @@ def judge(context: Context, cell: Cell, objective: FrozenConfigDict) -> Verdict:
     config = context.config.quarantine
     transfer = ingredients.transfer(context, cell)
     references = cells.task_data(context, cell.task, cell.seed).splits.references
-    rows = ingredients.anchor(context, cell).calibration
+    anchor = ingredients.anchor(context, cell)
+    rows = anchor.calibration
     calibration = data.take(references, rows)
     outputs = ingredients.reference_outputs(context, cell)
-    classes, logits = ingredients.anchor_view(context, cell, transfer.examples)
-    reference_classes, _ = ingredients.anchor_view(context, cell, calibration)
+    view = ingredients.anchor_view(context, cell)
     scores, claimed = {groups: [] for groups in config.groups}, None
     for space in config.spaces:
         if space == "teacher":
@@ -63,10 +63,14 @@ def judge(context: Context, cell: Cell, objective: FrozenConfigDict) -> Verdict:
             features, held = _student_features(context, cell, objective)
         for claim in config.claims:
             rows_claim = _claims(
-                claim, features, transfer.logits, transfer.examples, classes
+                claim, features, transfer.logits, transfer.examples, view.classes
             )
             refs_claim = _claims(
-                claim, held[rows], outputs.logits[rows], calibration, reference_classes
+                claim,
+                held[rows],
+                outputs.logits[rows],
+                calibration,
+                anchor.held_out.classes,
             )
             claimed = claimed or (rows_claim.classes, refs_claim.classes)
             expected = expected_disagreement(refs_claim.confidence, refs_claim.disagree)
@@ -81,25 +85,23 @@ def judge(context: Context, cell: Cell, objective: FrozenConfigDict) -> Verdict:
         *claimed,
         alpha=config.false_rejection,
     )
-    return Verdict(verdict.rejected, verdict.p_values, classes, logits)
+    return Verdict(verdict.rejected, verdict.p_values, *view)
 
 
 def judge_rows(context: Context, cell: Cell) -> Verdict:
     """Tests each transfer row by itself: does the anchor find its claim improbable?"""
     transfer = ingredients.transfer(context, cell)
-    references = cells.task_data(context, cell.task, cell.seed).splits.references
-    rows = ingredients.anchor(context, cell).calibration
-    classes, logits = ingredients.anchor_view(context, cell, transfer.examples)
-    _, held = ingredients.anchor_view(context, cell, data.take(references, rows))
+    anchor = ingredients.anchor(context, cell)
+    view = ingredients.anchor_view(context, cell)
     outputs = ingredients.reference_outputs(context, cell)
     verdict = consistency.sample_gate(
-        runtime.posterior(logits),
+        runtime.posterior(view.logits),
         transfer.logits.argmax(-1),
-        runtime.posterior(held),
-        outputs.logits[rows].argmax(-1),
+        runtime.posterior(anchor.held_out.logits),
+        outputs.logits[anchor.calibration].argmax(-1),
         alpha=context.config.quarantine.false_rejection,
     )
-    return Verdict(verdict.rejected, verdict.p_values, classes, logits)
+    return Verdict(verdict.rejected, verdict.p_values, *view)
 
 
 def _claims(claim, features, logits, examples, anchor_classes) -> Claims:
