@@ -1,9 +1,11 @@
 """Benchmarks: each prints ratios that were measured side by side, in one run.
 
-    python -m experiments.bench nodes
+    python -m experiments.bench nodes lies
 
 `nodes`: a round of N nodes on this machine's devices (local steps and a merge) against
 N separate runs of the same steps, and the memory that the compiled program asks for.
+`lies`: how far two hostile nodes of eight move the merged prototypes, against how far
+honest nodes are from each other.
 """
 
 import functools
@@ -15,21 +17,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments import federated
+from experiments.configs.federated import RULES
+from experiments.defaults import federation as federation_section
 from protojax import (
     _validate,
     aggregation,
     distillation,
     federation,
+    matching,
     models,
     nodes,
+    prototypes,
     training,
 )
-from protojax.base import Batch
+from protojax.attacks.prototypes import PROTOTYPE_ATTACKS
+from protojax.base import Batch, Prototypes
 from protojax.defenses import mean_gradient
+from protojax.geometry import paired_distance
 
 STEPS, ROWS, LENGTH = 4, 16, 32
 CONFIG = models.EncoderConfig(
@@ -173,7 +183,100 @@ def _separate(held, alone, own):
     return held["separate"]
 
 
-BENCHMARKS: dict[str, Callable[[Console], None]] = {"nodes": bench_nodes}
+def honest_prototypes(num_nodes: int, *, rows: int = 600, seed: int = 0) -> Prototypes:
+    """Returns `[nodes, ...]`, each node's prototypes of its own draw of two classes.
+
+    A class is a mixture of five Gaussians in 64 dimensions; a node sees `rows` rows.
+    """
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(10, 64))
+    sets = []
+    for node in range(num_nodes):
+        cluster = rng.integers(0, 10, rows)
+        features = centres[cluster] + 0.5 * rng.normal(size=(rows, 64))
+        sets.append(
+            prototypes.class_prototypes(
+                jax.random.key(node),
+                jnp.asarray(features, jnp.float32),
+                jnp.asarray(cluster % 2),
+                2,
+                num_prototypes=10,
+                metric="l2",
+            )
+        )
+    return nodes.stack(jax.device_get(sets))
+
+
+def displacement(merged: Prototypes, honest: Prototypes) -> float:
+    """Returns how far merged prototypes are off, in units of the honest spread.
+
+    The largest distance of a merged prototype to its partner in the mean of the honest
+    nodes, over the largest distance of an honest node's own: at most 1 within the
+    honest spread, infinite where a prototype has no partner of its class left.
+
+    Args:
+        merged: `[num_prototypes, dim]`.
+        honest: `[nodes, num_prototypes, dim]`.
+    """
+    centre = matching.merge_prototypes(honest, aggregation.mean, metric="l2")
+
+    def farthest(found: Prototypes) -> float:
+        found = matching.match_prototypes(found, centre, metric="l2")
+        gaps = paired_distance(found.vectors, centre.vectors, metric="l2")
+        return float(jnp.where(found.counts > 0, gaps, jnp.inf).max())
+
+    sets = [nodes.unstack(honest, node) for node in range(len(honest.labels))]
+    return farthest(merged) / max(map(farthest, sets))
+
+
+def bench_lies(console: Console) -> None:
+    """Prints how far two lying nodes of eight move the merged prototypes.
+
+    Args:
+        console: where to print.
+    """
+    everyone = honest_prototypes(8)
+    honest = jax.tree.map(lambda leaf: leaf[2:], everyone)
+    table = Table(
+        title="2 of 8 nodes lie: displacement of the merged prototypes, 1 is the "
+        "honest spread"
+    )
+    table.add_column("rule", no_wrap=True)
+    for name in ("honest", *PROTOTYPE_ATTACKS):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, args in RULES.items():
+        section = federation_section(aggregator=name, aggregator_args=args)
+        rule = federated.rule_of(
+            ml_collections.FrozenConfigDict(section), weighted=name == "mean"
+        )
+        sets = [everyone]
+        for lie in PROTOTYPE_ATTACKS.values():
+            liars = [
+                lie(nodes.unstack(everyone, node), jax.random.key(node), 1)
+                for node in (0, 1)
+            ]
+            sets.append(
+                jax.tree.map(
+                    lambda *parts: jnp.concatenate(parts), nodes.stack(liars), honest
+                )
+            )
+        found = [
+            displacement(matching.merge_prototypes(s, rule, metric="l2"), honest)
+            for s in sets
+        ]
+        table.add_row(name, *(f"{value:.2f}" for value in found))
+    console.print(table)
+
+
+def _concatenate(*parts) -> np.ndarray:
+    """Returns the nodes of all parts."""
+    return np.concatenate(parts)
+
+
+BENCHMARKS: dict[str, Callable[[Console], None]] = {
+    "nodes": bench_nodes,
+    "lies": bench_lies,
+}
 
 
 def main(arguments: list[str]) -> None:

@@ -147,20 +147,40 @@ COLUMNS = {
     "recall": "quarantine_recall",
     "f. rej.": "false_rejection",
 }
+FEDERATED = ("worst node", "variance", "sent")
+
+
+def _federated(summary: list[dict[str, Any]]) -> bool:
+    """Returns whether some arm ran over many nodes."""
+    return any(line["bytes_sent"] is not None for line in summary)
 
 
 def header(summary: list[dict[str, Any]]) -> list[str]:
-    """Returns the names of the table's columns; a federation adds two."""
+    """Returns the names of the table's columns; a federation adds three."""
     names = ["task", "attack", "arm", *COLUMNS, "step", "memory"]
-    federated = any(line["bytes_sent"] is not None for line in summary)
-    return [*names, "worst node", "sent"] if federated else names
+    return [*names, *FEDERATED] if _federated(summary) else names
+
+
+def legend(summary: list[dict[str, Any]]) -> str:
+    """Returns what the columns under `header` mean."""
+    seeds = max(line["seeds"] for line in summary)
+    found = (
+        f"In percent, mean ± 95 % interval over {seeds} seed(s); prec. and recall are "
+        "the quarantine's, memory is that of the prototypes."
+    )
+    if _federated(summary):
+        found += (
+            " worst node and variance (squared points) are over the honest nodes, sent "
+            "is what one node sends and receives in all."
+        )
+    return found
 
 
 def table_rows(summary: list[dict[str, Any]]) -> list[list[str]]:
     """Returns the cells of the table under `header`, one list of strings a row."""
     found = []
     for line in summary:
-        sent = line["bytes_sent"]
+        sent, variance = line["bytes_sent"], line["node_variance"]
         cells = [
             line["task"],
             line["attack"] or "none",
@@ -169,6 +189,7 @@ def table_rows(summary: list[dict[str, Any]]) -> list[list[str]]:
             f"{1e3 * line['step_seconds']:.0f} ms",
             f"{(line['bytes_per_node'] or 0) / 1000:.1f} kB",
             percent(line, "worst_node"),
+            "–" if variance is None else f"{1e4 * variance:.1f}",
             "–" if sent is None else f"{sent / 1e6:.1f} MB",
         ]
         found.append(cells[: len(header(summary))])

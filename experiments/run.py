@@ -153,11 +153,7 @@ def main(
             console, console.options.update(max_width=999), table
         ).maximum
         Console(width=max(console.width, needed)).print(table)
-    seeds = max(line["seeds"] for line in found["summary"])
-    console.print(
-        f"In percent, mean ± 95 % interval over {seeds} seed(s); prec. and recall are "
-        "the quarantine's, memory is that of the prototypes."
-    )
+    console.print(results.legend(found["summary"]))
     page = report.write(workdir, config, found)
     console.print(
         f"Results: {workdir / 'results.json'}\nReport:  {page}", soft_wrap=True

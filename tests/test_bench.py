@@ -4,10 +4,14 @@ import dataclasses
 import io
 import re
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from experiments import bench
+from protojax import nodes
+from protojax.attacks.prototypes import PROTOTYPE_ATTACKS
+from protojax.base import Prototypes
 
 
 def test_the_nodes_benchmark_prints_ratios_and_compiles_once(monkeypatch):
@@ -31,6 +35,31 @@ def test_measuring_is_in_turns_and_leaves_compilation_out():
     )
     assert calls == ["a", "b"] * 3
     assert set(found) == {"a", "b"}
+
+
+def test_the_lies_benchmark_prints_a_row_of_each_rule(monkeypatch):
+    monkeypatch.setattr(bench, "RULES", {"mean": {}, "median": {}})
+    console = Console(file=io.StringIO(), width=160)
+    bench.bench_lies(console)
+    mean, median = (
+        [float(x) for x in re.findall(r"\d+\.\d+", line)]
+        for line in console.file.getvalue().splitlines()
+        if re.search(r"\d\.\d", line)
+    )
+    assert len(mean) == len(median) == 1 + len(PROTOTYPE_ATTACKS)
+    assert max(mean) > 2
+    assert max(median) < 1
+
+
+def test_displacement_is_in_units_of_the_honest_spread():
+    def at(x):
+        return Prototypes(np.array([[x, 0.0]]), np.array([1]), np.ones(1))
+
+    honest = nodes.stack([at(-1.0), at(1.0)])
+    assert bench.displacement(at(3.0), honest) == pytest.approx(3.0)
+    assert bench.displacement(at(0.0), honest) == 0.0
+    other = at(0.0)._replace(labels=np.array([0]))
+    assert bench.displacement(other, honest) == np.inf
 
 
 def test_unknown_benchmarks_are_refused():

@@ -1,11 +1,13 @@
 """The pilot's models over many nodes with a server between them.
 
     python -m experiments.run --config=federated.py --config.data.root=DATA
+    python -m experiments.run --config=federated.py:precision --config.data.root=DATA
     python -m experiments.run --config=federated.py:hostile --config.data.root=DATA
     python -m experiments.run --config=federated.py:long --config.data.root=DATA
 
 Without an argument: 4 nodes, as published, IID and with label skew (Dirichlet 0.3), a
-rare word in 5 % of the rows. `hostile`: 8 nodes, 2 of which hold all the poison and
+rare word in 5 % of the rows. `precision`: the IID nodes again, with prototypes sent as
+float32, bfloat16 and int8. `hostile`: 8 nodes, 2 of which hold all the poison and
 replace the model (their updates times 4), under each aggregation rule. `long`: 10 nodes
 and 100 rounds.
 
@@ -14,7 +16,7 @@ Not yet run by us.
 
 from experiments.configs import pilot
 from experiments.defaults import federation
-from protojax import _validate
+from protojax import _validate, communication
 
 RULES = {
     "mean": {},
@@ -32,19 +34,26 @@ def get_config(argument: str = "four"):
     """Returns the study.
 
     Args:
-        argument: `"four"`, `"hostile"` or `"long"`.
+        argument: `"four"`, `"precision"`, `"hostile"` or `"long"`.
     """
-    _validate.one_of(("four", "hostile", "long"), argument=argument)
+    _validate.one_of(("four", "precision", "hostile", "long"), argument=argument)
     config = pilot.get_config()
     config.attacks = {"word_data": config.attacks.word_data}
+    if argument != "four":
+        config.tasks = ("sst2_sentence",)
+    arms = ("clean", "plain", "anchor")
     if argument == "four":
         config.federations = {
             "iid": federation(),
             "dirichlet": federation(partition="dirichlet"),
         }
-        arms = ("clean", "plain", "anchor")
+    elif argument == "precision":
+        config.federations = {
+            name: federation(prototype_precision=name)
+            for name in communication.PRECISIONS
+        }
+        arms = ("anchor",)
     elif argument == "hostile":
-        config.tasks = ("sst2_sentence",)
         config.federations = {
             rule: federation(
                 nodes=8,
@@ -55,11 +64,15 @@ def get_config(argument: str = "four"):
             )
             for rule, args in RULES.items()
         }
-        arms = ("clean", "plain", "anchor")
     else:
-        config.tasks = ("sst2_sentence",)
         config.federations = {"ten": federation(nodes=10, rounds=100)}
         config.student.epochs = 10
-        arms = ("clean", "plain", "anchor")
     config.arms = tuple(f"{arm}@{name}" for name in config.federations for arm in arms)
+    if argument == "hostile":
+        # Honest nodes hold no poison: what theirs costs is seen under two rules.
+        config.arms = tuple(
+            arm
+            for arm in config.arms
+            if not arm.startswith("anchor") or arm.endswith(("@mean", "@median"))
+        )
     return config
