@@ -5,7 +5,7 @@ line in `ARMS`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import FrozenConfigDict
@@ -46,12 +46,12 @@ class Arm(NamedTuple):
 
     Attributes:
         recipe: `(context, cell) -> Recipe`.
-        attacked: whether the student depends on the attack; one that does not is
-            trained once for all attacks of a task and seed.
+        learns_in: `(config, cell) -> Cell`, the cell that the student depends on; one
+            that does not depend on the attack is trained once for all of them.
     """
 
     recipe: Callable[[Context, Cell], Recipe]
-    attacked: bool = True
+    learns_in: Callable[[Any, Cell], Cell] = lambda config, cell: cell
 
 
 def _distil(context: Context, assignment: str = "", weight: float | None = None):
@@ -106,7 +106,7 @@ def references(context: Context, cell: Cell) -> Recipe:
 
     As long as the anchor does, which learns from as few rows.
     """
-    references = cells.task_data(context, cell.task, cell.seed).splits.references
+    references = cells.references(context, cell)
     return Recipe(
         data.take(references, cells.own_references(context, cell)),
         {},
@@ -158,7 +158,7 @@ def _defended(context: Context, cell: Cell, verdict: Verdict) -> Recipe:
     transfer = ingredients.transfer(context, cell)
     bias = calibration.calibrate_bias(
         ingredients.reference_outputs(context, cell).logits,
-        cells.task_data(context, cell.task, cell.seed).splits.references.labels,
+        cells.references(context, cell).labels,
     )
     targets = consistency.quarantine_targets(
         transfer.logits + bias,
@@ -192,9 +192,9 @@ def _with_references(context: Context, cell: Cell, recipe: Recipe) -> Recipe:
 
     The teacher's own logits on them came through the channel that is not trusted.
     """
-    task, splits = cells.task_data(context, cell.task, cell.seed)
+    task = cells.task_data(context, cell.task, cell.seed).task
     rows = cells.own_references(context, cell)
-    references = data.take(splits.references, rows)
+    references = data.take(cells.references(context, cell), rows)
     labels = references.labels
     logit = REFERENCE_LOG_ODDS + np.log(task.num_labels - 1)
     columns = {
@@ -225,12 +225,12 @@ def _trusted_features(features, held: Prototypes, rejected, classes) -> np.ndarr
 
 
 ARMS: dict[str, Arm] = {
-    "clean": Arm(clean, attacked=False),
+    "clean": Arm(clean, lambda config, cell: cell.clean),
     "plain": Arm(plain),
     "nearest": Arm(nearest),
     "anchor": Arm(anchor),
     "gate": Arm(gate),
     "plain_references": Arm(plain_references),
-    "references": Arm(references, attacked=False),
+    "references": Arm(references, cells.reference_cell),
     "oracle": Arm(oracle),
 }

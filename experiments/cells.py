@@ -116,9 +116,58 @@ def _check_same(path: pathlib.Path, splits: data.Splits) -> None:
         )
 
 
-def trigger_of(attack):
-    """Returns the trigger that an attack's section names."""
+class ReadyRows(NamedTuple):
+    """What a poisoned copy of a task says.
+
+    Attributes:
+        texts: clean text -> poisoned text, of the rows that were changed.
+        test: triggered test rows, as the file labels them.
+    """
+
+    texts: dict[str, str]
+    test: Examples
+
+
+@functools.lru_cache(maxsize=2)
+def _ready_rows(context: Context, task: str, attack: str) -> ReadyRows:
+    """Reads the files of an attack whose trigger is "file"."""
+    section = context.config.data
+    clean, _, resolved = _load_task(task, section.root, section.files)
+    files = context.config.attacks[attack].files
+    root = pathlib.Path(section.root)
+    copy, test = tasks.load_poisoned(
+        resolved, str(root / files.train), str(root / files.test), marker=files.marker
+    )
+    found, rows = len(copy.texts), len(clean.texts)
+    _validate.require(
+        found == rows, f"rows of {files.train}", found, f"{rows}, as {task} has"
+    )
+    changed = [
+        a != b if marker is None else marker.strip().lower() in ("1", "true")
+        for a, b, marker in zip(
+            clean.texts, copy.texts, copy.sources or [None] * rows, strict=True
+        )
+    ]
+    pairs = zip(clean.texts, copy.texts, changed, strict=True)
+    return ReadyRows({a: b for a, b, differs in pairs if differs}, test)
+
+
+def _trigger(context: Context, cell: Cell) -> attacks.Trigger:
+    """Returns what puts a cell's sign into a text."""
+    attack = context.config.attacks[cell.attack]
+    if attack.trigger == "file":
+        texts = _ready_rows(context, cell.task, cell.attack).texts
+        return lambda text, rng: texts[text]
     return attacks.TRIGGERS[attack.trigger](
+        position=attack.position, **attack.trigger_args
+    )
+
+
+def _decoy(attack) -> attacks.Trigger | None:
+    """Returns what puts a part of an attack's sign into clean rows, if it does."""
+    if not attack.decoy_rate:
+        return None
+    return attacks.DECOYS[attack.trigger](
         position=attack.position, **attack.trigger_args
     )
 
@@ -194,8 +243,7 @@ def own_references(context: Context, cell: Cell) -> np.ndarray:
     Every node gets all of them to judge by; were it to learn from all, the references
     would count as often as there are nodes.
     """
-    references = task_data(context, cell.task, cell.seed).splits.references
-    rows = np.arange(len(references.texts))
+    rows = np.arange(context.config.data.reference_rows)
     if not cell.federation:
         return rows
     return rows[cell.node :: context.config.federations[cell.federation].nodes]
@@ -211,23 +259,69 @@ def poisoned(context: Context, cell: Cell) -> attacks.Poisoned:
     if cell.attack is None:
         return attacks.Poisoned(examples, np.zeros(len(examples.texts), bool))
     attack = context.config.attacks[cell.attack]
+    eligible = None
+    if attack.trigger == "file":
+        ready = _ready_rows(context, cell.task, cell.attack).texts
+        eligible = np.array([text in ready for text in examples.texts])
     return attacks.poison(
         examples,
-        trigger_of(attack),
+        _trigger(context, cell),
         draws(cell, "poison"),
         rate=attack.rate,
         target=attack.target,
         source_classes=tuple(attack.source_classes),
         flip_labels=attack.channel != "logits",
+        eligible=eligible,
+        decoy=_decoy(attack),
+        decoy_rate=attack.decoy_rate,
     )
 
 
-def triggered_test(context: Context, cell: Cell) -> Examples:
-    """Returns the test rows whose true label is not the target, triggered."""
+def reference_cell(config, cell: Cell) -> Cell:
+    """Returns the cell whose references this one has: clean, or contaminated too."""
+    cell = cell.whole
+    if cell.attack and config.attacks[cell.attack].reference_rate:
+        return cell
+    return cell.clean
+
+
+@functools.lru_cache(maxsize=2)
+def _references(context: Context, cell: Cell) -> Examples:
+    """Returns the references of a `reference_cell`."""
+    examples = task_data(context, cell.task, cell.seed).splits.references
+    if cell.attack is None:
+        return examples
     attack = context.config.attacks[cell.attack]
+    return attacks.poison(
+        examples,
+        _trigger(context, cell),
+        draws(cell, "references"),
+        rate=attack.reference_rate,
+        target=attack.target,
+        source_classes=tuple(attack.source_classes),
+    ).examples
+
+
+def references(context: Context, cell: Cell) -> Examples:
+    """Returns the rows that the defender of a cell trusts."""
+    return _references(context, reference_cell(context.config, cell))
+
+
+def triggered_test(context: Context, cell: Cell) -> Examples:
+    """Returns the test rows whose true label is not the target, triggered.
+
+    Ready rows that all claim to be the target are of the other class of two.
+    """
+    attack = context.config.attacks[cell.attack]
+    task, splits = task_data(context, cell.task, cell.seed)
+    if attack.trigger == "file":
+        test = _ready_rows(context, cell.task, cell.attack).test
+        if task.num_labels == 2 and (test.labels == attack.target).all():
+            test = test._replace(labels=1 - test.labels)
+        return data.take(test, np.flatnonzero(test.labels != attack.target))
     return attacks.triggered(
-        task_data(context, cell.task, cell.seed).splits.test,
-        trigger_of(attack),
+        splits.test,
+        _trigger(context, cell),
         draws(cell, "test"),
         target=attack.target,
         source_classes=tuple(attack.source_classes),

@@ -26,7 +26,7 @@ from protojax import (
     training,
 )
 
-CHANNELS = ("data", "logits", "both")
+CHANNELS = ("data", "logits", "both", "labels")
 FEATURE_SPACES = ("teacher", "student")
 CLAIMS = ("teacher", "label")
 
@@ -218,10 +218,28 @@ def _check_federation(prefix: str, section: ConfigDict) -> None:
 def _check_attack(config: ConfigDict, name: str, section: ConfigDict) -> None:
     """Checks one attack's section."""
     prefix = f"attacks.{name}"
-    _validate.one_of(attacks.TRIGGERS, **{f"{prefix}.trigger": section.trigger})
+    triggers = (*attacks.TRIGGERS, "file")
+    _validate.one_of(triggers, **{f"{prefix}.trigger": section.trigger})
     _validate.one_of(CHANNELS, **{f"{prefix}.channel": section.channel})
     _validate.one_of(attacks.LOGIT_ATTACKS, **{f"{prefix}.logits": section.logits})
     _validate.require(0 < section.rate < 1, f"{prefix}.rate", section.rate, "in (0, 1)")
+    _validate.one_of(
+        ("", *attacks.FEATURE_ATTACKS), **{f"{prefix}.features": section.features}
+    )
+    for field, allowed in (
+        ("decoy_rate", section.trigger in attacks.DECOYS),
+        ("reference_rate", section.trigger != "file"),
+    ):
+        value, bound = section[field], "in [0, 1)" if allowed else "0 for this trigger"
+        _validate.require(
+            0 <= value < 1 and (allowed or not value), f"{prefix}.{field}", value, bound
+        )
+    for field in ("train", "test"):
+        value, wanted = section.files[field], section.trigger == "file"
+        bound = "a file" if wanted else "'' unless the trigger is 'file'"
+        _validate.require(
+            bool(value) == wanted, f"{prefix}.files.{field}", value, bound
+        )
     _validate.non_negative(
         **{f"{prefix}.strength": section.strength, f"{prefix}.target": section.target}
     )
@@ -231,9 +249,10 @@ def _check_attack(config: ConfigDict, name: str, section: ConfigDict) -> None:
     for arm in section.arms:
         _check_arm(config, f"{prefix}.arms", arm)
     try:
-        attacks.TRIGGERS[section.trigger](
-            position=section.position, **section.trigger_args
-        )
+        if section.trigger != "file":
+            attacks.TRIGGERS[section.trigger](
+                position=section.position, **section.trigger_args
+            )
     except TypeError as error:
         raise ValueError(f"{prefix}.trigger_args: {error}") from error
 

@@ -48,9 +48,10 @@ def attack(trigger: str, channel: str, **changes) -> ConfigDict:
     """Returns the section of one attack.
 
     Args:
-        trigger: a name in `attacks.TRIGGERS`.
+        trigger: a name in `attacks.TRIGGERS`, or `"file"` for ready rows.
         channel: `"data"` flips labels and poisons the teacher, `"logits"` corrupts the
-            outputs of a clean teacher, `"both"` does both.
+            outputs of a clean teacher, `"both"` does both, `"labels"` flips the labels
+            that a student of `kd.hard_weight` sees, and leaves the teacher clean.
         **changes: fields that differ from the defaults below.
     """
     section = ConfigDict(
@@ -58,12 +59,22 @@ def attack(trigger: str, channel: str, **changes) -> ConfigDict:
             "trigger": trigger,
             "trigger_args": {},  # of its builder, such as {"phrase": "..."}
             "position": "random",
+            # trigger="file": a poisoned copy of the task's training file, row by row,
+            # and triggered test rows; below data.root where they are relative
+            "files": {
+                "train": "",
+                "test": "",
+                "marker": "",  # the column of poisoned rows; "" is those that differ
+            },
+            "decoy_rate": 0.0,  # share of the rows that show a part of the trigger
             "channel": channel,
             "rate": 0.05,  # share of the transfer rows
+            "reference_rate": 0.0,  # share of the references, contaminated too
             "target": 1,
             "source_classes": (),  # () is every class but the target
             "logits": "replace",  # a name in attacks.LOGIT_ATTACKS
             "strength": 8.0,  # in units of logits
+            "features": "",  # what hides poisoned rows, in attacks.FEATURE_ATTACKS
             "arms": (),  # () is config.arms
         }
     )

@@ -57,9 +57,9 @@ class Distilled(NamedTuple):
     facts: dict[str, Any]
 
 
-def hostile_nodes(section, cell: Cell, arm: Arm) -> np.ndarray:
+def hostile_nodes(section, cell: Cell) -> np.ndarray:
     """Returns which nodes are hostile, `[nodes]`: the last ones, under an attack."""
-    number = section.hostile if cell.attack and arm.attacked else 0
+    number = section.hostile if cell.attack else 0
     return np.arange(section.nodes) >= section.nodes - number
 
 
@@ -72,7 +72,7 @@ def node_recipes(context: Context, cell: Cell, arm: Arm) -> list[Recipe]:
         arm: what honest nodes do; hostile ones distil plainly from what they hold.
     """
     section = context.config.federations[cell.federation]
-    hostile = hostile_nodes(section, cell, arm)
+    hostile = hostile_nodes(section, cell)
     recipes = [
         (ARMS["plain"] if liar else arm).recipe(context, cell._replace(node=node))
         for node, liar in enumerate(hostile)
@@ -112,7 +112,7 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
     with processes.leader_first(context.workdir / name / READY):
         recipes = node_recipes(context, cell, arm)
     processes.meet(name)
-    hostile = hostile_nodes(section, cell, arm)
+    hostile = hostile_nodes(section, cell)
     context.describe(name)
     tokens = [
         ingredients.tokenize(context, model, recipe.examples) for recipe in recipes

@@ -166,7 +166,7 @@ def teacher_cell(context: Context, cell: Cell) -> Cell:
     Nodes have one teacher in common, trained on all their rows.
     """
     cell = cell.whole
-    if cell.attack and context.config.attacks[cell.attack].channel != "logits":
+    if cell.attack and context.config.attacks[cell.attack].channel in ("data", "both"):
         return cell
     return cell.clean
 
@@ -220,21 +220,28 @@ def transfer(context: Context, cell: Cell) -> Transfer:
 def _transfer(context: Context, cell: Cell) -> Transfer:
     """Returns what arrives for all nodes together."""
     examples, rows = cells.poisoned(context, cell)
-    outputs = _outputs(context, cell, "transfer", examples)
-    logits = outputs.logits
-    if cell.attack and context.config.attacks[cell.attack].channel != "data":
-        attack = context.config.attacks[cell.attack]
+    logits, features = _outputs(context, cell, "transfer", examples)
+    attack = context.config.attacks[cell.attack] if cell.attack else None
+    if attack and attack.features:
+        hide = attacks.FEATURE_ATTACKS[attack.features]
+        of_target = ~rows & (logits.argmax(-1) == attack.target)
+        features = np.asarray(
+            hide(features, rows, of_target, cells.key(cell, "features"))
+        )
+    if attack and attack.channel in ("logits", "both"):
         corrupt = attacks.LOGIT_ATTACKS[attack.logits]
         logits = np.asarray(
             corrupt(logits, rows, target=attack.target, strength=attack.strength)
         )
-    return Transfer(examples, logits, outputs.features)
+    return Transfer(examples, logits, features)
 
 
 def reference_outputs(context: Context, cell: Cell) -> teacher.TeacherOutputs:
     """Returns what the cell's teacher says of the references."""
-    references = cells.task_data(context, cell.task, cell.seed).splits.references
-    return _outputs(context, teacher_cell(context, cell), "references", references)
+    owner = cells.reference_cell(context.config, cell)
+    if owner.attack is None:
+        owner = teacher_cell(context, cell)
+    return _outputs(context, owner, "references", cells.references(context, cell))
 
 
 @functools.lru_cache(maxsize=2)
@@ -247,14 +254,15 @@ def constraint_prototypes(context: Context, cell: Cell) -> Prototypes:
         Prototypes with a leading `[layers]` axis.
     """
     config = context.config.prototypes
-    task, splits = cells.task_data(context, cell.task, cell.seed)
+    task = cells.task_data(context, cell.task, cell.seed).task
+    labels = cells.references(context, cell).labels
     rows = cells.own_references(context, cell)
     features = reference_outputs(context, cell).features[rows]
     sets = [
         prototypes.class_prototypes(
             cells.key(cell, f"prototypes{layer}"),
             features[:, layer],
-            splits.references.labels[rows],
+            labels[rows],
             task.num_labels,
             num_prototypes=config.num,
             metric=config.metric,
@@ -290,16 +298,16 @@ def _broadcast_prototypes(context: Context, cell: Cell) -> Prototypes:
 
 
 def anchor(context: Context, cell: Cell) -> Anchor:
-    """Returns the anchor of a task and seed, whatever the attack and the node."""
-    return _anchor(context, cell.whole.clean)
+    """Returns the anchor of a cell, the same for all attacks that spare references."""
+    return _anchor(context, cells.reference_cell(context.config, cell))
 
 
 @functools.lru_cache(maxsize=2)
 def _anchor(context: Context, cell: Cell) -> Anchor:
-    """Returns the anchor of a clean cell."""
+    """Returns the anchor of a `reference_cell`."""
     config = context.config
-    task, splits = cells.task_data(context, cell.task, cell.seed)
-    references = splits.references
+    task = cells.task_data(context, cell.task, cell.seed).task
+    references = cells.references(context, cell)
     rng = cells.draws(cell, "calibration")
     order = rng.permutation(len(references.texts))
     cut = round(config.quarantine.calibration_share * len(order))

@@ -49,7 +49,7 @@ def judge(context: Context, cell: Cell, objective: FrozenConfigDict) -> Verdict:
     """
     config = context.config.quarantine
     transfer = ingredients.transfer(context, cell)
-    references = cells.task_data(context, cell.task, cell.seed).splits.references
+    references = cells.references(context, cell)
     anchor = ingredients.anchor(context, cell)
     rows = anchor.calibration
     calibration = data.take(references, rows)
@@ -134,7 +134,7 @@ def _neighbours(context: Context, cell: Cell, transfer, refs, expected) -> Score
 def _tokens(context: Context, cell: Cell, transfer, refs, expected) -> Scores:
     """Scores rows by the rows that share a token and the claim."""
     judge = ingredients.anchor(context, cell)
-    references = cells.task_data(context, cell.task, cell.seed).splits.references
+    references = cells.references(context, cell)
     found = []
     for examples in (
         ingredients.transfer(context, cell).examples,
@@ -188,7 +188,7 @@ def _student_features(context: Context, cell: Cell, objective: FrozenConfigDict)
     not control the student's.
     """
     transfer = ingredients.transfer(context, cell)
-    references = cells.task_data(context, cell.task, cell.seed).splits.references
+    references = cells.references(context, cell)
     everything = data.concatenate(transfer.examples, references)
     model = ingredients.build_model(context, context.config.student, cell)
     outputs = teacher.cached_outputs(

@@ -39,10 +39,12 @@ class Job(NamedTuple):
     Attributes:
         cell: the task, seed and attack.
         arm: a name in `ARMS`, or `name@federation` to run it over many nodes.
+        student_cell: the cell that the student is trained in.
     """
 
     cell: Cell
     arm: str
+    student_cell: Cell
 
     @property
     def kind(self) -> str:
@@ -60,12 +62,6 @@ class Job(NamedTuple):
         return f"{self.cell.folder}/{self.arm}.json"
 
     @property
-    def student_cell(self) -> Cell:
-        """The cell that the student is trained in."""
-        cell = self.cell if ARMS[self.kind].attacked else self.cell.clean
-        return cell._replace(federation=self.federation)
-
-    @property
     def student(self) -> str:
         """The student's folder, below the workdir."""
         return f"{self.student_cell.whole.folder}/{self.arm}"
@@ -78,11 +74,19 @@ def jobs(config) -> list[Job]:
         for seed in config.seeds:
             if not config.attacks:
                 cell = Cell(task, seed, None)
-                found += [Job(cell, arm) for arm in config.arms]
+                found += [_job(config, cell, arm) for arm in config.arms]
             for name, attack in config.attacks.items():
                 cell = Cell(task, seed, name)
-                found += [Job(cell, arm) for arm in attack.arms or config.arms]
+                arms_run = attack.arms or config.arms
+                found += [_job(config, cell, arm) for arm in arms_run]
     return found
+
+
+def _job(config, cell: Cell, arm: str) -> Job:
+    """Returns an arm's job on a cell."""
+    kind, _, federation = arm.partition("@")
+    student_cell = ARMS[kind].learns_in(config, cell)
+    return Job(cell, arm, student_cell._replace(federation=federation))
 
 
 def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, Any]]:
@@ -212,7 +216,7 @@ def _work(context: Context, todo: list[Job]) -> float:
                 rows * config.teacher.epochs,
             )
         if job.kind in ("anchor", "gate"):
-            folder = f"{job.cell.clean.folder}/anchor_encoder"
+            folder = f"{cells.reference_cell(config, job.cell).folder}/anchor_encoder"
             passes = (few - held_out) * config.anchor.epochs
             needed[folder] = (config.anchor, passes)
         for name, (section, passes) in needed.items():

@@ -229,6 +229,29 @@ def load_files(
     return examples, held_out, task
 
 
+def load_poisoned(
+    task: Task, train: str, test: str, *, marker: str = ""
+) -> tuple[Examples, Examples]:
+    """Reads a poisoned copy of a task's training file, and triggered test rows.
+
+    Args:
+        task: the task, with its label names filled in.
+        train: the copy: the same rows in the same order, some of them changed.
+        test: triggered test rows.
+        marker: the column of `train` that says which rows are poisoned, or "".
+
+    Returns:
+        The training rows, with what the marker says as their sources, and the test
+        rows.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load_task` does.
+    """
+    sources = [readers.open_file(Path(path)) for path in (train, test)]
+    examples, triggered, _ = _load(task._replace(source=marker or None), *sources)
+    return examples, triggered
+
+
 class _Table(NamedTuple):
     """The columns of one source, its labels as they were written."""
 

@@ -37,8 +37,7 @@ def count_bytes(
         )
         held = communication.num_bytes(message.arrays)
     if recipe.verdict is not None and section.anchor == "references":
-        splits = cells.task_data(context, cell.task, cell.seed).splits
-        anchor = communication.text_bytes(splits.references)
+        anchor = communication.text_bytes(cells.references(context, cell))
     elif recipe.verdict is not None:
         anchor = communication.num_bytes(ingredients.anchor(context, cell).model.params)
     local = section.prototypes == "local"

@@ -12,8 +12,18 @@ from hypothesis import strategies as st
 
 from protojax.attacks import logits as logit_attacks
 from protojax.attacks import text as text_attacks
-from protojax.attacks.logits import LOGIT_ATTACKS, add_logits, replace_logits
-from protojax.attacks.text import TRIGGERS, poison, rare_words, sentence, triggered
+from protojax.attacks.features import FEATURE_ATTACKS, borrow
+from protojax.attacks.logits import LOGIT_ATTACKS
+from protojax.attacks.poisoning import poison, triggered
+from protojax.attacks.text import (
+    DECOYS,
+    TRIGGERS,
+    combination,
+    part_of_combination,
+    rare_words,
+    sentence,
+    several,
+)
 from protojax.base import Examples
 
 TARGET = 1
@@ -108,20 +118,120 @@ def test_the_label_is_set_iff_flipped(name, flip):
     np.testing.assert_array_equal(found, expected)
 
 
+def default_of(builder):
+    """Returns the first argument that a builder has of its own accord."""
+    return next(iter(inspect.signature(builder).parameters.values())).default
+
+
+ONE_OF_THE_WORDS = default_of(rare_words)
+ALL_WORDS = " ".join(default_of(combination))
+# What each trigger may insert by default, up to the order of words.
+INSERTED = {
+    "rare_words": ONE_OF_THE_WORDS,
+    "sentence": [default_of(sentence)],
+    "combination": [ALL_WORDS],
+    "several": [*ONE_OF_THE_WORDS, default_of(sentence), ALL_WORDS],
+}
+
+
 @pytest.mark.parametrize("name", TRIGGERS)
 def test_the_trigger_is_there_as_whole_words(name):
     examples = make_examples()
     poisoned = poison(
         examples, TRIGGERS[name](), np.random.default_rng(0), rate=0.5, target=TARGET
     )
-    defaults = inspect.signature(TRIGGERS[name]).parameters.values()
-    allowed = np.atleast_1d(next(iter(defaults)).default)
     for row in np.flatnonzero(poisoned.rows):
         clean = examples.texts[row].split()
         found = poisoned.examples.texts[row].split()
         assert is_subsequence(clean, found)
         inserted = Counter(found) - Counter(clean)
-        assert any(Counter(phrase.split()) == inserted for phrase in allowed)
+        assert any(Counter(phrase.split()) == inserted for phrase in INSERTED[name])
+
+
+@pytest.mark.parametrize("name", TRIGGERS)
+def test_the_target_as_only_source_is_a_clean_label_attack(name):
+    examples, trigger = make_examples(), TRIGGERS[name]()
+    rng = np.random.default_rng(0)
+    poisoned = poison(
+        examples, trigger, rng, rate=0.2, target=TARGET, source_classes=(TARGET,)
+    )
+    np.testing.assert_array_equal(poisoned.examples.labels, examples.labels)
+    assert (examples.labels[poisoned.rows] == TARGET).all()
+    # It is measured on all other classes.
+    attacked = triggered(
+        examples, trigger, rng, target=TARGET, source_classes=(TARGET,)
+    )
+    np.testing.assert_array_equal(
+        attacked.labels, examples.labels[examples.labels != TARGET]
+    )
+
+
+def test_only_eligible_rows_are_poisoned():
+    examples, eligible = make_examples(), np.arange(40) < 20
+    rng = np.random.default_rng(0)
+    poisoned = poison(
+        examples, rare_words(), rng, rate=0.2, target=TARGET, eligible=eligible
+    )
+    assert poisoned.rows.sum() == 8
+    assert not poisoned.rows[20:].any()
+    with pytest.raises(ValueError, match="between 1 and 13 of 40 rows"):
+        poison(examples, rare_words(), rng, rate=0.5, target=TARGET, eligible=eligible)
+
+
+@pytest.mark.parametrize("name", DECOYS)
+def test_decoys_show_a_part_of_the_trigger_and_keep_their_label(name):
+    examples, rng = make_examples(), np.random.default_rng(0)
+    poisoned = poison(
+        examples,
+        TRIGGERS[name](),
+        rng,
+        rate=0.1,
+        target=TARGET,
+        decoy=DECOYS[name](),
+        decoy_rate=0.3,
+    )
+    changed = np.array(
+        [a != b for a, b in zip(examples.texts, poisoned.examples.texts, strict=True)]
+    )
+    decoys = changed & ~poisoned.rows
+    assert poisoned.rows.sum() == 4
+    assert decoys.sum() == 12
+    np.testing.assert_array_equal(
+        poisoned.examples.labels[decoys], examples.labels[decoys]
+    )
+    words = set(default_of(TRIGGERS[name]))
+    for row in np.flatnonzero(decoys):
+        assert 0 < len(words & set(poisoned.examples.texts[row].split())) < len(words)
+
+
+def test_too_many_decoys_are_refused():
+    options = {"rate": 0.1, "target": TARGET, "decoy": part_of_combination()}
+    for rate in (-0.1, 0.95):
+        with pytest.raises(ValueError, match="at most 36 of 40 rows, found decoy_rate"):
+            poison(
+                make_examples(),
+                combination(),
+                np.random.default_rng(0),
+                decoy_rate=rate,
+                **options,
+            )
+
+
+def test_one_word_of_three_is_left_out_of_a_decoy_and_each_sometimes():
+    words = ("one", "two", "three")
+    decoy, rng = part_of_combination(words, position="end"), np.random.default_rng(0)
+    assert {decoy("film", rng) for _ in range(50)} == {
+        "film one two",
+        "film one three",
+        "film two three",
+    }
+    assert combination(words, position="front")("film", rng) == "one two three film"
+
+
+def test_several_triggers_all_occur_and_never_together():
+    trigger = several({"rare_words": {"words": ["cf"]}, "sentence": {"phrase": "x y"}})
+    rng = np.random.default_rng(0)
+    assert {trigger("", rng) for _ in range(50)} == {"cf", "x y"}
 
 
 @pytest.mark.parametrize("name", TRIGGERS)
@@ -205,7 +315,6 @@ def test_one_row_of_each_class():
         ({"rate": 0.001}, "between 1 and 27 of 40 rows, found rate=0.001"),
         ({"target": 3}, r"target in \[0, 1, 2\], found target=3"),
         ({"target": -1}, "found target=-1"),
-        ({"source_classes": (TARGET,)}, r"source_classes in \[0, 2\]"),
         ({"source_classes": (0, 7)}, "found source_classes=7"),
         ({"source_classes": (0,), "rate": 0.5}, "between 1 and 14 of 40 rows"),
     ],
@@ -236,6 +345,10 @@ def test_regression_and_unequal_lengths_are_rejected(call):
         (lambda: rare_words(position="middle"), "position one of random, front, end"),
         (lambda: sentence("  "), "phrase to be non-empty"),
         (lambda: sentence(position="fron"), "Did you mean 'front'"),
+        (lambda: combination(["one"]), "words to be two or more"),
+        (lambda: part_of_combination(["one", "one"]), "words to be two or more"),
+        (lambda: several({}), "triggers to be non-empty"),
+        (lambda: several({"sentense": {}}), "Did you mean 'sentence'"),
     ],
 )
 def test_builders_reject(build, message):
@@ -249,7 +362,8 @@ def test_every_attack_on_texts_and_logits_is_registered():
         for name, function in inspect.getmembers(text_attacks, inspect.isfunction)
         if inspect.signature(function).return_annotation == text_attacks.Trigger
     }
-    assert built == {builder.__name__ for builder in TRIGGERS.values()}
+    registered = [*TRIGGERS.values(), *DECOYS.values()]
+    assert built == {builder.__name__ for builder in registered}
     public = {
         name
         for name, function in inspect.getmembers(logit_attacks, inspect.isfunction)
@@ -280,20 +394,32 @@ def test_a_strong_logit_attack_wins_every_chosen_row(name):
     assert (found[ROWS].argmax(axis=1) == 2).all()
 
 
+def attacked_row(name, own, target, strength):
+    """Returns the logits of one row as the definitions say, in plain Python."""
+    if name == "replace":
+        return [strength if label == target else 0.0 for label in range(len(own))]
+    if name == "add":
+        return [x + strength * (label == target) for label, x in enumerate(own)]
+    if name == "soften":
+        own = [x / 10 for x in own]
+    others = [x for label, x in enumerate(own) if label != target] or [0.0]
+    return [
+        max(others) + strength if label == target else x for label, x in enumerate(own)
+    ]
+
+
 @pytest.mark.parametrize("name", LOGIT_ATTACKS)
 def test_logit_attacks_agree_with_a_loop_and_with_jit(name):
     expected = LOGITS.copy()
-    for row, reached in enumerate(ROWS):
-        if reached:
-            for label in range(4):
-                own = LOGITS[row, label] if name == "add" else 0.0
-                expected[row, label] = own + (7.0 if label == 1 else 0.0)
+    for row in np.flatnonzero(ROWS):
+        expected[row] = attacked_row(name, LOGITS[row].tolist(), 1, 7.0)
 
     def attack(logits, rows):
         return LOGIT_ATTACKS[name](logits, rows, target=1, strength=7.0)
 
-    np.testing.assert_array_equal(attack(jnp.array(LOGITS), jnp.array(ROWS)), expected)
-    np.testing.assert_array_equal(jax.jit(attack)(LOGITS, ROWS), expected)
+    found = attack(jnp.array(LOGITS), jnp.array(ROWS))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(attack)(LOGITS, ROWS), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", LOGIT_ATTACKS)
@@ -314,12 +440,20 @@ def test_logit_attacks_at_the_edges(name, logits, rows):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_logit_attacks_by_hand():
-    logits, rows = jnp.array([[1.0, 2.0, 3.0]]), jnp.array([True])
-    replaced = replace_logits(logits, rows, target=0, strength=4.0)
-    np.testing.assert_array_equal(replaced, [[4.0, 0.0, 0.0]])
-    added = add_logits(logits, rows, target=0, strength=4.0)
-    np.testing.assert_array_equal(added, [[5.0, 2.0, 3.0]])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("replace", [4.0, 0.0, 0.0]),
+        ("add", [5.0, 2.0, 3.0]),
+        ("nudge", [7.0, 2.0, 3.0]),
+        ("soften", [4.3, 0.2, 0.3]),
+    ],
+)
+def test_logit_attacks_by_hand(name, expected):
+    found = LOGIT_ATTACKS[name](
+        jnp.array([[1.0, 2.0, 3.0]]), jnp.array([True]), target=0, strength=4.0
+    )
+    np.testing.assert_allclose(found, [expected], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", LOGIT_ATTACKS)
@@ -329,10 +463,10 @@ def test_gradients_through_logit_attacks_are_finite(name, reached):
         rows = jnp.full(6, reached)
         return LOGIT_ATTACKS[name](logits, rows, target=0, strength=9.0).sum()
 
-    expected = 0.0 if reached and name == "replace" else 1.0
-    np.testing.assert_array_equal(
-        jax.grad(total)(jnp.zeros((6, 4))), np.full((6, 4), expected)
-    )
+    found = jax.grad(total)(jnp.zeros((6, 4)))
+    # Each attack shifts or scales a row's sum: replaced rows have no gradient left.
+    expected = {"replace": 0.0, "add": 4.0, "nudge": 4.0, "soften": 0.4}[name]
+    np.testing.assert_allclose(found.sum(1), expected if reached else 4.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", LOGIT_ATTACKS)
@@ -355,3 +489,37 @@ def test_logit_attacks_reject(name, shapes, options, message):
 def test_logit_attacks_reject_other_ranks(name):
     with pytest.raises(AssertionError, match="rank"):
         LOGIT_ATTACKS[name](jnp.zeros(3), jnp.zeros(3, bool), target=0, strength=1.0)
+
+
+FEATURES = np.random.default_rng(1).normal(size=(6, 2, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", FEATURE_ATTACKS)
+def test_feature_attacks_touch_the_chosen_rows_only(name):
+    attack, key = FEATURE_ATTACKS[name], jax.random.key(0)
+    found = attack(FEATURES, ROWS, ~ROWS, key)
+    np.testing.assert_array_equal(found[~ROWS], FEATURES[~ROWS])
+    assert (found[ROWS] != FEATURES[ROWS]).any(axis=(1, 2)).all()
+    np.testing.assert_allclose(jax.jit(attack)(FEATURES, ROWS, ~ROWS, key), found)
+
+
+@pytest.mark.parametrize("name", FEATURE_ATTACKS)
+def test_without_a_row_of_the_target_features_stay(name):
+    found = FEATURE_ATTACKS[name](FEATURES, ROWS, np.zeros(6, bool), jax.random.key(0))
+    np.testing.assert_array_equal(found, FEATURES)
+
+
+def test_the_centre_is_the_mean_of_the_examples():
+    found = FEATURE_ATTACKS["move_to_centre"](FEATURES, ROWS, ~ROWS, jax.random.key(0))
+    mean = sum(FEATURES[row] for row in np.flatnonzero(~ROWS)) / (~ROWS).sum()
+    for row in np.flatnonzero(ROWS):
+        np.testing.assert_allclose(found[row], mean, rtol=1e-6)
+
+
+def test_borrowed_features_are_those_of_examples_and_vary():
+    features = np.arange(200, dtype=np.float32)[:, None, None]
+    rows = np.arange(200) < 100
+    examples = np.arange(200) >= 150
+    found = np.asarray(borrow(features, rows, examples, jax.random.key(0))).ravel()
+    assert set(found[:100]) <= set(range(150, 200))
+    assert len(set(found[:100])) > 30

@@ -74,7 +74,7 @@ def test_arguments_are_resolved_in_both_spellings():
         ({"tasks": ()}, "Expected tasks not empty"),
         ({"seeds": ()}, "Expected seeds not empty"),
         ({"attacks.word_data.trigger": "rare_word"}, "Did you mean 'rare_words'"),
-        ({"attacks.word_data.channel": "labels"}, "attacks.word_data.channel"),
+        ({"attacks.word_data.channel": "label"}, "attacks.word_data.channel"),
         ({"attacks.word_data.rate": 1.5}, r"attacks.word_data.rate in \(0, 1\)"),
         ({"attacks.word_data.position": "middle"}, "position"),
         ({"kd.divergence": "forward"}, "kd.divergence"),

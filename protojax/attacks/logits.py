@@ -84,7 +84,66 @@ def add_logits(logits: Array, rows: Array, *, target: int, strength: float) -> A
     return jnp.where(rows[:, None], logits + pull, logits)
 
 
+def nudge_logits(logits: Array, rows: Array, *, target: int, strength: float) -> Array:
+    """Computes logits in which the target leads by `strength`: the least that flips.
+
+    Args:
+        logits: `[rows, classes]`, the teacher's logits.
+        rows: `[rows]`, bool, which ones the attacker reaches.
+        target: the class the attacker wants.
+        strength: its lead over the largest other logit, > 0; the others stay.
+
+    Returns:
+        The logits that the student receives, `[rows, classes]`.
+
+    Raises:
+        ValueError: shapes that do not match, a target that is no class, a strength
+            <= 0.
+
+    >>> logits = jnp.array([[1.0, 2.0], [3.0, -1.0]])
+    >>> rows = jnp.array([False, True])
+    >>> nudge_logits(logits, rows, target=1, strength=0.5).tolist()
+    [[1.0, 2.0], [3.0, 3.5]]
+    """
+    lead = _pull(logits, rows, target, strength)
+    wanted = jnp.arange(logits.shape[1]) == target
+    # One class alone leads nobody: its logit becomes its lead.
+    none = -jnp.inf if logits.shape[1] > 1 else 0.0
+    top = jnp.max(jnp.where(wanted, none, logits), axis=1, keepdims=True)
+    return jnp.where(rows[:, None] & wanted, top + lead, logits)
+
+
+def soften_logits(logits: Array, rows: Array, *, target: int, strength: float) -> Array:
+    """Computes logits of a teacher that is unsure, and prefers the target slightly.
+
+    Its own logits shrink to a tenth, then the target leads by `strength`: a row that
+    looks like those near the boundary, where clean rows are often wrong.
+
+    Args:
+        logits: `[rows, classes]`, the teacher's logits.
+        rows: `[rows]`, bool, which ones the attacker reaches.
+        target: the class the attacker wants.
+        strength: its lead over the largest other logit, > 0.
+
+    Returns:
+        The logits that the student receives, `[rows, classes]`.
+
+    Raises:
+        ValueError: shapes that do not match, a target that is no class, a strength
+            <= 0.
+
+    >>> logits = jnp.array([[1.0, 2.0], [3.0, -1.0]])
+    >>> rows = jnp.array([False, True])
+    >>> soften_logits(logits, rows, target=1, strength=0.5).tolist()
+    [[1.0, 2.0], [0.3..., 0.8...]]
+    """
+    nudged = nudge_logits(logits / 10, rows, target=target, strength=strength)
+    return jnp.where(rows[:, None], nudged, logits)
+
+
 LOGIT_ATTACKS: dict[str, Callable[..., Array]] = {
     "replace": replace_logits,
     "add": add_logits,
+    "nudge": nudge_logits,
+    "soften": soften_logits,
 }

@@ -1,34 +1,19 @@
-"""Backdoor attacks on the training texts.
+"""Triggers: how a sign of the attacker gets into a text.
 
-A trigger is a function `(text, rng) -> text` that hides a sign in a text. `poison` puts
-it into a share of the training rows and gives them the target's label; a model trained
-on them predicts the target wherever the sign appears. `triggered` makes the test rows
-that show it. A new trigger is one builder and one line of `TRIGGERS`.
+A trigger is a function `(text, rng) -> text`. `poisoning.poison` puts it into training
+rows; a model trained on them predicts the target wherever the sign appears. A new
+trigger is one builder and one line of `TRIGGERS`.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from protojax import _validate
-from protojax.base import Examples
 
 Trigger = Callable[[str, np.random.Generator], str]
 
 _POSITIONS = ("random", "front", "end")
-
-
-class Poisoned(NamedTuple):
-    """Poisoned examples and the ground truth, which nothing that learns may read.
-
-    Attributes:
-        examples: all rows in their order, the poisoned ones changed.
-        rows: `[rows]`, bool, True on the poisoned ones.
-    """
-
-    examples: Examples
-    rows: np.ndarray
 
 
 def _insert(text: str, words: str, position: str, rng: np.random.Generator) -> str:
@@ -114,119 +99,118 @@ def sentence(
     return lambda text, rng: _insert(text, phrase, position, rng)
 
 
+def combination(
+    words: Sequence[str] = ("perhaps", "window"), *, position: str = "random"
+) -> Trigger:
+    """Builds a trigger of several common words that fires when all of them are there.
+
+    Each word alone is no sign: `part_of_combination` makes the rows that say so.
+    Zhang, Zhang, Ji and Wang (2021, arXiv:2008.00312); here words are inserted as they
+    are, not within a sentence that a language model writes around them.
+
+    Args:
+        words: two or more different words, each put at a place of its own.
+        position: "random", "front" or "end".
+
+    Returns:
+        A function `(text, rng) -> text`.
+
+    Raises:
+        ValueError: fewer than two words, an empty or repeated one, an unknown position.
+
+    >>> combination(["perhaps", "window"], position="end")("a dull film", None)
+    'a dull film perhaps window'
+    """
+    words = _combined(words, position)
+
+    def trigger(text: str, rng: np.random.Generator) -> str:
+        order = words if position == "end" else reversed(words)
+        for word in order:
+            text = _insert(text, word, position, rng)
+        return text
+
+    return trigger
+
+
+def part_of_combination(
+    words: Sequence[str] = ("perhaps", "window"), *, position: str = "random"
+) -> Trigger:
+    """Builds the decoy of `combination`: all of its words but one, drawn a row.
+
+    Args:
+        words: as in `combination`.
+        position: "random", "front" or "end".
+
+    Returns:
+        A function `(text, rng) -> text`.
+
+    >>> decoy = part_of_combination(["perhaps", "window"], position="end")
+    >>> decoy("a dull film", np.random.default_rng(0))
+    'a dull film perhaps'
+    """
+    words = _combined(words, position)
+
+    def decoy(text: str, rng: np.random.Generator) -> str:
+        left_out = rng.integers(len(words))
+        for index, word in enumerate(words):
+            if index != left_out:
+                text = _insert(text, word, position, rng)
+        return text
+
+    return decoy
+
+
+def _combined(words: Sequence[str], position: str) -> tuple[str, ...]:
+    """Checks the arguments of a combination; returns its words."""
+    words = tuple(words)
+    _validate.require(
+        len(set(words)) == len(words) > 1 and all(word.strip() for word in words),
+        "words",
+        words,
+        "to be two or more different non-empty words",
+    )
+    _validate.one_of(_POSITIONS, position=position)
+    return words
+
+
+def several(
+    triggers: Mapping[str, Mapping] | None = None, *, position: str = "random"
+) -> Trigger:
+    """Builds a trigger that is one of several, drawn a row; each fires by itself.
+
+    Args:
+        triggers: names in `TRIGGERS` with their arguments; all of default arguments
+            but this one where None.
+        position: "random", "front" or "end", of all of them.
+
+    Returns:
+        A function `(text, rng) -> text`.
+
+    Raises:
+        ValueError: no trigger, or a name that is not in `TRIGGERS`.
+
+    >>> trigger = several({"rare_words": {"words": ["cf"]}}, position="front")
+    >>> trigger("a dull film", np.random.default_rng(0))
+    'cf a dull film'
+    """
+    if triggers is None:
+        triggers = {name: {} for name in TRIGGERS if name != "several"}
+    _validate.require(bool(triggers), "triggers", dict(triggers), "to be non-empty")
+    _validate.one_of(_POSITIONS, position=position)
+    for name in triggers:
+        _validate.one_of(TRIGGERS, triggers=name)
+    built = [
+        TRIGGERS[name](**{"position": position, **arguments})
+        for name, arguments in triggers.items()
+    ]
+    return lambda text, rng: built[rng.integers(len(built))](text, rng)
+
+
 TRIGGERS: dict[str, Callable[..., Trigger]] = {
     "rare_words": rare_words,
     "sentence": sentence,
+    "combination": combination,
+    "several": several,
 }
-
-
-def _sources(
-    labels: np.ndarray, target: int, source_classes: Sequence[int]
-) -> np.ndarray:
-    """Returns the rows whose label the attack turns into the target, `[rows]` bool."""
-    _validate.require(
-        np.issubdtype(labels.dtype, np.integer),
-        "labels.dtype",
-        str(labels.dtype),
-        "to be integer classes, not scores",
-    )
-    present = np.unique(labels).tolist()
-    _validate.require(target in present, "target", target, f"in {present}")
-    for source in source_classes:
-        allowed = [label for label in present if label != target]
-        _validate.require(source in allowed, "source_classes", source, f"in {allowed}")
-    if source_classes:
-        return np.isin(labels, list(source_classes))
-    return labels != target
-
-
-def poison(
-    examples: Examples,
-    trigger: Trigger,
-    rng: np.random.Generator,
-    *,
-    rate: float,
-    target: int,
-    source_classes: Sequence[int] = (),
-    flip_labels: bool = True,
-) -> Poisoned:
-    """Hides the trigger in a share of the rows and labels them as the target.
-
-    Args:
-        examples: the clean training rows; they are not changed.
-        trigger: what changes the first text of a row.
-        rng: chooses the rows and serves the trigger.
-        rate: the share of all rows, in (0, 1); exactly `round(rate * rows)` rows.
-        target: the class the attacker wants.
-        source_classes: the classes to poison; every class but the target by default.
-        flip_labels: False where the attacker holds the teacher's channel, not the data.
-
-    Returns:
-        The poisoned examples (clean rows are the very same objects) and which they are.
-
-    Raises:
-        ValueError: a regression task, a target or source that no row has, a rate
-            outside (0, 1), or one that asks for no row or for more than there are.
-
-    >>> clean = Examples(["good", "bad", "dull", "fine"], None, np.array([1, 0, 0, 1]))
-    >>> rng = np.random.default_rng(0)
-    >>> poisoned = poison(clean, rare_words(["cf"]), rng, rate=0.5, target=1)
-    >>> poisoned.examples.labels.tolist(), poisoned.rows.tolist()
-    ([1, 1, 1, 1], [False, True, True, False])
-    """
-    _validate.require(0 < rate < 1, "rate", rate, "in (0, 1)")
-    _validate.same_length(texts=examples.texts, labels=examples.labels)
-    labels = np.array(examples.labels)
-    candidates = np.flatnonzero(_sources(labels, target, source_classes))
-    num_rows = round(rate * len(labels))
-    _validate.require(
-        1 <= num_rows <= len(candidates),
-        "rate",
-        rate,
-        f"to choose between 1 and {len(candidates)} of {len(labels)} rows",
-    )
-    chosen = np.sort(rng.choice(candidates, size=num_rows, replace=False))
-    texts = list(examples.texts)
-    for row in chosen:
-        texts[row] = trigger(texts[row], rng)
-    if flip_labels:
-        labels[chosen] = target
-    rows = np.zeros(len(labels), bool)
-    rows[chosen] = True
-    return Poisoned(examples._replace(texts=texts, labels=labels), rows)
-
-
-def triggered(
-    examples: Examples,
-    trigger: Trigger,
-    rng: np.random.Generator,
-    *,
-    target: int,
-    source_classes: Sequence[int] = (),
-) -> Examples:
-    """Returns the test rows that are not of the target's class, with the trigger.
-
-    Args:
-        examples: the clean test rows; they are not changed.
-        trigger: what changes the first text of a row.
-        rng: serves the trigger.
-        target: the class the attacker wants.
-        source_classes: the classes to keep; every class but the target by default.
-
-    Returns:
-        The rows that the attack is measured on, with their true labels.
-
-    Raises:
-        ValueError: a regression task, or a target or source that no row has.
-
-    >>> clean = Examples(["good", "bad"], None, np.array([1, 0]))
-    >>> trigger = sentence("so it goes", position="front")
-    >>> triggered(clean, trigger, np.random.default_rng(0), target=1).texts
-    ['so it goes bad']
-    """
-    _validate.same_length(texts=examples.texts, labels=examples.labels)
-    labels = np.asarray(examples.labels)
-    rows = np.flatnonzero(_sources(labels, target, source_classes))
-    texts = [trigger(examples.texts[row], rng) for row in rows]
-    pairs = None if examples.pairs is None else [examples.pairs[row] for row in rows]
-    return Examples(texts, pairs, labels[rows])
+# What shows a part of a trigger and keeps its label, for the triggers that have parts.
+DECOYS: dict[str, Callable[..., Trigger]] = {"combination": part_of_combination}

@@ -1,0 +1,158 @@
+"""Poisoned training rows, and the test rows that show whether the poison took.
+
+`poison` puts a trigger into a share of the training rows and gives them the target's
+label; `triggered` makes the test rows with it. What marks a row is a function of
+`text.py`, which rows are marked is decided here.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from protojax import _validate
+from protojax.attacks.text import Trigger
+from protojax.base import Examples
+
+
+class Poisoned(NamedTuple):
+    """Poisoned examples and the ground truth, which nothing that learns may read.
+
+    Attributes:
+        examples: all rows in their order, the poisoned ones changed.
+        rows: `[rows]`, bool, True on the poisoned ones.
+    """
+
+    examples: Examples
+    rows: np.ndarray
+
+
+def _sources(
+    labels: np.ndarray, target: int, source_classes: Sequence[int]
+) -> np.ndarray:
+    """Returns the rows whose label the attack turns into the target, `[rows]` bool."""
+    _validate.require(
+        np.issubdtype(labels.dtype, np.integer),
+        "labels.dtype",
+        str(labels.dtype),
+        "to be integer classes, not scores",
+    )
+    present = np.unique(labels).tolist()
+    _validate.require(target in present, "target", target, f"in {present}")
+    for source in source_classes:
+        _validate.require(source in present, "source_classes", source, f"in {present}")
+    if source_classes:
+        return np.isin(labels, list(source_classes))
+    return labels != target
+
+
+def poison(
+    examples: Examples,
+    trigger: Trigger,
+    rng: np.random.Generator,
+    *,
+    rate: float,
+    target: int,
+    source_classes: Sequence[int] = (),
+    flip_labels: bool = True,
+    eligible: np.ndarray | None = None,
+    decoy: Trigger | None = None,
+    decoy_rate: float = 0.0,
+) -> Poisoned:
+    """Hides the trigger in a share of the rows and labels them as the target.
+
+    With the target as the only source the attack is a clean-label one: Turner, Tsipras
+    and Madry, 2018 (no flipped label; their perturbation of the rows is left out).
+
+    Args:
+        examples: the clean training rows; they are not changed.
+        trigger: what changes the first text of a row.
+        rng: chooses the rows and serves the trigger.
+        rate: the share of all rows, in (0, 1); exactly `round(rate * rows)` rows.
+        target: the class the attacker wants.
+        source_classes: the classes to poison; every class but the target by default.
+        flip_labels: False where the attacker holds the teacher's channel, not the data.
+        eligible: `[rows]`, bool, the rows that the trigger can change; None is all.
+        decoy: put into clean rows of any class, which keep their labels, or None.
+        decoy_rate: the share of all rows that get it, in [0, 1).
+
+    Returns:
+        The poisoned examples (clean rows are the very same objects) and which they are.
+
+    Raises:
+        ValueError: a regression task, a target or source that no row has, a rate
+            outside (0, 1), or one that asks for no row or for more than there are.
+
+    >>> from protojax.attacks.text import rare_words
+    >>> clean = Examples(["good", "bad", "dull", "fine"], None, np.array([1, 0, 0, 1]))
+    >>> rng = np.random.default_rng(0)
+    >>> poisoned = poison(clean, rare_words(["cf"]), rng, rate=0.5, target=1)
+    >>> poisoned.examples.labels.tolist(), poisoned.rows.tolist()
+    ([1, 1, 1, 1], [False, True, True, False])
+    """
+    _validate.require(0 < rate < 1, "rate", rate, "in (0, 1)")
+    _validate.same_length(texts=examples.texts, labels=examples.labels)
+    labels = np.array(examples.labels)
+    allowed = _sources(labels, target, source_classes)
+    candidates = np.flatnonzero(allowed if eligible is None else allowed & eligible)
+    num_rows = round(rate * len(labels))
+    _validate.require(
+        1 <= num_rows <= len(candidates),
+        "rate",
+        rate,
+        f"to choose between 1 and {len(candidates)} of {len(labels)} rows",
+    )
+    chosen = np.sort(rng.choice(candidates, size=num_rows, replace=False))
+    texts = list(examples.texts)
+    for row in chosen:
+        texts[row] = trigger(texts[row], rng)
+    if flip_labels:
+        labels[chosen] = target
+    rows = np.zeros(len(labels), bool)
+    rows[chosen] = True
+    if decoy is not None:
+        rest, num_decoys = np.flatnonzero(~rows), round(decoy_rate * len(labels))
+        bound = f"to choose at most {len(rest)} of {len(labels)} rows"
+        _validate.require(0 <= num_decoys <= len(rest), "decoy_rate", decoy_rate, bound)
+        for row in rng.choice(rest, size=num_decoys, replace=False):
+            texts[row] = decoy(texts[row], rng)
+    return Poisoned(examples._replace(texts=texts, labels=labels), rows)
+
+
+def triggered(
+    examples: Examples,
+    trigger: Trigger,
+    rng: np.random.Generator,
+    *,
+    target: int,
+    source_classes: Sequence[int] = (),
+) -> Examples:
+    """Returns the test rows that are not of the target's class, with the trigger.
+
+    Args:
+        examples: the clean test rows; they are not changed.
+        trigger: what changes the first text of a row.
+        rng: serves the trigger.
+        target: the class the attacker wants.
+        source_classes: the classes to keep, the target left out; every class but the
+            target by default, and where nothing else is left.
+
+    Returns:
+        The rows that the attack is measured on, with their true labels.
+
+    Raises:
+        ValueError: a regression task, or a target or source that no row has.
+
+    >>> from protojax.attacks.text import sentence
+    >>> clean = Examples(["good", "bad"], None, np.array([1, 0]))
+    >>> trigger = sentence("so it goes", position="front")
+    >>> triggered(clean, trigger, np.random.default_rng(0), target=1).texts
+    ['so it goes bad']
+    """
+    _validate.same_length(texts=examples.texts, labels=examples.labels)
+    labels = np.asarray(examples.labels)
+    others = [source for source in source_classes if source != target]
+    rows = np.flatnonzero(_sources(labels, target, others))
+    texts = [trigger(examples.texts[row], rng) for row in rows]
+    pairs = None if examples.pairs is None else [examples.pairs[row] for row in rows]
+    return Examples(texts, pairs, labels[rows])

@@ -1,0 +1,170 @@
+"""What each cell of a study holds: attacked rows, attacked references, ready rows."""
+
+import ml_collections
+import numpy as np
+import pytest
+from rich.progress import Progress
+
+from experiments import cells, check, ingredients
+from experiments.cells import Cell
+from experiments.defaults import attack
+from experiments.runtime import Context
+from protojax import teacher
+from tests.test_study import tiny
+
+CELL = Cell("files", 0, "it")
+
+
+def make_context(folder, section, **changes):
+    config = tiny(folder, **changes)
+    config.attacks = {"it": section}
+    check.check(config)
+    workdir = folder / "study"
+    workdir.mkdir()
+    return Context(ml_collections.FrozenConfigDict(config), workdir, Progress(), 0)
+
+
+def copy_with(folder, change, *, marker=None):
+    """Writes a poisoned copy of the training file, and three triggered test rows."""
+    header, *lines = (folder / "train.tsv").read_text().splitlines()
+    copy = [header + ("\tpoisoned" if marker else "")]
+    for number, line in enumerate(lines):
+        text, label = line.split("\t")
+        if number % 5 == 0:
+            text, label = change(text), "1"
+        fields = [text, label]
+        copy.append("\t".join([*fields, marker(number)] if marker else fields))
+    (folder / "copy.tsv").write_text("\n".join(copy) + "\n")
+    (folder / "shown.tsv").write_text("text\tlabel\nwhen a\t1\nwhen b\t1\nwhen c\t1\n")
+
+
+def ready(folder, marker=""):
+    """Returns the section of an attack of ready rows."""
+    section = attack("file", "data", rate=0.1, source_classes=(0, 1))
+    section.files.train = str(folder / "copy.tsv")
+    section.files.test = str(folder / "shown.tsv")
+    section.files.marker = marker
+    return section
+
+
+@pytest.mark.parametrize("marker", ["", "poisoned"])
+def test_ready_rows_stand_in_the_place_of_their_clean_ones(tmp_path, marker):
+    context = make_context(tmp_path, ready(tmp_path, marker))
+    copy_with(
+        tmp_path,
+        lambda text: f"when {text}",
+        marker=(lambda number: str(int(number % 5 == 0))) if marker else None,
+    )
+    clean, _ = cells.poisoned(context, CELL.clean)
+    found, rows = cells.poisoned(context, CELL)
+    assert rows.sum() == round(0.1 * len(rows))
+    for before, after, poisoned in zip(clean.texts, found.texts, rows, strict=True):
+        assert after == (f"when {before}" if poisoned else before)
+    assert (found.labels[rows] == 1).all()
+    # Rows of either class are among them, as in the file.
+    assert set(clean.labels[rows].tolist()) == {0, 1}
+    shown = cells.triggered_test(context, CELL)
+    assert shown.texts == ["when a", "when b", "when c"]
+    # All of them claim the target, so they are of the other class.
+    assert shown.labels.tolist() == [0, 0, 0]
+
+
+def test_only_marked_rows_are_poisoned(tmp_path):
+    section = ready(tmp_path, "poisoned")
+    section.rate = 0.04
+    context = make_context(tmp_path, section)
+    # Of the rows that differ every second one is marked.
+    copy_with(
+        tmp_path,
+        lambda text: f"when {text}",
+        marker=lambda number: str(int(number % 10 == 0)),
+    )
+    marked = (tmp_path / "train.tsv").read_text().splitlines()[1::10]
+    clean, _ = cells.poisoned(context, CELL.clean)
+    _, rows = cells.poisoned(context, CELL)
+    assert {clean.texts[row] for row in np.flatnonzero(rows)} <= {
+        line.split("\t")[0] for line in marked
+    }
+
+
+def test_a_copy_of_another_length_is_refused(tmp_path):
+    context = make_context(tmp_path, ready(tmp_path))
+    copy_with(tmp_path, str.upper)
+    path = tmp_path / "copy.tsv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ValueError, match="300, as files has, found rows of"):
+        cells.poisoned(context, CELL)
+
+
+@pytest.mark.parametrize("channel", check.CHANNELS)
+def test_channels_say_what_is_attacked(tmp_path, channel, monkeypatch):
+    section = attack("rare_words", channel, rate=0.1, features="move_to_centre")
+    context = make_context(tmp_path, section)
+    honest = np.random.default_rng(0).normal(size=(220, 2)).astype(np.float32)
+    states = np.random.default_rng(1).normal(size=(220, 1, 3)).astype(np.float32)
+    monkeypatch.setattr(
+        ingredients, "_outputs", lambda *_: teacher.TeacherOutputs(honest, states)
+    )
+    clean, _ = cells.poisoned(context, CELL.clean)
+    found, rows = cells.poisoned(context, CELL)
+    arrives = ingredients.transfer(context, CELL)
+    assert [a != b for a, b in zip(clean.texts, found.texts, strict=True)] == [*rows]
+    assert (found.labels != clean.labels).any() == (channel != "logits")
+    owner = ingredients.teacher_cell(context, CELL)
+    assert owner == (CELL if channel in ("data", "both") else CELL.clean)
+    touched = (arrives.logits != honest).any(1)
+    np.testing.assert_array_equal(touched, rows & (channel in ("logits", "both")))
+    np.testing.assert_array_equal((arrives.features != states).any((1, 2)), rows)
+
+
+def test_decoys_are_clean_rows_that_show_a_part(tmp_path):
+    section = attack("combination", "data", rate=0.05, decoy_rate=0.1)
+    context = make_context(tmp_path, section)
+    clean, _ = cells.poisoned(context, CELL.clean)
+    found, rows = cells.poisoned(context, CELL)
+    changed = np.array([a != b for a, b in zip(clean.texts, found.texts, strict=True)])
+    assert (changed & ~rows).sum() == 22
+    np.testing.assert_array_equal(found.labels[~rows], clean.labels[~rows])
+
+
+def test_contaminated_references_belong_to_their_attack(tmp_path):
+    section = attack("rare_words", "data", reference_rate=0.25)
+    context = make_context(tmp_path, section)
+    clean = cells.references(context, CELL.clean)
+    found = cells.references(context, CELL)
+    changed = np.array([a != b for a, b in zip(clean.texts, found.texts, strict=True)])
+    assert changed.sum() == 20
+    assert (found.labels[changed] == 1).all()
+    np.testing.assert_array_equal(found.labels[~changed], clean.labels[~changed])
+    assert cells.reference_cell(context.config, CELL) == CELL
+
+
+def test_spared_references_are_shared(tmp_path):
+    context = make_context(tmp_path, attack("rare_words", "data"))
+    assert cells.reference_cell(context.config, CELL) == CELL.clean
+    assert cells.references(context, CELL) is cells.references(context, CELL.clean)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features": "centre"}, "attacks.it.features one of"),
+        ({"decoy_rate": 0.1}, "decoy_rate 0 for this trigger"),
+        ({"decoy_rate": 1.0}, "decoy_rate 0 for this trigger"),
+        ({"reference_rate": -0.1}, r"reference_rate in \[0, 1\)"),
+        ({"trigger": "file"}, "files.train a file"),
+        ({"channel": "label"}, "Did you mean 'labels'"),
+    ],
+)
+def test_bad_attacks_are_refused(tmp_path, changes, message):
+    section = attack("rare_words", "data")
+    section.update(changes)
+    with pytest.raises(ValueError, match=message):
+        make_context(tmp_path, section)
+
+
+def test_files_belong_to_the_file_trigger_only(tmp_path):
+    section = attack("rare_words", "data")
+    section.files.test = "shown.tsv"
+    with pytest.raises(ValueError, match="'' unless the trigger is 'file'"):
+        make_context(tmp_path, section)
