@@ -70,6 +70,7 @@ def _distil(context: Context, assignment: str = "", weight: float | None = None)
             "assignment": assignment,
             "metric": config.prototypes.metric,
             "margin": margin,
+            "adversarial": {},
         }
     )
 
@@ -99,6 +100,13 @@ def nearest(context: Context, cell: Cell) -> Recipe:
         objective=_distil(context, "nearest", context.config.nearest.weight),
         prototypes=ingredients.held_prototypes(context, cell),
     )
+
+
+def adversarial(context: Context, cell: Cell) -> Recipe:
+    """Distils from the worst perturbation of each row's embeddings."""
+    recipe = plain(context, cell)
+    objective = {**recipe.objective, "adversarial": context.config.adversarial}
+    return recipe._replace(objective=FrozenConfigDict(objective))
 
 
 def references(context: Context, cell: Cell) -> Recipe:
@@ -228,6 +236,7 @@ ARMS: dict[str, Arm] = {
     "clean": Arm(clean, lambda config, cell: cell.clean),
     "plain": Arm(plain),
     "nearest": Arm(nearest),
+    "adversarial": Arm(adversarial),
     "anchor": Arm(anchor),
     "gate": Arm(gate),
     "plain_references": Arm(plain_references),

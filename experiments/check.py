@@ -25,6 +25,7 @@ from protojax import (
     schedules,
     training,
 )
+from protojax.defenses import DEFENSES
 
 CHANNELS = ("data", "logits", "both", "labels")
 FEATURE_SPACES = ("teacher", "student")
@@ -122,6 +123,10 @@ def _check_objective(config: ConfigDict) -> None:
             "nearest.weight": config.nearest.weight,
         }
     )
+    try:
+        DEFENSES["adversarial"](None, dim=1, **config.adversarial)
+    except ValueError as error:
+        raise ValueError(f"adversarial: {error}") from error
     _validate.one_of(("mean", "cls"), **{"features.pooling": config.features.pooling})
     _validate.one_of(
         ("cosine", "l2"), **{"prototypes.metric": config.prototypes.metric}

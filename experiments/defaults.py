@@ -176,6 +176,12 @@ def defaults() -> ConfigDict:
                 "warmup_epochs": 1,  # of the student, where it is one of the spaces
             },
             "nearest": {"weight": 1.0},
+            "adversarial": {
+                "epsilon": 0.1,  # in units of the normalised embeddings
+                "step_size": 0.04,
+                "num_steps": 3,
+                "norm": "linf",
+            },
             "evaluation": {"batch_size": 64},
             "steps_per_dispatch": 8,
             "checkpoint_every": 10,  # dispatches

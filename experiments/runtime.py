@@ -139,8 +139,8 @@ def make_step(
     Args:
         model_config: an `EncoderConfig`.
         objective: `{"kd": None}` learns from labels; else `kd` holds the arguments of
-            `distillation_loss`, and an `assignment` that is not empty adds the
-            prototype constraint.
+            `distillation_loss`, an `assignment` that is not empty adds the prototype
+            constraint, and `adversarial` holds the arguments of that defence, if any.
         optimizer_config: from `optimizer_of`.
     """
     apply = models.apply_fn(model_config)
@@ -154,6 +154,11 @@ def make_step(
         name = f"distil/{objective.assignment or 'plain'}"
         if objective.assignment:
             loss_fn = constraint_of(objective)(loss_fn)
+        if objective.adversarial:
+            loss_fn = DEFENSES["adversarial"](
+                loss_fn, dim=model_config.hidden_size, **objective.adversarial
+            )
+            name += "/adversarial"
     optimizer = training.adamw(**optimizer_config)
     name += f"/{model_config.num_layers}x{model_config.hidden_size}"
     name += f"/{optimizer_config.learning_rate:g}"

@@ -57,6 +57,7 @@ class Batch(NamedTuple):
         teacher_logits: `[batch, num_labels]`, float32, or None.
         teacher_features: `[batch, layers, dim]`, float32, pooled states, or None.
         anchors: `[batch]`, int32, the class whose prototypes hold the row, or None.
+        perturbation: `[batch, length, dim]`, added to the embeddings, or None.
     """
 
     input_ids: Array
@@ -67,6 +68,7 @@ class Batch(NamedTuple):
     teacher_logits: Array | None = None
     teacher_features: Array | None = None
     anchors: Array | None = None
+    perturbation: Array | None = None
 
 
 class ModelOutput(NamedTuple):

@@ -12,6 +12,7 @@ import pytest
 from protojax import distillation, losses
 from protojax.base import Batch, Prototypes
 from protojax.defenses import DEFENSES, GRADIENTS
+from protojax.defenses.adversarial import NORMS
 from protojax.models import EncoderConfig, apply_fn, init_model
 
 CONFIG = EncoderConfig(
@@ -64,6 +65,12 @@ def constrained(assignment="anchor", weight=1.0, metric="cosine", margin=0.1):
     )
 
 
+def adversarial(norm="linf", **options):
+    return DEFENSES["adversarial"](
+        base_loss(), dim=CONFIG.hidden_size, norm=norm, **options
+    )
+
+
 LOSSES = {
     "supervised": distillation.supervised_loss(apply_fn(CONFIG)),
     **{
@@ -76,6 +83,8 @@ LOSSES = {
             ("nearest", "label", "anchor"), ("cosine", "l2")
         )
     },
+    **{f"adversarial/{norm}": adversarial(norm) for norm in NORMS},
+    "adversarial/prototype": DEFENSES["adversarial"](constrained(), dim=8),
 }
 
 
@@ -215,3 +224,94 @@ def test_regression_distils_a_score():
 def test_errors_name_the_argument(build, named):
     with pytest.raises(ValueError, match=named):
         build()
+
+
+def pgd_by_loop(rows, params, norm, *, epsilon, step_size, num_steps):
+    """Climbs for one row at a time, in plain Python, from zero."""
+    loss_fn, found = base_loss(), []
+    for row in range(len(rows.labels)):
+        one = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], rows)
+        length = int(one.attention_mask.sum())
+        moved = np.zeros((1, 8, 8))
+
+        def loss_of(perturbation, one=one):
+            batch = one._replace(perturbation=perturbation)
+            return loss_fn(params, batch, PROTOTYPES, 0, None)[0][0]
+
+        for _ in range(num_steps):
+            slope = np.array(jax.grad(loss_of)(jnp.asarray(moved)), np.float64)
+            slope[:, length:] = 0
+            if norm == "linf":
+                moved = np.clip(moved + step_size * np.sign(slope), -epsilon, epsilon)
+            else:
+                moved = moved + step_size * slope / np.linalg.norm(slope)
+                moved *= min(1, epsilon / np.linalg.norm(moved))
+        found.append(float(loss_of(jnp.asarray(moved))))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_pgd_equals_a_loop_over_rows(norm):
+    params, rows = distillation.student_params(MODEL.params), batch(rows=3)
+    steps = {"epsilon": 0.1, "step_size": 0.06, "num_steps": 3}
+    found, _ = adversarial(norm, **steps)(params, rows, PROTOTYPES, 0, None)
+    np.testing.assert_allclose(
+        found, pgd_by_loop(rows, params, norm, **steps), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_perturbed_loss_is_larger_and_grows_with_the_ball(norm):
+    params, rows = distillation.student_params(MODEL.params), batch()
+    losses_of = [
+        adversarial(norm, epsilon=e, step_size=e / 2)(params, rows, None, 0, None)[0]
+        for e in (0.0, 0.05, 0.2)
+    ]
+    clean, _ = base_loss()(params, rows, None, 0, None)
+    np.testing.assert_allclose(losses_of[0], clean, rtol=1e-6)
+    assert (losses_of[1] > losses_of[0]).all()
+    assert (losses_of[2] > losses_of[1]).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("key", [None, 0])
+def test_perturbations_stay_in_the_ball_and_off_the_padding(norm, key):
+    seen = []
+
+    def spy(params, rows, prototypes, step, key):
+        seen.append(rows.perturbation)
+        return base_loss()(params, rows, prototypes, step, key)
+
+    loss_fn = DEFENSES["adversarial"](spy, dim=8, norm=norm, epsilon=0.3, step_size=9.0)
+    params, rows = distillation.student_params(MODEL.params), batch()
+    key = None if key is None else jax.random.key(key)
+    loss_fn(params, rows, None, 0, key)
+    worst = np.asarray(seen[-1])
+    assert (worst[rows.attention_mask == 0] == 0).all()
+    order = {"linf": np.inf, "l2": 2}[norm]
+    lengths = np.linalg.norm(worst.reshape(5, -1), ord=order, axis=1)
+    np.testing.assert_allclose(lengths, 0.3, rtol=1e-5)
+
+
+def test_a_flat_loss_is_not_perturbed_into_nan():
+    def flat(params, rows, prototypes, step, key):
+        return jnp.sum(0 * rows.perturbation, axis=(1, 2)), {}
+
+    for norm in NORMS:
+        found, _ = DEFENSES["adversarial"](flat, dim=8, norm=norm)(
+            None, batch(), None, 0, None
+        )
+        np.testing.assert_array_equal(found, np.zeros(5))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": "l1"}, "norm one of linf, l2"),
+        ({"epsilon": -0.1}, "epsilon >= 0"),
+        ({"num_steps": 0}, "num_steps > 0"),
+    ],
+)
+def test_adversarial_rejects(options, message):
+    with pytest.raises(ValueError, match=message):
+        adversarial(**options)

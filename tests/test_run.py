@@ -98,6 +98,7 @@ def test_arguments_are_resolved_in_both_spellings():
         ({"data.buckets": (32, 16)}, "data.buckets"),
         ({"data.max_length": 64}, "data.buckets"),
         ({"kd.hidden_weight": -1.0}, "kd.hidden_weight"),
+        ({"adversarial.norm": "l3"}, "adversarial: Expected norm one of linf, l2"),
         ({"margin.value": -0.1}, "margin.value"),
         ({"margin.schedule": "relaxing"}, "margin.schedule_args"),
         ({"prototypes.num": 5000}, "prototypes.num"),

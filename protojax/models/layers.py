@@ -301,11 +301,14 @@ class Encoder(nn.Module):
         """Returns logits and, if asked for, the output of embeddings and every layer.
 
         Args:
-            batch: its ids, mask and token types `[batch, length]` are read.
+            batch: its ids, mask and token types `[batch, length]` are read, and its
+                perturbation.
             deterministic: whether dropout rests.
             hidden_states: whether to return them.
         """
         x = self.embed(self.config, batch, deterministic)
+        if batch.perturbation is not None:
+            x += batch.perturbation.astype(x.dtype)
         mask = batch.attention_mask.astype(bool)[:, None, None, :]
         states = [x]
         layer = nn.remat(EncoderLayer) if self.config.remat else EncoderLayer
