@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from experiments import cells, ingredients
+from experiments import cells, ingredients, runtime
 from experiments.cells import Cell
 from experiments.quarantine import Verdict, judge, judge_rows
 from experiments.runtime import Context
 from protojax import calibration, consistency, data
 from protojax.base import Examples, Prototypes
+from protojax.defenses import noise_multiplier_of
 
 # How sure the target of a reference is of its true class: odds of e^4, 98 %.
 REFERENCE_LOG_ODDS = 4.0
@@ -30,7 +31,7 @@ class Recipe(NamedTuple):
         objective: see `runtime.make_step`.
         prototypes: constrain the student, or None.
         verdict: what a defence says of the transfer rows, or None.
-        epochs: passes over the rows, where not the student's usual.
+        section: fields of the student's section of the config that differ.
     """
 
     examples: Examples
@@ -38,7 +39,7 @@ class Recipe(NamedTuple):
     objective: FrozenConfigDict
     prototypes: Prototypes | None = None
     verdict: Verdict | None = None
-    epochs: int | None = None
+    section: FrozenConfigDict = FrozenConfigDict()
 
 
 class Arm(NamedTuple):
@@ -71,6 +72,7 @@ def _distil(context: Context, assignment: str = "", weight: float | None = None)
             "metric": config.prototypes.metric,
             "margin": margin,
             "adversarial": {},
+            "gradient": {},
         }
     )
 
@@ -109,6 +111,33 @@ def adversarial(context: Context, cell: Cell) -> Recipe:
     return recipe._replace(objective=FrozenConfigDict(objective))
 
 
+def dp_sgd(context: Context, cell: Cell) -> Recipe:
+    """Distils with clipped gradients and noise: no row may matter much.
+
+    (ε, δ)-private in the rows of the transfer set, as if the teacher were public.
+    """
+    recipe, config = plain(context, cell), context.config.dp
+    rows, epochs = len(recipe.examples.texts), config.epochs
+    noise = noise_multiplier_of(
+        epsilon=config.epsilon,
+        delta=config.delta,
+        sampling_rate=config.batch_size / rows,
+        num_steps=runtime.poisson_steps(rows, epochs, config.batch_size),
+    )
+    rule = {
+        "name": "dp_sgd",
+        "clip_norm": config.clip_norm,
+        "noise_multiplier": noise,
+        "expected_rows": config.batch_size,
+        "microbatch": config.microbatch,
+    }
+    fields = ("epochs", "batch_size", "learning_rate")
+    return recipe._replace(
+        objective=FrozenConfigDict({**recipe.objective, "gradient": rule}),
+        section=FrozenConfigDict({field: config[field] for field in fields}),
+    )
+
+
 def references(context: Context, cell: Cell) -> Recipe:
     """Learns from the trusted references alone: what the defender has anyway.
 
@@ -119,7 +148,7 @@ def references(context: Context, cell: Cell) -> Recipe:
         data.take(references, cells.own_references(context, cell)),
         {},
         FrozenConfigDict({"kd": None}),
-        epochs=context.config.anchor.epochs,
+        section=FrozenConfigDict({"epochs": context.config.anchor.epochs}),
     )
 
 
@@ -237,6 +266,7 @@ ARMS: dict[str, Arm] = {
     "plain": Arm(plain),
     "nearest": Arm(nearest),
     "adversarial": Arm(adversarial),
+    "dp_sgd": Arm(dp_sgd),
     "anchor": Arm(anchor),
     "gate": Arm(gate),
     "plain_references": Arm(plain_references),

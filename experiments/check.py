@@ -1,6 +1,7 @@
 """Checks a config and its folder before hours are spent."""
 
 import functools
+import importlib.util
 import json
 import pathlib
 
@@ -123,6 +124,10 @@ def _check_objective(config: ConfigDict) -> None:
             "nearest.weight": config.nearest.weight,
         }
     )
+    _validate.positive(**{f"dp.{field}": config.dp[field] for field in config.dp})
+    _validate.require(config.dp.delta < 1, "dp.delta", config.dp.delta, "in (0, 1)")
+    microbatch = config.dp.microbatch
+    _validate.require(8 % microbatch == 0, "dp.microbatch", microbatch, "1, 2, 4 or 8")
     try:
         DEFENSES["adversarial"](None, dim=1, **config.adversarial)
     except ValueError as error:
@@ -152,6 +157,15 @@ def _check_arm(config: ConfigDict, field: str, arm: str) -> None:
     """Checks an arm's name, and that of its federation."""
     kind, at, federation = arm.partition("@")
     _validate.one_of(arms_lib.ARMS, **{field: kind})
+    if kind == "dp_sgd":
+        # Nodes step together through full batches; the accounting needs coins.
+        _validate.require(not at, field, arm, "another arm in a federation")
+        for package in ("jax_privacy", "dp_accounting"):
+            if importlib.util.find_spec(package) is None:
+                raise ValueError(
+                    f"Expected {field} without 'dp_sgd', which needs {package}: "
+                    "pip install 'protojax[dp]'"
+                )
     if at:
         _validate.one_of(config.federations, **{f"{field}, after @,": federation})
 

@@ -152,6 +152,15 @@ def defaults() -> ConfigDict:
                 "hard_weight": 0.0,
                 "hidden_weight": 0.0,
             },
+            "dp": {
+                "epsilon": 8.0,
+                "delta": 1e-5,
+                "clip_norm": 1.0,
+                "batch_size": 256,  # expected rows of a Poisson batch
+                "microbatch": 8,  # rows whose gradients are in memory at once
+                "epochs": 6,
+                "learning_rate": 5e-4,
+            },
             "features": {"layers": (-1,), "pooling": "mean"},
             "prototypes": {"num": 50, "metric": "cosine", "num_iters": 25},
             "margin": {

@@ -120,7 +120,7 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
     rounds = federation.plan_rounds(
         [found.lengths for found in tokens],
         num_rounds=section.rounds,
-        epochs=recipes[0].epochs or config.student.epochs,
+        epochs=recipes[0].section.get("epochs", config.student.epochs),
         batch_size=config.student.batch_size,
         buckets=tuple(config.data.buckets),
         steps_per_dispatch=config.steps_per_dispatch,

@@ -140,7 +140,8 @@ def make_step(
         model_config: an `EncoderConfig`.
         objective: `{"kd": None}` learns from labels; else `kd` holds the arguments of
             `distillation_loss`, an `assignment` that is not empty adds the prototype
-            constraint, and `adversarial` holds the arguments of that defence, if any.
+            constraint, `adversarial` holds the arguments of that defence if any, and
+            `gradient` the name of a gradient rule with its arguments if any.
         optimizer_config: from `optimizer_of`.
     """
     apply = models.apply_fn(model_config)
@@ -166,7 +167,9 @@ def make_step(
     def count(stacked: Batch) -> None:
         TRACES[name, stacked.input_ids.shape] += 1
 
-    return training.make_step(GRADIENTS["mean"](loss_fn), optimizer), optimizer, count
+    rule = dict(objective.get("gradient", {}))
+    grad_fn = GRADIENTS[rule.pop("name", "mean")](loss_fn, **rule)
+    return training.make_step(grad_fn, optimizer), optimizer, count
 
 
 @functools.cache
@@ -194,6 +197,25 @@ def epochs_plan(
             epoch=epoch,
         )
     ]
+
+
+def poisson_steps(rows: int, epochs: int, batch_size: int) -> int:
+    """Returns how many Poisson batches are as many rows as some epochs, expected."""
+    return -(-rows * epochs // batch_size)
+
+
+def poisson_plan(
+    lengths: np.ndarray, section, config, seed: int
+) -> list[batches.Dispatch]:
+    """Returns the dispatches of a run whose batches are drawn by coins."""
+    return batches.plan_poisson(
+        lengths,
+        expected_rows=section.batch_size,
+        num_steps=poisson_steps(len(lengths), section.epochs, section.batch_size),
+        buckets=tuple(config.data.buckets),
+        steps_per_dispatch=config.steps_per_dispatch,
+        seed=seed,
+    )
 
 
 class MetricsLog:
@@ -314,12 +336,13 @@ def train(
         **columns: the batch's other columns, `[rows, ...]`.
     """
     config = context.config
+    objective = objective or FrozenConfigDict({"kd": None})
     dispatch, optimizer = compiled_dispatch(
-        model.config,
-        objective or FrozenConfigDict({"kd": None}),
-        optimizer_of(section),
+        model.config, objective, optimizer_of(section)
     )
-    plan = epochs_plan(tokens.lengths, section, config, seed)
+    private = objective.get("gradient", {}).get("name") == "dp_sgd"
+    make_plan = poisson_plan if private else epochs_plan
+    plan = make_plan(tokens.lengths, section, config, seed)
     projection = init_projection(model.config.hidden_size, teacher_dim, seed)
     state = training.init_state(
         distillation.student_params(model.params, projection),

@@ -182,8 +182,12 @@ def preflight(context: Context, todo: list[Job]) -> None:
                 f"in {-depth - 1}..{depth}, the states of the {role}",
             )
     for cell in dict.fromkeys(job.cell for job in todo):
-        task, _ = cells.task_data(context, cell.task, cell.seed)
+        task, splits = cells.task_data(context, cell.task, cell.seed)
         arms_run = [job.kind for job in todo if job.cell == cell]
+        rows, expected = len(splits.transfer.texts), context.config.dp.batch_size
+        if "dp_sgd" in arms_run:
+            bound = f"<= {rows}, the transfer rows of {cell.task}"
+            _validate.require(expected <= rows, "dp.batch_size", expected, bound)
         if task.problem == "regression":
             for arm in arms_run:
                 _validate.one_of(("clean", "plain", "references"), arms=arm)
@@ -292,8 +296,7 @@ def _distil(
     """Distils one student from all rows in one place."""
     recipe, section = arm.recipe(context, cell), context.config.student
     context.describe(name)
-    if recipe.epochs is not None:
-        section = FrozenConfigDict({**section.to_dict(), "epochs": recipe.epochs})
+    section = FrozenConfigDict({**section.to_dict(), **recipe.section})
     features = recipe.columns.get("teacher_features")
     trained = runtime.train(
         context,
@@ -309,7 +312,11 @@ def _distil(
         **recipe.columns,
     )
     params = distillation.student_params(trained.params, trained.projection)
-    facts = {"step_seconds": trained.step_seconds}
+    rule = recipe.objective.get("gradient", {})
+    facts = {
+        "step_seconds": trained.step_seconds,
+        "noise_multiplier": rule.get("noise_multiplier"),
+    }
     return federated.Distilled([params], [recipe], np.zeros(1, bool), facts)
 
 

@@ -151,6 +151,67 @@ def plan_epoch(
     return [plan[position] for position in rng.permutation(len(plan))]
 
 
+def plan_poisson(
+    lengths: np.ndarray,
+    *,
+    expected_rows: int,
+    num_steps: int,
+    buckets: Sequence[int],
+    steps_per_dispatch: int,
+    seed: int,
+) -> list[Dispatch]:
+    """Decides which rows meet in which batch, each row by a coin of its own a step.
+
+    What the accounting of DP-SGD assumes: batches differ in size, and a row may be in
+    none or in several. Batches are filled up to the largest of the run; those of a
+    dispatch are padded to the longest row among them.
+
+    Args:
+        lengths: `[rows]`, tokens of each row.
+        expected_rows: expected rows of a batch, at most all.
+        num_steps: batches of the whole run.
+        buckets: the lengths that batches may have, ascending.
+        steps_per_dispatch: batches of a dispatch.
+        seed: decides all coins.
+
+    Returns:
+        The dispatches, in their order.
+
+    Raises:
+        ValueError: if the buckets do not hold the longest row, or more rows are
+            expected than there are.
+
+    >>> plan = plan_poisson(
+    ...     np.array([3, 9, 4, 12]), expected_rows=2, num_steps=3, buckets=(4, 16),
+    ...     steps_per_dispatch=2, seed=0,
+    ... )
+    >>> [(length, rows.shape[0]) for length, rows in plan]
+    [(16, 2), (16, 2)]
+    """
+    _validate.positive(num_steps=num_steps, steps_per_dispatch=steps_per_dispatch)
+    count, longest = len(lengths), int(max(lengths, default=0))
+    bound = f"in 1..{count}, the rows there are"
+    _validate.require(
+        1 <= expected_rows <= count, "expected_rows", expected_rows, bound
+    )
+    bound = f"the last >= {longest}, the longest row"
+    _validate.require(buckets[-1] >= longest, "buckets", tuple(buckets), bound)
+    coins = np.random.default_rng(seed).random((num_steps, count))
+    chosen = [np.flatnonzero(step < expected_rows / count) for step in coins]
+    # A multiple of 8, for microbatches.
+    most = max(map(len, chosen))
+    most += -most % 8
+    rows = np.full((num_steps + -num_steps % steps_per_dispatch, most), -1, np.int64)
+    for step, members in enumerate(chosen):
+        rows[step, : len(members)] = members
+    plan = []
+    for group in rows.reshape(-1, steps_per_dispatch, most):
+        tokens = max(np.asarray(lengths)[group[group >= 0]], default=0)
+        length = buckets[np.searchsorted(buckets, tokens)]
+        plan.append(Dispatch(int(length), group))
+    return plan
+
+
 def plan_evaluation(
     lengths: np.ndarray, *, batch_size: int, buckets: Sequence[int]
 ) -> list[Dispatch]:

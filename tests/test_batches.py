@@ -16,6 +16,7 @@ from protojax.batches import (
     num_steps,
     plan_epoch,
     plan_evaluation,
+    plan_poisson,
     tokenize,
 )
 from protojax.data import take
@@ -320,3 +321,67 @@ def test_collect_rejects_a_missing_output():
     plan = plan_evaluation(np.array([1, 2, 3]), batch_size=2, buckets=(4,))
     with pytest.raises(ValueError, match="shorter"):
         collect(plan, [np.zeros((1, 2))], 3)
+
+
+POISSON = {"num_steps": 50, "buckets": (8, 16), "steps_per_dispatch": 4, "seed": 0}
+
+
+def test_poisson_batches_are_coins_of_each_row():
+    lengths = np.random.default_rng(0).integers(2, 17, 400)
+    plan = plan_poisson(lengths, expected_rows=40, **POISSON)
+    steps = np.concatenate([item.rows for item in plan])
+    assert len(steps) == 52
+    assert (steps[50:] == -1).all()
+    sizes = (steps[:50] >= 0).sum(1)
+    assert sizes.mean() == pytest.approx(40, abs=4 * np.sqrt(36 / 50))
+    assert sizes.std() == pytest.approx(6, abs=2)
+    for step in steps:
+        members = step[step >= 0]
+        assert len(set(members)) == len(members)
+    # Each row is in a tenth of the batches or so, none in all.
+    counts = np.bincount(steps[steps >= 0], minlength=400)
+    assert 0 < counts.mean() < 10 < counts.max() < 25
+    assert steps.shape[1] % 8 == 0
+    for item in plan:
+        assert lengths[item.rows[item.rows >= 0]].max() <= item.length
+
+
+def test_poisson_batches_depend_on_the_seed_alone():
+    lengths = np.full(50, 4)
+    plans = [
+        plan_poisson(lengths, expected_rows=5, **{**POISSON, "seed": seed})
+        for seed in (0, 0, 1)
+    ]
+    for first, again in zip(*plans[:2], strict=True):
+        np.testing.assert_array_equal(first.rows, again.rows)
+    assert any(
+        a.rows.shape != b.rows.shape or (a.rows != b.rows).any()
+        for a, b in zip(plans[0], plans[2], strict=True)
+    )
+
+
+def test_all_rows_are_in_each_batch_where_all_are_expected():
+    (item,) = plan_poisson(
+        np.array([3, 20]),
+        expected_rows=2,
+        num_steps=1,
+        buckets=(4, 32),
+        steps_per_dispatch=1,
+        seed=0,
+    )
+    assert item.length == 32
+    np.testing.assert_array_equal(np.sort(item.rows[0])[-2:], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"expected_rows": 0}, "expected_rows in 1..3"),
+        ({"expected_rows": 4}, "expected_rows in 1..3"),
+        ({"expected_rows": 1, "num_steps": 0}, "num_steps > 0"),
+        ({"expected_rows": 1, "buckets": (4, 8)}, "the last >= 9, the longest row"),
+    ],
+)
+def test_poisson_plans_reject(changes, message):
+    with pytest.raises(ValueError, match=message):
+        plan_poisson(np.array([3, 4, 9]), **{**POISSON, **changes})

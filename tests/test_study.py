@@ -69,6 +69,8 @@ def tiny(folder, **changes):
         "data": attack("rare_words", "data", rate=0.1),
         "logits": attack("sentence", "logits", rate=0.1, arms=("clean", "anchor")),
     }
+    config.dp.batch_size = 32
+    config.dp.epochs = 1
     config.steps_per_dispatch = 8
     config.checkpoint_every = 1000
     config.keep_checkpoints = False

@@ -1,8 +1,18 @@
 """Defences (`LossFn -> LossFn`) and gradient rules (`LossFn -> GradFn`)."""
 
 from protojax.defenses.adversarial import adversarial
-from protojax.defenses.gradients import mean_gradient
+from protojax.defenses.gradients import dp_sgd, mean_gradient, noise_multiplier_of
 from protojax.defenses.prototype import prototype_constraint
 
 DEFENSES = {"adversarial": adversarial, "prototype": prototype_constraint}
-GRADIENTS = {"mean": mean_gradient}
+__all__ = [
+    "DEFENSES",
+    "GRADIENTS",
+    "adversarial",
+    "dp_sgd",
+    "mean_gradient",
+    "noise_multiplier_of",
+    "prototype_constraint",
+]
+
+GRADIENTS = {"dp_sgd": dp_sgd, "mean": mean_gradient}
