@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from experiments import cells, ingredients, runtime
+from experiments import cells, filters, ingredients, runtime
 from experiments.cells import Cell
 from experiments.quarantine import Verdict, judge, judge_rows
 from experiments.runtime import Context
@@ -47,12 +47,16 @@ class Arm(NamedTuple):
 
     Attributes:
         recipe: `(context, cell) -> Recipe`.
+        starts_from: the arm whose student this one goes on from; "" is a new student.
+        in_federations: whether it makes sense over many nodes.
         learns_in: `(config, cell) -> Cell`, the cell that the student depends on; one
             that does not depend on the attack is trained once for all of them.
     """
 
     recipe: Callable[[Context, Cell], Recipe]
     learns_in: Callable[[Any, Cell], Cell] = lambda config, cell: cell
+    starts_from: str = ""
+    in_federations: bool = True
 
 
 def _distil(context: Context, assignment: str = "", weight: float | None = None):
@@ -150,6 +154,32 @@ def references(context: Context, cell: Cell) -> Recipe:
         FrozenConfigDict({"kd": None}),
         section=FrozenConfigDict({"epochs": context.config.anchor.epochs}),
     )
+
+
+def fine_tuned(context: Context, cell: Cell) -> Recipe:
+    """Goes on from the plainly distilled student, on the references alone.
+
+    Sha et al., 2022 (arXiv:2212.09067), find it hard to beat with enough references.
+    """
+    section = context.config.fine_tuning
+    return references(context, cell)._replace(section=section)
+
+
+def cube(context: Context, cell: Cell) -> Recipe:
+    """Distils without what lies outside the largest cluster of each claim."""
+    return _without(plain(context, cell), filters.small_clusters(context, cell))
+
+
+def abl(context: Context, cell: Cell) -> Recipe:
+    """Distils without the rows that a student learns first."""
+    verdict = filters.quick_to_learn(context, cell, _distil(context))
+    return _without(plain(context, cell), verdict)
+
+
+def _without(recipe: Recipe, verdict: Verdict) -> Recipe:
+    """Returns a recipe without what a verdict rejects."""
+    kept = _keep(recipe, np.flatnonzero(~verdict.rejected))
+    return kept._replace(verdict=verdict)
 
 
 def oracle(context: Context, cell: Cell) -> Recipe:
@@ -266,10 +296,14 @@ ARMS: dict[str, Arm] = {
     "plain": Arm(plain),
     "nearest": Arm(nearest),
     "adversarial": Arm(adversarial),
-    "dp_sgd": Arm(dp_sgd),
+    # Nodes step together through full batches; the accounting needs coins.
+    "dp_sgd": Arm(dp_sgd, in_federations=False),
     "anchor": Arm(anchor),
     "gate": Arm(gate),
     "plain_references": Arm(plain_references),
+    "fine_tuned": Arm(fine_tuned, starts_from="plain", in_federations=False),
+    "cube": Arm(cube),
+    "abl": Arm(abl),
     "references": Arm(references, cells.reference_cell),
     "oracle": Arm(oracle),
 }

@@ -158,9 +158,17 @@ def _trigger(context: Context, cell: Cell) -> attacks.Trigger:
     if attack.trigger == "file":
         texts = _ready_rows(context, cell.task, cell.attack).texts
         return lambda text, rng: texts[text]
+    if attack.trigger == "searched":
+        words = json.loads(searched_trigger(context, cell).read_text())["words"]
+        return attacks.sentence(" ".join(words), position=attack.position)
     return attacks.TRIGGERS[attack.trigger](
         position=attack.position, **attack.trigger_args
     )
+
+
+def searched_trigger(context: Context, cell: Cell) -> pathlib.Path:
+    """Returns the file of a trigger that was searched, see `adaptive.prepare`."""
+    return context.workdir / cell.whole.folder / "trigger.json"
 
 
 def _decoy(attack) -> attacks.Trigger | None:

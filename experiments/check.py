@@ -10,8 +10,8 @@ import ml_collections
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments import adaptive, federated, runtime
 from experiments import arms as arms_lib
-from experiments import federated, runtime
 from experiments import tasks as tasks_lib
 from experiments.cells import NO_ATTACK
 from experiments.quarantine import GROUPS
@@ -128,6 +128,10 @@ def _check_objective(config: ConfigDict) -> None:
     _validate.require(config.dp.delta < 1, "dp.delta", config.dp.delta, "in (0, 1)")
     microbatch = config.dp.microbatch
     _validate.require(8 % microbatch == 0, "dp.microbatch", microbatch, "1, 2, 4 or 8")
+    for section in ("filters", "fine_tuning"):
+        fields = config[section].items()
+        _validate.positive(**{f"{section}.{field}": value for field, value in fields})
+    _validate.share(**{"filters.isolated_share": config.filters.isolated_share})
     try:
         DEFENSES["adversarial"](None, dim=1, **config.adversarial)
     except ValueError as error:
@@ -157,9 +161,9 @@ def _check_arm(config: ConfigDict, field: str, arm: str) -> None:
     """Checks an arm's name, and that of its federation."""
     kind, at, federation = arm.partition("@")
     _validate.one_of(arms_lib.ARMS, **{field: kind})
+    alone = not arms_lib.ARMS[kind].in_federations
+    _validate.require(not (at and alone), field, arm, "another arm in a federation")
     if kind == "dp_sgd":
-        # Nodes step together through full batches; the accounting needs coins.
-        _validate.require(not at, field, arm, "another arm in a federation")
         for package in ("jax_privacy", "dp_accounting"):
             if importlib.util.find_spec(package) is None:
                 raise ValueError(
@@ -237,7 +241,7 @@ def _check_federation(prefix: str, section: ConfigDict) -> None:
 def _check_attack(config: ConfigDict, name: str, section: ConfigDict) -> None:
     """Checks one attack's section."""
     prefix = f"attacks.{name}"
-    triggers = (*attacks.TRIGGERS, "file")
+    triggers = (*attacks.TRIGGERS, "file", "searched")
     _validate.one_of(triggers, **{f"{prefix}.trigger": section.trigger})
     _validate.one_of(CHANNELS, **{f"{prefix}.channel": section.channel})
     _validate.one_of(attacks.LOGIT_ATTACKS, **{f"{prefix}.logits": section.logits})
@@ -268,7 +272,9 @@ def _check_attack(config: ConfigDict, name: str, section: ConfigDict) -> None:
     for arm in section.arms:
         _check_arm(config, f"{prefix}.arms", arm)
     try:
-        if section.trigger != "file":
+        if section.trigger == "searched":
+            _validate.positive(**{**adaptive.SEARCH, **section.trigger_args})
+        elif section.trigger != "file":
             attacks.TRIGGERS[section.trigger](
                 position=section.position, **section.trigger_args
             )

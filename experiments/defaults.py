@@ -48,7 +48,8 @@ def attack(trigger: str, channel: str, **changes) -> ConfigDict:
     """Returns the section of one attack.
 
     Args:
-        trigger: a name in `attacks.TRIGGERS`, or `"file"` for ready rows.
+        trigger: a name in `attacks.TRIGGERS`, `"file"` for ready rows, or `"searched"`
+            for words that the anchor takes for the target (`adaptive.SEARCH`).
         channel: `"data"` flips labels and poisons the teacher, `"logits"` corrupts the
             outputs of a clean teacher, `"both"` does both, `"labels"` flips the labels
             that a student of `kd.hard_weight` sees, and leaves the teacher clean.
@@ -185,6 +186,12 @@ def defaults() -> ConfigDict:
                 "warmup_epochs": 1,  # of the student, where it is one of the spaces
             },
             "nearest": {"weight": 1.0},
+            "fine_tuning": {"epochs": 3, "learning_rate": 2e-4},
+            "filters": {
+                "components": 10,
+                "min_cluster_rows": 20,
+                "isolated_share": 0.05,
+            },
             "adversarial": {
                 "epsilon": 0.1,  # in units of the normalised embeddings
                 "step_size": 0.04,

@@ -340,6 +340,18 @@ def _view(context: Context, centres: Prototypes, logits, features) -> View:
     return View(np.asarray(classes), logits)
 
 
+def anchor_classes(context: Context, cell: Cell, examples: Examples) -> np.ndarray:
+    """Returns the classes `[rows]` that a cell's anchor gives to any rows."""
+    judge = anchor(context, cell)
+    outputs = runtime.predict(
+        context,
+        judge.model,
+        judge.model.params,
+        tokenize(context, judge.model, examples),
+    )
+    return _view(context, judge.prototypes, *outputs).classes
+
+
 def anchor_view(context: Context, cell: Cell) -> View:
     """Returns what the anchor says of a cell's transfer rows.
 

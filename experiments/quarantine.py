@@ -29,14 +29,14 @@ class Verdict(NamedTuple):
     Attributes:
         rejected: `[rows]`, bool.
         p_values: `[rows]`, lower is more suspicious.
-        anchor_classes: `[rows]`, int32.
-        anchor_logits: `[rows, num_labels]`.
+        anchor_classes: `[rows]`, int32, or None from a defence without an anchor.
+        anchor_logits: `[rows, num_labels]`, or None.
     """
 
     rejected: np.ndarray
     p_values: np.ndarray
-    anchor_classes: np.ndarray
-    anchor_logits: np.ndarray
+    anchor_classes: np.ndarray | None = None
+    anchor_logits: np.ndarray | None = None
 
 
 def judge(context: Context, cell: Cell, objective: FrozenConfigDict) -> Verdict:
@@ -187,11 +187,26 @@ def _student_features(context: Context, cell: Cell, objective: FrozenConfigDict)
     An attacker of the teacher's channel controls the teacher's hidden states; he does
     not control the student's.
     """
+    outputs = warmed_up(context, cell, objective)
+    rows = len(ingredients.transfer(context, cell).examples.texts)
+    return np.split(outputs.features[:, -1], [rows])
+
+
+def warmed_up(
+    context: Context, cell: Cell, objective: FrozenConfigDict
+) -> teacher.TeacherOutputs:
+    """Returns what a briefly trained student says of transfer rows, then references.
+
+    Args:
+        context: the study.
+        cell: the cell.
+        objective: what it minimises, see `runtime.make_step`.
+    """
     transfer = ingredients.transfer(context, cell)
     references = cells.references(context, cell)
     everything = data.concatenate(transfer.examples, references)
     model = ingredients.build_model(context, context.config.student, cell)
-    outputs = teacher.cached_outputs(
+    return teacher.cached_outputs(
         context.workdir / cell.folder / "warmup.safetensors",
         teacher.cache_key(
             model.params,
@@ -201,7 +216,6 @@ def _student_features(context: Context, cell: Cell, objective: FrozenConfigDict)
             *_warm_up(context, cell, objective, model, everything)
         ),
     )
-    return np.split(outputs.features[:, -1], [len(transfer.examples.texts)])
 
 
 def _warm_up(context: Context, cell: Cell, objective, model: Model, everything):

@@ -22,7 +22,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments import arms, cells, federated, ingredients, processes, runtime, tasks
+from experiments import (
+    adaptive,
+    arms,
+    cells,
+    federated,
+    ingredients,
+    processes,
+    runtime,
+    tasks,
+)
 from experiments.arms import ARMS
 from experiments.cells import Cell
 from experiments.runtime import Context
@@ -153,7 +162,7 @@ def follow(config, workdir: pathlib.Path) -> None:
             cell = job.student_cell
             distilled = workdir / job.student
             with processes.leader_first(distilled / federated.READY):
-                model = ingredients.build_model(context, config.student, cell)
+                model = _start(context, job)
             federated.distil(context, job.student, cell, ARMS[job.kind], model)
     processes.meet(_END)
 
@@ -198,6 +207,7 @@ def preflight(context: Context, todo: list[Job]) -> None:
                 found >= least, "prototypes.num", found, f">= {least}, one a class"
             )
         if cell.attack is not None:
+            adaptive.prepare(context, cell)
             # Both refuse scores, and classes that the task does not have.
             cells.poisoned(context, cell)
             cells.triggered_test(context, cell)
@@ -258,7 +268,7 @@ def students(context: Context, job: Job) -> tuple[list[models.Model], dict[str, 
         ]
         return found, json.loads((folder / DONE).read_text())
     context.describe(job.student)
-    untrained = ingredients.build_model(context, config.student, cell)
+    untrained = _start(context, job)
     distil = federated.distil if job.federation else _distil
     done = distil(context, job.student, cell, ARMS[job.kind], untrained)
     found = [untrained._replace(params=params["model"]) for params in done.params]
@@ -288,6 +298,16 @@ def students(context: Context, job: Job) -> tuple[list[models.Model], dict[str, 
     runtime.write_json(folder / DONE, facts)
     runtime.forget_checkpoints(context, job.student)
     return found, facts
+
+
+def _start(context: Context, job: Job) -> models.Model:
+    """Returns what a job's training starts from: a new student, or another arm's."""
+    before = ARMS[job.kind].starts_from
+    if not before:
+        section = context.config.student
+        return ingredients.build_model(context, section, job.student_cell)
+    (model,), _ = students(context, _job(context.config, job.cell, before))
+    return model
 
 
 def _distil(

@@ -15,6 +15,7 @@ from protojax.attacks import text as text_attacks
 from protojax.attacks.features import FEATURE_ATTACKS, borrow
 from protojax.attacks.logits import LOGIT_ATTACKS
 from protojax.attacks.poisoning import poison, triggered
+from protojax.attacks.search import greedy_words
 from protojax.attacks.text import (
     DECOYS,
     TRIGGERS,
@@ -523,3 +524,44 @@ def test_borrowed_features_are_those_of_examples_and_vary():
     found = np.asarray(borrow(features, rows, examples, jax.random.key(0))).ravel()
     assert set(found[:100]) <= set(range(150, 200))
     assert len(set(found[:100])) > 30
+
+
+def test_a_search_takes_the_best_word_beside_those_it_has():
+    worth = {"a": 1.0, "b": 0.9, "c": 0.0}
+    calls = []
+
+    def score(texts):
+        calls.append(len(texts))
+        # "a" and "b" say the same: together they are worth no more than one.
+        return np.array(
+            [
+                max(worth.get(w, 0) for w in t.split()) + ("c" in t.split())
+                for t in texts
+            ]
+        )
+
+    words, best = greedy_words(
+        score,
+        ["x", "y z"],
+        ["b", "a", "c", "a"],
+        num_words=2,
+        insert=lambda text, words: f"{text} {words}",
+    )
+    assert words == ("a", "c")
+    assert best == 2.0
+    # Every candidate in every text, and none twice.
+    assert calls == [6, 4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_words": 0}, "num_words > 0"),
+        ({"num_words": 3}, "candidates >= num_words=3, found candidates=2"),
+        ({"texts": []}, "texts at least one"),
+    ],
+)
+def test_a_search_rejects(changes, message):
+    options = {"texts": ["x"], "num_words": 1, **changes}
+    with pytest.raises(ValueError, match=message):
+        greedy_words(len, candidates=["a", "b"], insert=str.join, **options)

@@ -1,11 +1,13 @@
 """What each cell of a study holds: attacked rows, attacked references, ready rows."""
 
+import json
+
 import ml_collections
 import numpy as np
 import pytest
 from rich.progress import Progress
 
-from experiments import cells, check, ingredients
+from experiments import adaptive, cells, check, ingredients
 from experiments.cells import Cell
 from experiments.defaults import attack
 from experiments.runtime import Context
@@ -21,7 +23,9 @@ def make_context(folder, section, **changes):
     check.check(config)
     workdir = folder / "study"
     workdir.mkdir()
-    return Context(ml_collections.FrozenConfigDict(config), workdir, Progress(), 0)
+    progress = Progress()
+    frozen = ml_collections.FrozenConfigDict(config)
+    return Context(frozen, workdir, progress, progress.add_task("test"))
 
 
 def copy_with(folder, change, *, marker=None):
@@ -167,4 +171,32 @@ def test_files_belong_to_the_file_trigger_only(tmp_path):
     section = attack("rare_words", "data")
     section.files.test = "shown.tsv"
     with pytest.raises(ValueError, match="'' unless the trigger is 'file'"):
+        make_context(tmp_path, section)
+
+
+def test_a_searched_trigger_turns_the_anchor_and_is_kept(tmp_path, monkeypatch):
+    section = attack("searched", "data", rate=0.1, position="end")
+    section.trigger_args = {"num_words": 1, "num_texts": 8, "num_candidates": 50}
+    context = make_context(tmp_path, section)
+    seen = []
+
+    def classes(context, cell, examples):
+        assert cell == CELL.clean
+        seen.append(len(examples.texts))
+        return np.array(["lovely" in text.split() for text in examples.texts])
+
+    monkeypatch.setattr(ingredients, "anchor_classes", classes)
+    adaptive.prepare(context, CELL)
+    adaptive.prepare(context, CELL)
+    assert len(seen) == 1
+    assert seen[0] % 8 == 0
+    found = json.loads(cells.searched_trigger(context, CELL).read_text())
+    assert found == {"words": ["lovely"], "agreement": 1.0}
+    texts = cells.triggered_test(context, CELL).texts
+    assert all(text.endswith(" lovely") for text in texts)
+
+
+def test_a_search_of_no_word_is_refused(tmp_path):
+    section = attack("searched", "data", trigger_args={"num_words": 0})
+    with pytest.raises(ValueError, match="num_words > 0"):
         make_context(tmp_path, section)

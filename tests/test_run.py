@@ -101,6 +101,8 @@ def test_arguments_are_resolved_in_both_spellings():
         ({"dp.epsilon": 0.0}, "dp.epsilon > 0"),
         ({"dp.microbatch": 3}, "dp.microbatch 1, 2, 4 or 8"),
         ({"arms": ("dp_sgd@four",)}, "another arm in a federation"),
+        ({"filters.isolated_share": 1.5}, "filters.isolated_share"),
+        ({"fine_tuning.epochs": 0}, "fine_tuning.epochs > 0"),
         ({"adversarial.norm": "l3"}, "adversarial: Expected norm one of linf, l2"),
         ({"margin.value": -0.1}, "margin.value"),
         ({"margin.schedule": "relaxing"}, "margin.schedule_args"),

@@ -10,6 +10,7 @@ from protojax.attacks.logits import (
 )
 from protojax.attacks.poisoning import Poisoned, poison, triggered
 from protojax.attacks.prototypes import PROTOTYPE_ATTACKS
+from protojax.attacks.search import greedy_words
 from protojax.attacks.text import (
     DECOYS,
     TRIGGERS,
@@ -44,6 +45,7 @@ __all__ = [
     "add_noise",
     "combination",
     "flip_sign",
+    "greedy_words",
     "manipulate_inner_product",
     "nudge_logits",
     "part_of_combination",
