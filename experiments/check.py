@@ -271,6 +271,8 @@ def _check_attack(config: ConfigDict, name: str, section: ConfigDict) -> None:
     )
     for arm in section.arms:
         _check_arm(config, f"{prefix}.arms", arm)
+    for task in section.tasks:
+        _validate.one_of(config.tasks, **{f"{prefix}.tasks": task})
     try:
         if section.trigger == "searched":
             _validate.positive(**{**adaptive.SEARCH, **section.trigger_args})

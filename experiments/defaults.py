@@ -77,6 +77,7 @@ def attack(trigger: str, channel: str, **changes) -> ConfigDict:
             "strength": 8.0,  # in units of logits
             "features": "",  # what hides poisoned rows, in attacks.FEATURE_ATTACKS
             "arms": (),  # () is config.arms
+            "tasks": (),  # () is config.tasks
         }
     )
     section.update(changes)

@@ -21,6 +21,7 @@ COLOURS = {
     "references": "#9467bd",
     "oracle": "#1f77b4",
 }
+MARKERS = "osD^vP*X<>dphH"
 HATCHES = ("", "//", "..", "xx", "--", "oo", "\\\\", "++")
 
 PAGE = """<!doctype html>
@@ -47,7 +48,9 @@ the student calls the target. <b>null</b>: the same of a student distilled witho
 attack. <b>excess</b>: the difference, what the attack gained. <b>robust</b>:
 share of triggered rows that still get their true label. <b>prec.</b>, <b>recall</b>: of
 the quarantine, against the ground truth that no defence sees. <b>memory</b>: of the
-prototypes, per node.</p>
+prototypes, per node.{% if federated %} <b>worst node</b>, <b>variance</b> (squared
+points): of the accuracy over the honest nodes. <b>sent</b>: by and to one node, in
+all.{% endif %}</p>
 <div class="scroll"><table><thead><tr>
 {% for name in header %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
 {% for line in lines %}<tr class="{{ line.style }}">
@@ -63,7 +66,7 @@ prototypes, per node.</p>
 
 
 def write(workdir: pathlib.Path, config: Any, results: dict[str, Any]) -> pathlib.Path:
-    """Writes `report.html` and a picture of each task beside it.
+    """Writes `report.html` and the pictures of each task beside it.
 
     Args:
         workdir: the study's folder, which holds `versions.json`.
@@ -76,13 +79,17 @@ def write(workdir: pathlib.Path, config: Any, results: dict[str, Any]) -> pathli
     summary = results["summary"]
     pictures = []
     for task in dict.fromkeys(line["task"] for line in summary):
-        path = workdir / f"{task}.png"
-        with runtime.atomic(path) as file:
-            draw([line for line in summary if line["task"] == task]).savefig(
-                file, format="png", dpi=130
-            )
-        data = base64.b64encode(path.read_bytes()).decode()
-        pictures.append({"alt": f"Results of {task}", "data": data})
+        lines = [line for line in summary if line["task"] == task]
+        figures = {task: (draw(lines), f"Results of {task}")}
+        if any(line["asr"] is not None for line in lines):
+            alt = f"Attack success against skill on {task}"
+            figures[f"{task}_tradeoff"] = draw_tradeoff(lines), alt
+        for name, (figure, alt) in figures.items():
+            path = workdir / f"{name}.png"
+            with runtime.atomic(path) as file:
+                figure.savefig(file, format="png", dpi=130)
+            data = base64.b64encode(path.read_bytes()).decode()
+            pictures.append({"alt": alt, "data": data})
     lines, previous = [], None
     for line, cells in zip(summary, results_lib.table_rows(summary), strict=True):
         group = line["task"], line["attack"]
@@ -95,6 +102,7 @@ def write(workdir: pathlib.Path, config: Any, results: dict[str, Any]) -> pathli
         title=workdir.resolve().name,
         seeds=max((line["seeds"] for line in summary), default=0),
         header=results_lib.header(summary),
+        federated=results_lib.federated(summary),
         lines=lines,
         pictures=pictures,
         config=json.dumps(json.loads(config.to_json()), indent=2),
@@ -134,16 +142,74 @@ def draw(summary: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+def draw_tradeoff(summary: list[dict[str, Any]]) -> Figure:
+    """Draws one task, attack by attack: attack success of each arm against its skill.
+
+    Args:
+        summary: the lines of `results["summary"]` of one task; those without an attack
+            are left out.
+
+    Returns:
+        A figure of small multiples; the best place in each is at the bottom right.
+    """
+    summary = [line for line in summary if line["asr"] is not None]
+    attacks = list(dict.fromkeys(line["attack"] for line in summary))
+    columns = min(4, len(attacks))
+    rows = -(-len(attacks) // columns)
+    figure = Figure(
+        figsize=(2.9 * columns + 0.6, 2.7 * rows + 0.9), layout="constrained"
+    )
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    arms = list(dict.fromkeys(line["arm"] for line in summary))
+    for axis, attack in zip(axes.flat, attacks, strict=False):
+        for line in summary:
+            if line["attack"] != attack:
+                continue
+            axis.errorbar(
+                100 * line["clean_metric"],
+                100 * line["asr"],
+                xerr=100 * (line["clean_metric_interval"] or 0),
+                yerr=100 * (line["asr_interval"] or 0),
+                fmt=MARKERS[arms.index(line["arm"]) % len(MARKERS)],
+                color=_colour(line["arm"], arms),
+                lw=0.8,
+                label=line["arm"],
+            )
+        axis.set_title(attack, fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_ylim(-4, 104)
+    for axis in axes.flat[len(attacks) :]:
+        axis.set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel(f"{summary[0]['metric_name']} on clean text, %")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("attack success rate, %")
+    figure.suptitle(summary[0]["task"], fontweight="bold")
+    shown = {}
+    for axis in axes.flat[: len(attacks)]:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            shown.setdefault(label, handle)
+    figure.legend(
+        shown.values(), shown, loc="outside lower center", ncols=6, frameon=False
+    )
+    return figure
+
+
+def _colour(arm: str, arms: list[str]):
+    """Returns an arm's colour, the same wherever it runs."""
+    palette = matplotlib.colormaps["tab20"].colors
+    return COLOURS.get(arm.partition("@")[0], palette[arms.index(arm) % len(palette)])
+
+
 def _bars(axis, summary, attacks, measure: str) -> None:
     """Draws one measure as a group of bars per attack."""
     arms = list(dict.fromkeys(line["arm"] for line in summary))
     found = {(line["attack"], line["arm"]): line for line in summary}
     width = 0.8 / len(arms)
-    palette = matplotlib.colormaps["tab20"].colors
     # An arm has its colour wherever it runs, and each federation its hatching.
     where = list(dict.fromkeys(arm.partition("@")[2] for arm in arms))
     for position, arm in enumerate(arms):
-        kind, _, federation = arm.partition("@")
+        federation = arm.partition("@")[2]
         lines = [found.get((attack, arm)) for attack in attacks]
         kept = [
             (index, line)
@@ -157,7 +223,7 @@ def _bars(axis, summary, attacks, measure: str) -> None:
             width,
             yerr=[100 * (line[f"{measure}_interval"] or np.nan) for _, line in kept],
             error_kw={"lw": 1, "capsize": 2},
-            color=COLOURS.get(kind, palette[position % len(palette)]),
+            color=_colour(arm, arms),
             hatch=HATCHES[where.index(federation) % len(HATCHES)],
             edgecolor="white",
             linewidth=0,

@@ -150,7 +150,7 @@ COLUMNS = {
 FEDERATED = ("worst node", "variance", "sent")
 
 
-def _federated(summary: list[dict[str, Any]]) -> bool:
+def federated(summary: list[dict[str, Any]]) -> bool:
     """Returns whether some arm ran over many nodes."""
     return any(line["bytes_sent"] is not None for line in summary)
 
@@ -158,7 +158,7 @@ def _federated(summary: list[dict[str, Any]]) -> bool:
 def header(summary: list[dict[str, Any]]) -> list[str]:
     """Returns the names of the table's columns; a federation adds three."""
     names = ["task", "attack", "arm", *COLUMNS, "step", "memory"]
-    return [*names, *FEDERATED] if _federated(summary) else names
+    return [*names, *FEDERATED] if federated(summary) else names
 
 
 def legend(summary: list[dict[str, Any]]) -> str:
@@ -168,7 +168,7 @@ def legend(summary: list[dict[str, Any]]) -> str:
         f"In percent, mean ± 95 % interval over {seeds} seed(s); prec. and recall are "
         "the quarantine's, memory is that of the prototypes."
     )
-    if _federated(summary):
+    if federated(summary):
         found += (
             " worst node and variance (squared points) are over the honest nodes, sent "
             "is what one node sends and receives in all."

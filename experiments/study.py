@@ -85,6 +85,8 @@ def jobs(config) -> list[Job]:
                 cell = Cell(task, seed, None)
                 found += [_job(config, cell, arm) for arm in config.arms]
             for name, attack in config.attacks.items():
+                if attack.tasks and task not in attack.tasks:
+                    continue
                 cell = Cell(task, seed, name)
                 arms_run = attack.arms or config.arms
                 found += [_job(config, cell, arm) for arm in arms_run]

@@ -11,8 +11,8 @@ import sys
 import ml_collections
 import pytest
 
-from experiments import check, run, runtime
-from experiments.configs import glue
+from experiments import check, run, runtime, study
+from experiments.configs import glue, robustness
 
 ROOT = pathlib.Path(__file__).parent.parent
 EVERY_CONFIG = [
@@ -21,6 +21,7 @@ EVERY_CONFIG = [
     "agnews.py",
     "agnews.py:quick",
     "federated.py",
+    "federated.py:precision",
     "federated.py:hostile",
     "federated.py:long",
     "p2p.py",
@@ -202,3 +203,30 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match="other files"):
         check.open_workdir(frozen(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        *("standard", "adaptive", "rates", "syntactic", "classes", "labels", "quick"),
+        *(f"ablations,{name}" for name in robustness.ABLATIONS),
+    ],
+)
+def test_every_variant_of_the_bench_is_a_study(argument):
+    config = robustness.get_config(argument)
+    check.check(config)
+    jobs = study.jobs(ml_collections.FrozenConfigDict(config))
+    assert {"clean", "plain", "anchor"} <= {job.arm for job in jobs}
+    assert {job.cell.task for job in jobs} == set(config.tasks)
+
+
+def test_an_attack_may_be_of_some_tasks_only():
+    config = robustness.get_config("standard")
+    config.attacks.several.tasks = ("ag_news",)
+    jobs = study.jobs(ml_collections.FrozenConfigDict(config))
+    assert {job.cell.task for job in jobs if job.cell.attack == "several"} == {
+        "ag_news"
+    }
+    config.attacks.several.tasks = ("cola",)
+    with pytest.raises(ValueError, match="tasks one of sst2_sentence"):
+        check.check(config)

@@ -187,7 +187,8 @@ def test_students_and_pictures_lie_in_the_workdir(finished):
     assert (folder / "prototypes_0.safetensors").exists()
     page = (workdir / "report.html").read_text()
     assert "anchor" in page
-    assert (workdir / "files.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("files.png", "files_tradeoff.png"):
+        assert (workdir / picture).read_bytes().startswith(b"\x89PNG")
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     runs = {json.loads(line)["run"] for line in lines}
     assert "files/seed0/data/anchor" in runs
