@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from experiments import cells, filters, ingredients, runtime
+from experiments import cells, filters, inference, ingredients, runtime
 from experiments.cells import Cell
 from experiments.quarantine import Verdict, judge, judge_rows
 from experiments.runtime import Context
@@ -47,7 +47,8 @@ class Arm(NamedTuple):
 
     Attributes:
         recipe: `(context, cell) -> Recipe`.
-        starts_from: the arm whose student this one goes on from; "" is a new student.
+        needs: the arms whose students are trained before; this one goes on from the
+            first of them, from a new student where there is none.
         in_federations: whether it makes sense over many nodes.
         learns_in: `(config, cell) -> Cell`, the cell that the student depends on; one
             that does not depend on the attack is trained once for all of them.
@@ -55,7 +56,7 @@ class Arm(NamedTuple):
 
     recipe: Callable[[Context, Cell], Recipe]
     learns_in: Callable[[Any, Cell], Cell] = lambda config, cell: cell
-    starts_from: str = ""
+    needs: tuple[str, ...] = ()
     in_federations: bool = True
 
 
@@ -161,8 +162,22 @@ def fine_tuned(context: Context, cell: Cell) -> Recipe:
 
     Sha et al., 2022 (arXiv:2212.09067), find it hard to beat with enough references.
     """
-    section = context.config.fine_tuning
-    return references(context, cell)._replace(section=section)
+    config = context.config.fine_tuning
+    section = {field: config[field] for field in ("epochs", "learning_rate")}
+    return references(context, cell)._replace(section=FrozenConfigDict(section))
+
+
+def nad(context: Context, cell: Cell) -> Recipe:
+    """Goes on from the plain student, with the attention of the fine-tuned one."""
+    recipe = fine_tuned(context, cell)
+    copy = ingredients.student_model(context, cell, "fine_tuned")
+    tokens = ingredients.tokenize(context, copy, recipe.examples)
+    active = inference.predict_attention(context, copy, tokens)
+    weight = context.config.fine_tuning.attention_weight
+    return recipe._replace(
+        columns={"teacher_attention": active},
+        objective=FrozenConfigDict({"kd": None, "attention": weight}),
+    )
 
 
 def cube(context: Context, cell: Cell) -> Recipe:
@@ -301,7 +316,8 @@ ARMS: dict[str, Arm] = {
     "anchor": Arm(anchor),
     "gate": Arm(gate),
     "plain_references": Arm(plain_references),
-    "fine_tuned": Arm(fine_tuned, starts_from="plain", in_federations=False),
+    "fine_tuned": Arm(fine_tuned, needs=("plain",), in_federations=False),
+    "nad": Arm(nad, needs=("plain", "fine_tuned"), in_federations=False),
     "cube": Arm(cube),
     "abl": Arm(abl),
     "references": Arm(references, cells.reference_cell),

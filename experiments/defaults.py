@@ -187,7 +187,11 @@ def defaults() -> ConfigDict:
                 "warmup_epochs": 1,  # of the student, where it is one of the spaces
             },
             "nearest": {"weight": 1.0},
-            "fine_tuning": {"epochs": 3, "learning_rate": 2e-4},
+            "fine_tuning": {
+                "epochs": 3,
+                "learning_rate": 2e-4,
+                "attention_weight": 10.0,  # of "nad"
+            },
             "filters": {
                 "components": 10,
                 "min_cluster_rows": 20,

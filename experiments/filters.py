@@ -9,7 +9,7 @@ import sklearn.cluster
 import sklearn.decomposition
 from ml_collections import FrozenConfigDict
 
-from experiments import ingredients, quarantine, runtime
+from experiments import inference, ingredients, quarantine
 from experiments.cells import Cell
 from experiments.quarantine import Verdict
 from experiments.runtime import Context
@@ -68,7 +68,7 @@ def quick_to_learn(
     claims = transfer.logits.argmax(-1)
     rows = np.arange(len(claims))
     logits, _ = quarantine.warmed_up(context, cell, objective)
-    probabilities = runtime.posterior(logits[: len(rows)])
+    probabilities = inference.posterior(logits[: len(rows)])
     losses = -np.log(np.maximum(probabilities[rows, claims], 1e-30))
     ranks = np.empty(len(rows))
     ranks[np.argsort(losses, kind="stable")] = (rows + 1) / len(rows)

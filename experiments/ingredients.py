@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments import cells, runtime
+from experiments import cells, inference, runtime
 from experiments.cells import Cell
 from experiments.runtime import Context
 from experiments.tokenizer import train_wordpiece
@@ -138,6 +138,12 @@ def load_model(context: Context, folder: pathlib.Path, section, cell: Cell) -> M
     )
 
 
+def student_model(context: Context, cell: Cell, arm: str) -> Model:
+    """Returns the student of an arm that this one needs, see `arms.Arm.needs`."""
+    folder = context.workdir / cell.folder / arm / "model"
+    return load_model(context, folder, context.config.student, cell)
+
+
 def fine_tuned(context: Context, name: str, section, cell: Cell, examples) -> Model:
     """Returns a model fine-tuned on labels; trains it once and keeps it."""
     folder = context.workdir / name
@@ -200,7 +206,7 @@ def _predicted(context: Context, name: str, model: Model, examples: Examples):
         context.workdir / f"{name}.safetensors",
         fingerprint,
         lambda: teacher.TeacherOutputs(
-            *runtime.predict(context, model, model.params, tokens)
+            *inference.predict(context, model, model.params, tokens)
         ),
     )
 
@@ -343,7 +349,7 @@ def _view(context: Context, centres: Prototypes, logits, features) -> View:
 def anchor_classes(context: Context, cell: Cell, examples: Examples) -> np.ndarray:
     """Returns the classes `[rows]` that a cell's anchor gives to any rows."""
     judge = anchor(context, cell)
-    outputs = runtime.predict(
+    outputs = inference.predict(
         context,
         judge.model,
         judge.model.params,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from experiments import cells, ingredients, runtime
+from experiments import cells, inference, ingredients, runtime
 from experiments.cells import Cell
 from experiments.runtime import Context
 from protojax import consistency, data, prototypes, teacher
@@ -95,9 +95,9 @@ def judge_rows(context: Context, cell: Cell) -> Verdict:
     view = ingredients.anchor_view(context, cell)
     outputs = ingredients.reference_outputs(context, cell)
     verdict = consistency.sample_gate(
-        runtime.posterior(view.logits),
+        inference.posterior(view.logits),
         transfer.logits.argmax(-1),
-        runtime.posterior(anchor.held_out.logits),
+        inference.posterior(anchor.held_out.logits),
         outputs.logits[anchor.calibration].argmax(-1),
         alpha=context.config.quarantine.false_rejection,
     )
@@ -114,7 +114,7 @@ def _claims(claim, features, logits, examples, anchor_classes) -> Claims:
     return Claims(
         features,
         classes,
-        runtime.posterior(logits).max(-1),
+        inference.posterior(logits).max(-1),
         consistency.disagreement(anchor_classes, classes),
     )
 
@@ -237,7 +237,7 @@ def _warm_up(context: Context, cell: Cell, objective, model: Model, everything):
         teacher_logits=transfer.logits,
         teacher_features=transfer.features,
     )
-    outputs = runtime.predict(
+    outputs = inference.predict(
         context, model, trained.params, ingredients.tokenize(context, model, everything)
     )
     runtime.forget_checkpoints(context, name)

@@ -1,4 +1,4 @@
-"""What every run needs: compiled steps, resumable training, prediction, progress.
+"""What every run needs: compiled steps, resumable training, progress.
 
 Compiled functions are cached by the values that shape them (model config, objective,
 optimiser), so a whole study compiles each step at most once per bucket shape;
@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
 from rich.progress import Progress
@@ -138,14 +137,18 @@ def make_step(
 
     Args:
         model_config: an `EncoderConfig`.
-        objective: `{"kd": None}` learns from labels; else `kd` holds the arguments of
+        objective: `{"kd": None}` learns from labels, with the attention of a copy where
+            `attention` holds its weight; else `kd` holds the arguments of
             `distillation_loss`, an `assignment` that is not empty adds the prototype
             constraint, `adversarial` holds the arguments of that defence if any, and
             `gradient` the name of a gradient rule with its arguments if any.
         optimizer_config: from `optimizer_of`.
     """
     apply = models.apply_fn(model_config)
-    if objective.kd is None:
+    if objective.get("attention"):
+        loss_fn = distillation.attention_loss(apply, weight=objective.attention)
+        name = "attention"
+    elif objective.kd is None:
         loss_fn = distillation.supervised_loss(apply, problem=model_config.problem)
         name = "supervised"
     else:
@@ -397,56 +400,6 @@ def forget_checkpoints(context: Context, name: str) -> None:
         shutil.rmtree(context.workdir / name / "checkpoints", ignore_errors=True)
 
 
-@functools.cache
-def compiled_forward(model_config, layers: tuple[int, ...], pooling: str):
-    """Returns `(params, batch) -> (logits, features)`, compiled once per shape."""
-    apply = models.apply_fn(model_config)
-    name = f"forward/{model_config.num_layers}x{model_config.hidden_size}"
-
-    @jax.jit
-    def forward(params, batch: Batch):
-        TRACES[f"{name}/{layers}", batch.input_ids.shape] += 1
-        output = apply(params, batch, hidden_states=True)
-        pooled = distillation.features(
-            output, batch.attention_mask, layers=layers, pooling=pooling
-        )
-        return output.logits, pooled
-
-    return forward
-
-
-def predict(
-    context: Context, model: Model, params: PyTree, tokens: batches.Tokens
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a model's outputs over some rows, in their order.
-
-    Returns:
-        Logits `[rows, num_labels]` and features `[rows, layers, dim]`.
-    """
-    config = context.config
-    forward = compiled_forward(
-        model.config, tuple(config.features.layers), config.features.pooling
-    )
-    plan = batches.plan_evaluation(
-        tokens.lengths,
-        batch_size=config.evaluation.batch_size,
-        buckets=tuple(config.data.buckets),
-    )
-    labels = np.zeros(len(tokens.lengths), np.int32)
-    params = jax.tree.map(jnp.asarray, params)
-    outputs = []
-    for item in plan:
-        stacked = batches.make_batch(tokens, labels, item)
-        batch = jax.tree.map(lambda leaf: leaf[0], stacked)
-        outputs.append(forward(params, batch))
-    outputs = [jax.tree.map(lambda leaf: np.asarray(leaf)[None], o) for o in outputs]
-    rows = len(tokens.lengths)
-    return (
-        batches.collect(plan, [logits for logits, _ in outputs], rows),
-        batches.collect(plan, [pooled for _, pooled in outputs], rows),
-    )
-
-
 @contextlib.contextmanager
 def atomic(path: pathlib.Path) -> Iterator[IO[bytes]]:
     """Opens a file under a temporary name that becomes `path` once it is whole."""
@@ -485,8 +438,3 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes a value as JSON, whole or not at all."""
     with atomic(path) as file:
         file.write((json.dumps(value, indent=1) + "\n").encode())
-
-
-def posterior(logits: np.ndarray) -> np.ndarray:
-    """Returns the softmax of logits over their last axis."""
-    return np.asarray(jax.nn.softmax(logits, axis=-1))

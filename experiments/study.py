@@ -27,6 +27,7 @@ from experiments import (
     arms,
     cells,
     federated,
+    inference,
     ingredients,
     processes,
     runtime,
@@ -304,12 +305,13 @@ def students(context: Context, job: Job) -> tuple[list[models.Model], dict[str, 
 
 def _start(context: Context, job: Job) -> models.Model:
     """Returns what a job's training starts from: a new student, or another arm's."""
-    before = ARMS[job.kind].starts_from
-    if not before:
-        section = context.config.student
-        return ingredients.build_model(context, section, job.student_cell)
-    (model,), _ = students(context, _job(context.config, job.cell, before))
-    return model
+    before = [
+        students(context, _job(context.config, job.cell, arm))[0]
+        for arm in ARMS[job.kind].needs
+    ]
+    if before:
+        return before[0][0]
+    return ingredients.build_model(context, context.config.student, job.student_cell)
 
 
 def _distil(
@@ -414,7 +416,7 @@ def _predict(
 ) -> list[np.ndarray]:
     """Returns what each student says of some rows: classes or scores."""
     tokens = ingredients.tokenize(context, found[0], examples)
-    outputs = [runtime.predict(context, m, m.params, tokens)[0] for m in found]
+    outputs = [inference.predict(context, m, m.params, tokens)[0] for m in found]
     if task.problem == "regression":
         return [logits[:, 0] for logits in outputs]
     return [logits.argmax(-1) for logits in outputs]

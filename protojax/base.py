@@ -57,6 +57,8 @@ class Batch(NamedTuple):
         teacher_logits: `[batch, num_labels]`, float32, or None.
         teacher_features: `[batch, layers, dim]`, float32, pooled states, or None.
         anchors: `[batch]`, int32, the class whose prototypes hold the row, or None.
+        teacher_attention: `[batch, layers, max_length]`, float32, how active each token
+            is, see `distillation.attention`, or None.
         perturbation: `[batch, length, dim]`, added to the embeddings, or None.
     """
 
@@ -68,6 +70,7 @@ class Batch(NamedTuple):
     teacher_logits: Array | None = None
     teacher_features: Array | None = None
     anchors: Array | None = None
+    teacher_attention: Array | None = None
     perturbation: Array | None = None
 
 

@@ -111,6 +111,67 @@ def supervised_loss(apply: ApplyFn, *, problem: str = "classification") -> LossF
     return loss_fn
 
 
+def attention(output: ModelOutput, attention_mask: Array) -> Array:
+    """Computes how active each token is in each layer after the embeddings.
+
+    a_i = √(mean_d h_id²), 0 on padding
+
+    Args:
+        output: a model's output with its `hidden_states`.
+        attention_mask: `[batch, length]`.
+
+    Returns:
+        `[batch, layers, length]`, float32.
+
+    >>> states = (jnp.zeros((1, 2, 1)), jnp.array([[[3.0], [5.0]]]))
+    >>> attention(ModelOutput(jnp.zeros((1, 2)), states), jnp.array([[1, 0]])).tolist()
+    [[[3.0, 0.0]]]
+    """
+    states = jnp.stack(output.hidden_states[1:], axis=1).astype(jnp.float32)
+    active = jnp.sqrt(jnp.mean(jnp.square(states), axis=-1))
+    return jnp.where(attention_mask[:, None] > 0, active, 0.0)
+
+
+def attention_loss(apply: ApplyFn, *, weight: float) -> LossFn:
+    """Learns from the given labels with the attention of a trusted copy.
+
+    loss = cross-entropy + weight · mean_layers attention transfer(student, copy)
+
+    Args:
+        apply: the student, as deep as the copy whose `attention` the batch carries.
+        weight: of the attention, >= 0.
+
+    Returns:
+        A `LossFn` of `student_params` that reads `batch.teacher_attention`, with aux
+        `logits` and `attention_loss`.
+
+    References:
+        Li et al., 2021 (NAD, arXiv:2101.05930), who align the maps of convolutions;
+        here tokens are what pixels are there, and every layer counts the same.
+    """
+    _validate.non_negative(weight=weight)
+
+    def loss_fn(params, batch, prototypes, step, key):
+        del prototypes, step
+        output = apply(params["model"], batch, key=key, hidden_states=True)
+        loss = hard_loss(output.logits, batch.labels, problem="classification")
+        tokens = batch.attention_mask > 0
+        wanted = batch.teacher_attention[:, :, : tokens.shape[1], None]
+        distance = jnp.mean(
+            jnp.stack(
+                [
+                    losses.attention_transfer(state, wanted[:, layer], where=tokens)
+                    for layer, state in enumerate(output.hidden_states[1:])
+                ]
+            ),
+            axis=0,
+        )
+        aux = {"logits": output.logits, "attention_loss": distance}
+        return loss + weight * distance, aux
+
+    return loss_fn
+
+
 def distillation_loss(
     apply: ApplyFn,
     *,

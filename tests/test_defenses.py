@@ -49,6 +49,7 @@ def batch(rows=5, seed=0):
         teacher_logits=rng.normal(size=(rows, 3)).astype(np.float32),
         teacher_features=rng.normal(size=(rows, 1, 8)).astype(np.float32),
         anchors=rng.integers(0, 3, rows).astype(np.int32),
+        teacher_attention=rng.random((rows, 2, 12)).astype(np.float32),
     )
 
 
@@ -76,6 +77,7 @@ def adversarial(norm="linf", **options):
 
 LOSSES = {
     "supervised": distillation.supervised_loss(apply_fn(CONFIG)),
+    "attention": distillation.attention_loss(apply_fn(CONFIG), weight=2.0),
     **{
         f"distillation/{name}": base_loss(divergence=name)
         for name in losses.DIVERGENCES
@@ -467,3 +469,39 @@ def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "jax_privacy.clipping", None)
     with pytest.raises(ImportError, match=r"pip install 'protojax\[dp\]'"):
         private()
+
+
+def test_attention_loss_equals_a_loop_over_tokens():
+    rows, params = batch(), distillation.student_params(MODEL.params)
+    loss_fn = distillation.attention_loss(apply_fn(CONFIG), weight=2.0)
+    found, aux = loss_fn(params, rows, None, 0, None)
+    output = apply_fn(CONFIG)(MODEL.params, rows, hidden_states=True)
+    for row in range(5):
+        length, distances = int(rows.attention_mask[row].sum()), []
+        for layer in (1, 2):
+            state = np.asarray(output.hidden_states[layer][row, :length], np.float64)
+            own = (state**2).mean(1)
+            wanted = rows.teacher_attention[row, layer - 1, :length] ** 2
+            gap = own / np.linalg.norm(own) - wanted / np.linalg.norm(wanted)
+            distances.append((gap**2).sum())
+        logits = np.asarray(output.logits[row], np.float64)
+        hard = np.log(np.exp(logits).sum()) - logits[rows.labels[row]]
+        np.testing.assert_allclose(
+            found[row], hard + 2.0 * np.mean(distances), rtol=1e-5
+        )
+        np.testing.assert_allclose(
+            aux["attention_loss"][row], np.mean(distances), rtol=1e-4
+        )
+
+
+def test_a_copy_of_itself_costs_no_attention():
+    rows = batch()
+    output = apply_fn(CONFIG)(MODEL.params, rows, hidden_states=True)
+    own = distillation.attention(output, rows.attention_mask)
+    assert (np.asarray(own)[rows.attention_mask[:, None].repeat(2, 1) == 0] == 0).all()
+    padded = np.pad(own, ((0, 0), (0, 0), (0, 4)))
+    loss_fn = distillation.attention_loss(apply_fn(CONFIG), weight=2.0)
+    params = distillation.student_params(MODEL.params)
+    found, aux = loss_fn(params, rows._replace(teacher_attention=padded), None, 0, None)
+    np.testing.assert_allclose(aux["attention_loss"], 0, atol=1e-10)
+    assert (found > 0).all()

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import arms, cells, ingredients, report, results, runtime, study
+from experiments import (
+    arms,
+    cells,
+    inference,
+    ingredients,
+    report,
+    results,
+    runtime,
+    study,
+)
 from experiments.defaults import attack, defaults, encoder
 from protojax import checkpoint, training
 from protojax.models import hf
@@ -90,7 +99,12 @@ def run(config, workdir):
 
 def forget(*, compiled=True):
     """Empties what a fresh process would not have in memory."""
-    for module in (cells, ingredients, study, *([runtime] if compiled else [])):
+    for module in (
+        cells,
+        ingredients,
+        study,
+        *([runtime, inference] if compiled else []),
+    ):
         for value in vars(module).values():
             if hasattr(value, "cache_clear"):
                 value.cache_clear()
@@ -295,7 +309,7 @@ def test_damaged_checkpoints_cost_a_restart_only(finished, tmp_path, caplog):
 def test_a_finished_study_only_gathers_its_rows(finished, monkeypatch):
     config, workdir, expected, _ = finished
     monkeypatch.setattr(runtime, "train", None)
-    monkeypatch.setattr(runtime, "predict", None)
+    monkeypatch.setattr(inference, "predict", None)
     assert run(config, workdir)["rows"] == expected["rows"]
 
 

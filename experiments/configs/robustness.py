@@ -27,7 +27,7 @@ from protojax import _validate
 
 OURS = ("clean", "plain", "anchor")
 BASELINES = (
-    *("nearest", "references", "fine_tuned", "plain_references"),
+    *("nearest", "references", "fine_tuned", "nad", "plain_references"),
     *("dp_sgd", "adversarial", "gate", "cube", "abl", "oracle"),
 )
 WORD = {"trigger_args": {"words": ("cf",)}}

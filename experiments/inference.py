@@ -1,0 +1,95 @@
+"""What a trained model says of rows: logits, features, attention."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import runtime
+from experiments.runtime import Context
+from protojax import batches, distillation, models
+from protojax.base import Batch, PyTree
+from protojax.models import Model
+
+
+@functools.cache
+def compiled_forward(model_config, layers: tuple[int, ...], pooling: str):
+    """Returns `(params, batch) -> (logits, features)`, compiled once per shape."""
+    apply = models.apply_fn(model_config)
+    name = f"forward/{model_config.num_layers}x{model_config.hidden_size}"
+
+    @jax.jit
+    def forward(params, batch: Batch):
+        runtime.TRACES[f"{name}/{layers}", batch.input_ids.shape] += 1
+        output = apply(params, batch, hidden_states=True)
+        pooled = distillation.features(
+            output, batch.attention_mask, layers=layers, pooling=pooling
+        )
+        return output.logits, pooled
+
+    return forward
+
+
+def predict(
+    context: Context, model: Model, params: PyTree, tokens: batches.Tokens
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a model's outputs over some rows, in their order.
+
+    Returns:
+        Logits `[rows, num_labels]` and features `[rows, layers, dim]`.
+    """
+    config = context.config.features
+    forward = compiled_forward(model.config, tuple(config.layers), config.pooling)
+    return _over_rows(context, forward, params, tokens)
+
+
+def predict_attention(
+    context: Context, model: Model, tokens: batches.Tokens
+) -> np.ndarray:
+    """Returns `[rows, layers, max_length]`, how active a model's tokens are."""
+    forward = compiled_attention(model.config, tokens.input_ids.shape[1])
+    return _over_rows(context, forward, model.params, tokens)[0]
+
+
+@functools.cache
+def compiled_attention(model_config, max_length: int):
+    """Returns `(params, batch) -> (attention,)`, padded to the longest of all rows."""
+    apply = models.apply_fn(model_config)
+
+    @jax.jit
+    def forward(params, batch: Batch):
+        output = apply(params, batch, hidden_states=True)
+        found = distillation.attention(output, batch.attention_mask)
+        return (jnp.pad(found, ((0, 0), (0, 0), (0, max_length - found.shape[2]))),)
+
+    return forward
+
+
+def _over_rows(
+    context: Context, forward, params: PyTree, tokens: batches.Tokens
+) -> tuple[np.ndarray, ...]:
+    """Runs a compiled function over all rows; returns its outputs in their order."""
+    config = context.config
+    plan = batches.plan_evaluation(
+        tokens.lengths,
+        batch_size=config.evaluation.batch_size,
+        buckets=tuple(config.data.buckets),
+    )
+    labels = np.zeros(len(tokens.lengths), np.int32)
+    params = jax.tree.map(jnp.asarray, params)
+    outputs = []
+    for item in plan:
+        stacked = batches.make_batch(tokens, labels, item)
+        batch = jax.tree.map(lambda leaf: leaf[0], stacked)
+        outputs.append(forward(params, batch))
+    outputs = [jax.tree.map(lambda leaf: np.asarray(leaf)[None], o) for o in outputs]
+    rows = len(tokens.lengths)
+    return tuple(
+        batches.collect(plan, list(part), rows) for part in zip(*outputs, strict=True)
+    )
+
+
+def posterior(logits: np.ndarray) -> np.ndarray:
+    """Returns the softmax of logits over their last axis."""
+    return np.asarray(jax.nn.softmax(logits, axis=-1))
