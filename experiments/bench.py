@@ -22,7 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments import federated
+from experiments import federated, results
 from experiments.configs.federated import RULES
 from experiments.defaults import federation as federation_section
 from protojax import (
@@ -113,7 +113,7 @@ def bench_nodes(
         table.add_column(name, justify="right")
     for size in sizes:
         table.add_row(*_bench_size(size))
-    console.print(table)
+    results.show(console, table)
     console.print(
         "round: nodes of a device one after the other, and the merge; vmapped: all at "
         "once. compilations: of both kinds of round, two programs each."
@@ -241,9 +241,9 @@ def bench_lies(console: Console) -> None:
         title="2 of 8 nodes lie: displacement of the merged prototypes, 1 is the "
         "honest spread"
     )
-    table.add_column("rule", no_wrap=True)
+    table.add_column("rule")
     for name in ("honest", *PROTOTYPE_ATTACKS):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for name, args in RULES.items():
         section = federation_section(aggregator=name, aggregator_args=args)
         rule = federated.rule_of(
@@ -265,7 +265,7 @@ def bench_lies(console: Console) -> None:
             for s in sets
         ]
         table.add_row(name, *(f"{value:.2f}" for value in found))
-    console.print(table)
+    results.show(console, table)
 
 
 def _concatenate(*parts) -> np.ndarray:

@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 from rich import box
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from experiments import runtime
@@ -201,6 +203,18 @@ def markdown(summary: list[dict[str, Any]]) -> str:
     names = header(summary)
     rows = [names, ["---"] * 3 + ["--:"] * (len(names) - 3), *table_rows(summary)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def show(console: Console, table: Table) -> None:
+    """Prints a table as wide as it is.
+
+    A narrow window wraps long lines rather than lose their figures.
+    """
+    options = console.options.update(max_width=999)
+    needed = Measurement.get(console, options, table).maximum
+    width, console.width = console.width, max(console.width, needed)
+    console.print(table)
+    console.width = width
 
 
 def tables(results: dict[str, Any]) -> list[Table]:

@@ -24,7 +24,6 @@ from absl import app, flags
 from ml_collections import config_flags
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.measure import Measurement
 
 CONFIGS = pathlib.Path(__file__).parent / "configs"
 
@@ -148,11 +147,7 @@ def main(
         rows = study.run(config, workdir, console=console)
         found = results.write(workdir, rows)
     for table in results.tables(found):
-        # A narrow window wraps long lines rather than lose their figures.
-        needed = Measurement.get(
-            console, console.options.update(max_width=999), table
-        ).maximum
-        Console(width=max(console.width, needed)).print(table)
+        results.show(console, table)
     console.print(results.legend(found["summary"]))
     page = report.write(workdir, config, found)
     console.print(
