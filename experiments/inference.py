@@ -47,14 +47,14 @@ def predict(
 def predict_attention(
     context: Context, model: Model, tokens: batches.Tokens
 ) -> np.ndarray:
-    """Returns `[rows, layers, max_length]`, how active a model's tokens are."""
-    forward = compiled_attention(model.config, tokens.input_ids.shape[1])
+    """Returns `[rows, layers, longest bucket]`, how active a model's tokens are."""
+    forward = compiled_attention(model.config, context.config.data.buckets[-1])
     return _over_rows(context, forward, model.params, tokens)[0]
 
 
 @functools.cache
 def compiled_attention(model_config, max_length: int):
-    """Returns `(params, batch) -> (attention,)`, padded to the longest of all rows."""
+    """Returns `(params, batch) -> (attention,)`, padded to one length."""
     apply = models.apply_fn(model_config)
 
     @jax.jit

@@ -250,24 +250,26 @@ def test_errors_name_the_argument(build, named):
 def pgd_by_loop(rows, params, norm, *, epsilon, step_size, num_steps):
     """Climbs for one row at a time, in plain Python, from zero."""
     loss_fn, found = base_loss(), []
+
+    @jax.jit
+    def loss_of(perturbation, one):
+        moved = one._replace(perturbation=perturbation)
+        return loss_fn(params, moved, PROTOTYPES, 0, None)[0][0]
+
+    slope_of = jax.jit(jax.grad(loss_of))
     for row in range(len(rows.labels)):
         one = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], rows)
         length = int(one.attention_mask.sum())
         moved = np.zeros((1, 8, 8))
-
-        def loss_of(perturbation, one=one):
-            batch = one._replace(perturbation=perturbation)
-            return loss_fn(params, batch, PROTOTYPES, 0, None)[0][0]
-
         for _ in range(num_steps):
-            slope = np.array(jax.grad(loss_of)(jnp.asarray(moved)), np.float64)
+            slope = np.array(slope_of(jnp.asarray(moved), one), np.float64)
             slope[:, length:] = 0
             if norm == "linf":
                 moved = np.clip(moved + step_size * np.sign(slope), -epsilon, epsilon)
             else:
                 moved = moved + step_size * slope / np.linalg.norm(slope)
                 moved *= min(1, epsilon / np.linalg.norm(moved))
-        found.append(float(loss_of(jnp.asarray(moved))))
+        found.append(float(loss_of(jnp.asarray(moved), one)))
     return np.array(found)
 
 
@@ -340,7 +342,7 @@ def test_adversarial_rejects(options, message):
 
 def private(loss_fn=None, **options):
     options = {**PRIVATE, "noise_multiplier": 0.0, **options}
-    return GRADIENTS["dp_sgd"](loss_fn or base_loss(), **options)
+    return jax.jit(GRADIENTS["dp_sgd"](loss_fn or base_loss(), **options))
 
 
 def norm_of(tree):
@@ -370,11 +372,14 @@ def test_clipped_gradients_equal_a_loop_over_rows(clip_norm, microbatch):
     # Without dropout each row's key is of no matter.
     found, metrics = grad_fn(CLEAN_PARAMS, rows, None, 0, jax.random.key(0))
     total, losses_of = jax.tree.map(jnp.zeros_like, CLEAN_PARAMS), []
+    one_row = jax.jit(
+        jax.value_and_grad(
+            lambda params, one: loss_fn(params, one, None, 0, None)[0][0]
+        )
+    )
     for row in (0, 1, 3):
         one = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], rows)
-        loss, grads = jax.value_and_grad(
-            lambda params, one=one: loss_fn(params, one, None, 0, None)[0][0]
-        )(CLEAN_PARAMS)
+        loss, grads = one_row(CLEAN_PARAMS, one)
         scale = min(1.0, clip_norm / norm_of(grads))
         total = jax.tree.map(lambda t, g, scale=scale: t + scale * g, total, grads)
         losses_of.append(float(loss))

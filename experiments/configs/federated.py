@@ -12,8 +12,8 @@ replace the model (their updates times 4), under each aggregation rule. `long`: 
 and 100 rounds.
 
 80 minutes on 2 CPU cores for the first, after the pilot's teachers; excess attack
-success -5.8 to +0.2 points, clean accuracy not below that of the same federation without
-poison, commit 1c401ba (experiments/README.md). `long` has not been run by us.
+success -5.8 to +0.2 points, clean accuracy not below that of the same federation
+without poison, commit 1c401ba (experiments/README.md). `long` has not been run by us.
 """
 
 from experiments.configs import pilot

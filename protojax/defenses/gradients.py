@@ -82,8 +82,8 @@ def dp_sgd(
         * A row whose gradient is not finite counts as zero.
         * With Poisson batches (`batches.plan_poisson`) and the σ of
           `noise_multiplier_of`, all steps together are (ε, δ)-differentially private
-          in the rows of the transfer set, towards those who see the student. The
-          teacher's own training set is not protected.
+          in the rows of the transfer set, towards those who see the student and not
+          the seed. The teacher's own training set is not protected.
 
     Raises:
         ImportError: the extra is not installed.
