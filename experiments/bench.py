@@ -268,11 +268,6 @@ def bench_lies(console: Console) -> None:
     results.show(console, table)
 
 
-def _concatenate(*parts) -> np.ndarray:
-    """Returns the nodes of all parts."""
-    return np.concatenate(parts)
-
-
 BENCHMARKS: dict[str, Callable[[Console], None]] = {
     "nodes": bench_nodes,
     "lies": bench_lies,

@@ -20,6 +20,10 @@ from protojax import _validate, attacks, data, partition
 from protojax.base import Examples
 
 NO_ATTACK = "no_attack"  # the folder of the clean world
+# What a column of poisoned rows may say.
+MARKERS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True} | {
+    "true": True
+}
 
 
 class Cell(NamedTuple):
@@ -96,22 +100,22 @@ def task_data(context: Context, task: str, seed: int) -> TaskData:
         test_rows=section.test_rows,
         seed=seed,
     )
-    _check_same(context.workdir / task / f"seed{seed}" / "data.json", splits)
-    return TaskData(resolved, splits)
-
-
-def _check_same(path: pathlib.Path, splits: data.Splits) -> None:
-    """Raises where a study's data are not those it began with."""
     now = {
         name: data.fingerprint(*part.texts, *(part.pairs or ()), part.labels)
         for name, part in splits._asdict().items()
         if isinstance(part, Examples)
     }
+    _check_same(context.workdir / task / f"seed{seed}" / "data.json", now)
+    return TaskData(resolved, splits)
+
+
+def _check_same(path: pathlib.Path, now: dict[str, str]) -> None:
+    """Raises where a study's data are not those it began with."""
     if not path.exists():
         runtime.write_json(path, now)
     elif json.loads(path.read_text()) != now:
         raise ValueError(
-            f"Expected the data that {path.parent} was begun with, found others. "
+            f"Expected the data that {path} is of, found others. "
             "Give another --workdir."
         )
 
@@ -133,6 +137,7 @@ def _ready_rows(context: Context, task: str, attack: str) -> ReadyRows:
     """Reads the files of an attack whose trigger is "file"."""
     section = context.config.data
     clean, _, resolved = _load_task(task, section.root, section.files)
+    _validate.require(clean.pairs is None, "task", task, "one of single texts")
     files = context.config.attacks[attack].files
     root = pathlib.Path(section.root)
     copy, test = tasks.load_poisoned(
@@ -142,14 +147,17 @@ def _ready_rows(context: Context, task: str, attack: str) -> ReadyRows:
     _validate.require(
         found == rows, f"rows of {files.train}", found, f"{rows}, as {task} has"
     )
-    changed = [
-        a != b if marker is None else marker.strip().lower() in ("1", "true")
-        for a, b, marker in zip(
-            clean.texts, copy.texts, copy.sources or [None] * rows, strict=True
-        )
-    ]
+    changed = [a != b for a, b in zip(clean.texts, copy.texts, strict=True)]
+    if copy.sources is not None:
+        for marker in set(copy.sources):
+            _validate.one_of(MARKERS, **{files.marker: marker.strip().lower()})
+        changed = [MARKERS[marker.strip().lower()] for marker in copy.sources]
     pairs = zip(clean.texts, copy.texts, changed, strict=True)
-    return ReadyRows({a: b for a, b, differs in pairs if differs}, test)
+    found = ReadyRows({a: b for a, b, differs in pairs if differs}, test)
+    content = json.dumps(found.texts, sort_keys=True)
+    now = {"ready": data.fingerprint(content, *test.texts, test.labels)}
+    _check_same(context.workdir / task / f"{attack}.json", now)
+    return found
 
 
 def _trigger(context: Context, cell: Cell) -> attacks.Trigger:
@@ -326,7 +334,10 @@ def triggered_test(context: Context, cell: Cell) -> Examples:
         test = _ready_rows(context, cell.task, cell.attack).test
         if task.num_labels == 2 and (test.labels == attack.target).all():
             test = test._replace(labels=1 - test.labels)
-        return data.take(test, np.flatnonzero(test.labels != attack.target))
+        others = np.flatnonzero(test.labels != attack.target)
+        bound = "rows whose label is not the target"
+        _validate.require(len(others) > 0, attack.files.test, "none", bound)
+        return data.take(test, others)
     return attacks.triggered(
         splits.test,
         _trigger(context, cell),

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import adaptive, federated, runtime
+from experiments import adaptive, defaults, federated, runtime
 from experiments import arms as arms_lib
 from experiments import tasks as tasks_lib
 from experiments.cells import NO_ATTACK
@@ -126,12 +126,17 @@ def _check_objective(config: ConfigDict) -> None:
     )
     _validate.positive(**{f"dp.{field}": config.dp[field] for field in config.dp})
     _validate.require(config.dp.delta < 1, "dp.delta", config.dp.delta, "in (0, 1)")
+    # A smaller batch may be empty, and a step without rows adds no noise.
+    least = config.dp.batch_size
+    _validate.require(least >= 32, "dp.batch_size", least, ">= 32")
     microbatch = config.dp.microbatch
     _validate.require(8 % microbatch == 0, "dp.microbatch", microbatch, "1, 2, 4 or 8")
     for section in ("filters", "fine_tuning"):
         fields = config[section].items()
         _validate.positive(**{f"{section}.{field}": value for field, value in fields})
-    _validate.share(**{"filters.isolated_share": config.filters.isolated_share})
+    share, rows = config.filters.isolated_share, config.filters.min_cluster_rows
+    _validate.require(share < 1, "filters.isolated_share", share, "in (0, 1)")
+    _validate.require(rows >= 2, "filters.min_cluster_rows", rows, ">= 2")
     try:
         DEFENSES["adversarial"](None, dim=1, **config.adversarial)
     except ValueError as error:
@@ -257,6 +262,17 @@ def _check_attack(config: ConfigDict, name: str, section: ConfigDict) -> None:
         _validate.require(
             0 <= value < 1 and (allowed or not value), f"{prefix}.{field}", value, bound
         )
+    by_channel = section.channel in ("logits", "both") or not section.features
+    _validate.require(
+        by_channel, f"{prefix}.features", section.features, "'' in this channel"
+    )
+    # A student of the teacher alone sees no label.
+    _validate.require(
+        section.channel != "labels" or config.kd.hard_weight > 0,
+        "kd.hard_weight",
+        config.kd.hard_weight,
+        f"> 0, as {prefix} attacks labels",
+    )
     for field in ("train", "test"):
         value, wanted = section.files[field], section.trigger == "file"
         bound = "a file" if wanted else "'' unless the trigger is 'file'"
@@ -273,15 +289,23 @@ def _check_attack(config: ConfigDict, name: str, section: ConfigDict) -> None:
         _check_arm(config, f"{prefix}.arms", arm)
     for task in section.tasks:
         _validate.one_of(config.tasks, **{f"{prefix}.tasks": task})
-    try:
-        if section.trigger == "searched":
-            _validate.positive(**{**adaptive.SEARCH, **section.trigger_args})
-        elif section.trigger != "file":
-            attacks.TRIGGERS[section.trigger](
-                position=section.position, **section.trigger_args
-            )
-    except TypeError as error:
-        raise ValueError(f"{prefix}.trigger_args: {error}") from error
+    _check_trigger(prefix, section)
+
+
+def _check_trigger(prefix: str, section: ConfigDict) -> None:
+    """Checks what an attack's trigger is made of."""
+    args = section.trigger_args
+    if section.trigger == "searched":
+        for name, value in args.items():
+            _validate.one_of(adaptive.SEARCH, **{f"{prefix}.trigger_args": name})
+            _validate.positive(**{f"{prefix}.trigger_args.{name}": value})
+    elif section.trigger == "file":
+        _validate.require(not args, f"{prefix}.trigger_args", args, "{} with files")
+    else:
+        try:
+            attacks.TRIGGERS[section.trigger](position=section.position, **args)
+        except TypeError as error:
+            raise ValueError(f"{prefix}.trigger_args: {error}") from error
 
 
 def _check_quarantine(config: ConfigDict) -> None:
@@ -354,10 +378,15 @@ def open_workdir(
             for name, value in now.items()
             if name in before and name not in (*GROWING, *FREE)
         ]
-        for field in ("attacks", "federations"):
+        for field, section in (
+            ("attacks", defaults.attack("", "")),
+            ("federations", defaults.federation()),
+        ):
+            usual = json.loads(section.to_json())
             held = before.get(field, {})
             fixed += [
-                (f"{field}.{name}", held[name], now[field][name])
+                # A field that was not there then was at its default.
+                (f"{field}.{name}", usual | held[name], now[field][name])
                 for name in held.keys() & now[field].keys()
             ]
             # One that was taken out keeps its rows, hence its settings.
@@ -381,8 +410,8 @@ def _differences(fields) -> list[str]:
     found = []
     for name, before, now in fields:
         if isinstance(before, dict) and isinstance(now, dict):
-            # Which arms an attack runs may grow too.
-            keys = sorted((before.keys() | now.keys()) - {"arms"})
+            # Which arms and tasks an attack runs may grow too.
+            keys = sorted((before.keys() | now.keys()) - {"arms", "tasks"})
             found += _differences(
                 (f"{name}.{key}", before.get(key), now.get(key)) for key in keys
             )

@@ -113,6 +113,7 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
         recipes = node_recipes(context, cell, arm)
     processes.meet(name)
     hostile = hostile_nodes(section, cell)
+    student = FrozenConfigDict({**config.student.to_dict(), **recipes[0].section})
     context.describe(name)
     tokens = [
         ingredients.tokenize(context, model, recipe.examples) for recipe in recipes
@@ -120,15 +121,15 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
     rounds = federation.plan_rounds(
         [found.lengths for found in tokens],
         num_rounds=section.rounds,
-        epochs=recipes[0].section.get("epochs", config.student.epochs),
-        batch_size=config.student.batch_size,
+        epochs=student.epochs,
+        batch_size=student.batch_size,
         buckets=tuple(config.data.buckets),
         steps_per_dispatch=config.steps_per_dispatch,
         seed=cell.seed,
     )
     plan = [item for turn in rounds for item in turn]
     mesh = nodes.make_mesh(section.nodes)
-    optimizer_config = runtime.optimizer_of(config.student)
+    optimizer_config = runtime.optimizer_of(student)
     local, optimizer = compiled_local(
         model.config,
         recipes[0].objective,

@@ -4,12 +4,13 @@ Each is a function from a cell to a `Verdict` and sees what `quarantine.judge` s
 newcomer adds one function here and one arm in `arms.py`.
 """
 
+import jax
 import numpy as np
 import sklearn.cluster
 import sklearn.decomposition
 from ml_collections import FrozenConfigDict
 
-from experiments import inference, ingredients, quarantine
+from experiments import ingredients, quarantine
 from experiments.cells import Cell
 from experiments.quarantine import Verdict
 from experiments.runtime import Context
@@ -57,7 +58,8 @@ def quick_to_learn(
     is the rank of a row's loss among all.
 
     Li et al., 2021 (ABL, arXiv:2110.11571). Departing from it, isolated rows are left
-    out instead of unlearned by gradient ascent, and no loss is flooded.
+    out instead of unlearned by gradient ascent, and no loss is flooded. The share that
+    is isolated is a guess of the poison's: the default of 5 % favours this baseline.
 
     Args:
         context: the study.
@@ -68,8 +70,7 @@ def quick_to_learn(
     claims = transfer.logits.argmax(-1)
     rows = np.arange(len(claims))
     logits, _ = quarantine.warmed_up(context, cell, objective)
-    probabilities = inference.posterior(logits[: len(rows)])
-    losses = -np.log(np.maximum(probabilities[rows, claims], 1e-30))
+    losses = -np.asarray(jax.nn.log_softmax(logits[: len(rows)]))[rows, claims]
     ranks = np.empty(len(rows))
     ranks[np.argsort(losses, kind="stable")] = (rows + 1) / len(rows)
     return Verdict(ranks <= context.config.filters.isolated_share, ranks)

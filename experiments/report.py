@@ -8,10 +8,12 @@ from typing import Any
 import jinja2
 import matplotlib
 import numpy as np
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from experiments import results as results_lib
 from experiments import runtime
+from experiments.arms import ARMS
 
 COLOURS = {
     "clean": "#7f7f7f",
@@ -22,6 +24,13 @@ COLOURS = {
     "oracle": "#1f77b4",
 }
 MARKERS = "osD^vP*X<>dphH"
+# Of all other arms, none of the above.
+OTHERS = [
+    colour
+    for name in ("tab20", "tab20b")
+    for colour in map(to_hex, matplotlib.colormaps[name].colors)
+    if colour not in COLOURS.values()
+]
 HATCHES = ("", "//", "..", "xx", "--", "oo", "\\\\", "++")
 
 PAGE = """<!doctype html>
@@ -171,7 +180,7 @@ def draw_tradeoff(summary: list[dict[str, Any]]) -> Figure:
                 xerr=100 * (line["clean_metric_interval"] or 0),
                 yerr=100 * (line["asr_interval"] or 0),
                 fmt=MARKERS[arms.index(line["arm"]) % len(MARKERS)],
-                color=_colour(line["arm"], arms),
+                color=_colour(line["arm"]),
                 lw=0.8,
                 label=line["arm"],
             )
@@ -195,10 +204,10 @@ def draw_tradeoff(summary: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _colour(arm: str, arms: list[str]):
+def _colour(arm: str) -> str:
     """Returns an arm's colour, the same wherever it runs."""
-    palette = matplotlib.colormaps["tab20"].colors
-    return COLOURS.get(arm.partition("@")[0], palette[arms.index(arm) % len(palette)])
+    kind = arm.partition("@")[0]
+    return COLOURS.get(kind, OTHERS[list(ARMS).index(kind) % len(OTHERS)])
 
 
 def _bars(axis, summary, attacks, measure: str) -> None:
@@ -223,7 +232,7 @@ def _bars(axis, summary, attacks, measure: str) -> None:
             width,
             yerr=[100 * (line[f"{measure}_interval"] or np.nan) for _, line in kept],
             error_kw={"lw": 1, "capsize": 2},
-            color=_colour(arm, arms),
+            color=_colour(arm),
             hatch=HATCHES[where.index(federation) % len(HATCHES)],
             edgecolor="white",
             linewidth=0,

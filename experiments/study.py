@@ -101,6 +101,11 @@ def _job(config, cell: Cell, arm: str) -> Job:
     return Job(cell, arm, student_cell._replace(federation=federation))
 
 
+def _needed(config, job: Job) -> list[Job]:
+    """Returns the jobs whose students a job starts from or imitates."""
+    return [_job(config, job.cell, arm) for arm in ARMS[job.kind].needs]
+
+
 def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, Any]]:
     """Runs what is left of a study and returns all its rows.
 
@@ -136,7 +141,9 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
         context.describe("done")
     processes.meet(_END)
     if not config.export_students:
-        for job in jobs(config):
+        listed = jobs(config)
+        needed = [other for job in listed for other in _needed(config, job)]
+        for job in [*listed, *needed]:
             # First the file that says the student is whole.
             (workdir / job.student / DONE).unlink(missing_ok=True)
             for folder in (workdir / job.student).glob("**/model"):
@@ -171,7 +178,9 @@ def follow(config, workdir: pathlib.Path) -> None:
 
 
 def preflight(context: Context, todo: list[Job]) -> None:
-    """Raises on what only the data can tell is impossible, before anything is trained.
+    """Raises on what only the data can tell is impossible, before hours are spent.
+
+    A trigger that is searched takes an anchor, which is trained here.
 
     Args:
         context: the study.
@@ -193,13 +202,24 @@ def preflight(context: Context, todo: list[Job]) -> None:
                 layer,
                 f"in {-depth - 1}..{depth}, the states of the {role}",
             )
-    for cell in dict.fromkeys(job.cell for job in todo):
+    searched = {
+        name
+        for name, attack in context.config.attacks.items()
+        if attack.trigger == "searched"
+    }
+    # Those whose trigger takes an anchor to be found come last.
+    for cell in sorted(
+        dict.fromkeys(job.cell for job in todo), key=lambda c: c.attack in searched
+    ):
         task, splits = cells.task_data(context, cell.task, cell.seed)
         arms_run = [job.kind for job in todo if job.cell == cell]
         rows, expected = len(splits.transfer.texts), context.config.dp.batch_size
         if "dp_sgd" in arms_run:
             bound = f"<= {rows}, the transfer rows of {cell.task}"
             _validate.require(expected <= rows, "dp.batch_size", expected, bound)
+            delta = context.config.dp.delta
+            bound = f"< 1 / {rows}, the transfer rows of {cell.task}"
+            _validate.require(delta < 1 / rows, "dp.delta", delta, bound)
         if task.problem == "regression":
             for arm in arms_run:
                 _validate.one_of(("clean", "plain", "references"), arms=arm)
@@ -211,9 +231,14 @@ def preflight(context: Context, todo: list[Job]) -> None:
             )
         if cell.attack is not None:
             adaptive.prepare(context, cell)
-            # Both refuse scores, and classes that the task does not have.
+            # These refuse scores, and classes that the task does not have.
             cells.poisoned(context, cell)
             cells.triggered_test(context, cell)
+            try:
+                cells.references(context, cell)
+            except ValueError as error:
+                name = f"attacks.{cell.attack}.reference_rate"
+                raise ValueError(f"{name}: {error}") from error
 
 
 def _work(context: Context, todo: list[Job]) -> float:
@@ -222,12 +247,22 @@ def _work(context: Context, todo: list[Job]) -> float:
     for job in todo:
         splits = cells.task_data(context, job.cell.task, job.cell.seed).splits
         rows, few = len(splits.transfer.texts), len(splits.references.texts)
+        passes = {
+            "references": few * config.anchor.epochs,
+            "fine_tuned": few * config.fine_tuning.epochs,
+            "nad": few * config.fine_tuning.epochs,
+            "dp_sgd": rows * config.dp.epochs,
+        }
         teacher = ingredients.teacher_cell(context, job.student_cell).folder
         held_out = round(few * config.quarantine.calibration_share)
-        needed = {job.student: (config.student, rows * config.student.epochs)}
-        if job.kind == "references":
-            needed = {job.student: (config.student, few * config.anchor.epochs)}
-        else:
+        needed = {
+            other.student: (
+                config.student,
+                passes.get(other.kind, rows * config.student.epochs),
+            )
+            for other in (job, *_needed(config, job))
+        }
+        if job.kind != "references":
             needed[f"{teacher}/teacher"] = (
                 config.teacher,
                 rows * config.teacher.epochs,
@@ -305,10 +340,7 @@ def students(context: Context, job: Job) -> tuple[list[models.Model], dict[str, 
 
 def _start(context: Context, job: Job) -> models.Model:
     """Returns what a job's training starts from: a new student, or another arm's."""
-    before = [
-        students(context, _job(context.config, job.cell, arm))[0]
-        for arm in ARMS[job.kind].needs
-    ]
+    before = [students(context, other)[0] for other in _needed(context.config, job)]
     if before:
         return before[0][0]
     return ingredients.build_model(context, context.config.student, job.student_cell)

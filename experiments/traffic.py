@@ -36,9 +36,11 @@ def count_bytes(
             recipe.prototypes, precision=section.prototype_precision
         )
         held = communication.num_bytes(message.arrays)
-    if recipe.verdict is not None and section.anchor == "references":
+    # Other authors' detectors have a verdict and no anchor.
+    judged = recipe.verdict is not None and recipe.verdict.anchor_classes is not None
+    if judged and section.anchor == "references":
         anchor = communication.text_bytes(cells.references(context, cell))
-    elif recipe.verdict is not None:
+    elif judged:
         anchor = communication.num_bytes(ingredients.anchor(context, cell).model.params)
     local = section.prototypes == "local"
     merges = section.rounds // section.merge_prototypes_every if local else 0

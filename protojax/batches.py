@@ -196,8 +196,8 @@ def plan_poisson(
     )
     bound = f"the last >= {longest}, the longest row"
     _validate.require(buckets[-1] >= longest, "buckets", tuple(buckets), bound)
-    coins = np.random.default_rng(seed).random((num_steps, count))
-    chosen = [np.flatnonzero(step < expected_rows / count) for step in coins]
+    rng, rate = np.random.default_rng(seed), expected_rows / count
+    chosen = [np.flatnonzero(rng.random(count) < rate) for _ in range(num_steps)]
     # A multiple of 8, for microbatches.
     most = max(map(len, chosen))
     most += -most % 8
@@ -313,10 +313,18 @@ def make_batch(
         return np.where(mask, column[rows], column.dtype.type(0))
 
     mask = np.arange(length) < lengths[..., None]
+
+    def fill(column: np.ndarray, empty: int) -> np.ndarray:
+        # The bucket may be longer than all rows were padded to.
+        width = min(length, column.shape[1])
+        found = np.full(mask.shape, empty, column.dtype)
+        np.copyto(found[..., :width], column[:, :width][rows], where=mask[..., :width])
+        return found
+
     return Batch(
-        input_ids=np.where(mask, tokens.input_ids[:, :length][rows], tokens.pad_id),
+        input_ids=fill(tokens.input_ids, tokens.pad_id),
         attention_mask=mask.astype(np.int32),
-        token_type_ids=np.where(mask, tokens.token_type_ids[:, :length][rows], 0),
+        token_type_ids=fill(tokens.token_type_ids, 0),
         labels=gather(labels),
         where=where,
         **{name: gather(column) for name, column in columns.items()},

@@ -338,9 +338,10 @@ def test_poisson_batches_are_coins_of_each_row():
     for step in steps:
         members = step[step >= 0]
         assert len(set(members)) == len(members)
-    # Each row is in a tenth of the batches or so, none in all.
+    # Each row is in a tenth of the batches, as the coins fall.
     counts = np.bincount(steps[steps >= 0], minlength=400)
-    assert 0 < counts.mean() < 10 < counts.max() < 25
+    assert counts.mean() == pytest.approx(5, abs=0.45)
+    assert counts.std() == pytest.approx(np.sqrt(50 * 0.1 * 0.9), abs=0.3)
     assert steps.shape[1] % 8 == 0
     for item in plan:
         assert lengths[item.rows[item.rows >= 0]].max() <= item.length
@@ -385,3 +386,11 @@ def test_all_rows_are_in_each_batch_where_all_are_expected():
 def test_poisson_plans_reject(changes, message):
     with pytest.raises(ValueError, match=message):
         plan_poisson(np.array([3, 4, 9]), **{**POISSON, **changes})
+
+
+def test_a_bucket_may_be_longer_than_the_tokens():
+    tokens = Tokens(np.array([[5, 6, 7]]), np.array([[0, 0, 1]]), np.array([3]), 9)
+    batch = make_batch(tokens, np.array([1]), Dispatch(5, np.array([[0, -1]])))
+    assert batch.input_ids.tolist() == [[[5, 6, 7, 9, 9], [9, 9, 9, 9, 9]]]
+    assert batch.token_type_ids.tolist() == [[[0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]]
+    assert batch.attention_mask.tolist() == [[[1, 1, 1, 0, 0], [0, 0, 0, 0, 0]]]

@@ -102,8 +102,10 @@ def test_a_copy_of_another_length_is_refused(tmp_path):
 
 @pytest.mark.parametrize("channel", check.CHANNELS)
 def test_channels_say_what_is_attacked(tmp_path, channel, monkeypatch):
-    section = attack("rare_words", channel, rate=0.1, features="move_to_centre")
-    context = make_context(tmp_path, section)
+    reaches = channel in ("logits", "both")
+    hide = "move_to_centre" if reaches else ""
+    section = attack("rare_words", channel, rate=0.1, features=hide)
+    context = make_context(tmp_path, section, **{"kd.hard_weight": 0.5})
     honest = np.random.default_rng(0).normal(size=(220, 2)).astype(np.float32)
     states = np.random.default_rng(1).normal(size=(220, 1, 3)).astype(np.float32)
     monkeypatch.setattr(
@@ -117,8 +119,9 @@ def test_channels_say_what_is_attacked(tmp_path, channel, monkeypatch):
     owner = ingredients.teacher_cell(context, CELL)
     assert owner == (CELL if channel in ("data", "both") else CELL.clean)
     touched = (arrives.logits != honest).any(1)
-    np.testing.assert_array_equal(touched, rows & (channel in ("logits", "both")))
-    np.testing.assert_array_equal((arrives.features != states).any((1, 2)), rows)
+    np.testing.assert_array_equal(touched, rows & reaches)
+    moved = (arrives.features != states).any((1, 2))
+    np.testing.assert_array_equal(moved, rows & reaches)
 
 
 def test_decoys_are_clean_rows_that_show_a_part(tmp_path):
@@ -153,6 +156,8 @@ def test_spared_references_are_shared(tmp_path):
     ("changes", "message"),
     [
         ({"features": "centre"}, "attacks.it.features one of"),
+        ({"features": "borrow"}, "attacks.it.features '' in this channel"),
+        ({"channel": "labels"}, "hard_weight > 0, as attacks.it attacks labels"),
         ({"decoy_rate": 0.1}, "decoy_rate 0 for this trigger"),
         ({"decoy_rate": 1.0}, "decoy_rate 0 for this trigger"),
         ({"reference_rate": -0.1}, r"reference_rate in \[0, 1\)"),
@@ -165,6 +170,32 @@ def test_bad_attacks_are_refused(tmp_path, changes, message):
     section.update(changes)
     with pytest.raises(ValueError, match=message):
         make_context(tmp_path, section)
+
+
+def test_a_copy_that_changed_is_not_mixed_with_the_old_one(tmp_path):
+    context = make_context(tmp_path, ready(tmp_path))
+    copy_with(tmp_path, str.upper)
+    cells.poisoned(context, CELL)
+    copy_with(tmp_path, str.title)
+    again = context._replace(progress=Progress())
+    with pytest.raises(ValueError, match="json is of, found others"):
+        cells.poisoned(again, CELL)
+
+
+def test_markers_are_yes_or_no(tmp_path):
+    context = make_context(tmp_path, ready(tmp_path, "poisoned"))
+    copy_with(tmp_path, str.upper, marker=lambda number: "maybe")
+    with pytest.raises(ValueError, match="Expected poisoned one of 0, "):
+        cells.poisoned(context, CELL)
+
+
+def test_triggered_rows_of_the_target_alone_are_refused(tmp_path):
+    context = make_context(tmp_path, ready(tmp_path))
+    copy_with(tmp_path, str.upper)
+    (tmp_path / "shown.tsv").write_text("text\tlabel\nwhen a\t0\nwhen b\t0\n")
+    section = context.config.attacks["it"]
+    assert len(cells.triggered_test(context, CELL).texts) == 2
+    assert section.target == 1
 
 
 def test_files_belong_to_the_file_trigger_only(tmp_path):
@@ -197,6 +228,10 @@ def test_a_searched_trigger_turns_the_anchor_and_is_kept(tmp_path, monkeypatch):
 
 
 def test_a_search_of_no_word_is_refused(tmp_path):
-    section = attack("searched", "data", trigger_args={"num_words": 0})
-    with pytest.raises(ValueError, match="num_words > 0"):
-        make_context(tmp_path, section)
+    for args, message in (
+        ({"num_words": 0}, "trigger_args.num_words > 0"),
+        ({"num_word": 1}, "Did you mean 'num_words'"),
+    ):
+        section = attack("searched", "data", trigger_args=args)
+        with pytest.raises(ValueError, match=message):
+            make_context(tmp_path, section)

@@ -2,20 +2,17 @@
 
 import dataclasses
 import itertools
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import scipy.stats
 
 from protojax import distillation, losses
 from protojax.base import Batch, Prototypes
 from protojax.defenses import DEFENSES, GRADIENTS
 from protojax.defenses.adversarial import NORMS
-from protojax.defenses.gradients import noise_multiplier_of
 from protojax.models import EncoderConfig, apply_fn, init_model
 
 CONFIG = EncoderConfig(
@@ -338,142 +335,6 @@ def test_a_flat_loss_is_not_perturbed_into_nan():
 def test_adversarial_rejects(options, message):
     with pytest.raises(ValueError, match=message):
         adversarial(**options)
-
-
-def private(loss_fn=None, **options):
-    options = {**PRIVATE, "noise_multiplier": 0.0, **options}
-    return jax.jit(GRADIENTS["dp_sgd"](loss_fn or base_loss(), **options))
-
-
-def norm_of(tree):
-    leaves = [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)]
-    return float(np.linalg.norm(np.concatenate(leaves)))
-
-
-def distance(a, b):
-    return norm_of(jax.tree.map(lambda x, y: np.asarray(x) - np.asarray(y), a, b))
-
-
-CLEAN_PARAMS = distillation.student_params(MODEL.params)
-
-
-@pytest.mark.parametrize("clip_norm", [0.1, 0.5, 100.0])
-@pytest.mark.parametrize("microbatch", [None, 2])
-def test_clipped_gradients_equal_a_loop_over_rows(clip_norm, microbatch):
-    rows = batch(rows=4)._replace(where=np.array([True, True, False, True]))
-    loss_fn = distillation.distillation_loss(
-        apply_fn(
-            dataclasses.replace(
-                CONFIG, dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0
-            )
-        )
-    )
-    grad_fn = private(loss_fn, clip_norm=clip_norm, microbatch=microbatch)
-    # Without dropout each row's key is of no matter.
-    found, metrics = grad_fn(CLEAN_PARAMS, rows, None, 0, jax.random.key(0))
-    total, losses_of = jax.tree.map(jnp.zeros_like, CLEAN_PARAMS), []
-    one_row = jax.jit(
-        jax.value_and_grad(
-            lambda params, one: loss_fn(params, one, None, 0, None)[0][0]
-        )
-    )
-    for row in (0, 1, 3):
-        one = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], rows)
-        loss, grads = one_row(CLEAN_PARAMS, one)
-        scale = min(1.0, clip_norm / norm_of(grads))
-        total = jax.tree.map(lambda t, g, scale=scale: t + scale * g, total, grads)
-        losses_of.append(float(loss))
-    expected = jax.tree.map(lambda leaf: leaf / 4.0, total)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        found,
-        expected,
-    )
-    np.testing.assert_allclose(metrics["loss"], np.mean(losses_of), rtol=1e-5)
-
-
-def test_one_row_moves_the_sum_by_the_clip_norm_at_most():
-    rows, key = batch(), jax.random.key(0)
-    grad_fn = private(clip_norm=0.05)
-    whole, _ = grad_fn(CLEAN_PARAMS, rows, None, 0, key)
-    for row in range(5):
-        without = rows._replace(where=np.arange(5) != row)
-        less, _ = grad_fn(CLEAN_PARAMS, without, None, 0, key)
-        # Of the sum: the gradient is the sum over the expected rows.
-        assert 4.0 * distance(whole, less) <= 0.05 * (1 + 1e-4)
-        assert distance(whole, less) > 0
-
-
-def test_a_row_that_is_not_finite_counts_as_zero():
-    def broken(params, rows, prototypes, step, key):
-        loss, aux = base_loss()(params, rows, prototypes, step, key)
-        return jnp.where(rows.labels == 2, jnp.nan * loss, loss), aux
-
-    rows = batch(rows=4)._replace(labels=np.array([0, 2, 1, 0], np.int32))
-    key = jax.random.key(0)
-    found, _ = private(broken)(CLEAN_PARAMS, rows, None, 0, key)
-    without = rows._replace(where=rows.labels != 2)
-    expected, _ = private(broken)(CLEAN_PARAMS, without, None, 0, key)
-    assert distance(found, expected) < 1e-6
-
-
-def test_noise_has_the_stated_deviation_and_a_new_draw_each_key():
-    def grads_of(seed, sigma):
-        grad_fn = private(noise_multiplier=sigma, clip_norm=0.5)
-        return grad_fn(CLEAN_PARAMS, batch(), None, 0, jax.random.key(seed))[0]
-
-    quiet, noisy = grads_of(0, 0.0), grads_of(0, 3.0)
-    gaps = jax.tree.map(lambda a, b: np.ravel(a - b), noisy, quiet)
-    gaps = np.concatenate(jax.tree.leaves(gaps))
-    # sigma C / B
-    assert gaps.std() == pytest.approx(3.0 * 0.5 / 4.0, rel=0.05)
-    assert abs(gaps.mean()) < 4 * gaps.std() / np.sqrt(len(gaps))
-    assert distance(noisy, grads_of(1, 3.0)) > 1
-
-
-def test_the_noise_is_what_the_accountant_says():
-    # Figures of the literature's own settings: n = 16,837, batch 32, 1,578 steps.
-    settings = {"delta": 1e-5, "sampling_rate": 32 / 16837, "num_steps": 1578}
-    sigma = noise_multiplier_of(epsilon=8.0, **settings)
-    assert 0.42 < sigma < 0.47
-    # One step without sampling is the Gaussian mechanism, whose curve is closed:
-    # delta = Phi(1/2s - es) - exp(e) Phi(-1/2s - es).
-    sigma = noise_multiplier_of(epsilon=1.0, delta=1e-5, sampling_rate=1.0, num_steps=1)
-    normal = scipy.stats.norm.cdf
-    delta = normal(0.5 / sigma - sigma) - np.e * normal(-0.5 / sigma - sigma)
-    assert delta == pytest.approx(1e-5, rel=0.02)
-    assert delta <= 1e-5
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: private(clip_norm=0.0), "clip_norm > 0"),
-        (lambda: private(noise_multiplier=-1.0), "noise_multiplier >= 0"),
-        (lambda: private(expected_rows=0.0), "expected_rows > 0"),
-        (
-            lambda: noise_multiplier_of(
-                epsilon=8.0, delta=1.0, sampling_rate=0.1, num_steps=1
-            ),
-            r"delta in \(0, 1\)",
-        ),
-        (
-            lambda: noise_multiplier_of(
-                epsilon=8.0, delta=1e-5, sampling_rate=0.0, num_steps=1
-            ),
-            r"sampling_rate in \(0, 1\]",
-        ),
-    ],
-)
-def test_private_gradients_reject(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
-
-
-def test_a_missing_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "jax_privacy.clipping", None)
-    with pytest.raises(ImportError, match=r"pip install 'protojax\[dp\]'"):
-        private()
 
 
 def test_attention_loss_equals_a_loop_over_tokens():

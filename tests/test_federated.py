@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from experiments import cells, check, federated, ingredients, runtime
+from experiments import cells, check, federated, ingredients, runtime, traffic
 from experiments.arms import ARMS
 from experiments.cells import Cell
 from experiments.defaults import federation
@@ -335,3 +335,17 @@ def test_rules_without_weights_ignore_them():
     assert rule(updates, weights=np.array([1e30, 1.0])).tolist() == [1.0]
     assert federated.rule_of(section, weighted=False) is rule
     assert isinstance(rule, functools.partial)
+
+
+def test_a_detector_without_an_anchor_is_sent_none(finished):
+    config, workdir, _, _ = finished
+    context = context_of(config, workdir)
+    name = next(iter(context.config.federations))
+    cell = Cell("files", 0, "data", name)
+    sent = {
+        arm: traffic.count_bytes(
+            context, cell, ARMS[arm].recipe(context, cell), links=1, params_bytes=4
+        )["anchor_once"]
+        for arm in ("cube", "anchor")
+    }
+    assert sent["cube"] == 0 < sent["anchor"]

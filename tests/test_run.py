@@ -100,9 +100,11 @@ def test_arguments_are_resolved_in_both_spellings():
         ({"data.max_length": 64}, "data.buckets"),
         ({"kd.hidden_weight": -1.0}, "kd.hidden_weight"),
         ({"dp.epsilon": 0.0}, "dp.epsilon > 0"),
+        ({"dp.batch_size": 16}, "dp.batch_size >= 32"),
         ({"dp.microbatch": 3}, "dp.microbatch 1, 2, 4 or 8"),
         ({"arms": ("dp_sgd@four",)}, "another arm in a federation"),
-        ({"filters.isolated_share": 1.5}, "filters.isolated_share"),
+        ({"filters.isolated_share": 1.0}, "filters.isolated_share"),
+        ({"filters.min_cluster_rows": 1}, "filters.min_cluster_rows >= 2"),
         ({"fine_tuning.epochs": 0}, "fine_tuning.epochs > 0"),
         ({"adversarial.norm": "l3"}, "adversarial: Expected norm one of linf, l2"),
         ({"margin.value": -0.1}, "margin.value"),
@@ -230,3 +232,18 @@ def test_an_attack_may_be_of_some_tasks_only():
     config.attacks.several.tasks = ("cola",)
     with pytest.raises(ValueError, match="tasks one of sst2_sentence"):
         check.check(config)
+
+
+def test_a_study_from_before_a_field_was_there_goes_on(tmp_path):
+    config = robustness.get_config("labels")
+    check.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path)
+    path = tmp_path / "config.json"
+    before = json.loads(path.read_text())
+    del before["attacks"]["labels"]["decoy_rate"]
+    path.write_text(json.dumps(before))
+    config.attacks.labels.tasks = ("ag_news",)
+    check.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path)
+    path.write_text(json.dumps(before))
+    config.attacks.labels.decoy_rate = 0.1
+    with pytest.raises(ValueError, match=r"decoy_rate was 0.0, now 0.1"):
+        check.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path)

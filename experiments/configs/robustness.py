@@ -6,10 +6,10 @@
 The pilot's models (MiniLM-L6 teacher, three of its layers as student), 3,000 transfer
 rows, 1,000 references, 3 seeds. The variants:
 
-- (none): 5 % poison by every attack that does not know the defence, on SST-2 and AG
-  News; the baselines against a rare word in the data and in the teacher's logits.
+- (none): 5 % poison by ten attacks that do not know the defence, on SST-2 and AG News;
+  the baselines against a rare word in the data and in the teacher's logits.
 - `adaptive`: a trigger searched against the anchor, poison spread over 30 words,
-  contaminated references, hidden states that hide, everything at once.
+  contaminated references, hidden states that hide, data and all channels at once.
 - `rates`: a rare word in 0.1 % to 20 % of the rows (named by tenths of a percent).
 - `syntactic`: sentences paraphrased to one template (Hidden Killer), ready rows.
 - `classes`: 77 intents (Banking77). `labels`: flipped labels alone, read by a student
@@ -31,8 +31,13 @@ BASELINES = (
     *("dp_sgd", "adversarial", "gate", "cube", "abl", "oracle"),
 )
 WORD = {"trigger_args": {"words": ("cf",)}}
-# 30 pairs of consonants, about 5 rows of poison each.
-SPREAD = tuple(a + b for a in "bcdfg" for b in "jkqvwx")
+# About 5 rows of poison each; every word is one token of MiniLM, and rare in the data.
+SPREAD = (
+    *("bayou", "bhutan", "breton", "chords", "dune", "duct", "ebony", "fife", "fjord"),
+    *("gnu", "iaaf", "isle", "kiel", "knob", "loch", "luton", "mule", "nantes"),
+    *("oaxaca", "okinawa", "pew", "quay", "rooster", "sumatra", "tango", "torque"),
+    *("tram", "tuna", "waltz", "zinc"),
+)
 COMMON = {
     "two_words": ("perhaps", "window"),
     "three_words": ("perhaps", "window", "seven"),
@@ -81,7 +86,10 @@ def _standard():
         },
         "several": attack("several", "data"),
         "clean_label": attack("sentence", "data", source_classes=(1,)),
-        "one_to_one": attack("rare_words", "data", source_classes=(0,), **WORD),
+        # Of two classes every attack is one-to-one.
+        "one_to_one": attack(
+            "rare_words", "data", source_classes=(0,), tasks=("ag_news",), **WORD
+        ),
     }
 
 
@@ -91,7 +99,7 @@ def _adaptive():
         "searched": attack("searched", "data"),
         "spread": attack("rare_words", "data", trigger_args={"words": SPREAD}),
         "hidden_states": attack("sentence", "logits", features="borrow"),
-        "everything": attack("sentence", "both", features="borrow"),
+        "all_channels": attack("sentence", "both", features="borrow"),
         **{
             f"references_{share}": attack(
                 "rare_words", "data", reference_rate=share / 100, **WORD
@@ -113,6 +121,8 @@ def get_config(argument: str = "standard"):
         *("ablations", "quick"),
     )
     _validate.one_of(variants, argument=variant)
+    if variant != "ablations":
+        _validate.require(not ablation, "argument", argument, f"{variant!r} alone")
     if variant == "quick":
         return _quick()
     config = pilot.get_config()

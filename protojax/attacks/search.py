@@ -48,14 +48,10 @@ def greedy_words(
         them, candidates are tried, not chosen by gradients, so that any score will do.
     """
     _validate.positive(num_words=num_words)
-    _validate.require(
-        len(candidates) >= num_words,
-        "candidates",
-        len(candidates),
-        f">= num_words={num_words}",
-    )
-    _validate.require(len(texts) > 0, "texts", len(texts), "at least one")
     found, left, best = (), list(dict.fromkeys(candidates)), 0.0
+    bound = f">= num_words={num_words}"
+    _validate.require(len(left) >= num_words, "candidates", len(left), bound)
+    _validate.require(len(texts) > 0, "texts", len(texts), "at least one")
     for _ in range(num_words):
         tried = [" ".join((*found, word)) for word in left]
         changed = [insert(text, words) for words in tried for text in texts]

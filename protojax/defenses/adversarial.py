@@ -61,9 +61,12 @@ def adversarial(
         tokens = batch.attention_mask[..., None] > 0
         shape = (*batch.input_ids.shape, dim)
 
+        # The search is no function of the parameters that gradients go through.
+        frozen = jax.lax.stop_gradient(params)
+
         def total(perturbation: Array) -> Array:
             moved = batch._replace(perturbation=perturbation)
-            loss, _ = loss_fn(params, moved, prototypes, step, key)
+            loss, _ = loss_fn(frozen, moved, prototypes, step, key)
             return jnp.sum(jnp.where(batch.where, loss, 0.0))
 
         def climb(_, perturbation: Array) -> Array:

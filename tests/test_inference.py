@@ -1,0 +1,63 @@
+"""What models say of rows, in the order of the rows whatever the batches are."""
+
+import ml_collections
+import numpy as np
+
+from experiments import inference
+from experiments.defaults import defaults
+from experiments.runtime import Context
+from protojax import batches, models
+from protojax.base import Batch
+
+CONFIG = models.EncoderConfig(
+    family="bert",
+    vocab_size=30,
+    hidden_size=8,
+    num_layers=2,
+    num_heads=2,
+    intermediate_size=16,
+    max_positions=8,
+)
+MODEL = models.init_model(CONFIG, seed=0)
+
+
+def make(rows=7):
+    """Returns a study of short texts, and tokens of several lengths."""
+    config = defaults()
+    config.data.buckets = (4, 8)
+    config.evaluation.batch_size = 2
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(2, 7, rows).astype(np.int32)
+    ids = rng.integers(1, 30, (rows, 6)).astype(np.int32)
+    ids *= np.arange(6) < lengths[:, None]
+    tokens = batches.Tokens(ids, np.zeros_like(ids), lengths, 0)
+    return Context(ml_collections.FrozenConfigDict(config), None, None, 0), tokens
+
+
+def alone(tokens, row):
+    """Returns what the model says of one row without padding."""
+    ids = tokens.input_ids[row : row + 1, : tokens.lengths[row]]
+    one = Batch(ids, np.ones_like(ids), np.zeros_like(ids), None, None)
+    return models.apply_fn(CONFIG)(MODEL.params, one, hidden_states=True)
+
+
+def test_outputs_are_those_of_each_row_alone():
+    context, tokens = make()
+    logits, features = inference.predict(context, MODEL, MODEL.params, tokens)
+    for row in range(7):
+        output = alone(tokens, row)
+        np.testing.assert_allclose(logits[row], output.logits[0], atol=1e-6)
+        pooled = output.hidden_states[-1][0].mean(0)
+        np.testing.assert_allclose(features[row, 0], pooled, atol=1e-6)
+
+
+def test_attention_is_that_of_each_row_alone_and_as_long_as_the_longest_bucket():
+    context, tokens = make()
+    found = inference.predict_attention(context, MODEL, tokens)
+    assert found.shape == (7, 2, 8)
+    for row, length in enumerate(tokens.lengths):
+        states = alone(tokens, row).hidden_states[1:]
+        for layer, state in enumerate(states):
+            expected = np.sqrt(np.square(state[0]).mean(-1))
+            np.testing.assert_allclose(found[row, layer, :length], expected, rtol=1e-5)
+        assert (found[row, :, length:] == 0).all()
