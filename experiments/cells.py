@@ -115,7 +115,7 @@ def _check_same(path: pathlib.Path, now: dict[str, str]) -> None:
         runtime.write_json(path, now)
     elif json.loads(path.read_text()) != now:
         raise ValueError(
-            f"Expected the data that {path} is of, found others. "
+            f"Expected the data that {path} was begun with, found others. "
             "Give another --workdir."
         )
 

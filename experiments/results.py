@@ -219,11 +219,11 @@ def show(console: Console, table: Table) -> None:
 
 def tables(results: dict[str, Any]) -> list[Table]:
     """Returns the results for the terminal, a table for each task and attack."""
-    groups: dict[tuple[str, str], list[list[str]]] = {}
-    for task, attack, *rest in table_rows(results["summary"]):
-        groups.setdefault((task, attack), []).append(rest)
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for line in results["summary"]:
+        groups.setdefault((line["task"], line["attack"] or "none"), []).append(line)
     found = []
-    for (task, attack), rows in groups.items():
+    for (task, attack), lines in groups.items():
         table = Table(
             title=f"{task}, attack: {attack}",
             title_justify="left",
@@ -231,9 +231,9 @@ def tables(results: dict[str, Any]) -> list[Table]:
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
-        for index, name in enumerate(header(results["summary"])[2:]):
+        for index, name in enumerate(header(lines)[2:]):
             table.add_column(name, justify="right" if index else "left", no_wrap=True)
-        for row in rows:
+        for _, _, *row in table_rows(lines):
             table.add_row(*row, style="green" if row[0].startswith("anchor") else "")
         found.append(table)
     return found

@@ -178,7 +178,7 @@ def test_a_copy_that_changed_is_not_mixed_with_the_old_one(tmp_path):
     cells.poisoned(context, CELL)
     copy_with(tmp_path, str.title)
     again = context._replace(progress=Progress())
-    with pytest.raises(ValueError, match="json is of, found others"):
+    with pytest.raises(ValueError, match="json was begun with"):
         cells.poisoned(again, CELL)
 
 
