@@ -32,6 +32,7 @@ RULES = {
     "trimmed_mean": functools.partial(aggregation.trimmed_mean, num_byzantine=2),
     "krum": functools.partial(aggregation.krum, num_byzantine=2),
     "multi_krum": functools.partial(aggregation.multi_krum, num_byzantine=2),
+    "mixed_median": functools.partial(aggregation.mixed_median, num_byzantine=2),
     "geometric_median": aggregation.geometric_median,
     "centred_clipping": aggregation.centred_clipping,
     "norm_clipping": aggregation.norm_clipping,
