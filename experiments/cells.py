@@ -21,8 +21,9 @@ from protojax.base import Examples
 
 NO_ATTACK = "no_attack"  # the folder of the clean world
 # What a column of poisoned rows may say.
-MARKERS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True} | {
-    "true": True
+MARKERS = {
+    **dict.fromkeys(("0", "0.0", "false"), False),
+    **dict.fromkeys(("1", "1.0", "true"), True),
 }
 
 
@@ -279,17 +280,31 @@ def poisoned(context: Context, cell: Cell) -> attacks.Poisoned:
     if attack.trigger == "file":
         ready = _ready_rows(context, cell.task, cell.attack).texts
         eligible = np.array([text in ready for text in examples.texts])
-    return attacks.poison(
+    return _poison(
+        context,
+        cell,
         examples,
-        _trigger(context, cell),
-        draws(cell, "poison"),
+        "poison",
         rate=attack.rate,
-        target=attack.target,
-        source_classes=tuple(attack.source_classes),
         flip_labels=attack.channel != "logits",
         eligible=eligible,
         decoy=_decoy(attack),
         decoy_rate=attack.decoy_rate,
+    )
+
+
+def _poison(
+    context: Context, cell: Cell, examples: Examples, purpose: str, **options
+) -> attacks.Poisoned:
+    """Returns rows with the trigger of a cell's attack in some of them."""
+    attack = context.config.attacks[cell.attack]
+    return attacks.poison(
+        examples,
+        _trigger(context, cell),
+        draws(cell, purpose),
+        target=attack.target,
+        source_classes=tuple(attack.source_classes),
+        **options,
     )
 
 
@@ -307,15 +322,8 @@ def _references(context: Context, cell: Cell) -> Examples:
     examples = task_data(context, cell.task, cell.seed).splits.references
     if cell.attack is None:
         return examples
-    attack = context.config.attacks[cell.attack]
-    return attacks.poison(
-        examples,
-        _trigger(context, cell),
-        draws(cell, "references"),
-        rate=attack.reference_rate,
-        target=attack.target,
-        source_classes=tuple(attack.source_classes),
-    ).examples
+    rate = context.config.attacks[cell.attack].reference_rate
+    return _poison(context, cell, examples, "references", rate=rate).examples
 
 
 def references(context: Context, cell: Cell) -> Examples:

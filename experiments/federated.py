@@ -113,7 +113,7 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
         recipes = node_recipes(context, cell, arm)
     processes.meet(name)
     hostile = hostile_nodes(section, cell)
-    student = FrozenConfigDict({**config.student.to_dict(), **recipes[0].section})
+    student = runtime.changed(config.student, **recipes[0].section)
     context.describe(name)
     tokens = [
         ingredients.tokenize(context, model, recipe.examples) for recipe in recipes

@@ -230,7 +230,7 @@ def _warm_up(context: Context, cell: Cell, objective, model: Model, everything):
         model,
         ingredients.tokenize(context, model, transfer.examples),
         transfer.examples.labels,
-        FrozenConfigDict({**config.student.to_dict(), "epochs": epochs}),
+        runtime.changed(config.student, epochs=epochs),
         seed=cell.seed,
         objective=objective,
         teacher_dim=transfer.features.shape[-1],

@@ -120,6 +120,11 @@ def optimizer_of(section) -> FrozenConfigDict:
     return FrozenConfigDict({field: section[field] for field in OPTIMIZER})
 
 
+def changed(section, **fields) -> FrozenConfigDict:
+    """Returns a section of the config with some fields changed."""
+    return FrozenConfigDict({**section.to_dict(), **fields})
+
+
 def row_cost(config: models.EncoderConfig) -> float:
     """Returns the work of a row in the progress bar's units: millions of weights.
 

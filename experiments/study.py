@@ -11,7 +11,6 @@ import shutil
 from typing import Any, NamedTuple
 
 import numpy as np
-from ml_collections import FrozenConfigDict
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -269,12 +268,11 @@ def _work(context: Context, todo: list[Job]) -> float:
             )
         if job.kind in ("anchor", "gate"):
             folder = f"{cells.reference_cell(config, job.cell).folder}/anchor_encoder"
-            passes = (few - held_out) * config.anchor.epochs
-            needed[folder] = (config.anchor, passes)
-        for name, (section, passes) in needed.items():
+            needed[folder] = (config.anchor, (few - held_out) * config.anchor.epochs)
+        for name, (section, work) in needed.items():
             folder = context.workdir / name
             if not (folder / "model").exists() and not (folder / DONE).exists():
-                runs[name] = passes * runtime.row_cost(
+                runs[name] = work * runtime.row_cost(
                     _model_config(context, section, job.cell.task)
                 )
     return sum(runs.values())
@@ -350,9 +348,8 @@ def _distil(
     context: Context, name: str, cell: Cell, arm: arms.Arm, model: models.Model
 ) -> federated.Distilled:
     """Distils one student from all rows in one place."""
-    recipe, section = arm.recipe(context, cell), context.config.student
+    recipe = arm.recipe(context, cell)
     context.describe(name)
-    section = FrozenConfigDict({**section.to_dict(), **recipe.section})
     features = recipe.columns.get("teacher_features")
     trained = runtime.train(
         context,
@@ -360,7 +357,7 @@ def _distil(
         model,
         ingredients.tokenize(context, model, recipe.examples),
         recipe.examples.labels,
-        section,
+        runtime.changed(context.config.student, **recipe.section),
         seed=cell.seed,
         objective=recipe.objective,
         prototypes=recipe.prototypes,

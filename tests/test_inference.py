@@ -8,17 +8,7 @@ from experiments.defaults import defaults
 from experiments.runtime import Context
 from protojax import batches, models
 from protojax.base import Batch
-
-CONFIG = models.EncoderConfig(
-    family="bert",
-    vocab_size=30,
-    hidden_size=8,
-    num_layers=2,
-    num_heads=2,
-    intermediate_size=16,
-    max_positions=8,
-)
-MODEL = models.init_model(CONFIG, seed=0)
+from tests.test_defenses import CONFIG, MODEL
 
 
 def make(rows=7):

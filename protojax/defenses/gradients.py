@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from protojax import _validate
-from protojax.base import GradFn, LossFn
+from protojax.base import Array, GradFn, LossFn
 
 
 def mean_gradient(loss_fn: LossFn) -> GradFn:
@@ -34,11 +34,7 @@ def mean_gradient(loss_fn: LossFn) -> GradFn:
     """
 
     def grad_fn(params, batch, prototypes, step, key):
-        count = jnp.maximum(jnp.sum(batch.where), 1)
-
-        def mean(values):
-            # where, not a product: an infinite loss of a padding row would survive it.
-            return jnp.sum(jnp.where(batch.where, values, 0.0)) / count
+        mean = functools.partial(_mean_of_rows, where=batch.where)
 
         def objective(params):
             loss, aux = loss_fn(params, batch, prototypes, step, key)
@@ -49,6 +45,12 @@ def mean_gradient(loss_fn: LossFn) -> GradFn:
         return grads, {"loss": loss, **parts}
 
     return grad_fn
+
+
+def _mean_of_rows(values: Array, *, where: Array) -> Array:
+    """Returns the mean over the real rows, 0 where there is none."""
+    # where, not a product: an infinite loss of a padding row would survive it.
+    return jnp.sum(jnp.where(where, values, 0.0)) / jnp.maximum(jnp.sum(where), 1)
 
 
 def dp_sgd(
@@ -120,11 +122,7 @@ def dp_sgd(
         noise = optax.tree.random_like(noise_key, total)
         scale = noise_multiplier * clip_norm
         grads = jax.tree.map(lambda g, n: (g + scale * n) / expected_rows, total, noise)
-        count = jnp.maximum(jnp.sum(batch.where), 1)
-
-        def mean(values):
-            return jnp.sum(jnp.where(batch.where, values, 0.0)) / count
-
+        mean = functools.partial(_mean_of_rows, where=batch.where)
         parts = {name: mean(values) for name, values in rows.aux.items()}
         return grads, {"loss": mean(rows.values), **parts}
 
