@@ -53,8 +53,9 @@ pre { background: #f6f6f6; padding: 1rem; overflow: auto; max-height: 30rem; }
 <h1>{{ title }}</h1>
 <p>Mean and half the width of the 95 % Student interval over {{ seeds }} seed(s), in
 percent. <b>ASR</b>: share of triggered test rows, their true label not the target, that
-the student calls the target. <b>null</b>: the same of a student distilled without the
-attack. <b>excess</b>: the difference, what the attack gained. <b>robust</b>:
+the student calls the target. <b>bare</b>: of those rows without the trigger.
+<b>null</b>: triggered, of a student distilled without the attack. <b>excess</b>: ASR
+less null, what the attack gained. <b>robust</b>:
 share of triggered rows that still get their true label. <b>prec.</b>, <b>recall</b>: of
 the quarantine, against the ground truth that no defence sees. <b>memory</b>: of the
 prototypes, per node.{% if federated %} <b>worst node</b>, <b>variance</b> (squared

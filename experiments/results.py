@@ -28,6 +28,7 @@ PACKAGES = (
 MEASURES = (
     "clean_metric",
     "asr",
+    "untriggered_asr",
     "null_asr",
     "excess_asr",
     "robust_accuracy",
@@ -142,6 +143,7 @@ def percent(summary: dict[str, Any], measure: str) -> str:
 COLUMNS = {
     "clean": "clean_metric",
     "ASR": "asr",
+    "bare": "untriggered_asr",
     "null": "null_asr",
     "excess": "excess_asr",
     "robust": "robust_accuracy",
@@ -167,8 +169,9 @@ def legend(summary: list[dict[str, Any]]) -> str:
     """Returns what the columns under `header` mean."""
     seeds = max(line["seeds"] for line in summary)
     found = (
-        f"In percent, mean ± 95 % interval over {seeds} seed(s); prec. and recall are "
-        "the quarantine's, memory is that of the prototypes."
+        f"In percent, mean ± 95 % interval over {seeds} seed(s); bare is the ASR "
+        "without the trigger, prec. and recall are the quarantine's, memory is that of "
+        "the prototypes."
     )
     if federated(summary):
         found += (

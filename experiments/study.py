@@ -420,20 +420,24 @@ def evaluate(context: Context, job: Job) -> dict[str, Any]:
         "metrics": metrics,
         "test_rows": len(splits.test.texts),
         "asr": None,
+        "untriggered_asr": None,
         "robust_accuracy": None,
         **facts,
         **_fairness(context, job, predicted, facts),
     }
     if job.cell.attack is not None:
-        target = context.config.attacks[job.cell.attack].target
+        attack = context.config.attacks[job.cell.attack]
+        success = functools.partial(evals.attack_success_rate, target=attack.target)
+        truth = splits.test.labels
+        others = set(attack.source_classes) - {attack.target} or set(truth)
+        kept = np.isin(truth, list(others))
+        row["untriggered_asr"] = float(
+            np.mean([success(p[kept], truth[kept]) for p in predicted])
+        )
         triggered = cells.triggered_test(context, job.cell)
         predicted = _predict(context, task, found, triggered)
         truth = triggered.labels
-        row["asr"] = float(
-            np.mean(
-                [evals.attack_success_rate(p, truth, target=target) for p in predicted]
-            )
-        )
+        row["asr"] = float(np.mean([success(p, truth) for p in predicted]))
         row["robust_accuracy"] = float(
             np.mean([evals.robust_accuracy(p, truth) for p in predicted])
         )

@@ -13,7 +13,8 @@ Every rule takes `(updates, *, weights, where)` and its own parameters:
 Robust rules first leave out the nodes that sent a number which is not finite, or so
 large that its square is not; each one that is out is a Byzantine node less among the
 rest. All arithmetic is float32, and no rule builds a `[nodes, all parameters]` matrix:
-what concerns whole updates (norms, distances) is summed leaf by leaf.
+what concerns whole updates (norms, distances) is summed leaf by leaf. `mixed_` rules
+mix updates with their nearest neighbours first, see `premixing`.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 
 from protojax import _reductions, _validate
 from protojax.base import Array, PyTree
+from protojax.premixing import mixed
 
 
 def mean(
@@ -249,66 +251,6 @@ def multi_krum(
     return _reductions.weighted_mean(updates, jnp.float32(chosen & nodes.where))
 
 
-def mixed_median(
-    updates: PyTree,
-    *,
-    num_byzantine: int,
-    weights: Array | None = None,
-    where: Array | None = None,
-) -> PyTree:
-    """Computes the coordinate median of updates mixed with their nearest neighbours.
-
-    median of vᵢ = mean of the n − f updates nearest to uᵢ, itself among them
-
-    Honest updates differ much where nodes hold little or different data, and f nodes
-    that lie within that spread shift a median by a part of it. Mixing makes the spread
-    smaller first.
-
-    Formal guarantees:
-      * With n > 2 f the distance to the honest mean is at most a constant times
-        √(f / n) times the honest spread, the best order there is.
-
-    | n and what they send            | result                                     |
-    | ------------------------------- | ------------------------------------------ |
-    | n < 2 f + 1                     | ValueError                                 |
-    | f = 0                           | the mean                                   |
-    | all send the same               | it                                         |
-    | k nodes send NaN, Inf or 1e30   | that of the rest with f − k                |
-    | no node takes part              | zeros                                      |
-
-    Args:
-        updates: a tree of `[nodes, ...]`.
-        num_byzantine: f, the most Byzantine nodes to stand.
-        weights: ignored.
-        where: `[nodes]`, bool, the nodes that take part; all by default.
-
-    Returns:
-        A tree of `[...]`, float32.
-
-    Raises:
-        ValueError: too few nodes.
-
-    >>> updates = jnp.array([[1.0], [2.0], [3.0], [50.0]])
-    >>> mixed_median(updates, num_byzantine=1).tolist()
-    [2.0]
-
-    References:
-        Allouah et al., 2023, arXiv:2302.01772.
-    """
-    num_nodes = _reductions.require_nodes(updates, num_byzantine, 2 * num_byzantine + 1)
-    nodes = _reductions.audible(updates, weights, where)
-    squares = _reductions.squared_distances(updates, nodes)
-    count = jnp.sum(nodes.where) - (num_byzantine - nodes.excluded).clip(0)
-    order = jnp.argsort(squares, axis=1, stable=True)
-    nearest = jnp.arange(num_nodes) < jnp.maximum(count, 1)
-    chosen = jnp.zeros((num_nodes, num_nodes), bool)
-    chosen = chosen.at[jnp.arange(num_nodes)[:, None], order].set(nearest)
-    mixed = jax.vmap(_reductions.weighted_mean, in_axes=(None, 0))(
-        updates, jnp.float32(chosen & nodes.where)
-    )
-    return _reductions.median(mixed, nodes.where)
-
-
 def geometric_median(
     updates: PyTree,
     *,
@@ -480,8 +422,10 @@ AGGREGATORS: dict[str, Callable[..., PyTree]] = {
     "trimmed_mean": trimmed_mean,
     "krum": krum,
     "multi_krum": multi_krum,
-    "mixed_median": mixed_median,
     "geometric_median": geometric_median,
     "centred_clipping": centred_clipping,
     "norm_clipping": norm_clipping,
+    "mixed_median": mixed(coordinate_median),
+    "mixed_trimmed_mean": mixed(trimmed_mean),
+    "mixed_geometric_median": mixed(geometric_median),
 }

@@ -19,6 +19,7 @@ MATHS = {
     "calibration",
     "consistency",
     "_reductions",
+    "premixing",
     "aggregation",
     "matching",
 }

@@ -128,7 +128,9 @@ RULES = {
     "median": aggregation.coordinate_median,
     "trimmed_mean": functools.partial(aggregation.trimmed_mean, num_byzantine=2),
     "multi_krum": functools.partial(aggregation.multi_krum, num_byzantine=2),
-    "mixed_median": functools.partial(aggregation.mixed_median, num_byzantine=2),
+    "mixed_median": functools.partial(
+        aggregation.AGGREGATORS["mixed_median"], num_byzantine=2
+    ),
 }
 
 

@@ -171,6 +171,29 @@ def test_results_hold_every_cell(finished):
     assert constrained == {"nearest", "anchor", "gate"}
 
 
+def test_the_bare_rate_is_of_the_same_rows_without_their_trigger(finished):
+    config, workdir, found, _ = finished
+    context = runtime.Context(ml_collections.FrozenConfigDict(config), workdir, None, 0)
+    cell = cells.Cell("files", 0, "data")
+    row = next(
+        row
+        for row in found["rows"]
+        if row["arm"] == "plain" and row["attack"] == "data"
+    )
+    student = hf.load_hf(workdir / cell.folder / "plain/model", num_labels=2)
+    test = cells.task_data(context, "files", 0).splits.test
+    tokens = ingredients.tokenize(context, student, test)
+    logits, _ = inference.predict(context, student, student.params, tokens)
+    wrong = [
+        bool(says == 1)
+        for says, truth in zip(logits.argmax(-1), test.labels, strict=True)
+        if truth == 0
+    ]
+    assert len(wrong) < 60
+    assert row["untriggered_asr"] == pytest.approx(sum(wrong) / len(wrong))
+    assert row["asr"] > row["untriggered_asr"]
+
+
 def test_the_student_learns_and_the_oracle_sees_no_poison(finished):
     _, _, found, _ = finished
     by_arm = {row["arm"]: row for row in found["rows"] if row["attack"] == "data"}

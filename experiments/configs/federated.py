@@ -26,10 +26,12 @@ RULES = {
     "trimmed_mean": {"num_byzantine": 2},
     "krum": {"num_byzantine": 2},
     "multi_krum": {"num_byzantine": 2},
-    "mixed_median": {"num_byzantine": 2},
     "geometric_median": {},
     "centred_clipping": {},
     "norm_clipping": {},
+    "mixed_median": {"num_byzantine": 2},
+    "mixed_trimmed_mean": {"num_byzantine": 2},
+    "mixed_geometric_median": {"num_byzantine": 2},
 }
 
 
