@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from experiments import cells, filters, inference, ingredients, runtime
+from experiments import cells, filters, inference, ingredients, purify, runtime
 from experiments.cells import Cell
 from experiments.quarantine import Verdict, judge, judge_rows
 from experiments.runtime import Context
@@ -135,6 +135,7 @@ def dp_sgd(context: Context, cell: Cell) -> Recipe:
         "noise_multiplier": noise,
         "expected_rows": config.batch_size,
         "microbatch": config.microbatch,
+        "frozen": tuple(config.frozen),
     }
     fields = ("epochs", "batch_size", "learning_rate")
     return recipe._replace(
@@ -189,6 +190,16 @@ def abl(context: Context, cell: Cell) -> Recipe:
     """Distils without the rows that a student learns first."""
     verdict = filters.quick_to_learn(context, cell, _distil(context))
     return _without(plain(context, cell), verdict)
+
+
+def onion(context: Context, cell: Cell) -> Recipe:
+    """Distils from texts without their outlier words, see `purify`.
+
+    Qi et al., 2021 (ONION, arXiv:2011.10369). Departing from it, the transfer set is
+    cleaned, before the teacher sees it; a student has no time to clean what it reads.
+    """
+    transfer = ingredients.transfer(context, cell, purify.without_outlier_words)
+    return Recipe(transfer.examples, _columns(transfer), _distil(context))
 
 
 def _without(recipe: Recipe, verdict: Verdict) -> Recipe:
@@ -320,6 +331,7 @@ ARMS: dict[str, Arm] = {
     "nad": Arm(nad, needs=("plain", "fine_tuned"), in_federations=False),
     "cube": Arm(cube),
     "abl": Arm(abl),
+    "onion": Arm(onion),
     "references": Arm(references, cells.reference_cell),
     "oracle": Arm(oracle),
 }

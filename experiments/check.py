@@ -124,7 +124,9 @@ def _check_objective(config: ConfigDict) -> None:
             "nearest.weight": config.nearest.weight,
         }
     )
-    _validate.positive(**{f"dp.{field}": config.dp[field] for field in config.dp})
+    _validate.positive(
+        **{f"dp.{name}": value for name, value in config.dp.items() if name != "frozen"}
+    )
     _validate.require(config.dp.delta < 1, "dp.delta", config.dp.delta, "in (0, 1)")
     # A smaller batch may be empty, and a step without rows adds no noise.
     least = config.dp.batch_size
@@ -134,9 +136,22 @@ def _check_objective(config: ConfigDict) -> None:
     for section in ("filters", "fine_tuning"):
         fields = config[section].items()
         _validate.positive(**{f"{section}.{field}": value for field, value in fields})
-    share, rows = config.filters.isolated_share, config.filters.min_cluster_rows
-    _validate.require(share < 1, "filters.isolated_share", share, "in (0, 1)")
+    for field in ("isolated_share", "outlier_share"):
+        share = config.filters[field]
+        _validate.require(share < 1, f"filters.{field}", share, "in (0, 1)")
+    rows = config.filters.min_cluster_rows
     _validate.require(rows >= 2, "filters.min_cluster_rows", rows, ">= 2")
+    references, neighbours = (
+        config.data.reference_rows,
+        config.filters.outlier_neighbours,
+    )
+    trusted = references - round(config.quarantine.calibration_share * references)
+    _validate.require(
+        neighbours <= trusted,
+        "filters.outlier_neighbours",
+        neighbours,
+        f"<= {trusted}, the references that do not calibrate",
+    )
     try:
         DEFENSES["adversarial"](None, dim=1, **config.adversarial)
     except ValueError as error:

@@ -160,6 +160,7 @@ def defaults() -> ConfigDict:
                 "clip_norm": 1.0,
                 "batch_size": 256,  # expected rows of a Poisson batch
                 "microbatch": 8,  # rows whose gradients are in memory at once
+                "frozen": ("embeddings",),  # parameters that are not trained
                 "epochs": 6,
                 "learning_rate": 5e-4,
             },
@@ -196,6 +197,8 @@ def defaults() -> ConfigDict:
                 "components": 10,
                 "min_cluster_rows": 20,
                 "isolated_share": 0.05,
+                "outlier_share": 0.1,  # of the words of clean text
+                "outlier_neighbours": 10,
             },
             "adversarial": {
                 "epsilon": 0.1,  # in units of the normalised embeddings

@@ -41,7 +41,7 @@ def predict(
     """
     config = context.config.features
     forward = compiled_forward(model.config, tuple(config.layers), config.pooling)
-    return _over_rows(context, forward, params, tokens)
+    return over_rows(context, forward, params, tokens)
 
 
 def predict_attention(
@@ -49,7 +49,7 @@ def predict_attention(
 ) -> np.ndarray:
     """Returns `[rows, layers, longest bucket]`, how active a model's tokens are."""
     forward = compiled_attention(model.config, context.config.data.buckets[-1])
-    return _over_rows(context, forward, model.params, tokens)[0]
+    return over_rows(context, forward, model.params, tokens)[0]
 
 
 @functools.cache
@@ -66,17 +66,31 @@ def compiled_attention(model_config, max_length: int):
     return forward
 
 
-def _over_rows(
-    context: Context, forward, params: PyTree, tokens: batches.Tokens
+def over_rows(
+    context: Context,
+    forward,
+    params: PyTree,
+    tokens: batches.Tokens,
+    *,
+    labels: np.ndarray | None = None,
 ) -> tuple[np.ndarray, ...]:
-    """Runs a compiled function over all rows; returns its outputs in their order."""
+    """Runs a compiled function over all rows; returns its outputs in their order.
+
+    Args:
+        context: the study.
+        forward: `(params, batch) -> outputs`, a tuple of `[batch, ...]`.
+        params: what it is given beside the rows.
+        tokens: the rows.
+        labels: `[rows, ...]`, what it finds as the labels of rows; zeros by default.
+    """
     config = context.config
     plan = batches.plan_evaluation(
         tokens.lengths,
         batch_size=config.evaluation.batch_size,
         buckets=tuple(config.data.buckets),
     )
-    labels = np.zeros(len(tokens.lengths), np.int32)
+    if labels is None:
+        labels = np.zeros(len(tokens.lengths), np.int32)
     params = jax.tree.map(jnp.asarray, params)
     outputs = []
     for item in plan:

@@ -7,6 +7,7 @@ cheap to call again.
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -36,6 +37,9 @@ class Transfer(NamedTuple):
     examples: Examples
     logits: np.ndarray  # [rows, num_labels]
     features: np.ndarray  # [rows, layers, dim]
+
+
+Rewrite = Callable[[Context, Cell, Examples], Examples]
 
 
 class View(NamedTuple):
@@ -211,9 +215,16 @@ def _predicted(context: Context, name: str, model: Model, examples: Examples):
     )
 
 
-def transfer(context: Context, cell: Cell) -> Transfer:
-    """Returns the transfer set and the teacher's outputs as they arrive."""
-    whole = _transfer(context, cell.whole)
+def transfer(context: Context, cell: Cell, rewrite: Rewrite | None = None) -> Transfer:
+    """Returns the transfer set and the teacher's outputs as they arrive.
+
+    Args:
+        context: the study.
+        cell: the cell.
+        rewrite: `(context, cell, examples) -> examples`, what the defender changes in
+            the texts before the teacher sees them.
+    """
+    whole = _transfer(context, cell.whole, rewrite)
     if not cell.federation:
         return whole
     rows = cells.node_rows(context, cell._replace(node=0))[cell.node]
@@ -223,10 +234,13 @@ def transfer(context: Context, cell: Cell) -> Transfer:
 
 
 @functools.lru_cache(maxsize=2)
-def _transfer(context: Context, cell: Cell) -> Transfer:
+def _transfer(context: Context, cell: Cell, rewrite: Rewrite | None) -> Transfer:
     """Returns what arrives for all nodes together."""
     examples, rows = cells.poisoned(context, cell)
-    logits, features = _outputs(context, cell, "transfer", examples)
+    name = "transfer"
+    if rewrite is not None:
+        examples, name = rewrite(context, cell, examples), rewrite.__name__
+    logits, features = _outputs(context, cell, name, examples)
     attack = context.config.attacks[cell.attack] if cell.attack else None
     if attack and attack.features:
         hide = attacks.FEATURE_ATTACKS[attack.features]

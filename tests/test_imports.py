@@ -16,6 +16,7 @@ MATHS = {
     "losses",
     "schedules",
     "neighbours",
+    "outliers",
     "calibration",
     "consistency",
     "_reductions",

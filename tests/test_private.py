@@ -93,6 +93,55 @@ def test_a_gradient_that_is_not_finite_counts_as_zero():
     assert distance(found, expected) < 1e-6
 
 
+def test_one_entry_that_is_not_finite_counts_as_zero():
+    def broken(params, rows, prototypes, step, key):
+        loss, aux = base_loss()(params, rows, prototypes, step, key)
+        # The square root's slope at 0 is infinite, and of one bias only.
+        bias = params["model"]["classifier"]["bias"][0]
+        return loss + jnp.where(rows.labels == 2, jnp.sqrt(bias - bias), 0.0), aux
+
+    rows = batch(rows=4)._replace(labels=np.array([0, 2, 1, 0], np.int32))
+    key = jax.random.key(0)
+    found, _ = private(broken, clip_norm=100.0)(CLEAN_PARAMS, rows, None, 0, key)
+    expected, _ = private(clip_norm=100.0)(CLEAN_PARAMS, rows, None, 0, key)
+    gaps = jax.tree.map(lambda a, b: np.abs(a - b).max(), found, expected)
+    assert gaps["model"]["classifier"]["bias"] > 1e-3
+    gaps["model"]["classifier"]["bias"] = 0.0
+    assert max(jax.tree.leaves(gaps)) < 1e-6
+
+
+def test_frozen_parameters_have_no_gradient_no_noise_and_no_part_in_the_norm():
+    rows, key = batch(rows=4), jax.random.key(0)
+    options = {"clip_norm": 0.05, "frozen": ("embeddings",)}
+    found, _ = private(**options)(CLEAN_PARAMS, rows, None, 0, key)
+    noisy, _ = private(noise_multiplier=1.0, **options)(
+        CLEAN_PARAMS, rows, None, 0, key
+    )
+    for grads in (found, noisy):
+        assert norm_of(grads["model"]["embeddings"]) == 0
+    assert jax.tree.structure(found) == jax.tree.structure(CLEAN_PARAMS)
+    assert distance(found, noisy) > 0
+    # What is not frozen is clipped by its own norm: each row's is above 0.05.
+    total = jax.tree.map(jnp.zeros_like, CLEAN_PARAMS)
+    whole = private(clip_norm=1e6)
+    for row in range(4):
+        alone = rows._replace(where=np.arange(4) == row)
+        grads, _ = whole(CLEAN_PARAMS, alone, None, 0, key)
+        grads["model"]["embeddings"] = jax.tree.map(
+            jnp.zeros_like, grads["model"]["embeddings"]
+        )
+        norm = 4 * norm_of(grads)
+        assert norm > 0.05
+        total = jax.tree.map(lambda t, g, n=norm: t + g * 0.05 / n, total, grads)
+    assert distance(found, total) < 1e-5
+
+
+def test_something_has_to_move():
+    grad_fn = private(frozen=("model", "projection"))
+    with pytest.raises(ValueError, match="frozen"):
+        grad_fn(CLEAN_PARAMS, batch(), None, 0, jax.random.key(0))
+
+
 def test_noise_has_the_stated_deviation_and_a_new_draw_each_key():
     def grads_of(seed, sigma):
         grad_fn = private(noise_multiplier=sigma, clip_norm=0.5)

@@ -28,7 +28,7 @@ from protojax import _validate
 OURS = ("clean", "plain", "anchor")
 BASELINES = (
     *("nearest", "references", "fine_tuned", "nad", "plain_references"),
-    *("dp_sgd", "adversarial", "gate", "cube", "abl", "oracle"),
+    *("dp_sgd", "adversarial", "gate", "cube", "abl", "onion", "oracle"),
 )
 WORD = {"trigger_args": {"words": ("cf",)}}
 # About 5 rows of poison each; every word is one token of MiniLM, and rare in the data.

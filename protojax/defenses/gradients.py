@@ -2,13 +2,14 @@
 
 import functools
 import importlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from protojax import _validate
-from protojax.base import Array, GradFn, LossFn
+from protojax.base import Array, GradFn, LossFn, PyTree
 
 
 def mean_gradient(loss_fn: LossFn) -> GradFn:
@@ -60,6 +61,7 @@ def dp_sgd(
     noise_multiplier: float,
     expected_rows: float,
     microbatch: int | None = None,
+    frozen: Sequence[str] = (),
 ) -> GradFn:
     """Returns the sum of clipped gradients of single rows, with Gaussian noise.
 
@@ -74,6 +76,9 @@ def dp_sgd(
         expected_rows: B, the expected rows of a Poisson batch, whatever came.
         microbatch: rows whose gradients are in memory at once, a divisor of the batch;
             None is all of them.
+        frozen: names of parameters, or of the modules they are in, that have no
+            gradient and no noise, such as `("embeddings",)`: two thirds of a small
+            encoder, of which a row uses a few hundredths of a percent.
 
     Returns:
         A `GradFn` whose metrics are those of `mean_gradient`; metrics are not private.
@@ -91,7 +96,8 @@ def dp_sgd(
 
     Raises:
         ImportError: the extra is not installed.
-        ValueError: a clip norm or expected rows that are not positive, noise below 0.
+        ValueError: a clip norm or expected rows that are not positive, noise below 0;
+            when called, nothing that is not frozen.
 
     References:
         Abadi et al., 2016, arXiv:1607.00133; Ponomareva et al., 2023, arXiv:2303.00654.
@@ -100,8 +106,9 @@ def dp_sgd(
     _validate.non_negative(noise_multiplier=noise_multiplier)
     clipping = _extra("jax_privacy.clipping")
 
-    def row_loss(params, row, prototypes, step, key):
+    def row_loss(moving, row, still, prototypes, step, key):
         # `row` is a batch of one.
+        params = _joined(moving, still)
         loss, aux = loss_fn(params, row, prototypes, step, key)
         parts = {name: aux[name][0] for name in aux if name.endswith("_loss")}
         return jnp.where(row.where[0], loss[0], 0.0), parts
@@ -112,21 +119,52 @@ def dp_sgd(
         l2_clip_norm=clip_norm,
         batch_argnums=1,
         return_values=True,
-        prng_argnum=4,
+        prng_argnum=5,
         microbatch_size=microbatch,
     )
 
     def grad_fn(params, batch, prototypes, step, key):
         key, noise_key = jax.random.split(key)
-        total, rows = clipped(params, batch, prototypes, step, key)
+        moving, still = _split(params, frozen)
+        _validate.require(
+            bool(jax.tree.leaves(moving)), "frozen", frozen, "to leave some parameter"
+        )
+        total, rows = clipped(moving, batch, still, prototypes, step, key)
         noise = optax.tree.random_like(noise_key, total)
         scale = noise_multiplier * clip_norm
         grads = jax.tree.map(lambda g, n: (g + scale * n) / expected_rows, total, noise)
         mean = functools.partial(_mean_of_rows, where=batch.where)
         parts = {name: mean(values) for name, values in rows.aux.items()}
+        grads = _joined(grads, jax.tree.map(jnp.zeros_like, still))
         return grads, {"loss": mean(rows.values), **parts}
 
     return grad_fn
+
+
+def _split(params: PyTree, names: Sequence[str]) -> tuple[PyTree, PyTree]:
+    """Returns two trees, None in the place of the other's leaves.
+
+    The second holds what is under one of the names.
+    """
+
+    def named(path) -> bool:
+        return any(getattr(entry, "key", None) in names for entry in path)
+
+    pick = jax.tree_util.tree_map_with_path
+    return (
+        pick(lambda path, leaf: None if named(path) else leaf, params),
+        pick(lambda path, leaf: leaf if named(path) else None, params),
+    )
+
+
+def _joined(first: PyTree, second: PyTree) -> PyTree:
+    """Returns the tree that `_split` took apart."""
+    return jax.tree.map(
+        lambda a, b: b if a is None else a,
+        first,
+        second,
+        is_leaf=lambda leaf: leaf is None,
+    )
 
 
 @functools.cache
