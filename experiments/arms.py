@@ -276,17 +276,27 @@ def _defended(context: Context, cell: Cell, verdict: Verdict) -> Recipe:
     )
     recipe = _keep(recipe, np.flatnonzero(np.asarray(targets.keep)))
     if config.quarantine.train_on_references:
-        recipe = _with_references(context, cell, recipe)
+        recipe = _with_references(context, cell, recipe, spoiled=verdict.spoiled)
     return recipe._replace(verdict=verdict)
 
 
-def _with_references(context: Context, cell: Cell, recipe: Recipe) -> Recipe:
+def _with_references(
+    context: Context, cell: Cell, recipe: Recipe, *, spoiled: np.ndarray | None = None
+) -> Recipe:
     """Adds the references as rows, with logits that say their true class.
 
     The teacher's own logits on them came through the channel that is not trusted.
+
+    Args:
+        context: the study.
+        cell: the cell.
+        recipe: what to add them to.
+        spoiled: `[references]`, bool, those to leave out.
     """
     task = cells.task_data(context, cell.task, cell.seed).task
     rows = cells.own_references(context, cell)
+    if spoiled is not None:
+        rows = rows[~spoiled[rows]]
     references = data.take(cells.references(context, cell), rows)
     labels = references.labels
     logit = REFERENCE_LOG_ODDS + np.log(task.num_labels - 1)

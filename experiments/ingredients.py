@@ -194,12 +194,22 @@ def teacher_model(context: Context, cell: Cell) -> Model:
 def _outputs(context: Context, cell: Cell, name: str, examples: Examples):
     """Runs the cell's teacher over some rows, once."""
     model = teacher_model(context, teacher_cell(context, cell))
-    return _predicted(context, f"{cell.folder}/teacher_{name}", model, examples)
-
-
-def _predicted(context: Context, name: str, model: Model, examples: Examples):
-    """Runs a frozen model over some rows, once, and keeps what it says."""
     tokens = tokenize(context, model, examples)
+    return predicted(context, f"{cell.folder}/teacher_{name}", model, tokens)
+
+
+def predicted(context: Context, name: str, model: Model, tokens: batches.Tokens):
+    """Runs a frozen model over some rows, once, and keeps what it says.
+
+    Args:
+        context: the study.
+        name: of the file below the workdir, without its ending.
+        model: the model.
+        tokens: the rows.
+
+    Returns:
+        Its logits and features, see `inference.predict`.
+    """
     fingerprint = teacher.cache_key(
         model.params,
         data.fingerprint(tokens.input_ids, tokens.token_type_ids, tokens.lengths),
@@ -336,8 +346,11 @@ def _anchor(context: Context, cell: Cell) -> Anchor:
     model = fine_tuned(
         context, f"{cell.folder}/anchor_encoder", config.anchor, cell, known
     )
-    logits, features = _predicted(
-        context, f"{cell.folder}/anchor_references", model, references
+    logits, features = predicted(
+        context,
+        f"{cell.folder}/anchor_references",
+        model,
+        tokenize(context, model, references),
     )
     centres = prototypes.class_prototypes(
         cells.key(cell, "anchor"),
@@ -348,12 +361,12 @@ def _anchor(context: Context, cell: Cell) -> Anchor:
         metric=config.prototypes.metric,
         num_iters=config.prototypes.num_iters,
     )
-    view = _view(context, centres, logits[held_out], features[held_out])
+    view = view_of(context, centres, logits[held_out], features[held_out])
     return Anchor(model, centres, held_out, view)
 
 
-def _view(context: Context, centres: Prototypes, logits, features) -> View:
-    """Returns what the anchor's outputs say."""
+def view_of(context: Context, centres: Prototypes, logits, features) -> View:
+    """Returns what the outputs of an anchor with these prototypes say."""
     classes = prototypes.class_of_nearest(
         features[:, -1], centres, metric=context.config.prototypes.metric
     )
@@ -369,7 +382,7 @@ def anchor_classes(context: Context, cell: Cell, examples: Examples) -> np.ndarr
         judge.model.params,
         tokenize(context, judge.model, examples),
     )
-    return _view(context, judge.prototypes, *outputs).classes
+    return view_of(context, judge.prototypes, *outputs).classes
 
 
 def anchor_view(context: Context, cell: Cell) -> View:
@@ -389,7 +402,10 @@ def _anchor_view(context: Context, cell: Cell) -> View:
     """Returns what the anchor says of the rows of all nodes together."""
     judge = anchor(context, cell)
     examples = cells.poisoned(context, cell).examples
-    outputs = _predicted(
-        context, f"{cell.folder}/anchor_transfer", judge.model, examples
+    outputs = predicted(
+        context,
+        f"{cell.folder}/anchor_transfer",
+        judge.model,
+        tokenize(context, judge.model, examples),
     )
-    return _view(context, judge.prototypes, *outputs)
+    return view_of(context, judge.prototypes, *outputs)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from experiments import cells, inference, ingredients, runtime
+from experiments import cells, inference, ingredients, runtime, token_groups
 from experiments.cells import Cell
 from experiments.runtime import Context
 from protojax import consistency, data, prototypes, teacher
@@ -31,12 +31,28 @@ class Verdict(NamedTuple):
         p_values: `[rows]`, lower is more suspicious.
         anchor_classes: `[rows]`, int32, or None from a defence without an anchor.
         anchor_logits: `[rows, num_labels]`, or None.
+        spoiled: `[references]`, bool, those that no student should learn from either;
+            None is none of them.
     """
 
     rejected: np.ndarray
     p_values: np.ndarray
     anchor_classes: np.ndarray | None = None
     anchor_logits: np.ndarray | None = None
+    spoiled: np.ndarray | None = None
+
+
+class Found(NamedTuple):
+    """What one kind of groups says under one claim.
+
+    Attributes:
+        scores: of the transfer rows and of the calibrating references.
+        places: `[rows, max_length]`, the same of each token that the anchor reread the
+            row without, -inf elsewhere; None where it reread nothing.
+    """
+
+    scores: Scores
+    places: np.ndarray | None = None
 
 
 def judge(context: Context, cell: Cell, objective: FrozenConfigDict) -> Verdict:
@@ -55,7 +71,7 @@ def judge(context: Context, cell: Cell, objective: FrozenConfigDict) -> Verdict:
     calibration = data.take(references, rows)
     outputs = ingredients.reference_outputs(context, cell)
     view = ingredients.anchor_view(context, cell)
-    scores, claimed = {groups: [] for groups in config.groups}, None
+    found, claimed = {groups: [] for groups in config.groups}, None
     for space in config.spaces:
         if space == "teacher":
             features, held = transfer.features[:, -1], outputs.features[:, -1]
@@ -77,15 +93,29 @@ def judge(context: Context, cell: Cell, objective: FrozenConfigDict) -> Verdict:
             for groups in config.groups:
                 # Tokens are the same in every feature space.
                 if groups != "tokens" or space == config.spaces[0]:
-                    scores[groups].append(
+                    found[groups].append(
                         GROUPS[groups](context, cell, rows_claim, refs_claim, expected)
                     )
-    verdict = quarantine(
-        [combine_scores(kind) for kind in scores.values()],
+    scores = {
+        groups: combine_scores([one.scores for one in kind])
+        for groups, kind in found.items()
+    }
+    verdict = quarantine(list(scores.values()), *claimed, alpha=config.false_rejection)
+    if not config.hide_tokens or "tokens" not in found:
+        return Verdict(verdict.rejected, verdict.p_values, *view)
+    guilty = token_groups.guilty(
+        [one.places for one in found["tokens"]],
+        scores["tokens"][1],
         *claimed,
-        alpha=config.false_rejection,
+        alpha=config.false_rejection / len(scores),
     )
-    return Verdict(verdict.rejected, verdict.p_values, *view)
+    guilty &= verdict.rejected[:, None]
+    return Verdict(
+        verdict.rejected,
+        verdict.p_values,
+        *token_groups.view_without(context, cell, guilty),
+        token_groups.spoiled(context, cell, guilty, claimed[0]),
+    )
 
 
 def judge_rows(context: Context, cell: Cell) -> Verdict:
@@ -119,38 +149,26 @@ def _claims(claim, features, logits, examples, anchor_classes) -> Claims:
     )
 
 
-def _neighbours(context: Context, cell: Cell, transfer, refs, expected) -> Scores:
+def _neighbours(context: Context, cell: Cell, transfer, refs, expected) -> Found:
     """Scores rows by their nearest neighbours of the same claim."""
     config = context.config
-    return consistency.neighbourhood_scores(
-        transfer,
-        refs,
-        expected,
-        num_neighbours=config.quarantine.num_neighbours,
-        metric=config.prototypes.metric,
+    return Found(
+        consistency.neighbourhood_scores(
+            transfer,
+            refs,
+            expected,
+            num_neighbours=config.quarantine.num_neighbours,
+            metric=config.prototypes.metric,
+        )
     )
 
 
-def _tokens(context: Context, cell: Cell, transfer, refs, expected) -> Scores:
+def _tokens(context: Context, cell: Cell, transfer, refs, expected) -> Found:
     """Scores rows by the rows that share a token and the claim."""
-    judge = ingredients.anchor(context, cell)
-    references = cells.references(context, cell)
-    found = []
-    for examples in (
-        ingredients.transfer(context, cell).examples,
-        data.take(references, judge.calibration),
-    ):
-        tokens = ingredients.tokenize(context, judge.model, examples)
-        held = np.arange(tokens.input_ids.shape[1]) < tokens.lengths[:, None]
-        # [CLS] and [SEP] are in every row and tell nothing; [UNK] may be a trigger.
-        tokenizer = judge.model.tokenizer
-        frame = (tokenizer.cls_token_id, tokenizer.sep_token_id)
-        held &= ~np.isin(tokens.input_ids, frame)
-        found.append(np.where(held, tokens.input_ids, -1))
-    return consistency.token_scores(transfer, refs, expected, *found)
+    return Found(*token_groups.score(context, cell, transfer, refs, expected))
 
 
-def _clusters(context: Context, cell: Cell, transfer, refs, expected) -> Scores:
+def _clusters(context: Context, cell: Cell, transfer, refs, expected) -> Found:
     """Scores rows by k-means clusters within each claim, at several resolutions.
 
     Transfer rows and references are clustered together.
@@ -175,7 +193,7 @@ def _clusters(context: Context, cell: Cell, transfer, refs, expected) -> Scores:
             )
             found[members, column] = np.asarray(index)
     clusters = np.split(found, [len(transfer.classes)])
-    return consistency.cluster_scores(transfer, refs, expected, *clusters)
+    return Found(consistency.cluster_scores(transfer, refs, expected, *clusters))
 
 
 GROUPS = {"neighbours": _neighbours, "tokens": _tokens, "clusters": _clusters}

@@ -52,15 +52,8 @@ pre { background: #f6f6f6; padding: 1rem; overflow: auto; max-height: 30rem; }
 </style></head><body>
 <h1>{{ title }}</h1>
 <p>Mean and half the width of the 95 % Student interval over {{ seeds }} seed(s), in
-percent. <b>ASR</b>: share of triggered test rows, their true label not the target, that
-the student calls the target. <b>bare</b>: of those rows without the trigger.
-<b>null</b>: triggered, of a student distilled without the attack. <b>excess</b>: ASR
-less null, what the attack gained. <b>robust</b>:
-share of triggered rows that still get their true label. <b>prec.</b>, <b>recall</b>: of
-the quarantine, against the ground truth that no defence sees. <b>memory</b>: of the
-prototypes, per node.{% if federated %} <b>worst node</b>, <b>variance</b> (squared
-points): of the accuracy over the honest nodes. <b>sent</b>: by and to one node, in
-all.{% endif %}</p>
+percent.{% for name, meaning in meanings %}
+<b>{{ name }}</b>: {{ meaning }}.{% endfor %}</p>
 <div class="scroll"><table><thead><tr>
 {% for name in header %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
 {% for line in lines %}<tr class="{{ line.style }}">
@@ -101,7 +94,8 @@ def write(workdir: pathlib.Path, config: Any, results: dict[str, Any]) -> pathli
             data = base64.b64encode(path.read_bytes()).decode()
             pictures.append({"alt": alt, "data": data})
     lines, previous = [], None
-    for line, cells in zip(summary, results_lib.table_rows(summary), strict=True):
+    header, *rows = results_lib.table(summary)
+    for line, cells in zip(summary, rows, strict=True):
         group = line["task"], line["attack"]
         first = "first " if previous not in (None, group) else ""
         kind = line["arm"].partition("@")[0]
@@ -111,8 +105,8 @@ def write(workdir: pathlib.Path, config: Any, results: dict[str, Any]) -> pathli
     html = page.render(
         title=workdir.resolve().name,
         seeds=max((line["seeds"] for line in summary), default=0),
-        header=results_lib.header(summary),
-        federated=results_lib.federated(summary),
+        header=header,
+        meanings=results_lib.meanings(summary),
         lines=lines,
         pictures=pictures,
         config=json.dumps(json.loads(config.to_json()), indent=2),

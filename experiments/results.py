@@ -3,6 +3,7 @@
 import importlib.metadata
 import pathlib
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,6 +43,7 @@ MEASURES = (
     "worst_node",
     "round_seconds",
     "bytes_sent",
+    "step_ratio",
 )
 
 
@@ -55,32 +57,39 @@ def versions() -> dict[str, Any]:
     }
 
 
-def with_null(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adds to each row the ASR of the clean student of its cell, and the excess.
+def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adds to each row what it is compared with in its own cell.
 
-    For an arm in a federation that is the clean student of the same federation, if the
-    study has it.
+    The ASR of the clean student and the excess over it, and the time a row takes in
+    training, in units of plain distillation's. For an arm in a federation both are
+    those of the same federation, if the study has them.
 
-    >>> cell = {"task": "t", "attack": "a", "seed": 0}
+    >>> cell = {"task": "t", "attack": "a", "seed": 0, "step_seconds": 1.0}
     >>> rows = [{**cell, "arm": "clean", "asr": 0.25}, {**cell, "arm": "x", "asr": 1.0}]
-    >>> [row["excess_asr"] for row in with_null(rows)]
+    >>> [row["excess_asr"] for row in compared(rows)]
     [0.0, 0.75]
     """
-    null = {
-        (row["task"], row["attack"], row["seed"], row["arm"]): row["asr"]
-        for row in rows
-    }
-    found = []
-    for row in rows:
+    known = {(row["task"], row["attack"], row["seed"], row["arm"]): row for row in rows}
+
+    def other(row: dict[str, Any], arm: str) -> dict[str, Any]:
         _, at, where = row["arm"].partition("@")
         cell = row["task"], row["attack"], row["seed"]
-        base = null.get((*cell, f"clean{at}{where}"), null.get((*cell, "clean")))
-        known = base is not None and row["asr"] is not None
+        return known.get((*cell, f"{arm}{at}{where}"), known.get((*cell, arm), {}))
+
+    def seconds(row: dict[str, Any]) -> float:
+        return row.get("step_seconds", 0.0) / row.get("step_rows", 1)
+
+    found = []
+    for row in rows:
+        base, plain = other(row, "clean").get("asr"), other(row, "plain")
+        measured = base is not None and row["asr"] is not None
+        timed = seconds(plain) > 0 and ("step_rows" in row) == ("step_rows" in plain)
         found.append(
             {
                 **row,
                 "null_asr": base,
-                "excess_asr": evals.excess(row["asr"], base) if known else None,
+                "excess_asr": evals.excess(row["asr"], base) if measured else None,
+                "step_ratio": seconds(row) / seconds(plain) if timed else None,
             }
         )
     return found
@@ -120,7 +129,7 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def write(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Writes `results.json` and `results.md` and returns what the former holds."""
-    rows = with_null(rows)
+    rows = compared(rows)
     results = {"rows": rows, "summary": summarise(rows)}
     runtime.write_json(workdir / "results.json", results)
     with runtime.atomic(workdir / "results.md") as file:
@@ -136,75 +145,98 @@ def percent(summary: dict[str, Any], measure: str) -> str:
     """
     mean, half = summary[measure], summary[f"{measure}_interval"]
     if mean is None:
-        return "–"
+        return EMPTY
     return f"{100 * mean:.1f}" + ("" if half is None else f"±{100 * half:.1f}")
 
 
-COLUMNS = {
-    "clean": "clean_metric",
-    "ASR": "asr",
-    "bare": "untriggered_asr",
-    "null": "null_asr",
-    "excess": "excess_asr",
-    "robust": "robust_accuracy",
-    "prec.": "quarantine_precision",
-    "recall": "quarantine_recall",
-    "f. rej.": "false_rejection",
+def _mean(layout: str, scale: float = 1.0) -> Callable[[dict[str, Any], str], str]:
+    """Returns what writes the mean of a measure."""
+
+    def write(summary: dict[str, Any], measure: str) -> str:
+        mean = summary[measure]
+        return EMPTY if mean is None else layout.format(scale * mean)
+
+    return write
+
+
+EMPTY = "–"
+# Name -> the measure and how it is written.
+COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any], str], str]]] = {
+    "clean": ("clean_metric", percent),
+    "ASR": ("asr", percent),
+    "bare": ("untriggered_asr", percent),
+    "null": ("null_asr", percent),
+    "excess": ("excess_asr", percent),
+    "robust": ("robust_accuracy", percent),
+    "prec.": ("quarantine_precision", percent),
+    "recall": ("quarantine_recall", percent),
+    "f. rej.": ("false_rejection", percent),
+    "AUC": ("detection_auc", _mean("{:.3f}")),
+    "step": ("step_seconds", _mean("{:.0f} ms", 1e3)),
+    "× plain": ("step_ratio", _mean("{:.2f}")),
+    "memory": ("bytes_per_node", _mean("{:.1f} kB", 1e-3)),
+    "worst node": ("worst_node", percent),
+    "variance": ("node_variance", _mean("{:.1f}", 1e4)),
+    "sent": ("bytes_sent", _mean("{:.1f} MB", 1e-6)),
 }
-FEDERATED = ("worst node", "variance", "sent")
+MEANINGS = {
+    "ASR": "triggered test rows, their true label not the target, that the student "
+    "calls the target",
+    "bare": "the same rows without the trigger",
+    "null": "triggered, of a student distilled without the attack",
+    "excess": "ASR less null, what the attack gained",
+    "robust": "triggered rows that still get their true label",
+    "prec.": "of the quarantine, against the ground truth that no defence sees",
+    "recall": "of the quarantine too",
+    "f. rej.": "clean rows that it rejects",
+    "AUC": "how well its p-values order poisoned and clean rows",
+    "× plain": "training time a row, in units of plain distillation's",
+    "memory": "of the prototypes, per node",
+    "worst node": "accuracy on its own mix of classes, of the honest nodes",
+    "variance": "of that accuracy over the honest nodes, in squared points",
+    "sent": "by and to one node, in all",
+}
 
 
-def federated(summary: list[dict[str, Any]]) -> bool:
-    """Returns whether some arm ran over many nodes."""
-    return any(line["bytes_sent"] is not None for line in summary)
+def table(summary: list[dict[str, Any]]) -> list[list[str]]:
+    """Returns the results as rows of strings, their names first.
+
+    Columns that would be empty are left out.
+    """
+    used = {
+        name: (measure, write)
+        for name, (measure, write) in COLUMNS.items()
+        if any(line[measure] is not None for line in summary)
+    }
+    rows = [["task", "attack", "arm", *used]]
+    for line in summary:
+        rows.append(
+            [
+                line["task"],
+                line["attack"] or "none",
+                line["arm"],
+                *(write(line, measure) for measure, write in used.values()),
+            ]
+        )
+    return rows
 
 
-def header(summary: list[dict[str, Any]]) -> list[str]:
-    """Returns the names of the table's columns; a federation adds three."""
-    names = ["task", "attack", "arm", *COLUMNS, "step", "memory"]
-    return [*names, *FEDERATED] if federated(summary) else names
+def meanings(summary: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Returns what the columns of the table mean, those that need it."""
+    return [(name, MEANINGS[name]) for name in table(summary)[0] if name in MEANINGS]
 
 
 def legend(summary: list[dict[str, Any]]) -> str:
-    """Returns what the columns under `header` mean."""
+    """Returns the same as one paragraph."""
     seeds = max(line["seeds"] for line in summary)
-    found = (
-        f"In percent, mean ± 95 % interval over {seeds} seed(s); bare is the ASR "
-        "without the trigger, prec. and recall are the quarantine's, memory is that of "
-        "the prototypes."
-    )
-    if federated(summary):
-        found += (
-            " worst node and variance (squared points) are over the honest nodes, sent "
-            "is what one node sends and receives in all."
-        )
-    return found
-
-
-def table_rows(summary: list[dict[str, Any]]) -> list[list[str]]:
-    """Returns the cells of the table under `header`, one list of strings a row."""
-    found = []
-    for line in summary:
-        sent, variance = line["bytes_sent"], line["node_variance"]
-        cells = [
-            line["task"],
-            line["attack"] or "none",
-            line["arm"],
-            *(percent(line, measure) for measure in COLUMNS.values()),
-            f"{1e3 * line['step_seconds']:.0f} ms",
-            f"{(line['bytes_per_node'] or 0) / 1000:.1f} kB",
-            percent(line, "worst_node"),
-            "–" if variance is None else f"{1e4 * variance:.1f}",
-            "–" if sent is None else f"{sent / 1e6:.1f} MB",
-        ]
-        found.append(cells[: len(header(summary))])
-    return found
+    parts = "; ".join(f"{name}: {meaning}" for name, meaning in meanings(summary))
+    return f"In percent, mean ± 95 % interval over {seeds} seed(s). {parts}."
 
 
 def markdown(summary: list[dict[str, Any]]) -> str:
     """Returns the table in Markdown, for a README."""
-    names = header(summary)
-    rows = [names, ["---"] * 3 + ["--:"] * (len(names) - 3), *table_rows(summary)]
+    names, *rows = table(summary)
+    rows = [names, ["---"] * 3 + ["--:"] * (len(names) - 3), *rows]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -227,16 +259,17 @@ def tables(results: dict[str, Any]) -> list[Table]:
         groups.setdefault((line["task"], line["attack"] or "none"), []).append(line)
     found = []
     for (task, attack), lines in groups.items():
-        table = Table(
+        shown = Table(
             title=f"{task}, attack: {attack}",
             title_justify="left",
             title_style="bold",
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
-        for index, name in enumerate(header(lines)[2:]):
-            table.add_column(name, justify="right" if index else "left", no_wrap=True)
-        for _, _, *row in table_rows(lines):
-            table.add_row(*row, style="green" if row[0].startswith("anchor") else "")
-        found.append(table)
+        (_, _, *names), *rows = table(lines)
+        for index, name in enumerate(names):
+            shown.add_column(name, justify="right" if index else "left", no_wrap=True)
+        for _, _, *row in rows:
+            shown.add_row(*row, style="green" if row[0].startswith("anchor") else "")
+        found.append(shown)
     return found

@@ -351,13 +351,14 @@ def _distil(
     recipe = arm.recipe(context, cell)
     context.describe(name)
     features = recipe.columns.get("teacher_features")
+    section = runtime.changed(context.config.student, **recipe.section)
     trained = runtime.train(
         context,
         name,
         model,
         ingredients.tokenize(context, model, recipe.examples),
         recipe.examples.labels,
-        runtime.changed(context.config.student, **recipe.section),
+        section,
         seed=cell.seed,
         objective=recipe.objective,
         prototypes=recipe.prototypes,
@@ -368,6 +369,7 @@ def _distil(
     rule = recipe.objective.get("gradient", {})
     facts = {
         "step_seconds": trained.step_seconds,
+        "step_rows": section.batch_size,
         "noise_multiplier": rule.get("noise_multiplier"),
     }
     return federated.Distilled([params], [recipe], np.zeros(1, bool), facts)

@@ -107,6 +107,54 @@ def _clip(texts: Sequence[str], most: int) -> list[str]:
     return [text[:most] for text in texts]
 
 
+def take(tokens: Tokens, rows: np.ndarray) -> Tokens:
+    """Returns some rows, in the order asked for.
+
+    >>> tokens = Tokens(np.array([[5], [6]]), np.zeros((2, 1)), np.array([1, 1]), 0)
+    >>> take(tokens, np.array([1])).input_ids.tolist()
+    [[6]]
+    """
+    first, second, lengths, pad_id = tokens
+    return Tokens(first[rows], second[rows], lengths[rows], pad_id)
+
+
+def without(tokens: Tokens, hidden: np.ndarray) -> Tokens:
+    """Returns rows without some of their tokens; the others move up.
+
+    Args:
+        tokens: the rows.
+        hidden: `[rows, max_length]`, bool, the tokens to leave out.
+
+    Returns:
+        The rows, as if they had been shorter.
+
+    Raises:
+        ValueError: `hidden` of another shape.
+
+    >>> tokens = Tokens(np.array([[5, 6, 7, 0]]), np.zeros((1, 4)), np.array([3]), 0)
+    >>> left = without(tokens, np.array([[False, True, False, False]]))
+    >>> left.input_ids.tolist(), left.lengths.tolist()
+    ([[5, 7, 0, 0]], [2])
+    """
+    shape = tokens.input_ids.shape
+    _validate.require(hidden.shape == shape, "hidden.shape", hidden.shape, f"{shape}")
+    kept = ~hidden & (np.arange(shape[1]) < tokens.lengths[:, None])
+    order = np.argsort(~kept, axis=1, kind="stable")
+    lengths = kept.sum(1).astype(np.int32)
+    filled = np.arange(shape[1]) < lengths[:, None]
+
+    def move(column: np.ndarray, empty: int) -> np.ndarray:
+        moved = np.take_along_axis(column, order, axis=1)
+        return np.where(filled, moved, empty).astype(column.dtype)
+
+    return Tokens(
+        move(tokens.input_ids, tokens.pad_id),
+        move(tokens.token_type_ids, 0),
+        lengths,
+        tokens.pad_id,
+    )
+
+
 def plan_epoch(
     lengths: np.ndarray,
     *,

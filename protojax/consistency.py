@@ -119,7 +119,7 @@ def neighbourhood_scores(
     >>> neighbourhood_scores(four, one, coin, num_neighbours=3)[0].tolist()
     [2.0, 2.0, 2.0, 2.0]
     """
-    rows = _pool(transfer, refs)
+    rows = pool(transfer, refs)
     num_rows = len(rows.classes)
     indices, valid = neighbours(
         rows.features,
@@ -130,10 +130,10 @@ def neighbourhood_scores(
         metric=metric,
         query_rows=np.arange(num_rows),
     )
-    excess, variance = _moments(rows, expected)
+    excess, variance = moments(rows, expected)
     total = excess + np.sum(excess[indices], axis=1, where=valid)
     spread = variance + np.sum(variance[indices], axis=1, where=valid)
-    return _split(total / np.sqrt(spread), transfer)
+    return split(total / np.sqrt(spread), transfer)
 
 
 def cluster_scores(
@@ -172,81 +172,19 @@ def cluster_scores(
     >>> cluster_scores(four, one, coin, np.zeros(4), np.ones(1))
     (array([2., 2., 2., 2.]), array([1.]))
     """
-    rows = _pool(transfer, refs)
+    rows = pool(transfer, refs)
     _validate.same_length(transfer=transfer.classes, assignments=assignments)
     _validate.same_length(refs=refs.classes, assignments_refs=assignments_refs)
     clusters = np.concatenate([np.asarray(assignments), np.asarray(assignments_refs)])
     clusters = clusters.reshape(len(rows.classes), -1)
-    excess, variance = _moments(rows, expected)
+    excess, variance = moments(rows, expected)
     scores = []
     for resolution in clusters.T:
         keys = np.stack([rows.classes, resolution], axis=1)
         group = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
         total, spread = np.bincount(group, excess), np.bincount(group, variance)
         scores.append((total / np.sqrt(spread))[group])
-    return _split(np.max(scores, axis=0), transfer)
-
-
-def token_scores(
-    transfer: Claims,
-    refs: Claims,
-    expected: IsotonicFit,
-    tokens: ArrayLike,
-    tokens_refs: ArrayLike,
-    *,
-    overdispersion: float = 0.05,
-) -> Scores:
-    """Returns how far the rows that share a token exceed the expected disagreement.
-
-        z_t = Σ_{j ∈ G(t)} (disagree_j - e_j) / √(Σ_{j ∈ G(t)} e_j (1 - e_j) + (τ |G|)²)
-
-    G(t) are all rows of one claim that hold token t, and a row scores the largest z_t
-    of its tokens. A trigger of words is in all the rows it poisons, whatever a model
-    has learned of it, so this finds rows whose hidden states do not lie together yet. A
-    trigger without words of its own (a syntax, a style) has to be found by
-    `neighbourhood_scores`. Clean words lean to one side too ("not" does): the
-    overdispersion τ says by how much a clean group's rate may differ from what is
-    expected, so a common word needs an excess of several τ, not of several 1/√|G|.
-
-    Guarantee: as for `neighbourhood_scores`; transfer rows and references are pooled.
-
-    Args:
-        transfer: the rows under test, `[rows, ...]`; features are not read.
-        refs: clean rows that trained neither anchor nor teacher, `[references, ...]`.
-        expected: the rate that clean rows show, see `expected_disagreement`.
-        tokens: `[rows, length]`, int, the tokens of each row, negative where none.
-        tokens_refs: `[references, any length]`, likewise.
-        overdispersion: τ >= 0, a rate.
-
-    Returns:
-        The scores of the transfer rows `[rows]` and of the references `[references]`;
-        a row without tokens scores 0.
-
-    Raises:
-        ValueError: on arrays of different lengths, values that are not finite, or a
-            negative overdispersion.
-
-    >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
-    >>> four = Claims(*(np.repeat(array, 4, axis=0) for array in one))
-    >>> coin, words = IsotonicFit(np.array([1.0]), np.array([0.5])), np.full((4, 1), 7)
-    >>> token_scores(four, one, coin, words, np.array([[8]]), overdispersion=0.0)
-    (array([2., 2., 2., 2.]), array([1.]))
-    """
-    _validate.non_negative(overdispersion=overdispersion)
-    rows = _pool(transfer, refs)
-    _validate.same_length(transfer=transfer.classes, tokens=tokens)
-    _validate.same_length(refs=refs.classes, tokens_refs=tokens_refs)
-    excess, variance = _moments(rows, expected)
-    # (row, token) of every token a row holds, each once.
-    sets = [np.unique(row[row >= 0]) for part in (tokens, tokens_refs) for row in part]
-    row = np.repeat(np.arange(len(sets)), [len(found) for found in sets])
-    keys = np.stack([rows.classes[row], np.concatenate(sets)], axis=1)
-    group = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
-    total, spread = np.bincount(group, excess[row]), np.bincount(group, variance[row])
-    spread = spread + (overdispersion * np.bincount(group)) ** 2
-    scores = np.where([len(found) > 0 for found in sets], -np.inf, 0.0)
-    np.maximum.at(scores, row, (total / np.sqrt(spread))[group])
-    return _split(scores, transfer)
+    return split(np.max(scores, axis=0), transfer)
 
 
 def sample_gate(
@@ -367,7 +305,7 @@ def quarantine_targets(
     )
 
 
-def _pool(transfer: Claims, refs: Claims) -> Claims:
+def pool(transfer: Claims, refs: Claims) -> Claims:
     """Returns transfer rows and references as one set of rows, checked."""
     for claims in (transfer, refs):
         _validate.same_length(**claims._asdict())
@@ -376,13 +314,13 @@ def _pool(transfer: Claims, refs: Claims) -> Claims:
     return rows
 
 
-def _moments(rows: Claims, expected: IsotonicFit) -> tuple[np.ndarray, np.ndarray]:
+def moments(rows: Claims, expected: IsotonicFit) -> tuple[np.ndarray, np.ndarray]:
     """Returns how far each row exceeds its expected disagreement, and the variance."""
     rate = expected.predict(rows.confidence)
     return rows.disagree - rate, rate * (1 - rate)
 
 
-def _split(scores: np.ndarray, transfer: Claims) -> Scores:
+def split(scores: np.ndarray, transfer: Claims) -> Scores:
     """Returns the scores of the transfer rows and those of the references."""
     num_rows = len(transfer.classes)
     return scores[:num_rows], scores[num_rows:]

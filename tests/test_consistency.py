@@ -18,7 +18,6 @@ from protojax.consistency import (
     neighbourhood_scores,
     quarantine_targets,
     sample_gate,
-    token_scores,
 )
 
 COIN = IsotonicFit(np.array([1.0]), np.array([0.5]))
@@ -332,112 +331,6 @@ def test_clusters_of_other_rows_are_refused():
         cluster_scores(rows, rows, COIN, np.zeros(30), np.zeros(4))
     with pytest.raises(ValueError, match="tests > 0"):
         quarantine([], np.zeros(4), np.zeros(4), alpha=0.5)
-
-
-def token_rows(rng, claims):
-    """One to five random tokens of 30 for each row, some of them twice."""
-    tokens = rng.integers(0, 30, (len(claims.classes), 5))
-    tokens[rng.random(tokens.shape) < 0.4] = -1
-    return tokens
-
-
-@pytest.mark.parametrize("overdispersion", [0.0, 0.05, 1.0])
-def test_token_scores_match_a_loop(overdispersion):
-    rng = np.random.default_rng(11)
-    transfer, refs = sample(rng, 60), sample(rng, 30)
-    expected = expected_disagreement(refs.confidence, refs.disagree)
-    rows = join(transfer, refs)
-    tokens = token_rows(rng, rows)
-    tokens[7] = -1
-    found = token_scores(
-        transfer,
-        refs,
-        expected,
-        tokens[:60],
-        tokens[60:],
-        overdispersion=overdispersion,
-    )
-    rate = expected.predict(rows.confidence)
-    for row, score in enumerate(np.concatenate(found)):
-        best = -np.inf
-        for token in set(tokens[row]) - {-1}:
-            members = [
-                other
-                for other in range(90)
-                if token in tokens[other] and rows.classes[other] == rows.classes[row]
-            ]
-            excess = sum(rows.disagree[m] - rate[m] for m in members)
-            variance = sum(rate[m] * (1 - rate[m]) for m in members)
-            spread = variance + (overdispersion * len(members)) ** 2
-            best = max(best, excess / np.sqrt(spread))
-        np.testing.assert_allclose(score, best if best > -np.inf else 0, atol=1e-6)
-
-
-def test_token_scores_ignore_order_and_repetition():
-    rng = np.random.default_rng(12)
-    transfer, refs = sample(rng, 40), sample(rng, 40)
-    tokens = token_rows(rng, join(transfer, refs))
-    again = np.concatenate([tokens, tokens], axis=1)[:, rng.permutation(10)]
-    one = token_scores(transfer, refs, COIN, tokens[:40], tokens[40:])
-    two = token_scores(transfer, refs, COIN, again[:40], again[40:])
-    np.testing.assert_array_equal(one, two)
-
-
-def test_a_word_trigger_is_found_where_no_neighbourhood_shows_it():
-    """Poison scattered among clean rows of the target: only the word is common."""
-    rng = np.random.default_rng(13)
-    transfer, refs = sample(rng, 600), sample(rng, 200)
-    poison = Claims(
-        rng.normal(size=(30, 2)).astype(np.float32),
-        np.ones(30, int),
-        np.full(30, 0.97),
-        (rng.random(30) < 0.85).astype(np.float32),
-    )
-    rows = join(transfer, poison)
-    tokens = rng.integers(0, 50, (630, 4))
-    tokens[600:, 2] = 99
-    expected = expected_disagreement(refs.confidence, refs.disagree)
-    shared = token_scores(rows, refs, expected, tokens, rng.integers(0, 50, (200, 4)))
-    near = neighbourhood_scores(rows, refs, expected, num_neighbours=20)
-    alone = quarantine([near], rows.classes, refs.classes, alpha=0.05)
-    both = quarantine([near, shared], rows.classes, refs.classes, alpha=0.05)
-    assert alone.rejected[600:].mean() < 0.5
-    assert both.rejected[600:].all()
-    assert both.rejected[:600].mean() < 0.1
-
-
-def test_clean_tokens_are_rejected_at_the_stated_rate():
-    rates = []
-    for seed in range(40):
-        rng = np.random.default_rng(seed)
-        transfer, refs = sample(rng, 300), sample(rng, 100)
-        tokens = token_rows(rng, join(transfer, refs))
-        scores = token_scores(
-            transfer,
-            refs,
-            expected_disagreement(refs.confidence, refs.disagree),
-            tokens[:300],
-            tokens[300:],
-        )
-        found = quarantine([scores], transfer.classes, refs.classes, alpha=0.1)
-        rates.append(found.rejected.mean())
-    error = np.std(rates) / np.sqrt(len(rates))
-    assert 0.03 < np.mean(rates) < 0.1 + 3 * error
-
-
-def test_broken_tokens_are_refused():
-    rows = constant_claims(30, 0.0)
-    with pytest.raises(ValueError, match=r"len\(tokens\)=4"):
-        token_scores(rows, rows, COIN, np.zeros((4, 1), int), np.zeros((30, 1), int))
-    with pytest.raises(ValueError, match="overdispersion >= 0"):
-        token_scores(
-            rows,
-            rows,
-            COIN,
-            np.zeros((30, 1), int),
-            np.zeros((30, 1), int),
-            overdispersion=-1,
-        )
 
 
 def test_sample_gate_by_hand():

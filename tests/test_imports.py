@@ -19,6 +19,7 @@ MATHS = {
     "outliers",
     "calibration",
     "consistency",
+    "shared_tokens",
     "_reductions",
     "premixing",
     "aggregation",

@@ -13,13 +13,15 @@ from experiments import (
     cells,
     inference,
     ingredients,
+    quarantine,
     report,
     results,
     runtime,
     study,
+    token_groups,
 )
 from experiments.defaults import attack, defaults, encoder
-from protojax import checkpoint, training
+from protojax import batches, checkpoint, training
 from protojax.models import hf
 
 ARMS = tuple(arms.ARMS)
@@ -73,6 +75,7 @@ def tiny(folder, **changes):
     config.anchor = encoder("scratch", **common, epochs=20)
     config.prototypes.num = 6
     config.quarantine.num_neighbours = 8
+    config.quarantine.hide_tokens = True
     config.quarantine.false_rejection = 0.2
     config.attacks = {
         "data": attack("rare_words", "data", rate=0.1),
@@ -103,6 +106,7 @@ def forget(*, compiled=True):
         cells,
         ingredients,
         study,
+        token_groups,
         *([runtime, inference] if compiled else []),
     ):
         for value in vars(module).values():
@@ -155,6 +159,13 @@ def finished(tmp_path_factory):
     return config, folder / "run", found, dict(runtime.TRACES)
 
 
+def context_of(finished):
+    """Returns the study as it is after its end."""
+    config, workdir, _, _ = finished
+    frozen = ml_collections.FrozenConfigDict(config)
+    return runtime.Context(frozen, workdir, None, 0)
+
+
 def test_results_hold_every_cell(finished):
     _, workdir, found, _ = finished
     assert found == json.loads((workdir / "results.json").read_text())
@@ -172,9 +183,8 @@ def test_results_hold_every_cell(finished):
 
 
 def test_the_bare_rate_is_of_the_same_rows_without_their_trigger(finished):
-    config, workdir, found, _ = finished
-    context = runtime.Context(ml_collections.FrozenConfigDict(config), workdir, None, 0)
-    cell = cells.Cell("files", 0, "data")
+    _, workdir, found, _ = finished
+    context, cell = context_of(finished), cells.Cell("files", 0, "data")
     row = next(
         row
         for row in found["rows"]
@@ -192,6 +202,52 @@ def test_the_bare_rate_is_of_the_same_rows_without_their_trigger(finished):
     assert len(wrong) < 60
     assert row["untriggered_asr"] == pytest.approx(sum(wrong) / len(wrong))
     assert row["asr"] > row["untriggered_asr"]
+
+
+def test_the_anchor_rereads_rows_without_a_token(finished):
+    context, cell = context_of(finished), cells.Cell("files", 0, "data")
+    forget(compiled=False)
+    quarantine.judge(context, cell, None)
+    judge = ingredients.anchor(context, cell)
+    rows, held_out, _ = token_groups.words(context, cell)
+    for part in (rows, held_out):
+        asked = np.argwhere(part.classes >= 0)
+        assert 0 < len(asked) < 0.7 * part.ids.size
+        for row, place in asked[::40]:
+            ids = part.tokens.input_ids[row, : part.tokens.lengths[row]]
+            left = ids[ids != part.ids[row, place]][None]
+            one = batches.Tokens(
+                left, np.zeros_like(left), np.array([left.shape[1]]), rows.tokens.pad_id
+            )
+            outputs = inference.predict(context, judge.model, judge.model.params, one)
+            alone = ingredients.view_of(context, judge.prototypes, *outputs)
+            assert part.classes[row, place] == alone.classes[0]
+
+
+def test_guilty_tokens_are_hidden_from_the_anchor_and_their_references_left_out(
+    finished,
+):
+    context, cell = context_of(finished), cells.Cell("files", 0, "data")
+    verdict = quarantine.judge(context, cell, None)
+    rows, _, references = token_groups.words(context, cell)
+    nothing = np.zeros(rows.ids.shape, bool)
+    seen = token_groups.view_without(context, cell, nothing)
+    np.testing.assert_array_equal(
+        seen.logits, ingredients.anchor_view(context, cell)[1]
+    )
+    claims = ingredients.transfer(context, cell).logits.argmax(-1)
+    one = nothing.copy()
+    one[3, 2] = True
+    labels = cells.references(context, cell).labels
+    expected = [
+        bool(label == claims[3] and rows.ids[3, 2] in held)
+        for label, held in zip(labels, references.ids, strict=True)
+    ]
+    np.testing.assert_array_equal(
+        token_groups.spoiled(context, cell, one, claims), expected
+    )
+    assert verdict.spoiled.shape == (80,)
+    assert not token_groups.spoiled(context, cell, nothing, claims).any()
 
 
 def test_the_student_learns_and_the_oracle_sees_no_poison(finished):
@@ -237,9 +293,8 @@ def test_a_killed_study_resumes_to_the_same_numbers(finished, tmp_path, monkeypa
     found = run_killed(config, tmp_path / "run", monkeypatch, dispatches=40)
 
     def without_time(found):
-        drop = {"step_seconds", "step_seconds_interval"}
         return [
-            {key: value for key, value in row.items() if key not in drop}
+            {key: value for key, value in row.items() if not key.startswith("step_")}
             for row in found["rows"] + found["summary"]
         ]
 

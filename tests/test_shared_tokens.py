@@ -1,0 +1,208 @@
+"""Groups of rows that share a token, against loops over rows and tokens."""
+
+import math
+
+import numpy as np
+import pytest
+
+from protojax.calibration import expected_disagreement, quarantine
+from protojax.consistency import Claims, neighbourhood_scores
+from protojax.shared_tokens import lopsided_tokens, token_scores
+from tests.test_consistency import COIN, constant_claims, join, sample
+
+
+def token_rows(rng, claims):
+    """One to five random tokens of 30 for each row, some of them twice."""
+    tokens = rng.integers(0, 30, (len(claims.classes), 5))
+    tokens[rng.random(tokens.shape) < 0.4] = -1
+    return tokens
+
+
+@pytest.mark.parametrize("overdispersion", [0.0, 0.05, 1.0])
+@pytest.mark.parametrize("asked", [0.0, 0.5])
+def test_token_scores_match_a_loop(overdispersion, asked):
+    rng = np.random.default_rng(11)
+    transfer, refs = sample(rng, 60), sample(rng, 30)
+    expected = expected_disagreement(refs.confidence, refs.disagree)
+    rows = join(transfer, refs)
+    tokens = token_rows(rng, rows)
+    tokens[7] = -1
+    hidden = rng.integers(0, 2, tokens.shape).astype(float)
+    hidden[rng.random(tokens.shape) >= asked] = np.nan
+    found = token_scores(
+        transfer,
+        refs,
+        expected,
+        tokens[:60],
+        tokens[60:],
+        overdispersion=overdispersion,
+        blind=(hidden[:60], hidden[60:]) if asked else None,
+    )
+    rate = expected.predict(rows.confidence)
+    for row, score in enumerate(np.concatenate(found)):
+        best = -np.inf
+        for token in set(tokens[row]) - {-1}:
+            members = [
+                other
+                for other in range(90)
+                if token in tokens[other] and rows.classes[other] == rows.classes[row]
+            ]
+            excess = 0.0
+            for member in members:
+                first = list(tokens[member]).index(token)
+                seen = hidden[member, first]
+                seen = rows.disagree[member] if np.isnan(seen) else seen
+                excess += seen - rate[member]
+            variance = sum(rate[m] * (1 - rate[m]) for m in members)
+            spread = variance + (overdispersion * len(members)) ** 2
+            best = max(best, excess / np.sqrt(spread))
+        np.testing.assert_allclose(score, best if best > -np.inf else 0, atol=1e-6)
+
+
+def test_token_scores_ignore_order_and_repetition():
+    rng = np.random.default_rng(12)
+    transfer, refs = sample(rng, 40), sample(rng, 40)
+    tokens = token_rows(rng, join(transfer, refs))
+    again = np.concatenate([tokens, tokens], axis=1)[:, rng.permutation(10)]
+    one = token_scores(transfer, refs, COIN, tokens[:40], tokens[40:])
+    two = token_scores(transfer, refs, COIN, again[:40], again[40:])
+    np.testing.assert_array_equal(one, two)
+
+
+def test_a_word_trigger_is_found_where_no_neighbourhood_shows_it():
+    """Poison scattered among clean rows of the target: only the word is common."""
+    rng = np.random.default_rng(13)
+    transfer, refs = sample(rng, 600), sample(rng, 200)
+    poison = Claims(
+        rng.normal(size=(30, 2)).astype(np.float32),
+        np.ones(30, int),
+        np.full(30, 0.97),
+        (rng.random(30) < 0.85).astype(np.float32),
+    )
+    rows = join(transfer, poison)
+    tokens = rng.integers(0, 50, (630, 4))
+    tokens[600:, 2] = 99
+    expected = expected_disagreement(refs.confidence, refs.disagree)
+    shared = token_scores(rows, refs, expected, tokens, rng.integers(0, 50, (200, 4)))
+    near = neighbourhood_scores(rows, refs, expected, num_neighbours=20)
+    alone = quarantine([near], rows.classes, refs.classes, alpha=0.05)
+    both = quarantine([near, shared], rows.classes, refs.classes, alpha=0.05)
+    assert alone.rejected[600:].mean() < 0.5
+    assert both.rejected[600:].all()
+    assert both.rejected[:600].mean() < 0.1
+
+
+def test_clean_tokens_are_rejected_at_the_stated_rate():
+    rates = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        transfer, refs = sample(rng, 300), sample(rng, 100)
+        tokens = token_rows(rng, join(transfer, refs))
+        scores = token_scores(
+            transfer,
+            refs,
+            expected_disagreement(refs.confidence, refs.disagree),
+            tokens[:300],
+            tokens[300:],
+        )
+        found = quarantine([scores], transfer.classes, refs.classes, alpha=0.1)
+        rates.append(found.rejected.mean())
+    error = np.std(rates) / np.sqrt(len(rates))
+    assert 0.03 < np.mean(rates) < 0.1 + 3 * error
+
+
+def test_a_word_that_changes_the_anchors_mind_is_found_once_it_is_hidden():
+    """The anchor agrees with all poison as long as it sees the word."""
+    rng = np.random.default_rng(14)
+    transfer, refs = sample(rng, 600), sample(rng, 200)
+    poison = Claims(
+        rng.normal(size=(30, 2)).astype(np.float32),
+        np.ones(30, int),
+        np.full(30, 0.97),
+        np.zeros(30, np.float32),
+    )
+    rows = join(transfer, poison)
+    tokens = rng.integers(0, 50, (630, 4))
+    tokens[600:, 2] = 99
+    tokens_refs = rng.integers(0, 50, (200, 4))
+    asked, asked_refs = lopsided_tokens(rows.classes, refs.classes, tokens, tokens_refs)
+    assert asked[600:, 2].all()
+    assert asked.mean() < 0.1
+    # Without the word it denies most poison; without another it is as it was.
+    blind = np.where(asked, np.asarray(rows.disagree)[:, None], np.nan)
+    blind[600:, 2] = rng.random(30) < 0.85
+    blind_refs = np.where(asked_refs, np.asarray(refs.disagree)[:, None], np.nan)
+    expected = expected_disagreement(refs.confidence, refs.disagree)
+    given = rows, refs, expected, tokens, tokens_refs
+    seen = quarantine([token_scores(*given)], rows.classes, refs.classes, alpha=0.05)
+    found = quarantine(
+        [token_scores(*given, blind=(blind, blind_refs))],
+        rows.classes,
+        refs.classes,
+        alpha=0.05,
+    )
+    assert not seen.rejected[600:].any()
+    assert found.rejected[600:].all()
+    assert found.rejected[:600].mean() < 0.1
+
+
+def test_lopsided_tokens_match_a_loop():
+    rng = np.random.default_rng(15)
+    classes = rng.integers(0, 3, 80)
+    tokens = rng.integers(-1, 12, (80, 6))
+    tokens[:30, 0] = np.where(classes[:30] == 2, 77, tokens[:30, 0])
+    found = lopsided_tokens(
+        classes[:60], classes[60:], tokens[:60], tokens[60:], least_rows=4, level=0.05
+    )
+    found = np.concatenate(found)
+    for row in range(80):
+        for place, token in enumerate(tokens[row]):
+            if token < 0 or token in tokens[row, :place]:
+                assert not found[row, place]
+                continue
+            holders = [other for other in range(80) if token in tokens[other]]
+            same = sum(classes[other] == classes[row] for other in holders)
+            share = np.mean(classes == classes[row])
+            chance = sum(
+                math.comb(len(holders), k)
+                * share**k
+                * (1 - share) ** (len(holders) - k)
+                for k in range(same, len(holders) + 1)
+            )
+            assert found[row, place] == (chance <= 0.05 and same >= 4)
+    assert found[classes == 2].any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"least_rows": 0}, "least_rows > 0"), ({"level": 1.0}, r"level in \(0, 1\)")],
+)
+def test_limits_of_lopsided_tokens_are_checked(options, message):
+    none = np.zeros((0, 1), int)
+    with pytest.raises(ValueError, match=message):
+        lopsided_tokens(
+            np.zeros(2), np.zeros(0), np.zeros((2, 1), int), none, **options
+        )
+
+
+def test_hidden_tokens_of_another_shape_are_refused():
+    rows, tokens = constant_claims(4, 0.0), np.zeros((4, 2), int)
+    with pytest.raises(ValueError, match="shape"):
+        token_scores(
+            rows, rows, COIN, tokens, tokens, blind=(np.zeros((4, 3)), np.zeros((4, 2)))
+        )
+
+
+def test_broken_tokens_are_refused():
+    rows = constant_claims(30, 0.0)
+    with pytest.raises(ValueError, match=r"len\(tokens\)=4"):
+        token_scores(rows, rows, COIN, np.zeros((4, 1), int), np.zeros((30, 1), int))
+    with pytest.raises(ValueError, match="overdispersion >= 0"):
+        token_scores(
+            rows,
+            rows,
+            COIN,
+            np.zeros((30, 1), int),
+            np.zeros((30, 1), int),
+            overdispersion=-1,
+        )
