@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protojax import batches
 from protojax.base import Examples
 from protojax.batches import (
     Dispatch,
@@ -394,3 +395,21 @@ def test_a_bucket_may_be_longer_than_the_tokens():
     assert batch.input_ids.tolist() == [[[5, 6, 7, 9, 9], [9, 9, 9, 9, 9]]]
     assert batch.token_type_ids.tolist() == [[[0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]]
     assert batch.attention_mask.tolist() == [[[1, 1, 1, 0, 0], [0, 0, 0, 0, 0]]]
+
+
+def test_hidden_tokens_are_gone_and_the_others_move_up():
+    rng = np.random.default_rng(5)
+    lengths = rng.integers(0, 9, 20).astype(np.int32)
+    ids = rng.integers(1, 50, (20, 8)).astype(np.int32)
+    kinds = rng.integers(0, 2, (20, 8)).astype(np.int32)
+    hidden = rng.random((20, 8)) < 0.4
+    tokens = batches.Tokens(ids, kinds, lengths, 99)
+    found = batches.without(batches.take(tokens, np.arange(20)), hidden)
+    for row, length in enumerate(lengths):
+        kept = [place for place in range(length) if not hidden[row, place]]
+        empty = 8 - len(kept)
+        assert found.input_ids[row].tolist() == [*ids[row, kept], *[99] * empty]
+        assert found.token_type_ids[row].tolist() == [*kinds[row, kept], *[0] * empty]
+        assert found.lengths[row] == len(kept)
+    with pytest.raises(ValueError, match=r"hidden\.shape"):
+        batches.without(tokens, hidden[:3])
