@@ -231,6 +231,15 @@ def anchor(context: Context, cell: Cell) -> Recipe:
     return _defended(context, cell, judge(context, cell, _distil(context)))
 
 
+def wary(context: Context, cell: Cell) -> Recipe:
+    """The same, against an attacker who knows the anchor or taught it the trigger.
+
+    Words that go with a claim are hidden from the anchor where it judges their rows,
+    and references with a word that was found guilty are not learned from.
+    """
+    return _defended(context, cell, judge(context, cell, _distil(context), wary=True))
+
+
 def gate(context: Context, cell: Cell) -> Recipe:
     """The same, with a per-sample conformal gate in the place of the group test."""
     return _defended(context, cell, judge_rows(context, cell))
@@ -335,6 +344,7 @@ ARMS: dict[str, Arm] = {
     # Nodes step together through full batches; the accounting needs coins.
     "dp_sgd": Arm(dp_sgd, in_federations=False),
     "anchor": Arm(anchor),
+    "wary": Arm(wary),
     "gate": Arm(gate),
     "plain_references": Arm(plain_references),
     "fine_tuned": Arm(fine_tuned, needs=("plain",), in_federations=False),

@@ -181,8 +181,6 @@ def defaults() -> ConfigDict:
                 "resolutions": (20, 50, 100),  # clusters a claimed class
                 "spaces": ("teacher",),
                 "claims": ("teacher", "label"),
-                # the anchor rereads rows without a token that goes with their claim
-                "hide_tokens": False,
                 "false_rejection": 0.05,
                 "calibration_share": 0.3,
                 "action": "replace",  # or "drop"

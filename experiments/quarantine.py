@@ -16,8 +16,9 @@ from protojax import consistency, data, prototypes, teacher
 from protojax.calibration import (
     Scores,
     combine_scores,
+    conformal_p_values,
     expected_disagreement,
-    quarantine,
+    reject,
 )
 from protojax.consistency import Claims
 from protojax.models import Model
@@ -47,21 +48,23 @@ class Found(NamedTuple):
 
     Attributes:
         scores: of the transfer rows and of the calibrating references.
-        places: `[rows, max_length]`, the same of each token that the anchor reread the
-            row without, -inf elsewhere; None where it reread nothing.
+        excess: the same of each token, where the anchor reread rows without some.
     """
 
     scores: Scores
-    places: np.ndarray | None = None
+    excess: token_groups.Excess | None = None
 
 
-def judge(context: Context, cell: Cell, objective: FrozenConfigDict) -> Verdict:
+def judge(
+    context: Context, cell: Cell, objective: FrozenConfigDict, *, wary: bool = False
+) -> Verdict:
     """Tests the transfer rows of a cell.
 
     Args:
         context: the study.
         cell: the cell.
         objective: how a student is warmed up, where its features are a space.
+        wary: whether triggers may change the anchor's mind, see `token_groups`.
     """
     config = context.config.quarantine
     transfer = ingredients.transfer(context, cell)
@@ -93,26 +96,45 @@ def judge(context: Context, cell: Cell, objective: FrozenConfigDict) -> Verdict:
             for groups in config.groups:
                 # Tokens are the same in every feature space.
                 if groups != "tokens" or space == config.spaces[0]:
+                    score = WARY[groups] if wary else GROUPS[groups]
                     found[groups].append(
-                        GROUPS[groups](context, cell, rows_claim, refs_claim, expected)
+                        score(context, cell, rows_claim, refs_claim, expected)
                     )
-    scores = {
-        groups: combine_scores([one.scores for one in kind])
-        for groups, kind in found.items()
-    }
-    verdict = quarantine(list(scores.values()), *claimed, alpha=config.false_rejection)
-    if not config.hide_tokens or "tokens" not in found:
-        return Verdict(verdict.rejected, verdict.p_values, *view)
-    guilty = token_groups.guilty(
-        [one.places for one in found["tokens"]],
-        scores["tokens"][1],
-        *claimed,
-        alpha=config.false_rejection / len(scores),
-    )
+    return _verdict(context, cell, found, claimed)
+
+
+def _verdict(
+    context: Context, cell: Cell, found: dict[str, list[Found]], claimed
+) -> Verdict:
+    """Returns what all kinds of groups say together, at the stated rate.
+
+    Args:
+        context: the study.
+        cell: the cell.
+        found: of each kind, what it says under each claim and in each space.
+        claimed: what transfer rows and calibrating references claim.
+    """
+    false_rejection = context.config.quarantine.false_rejection
+    view = ingredients.anchor_view(context, cell)
+    alpha = false_rejection / len(found)
+    p_values, guilty = [], None
+    for kind in found.values():
+        scores = combine_scores([one.scores for one in kind])
+        excess = [one.excess for one in kind if one.excess is not None]
+        if excess:
+            tested = token_groups.test(
+                context, cell, excess, scores, *claimed, alpha=alpha
+            )
+            p_values.append(tested.p_values)
+            guilty = tested.guilty
+        else:
+            p_values.append(conformal_p_values(*scores, *claimed, alpha=alpha))
+    verdict = reject(p_values, alpha=false_rejection)
+    if guilty is None:
+        return Verdict(*verdict, *view)
     guilty &= verdict.rejected[:, None]
     return Verdict(
-        verdict.rejected,
-        verdict.p_values,
+        *verdict,
         *token_groups.view_without(context, cell, guilty),
         token_groups.spoiled(context, cell, guilty, claimed[0]),
     )
@@ -165,7 +187,12 @@ def _neighbours(context: Context, cell: Cell, transfer, refs, expected) -> Found
 
 def _tokens(context: Context, cell: Cell, transfer, refs, expected) -> Found:
     """Scores rows by the rows that share a token and the claim."""
-    return Found(*token_groups.score(context, cell, transfer, refs, expected))
+    return Found(token_groups.score(context, cell, transfer, refs, expected))
+
+
+def _tokens_warily(context: Context, cell: Cell, transfer, refs, expected) -> Found:
+    """Scores them by what the anchor says without the token."""
+    return Found(*token_groups.score_warily(context, cell, transfer, refs, expected))
 
 
 def _clusters(context: Context, cell: Cell, transfer, refs, expected) -> Found:
@@ -197,6 +224,7 @@ def _clusters(context: Context, cell: Cell, transfer, refs, expected) -> Found:
 
 
 GROUPS = {"neighbours": _neighbours, "tokens": _tokens, "clusters": _clusters}
+WARY = {**GROUPS, "tokens": _tokens_warily}
 
 
 def _student_features(context: Context, cell: Cell, objective: FrozenConfigDict):

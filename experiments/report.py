@@ -20,6 +20,7 @@ COLOURS = {
     "plain": "#d62728",
     "nearest": "#ff9896",
     "anchor": "#2ca02c",
+    "wary": "#17becf",
     "references": "#9467bd",
     "oracle": "#1f77b4",
 }

@@ -1,8 +1,8 @@
 """Rows of a cell that share a token: their scores, and what the anchor says without it.
 
 An attacker who knows the anchor, or who taught it through its references, chooses
-tokens that change its mind. With `quarantine.hide_tokens` the anchor therefore rereads
-rows without each token that goes with their claim more than by chance.
+tokens that change its mind. A wary judge therefore lets the anchor reread rows without
+each token that goes with their claim more than by chance.
 """
 
 import functools
@@ -15,7 +15,7 @@ from experiments.cells import Cell
 from experiments.ingredients import View
 from experiments.runtime import Context
 from protojax import batches, consistency, shared_tokens
-from protojax.calibration import IsotonicFit, Scores, conformal_p_values
+from protojax.calibration import IsotonicFit, Scores
 from protojax.consistency import Claims
 
 
@@ -32,6 +32,31 @@ class Words(NamedTuple):
     tokens: batches.Tokens
     ids: np.ndarray
     classes: np.ndarray
+
+
+class Excess(NamedTuple):
+    """How far the tokens of the transfer rows exceed what is expected of a claim.
+
+    Attributes:
+        rows: `[rows, max_length]`, -inf where no token is.
+        asked: `[rows, max_length]`, bool, where the anchor reread the row without it.
+    """
+
+    rows: np.ndarray
+    asked: np.ndarray
+
+
+class Tested(NamedTuple):
+    """What the tokens say of the transfer rows.
+
+    Attributes:
+        p_values: `[rows]`.
+        guilty: `[rows, max_length]`, bool, tokens that the anchor reread a row without
+            and that would each reject it.
+    """
+
+    p_values: np.ndarray
+    guilty: np.ndarray
 
 
 @functools.lru_cache(maxsize=2)
@@ -61,25 +86,34 @@ def words(context: Context, cell: Cell) -> tuple[Words, Words, Words]:
 
 def score(
     context: Context, cell: Cell, transfer: Claims, refs: Claims, expected: IsotonicFit
-) -> tuple[Scores, np.ndarray | None]:
+) -> Scores:
     """Scores rows by the rows that share a token and the claim.
 
     Returns:
+        The scores of the transfer rows and of the calibrating references.
+    """
+    ids = [part.ids for part in words(context, cell)[:2]]
+    return shared_tokens.token_scores(transfer, refs, expected, *ids)
+
+
+def score_warily(
+    context: Context, cell: Cell, transfer: Claims, refs: Claims, expected: IsotonicFit
+) -> tuple[Scores, Excess]:
+    """Scores them by what the anchor says without the token.
+
+    Returns:
         The scores of the transfer rows and of the calibrating references, and those of
-        each token that the anchor reread a row without, `[rows, max_length]`, -inf
-        elsewhere; None where it reread nothing.
+        each token of the former.
     """
     parts = words(context, cell)[:2]
     ids = [part.ids for part in parts]
-    if not context.config.quarantine.hide_tokens:
-        return shared_tokens.token_scores(transfer, refs, expected, *ids), None
     asked = shared_tokens.lopsided_tokens(transfer.classes, refs.classes, *ids)
     blind = tuple(
         _denied_without(context, cell, part, places, claims.classes)
         for part, places, claims in zip(parts, asked, (transfer, refs), strict=True)
     )
     excess = shared_tokens.token_excess(transfer, refs, expected, *ids, blind=blind)
-    return shared_tokens.row_scores(excess), np.where(asked[0], excess[0], -np.inf)
+    return shared_tokens.row_scores(excess), Excess(excess[0], asked[0])
 
 
 def _denied_without(
@@ -103,34 +137,42 @@ def _reread(context: Context, cell: Cell, tokens, hidden: np.ndarray) -> View:
     return ingredients.view_of(context, judge.prototypes, *outputs)
 
 
-def guilty(
-    scored: list[np.ndarray],
-    scores_refs: np.ndarray,
+def test(
+    context: Context,
+    cell: Cell,
+    excess: list[Excess],
+    scores: Scores,
     classes: np.ndarray,
     classes_refs: np.ndarray,
     *,
     alpha: float,
-) -> np.ndarray:
-    """Returns the tokens each of which would reject its row.
+) -> Tested:
+    """Tests the rows by their worst token, against references without that token.
 
     Args:
-        scored: of each claim the second of what `score` returns.
-        scores_refs: `[references]`, the scores of the calibrating references.
+        context: the study.
+        cell: the cell.
+        excess: of each claim, what `score` returns.
+        scores: of rows and references, over all claims.
         classes: `[rows]`, the class within which a row is judged.
         classes_refs: `[references]`.
         alpha: the level of the test.
-
-    Returns:
-        `[rows, max_length]`, bool.
     """
-    found = np.zeros(scored[0].shape, bool)
-    for places in scored:
-        row, place = np.nonzero(np.isfinite(places))
-        p_values = conformal_p_values(
-            places[row, place], scores_refs, classes[row], classes_refs, alpha=alpha
+    rows, held_out, _ = words(context, cell)
+
+    def p_values(values, tokens, classes):
+        return shared_tokens.token_p_values(
+            values, tokens, scores[1], held_out.ids, classes, classes_refs, alpha=alpha
         )
-        found[row, place] |= p_values <= alpha
-    return found
+
+    worst = np.max([one.rows for one in excess], axis=0)
+    token = np.take_along_axis(rows.ids, worst.argmax(1)[:, None], axis=1)[:, 0]
+    guilty = np.zeros(rows.ids.shape, bool)
+    for one in excess:
+        row, place = np.nonzero(one.asked)
+        values, tokens = one.rows[row, place], rows.ids[row, place]
+        guilty[row, place] |= p_values(values, tokens, classes[row]) <= alpha
+    return Tested(p_values(scores[0], token, classes), guilty)
 
 
 def view_without(context: Context, cell: Cell, hidden: np.ndarray) -> View:

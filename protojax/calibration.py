@@ -209,15 +209,37 @@ def quarantine(
     """
     _validate.positive(tests=len(scores))
     level = alpha / len(scores)
-    p_values = np.min(
+    return reject(
         [
             conformal_p_values(rows, refs, classes, classes_refs, alpha=level)
             for rows, refs in scores
         ],
-        axis=0,
+        alpha=alpha,
     )
-    p_values = np.minimum(1, len(scores) * p_values)
-    return Quarantine(p_values <= alpha, p_values)
+
+
+def reject(p_values: Sequence[np.ndarray], *, alpha: float) -> Quarantine:
+    """Returns the verdict on each row of several tests, by Bonferroni.
+
+        p_i = min(1, T · min_t p_{i,t})
+
+    Args:
+        p_values: per test `[rows]`.
+        alpha: the rate at which clean rows may be rejected.
+
+    Returns:
+        The `Quarantine` of the rows.
+
+    Raises:
+        ValueError: no test, or tests of different rows.
+
+    >>> reject([np.array([0.01, 0.5]), np.array([0.5, 0.5])], alpha=0.05).rejected
+    array([ True, False])
+    """
+    _validate.positive(tests=len(p_values))
+    _validate.same_length(**{f"p_values_{i}": p for i, p in enumerate(p_values)})
+    least = np.minimum(1, len(p_values) * np.min(p_values, axis=0))
+    return Quarantine(least <= alpha, least)
 
 
 def calibrate_bias(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from protojax import _validate
-from protojax.calibration import ArrayLike, IsotonicFit, Scores
+from protojax.calibration import ArrayLike, IsotonicFit, Scores, conformal_p_values
 from protojax.consistency import Claims, moments, pool, split
 
 Places = tuple[np.ndarray, np.ndarray]  # of the transfer rows, of the references
@@ -216,6 +216,67 @@ def lopsided_tokens(
     found[row[first], place[first]] = asked
     cut = len(tokens)
     return found[:cut, : tokens.shape[1]], found[cut:, : tokens_refs.shape[1]]
+
+
+def token_p_values(
+    scores: ArrayLike,
+    tokens: ArrayLike,
+    scores_refs: ArrayLike,
+    tokens_refs: ArrayLike,
+    classes: ArrayLike,
+    classes_refs: ArrayLike,
+    *,
+    alpha: float,
+) -> np.ndarray:
+    """Returns conformal p-values from the references that do not hold a row's token.
+
+    As `conformal_p_values`, but a row that scores by token t is compared with the
+    references without t. If an attacker has put the trigger into references too, those
+    score as high as his rows do, and would excuse them.
+
+    Guarantee: that of `conformal_p_values` if groups, not rows, are exchangeable: the
+    references of a clean row's own group, which score as high as it does, are not
+    counted. Where fewer references are left than can reject at alpha, all count.
+
+    Args:
+        scores: `[rows]`, the largest excess of each row's tokens.
+        tokens: `[rows]`, int, which token it is; negative for a row without any.
+        scores_refs: `[references]`, computed like `scores`.
+        tokens_refs: `[references, length]`, int, the tokens of each reference.
+        classes: `[rows]`, the class within which each row is judged.
+        classes_refs: `[references]`.
+        alpha: the rate at which clean rows may be rejected, in (0, 1).
+
+    Returns:
+        `[rows]`, float64; reject where p <= alpha.
+
+    Raises:
+        ValueError: those of `conformal_p_values`.
+
+    >>> refs, held = np.array([9.0, *range(9)]), np.array([[7], *[[1]] * 9])
+    >>> given = np.array([9.0]), np.array([7]), refs, held, np.zeros(1), np.zeros(10)
+    >>> token_p_values(*given, alpha=0.1).tolist()  # not 2 / 11
+    [0.1]
+    """
+    scores, tokens, classes = map(np.asarray, (scores, tokens, classes))
+    scores_refs, classes_refs = np.asarray(scores_refs), np.asarray(classes_refs)
+    tokens_refs = np.asarray(tokens_refs)
+    _validate.same_length(scores=scores, tokens=tokens, classes=classes)
+    _validate.same_length(scores_refs=scores_refs, tokens_refs=tokens_refs)
+    p_values = np.empty(len(scores))
+    for token in np.unique(tokens):
+        rows = tokens == token
+        kept = ~((tokens_refs == token) & (tokens_refs >= 0)).any(1)
+        if alpha * (1 + kept.sum()) < 1:
+            kept[:] = True
+        p_values[rows] = conformal_p_values(
+            scores[rows],
+            scores_refs[kept],
+            classes[rows],
+            classes_refs[kept],
+            alpha=alpha,
+        )
+    return p_values
 
 
 def _side_by_side(parts: Places, tokens, tokens_refs) -> np.ndarray:

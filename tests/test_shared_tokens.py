@@ -7,7 +7,11 @@ import pytest
 
 from protojax.calibration import expected_disagreement, quarantine
 from protojax.consistency import Claims, neighbourhood_scores
-from protojax.shared_tokens import lopsided_tokens, token_scores
+from protojax.shared_tokens import (
+    lopsided_tokens,
+    token_p_values,
+    token_scores,
+)
 from tests.test_consistency import COIN, constant_claims, join, sample
 
 
@@ -183,6 +187,33 @@ def test_limits_of_lopsided_tokens_are_checked(options, message):
         lopsided_tokens(
             np.zeros(2), np.zeros(0), np.zeros((2, 1), int), none, **options
         )
+
+
+def test_references_of_a_rows_own_group_do_not_excuse_it():
+    rng = np.random.default_rng(16)
+    scores_refs, classes_refs = rng.normal(size=60), rng.integers(0, 2, 60)
+    tokens_refs = rng.integers(-1, 9, (60, 4))
+    scores, tokens = rng.normal(size=40), rng.integers(-1, 9, 40)
+    classes = rng.integers(0, 2, 40)
+    found = token_p_values(
+        scores, tokens, scores_refs, tokens_refs, classes, classes_refs, alpha=0.2
+    )
+    for row in range(40):
+        peers = [
+            score
+            for score, held, claim in zip(
+                scores_refs, tokens_refs, classes_refs, strict=True
+            )
+            if claim == classes[row] and (tokens[row] < 0 or tokens[row] not in held)
+        ]
+        above = sum(score >= scores[row] for score in peers)
+        assert found[row] == pytest.approx((1 + above) / (1 + len(peers)))
+
+
+def test_where_all_references_hold_a_token_all_count():
+    given = np.array([5.0]), np.array([3]), np.arange(9.0), np.full((9, 2), 3)
+    found = token_p_values(*given, np.zeros(1), np.zeros(9), alpha=0.5)
+    assert found.tolist() == [0.5]  # of nine references four score as high
 
 
 def test_hidden_tokens_of_another_shape_are_refused():

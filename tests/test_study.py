@@ -75,7 +75,6 @@ def tiny(folder, **changes):
     config.anchor = encoder("scratch", **common, epochs=20)
     config.prototypes.num = 6
     config.quarantine.num_neighbours = 8
-    config.quarantine.hide_tokens = True
     config.quarantine.false_rejection = 0.2
     config.attacks = {
         "data": attack("rare_words", "data", rate=0.1),
@@ -179,7 +178,7 @@ def test_results_hold_every_cell(finished):
         assert row["metric_name"] == "accuracy"
         assert row["step_seconds"] >= 0
     constrained = {row["arm"] for row in found["rows"] if row["bytes_per_node"]}
-    assert constrained == {"nearest", "anchor", "gate"}
+    assert constrained == {"nearest", "anchor", "wary", "gate"}
 
 
 def test_the_bare_rate_is_of_the_same_rows_without_their_trigger(finished):
@@ -207,7 +206,7 @@ def test_the_bare_rate_is_of_the_same_rows_without_their_trigger(finished):
 def test_the_anchor_rereads_rows_without_a_token(finished):
     context, cell = context_of(finished), cells.Cell("files", 0, "data")
     forget(compiled=False)
-    quarantine.judge(context, cell, None)
+    quarantine.judge(context, cell, None, wary=True)
     judge = ingredients.anchor(context, cell)
     rows, held_out, _ = token_groups.words(context, cell)
     for part in (rows, held_out):
@@ -228,7 +227,7 @@ def test_guilty_tokens_are_hidden_from_the_anchor_and_their_references_left_out(
     finished,
 ):
     context, cell = context_of(finished), cells.Cell("files", 0, "data")
-    verdict = quarantine.judge(context, cell, None)
+    verdict = quarantine.judge(context, cell, None, wary=True)
     rows, _, references = token_groups.words(context, cell)
     nothing = np.zeros(rows.ids.shape, bool)
     seen = token_groups.view_without(context, cell, nothing)

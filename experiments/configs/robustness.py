@@ -25,7 +25,7 @@ from experiments.configs import pilot, quickstart
 from experiments.defaults import attack
 from protojax import _validate
 
-OURS = ("clean", "plain", "anchor")
+OURS = ("clean", "plain", "anchor", "wary")
 BASELINES = (
     *("nearest", "references", "fine_tuned", "nad", "plain_references"),
     *("dp_sgd", "adversarial", "gate", "cube", "abl", "onion", "oracle"),
