@@ -13,12 +13,12 @@ from protojax import distillation
 from protojax.defenses import GRADIENTS
 from protojax.defenses.gradients import noise_multiplier_of
 from protojax.models import apply_fn
-from tests.test_defenses import CONFIG, MODEL, PRIVATE, base_loss, batch
+from tests.test_defenses import CONFIG, MODEL, PRIVATE, batch
 
 
-def private(loss_fn=None, **options):
+def private(loss_fn, **options):
     options = {**PRIVATE, "noise_multiplier": 0.0, **options}
-    return jax.jit(GRADIENTS["dp_sgd"](loss_fn or base_loss(), **options))
+    return jax.jit(GRADIENTS["dp_sgd"](loss_fn, **options))
 
 
 def norm_of(tree):
@@ -30,122 +30,150 @@ def distance(a, b):
     return norm_of(jax.tree.map(lambda x, y: np.asarray(x) - np.asarray(y), a, b))
 
 
-CLEAN_PARAMS = distillation.student_params(MODEL.params)
+def bag_of_words(params, rows, prototypes, step, key):
+    """The loss of a model so small that compiling it costs nothing."""
+    means = params["embeddings"]["table"][rows.input_ids].mean(1)
+    logits = jnp.tanh(means) @ params["head"]["kernel"] + params["head"]["bias"]
+    own = jnp.take_along_axis(logits, rows.labels[:, None], 1)[:, 0]
+    loss = jax.nn.logsumexp(logits, axis=-1) - own
+    return loss, {"own_loss": 2 * loss}
+
+
+def draw(*shape, seed=0):
+    return jnp.float32(np.random.default_rng(seed).normal(size=shape))
+
+
+BAG = {
+    "embeddings": {"table": draw(30, 4)},
+    "head": {"kernel": draw(4, 3, seed=1), "bias": draw(3, seed=2)},
+}
+
+
+def by_row(loss_fn, params, rows, clip_norm, *, frozen=()):
+    """The sum of clipped gradients, and the losses, one row after the other."""
+    total, losses_of = jax.tree.map(jnp.zeros_like, params), []
+    one_row = jax.jit(
+        jax.value_and_grad(
+            lambda params, one: loss_fn(params, one, None, 0, None)[0][0]
+        )
+    )
+    for row in np.flatnonzero(rows.where):
+        one = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], rows)
+        loss, grads = one_row(params, one)
+        for path in (("embeddings", "table"), ("head", "bias")):
+            if set(path) & set(frozen):
+                grads[path[0]][path[1]] *= 0
+        scale = min(1.0, clip_norm / norm_of(grads))
+        total = jax.tree.map(lambda t, g, scale=scale: t + scale * g, total, grads)
+        losses_of.append(float(loss))
+    return total, losses_of
+
+
+def assert_close(found, expected):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        found,
+        expected,
+    )
+
+
+ROWS = batch(rows=4)._replace(where=np.array([True, True, False, True]))
 
 
 @pytest.mark.parametrize("clip_norm", [0.1, 0.5, 100.0])
 @pytest.mark.parametrize("microbatch", [None, 2])
-def test_clipped_gradients_equal_a_loop_over_rows(clip_norm, microbatch):
-    rows = batch(rows=4)._replace(where=np.array([True, True, False, True]))
+@pytest.mark.parametrize("frozen", [(), ("embeddings",), ("bias", "table")])
+def test_clipped_gradients_equal_a_loop_over_rows(clip_norm, microbatch, frozen):
+    options = {"clip_norm": clip_norm, "microbatch": microbatch, "frozen": frozen}
+    found, metrics = private(bag_of_words, **options)(
+        BAG, ROWS, None, 0, jax.random.key(0)
+    )
+    total, losses_of = by_row(bag_of_words, BAG, ROWS, clip_norm, frozen=frozen)
+    assert_close(found, jax.tree.map(lambda leaf: leaf / 4.0, total))
+    np.testing.assert_allclose(metrics["loss"], np.mean(losses_of), rtol=1e-5)
+    np.testing.assert_allclose(metrics["own_loss"], 2 * np.mean(losses_of), rtol=1e-5)
+
+
+def test_the_gradients_of_an_encoder_are_clipped_too():
+    params = distillation.student_params(MODEL.params)
     loss_fn = distillation.distillation_loss(
+        # Without dropout each row's key is of no matter.
         apply_fn(
             dataclasses.replace(
                 CONFIG, dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0
             )
         )
     )
-    grad_fn = private(loss_fn, clip_norm=clip_norm, microbatch=microbatch)
-    # Without dropout each row's key is of no matter.
-    found, metrics = grad_fn(CLEAN_PARAMS, rows, None, 0, jax.random.key(0))
-    total, losses_of = jax.tree.map(jnp.zeros_like, CLEAN_PARAMS), []
-    one_row = jax.jit(
-        jax.value_and_grad(
-            lambda params, one: loss_fn(params, one, None, 0, None)[0][0]
-        )
-    )
-    for row in (0, 1, 3):
-        one = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], rows)
-        loss, grads = one_row(CLEAN_PARAMS, one)
-        scale = min(1.0, clip_norm / norm_of(grads))
-        total = jax.tree.map(lambda t, g, scale=scale: t + scale * g, total, grads)
-        losses_of.append(float(loss))
-    expected = jax.tree.map(lambda leaf: leaf / 4.0, total)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        found,
-        expected,
-    )
-    np.testing.assert_allclose(metrics["loss"], np.mean(losses_of), rtol=1e-5)
+    found, _ = private(loss_fn, clip_norm=0.5)(params, ROWS, None, 0, jax.random.key(0))
+    total, _ = by_row(loss_fn, params, ROWS, 0.5)
+    assert_close(found, jax.tree.map(lambda leaf: leaf / 4.0, total))
 
 
 def test_one_row_moves_the_sum_by_the_clip_norm_at_most():
     rows, key = batch(), jax.random.key(0)
-    grad_fn = private(clip_norm=0.05)
-    whole, _ = grad_fn(CLEAN_PARAMS, rows, None, 0, key)
+    grad_fn = private(bag_of_words, clip_norm=0.05)
+    whole, _ = grad_fn(BAG, rows, None, 0, key)
     for row in range(5):
         without = rows._replace(where=np.arange(5) != row)
-        less, _ = grad_fn(CLEAN_PARAMS, without, None, 0, key)
+        less, _ = grad_fn(BAG, without, None, 0, key)
         # Of the sum: the gradient is the sum over the expected rows.
         assert 4.0 * distance(whole, less) <= 0.05 * (1 + 1e-4)
         assert distance(whole, less) > 0
 
 
 def test_a_gradient_that_is_not_finite_counts_as_zero():
-    def broken(params, rows, prototypes, step, key):
-        loss, aux = base_loss()(params, rows, prototypes, step, key)
+    def broken(params, rows, *rest):
+        loss, aux = bag_of_words(params, rows, *rest)
         return jnp.where(rows.labels == 2, jnp.nan * loss, loss), aux
 
     rows = batch(rows=4)._replace(labels=np.array([0, 2, 1, 0], np.int32))
     key = jax.random.key(0)
-    found, _ = private(broken)(CLEAN_PARAMS, rows, None, 0, key)
+    grad_fn = private(broken)
+    found, _ = grad_fn(BAG, rows, None, 0, key)
     without = rows._replace(where=rows.labels != 2)
-    expected, _ = private(broken)(CLEAN_PARAMS, without, None, 0, key)
+    expected, _ = grad_fn(BAG, without, None, 0, key)
     assert distance(found, expected) < 1e-6
 
 
 def test_one_entry_that_is_not_finite_counts_as_zero():
-    def broken(params, rows, prototypes, step, key):
-        loss, aux = base_loss()(params, rows, prototypes, step, key)
+    def broken(params, rows, *rest):
+        loss, aux = bag_of_words(params, rows, *rest)
         # The square root's slope at 0 is infinite, and of one bias only.
-        bias = params["model"]["classifier"]["bias"][0]
+        bias = params["head"]["bias"][0]
         return loss + jnp.where(rows.labels == 2, jnp.sqrt(bias - bias), 0.0), aux
 
     rows = batch(rows=4)._replace(labels=np.array([0, 2, 1, 0], np.int32))
     key = jax.random.key(0)
-    found, _ = private(broken, clip_norm=100.0)(CLEAN_PARAMS, rows, None, 0, key)
-    expected, _ = private(clip_norm=100.0)(CLEAN_PARAMS, rows, None, 0, key)
-    gaps = jax.tree.map(lambda a, b: np.abs(a - b).max(), found, expected)
-    assert gaps["model"]["classifier"]["bias"] > 1e-3
-    gaps["model"]["classifier"]["bias"] = 0.0
-    assert max(jax.tree.leaves(gaps)) < 1e-6
+    found, _ = private(broken, clip_norm=100.0)(BAG, rows, None, 0, key)
+    expected, _ = private(bag_of_words, clip_norm=100.0)(BAG, rows, None, 0, key)
+    assert abs(found["head"]["bias"][0] - expected["head"]["bias"][0]) > 1e-3
+    rest = found["head"]["bias"].at[0].set(expected["head"]["bias"][0])
+    found["head"]["bias"] = rest
+    assert distance(found, expected) < 1e-6
 
 
-def test_frozen_parameters_have_no_gradient_no_noise_and_no_part_in_the_norm():
-    rows, key = batch(rows=4), jax.random.key(0)
-    options = {"clip_norm": 0.05, "frozen": ("embeddings",)}
-    found, _ = private(**options)(CLEAN_PARAMS, rows, None, 0, key)
-    noisy, _ = private(noise_multiplier=1.0, **options)(
-        CLEAN_PARAMS, rows, None, 0, key
-    )
-    for grads in (found, noisy):
-        assert norm_of(grads["model"]["embeddings"]) == 0
-    assert jax.tree.structure(found) == jax.tree.structure(CLEAN_PARAMS)
-    assert distance(found, noisy) > 0
-    # What is not frozen is clipped by its own norm: each row's is above 0.05.
-    total = jax.tree.map(jnp.zeros_like, CLEAN_PARAMS)
-    whole = private(clip_norm=1e6)
-    for row in range(4):
-        alone = rows._replace(where=np.arange(4) == row)
-        grads, _ = whole(CLEAN_PARAMS, alone, None, 0, key)
-        grads["model"]["embeddings"] = jax.tree.map(
-            jnp.zeros_like, grads["model"]["embeddings"]
-        )
-        norm = 4 * norm_of(grads)
-        assert norm > 0.05
-        total = jax.tree.map(lambda t, g, n=norm: t + g * 0.05 / n, total, grads)
-    assert distance(found, total) < 1e-5
+def test_frozen_parameters_have_no_noise():
+    key = jax.random.key(0)
+    options = {"noise_multiplier": 1.0, "frozen": ("embeddings",)}
+    found, _ = private(bag_of_words, **options)(BAG, ROWS, None, 0, key)
+    assert jax.tree.structure(found) == jax.tree.structure(BAG)
+    assert norm_of(found["embeddings"]) == 0
+    quiet, _ = private(bag_of_words, frozen=("embeddings",))(BAG, ROWS, None, 0, key)
+    assert distance(found, quiet) > 0.01
 
 
 def test_something_has_to_move():
-    grad_fn = private(frozen=("model", "projection"))
+    grad_fn = private(bag_of_words, frozen=("embeddings", "head"))
     with pytest.raises(ValueError, match="frozen"):
-        grad_fn(CLEAN_PARAMS, batch(), None, 0, jax.random.key(0))
+        grad_fn(BAG, batch(), None, 0, jax.random.key(0))
 
 
 def test_noise_has_the_stated_deviation_and_a_new_draw_each_key():
+    params = {**BAG, "unused": jnp.zeros(2000)}
+
     def grads_of(seed, sigma):
-        grad_fn = private(noise_multiplier=sigma, clip_norm=0.5)
-        return grad_fn(CLEAN_PARAMS, batch(), None, 0, jax.random.key(seed))[0]
+        grad_fn = private(bag_of_words, noise_multiplier=sigma, clip_norm=0.5)
+        return grad_fn(params, batch(), None, 0, jax.random.key(seed))[0]
 
     quiet, noisy = grads_of(0, 0.0), grads_of(0, 3.0)
     gaps = jax.tree.map(lambda a, b: np.ravel(a - b), noisy, quiet)
@@ -173,9 +201,9 @@ def test_the_noise_is_what_the_accountant_says():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: private(clip_norm=0.0), "clip_norm > 0"),
-        (lambda: private(noise_multiplier=-1.0), "noise_multiplier >= 0"),
-        (lambda: private(expected_rows=0.0), "expected_rows > 0"),
+        (lambda: private(bag_of_words, clip_norm=0.0), "clip_norm > 0"),
+        (lambda: private(bag_of_words, noise_multiplier=-1.0), "noise_multiplier >= 0"),
+        (lambda: private(bag_of_words, expected_rows=0.0), "expected_rows > 0"),
         (
             lambda: noise_multiplier_of(
                 epsilon=8.0, delta=1.0, sampling_rate=0.1, num_steps=1
@@ -198,4 +226,4 @@ def test_private_gradients_reject(call, message):
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "jax_privacy.clipping", None)
     with pytest.raises(ImportError, match=r"pip install 'protojax\[dp\]'"):
-        private()
+        private(bag_of_words)
