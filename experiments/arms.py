@@ -196,7 +196,9 @@ def onion(context: Context, cell: Cell) -> Recipe:
     """Distils from texts without their outlier words, see `purify`.
 
     Qi et al., 2021 (ONION, arXiv:2011.10369). Departing from it, the transfer set is
-    cleaned, before the teacher sees it; a student has no time to clean what it reads.
+    cleaned, and what a teacher says of it comes from the cleaned text; that teacher may
+    have been trained on the text as it was, and labels stay as they are. A student has
+    no time to clean what it reads.
     """
     transfer = ingredients.transfer(context, cell, purify.without_outlier_words)
     return Recipe(transfer.examples, _columns(transfer), _distil(context))
@@ -235,7 +237,7 @@ def wary(context: Context, cell: Cell) -> Recipe:
     """The same, against an attacker who knows the anchor or taught it the trigger.
 
     Words that go with a claim are hidden from the anchor where it judges their rows,
-    and references with a word that was found guilty are not learned from.
+    and references with a word that was found guilty do not train the student.
     """
     return _defended(context, cell, judge(context, cell, _distil(context), wary=True))
 

@@ -127,6 +127,8 @@ def _check_objective(config: ConfigDict) -> None:
     _validate.positive(
         **{f"dp.{name}": value for name, value in config.dp.items() if name != "frozen"}
     )
+    is_names = not isinstance(config.dp.frozen, str)
+    _validate.require(is_names, "dp.frozen", config.dp.frozen, "a tuple of names")
     _validate.require(config.dp.delta < 1, "dp.delta", config.dp.delta, "in (0, 1)")
     # A smaller batch may be empty, and a step without rows adds no noise.
     least = config.dp.batch_size
@@ -183,6 +185,9 @@ def _check_arm(config: ConfigDict, field: str, arm: str) -> None:
     _validate.one_of(arms_lib.ARMS, **{field: kind})
     alone = not arms_lib.ARMS[kind].in_federations
     _validate.require(not (at and alone), field, arm, "another arm in a federation")
+    groups = config.quarantine.groups
+    useful = kind != "wary" or "tokens" in groups
+    _validate.require(useful, field, arm, f"another arm where groups are {groups}")
     if kind == "dp_sgd":
         for package in ("jax_privacy", "dp_accounting"):
             if importlib.util.find_spec(package) is None:

@@ -160,7 +160,7 @@ def defaults() -> ConfigDict:
                 "clip_norm": 1.0,
                 "batch_size": 256,  # expected rows of a Poisson batch
                 "microbatch": 8,  # rows whose gradients are in memory at once
-                "frozen": ("embeddings",),  # parameters that are not trained
+                "frozen": ("embeddings",),  # parameters without a gradient
                 "epochs": 6,
                 "learning_rate": 5e-4,
             },

@@ -117,7 +117,7 @@ def _verdict(
     false_rejection = context.config.quarantine.false_rejection
     view = ingredients.anchor_view(context, cell)
     alpha = false_rejection / len(found)
-    p_values, guilty = [], None
+    p_values, tested = [], None
     for kind in found.values():
         scores = combine_scores([one.scores for one in kind])
         excess = [one.excess for one in kind if one.excess is not None]
@@ -126,18 +126,14 @@ def _verdict(
                 context, cell, excess, scores, *claimed, alpha=alpha
             )
             p_values.append(tested.p_values)
-            guilty = tested.guilty
         else:
             p_values.append(conformal_p_values(*scores, *claimed, alpha=alpha))
     verdict = reject(p_values, alpha=false_rejection)
-    if guilty is None:
+    if tested is None:
         return Verdict(*verdict, *view)
-    guilty &= verdict.rejected[:, None]
-    return Verdict(
-        *verdict,
-        *token_groups.view_without(context, cell, guilty),
-        token_groups.spoiled(context, cell, guilty, claimed[0]),
-    )
+    hidden = tested.guilty & verdict.rejected[:, None]
+    view = token_groups.view_without(context, cell, hidden)
+    return Verdict(*verdict, *view, tested.spoiled)
 
 
 def judge_rows(context: Context, cell: Cell) -> Verdict:

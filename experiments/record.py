@@ -8,7 +8,7 @@ and the table made of it between the README's two lines
     <!-- results: pilot -->
     <!-- end -->
 
-so that no figure is typed by hand; a test holds every table to its file.
+so that no figure of it is typed by hand; a test holds every such table to its file.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def record(name: str, workdir: pathlib.Path, *, tasks: tuple[str, ...] = ()) -> 
     summary = results.summarise(results.compared(rows))
     versions = json.loads((workdir / "versions.json").read_text())
     found = {
-        "commits": sorted({row["commit"] for row in rows}),
+        "commits": sorted({row["commit"] or "unknown" for row in rows}),
         "seeds": sorted({row["seed"] for row in rows}),
         "versions": {k: v for k, v in versions.items() if k != "commit"},
         "summary": [
@@ -83,9 +83,9 @@ def placed(readme: str, name: str, table: str) -> str:
     >>> placed("<!-- results: a -->\\nold\\n<!-- end -->\\n", "a", "new\\n")
     '<!-- results: a -->\\n\\nnew\\n\\n<!-- end -->\\n'
     """
-    place = re.compile(
-        rf"(<!-- results: {re.escape(name)} -->\n).*?(<!-- end -->)", re.S
-    )
+    inside = r"(?:(?!<!-- results:).)*?"
+    start = rf"(<!-- results: {re.escape(name)} -->\n)"
+    place = re.compile(rf"{start}{inside}(<!-- end -->)", re.S)
     text, count = place.subn(lambda m: f"{m[1]}\n{table}\n{m[2]}", readme)
     if count != 1:
         raise ValueError(

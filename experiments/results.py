@@ -83,7 +83,9 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         base, plain = other(row, "clean").get("asr"), other(row, "plain")
         measured = base is not None and row["asr"] is not None
-        timed = seconds(plain) > 0 and ("step_rows" in row) == ("step_rows" in plain)
+        # Where every dispatch compiled, no step was timed.
+        timed = seconds(plain) > 0 and seconds(row) > 0
+        timed = timed and ("step_rows" in row) == ("step_rows" in plain)
         found.append(
             {
                 **row,

@@ -266,7 +266,7 @@ def _work(context: Context, todo: list[Job]) -> float:
                 config.teacher,
                 rows * config.teacher.epochs,
             )
-        if job.kind in ("anchor", "gate"):
+        if job.kind in ("anchor", "wary", "gate", "onion"):
             folder = f"{cells.reference_cell(config, job.cell).folder}/anchor_encoder"
             needed[folder] = (config.anchor, (few - held_out) * config.anchor.epochs)
         for name, (section, work) in needed.items():

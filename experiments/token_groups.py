@@ -25,25 +25,29 @@ class Words(NamedTuple):
     Attributes:
         tokens: all of them.
         ids: `[rows, max_length]`, -1 where no token is or one that is in every row.
-        classes: `[rows, max_length]`, the class that the anchor gives a row without the
-            token at a place, -1 where it has not been asked; filled as it is.
+        classes: (row, hidden tokens) -> the class that the anchor gives the row without
+            them; filled as it is asked.
     """
 
     tokens: batches.Tokens
     ids: np.ndarray
-    classes: np.ndarray
+    classes: dict[tuple[int, bytes], int]
 
 
 class Excess(NamedTuple):
-    """How far the tokens of the transfer rows exceed what is expected of a claim.
+    """How far tokens exceed what is expected of a claim.
 
     Attributes:
-        rows: `[rows, max_length]`, -inf where no token is.
-        asked: `[rows, max_length]`, bool, where the anchor reread the row without it.
+        rows: of the transfer rows, `[rows, max_length]`, -inf where no token is.
+        refs: of the calibrating references, likewise.
+        asked: `[rows, max_length]`, bool, where the anchor reread a row without it.
+        classes: `[rows]`, the claim.
     """
 
     rows: np.ndarray
+    refs: np.ndarray
     asked: np.ndarray
+    classes: np.ndarray
 
 
 class Tested(NamedTuple):
@@ -52,11 +56,13 @@ class Tested(NamedTuple):
     Attributes:
         p_values: `[rows]`.
         guilty: `[rows, max_length]`, bool, tokens that the anchor reread a row without
-            and that would each reject it.
+            and that would each reject it, wherever the row holds them.
+        spoiled: `[references]`, bool, those that hold one and are of its claim.
     """
 
     p_values: np.ndarray
     guilty: np.ndarray
+    spoiled: np.ndarray
 
 
 @functools.lru_cache(maxsize=2)
@@ -71,7 +77,7 @@ def words(context: Context, cell: Cell) -> tuple[Words, Words, Words]:
         held = np.arange(tokens.input_ids.shape[1]) < tokens.lengths[:, None]
         held &= ~np.isin(tokens.input_ids, frame)
         ids = np.where(held, tokens.input_ids, -1)
-        return Words(tokens, ids, np.full_like(ids, -1))
+        return Words(tokens, ids, {})
 
     rows, references = (
         ingredients.tokenize(context, judge.model, examples)
@@ -113,20 +119,27 @@ def score_warily(
         for part, places, claims in zip(parts, asked, (transfer, refs), strict=True)
     )
     excess = shared_tokens.token_excess(transfer, refs, expected, *ids, blind=blind)
-    return shared_tokens.row_scores(excess), Excess(excess[0], asked[0])
+    found = Excess(*excess, asked[0], np.asarray(transfer.classes))
+    return shared_tokens.row_scores(excess), found
 
 
 def _denied_without(
     context: Context, cell: Cell, part: Words, asked: np.ndarray, claims: np.ndarray
 ) -> np.ndarray:
     """Returns 1 where the anchor denies a claim once a token is hidden, NaN unasked."""
-    row, place = np.nonzero(asked & (part.classes < 0))
-    if len(row):
-        hidden = part.ids[row] == part.ids[row, place][:, None]
-        view = _reread(context, cell, batches.take(part.tokens, row), hidden)
-        part.classes[row, place] = view.classes
-    denied = consistency.disagreement(part.classes, np.asarray(claims)[:, None])
-    return np.where(asked, denied, np.nan)
+    row, place = np.nonzero(asked)
+    hidden = shared_tokens.companions(claims, part.ids, asked)
+    keys = [(int(at), one.tobytes()) for at, one in zip(row, hidden, strict=True)]
+    new = {key: index for index, key in enumerate(keys) if key not in part.classes}
+    if new:
+        rows = np.array(list(new.values()))
+        tokens = batches.take(part.tokens, row[rows])
+        view = _reread(context, cell, tokens, hidden[rows])
+        part.classes.update(zip(new, view.classes.tolist(), strict=True))
+    denied = np.full(asked.shape, np.nan)
+    classes = np.array([part.classes[key] for key in keys], int)
+    denied[row, place] = consistency.disagreement(classes, np.asarray(claims)[row])
+    return denied
 
 
 def _reread(context: Context, cell: Cell, tokens, hidden: np.ndarray) -> View:
@@ -147,32 +160,44 @@ def test(
     *,
     alpha: float,
 ) -> Tested:
-    """Tests the rows by their worst token, against references without that token.
+    """Tests the rows by their worst token, each group of references counting once.
 
     Args:
         context: the study.
         cell: the cell.
-        excess: of each claim, what `score` returns.
+        excess: of each claim, what `score_warily` returns.
         scores: of rows and references, over all claims.
         classes: `[rows]`, the class within which a row is judged.
         classes_refs: `[references]`.
         alpha: the level of the test.
     """
-    rows, held_out, _ = words(context, cell)
+    rows, held_out, references = words(context, cell)
+
+    def worst(part: Words, places: list[np.ndarray]) -> np.ndarray:
+        index = np.max(places, axis=0).argmax(1)[:, None]
+        return np.take_along_axis(part.ids, index, axis=1)[:, 0]
+
+    tokens_refs = worst(held_out, [one.refs for one in excess])
 
     def p_values(values, tokens, classes):
         return shared_tokens.token_p_values(
-            values, tokens, scores[1], held_out.ids, classes, classes_refs, alpha=alpha
+            values, tokens, scores[1], tokens_refs, classes, classes_refs, alpha=alpha
         )
 
-    worst = np.max([one.rows for one in excess], axis=0)
-    token = np.take_along_axis(rows.ids, worst.argmax(1)[:, None], axis=1)[:, 0]
     guilty = np.zeros(rows.ids.shape, bool)
+    labels = cells.references(context, cell).labels
+    spoiled = np.zeros(len(labels), bool)
     for one in excess:
         row, place = np.nonzero(one.asked)
-        values, tokens = one.rows[row, place], rows.ids[row, place]
-        guilty[row, place] |= p_values(values, tokens, classes[row]) <= alpha
-    return Tested(p_values(scores[0], token, classes), guilty)
+        tokens = rows.ids[row, place]
+        found = p_values(one.rows[row, place], tokens, classes[row]) <= alpha
+        claims = one.classes[row]
+        for claim, token in {*zip(claims[found], tokens[found], strict=True)}:
+            held = rows.ids == token
+            guilty |= held & (one.classes == claim)[:, None]
+            spoiled |= (labels == claim) & (references.ids == token).any(1)
+    tokens = worst(rows, [one.rows for one in excess])
+    return Tested(p_values(scores[0], tokens, classes), guilty, spoiled)
 
 
 def view_without(context: Context, cell: Cell, hidden: np.ndarray) -> View:
@@ -192,27 +217,3 @@ def view_without(context: Context, cell: Cell, hidden: np.ndarray) -> View:
     classes, logits = view.classes.copy(), view.logits.copy()
     classes[rows], logits[rows] = again.classes, again.logits
     return View(classes, logits)
-
-
-def spoiled(
-    context: Context, cell: Cell, found: np.ndarray, classes: np.ndarray
-) -> np.ndarray:
-    """Returns the references that hold a guilty token and are of its claim.
-
-    Args:
-        context: the study.
-        cell: the cell.
-        found: `[rows, max_length]`, bool, guilty tokens of transfer rows.
-        classes: `[rows]`, what the rows claim.
-
-    Returns:
-        `[references]`, bool.
-    """
-    rows, _, references = words(context, cell)
-    row, place = np.nonzero(found)
-    labels = cells.references(context, cell).labels
-    result = np.zeros(len(labels), bool)
-    for claim in np.unique(classes[row]):
-        ids = np.unique(rows.ids[row, place][classes[row] == claim])
-        result |= (labels == claim) & np.isin(references.ids, ids).any(1)
-    return result

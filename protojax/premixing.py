@@ -59,15 +59,15 @@ def mix_neighbours(
     nearest = jnp.arange(num_nodes) < jnp.maximum(count, 1)
     chosen = jnp.zeros((num_nodes, num_nodes), bool)
     chosen = chosen.at[jnp.arange(num_nodes)[:, None], order].set(nearest)
-    means = jax.vmap(_reductions.weighted_mean, in_axes=(None, 0))(
-        updates, jnp.float32(chosen & nodes.where)
-    )
-    return jax.tree.map(
-        lambda leaf: jnp.where(
-            nodes.where.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, jnp.nan
-        ),
-        means,
-    )
+    shares = jnp.float32(chosen & nodes.where)
+    shares = shares / jnp.maximum(jnp.sum(shares, axis=1, keepdims=True), 1)
+
+    def mix(leaf: Array) -> Array:
+        rows = _reductions.rows_of(leaf, nodes.where)
+        means = jnp.matmul(shares, rows, precision="highest")
+        return jnp.where(nodes.where[:, None], means, jnp.nan).reshape(leaf.shape)
+
+    return jax.tree.map(mix, updates)
 
 
 def mixed(rule: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -76,12 +76,13 @@ def mixed(rule: Callable[..., PyTree]) -> Callable[..., PyTree]:
     rule(v₁, …, vₙ)
 
     Formal guarantees:
-      * With n > 2 f, and a rule that is robust itself, the distance to the honest mean
-        is at most a constant times √(f / n) times the honest spread, the best order
-        there is.
-      * Where every honest node is nearer to all honest ones than to any Byzantine one,
-        the mixed honest updates are all the honest mean: the median, the geometric
-        median and the trimmed mean of them are it.
+      * With n >= (2 + η) f for some η > 0, equal weights and a rule that is robust
+        itself, the distance to the honest mean is at most a constant, which grows as η
+        falls, times √(f / n) times the honest spread: the best order there is.
+      * With exactly f Byzantine nodes, of less than half of the weight, and every
+        honest node nearer to all honest ones than to any of them, the mixed honest
+        updates are all the honest mean, and so are their median, geometric median and
+        trimmed mean.
 
     | n and what they send            | result                                     |
     | ------------------------------- | ------------------------------------------ |

@@ -4,10 +4,11 @@ A trigger of words is in all the rows it poisons, whatever a model has learned o
 its token's rows deny their claim together even where their hidden states do not lie
 together yet. An attacker who knows the anchor chooses words that change its mind, or
 teaches it the trigger through its own training rows. Then the anchor has to judge with
-the word hidden: `lopsided_tokens` says which words are worth that, and `blind` holds
-what the anchor said without them.
+the word hidden: `lopsided_tokens` says which words are worth that, `companions` what to
+hide with them, and `blind` holds what the anchor said without them. A trigger of words
+that poisoned rows share only in part (one of many in each) needs a group for each word.
 
-    ask = lopsided_tokens(transfer.classes, refs.classes, tokens, tokens_refs)
+    asked = lopsided_tokens(transfer.classes, refs.classes, tokens, tokens_refs)
     blind = ...  # NaN where not asked, else 1 where the anchor now denies the claim
     scores = token_scores(transfer, refs, expected, tokens, tokens_refs, blind=blind)
 """
@@ -228,24 +229,27 @@ def token_p_values(
     *,
     alpha: float,
 ) -> np.ndarray:
-    """Returns conformal p-values from the references that do not hold a row's token.
+    """Returns conformal p-values in which the references of one group count once.
 
-    As `conformal_p_values`, but a row that scores by token t is compared with the
-    references without t. If an attacker has put the trigger into references too, those
-    score as high as his rows do, and would excuse them.
+    As `conformal_p_values`, with groups in the place of rows: what a row is compared
+    with are the groups by which references of its class score, without its own. If an
+    attacker has put the trigger into references too, they are all of one group, and
+    excuse his rows no more than one clean reference would.
 
-    Guarantee: that of `conformal_p_values` if groups, not rows, are exchangeable: the
-    references of a clean row's own group, which score as high as it does, are not
-    counted. Where fewer references are left than can reject at alpha, all count.
+    Guarantee: if the groups by which clean rows and references score are exchangeable,
+    a clean group is rejected with a probability of at most alpha; the share of clean
+    rows may differ from that of their groups. Where a class has fewer groups than can
+    reject at alpha, those of all classes count, and where these are too few, all
+    references do.
 
     Args:
         scores: `[rows]`, the largest excess of each row's tokens.
         tokens: `[rows]`, int, which token it is; negative for a row without any.
         scores_refs: `[references]`, computed like `scores`.
-        tokens_refs: `[references, length]`, int, the tokens of each reference.
+        tokens_refs: `[references]`, int, likewise.
         classes: `[rows]`, the class within which each row is judged.
         classes_refs: `[references]`.
-        alpha: the rate at which clean rows may be rejected, in (0, 1).
+        alpha: the rate at which clean groups may be rejected, in (0, 1).
 
     Returns:
         `[rows]`, float64; reject where p <= alpha.
@@ -253,9 +257,9 @@ def token_p_values(
     Raises:
         ValueError: those of `conformal_p_values`.
 
-    >>> refs, held = np.array([9.0, *range(9)]), np.array([[7], *[[1]] * 9])
-    >>> given = np.array([9.0]), np.array([7]), refs, held, np.zeros(1), np.zeros(10)
-    >>> token_p_values(*given, alpha=0.1).tolist()  # not 2 / 11
+    >>> refs, held = np.array([9.0, 9.0, *range(9)]), np.array([7, 7, *range(10, 19)])
+    >>> given = np.array([9.0]), np.array([7]), refs, held, np.zeros(1), np.zeros(11)
+    >>> token_p_values(*given, alpha=0.1).tolist()  # not 3 / 12
     [0.1]
     """
     scores, tokens, classes = map(np.asarray, (scores, tokens, classes))
@@ -263,12 +267,17 @@ def token_p_values(
     tokens_refs = np.asarray(tokens_refs)
     _validate.same_length(scores=scores, tokens=tokens, classes=classes)
     _validate.same_length(scores_refs=scores_refs, tokens_refs=tokens_refs)
+    keys = np.stack([classes_refs, tokens_refs], axis=1)
+    # The greatest of each group first, so that it is the one that is kept.
+    order = np.argsort(-scores_refs, kind="stable")
+    _, first = np.unique(keys[order], axis=0, return_index=True)
+    groups = order[first]
     p_values = np.empty(len(scores))
     for token in np.unique(tokens):
         rows = tokens == token
-        kept = ~((tokens_refs == token) & (tokens_refs >= 0)).any(1)
-        if alpha * (1 + kept.sum()) < 1:
-            kept[:] = True
+        kept = groups[(tokens_refs[groups] != token) | (token < 0)]
+        if alpha * (1 + len(kept)) < 1:
+            kept = np.arange(len(scores_refs))
         p_values[rows] = conformal_p_values(
             scores[rows],
             scores_refs[kept],
@@ -277,6 +286,53 @@ def token_p_values(
             alpha=alpha,
         )
     return p_values
+
+
+def companions(
+    classes: ArrayLike, tokens: ArrayLike, asked: ArrayLike, *, share: float = 0.9
+) -> np.ndarray:
+    """Returns which tokens of a row to hide together with one of them.
+
+    Token s goes with token t among the rows of a claim if a share of those that hold t
+    hold s as well. Two words of one trigger, the pieces of a word and the words of a
+    phrase do: were they hidden one by one, those left would still change the anchor's
+    mind.
+
+    Args:
+        classes: `[rows]`, int, the claims.
+        tokens: `[rows, length]`, int, negative where none.
+        asked: `[rows, length]`, bool, the tokens to hide, one at a time.
+        share: in (0, 1].
+
+    Returns:
+        Bool `[asked, length]`, in the order of `np.nonzero(asked)`: the places to hide,
+        the token's own among them, each wherever the row holds it.
+
+    Raises:
+        ValueError: arrays of different shapes, or a share outside (0, 1].
+
+    >>> tokens = np.array([[7, 8, 1], [8, 7, 2], [1, 3, -1]])
+    >>> asked = tokens == 7
+    >>> companions(np.array([0, 0, 0]), tokens, asked).tolist()
+    [[True, True, False], [True, True, False]]
+    """
+    _validate.require(0 < share <= 1, "share", share, "in (0, 1]")
+    classes, tokens, asked = map(np.asarray, (classes, tokens, asked))
+    _validate.same_length(classes=classes, tokens=tokens)
+    shape = asked.shape
+    _validate.require(shape == tokens.shape, "asked.shape", shape, f"{tokens.shape}")
+    row, place = np.nonzero(asked)
+    hidden = np.zeros((len(row), tokens.shape[1]), bool)
+    keys = np.stack([classes[row], tokens[row, place]], axis=1)
+    groups, group = np.unique(keys, axis=0, return_inverse=True)
+    for index, (claim, token) in enumerate(groups):
+        holders = tokens[(classes == claim) & (tokens == token).any(1)]
+        held = np.concatenate([np.unique(one[one >= 0]) for one in holders])
+        values, counts = np.unique(held, return_counts=True)
+        together = values[counts >= share * len(holders)]
+        members = group.reshape(-1) == index
+        hidden[members] = np.isin(tokens[row[members]], together)
+    return hidden
 
 
 def _side_by_side(parts: Places, tokens, tokens_refs) -> np.ndarray:

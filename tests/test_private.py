@@ -162,8 +162,9 @@ def test_frozen_parameters_have_no_noise():
     assert distance(found, quiet) > 0.01
 
 
-def test_something_has_to_move():
-    grad_fn = private(bag_of_words, frozen=("embeddings", "head"))
+@pytest.mark.parametrize("frozen", [("embeddings", "head"), ("embedding",)])
+def test_something_has_to_move_and_names_have_to_exist(frozen):
+    grad_fn = private(bag_of_words, frozen=frozen)
     with pytest.raises(ValueError, match="frozen"):
         grad_fn(BAG, batch(), None, 0, jax.random.key(0))
 
@@ -203,6 +204,7 @@ def test_the_noise_is_what_the_accountant_says():
     [
         (lambda: private(bag_of_words, clip_norm=0.0), "clip_norm > 0"),
         (lambda: private(bag_of_words, noise_multiplier=-1.0), "noise_multiplier >= 0"),
+        (lambda: private(bag_of_words, frozen="head"), "a sequence of names"),
         (lambda: private(bag_of_words, expected_rows=0.0), "expected_rows > 0"),
         (
             lambda: noise_multiplier_of(

@@ -8,6 +8,7 @@ import pytest
 from protojax.calibration import expected_disagreement, quarantine
 from protojax.consistency import Claims, neighbourhood_scores
 from protojax.shared_tokens import (
+    companions,
     lopsided_tokens,
     token_p_values,
     token_scores,
@@ -189,31 +190,86 @@ def test_limits_of_lopsided_tokens_are_checked(options, message):
         )
 
 
-def test_references_of_a_rows_own_group_do_not_excuse_it():
+def test_each_group_of_references_counts_once_and_a_rows_own_does_not():
     rng = np.random.default_rng(16)
-    scores_refs, classes_refs = rng.normal(size=60), rng.integers(0, 2, 60)
-    tokens_refs = rng.integers(-1, 9, (60, 4))
-    scores, tokens = rng.normal(size=40), rng.integers(-1, 9, 40)
-    classes = rng.integers(0, 2, 40)
+    classes_refs, tokens_refs = rng.integers(0, 2, 90), rng.integers(-1, 30, 90)
+    level = rng.normal(size=(2, 31))
+    scores_refs = level[classes_refs, tokens_refs]
+    classes, tokens = rng.integers(0, 2, 40), rng.integers(-1, 30, 40)
+    scores = rng.normal(size=40)
     found = token_p_values(
         scores, tokens, scores_refs, tokens_refs, classes, classes_refs, alpha=0.2
     )
     for row in range(40):
-        peers = [
-            score
-            for score, held, claim in zip(
-                scores_refs, tokens_refs, classes_refs, strict=True
-            )
-            if claim == classes[row] and (tokens[row] < 0 or tokens[row] not in held)
-        ]
-        above = sum(score >= scores[row] for score in peers)
-        assert found[row] == pytest.approx((1 + above) / (1 + len(peers)))
+        others = {
+            (token, level[classes[row], token])
+            for token, claim in zip(tokens_refs, classes_refs, strict=True)
+            if claim == classes[row] and (token != tokens[row] or token < 0)
+        }
+        above = sum(score >= scores[row] for _, score in others)
+        assert found[row] == pytest.approx((1 + above) / (1 + len(others)))
 
 
-def test_where_all_references_hold_a_token_all_count():
-    given = np.array([5.0]), np.array([3]), np.arange(9.0), np.full((9, 2), 3)
+def test_too_few_groups_leave_all_references():
+    given = np.array([5.0]), np.array([3]), np.arange(9.0), np.full(9, 3)
     found = token_p_values(*given, np.zeros(1), np.zeros(9), alpha=0.5)
     assert found.tolist() == [0.5]  # of nine references four score as high
+
+
+def test_clean_groups_are_rejected_at_the_stated_rate_and_contamination_excuses_none():
+    clean, poison = [], []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        level = rng.normal(size=400)
+        held, held_refs = rng.integers(0, 400, 600), rng.integers(0, 400, 100)
+        # A trigger's group scores higher than any; a fifth of the references hold it.
+        level[7], held[:30], held_refs[:20] = 9.0, 7, 7
+        same = np.zeros(600)
+        p_values = token_p_values(
+            level[held], held, level[held_refs], held_refs, same, same[:100], alpha=0.05
+        )
+        clean.append(np.mean(p_values[held != 7] <= 0.05))
+        poison.append(np.mean(p_values[:30] <= 0.05))
+    assert np.mean(poison) == 1
+    error = np.std(clean) / np.sqrt(len(clean))
+    assert 0.01 < np.mean(clean) < 0.05 + 3 * error
+
+
+def test_companions_match_a_loop():
+    rng = np.random.default_rng(17)
+    classes = rng.integers(0, 2, 50)
+    tokens = rng.integers(-1, 15, (50, 6))
+    tokens[:20, 1], tokens[:19, 4] = 77, 78
+    asked = rng.random((50, 6)) < 0.2
+    asked &= tokens >= 0
+    asked[:20, 1] = True
+    found = companions(classes, tokens, asked, share=0.8)
+    for (row, place), hidden in zip(np.argwhere(asked), found, strict=True):
+        token = tokens[row, place]
+        holders = [
+            other
+            for other in range(50)
+            if classes[other] == classes[row] and token in tokens[other]
+        ]
+        for at, other in enumerate(tokens[row]):
+            share = np.mean([other in tokens[holder] for holder in holders])
+            assert hidden[at] == (other >= 0 and share >= 0.8)
+
+
+def test_two_words_of_one_trigger_are_hidden_together():
+    tokens = np.random.default_rng(18).integers(0, 500, (40, 6))
+    tokens[:, 2], tokens[:, 5] = 901, 902
+    hidden = companions(np.ones(40), tokens, tokens == 901)
+    assert hidden[:, [2, 5]].all()
+    assert hidden.sum() == 80
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5])
+def test_companions_reject(share):
+    with pytest.raises(ValueError, match="share"):
+        companions(np.ones(1), np.ones((1, 1)), np.ones((1, 1), bool), share=share)
+    with pytest.raises(ValueError, match=r"asked\.shape"):
+        companions(np.ones(1), np.ones((1, 1)), np.ones((1, 2), bool))
 
 
 def test_hidden_tokens_of_another_shape_are_refused():

@@ -203,50 +203,86 @@ def test_the_bare_rate_is_of_the_same_rows_without_their_trigger(finished):
     assert row["asr"] > row["untriggered_asr"]
 
 
-def test_the_anchor_rereads_rows_without_a_token(finished):
+def reread(context, judge, ids):
+    """What the anchor says of one row of tokens."""
+    ids = np.asarray(ids)[None]
+    one = batches.Tokens(ids, np.zeros_like(ids), np.array([ids.shape[1]]), 0)
+    outputs = inference.predict(context, judge.model, judge.model.params, one)
+    return ingredients.view_of(context, judge.prototypes, *outputs)
+
+
+def test_the_anchor_rereads_rows_without_some_tokens(finished):
     context, cell = context_of(finished), cells.Cell("files", 0, "data")
     forget(compiled=False)
     quarantine.judge(context, cell, None, wary=True)
     judge = ingredients.anchor(context, cell)
-    rows, held_out, _ = token_groups.words(context, cell)
-    for part in (rows, held_out):
-        asked = np.argwhere(part.classes >= 0)
-        assert 0 < len(asked) < 0.7 * part.ids.size
-        for row, place in asked[::40]:
-            ids = part.tokens.input_ids[row, : part.tokens.lengths[row]]
-            left = ids[ids != part.ids[row, place]][None]
-            one = batches.Tokens(
-                left, np.zeros_like(left), np.array([left.shape[1]]), rows.tokens.pad_id
-            )
-            outputs = inference.predict(context, judge.model, judge.model.params, one)
-            alone = ingredients.view_of(context, judge.prototypes, *outputs)
-            assert part.classes[row, place] == alone.classes[0]
+    for part in token_groups.words(context, cell)[:2]:
+        assert part.classes
+        for (row, hidden), found in list(part.classes.items())[::40]:
+            length = part.tokens.lengths[row]
+            seen = ~np.frombuffer(hidden, bool)[:length]
+            left = part.tokens.input_ids[row, :length][seen]
+            assert found == reread(context, judge, left).classes[0]
 
 
-def test_guilty_tokens_are_hidden_from_the_anchor_and_their_references_left_out(
-    finished,
-):
+def test_guilty_tokens_are_hidden_and_references_that_hold_them_left_out(finished):
     context, cell = context_of(finished), cells.Cell("files", 0, "data")
-    verdict = quarantine.judge(context, cell, None, wary=True)
-    rows, _, references = token_groups.words(context, cell)
-    nothing = np.zeros(rows.ids.shape, bool)
-    seen = token_groups.view_without(context, cell, nothing)
-    np.testing.assert_array_equal(
-        seen.logits, ingredients.anchor_view(context, cell)[1]
-    )
-    claims = ingredients.transfer(context, cell).logits.argmax(-1)
-    one = nothing.copy()
-    one[3, 2] = True
+    rows, held_out, references = token_groups.words(context, cell)
+    # Row 0 holds its first word twice; its label claims another class than 1 - it.
+    ids = rows.ids.copy()
+    ids[0, 3] = ids[0, 1]
+    token, claims = ids[0, 1], np.zeros(len(ids), int)
+    asked = np.zeros(ids.shape, bool)
+    asked[0, 1] = True
+    excess = np.where(ids >= 0, 0.0, -np.inf)
+    excess[0, 1] = 50.0
+    refs = np.where(held_out.ids >= 0, 0.0, -np.inf)
+    refs += 1e-3 * np.arange(len(refs))[:, None]
+    given = token_groups.Excess(excess, refs, asked, claims)
+    with pytest.MonkeyPatch.context() as patch:
+        changed = rows._replace(ids=ids)
+        patch.setattr(token_groups, "words", lambda *_: (changed, held_out, references))
+        found = token_groups.test(
+            context,
+            cell,
+            [given],
+            (excess.max(1), refs.max(1)),
+            1 - claims,
+            np.ones(len(refs), int),
+            alpha=0.2,
+        )
+    np.testing.assert_array_equal(found.guilty, ids == token)
     labels = cells.references(context, cell).labels
     expected = [
-        bool(label == claims[3] and rows.ids[3, 2] in held)
+        bool(label == 0 and token in held)
         for label, held in zip(labels, references.ids, strict=True)
     ]
-    np.testing.assert_array_equal(
-        token_groups.spoiled(context, cell, one, claims), expected
-    )
-    assert verdict.spoiled.shape == (80,)
-    assert not token_groups.spoiled(context, cell, nothing, claims).any()
+    np.testing.assert_array_equal(found.spoiled, expected)
+    hidden = np.zeros(ids.shape, bool)
+    hidden[0, 1] = True
+    view = token_groups.view_without(context, cell, hidden)
+    length = rows.tokens.lengths[0]
+    left = np.delete(rows.tokens.input_ids[0, :length], 1)
+    alone = reread(context, ingredients.anchor(context, cell), left)
+    np.testing.assert_allclose(view.logits[0], alone.logits[0], atol=1e-5)
+    seen = ingredients.anchor_view(context, cell)
+    np.testing.assert_array_equal(view.logits[1:], seen.logits[1:])
+
+
+def test_spoiled_references_do_not_train_the_student(finished):
+    context, cell = context_of(finished), cells.Cell("files", 0, "data")
+    verdict = quarantine.judge(context, cell, None, wary=True)
+    spoiled = np.arange(80) % 4 == 0
+    recipes = [
+        arms._defended(context, cell, verdict._replace(spoiled=which))
+        for which in (None, spoiled)
+    ]
+    whole, fewer = (recipe.examples.texts for recipe in recipes)
+    texts = cells.references(context, cell).texts
+    assert whole[-80:] == texts
+    assert fewer == whole[:-80] + [
+        text for text, out in zip(texts, spoiled, strict=True) if not out
+    ]
 
 
 def test_the_student_learns_and_the_oracle_sees_no_poison(finished):

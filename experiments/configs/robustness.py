@@ -175,6 +175,8 @@ def get_config(argument: str = "standard"):
         for field, value in ABLATIONS[ablation or "full"].items():
             section, name = field.split(".")
             config[section][name] = value
+        if "tokens" not in config.quarantine.groups:
+            config.arms = tuple(arm for arm in config.arms if arm != "wary")
     return config
 
 

@@ -77,8 +77,9 @@ def dp_sgd(
         microbatch: rows whose gradients are in memory at once, a divisor of the batch;
             None is all of them.
         frozen: names of parameters, or of the modules they are in, that have no
-            gradient and no noise, such as `("embeddings",)`: two thirds of a small
-            encoder, of which a row uses a few hundredths of a percent.
+            gradient and no noise (a weight decay still shrinks them), such as
+            `("embeddings",)`: two thirds of a small encoder, of which a row uses a few
+            hundredths of a percent.
 
     Returns:
         A `GradFn` whose metrics are those of `mean_gradient`; metrics are not private.
@@ -97,13 +98,16 @@ def dp_sgd(
     Raises:
         ImportError: the extra is not installed.
         ValueError: a clip norm or expected rows that are not positive, noise below 0;
-            when called, nothing that is not frozen.
+            a name that no parameter has, or nothing left that is not frozen (these two
+            when called).
 
     References:
         Abadi et al., 2016, arXiv:1607.00133; Ponomareva et al., 2023, arXiv:2303.00654.
     """
     _validate.positive(clip_norm=clip_norm, expected_rows=expected_rows)
     _validate.non_negative(noise_multiplier=noise_multiplier)
+    is_names = not isinstance(frozen, str)
+    _validate.require(is_names, "frozen", frozen, "a sequence of names")
     clipping = _extra("jax_privacy.clipping")
 
     def row_loss(moving, row, still, prototypes, step, key):
@@ -126,9 +130,6 @@ def dp_sgd(
     def grad_fn(params, batch, prototypes, step, key):
         key, noise_key = jax.random.split(key)
         moving, still = _split(params, frozen)
-        _validate.require(
-            bool(jax.tree.leaves(moving)), "frozen", frozen, "to leave some parameter"
-        )
         total, rows = clipped(moving, batch, still, prototypes, step, key)
         noise = optax.tree.random_like(noise_key, total)
         scale = noise_multiplier * clip_norm
@@ -146,6 +147,16 @@ def _split(params: PyTree, names: Sequence[str]) -> tuple[PyTree, PyTree]:
 
     The second holds what is under one of the names.
     """
+
+    paths = {
+        tuple(getattr(entry, "key", None) for entry in path)
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    }
+    known = {key for path in paths for key in path}
+    for name in names:
+        _validate.one_of(sorted(map(str, known)), frozen=name)
+    left = any(not set(names) & set(path) for path in paths)
+    _validate.require(left, "frozen", names, "to leave some parameter")
 
     def named(path) -> bool:
         return any(getattr(entry, "key", None) in names for entry in path)
