@@ -57,7 +57,8 @@ class Tested(NamedTuple):
         p_values: `[rows]`.
         guilty: `[rows, max_length]`, bool, tokens that the anchor reread a row without
             and that would each reject it, wherever the row holds them.
-        spoiled: `[references]`, bool, those that hold one and are of its claim.
+        spoiled: `[references]`, bool, those of a guilty token's claim that hold it and
+            its companions.
     """
 
     p_values: np.ndarray
@@ -190,12 +191,21 @@ def test(
     for one in excess:
         row, place = np.nonzero(one.asked)
         tokens = rows.ids[row, place]
-        found = p_values(one.rows[row, place], tokens, classes[row]) <= alpha
-        claims = one.classes[row]
-        for claim, token in {*zip(claims[found], tokens[found], strict=True)}:
-            held = rows.ids == token
-            guilty |= held & (one.classes == claim)[:, None]
-            spoiled |= (labels == claim) & (references.ids == token).any(1)
+        rejects = p_values(one.rows[row, place], tokens, classes[row]) <= alpha
+        asked = np.zeros_like(guilty)
+        asked[row[rejects], place[rejects]] = True
+        together = shared_tokens.companions(one.classes, rows.ids, asked)
+        patterns = {
+            (int(one.classes[at]), *np.unique(rows.ids[at][hidden]).tolist())
+            for at, hidden in zip(np.nonzero(asked)[0], together, strict=True)
+        }
+        guilty |= asked
+        for claim, *ids in patterns:
+            holds = [(references.ids == token).any(1) for token in ids]
+            spoiled |= (labels == claim) & np.all(holds, axis=0)
+    # A token that a row holds twice was asked at its first place.
+    same = rows.ids[:, :, None] == rows.ids[:, None, :]
+    guilty = (same & guilty[:, None, :]).any(2)
     tokens = worst(rows, [one.rows for one in excess])
     return Tested(p_values(scores[0], tokens, classes), guilty, spoiled)
 

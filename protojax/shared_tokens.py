@@ -289,7 +289,7 @@ def token_p_values(
 
 
 def companions(
-    classes: ArrayLike, tokens: ArrayLike, asked: ArrayLike, *, share: float = 0.9
+    classes: ArrayLike, tokens: ArrayLike, asked: ArrayLike, *, share: float = 0.5
 ) -> np.ndarray:
     """Returns which tokens of a row to hide together with one of them.
 
@@ -313,7 +313,7 @@ def companions(
 
     >>> tokens = np.array([[7, 8, 1], [8, 7, 2], [1, 3, -1]])
     >>> asked = tokens == 7
-    >>> companions(np.array([0, 0, 0]), tokens, asked).tolist()
+    >>> companions(np.array([0, 0, 0]), tokens, asked, share=0.9).tolist()
     [[True, True, False], [True, True, False]]
     """
     _validate.require(0 < share <= 1, "share", share, "in (0, 1]")

@@ -253,8 +253,11 @@ def test_guilty_tokens_are_hidden_and_references_that_hold_them_left_out(finishe
         )
     np.testing.assert_array_equal(found.guilty, ids == token)
     labels = cells.references(context, cell).labels
+    # Of a group of one row all words are companions; references hold one of them each.
+    holders = [set(held) for held in ids if token in held]
+    together = set.intersection(*holders) - {-1} if len(holders) < 10 else {token}
     expected = [
-        bool(label == 0 and token in held)
+        bool(label == 0 and together <= set(held))
         for label, held in zip(labels, references.ids, strict=True)
     ]
     np.testing.assert_array_equal(found.spoiled, expected)
