@@ -43,11 +43,14 @@ def without_outlier_words(context: Context, cell: Cell, examples: Examples) -> E
     scores, words, _ = _scores(context, encoder, trusted, held_out)
     firsts = np.diff(words, axis=1, prepend=-1) > 0
     level = np.quantile(scores[firsts], 1 - config.outlier_share)
-    scores, _, spans = _scores(context, encoder, trusted, examples)
+    scores, words, spans = _scores(context, encoder, trusted, examples)
+    # What no score was given to would move up into the model's view.
+    full = (words >= 0).sum(1) == (words >= 0).sum(1).max()
+    ends = np.where(full, spans[:, :, 1].max(1), np.iinfo(np.int32).max)
     texts = [
-        _cut(text, where[flagged])
-        for text, where, flagged in zip(
-            examples.texts, spans, scores > level, strict=True
+        _cut(text[:end], where[flagged])
+        for text, end, where, flagged in zip(
+            examples.texts, ends, spans, scores > level, strict=True
         )
     ]
     return examples._replace(texts=texts)

@@ -433,9 +433,11 @@ def evaluate(context: Context, job: Job) -> dict[str, Any]:
         truth = splits.test.labels
         others = set(attack.source_classes) - {attack.target} or set(truth)
         kept = np.isin(truth, list(others))
-        row["untriggered_asr"] = float(
-            np.mean([success(p[kept], truth[kept]) for p in predicted])
-        )
+        # Ready rows have no twins without their trigger here.
+        if attack.trigger != "file":
+            row["untriggered_asr"] = float(
+                np.mean([success(p[kept], truth[kept]) for p in predicted])
+            )
         triggered = cells.triggered_test(context, job.cell)
         predicted = _predict(context, task, found, triggered)
         truth = triggered.labels

@@ -123,6 +123,11 @@ def test_a_word_unlike_all_trusted_texts_goes(monkeypatch):
     assert found.texts[2] == "zyx"  # nothing would be left
     assert found.pairs == rows.pairs
     assert found.labels is rows.labels
+    # Words beyond the model's view do not move into it.
+    long = Examples(["zyx good zyx film zyx fine zyx plot"], None, np.zeros(1, int))
+    found = purify.without_outlier_words(context, Cell("files", 0, "it"), long)
+    assert "fine" not in found.texts[0]
+    assert "plot" not in found.texts[0]
     # On clean text no more than its share goes, give or take what 100 words tell.
     clean = purify.without_outlier_words(context, Cell("files", 0, "it"), references)
     lost = sum(map(len, map(str.split, texts))) - sum(
