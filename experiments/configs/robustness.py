@@ -18,8 +18,8 @@ rows, 1,000 references, 3 seeds. The variants:
   `ABLATIONS`.
 - `quick`: two attacks, all arms, SNIPS from scratch, on bundled data; minutes.
 
-`wary` is ours with an anchor that rereads rows without suspicious words, which costs some
-ten thousand short forward passes before a student is distilled.
+`wary` is ours with an anchor that rereads rows without suspicious words, which costs
+some ten thousand short forward passes before a student is distilled.
 
 Not yet run by us but for single cells of `adaptive`.
 """
