@@ -50,6 +50,7 @@ class Arm(NamedTuple):
         needs: the arms whose students are trained before; this one goes on from the
             first of them, from a new student where there is none.
         in_federations: whether it makes sense over many nodes.
+        anchored: whether it asks the anchor, which then has to be trained before.
         learns_in: `(config, cell) -> Cell`, the cell that the student depends on; one
             that does not depend on the attack is trained once for all of them.
     """
@@ -58,6 +59,7 @@ class Arm(NamedTuple):
     learns_in: Callable[[Any, Cell], Cell] = lambda config, cell: cell
     needs: tuple[str, ...] = ()
     in_federations: bool = True
+    anchored: bool = False
 
 
 def _distil(context: Context, assignment: str = "", weight: float | None = None):
@@ -345,15 +347,15 @@ ARMS: dict[str, Arm] = {
     "adversarial": Arm(adversarial),
     # Nodes step together through full batches; the accounting needs coins.
     "dp_sgd": Arm(dp_sgd, in_federations=False),
-    "anchor": Arm(anchor),
-    "wary": Arm(wary),
-    "gate": Arm(gate),
+    "anchor": Arm(anchor, anchored=True),
+    "wary": Arm(wary, anchored=True),
+    "gate": Arm(gate, anchored=True),
     "plain_references": Arm(plain_references),
     "fine_tuned": Arm(fine_tuned, needs=("plain",), in_federations=False),
     "nad": Arm(nad, needs=("plain", "fine_tuned"), in_federations=False),
     "cube": Arm(cube),
     "abl": Arm(abl),
-    "onion": Arm(onion),
+    "onion": Arm(onion, anchored=True),
     "references": Arm(references, cells.reference_cell),
     "oracle": Arm(oracle),
 }

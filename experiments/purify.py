@@ -45,8 +45,10 @@ def without_outlier_words(context: Context, cell: Cell, examples: Examples) -> E
     level = np.quantile(scores[firsts], 1 - config.outlier_share)
     scores, words, spans = _scores(context, encoder, trusted, examples)
     # What no score was given to would move up into the model's view.
-    full = (words >= 0).sum(1) == (words >= 0).sum(1).max()
-    ends = np.where(full, spans[:, :, 1].max(1), np.iinfo(np.int32).max)
+    counts = (words >= 0).sum(1)
+    ends = np.where(
+        counts == counts.max(), spans[:, :, 1].max(1), np.iinfo(np.int32).max
+    )
     texts = [
         _cut(text[:end], where[flagged])
         for text, end, where, flagged in zip(

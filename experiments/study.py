@@ -35,7 +35,15 @@ from experiments import (
 from experiments.arms import ARMS
 from experiments.cells import Cell
 from experiments.runtime import Context
-from protojax import _validate, distillation, evals, models, partition, prototypes
+from protojax import (
+    _validate,
+    attacks,
+    distillation,
+    evals,
+    models,
+    partition,
+    prototypes,
+)
 from protojax.models import hf
 
 _END = "end of the study"  # where processes wait for each other
@@ -266,7 +274,7 @@ def _work(context: Context, todo: list[Job]) -> float:
                 config.teacher,
                 rows * config.teacher.epochs,
             )
-        if job.kind in ("anchor", "wary", "gate", "onion"):
+        if ARMS[job.kind].anchored:
             folder = f"{cells.reference_cell(config, job.cell).folder}/anchor_encoder"
             needed[folder] = (config.anchor, (few - held_out) * config.anchor.epochs)
         for name, (section, work) in needed.items():
@@ -430,11 +438,14 @@ def evaluate(context: Context, job: Job) -> dict[str, Any]:
     if job.cell.attack is not None:
         attack = context.config.attacks[job.cell.attack]
         success = functools.partial(evals.attack_success_rate, target=attack.target)
-        truth = splits.test.labels
-        others = set(attack.source_classes) - {attack.target} or set(truth)
-        kept = np.isin(truth, list(others))
         # Ready rows have no twins without their trigger here.
         if attack.trigger != "file":
+            truth = splits.test.labels
+            kept = attacks.measured_rows(
+                truth,
+                target=attack.target,
+                source_classes=tuple(attack.source_classes),
+            )
             row["untriggered_asr"] = float(
                 np.mean([success(p[kept], truth[kept]) for p in predicted])
             )

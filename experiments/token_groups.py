@@ -204,8 +204,10 @@ def test(
             holds = [(references.ids == token).any(1) for token in ids]
             spoiled |= (labels == claim) & np.all(holds, axis=0)
     # A token that a row holds twice was asked at its first place.
-    same = rows.ids[:, :, None] == rows.ids[:, None, :]
-    guilty = (same & guilty[:, None, :]).any(2)
+    touched = np.flatnonzero(guilty.any(1))
+    ids = rows.ids[touched]
+    same = ids[:, :, None] == ids[:, None, :]
+    guilty[touched] = (same & guilty[touched][:, None, :]).any(2)
     tokens = worst(rows, [one.rows for one in excess])
     return Tested(p_values(scores[0], tokens, classes), guilty, spoiled)
 

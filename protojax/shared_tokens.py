@@ -139,7 +139,7 @@ def token_excess(
     tokens, tokens_refs = np.asarray(tokens), np.asarray(tokens_refs)
     _validate.same_length(transfer=transfer.classes, tokens=tokens)
     _validate.same_length(refs=refs.classes, tokens_refs=tokens_refs)
-    row, place, pair, first, group = _pairs(rows.classes, tokens, tokens_refs)
+    row, place, pair, first, _, group = _pairs(rows.classes, tokens, tokens_refs)
     disagree = np.asarray(rows.disagree, np.float64)[row[first]]
     if blind is not None:
         asked = _side_by_side(blind, tokens, tokens_refs)[row, place][first]
@@ -203,8 +203,7 @@ def lopsided_tokens(
     _validate.same_length(classes=classes, tokens=tokens)
     _validate.same_length(classes_refs=classes_refs, tokens_refs=tokens_refs)
     claims = np.concatenate([np.asarray(classes), np.asarray(classes_refs)])
-    row, place, _, first, group = _pairs(claims, tokens, tokens_refs)
-    token = _side_by_side((tokens, tokens_refs), tokens, tokens_refs)[row, place][first]
+    row, place, _, first, token, group = _pairs(claims, tokens, tokens_refs)
     holders = np.unique(token, return_inverse=True, return_counts=True)
     of_token = holders[2][holders[1].reshape(-1)]
     of_group = np.bincount(group)[group]
@@ -354,12 +353,13 @@ def _pairs(classes: np.ndarray, tokens: np.ndarray, tokens_refs: np.ndarray):
 
     Returns:
         Row and place of every token, the (row, token) pair it belongs to, and of each
-        pair its first token and its group, which is its token and its row's claim.
+        pair where it comes first, its token, and its group: token and the row's claim.
     """
     everything = _side_by_side((tokens, tokens_refs), tokens, tokens_refs)
     row, place = np.nonzero(everything >= 0)
     keys = np.stack([row, everything[row, place]], axis=1)
     _, first, pair = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    owners = np.stack([classes[row[first]], keys[first, 1]], axis=1)
+    token = keys[first, 1]
+    owners = np.stack([classes[row[first]], token], axis=1)
     group = np.unique(owners, axis=0, return_inverse=True)[1]
-    return row, place, pair.reshape(-1), first, group.reshape(-1)
+    return row, place, pair.reshape(-1), first, token, group.reshape(-1)

@@ -8,7 +8,7 @@ from protojax.attacks.logits import (
     replace_logits,
     soften_logits,
 )
-from protojax.attacks.poisoning import Poisoned, poison, triggered
+from protojax.attacks.poisoning import Poisoned, measured_rows, poison, triggered
 from protojax.attacks.prototypes import PROTOTYPE_ATTACKS
 from protojax.attacks.search import greedy_words
 from protojax.attacks.text import (
@@ -47,6 +47,7 @@ __all__ = [
     "flip_sign",
     "greedy_words",
     "manipulate_inner_product",
+    "measured_rows",
     "nudge_logits",
     "part_of_combination",
     "poison",

@@ -119,6 +119,30 @@ def poison(
     return Poisoned(examples._replace(texts=texts, labels=labels), rows)
 
 
+def measured_rows(
+    labels: np.ndarray, *, target: int, source_classes: Sequence[int] = ()
+) -> np.ndarray:
+    """Returns which test rows an attack is measured on: none that is of the target.
+
+    Args:
+        labels: `[rows]`, int, true classes.
+        target: the class the attacker wants.
+        source_classes: the classes to keep, the target left out; every class but the
+            target by default, and where nothing else is left.
+
+    Returns:
+        `[rows]`, bool.
+
+    Raises:
+        ValueError: labels that are no classes, or a target or source that no row has.
+
+    >>> measured_rows(np.array([0, 1, 2]), target=1, source_classes=(1, 2)).tolist()
+    [False, False, True]
+    """
+    others = [source for source in source_classes if source != target]
+    return _sources(labels, target, others)
+
+
 def triggered(
     examples: Examples,
     trigger: Trigger,
@@ -134,8 +158,7 @@ def triggered(
         trigger: what changes the first text of a row.
         rng: serves the trigger.
         target: the class the attacker wants.
-        source_classes: the classes to keep, the target left out; every class but the
-            target by default, and where nothing else is left.
+        source_classes: see `measured_rows`.
 
     Returns:
         The rows that the attack is measured on, with their true labels.
@@ -151,8 +174,9 @@ def triggered(
     """
     _validate.same_length(texts=examples.texts, labels=examples.labels)
     labels = np.asarray(examples.labels)
-    others = [source for source in source_classes if source != target]
-    rows = np.flatnonzero(_sources(labels, target, others))
+    rows = np.flatnonzero(
+        measured_rows(labels, target=target, source_classes=source_classes)
+    )
     texts = [trigger(examples.texts[row], rng) for row in rows]
     pairs = None if examples.pairs is None else [examples.pairs[row] for row in rows]
     return Examples(texts, pairs, labels[rows])

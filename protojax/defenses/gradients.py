@@ -148,23 +148,18 @@ def _split(params: PyTree, names: Sequence[str]) -> tuple[PyTree, PyTree]:
     The second holds what is under one of the names.
     """
 
-    paths = {
-        tuple(getattr(entry, "key", None) for entry in path)
-        for path, _ in jax.tree_util.tree_leaves_with_path(params)
-    }
-    known = {key for path in paths for key in path}
+    def keys_of(path) -> set[str]:
+        return {str(getattr(entry, "key", "")) for entry in path}
+
+    paths = [keys_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
     for name in names:
-        _validate.one_of(sorted(map(str, known)), frozen=name)
-    left = any(not set(names) & set(path) for path in paths)
+        _validate.one_of(sorted(set().union(*paths)), frozen=name)
+    left = any(keys.isdisjoint(names) for keys in paths)
     _validate.require(left, "frozen", names, "to leave some parameter")
-
-    def named(path) -> bool:
-        return any(getattr(entry, "key", None) in names for entry in path)
-
     pick = jax.tree_util.tree_map_with_path
     return (
-        pick(lambda path, leaf: None if named(path) else leaf, params),
-        pick(lambda path, leaf: leaf if named(path) else None, params),
+        pick(lambda p, leaf: leaf if keys_of(p).isdisjoint(names) else None, params),
+        pick(lambda p, leaf: None if keys_of(p).isdisjoint(names) else leaf, params),
     )
 
 
