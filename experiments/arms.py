@@ -42,6 +42,31 @@ class Recipe(NamedTuple):
     section: FrozenConfigDict = FrozenConfigDict()
 
 
+class Name(NamedTuple):
+    """The parts of an arm's name, `kind+variant@federation`, "" where it has none.
+
+    Attributes:
+        kind: in `ARMS`.
+        variant: in the config's `variants`.
+        federation: in the config's `federations`.
+    """
+
+    kind: str
+    variant: str
+    federation: str
+
+
+def parse(arm: str) -> Name:
+    """Returns the parts of an arm's name.
+
+    >>> parse("anchor+drop@four")
+    Name(kind='anchor', variant='drop', federation='four')
+    """
+    name, _, federation = arm.partition("@")
+    kind, _, variant = name.partition("+")
+    return Name(kind, variant, federation)
+
+
 class Arm(NamedTuple):
     """A named composition.
 
@@ -284,7 +309,7 @@ def _defended(context: Context, cell: Cell, verdict: Verdict) -> Recipe:
             ),
             "anchors": np.asarray(targets.anchors),
         },
-        objective=_distil(context, "anchor"),
+        objective=_distil(context, context.config.margin.assignment),
         prototypes=held,
     )
     recipe = _keep(recipe, np.flatnonzero(np.asarray(targets.keep)))

@@ -93,6 +93,8 @@ def task_data(context: Context, task: str, seed: int) -> TaskData:
     """Returns the splits of a task, a function of the seed only."""
     section = context.config.data
     train, test, resolved = _load_task(task, section.root, section.files)
+    if section.validation_rows:
+        train, test = data.held_out(train, section.validation_rows)
     splits = data.split(
         train,
         test,
@@ -260,7 +262,7 @@ def own_references(context: Context, cell: Cell) -> np.ndarray:
     Every node gets all of them to judge by; were it to learn from all, the references
     would count as often as there are nodes.
     """
-    rows = np.arange(context.config.data.reference_rows)
+    rows = np.arange(num_references(context.config))
     if not cell.federation:
         return rows
     return rows[cell.node :: context.config.federations[cell.federation].nodes]
@@ -308,6 +310,11 @@ def _poison(
     )
 
 
+def num_references(config) -> int:
+    """Returns how many references the defender has."""
+    return config.quarantine.references or config.data.reference_rows
+
+
 def reference_cell(config, cell: Cell) -> Cell:
     """Returns the cell whose references this one has: clean, or contaminated too."""
     cell = cell.whole
@@ -320,6 +327,7 @@ def reference_cell(config, cell: Cell) -> Cell:
 def _references(context: Context, cell: Cell) -> Examples:
     """Returns the references of a `reference_cell`."""
     examples = task_data(context, cell.task, cell.seed).splits.references
+    examples = data.take(examples, np.arange(num_references(context.config)))
     if cell.attack is None:
         return examples
     rate = context.config.attacks[cell.attack].reference_rate

@@ -10,10 +10,10 @@ import ml_collections
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import adaptive, defaults, federated, runtime
+from experiments import adaptive, defaults, federated, ingredients, runtime
 from experiments import arms as arms_lib
 from experiments import tasks as tasks_lib
-from experiments.cells import NO_ATTACK
+from experiments.cells import NO_ATTACK, num_references
 from experiments.quarantine import GROUPS
 from protojax import (
     _validate,
@@ -57,11 +57,40 @@ def check(config: ConfigDict) -> None:
     )
     for name, section in config.attacks.items():
         _check_attack(config, name, section)
+    _check_settings(config)
+    for name, fields in config.variants.items():
+        _check_variant(config, name, fields)
+
+
+def _check_settings(config: ConfigDict) -> None:
+    """Checks what a variant may change."""
     for role in ("teacher", "student", "anchor"):
         _check_encoder(role, config[role])
     _check_data(config.data)
     _check_objective(config)
     _check_quarantine(config)
+
+
+# A student's own settings; what it shares with others stays what it is.
+VARYING = (
+    *("kd", "nearest", "fine_tuning", "dp", "adversarial", "filters"),
+    *("quarantine", "prototypes", "margin", "features", "student"),
+)
+
+
+def _check_variant(config: ConfigDict, name: str, fields: ConfigDict) -> None:
+    """Checks the fields that a variant of the study changes, and what they become."""
+    prefix = f"variants.{name}"
+    plain = bool(name) and not set(name) & set("/+@.")
+    _validate.require(plain, "variant's name", name, "without '/', '+', '@' and '.'")
+    for section, changes in fields.items():
+        _validate.one_of(VARYING, **{prefix: section})
+        for field in changes:
+            _validate.one_of(config[section], **{f"{prefix}.{section}": field})
+    try:
+        _check_settings(runtime.varied(config, name))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{prefix}: {error}") from error
 
 
 def _distinct(**fields) -> None:
@@ -98,7 +127,10 @@ def _check_data(section: ConfigDict) -> None:
         }
     )
     _validate.non_negative(
-        **{f"data.{field}": section[field] for field in ("transfer_rows", "test_rows")}
+        **{
+            f"data.{field}": section[field]
+            for field in ("transfer_rows", "test_rows", "validation_rows")
+        }
     )
     buckets = tuple(section.buckets)
     _validate.require(
@@ -143,10 +175,8 @@ def _check_objective(config: ConfigDict) -> None:
         _validate.require(share < 1, f"filters.{field}", share, "in (0, 1)")
     rows = config.filters.min_cluster_rows
     _validate.require(rows >= 2, "filters.min_cluster_rows", rows, ">= 2")
-    references, neighbours = (
-        config.data.reference_rows,
-        config.filters.outlier_neighbours,
-    )
+    references = num_references(config)
+    neighbours = config.filters.outlier_neighbours
     trusted = references - round(config.quarantine.calibration_share * references)
     _validate.require(
         neighbours <= trusted,
@@ -170,6 +200,9 @@ def _check_objective(config: ConfigDict) -> None:
         weights,
         f"as long as features.layers={layers}",
     )
+    _validate.one_of(
+        losses.ASSIGNMENTS, **{"margin.assignment": config.margin.assignment}
+    )
     for field in ("schedule", "weight_schedule"):
         name = config.margin[field]
         _validate.one_of(schedules.SCHEDULES, **{f"margin.{field}": name})
@@ -181,10 +214,14 @@ def _check_objective(config: ConfigDict) -> None:
 
 def _check_arm(config: ConfigDict, field: str, arm: str) -> None:
     """Checks an arm's name, and that of its federation."""
-    kind, at, federation = arm.partition("@")
+    kind, variant, federation = arms_lib.parse(arm)
     _validate.one_of(arms_lib.ARMS, **{field: kind})
     alone = not arms_lib.ARMS[kind].in_federations
-    _validate.require(not (at and alone), field, arm, "another arm in a federation")
+    bound = "another arm in a federation"
+    _validate.require(not (federation and alone), field, arm, bound)
+    if variant:
+        _validate.one_of(config.variants, **{f"{field}, after +,": variant})
+        config = runtime.varied(config, variant)
     groups = config.quarantine.groups
     useful = kind != "wary" or "tokens" in groups
     _validate.require(useful, field, arm, f"another arm where groups are {groups}")
@@ -195,7 +232,7 @@ def _check_arm(config: ConfigDict, field: str, arm: str) -> None:
                     f"Expected {field} without 'dp_sgd', which needs {package}: "
                     "pip install 'protojax[dp]'"
                 )
-    if at:
+    if federation:
         _validate.one_of(config.federations, **{f"{field}, after @,": federation})
 
 
@@ -332,6 +369,13 @@ def _check_quarantine(config: ConfigDict) -> None:
     """Checks the defence's section, and that it can reject anything at all."""
     section = config.quarantine
     _validate.one_of(("replace", "drop"), **{"quarantine.action": section.action})
+    _validate.one_of(ingredients.ANCHORS, **{"quarantine.anchor": section.anchor})
+    _validate.require(
+        0 <= section.references <= config.data.reference_rows,
+        "quarantine.references",
+        section.references,
+        f"in 0..{config.data.reference_rows}, data.reference_rows",
+    )
     for field, known in (
         ("groups", GROUPS),
         ("spaces", FEATURE_SPACES),
@@ -353,7 +397,8 @@ def _check_quarantine(config: ConfigDict) -> None:
             "prototypes.num_iters": config.prototypes.num_iters,
         }
     )
-    held_out = round(section.calibration_share * config.data.reference_rows)
+    known = num_references(config)
+    held_out = round(section.calibration_share * known)
     least = len(section.groups) / (held_out + 1)
     _validate.require(
         section.false_rejection >= least,
@@ -362,7 +407,7 @@ def _check_quarantine(config: ConfigDict) -> None:
         f">= {least:.4f}, the least that {held_out} calibration references and "
         f"{len(section.groups)} kinds of groups can show",
     )
-    rows = config.data.reference_rows - held_out
+    rows = known - held_out
     _validate.require(
         config.prototypes.num <= rows,
         "prototypes.num",
@@ -372,7 +417,7 @@ def _check_quarantine(config: ConfigDict) -> None:
 
 
 # A study may grow along these fields; all others are fixed once it has begun.
-GROWING = ("tasks", "seeds", "arms", "attacks", "federations")
+GROWING = ("tasks", "seeds", "arms", "attacks", "federations", "variants")
 # These change no result.
 FREE = ("checkpoint_every", "keep_checkpoints", "export_students")
 
@@ -401,6 +446,7 @@ def open_workdir(
         for field, section in (
             ("attacks", defaults.attack("", "")),
             ("federations", defaults.federation()),
+            ("variants", ConfigDict()),
         ):
             usual = json.loads(section.to_json())
             held = before.get(field, {})

@@ -125,11 +125,16 @@ def defaults() -> ConfigDict:
             "arms": ("clean", "plain", "anchor"),
             "attacks": {},
             "federations": {},
+            # Name -> {section: {field: value}}, what `arm+NAME` does differently.
+            "variants": {},
             "data": {
                 "root": "",  # a local folder of data sets; "" is the hub
                 "transfer_rows": 0,  # 0 is all
                 "reference_rows": 1000,
                 "test_rows": 0,  # 0 is all
+                # > 0: so many training rows stand in for the test rows, and leave the
+                # training rows; hyperparameters are chosen on them
+                "validation_rows": 0,
                 "max_length": 128,
                 "buckets": (16, 32, 48, 64, 96, 128),
                 "vocab_size": 4000,  # of a tokenizer trained on the spot
@@ -167,6 +172,7 @@ def defaults() -> ConfigDict:
             "features": {"layers": (-1,), "pooling": "mean"},
             "prototypes": {"num": 50, "metric": "cosine", "num_iters": 25},
             "margin": {
+                "assignment": "anchor",  # or "label", "nearest"; of arms with an anchor
                 "weight": 0.1,
                 "value": 0.3,
                 "layer_weights": (1.0,),
@@ -182,7 +188,11 @@ def defaults() -> ConfigDict:
                 "spaces": ("teacher",),
                 "claims": ("teacher", "label"),
                 "false_rejection": 0.05,
+                "references": 0,  # how many of them are known; 0 is all
                 "calibration_share": 0.3,
+                # What reads meaning: "tuned" on the references, as it was pretrained
+                # ("frozen"), or the "teacher" itself.
+                "anchor": "tuned",
                 "action": "replace",  # or "drop"
                 "train_on_references": True,
                 "warmup_epochs": 1,  # of the student, where it is one of the spaces

@@ -20,8 +20,10 @@ from experiments.tokenizer import train_wordpiece
 from protojax import (
     attacks,
     batches,
+    calibration,
     communication,
     data,
+    geometry,
     models,
     nodes,
     prototypes,
@@ -55,19 +57,22 @@ class View(NamedTuple):
 
 
 class Anchor(NamedTuple):
-    """The encoder that saw the references only, and what it says of them.
+    """What reads meaning for the defender, and what it says of the references.
 
     Attributes:
-        model: the fine-tuned model.
+        model: an encoder, see `ANCHORS`.
         prototypes: of its features, by class.
+        temperature: of logits that are distances to them, None where the model has
+            learned logits of its own.
         calibration: `[rows]`, the references it was not trained on.
-        held_out: what it says of those.
+        held_out: what it says of those, None before it is asked.
     """
 
     model: Model
     prototypes: Prototypes
+    temperature: float | None
     calibration: np.ndarray
-    held_out: View
+    held_out: View | None
 
 
 @functools.lru_cache(maxsize=2)
@@ -329,12 +334,41 @@ def _broadcast_prototypes(context: Context, cell: Cell) -> Prototypes:
 
 def anchor(context: Context, cell: Cell) -> Anchor:
     """Returns the anchor of a cell, the same for all attacks that spare references."""
-    return _anchor(context, cells.reference_cell(context.config, cell))
+    return _anchor(context, anchor_cell(context, cell))
+
+
+def anchor_cell(context: Context, cell: Cell) -> Cell:
+    """Returns the cell whose anchor this one has."""
+    owner = cells.reference_cell(context.config, cell)
+    if context.config.quarantine.anchor == "teacher" and owner.attack is None:
+        return teacher_cell(context, cell)
+    return owner
+
+
+def _tuned(context: Context, cell: Cell, known: Examples) -> Model:
+    """Fine-tunes the anchor's encoder on the references that it may see."""
+    name = f"{cell.folder}/anchor_encoder"
+    if few := context.config.quarantine.references:
+        name += f"_{few}"
+    return fine_tuned(context, name, context.config.anchor, cell, known)
+
+
+def _frozen(context: Context, cell: Cell, known: Examples) -> Model:
+    """Returns the anchor's encoder as it was before it saw a reference."""
+    return build_model(context, context.config.anchor, cell)
+
+
+def _teacher(context: Context, cell: Cell, known: Examples) -> Model:
+    """Returns the teacher, which may have been poisoned."""
+    return teacher_model(context, cell)
+
+
+ANCHORS = {"tuned": _tuned, "frozen": _frozen, "teacher": _teacher}
 
 
 @functools.lru_cache(maxsize=2)
 def _anchor(context: Context, cell: Cell) -> Anchor:
-    """Returns the anchor of a `reference_cell`."""
+    """Returns the anchor of an `anchor_cell`."""
     config = context.config
     task = cells.task_data(context, cell.task, cell.seed).task
     references = cells.references(context, cell)
@@ -343,9 +377,7 @@ def _anchor(context: Context, cell: Cell) -> Anchor:
     cut = round(config.quarantine.calibration_share * len(order))
     held_out, training = np.sort(order[:cut]), np.sort(order[cut:])
     known = data.take(references, training)
-    model = fine_tuned(
-        context, f"{cell.folder}/anchor_encoder", config.anchor, cell, known
-    )
+    model = ANCHORS[config.quarantine.anchor](context, cell, known)
     logits, features = predicted(
         context,
         f"{cell.folder}/anchor_references",
@@ -361,16 +393,39 @@ def _anchor(context: Context, cell: Cell) -> Anchor:
         metric=config.prototypes.metric,
         num_iters=config.prototypes.num_iters,
     )
-    view = view_of(context, centres, logits[held_out], features[held_out])
-    return Anchor(model, centres, held_out, view)
+    temperature = None
+    if config.quarantine.anchor == "frozen":
+        temperature = calibration.calibrate_temperature(
+            _nearness(context, centres, features[held_out]), references.labels[held_out]
+        )
+    judge = Anchor(model, centres, temperature, held_out, None)
+    view = view_of(context, judge, logits[held_out], features[held_out])
+    return judge._replace(held_out=view)
 
 
-def view_of(context: Context, centres: Prototypes, logits, features) -> View:
-    """Returns what the outputs of an anchor with these prototypes say."""
+def view_of(context: Context, judge: Anchor, logits, features) -> View:
+    """Returns what the outputs of an anchor's model say."""
     classes = prototypes.class_of_nearest(
-        features[:, -1], centres, metric=context.config.prototypes.metric
+        features[:, -1], judge.prototypes, metric=context.config.prototypes.metric
     )
+    if judge.temperature is not None:
+        logits = _nearness(context, judge.prototypes, features) / judge.temperature
     return View(np.asarray(classes), logits)
+
+
+def _nearness(context: Context, centres: Prototypes, features) -> np.ndarray:
+    """Returns logits `[rows, num_classes]`: minus a class's nearest distance, times 20.
+
+    The factor is the reach of a temperature that is fitted afterwards.
+    """
+    distances = np.asarray(
+        geometry.distances(
+            features[:, -1], centres.vectors, metric=context.config.prototypes.metric
+        )
+    )
+    labels = np.asarray(centres.labels)
+    nearest = [distances[:, labels == c].min(1) for c in range(labels.max() + 1)]
+    return -20 * np.stack(nearest, axis=1).astype(np.float32)
 
 
 def anchor_classes(context: Context, cell: Cell, examples: Examples) -> np.ndarray:
@@ -382,7 +437,7 @@ def anchor_classes(context: Context, cell: Cell, examples: Examples) -> np.ndarr
         judge.model.params,
         tokenize(context, judge.model, examples),
     )
-    return view_of(context, judge.prototypes, *outputs).classes
+    return view_of(context, judge, *outputs).classes
 
 
 def anchor_view(context: Context, cell: Cell) -> View:
@@ -408,4 +463,4 @@ def _anchor_view(context: Context, cell: Cell) -> View:
         judge.model,
         tokenize(context, judge.model, examples),
     )
-    return view_of(context, judge.prototypes, *outputs)
+    return view_of(context, judge, *outputs)

@@ -18,7 +18,7 @@ import re
 from typing import Any
 
 from experiments import results, runtime
-from experiments.arms import ARMS
+from experiments.arms import ARMS, parse
 
 FOLDER = pathlib.Path(__file__).parent / "results"
 README = pathlib.Path(__file__).parent / "README.md"
@@ -62,8 +62,9 @@ def record(name: str, workdir: pathlib.Path, *, tasks: tuple[str, ...] = ()) -> 
 
 def _place(row: dict[str, Any]) -> tuple:
     """Returns where a row stands in the table."""
-    kind, _, where = row["arm"].partition("@")
-    return row["task"], row["attack"], where, list(ARMS).index(kind), row["seed"]
+    kind, variant, where = parse(row["arm"])
+    place = where, list(ARMS).index(kind), variant
+    return row["task"], row["attack"], *place, row["seed"]
 
 
 def rendered(found: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from experiments import results as results_lib
 from experiments import runtime
-from experiments.arms import ARMS
+from experiments.arms import ARMS, parse
 
 COLOURS = {
     "clean": "#7f7f7f",
@@ -99,7 +99,7 @@ def write(workdir: pathlib.Path, config: Any, results: dict[str, Any]) -> pathli
     for line, cells in zip(summary, rows, strict=True):
         group = line["task"], line["attack"]
         first = "first " if previous not in (None, group) else ""
-        kind = line["arm"].partition("@")[0]
+        kind = parse(line["arm"]).kind
         lines.append({"style": first + kind, "cells": cells})
         previous = group
     page = jinja2.Environment(autoescape=True).from_string(PAGE)
@@ -202,7 +202,7 @@ def draw_tradeoff(summary: list[dict[str, Any]]) -> Figure:
 
 def _colour(arm: str) -> str:
     """Returns an arm's colour, the same wherever it runs."""
-    kind = arm.partition("@")[0]
+    kind = parse(arm).kind
     return COLOURS.get(kind, OTHERS[list(ARMS).index(kind) % len(OTHERS)])
 
 
@@ -212,9 +212,9 @@ def _bars(axis, summary, attacks, measure: str) -> None:
     found = {(line["attack"], line["arm"]): line for line in summary}
     width = 0.8 / len(arms)
     # An arm has its colour wherever it runs, and each federation its hatching.
-    where = list(dict.fromkeys(arm.partition("@")[2] for arm in arms))
+    where = list(dict.fromkeys(parse(arm).federation for arm in arms))
     for position, arm in enumerate(arms):
-        federation = arm.partition("@")[2]
+        federation = parse(arm).federation
         lines = [found.get((attack, arm)) for attack in attacks]
         kept = [
             (index, line)

@@ -7,6 +7,7 @@ optimiser), so a whole study compiles each step at most once per bucket shape;
 
 import collections
 import contextlib
+import copy
 import fcntl
 import functools
 import json
@@ -22,7 +23,7 @@ from typing import IO, Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import FrozenConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 from rich.progress import Progress
 
 from experiments import processes
@@ -36,7 +37,7 @@ from protojax import (
 )
 from protojax.base import Batch, Prototypes, PyTree
 from protojax.defenses import DEFENSES, GRADIENTS
-from protojax.models import Model
+from protojax.models import Model, vocabulary
 
 # (function, shape) -> how many times it was traced, hence compiled.
 TRACES: collections.Counter[tuple[str, tuple[int, ...]]] = collections.Counter()
@@ -63,6 +64,22 @@ class Context(NamedTuple):
     def describe(self, text: str) -> None:
         """Says beside the bar what is going on."""
         self.progress.update(self.task_id, description=text)
+
+    def varied(self, variant: str) -> "Context":
+        """Returns the study as one of its variants sees it; "" is the study itself."""
+        return self._replace(config=varied(self.config, variant)) if variant else self
+
+
+def varied(config, variant: str) -> FrozenConfigDict:
+    """Returns a config with the fields of one of its variants.
+
+    >>> config = ConfigDict({"a": {"b": 1}, "variants": {"two": {"a": {"b": 2}}}})
+    >>> varied(config, "two").a.b, config.a.b
+    (2, 1)
+    """
+    changed = ConfigDict(copy.deepcopy(config.to_dict()))
+    changed.update(changed.variants[variant])
+    return FrozenConfigDict(changed)
 
 
 class Trained(NamedTuple):
@@ -345,15 +362,24 @@ def train(
     """
     config = context.config
     objective = objective or FrozenConfigDict({"kd": None})
-    dispatch, optimizer = compiled_dispatch(
-        model.config, objective, optimizer_of(section)
-    )
     private = objective.get("gradient", {}).get("name") == "dp_sgd"
+    ids, size = tokens.input_ids, model.config.vocab_size
+    # Words that no row has would tell who sees a private student that no row has them.
+    kept = (
+        np.arange(size)
+        if private
+        else vocabulary.used_ids(ids, size, pad_id=tokens.pad_id)
+    )
+    narrow = vocabulary.narrow(model, kept)
+    tokens = tokens._replace(input_ids=vocabulary.renumber(ids, kept))
+    dispatch, optimizer = compiled_dispatch(
+        narrow.config, objective, optimizer_of(section)
+    )
     make_plan = poisson_plan if private else epochs_plan
     plan = make_plan(tokens.lengths, section, config, seed)
     projection = init_projection(model.config.hidden_size, teacher_dim, seed)
     state = training.init_state(
-        distillation.student_params(model.params, projection),
+        distillation.student_params(narrow.params, projection),
         optimizer,
         num_steps=batches.num_steps(plan),
         seed=seed,
@@ -389,7 +415,8 @@ def train(
     if config.keep_checkpoints and start < len(plan):
         checkpoint.save(folder, state, len(plan), extra=log.extra)
     params = jax.device_get(state.params)
-    return Trained(params["model"], params.get("projection"), log.step_seconds)
+    trained = vocabulary.widen(model.params, params["model"], kept)
+    return Trained(jax.device_get(trained), params.get("projection"), log.step_seconds)
 
 
 def init_projection(width: int, teacher_dim: int | None, seed: int):

@@ -55,7 +55,8 @@ class Job(NamedTuple):
 
     Attributes:
         cell: the task, seed and attack.
-        arm: a name in `ARMS`, or `name@federation` to run it over many nodes.
+        arm: a name in `ARMS`, with `+variant` behind it to change what the config
+            says, and `@federation` to run it over many nodes.
         student_cell: the cell that the student is trained in.
     """
 
@@ -66,12 +67,17 @@ class Job(NamedTuple):
     @property
     def kind(self) -> str:
         """The name in `ARMS`."""
-        return self.arm.partition("@")[0]
+        return arms.parse(self.arm).kind
+
+    @property
+    def variant(self) -> str:
+        """The name in the config's `variants`, "" for none."""
+        return arms.parse(self.arm).variant
 
     @property
     def federation(self) -> str:
         """The name in the config's `federations`, "" for none."""
-        return self.arm.partition("@")[2]
+        return arms.parse(self.arm).federation
 
     @property
     def row(self) -> str:
@@ -103,7 +109,7 @@ def jobs(config) -> list[Job]:
 
 def _job(config, cell: Cell, arm: str) -> Job:
     """Returns an arm's job on a cell."""
-    kind, _, federation = arm.partition("@")
+    kind, _, federation = arms.parse(arm)
     student_cell = ARMS[kind].learns_in(config, cell)
     return Job(cell, arm, student_cell._replace(federation=federation))
 
@@ -304,6 +310,7 @@ def students(context: Context, job: Job) -> tuple[list[models.Model], dict[str, 
 
     There is one, or one a node where no server merges them.
     """
+    context = context.varied(job.variant)
     config, cell = context.config, job.student_cell
     folder = context.workdir / job.student
     if saved := _saved(context, job):

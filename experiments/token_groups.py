@@ -148,7 +148,7 @@ def _reread(context: Context, cell: Cell, tokens, hidden: np.ndarray) -> View:
     judge = ingredients.anchor(context, cell)
     left = batches.without(tokens, hidden)
     outputs = inference.predict(context, judge.model, judge.model.params, left)
-    return ingredients.view_of(context, judge.prototypes, *outputs)
+    return ingredients.view_of(context, judge, *outputs)
 
 
 def test(

@@ -114,6 +114,30 @@ def sample_rows(
     return rng.permutation(np.concatenate(chosen))
 
 
+def held_out(train: Examples, num_rows: int) -> tuple[Examples, Examples]:
+    """Returns training rows without some, and those, the same for every seed.
+
+    For choices that must not see the test rows.
+
+    Args:
+        train: the training rows.
+        num_rows: how many to hold out, stratified by class.
+
+    Returns:
+        The training rows that are left, and the validation rows.
+
+    Raises:
+        ValueError: if there are fewer rows than asked for, or more classes.
+
+    >>> train = Examples(list("abcdef"), None, np.array([0, 1] * 3, np.int32))
+    >>> [len(part.texts) for part in held_out(train, 2)]
+    [4, 2]
+    """
+    chosen = sample_rows(train.labels, num_rows, rng=np.random.default_rng(0))
+    rest = np.setdiff1d(np.arange(len(train.texts)), chosen)
+    return take(train, rest), take(train, chosen)
+
+
 def split(
     train: Examples,
     test: Examples,

@@ -4,7 +4,8 @@
     python -m experiments.run --config=robustness.py:VARIANT --config.data.root=DATA
 
 The pilot's models (MiniLM-L6 teacher, three of its layers as student), 3,000 transfer
-rows, 1,000 references, 3 seeds. The variants:
+rows, 1,000 references, 3 seeds, and shorter training: one epoch of the teacher and two
+of a student, without dropout. The variants:
 
 - (none): 5 % poison by ten attacks that do not know the defence, on SST-2 and AG News;
   the baselines against a rare word in the data and in the teacher's logits.
@@ -14,21 +15,22 @@ rows, 1,000 references, 3 seeds. The variants:
 - `syntactic`: sentences paraphrased to one template (Hidden Killer), ready rows.
 - `classes`: 77 intents (Banking77). `labels`: flipped labels alone, read by a student
   that learns from labels and teacher alike.
-- `ablations,NAME`: what a part of ours is worth, on SST-2; a study for each of
-  `ABLATIONS`.
+- `ablations`: what a part of ours is worth, on SST-2; an arm for each of `ABLATIONS`.
+- `tuning`: the baselines with other hyperparameters, without any attack, on training
+  rows that stand in for the test rows; what the defaults were chosen on.
 - `quick`: two attacks, all arms, SNIPS from scratch, on bundled data; minutes.
 
 `wary` is ours with an anchor that rereads rows without suspicious words, which costs
 some ten thousand short forward passes before a student is distilled.
-
-Not yet run by us but for single cells of `adaptive`.
 """
+
+import itertools
 
 from experiments.configs import pilot, quickstart
 from experiments.defaults import attack
 from protojax import _validate
 
-OURS = ("clean", "plain", "anchor", "wary")
+OURS = ("clean", "plain", "anchor")
 BASELINES = (
     *("nearest", "references", "fine_tuned", "nad", "plain_references"),
     *("dp_sgd", "adversarial", "gate", "cube", "abl", "onion", "oracle"),
@@ -46,21 +48,31 @@ COMMON = {
     "three_words": ("perhaps", "window", "seven"),
 }
 ABLATIONS = {
-    "full": {},
     "prototypes_10": {"prototypes.num": 10},
     "prototypes_500": {"prototypes.num": 500},
-    # 30 of them calibrate, which can show no rate below 6.5 %.
-    "references_100": {"data.reference_rows": 100, "quarantine.false_rejection": 0.07},
-    "references_300": {"data.reference_rows": 300},
+    # Few references can show no low rate, and hold few prototypes.
+    "references_50": {
+        "quarantine.references": 50,
+        "quarantine.false_rejection": 0.13,
+        "prototypes.num": 20,
+    },
+    "references_100": {
+        "quarantine.references": 100,
+        "quarantine.false_rejection": 0.07,
+    },
+    "references_300": {"quarantine.references": 300},
     "margin_0": {"margin.value": 0.0},
     "margin_1": {"margin.value": 1.0},
     "no_constraint": {"margin.weight": 0.0},
     "heavy_constraint": {"margin.weight": 1.0},
+    "nearest_assigned": {"margin.assignment": "nearest"},
     "two_layers": {"features.layers": (-2, -1), "margin.layer_weights": (1.0, 1.0)},
     "student_space": {"quarantine.spaces": ("student",)},
     "both_spaces": {"quarantine.spaces": ("teacher", "student")},
     "no_tokens": {"quarantine.groups": ("neighbours",)},
     "no_neighbours": {"quarantine.groups": ("tokens",)},
+    "frozen_anchor": {"quarantine.anchor": "frozen"},
+    "teacher_anchor": {"quarantine.anchor": "teacher"},
     "drop": {"quarantine.action": "drop"},
     "no_references": {"quarantine.train_on_references": False},
     "rate_1": {"quarantine.false_rejection": 0.01},
@@ -68,6 +80,39 @@ ABLATIONS = {
     "early_only": {
         "margin.weight_schedule": "early",
         "margin.weight_schedule_args": {"end_step": 100},
+    },
+}
+# Arm -> the settings that were tried beside its default, weak ones first.
+TUNING = {
+    "nearest": {"light": {"nearest.weight": 0.1}, "heavy": {"nearest.weight": 10.0}},
+    "fine_tuned": {
+        "slow": {"fine_tuning.learning_rate": 5e-5},
+        "fast": {"fine_tuning.learning_rate": 5e-4},
+    },
+    "nad": {
+        "attention1": {"fine_tuning.attention_weight": 1.0},
+        "attention100": {"fine_tuning.attention_weight": 100.0},
+    },
+    "dp_sgd": {
+        "low_clip": {"dp.clip_norm": 0.1},
+        "low_rate": {"dp.learning_rate": 2e-4},
+        "high_rate": {"dp.learning_rate": 1e-3},
+    },
+    "adversarial": {
+        "steps1": {"adversarial.num_steps": 1, "adversarial.step_size": 0.1},
+        "l2": {"adversarial.norm": "l2"},
+    },
+    "cube": {
+        "cluster50": {"filters.min_cluster_rows": 50},
+        "cluster10": {"filters.min_cluster_rows": 10},
+    },
+    "abl": {
+        "share1": {"filters.isolated_share": 0.01},
+        "share10": {"filters.isolated_share": 0.10},
+    },
+    "onion": {
+        "words5": {"filters.outlier_share": 0.05},
+        "words20": {"filters.outlier_share": 0.20},
     },
 }
 
@@ -116,26 +161,34 @@ def get_config(argument: str = "standard"):
     """Returns the study.
 
     Args:
-        argument: a variant; `"ablations,NAME"` for one of `ABLATIONS`.
+        argument: a variant.
     """
-    variant, _, ablation = argument.partition(",")
+    variant = argument
     variants = (
         *("standard", "adaptive", "rates", "syntactic", "classes", "labels"),
-        *("ablations", "quick"),
+        *("ablations", "tuning", "quick"),
     )
     _validate.one_of(variants, argument=variant)
-    if variant != "ablations":
-        _validate.require(not ablation, "argument", argument, f"{variant!r} alone")
     if variant == "quick":
         return _quick()
     config = pilot.get_config()
     config.tasks = ("sst2_sentence", "ag_news")
     config.arms = OURS
     config.attacks = {}
+    config.data.test_rows = 1000
+    config.data.buckets = (16, 24, 32, 40, 48, 64, 96)
+    config.checkpoint_every = 100  # a model is a minute or two
+    for role, changes in {
+        "teacher": {"epochs": 1, "learning_rate": 2e-4},
+        "student": {"epochs": 2, "learning_rate": 3e-4},
+        "anchor": {},
+    }.items():
+        config[role].update({"dropout": 0.0, **changes})
     if variant == "standard":
         config.attacks = _standard()
     elif variant == "adaptive":
         config.attacks = _adaptive()
+        config.arms = (*OURS, "wary")
     elif variant == "rates":
         config.attacks = {
             f"word_{permille:03d}": attack(
@@ -171,23 +224,49 @@ def get_config(argument: str = "standard"):
     elif variant == "labels":
         config.kd.hard_weight = 0.5
         config.attacks = {"labels": attack("rare_words", "labels", **WORD)}
+    elif variant == "tuning":
+        config.seeds = (100,)
+        config.tasks = ("sst2_sentence",)
+        config.data.validation_rows = 1000
+        _add_variants(config, TUNING, "plain")
     else:
-        _validate.one_of(ABLATIONS, ablation=ablation or "full")
         config.tasks = ("sst2_sentence",)
         config.attacks = {"word_data": attack("rare_words", "data", **WORD)}
-        for field, value in ABLATIONS[ablation or "full"].items():
-            section, name = field.split(".")
-            config[section][name] = value
-        if "tokens" not in config.quarantine.groups:
-            config.arms = tuple(arm for arm in config.arms if arm != "wary")
+        _add_variants(config, {"anchor": ABLATIONS}, *OURS)
     return config
+
+
+def _add_variants(config, found, *arms: str) -> None:
+    """Gives a study some arms, and others with all their variants.
+
+    Args:
+        config: the study.
+        found: arm -> name of a variant -> what it changes.
+        *arms: those without variants.
+    """
+    config.variants = {
+        name: _sections(fields)
+        for variants in found.values()
+        for name, fields in variants.items()
+    }
+    beside = [(kind, *(f"{kind}+{name}" for name in found[kind])) for kind in found]
+    config.arms = tuple(dict.fromkeys([*arms, *itertools.chain(*beside)]))
+
+
+def _sections(fields):
+    """Returns `{"section.field": value}` as `{section: {field: value}}`."""
+    found = {}
+    for path, value in fields.items():
+        section, field = path.split(".")
+        found.setdefault(section, {})[field] = value
+    return found
 
 
 def _quick():
     """Returns all arms on bundled data."""
     config = quickstart.get_config()
     config.federations = {}
-    config.arms = (*OURS, *BASELINES)
+    config.arms = (*OURS, "wary", *BASELINES)
     config.attacks = {
         "word_data": attack("rare_words", "data"),
         "soft_logits": attack("sentence", "logits", logits="soften", strength=0.5),
