@@ -1,5 +1,6 @@
 """Checks a config and its folder before hours are spent."""
 
+import copy
 import functools
 import importlib.util
 import json
@@ -438,37 +439,56 @@ def open_workdir(
     path = workdir / "config.json"
     if path.exists():
         before = json.loads(path.read_text())
-        fixed = [
-            (name, before[name], value)
-            for name, value in now.items()
-            if name in before and name not in (*GROWING, *FREE)
-        ]
-        for field, section in (
-            ("attacks", defaults.attack("", "")),
-            ("federations", defaults.federation()),
-            ("variants", ConfigDict()),
-        ):
-            usual = json.loads(section.to_json())
-            held = before.get(field, {})
-            fixed += [
-                # A field that was not there then was at its default.
-                (f"{field}.{name}", usual | held[name], now[field][name])
-                for name in held.keys() & now[field].keys()
-            ]
-            # One that was taken out keeps its rows, hence its settings.
-            now[field] = held | now[field]
-        changed = _differences(fixed)
-        if changed:
+        try:
+            now = joined(before, now, str(workdir))
+        except ValueError as error:
             raise ValueError(
-                f"{workdir} holds a study with other settings: {'; '.join(changed)}. "
-                "Give another --workdir, or delete that folder."
-            )
+                f"{error} Give another --workdir, or delete that folder."
+            ) from None
     elif any(not path.name.startswith(".") for path in workdir.glob("*")):
         raise ValueError(
             f"Expected --workdir empty or a study's, found {workdir} with other files."
         )
     workdir.mkdir(parents=True, exist_ok=True)
     runtime.write_json(path, now)
+
+
+def joined(before: dict, now: dict, where: str) -> dict:
+    """Returns the config of a study that goes on, or of two pieces of one.
+
+    Args:
+        before: the config that it was begun with, as JSON holds it.
+        now: the config that it goes on with; may have grown.
+        where: what an error names.
+
+    Raises:
+        ValueError: naming the fields that differ and must not.
+    """
+    now = copy.deepcopy(now)
+    fixed = [
+        (name, before[name], value)
+        for name, value in now.items()
+        if name in before and name not in (*GROWING, *FREE)
+    ]
+    for field, section in (
+        ("attacks", defaults.attack("", "")),
+        ("federations", defaults.federation()),
+        ("variants", ConfigDict()),
+    ):
+        usual = json.loads(section.to_json())
+        held = before.get(field, {})
+        fixed += [
+            # A field that was not there then was at its default.
+            (f"{field}.{name}", usual | held[name], now[field][name])
+            for name in held.keys() & now[field].keys()
+        ]
+        # One that was taken out keeps its rows, hence its settings.
+        now[field] = held | now[field]
+    if changed := _differences(fixed):
+        raise ValueError(
+            f"{where} holds a study with other settings: {'; '.join(changed)}."
+        )
+    return now
 
 
 def _differences(fields) -> list[str]:

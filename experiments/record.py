@@ -1,70 +1,137 @@
-"""Puts the results of a study into `experiments/README.md`, as they are.
+"""Puts the results of studies into `experiments/README.md`, as they are.
 
     python -m experiments.record pilot runs/pilot --task=sst2_sentence
 
-writes `experiments/results/pilot.json` (means and intervals, seeds, commits, versions),
-and the table made of it between the README's two lines
+writes `experiments/results/pilot.jsonl` (a line for every row of the study: one student
+of one seed), `experiments/results/pilot.json` (means and intervals, seeds, commits,
+versions), and the table made of it between the README's two lines
 
     <!-- results: pilot -->
     <!-- end -->
 
 so that no figure of it is typed by hand; a test holds every such table to its file.
+
+A study too long for one machine and day is recorded in pieces: several folders at once,
+and with `--add` beside what was recorded before. Their settings must be the same.
+`--pictures` draws attack success against skill beside the files, a picture a task.
 """
 
 import argparse
 import json
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from experiments import results, runtime
+from experiments import check, report, results, runtime
 from experiments.arms import ARMS, parse
 
 FOLDER = pathlib.Path(__file__).parent / "results"
 README = pathlib.Path(__file__).parent / "README.md"
+# What tells rows apart; a row measured again takes the place of the former one.
+IDENTITY = ("task", "attack", "arm", "seed")
+# What is kept of a row.
+KEPT = (
+    *(*IDENTITY, "metric_name", "commit", "step_rows", "noise_multiplier"),
+    *(name for name in results.MEASURES if name not in results.COMPARED),
+)
 
 
-def record(name: str, workdir: pathlib.Path, *, tasks: tuple[str, ...] = ()) -> None:
-    """Writes a study's results into the repository.
+def record(
+    name: str,
+    workdirs: Sequence[pathlib.Path],
+    *,
+    tasks: tuple[str, ...] = (),
+    add: bool = False,
+    pictures: bool = False,
+) -> None:
+    """Writes the results of a study into the repository.
 
     Args:
         name: of the table.
-        workdir: the study's folder.
+        workdirs: the folders that hold the study's pieces.
         tasks: those to show; () is all.
+        add: whether rows that were recorded before stay.
+        pictures: whether to draw each task.
 
     Raises:
-        ValueError: no row of these tasks, or no place for the table in the README.
+        ValueError: no row of these tasks, other settings in another folder, or no
+            place for the table in the README.
     """
-    rows = [json.loads(path.read_text()) for path in workdir.glob("*/seed*/*/*.json")]
-    # A cell's folder holds other files too, such as a trigger that was searched.
-    rows = [row for row in rows if "arm" in row and (not tasks or row["task"] in tasks)]
+    path = FOLDER / f"{name}.json"
+    before = json.loads(path.read_text()) if add and path.exists() else {}
+    settings, rows = before.get("settings"), {}
+    if before:
+        lines = path.with_suffix(".jsonl").read_text().splitlines()
+        rows = {_identity(row): row for row in map(json.loads, lines)}
+    for workdir in workdirs:
+        config = _portable(json.loads((workdir / "config.json").read_text()))
+        settings = check.joined(settings or config, config, f"{workdir} and {path}")
+        for row in _rows(workdir, tasks):
+            rows[_identity(row)] = {
+                key: row[key] for key in KEPT if row.get(key) is not None
+            }
     if not rows:
         raise ValueError(
-            f"Expected rows of {tasks or 'any task'} in {workdir}, found none."
+            f"Expected rows of {tasks or 'any task'} in {workdirs}, found none."
         )
-    rows.sort(key=_place)
-    summary = results.summarise(results.compared(rows))
-    versions = json.loads((workdir / "versions.json").read_text())
+    ordered = sorted(rows.values(), key=_place)
+    versions = json.loads((workdirs[0] / "versions.json").read_text())
+    summary = results.summarise(results.compared(ordered))
     found = {
-        "commits": sorted({row["commit"] or "unknown" for row in rows}),
-        "seeds": sorted({row["seed"] for row in rows}),
+        "commits": sorted({row.get("commit", "unknown") for row in ordered}),
+        "seeds": sorted({row["seed"] for row in ordered}),
         "versions": {k: v for k, v in versions.items() if k != "commit"},
+        "settings": settings,
         "summary": [
             {key: value for key, value in line.items() if value is not None}
             for line in summary
         ],
     }
     text = placed(README.read_text(), name, rendered(found))
-    runtime.write_json(FOLDER / f"{name}.json", found)
+    with runtime.atomic(path.with_suffix(".jsonl")) as file:
+        file.writelines(json.dumps(row).encode() + b"\n" for row in ordered)
+    runtime.write_json(path, found)
     with runtime.atomic(README) as file:
         file.write(text.encode())
+    for task in sorted({row["task"] for row in ordered}) if pictures else ():
+        lines = [line for line in summary if line["task"] == task]
+        with runtime.atomic(FOLDER / f"{name}_{task}.png") as file:
+            report.draw_tradeoff(lines).savefig(file, format="png", dpi=100)
+
+
+def _portable(value: Any) -> Any:
+    """Returns settings without the folders of one machine, files by their end.
+
+    >>> _portable({"data": {"root": "/data"}, "model": "/there/minilm/model"})
+    {'data': {}, 'model': 'minilm/model'}
+    """
+    if isinstance(value, dict):
+        return {key: _portable(v) for key, v in value.items() if key != "root"}
+    if isinstance(value, str) and pathlib.PurePath(value).is_absolute():
+        return "/".join(pathlib.PurePath(value).parts[-2:])
+    return value
+
+
+def _rows(workdir: pathlib.Path, tasks: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Returns the rows of a folder that are of some tasks."""
+    found = [json.loads(path.read_text()) for path in workdir.glob("*/seed*/*/*.json")]
+    # A cell's folder holds other files too, such as a trigger that was searched.
+    return [
+        row for row in found if "arm" in row and row["task"] in (tasks or [row["task"]])
+    ]
+
+
+def _identity(row: dict[str, Any]) -> tuple:
+    """Returns what tells a row from others."""
+    return tuple(row.get(name) for name in IDENTITY)
 
 
 def _place(row: dict[str, Any]) -> tuple:
     """Returns where a row stands in the table."""
     kind, variant, where = parse(row["arm"])
     place = where, list(ARMS).index(kind), variant
-    return row["task"], row["attack"], *place, row["seed"]
+    return row["task"], row.get("attack") or "", *place, row["seed"]
 
 
 def rendered(found: dict[str, Any]) -> str:
@@ -100,10 +167,20 @@ def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("name", help="of the table")
-    parser.add_argument("workdir", type=pathlib.Path, help="the study's folder")
+    parser.add_argument(
+        "workdir", type=pathlib.Path, nargs="+", help="a folder of the study"
+    )
     parser.add_argument("--task", action="append", default=[], help="one to show")
+    parser.add_argument("--add", action="store_true", help="to what was recorded")
+    parser.add_argument("--pictures", action="store_true", help="one of each task")
     given = parser.parse_args()
-    record(given.name, given.workdir, tasks=tuple(given.task))
+    record(
+        given.name,
+        given.workdir,
+        tasks=tuple(given.task),
+        add=given.add,
+        pictures=given.pictures,
+    )
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ MEASURES = (
     "bytes_sent",
     "step_ratio",
 )
+# Of these, what a row is compared with others for.
+COMPARED = ("null_asr", "excess_asr", "step_ratio")
 
 
 def versions() -> dict[str, Any]:

@@ -44,21 +44,36 @@ def test_every_table_has_its_file():
     assert sorted(marked) == NAMES
 
 
-def test_a_study_is_recorded(tmp_path, monkeypatch):
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A repository with a README that has room for one table, and its README."""
     readme = tmp_path / "README.md"
     readme.write_text("# Results\n<!-- results: it -->\n<!-- end -->\nafter\n")
     monkeypatch.setattr(record, "README", readme)
     monkeypatch.setattr(record, "FOLDER", tmp_path)
-    for row in ROWS:
-        path = tmp_path / f"{row['task']}/seed0/a/{row['arm']}.json"
+    return readme
+
+
+def study_of(folder, rows, **config):
+    """Writes a study's folder."""
+    for row in rows:
+        path = folder / f"{row['task']}/seed{row['seed']}/a/{row['arm']}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(row))
-    (tmp_path / "t/seed0/a/trigger.json").write_text('{"words": ["cf"]}')
-    (tmp_path / "versions.json").write_text('{"jax": "1.2", "commit": "later"}')
-    record.record("it", tmp_path, tasks=("t",))
+    (folder / "t/seed0/a/trigger.json").write_text('{"words": ["cf"]}')
+    (folder / "versions.json").write_text('{"jax": "1.2", "commit": "later"}')
+    usual = {"data": {"root": str(folder)}, "attacks": {}, "federations": {}}
+    (folder / "config.json").write_text(json.dumps({**usual, "variants": {}, **config}))
+    return folder
+
+
+def test_a_study_is_recorded(tmp_path, place):
+    folder = study_of(tmp_path / "run", ROWS)
+    record.record("it", [folder], tasks=("t",), pictures=True)
     found = json.loads((tmp_path / "it.json").read_text())
     assert found["commits"] == ["abc"]
-    text = readme.read_text()
+    assert str(tmp_path) not in json.dumps(found)
+    text = place.read_text()
     assert "| t | a | plain | 50.0 | 100.0 | 25.0 | 75.0 | 500 ms | 1.00 |" in text
     # Half the rows in a step of the same time: twice the time a row.
     assert "| t | a | dp_sgd | 25.0 | 50.0 | 25.0 | 25.0 | 500 ms | 2.00 |" in text
@@ -66,9 +81,41 @@ def test_a_study_is_recorded(tmp_path, monkeypatch):
     assert "1 seed(s), commit abc, jax 1.2." in text
     assert text.startswith("# Results\n")
     assert text.endswith("after\n")
-    record.record("it", tmp_path, tasks=("t",))
-    assert readme.read_text() == text
+    assert (tmp_path / "it_t.png").read_bytes().startswith(b"\x89PNG")
+    record.record("it", [folder], tasks=("t",))
+    assert place.read_text() == text
     with pytest.raises(ValueError, match="results: nowhere"):
-        record.record("nowhere", tmp_path)
+        record.record("nowhere", [folder])
     with pytest.raises(ValueError, match="found none"):
-        record.record("it", tmp_path, tasks=("u",))
+        record.record("it", [folder], tasks=("u",))
+
+
+def test_pieces_of_a_study_are_recorded_together(tmp_path, place):
+    later = [{**row, "seed": 1, "commit": "def"} for row in ROWS]
+    again = {**ROWS[1], "asr": 0.75}
+    first = study_of(tmp_path / "first", ROWS, seeds=[0])
+    second = study_of(tmp_path / "second", [*later, again], seeds=[0, 1])
+    record.record("it", [first, second], tasks=("t",))
+    at_once = (tmp_path / "it.jsonl").read_text()
+    record.record("it", [first], tasks=("t",))
+    record.record("it", [second], tasks=("t",), add=True)
+    assert (tmp_path / "it.jsonl").read_text() == at_once
+    rows = [json.loads(line) for line in at_once.splitlines()]
+    asr = {(row["arm"], row["seed"]): row["asr"] for row in rows}
+    assert len(asr) == len(rows) == 6
+    assert (asr["plain", 0], asr["plain", 1]) == (0.75, 1.0)
+    found = json.loads((tmp_path / "it.json").read_text())
+    assert (found["seeds"], found["commits"]) == ([0, 1], ["abc", "def"])
+    record.record("it", [first], tasks=("t",))
+    assert len((tmp_path / "it.jsonl").read_text().splitlines()) == 3
+
+
+def test_pieces_with_other_settings_are_refused(tmp_path, place):
+    first = study_of(tmp_path / "first", ROWS, kd={"temperature": 2.0})
+    second = study_of(tmp_path / "second", ROWS, kd={"temperature": 4.0})
+    record.record("it", [first])
+    before = place.read_text()
+    for workdirs, add in (([first, second], False), ([second], True)):
+        with pytest.raises(ValueError, match=r"kd.temperature was 2.0, now 4.0"):
+            record.record("it", workdirs, add=add)
+    assert place.read_text() == before

@@ -208,7 +208,7 @@ def reread(context, judge, ids):
     ids = np.asarray(ids)[None]
     one = batches.Tokens(ids, np.zeros_like(ids), np.array([ids.shape[1]]), 0)
     outputs = inference.predict(context, judge.model, judge.model.params, one)
-    return ingredients.view_of(context, judge.prototypes, *outputs)
+    return ingredients.view_of(context, judge, *outputs)
 
 
 def test_the_anchor_rereads_rows_without_some_tokens(finished):

@@ -1,0 +1,123 @@
+"""Arms that do something differently, in a study that is otherwise the same."""
+
+import ml_collections
+import numpy as np
+import pytest
+
+from experiments import cells, check, ingredients, runtime
+from experiments.cells import Cell
+from tests.test_study import forget, run, tiny
+
+CELL = Cell("files", 0, "data")
+
+
+@pytest.fixture(scope="module")
+def varied(tmp_path_factory):
+    """A finished study with variants: its config, folder and rows by arm."""
+    folder = tmp_path_factory.mktemp("variants")
+    forget()
+    config = tiny(folder)
+    del config.attacks["logits"]
+    config.data.validation_rows = 40
+    config.student.epochs = 1
+    with config.unlocked():
+        config.variants = {
+            "drop": {"quarantine": {"action": "drop"}},
+            "frozen": {"quarantine": {"anchor": "frozen"}},
+            "teacher": {"quarantine": {"anchor": "teacher"}},
+            "few": {"quarantine": {"references": 40}},
+            "same": {},
+        }
+    config.arms = ("anchor", *(f"anchor+{name}" for name in config.variants))
+    check.check(config)
+    found = run(config, folder / "run")
+    rows = {row["arm"]: row for row in found["rows"]}
+    return ml_collections.FrozenConfigDict(config), folder / "run", rows
+
+
+def test_a_variant_without_changes_is_its_arm(varied):
+    _, _, rows = varied
+    ignored = ("arm", "step_seconds")
+    base, same = (
+        {key: value for key, value in rows[arm].items() if key not in ignored}
+        for arm in ("anchor", "anchor+same")
+    )
+    assert base == same
+
+
+def test_a_variant_changes_its_own_arm_only(varied):
+    _, _, rows = varied
+    assert rows["anchor"]["transfer_rows"] == rows["anchor+frozen"]["transfer_rows"]
+    assert rows["anchor+drop"]["transfer_rows"] < rows["anchor"]["transfer_rows"]
+    few = rows["anchor"]["transfer_rows"] - rows["anchor+few"]["transfer_rows"]
+    assert few == 40
+
+
+def test_variants_share_the_teacher_and_have_an_anchor_of_their_own(varied):
+    _, workdir, _ = varied
+    assert len(list(workdir.rglob("teacher"))) == 1
+    trained = {path.name for path in workdir.rglob("anchor_encoder*")}
+    assert trained == {"anchor_encoder", "anchor_encoder_40"}
+
+
+def test_a_frozen_anchor_has_logits_that_agree_with_its_classes(varied):
+    config, workdir, _ = varied
+    context = runtime.Context(config, workdir, None, 0).varied("frozen")
+    judge = ingredients.anchor(context, CELL)
+    assert judge.temperature > 0
+    view = ingredients.anchor_view(context, CELL)
+    np.testing.assert_array_equal(view.logits.argmax(-1), view.classes)
+
+
+def test_the_anchor_may_be_the_teacher(varied):
+    config, workdir, _ = varied
+    context = runtime.Context(config, workdir, None, 0).varied("teacher")
+    judge = ingredients.anchor(context, CELL)
+    logits = ingredients.anchor_view(context, CELL).logits
+    said = ingredients.transfer(context, CELL).logits
+    assert judge.temperature is None
+    np.testing.assert_allclose(logits, said, atol=1e-5)
+
+
+def test_validation_rows_stand_in_for_the_test_rows(varied):
+    config, workdir, _ = varied
+    context = runtime.Context(config, workdir, None, 0)
+    splits = cells.task_data(context, "files", 0).splits
+    parts = [set(part.texts) for part in splits[:3]]
+    assert [len(part) for part in parts] == [300 - 40 - 80, 80, 40]
+    assert not parts[0] & parts[2]
+    assert not parts[1] & parts[2]
+    # The test file's rows are nowhere.
+    text = (workdir.parent / "test.tsv").read_text()
+    train = (workdir.parent / "train.tsv").read_text()
+    unseen = {line.split("\t")[0] for line in text.splitlines()[1:]}
+    unseen -= {line.split("\t")[0] for line in train.splitlines()[1:]}
+    assert unseen
+    assert not unseen & set.union(*parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "match"),
+    [
+        ("a+b", {}, "variant's name"),
+        ("a", {"teacher": {"epochs": 1}}, "variants.a one of kd"),
+        ("a", {"kd": {"heat": 1}}, "variants.a.kd one of divergence"),
+        ("a", {"kd": {"temperature": -1.0}}, "variants.a: .*kd.temperature"),
+        ("a", {"quarantine": {"anchor": "none"}}, "variants.a: .*quarantine.anchor"),
+        ("a", {"quarantine": {"references": 81}}, "variants.a: .*references"),
+        ("a", {"quarantine": {"references": 15}}, "variants.a: .*false_rejection"),
+    ],
+)
+def test_what_a_variant_may_not_change_is_said(tmp_path, name, fields, match):
+    config = tiny(tmp_path)
+    with config.unlocked():
+        config.variants = {name: fields}
+    with pytest.raises(ValueError, match=match):
+        check.check(config)
+
+
+def test_an_arm_with_an_unknown_variant_is_refused(tmp_path):
+    config = tiny(tmp_path)
+    config.arms = ("anchor+wild",)
+    with pytest.raises(ValueError, match=r"after \+, one of"):
+        check.check(config)
