@@ -346,7 +346,7 @@ def _check_attack(config: ConfigDict, name: str, section: ConfigDict) -> None:
     for arm in section.arms:
         _check_arm(config, f"{prefix}.arms", arm)
     for task in section.tasks:
-        _validate.one_of(config.tasks, **{f"{prefix}.tasks": task})
+        _validate.one_of([*tasks_lib.TASKS, "files"], **{f"{prefix}.tasks": task})
     _check_trigger(prefix, section)
 
 

@@ -77,7 +77,7 @@ def attack(trigger: str, channel: str, **changes) -> ConfigDict:
             "strength": 8.0,  # in units of logits
             "features": "",  # what hides poisoned rows, in attacks.FEATURE_ATTACKS
             "arms": (),  # () is config.arms
-            "tasks": (),  # () is config.tasks
+            "tasks": (),  # those of config.tasks that it is made for; () is all
         }
     )
     section.update(changes)

@@ -229,8 +229,12 @@ def test_an_attack_may_be_of_some_tasks_only():
     assert {job.cell.task for job in jobs if job.cell.attack == "several"} == {
         "ag_news"
     }
-    config.attacks.several.tasks = ("cola",)
-    with pytest.raises(ValueError, match="tasks one of sst2_sentence"):
+    config.tasks = ("sst2_sentence",)
+    check.check(config)
+    jobs = study.jobs(ml_collections.FrozenConfigDict(config))
+    assert not {"several", "one_to_one"} & {job.cell.attack for job in jobs}
+    config.attacks.several.tasks = ("agnews",)
+    with pytest.raises(ValueError, match="tasks one of sst2"):
         check.check(config)
 
 
