@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from experiments import cells, filters, inference, ingredients, purify, runtime
+from experiments import cells, filters, inference, ingredients, purify, trainer
 from experiments.cells import Cell
 from experiments.quarantine import Verdict, judge, judge_rows
 from experiments.runtime import Context
@@ -154,7 +154,7 @@ def dp_sgd(context: Context, cell: Cell) -> Recipe:
         epsilon=config.epsilon,
         delta=config.delta,
         sampling_rate=config.batch_size / rows,
-        num_steps=runtime.poisson_steps(rows, epochs, config.batch_size),
+        num_steps=trainer.poisson_steps(rows, epochs, config.batch_size),
     )
     rule = {
         "name": "dp_sgd",

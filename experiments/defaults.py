@@ -122,6 +122,7 @@ def defaults() -> ConfigDict:
         {
             "tasks": ("sst2",),
             "seeds": (0, 1, 2),
+            "seeds_at_once": 1,  # trained side by side, which fills an accelerator
             "arms": ("clean", "plain", "anchor"),
             "attacks": {},
             "federations": {},

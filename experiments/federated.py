@@ -15,7 +15,15 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
-from experiments import cells, ingredients, processes, runtime, traffic
+from experiments import (
+    cells,
+    ingredients,
+    processes,
+    runtime,
+    together,
+    traffic,
+    trainer,
+)
 from experiments.arms import ARMS, Arm, Recipe
 from experiments.cells import Cell
 from experiments.runtime import Context
@@ -28,7 +36,6 @@ from protojax import (
     federation,
     gossip,
     matching,
-    node_checkpoint,
     nodes,
     prototypes,
     training,
@@ -130,7 +137,7 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
     plan = [item for turn in rounds for item in turn]
     mesh = nodes.make_mesh(section.nodes)
     optimizer_config = runtime.optimizer_of(student)
-    local, optimizer = compiled_local(
+    local, optimizer = together.compiled_local(
         model.config,
         recipes[0].objective,
         optimizer_config,
@@ -147,7 +154,7 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
         state = state._replace(nodes=states)
         return end(state) if ends_round else state, metrics
 
-    state, seconds = _rounds(
+    state, seconds = together.walk(
         context,
         name,
         plan,
@@ -162,7 +169,9 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
     facts = {
         "step_seconds": seconds,
         "rounds": section.rounds,
-        "round_seconds": seconds * batches.num_steps(_for_log(plan)) / section.rounds,
+        "round_seconds": seconds
+        * batches.num_steps(together.for_log(plan))
+        / section.rounds,
         "traffic": traffic.count_bytes(
             context,
             cell,
@@ -220,16 +229,6 @@ def _loader(plan, rounds, tokens, recipes: list[Recipe], mesh: Mesh):
         return nodes.shard(nodes.stack(stacked), mesh), number in last_of_round
 
     return load
-
-
-@functools.cache
-def compiled_local(model_config, objective, optimizer_config, mesh: Mesh, at_once: int):
-    """Returns the compiled local steps of all nodes and the optimiser."""
-    step, optimizer, count = runtime.make_step(
-        model_config, objective, optimizer_config
-    )
-    local = federation.make_local(step, mesh, at_once=at_once, on_trace=count)
-    return local, optimizer
 
 
 @functools.cache
@@ -303,7 +302,7 @@ def compiled_end(
 def _start(context, cell, section, model, recipes, plan, mesh, optimizer) -> Federation:
     """Returns the federation before its first step."""
     features = recipes[0].columns.get("teacher_features")
-    projection = runtime.init_projection(
+    projection = trainer.init_projection(
         model.config.hidden_size,
         None if features is None else features.shape[-1],
         cell.seed,
@@ -313,94 +312,13 @@ def _start(context, cell, section, model, recipes, plan, mesh, optimizer) -> Fed
         training.init_state(
             params,
             optimizer,
-            num_steps=max(1, batches.num_steps(_of_node(plan, node))),
+            num_steps=max(1, batches.num_steps(together.of_node(plan, node))),
             seed=cell.seed * section.nodes + node,
             prototypes=recipe.prototypes,
         )
         for node, recipe in enumerate(recipes)
     ]
     return federation.init_federation(states, mesh, server=mixing_of(section) is None)
-
-
-def _of_node(plan: list[batches.Dispatch], node: int) -> list[batches.Dispatch]:
-    """Returns the dispatches of one node."""
-    return [batches.Dispatch(length, rows[node]) for length, rows in plan]
-
-
-def _for_log(plan: list[batches.Dispatch]) -> list[batches.Dispatch]:
-    """Returns a plan in which the batches of all nodes are one."""
-    return [
-        batches.Dispatch(length, rows.swapaxes(0, 1).reshape(rows.shape[1], -1))
-        for length, rows in plan
-    ]
-
-
-def _rounds(
-    context, name, plan, load, dispatch, gather, state, *, cost: float, finite: bool
-):
-    """Runs all rounds; returns the federation and the seconds of a step.
-
-    Args:
-        context: the study.
-        name: the run's folder below the workdir.
-        plan: the dispatches of all rounds.
-        load: number of a dispatch -> what `dispatch` takes.
-        dispatch: `(federation, loaded) -> (federation, metrics [nodes, steps])`.
-        gather: brings metrics to the host.
-        state: the federation at its start.
-        cost: of a row, in the progress bar's units.
-        finite: whether a loss that is not finite stops the study.
-    """
-    config = context.config
-    folder = context.workdir / name / "checkpoints"
-    start, extra, num_nodes = 0, {}, plan[0].rows.shape[0]
-    if node_checkpoint.latest_step(folder, num_nodes) is not None:
-        try:
-            state, start, extra = node_checkpoint.restore_nodes(
-                folder, state, fallback=True
-            )
-        except ValueError as error:
-            runtime.logger.warning("%s starts anew: %s", name, error)
-    units = [int((item.rows >= 0).sum()) * cost for item in plan]
-    context.progress.advance(context.task_id, sum(units[:start]))
-    log = runtime.MetricsLog(
-        context, name, _for_log(plan), units, start, extra, finite=finite
-    )
-    with node_checkpoint.NodeWriter(folder) as writer:
-
-        def save(state: Federation, done: int) -> None:
-            log.flush()
-            writer.save(state, done, log.extra)
-            log.resume_timing()
-
-        state = training.fit(
-            dispatch,
-            state,
-            range(len(plan)),
-            load,
-            start=start,
-            save=save,
-            save_every=config.checkpoint_every,
-            on_dispatch=lambda done, metrics: log(
-                done, _mean_over_nodes(gather(metrics))
-            ),
-        )
-        log.flush()
-        if config.keep_checkpoints and start < len(plan):
-            writer.save(state, len(plan), log.extra)
-    return state, log.step_seconds
-
-
-def _mean_over_nodes(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns `[steps]`, the mean over the nodes that had a batch."""
-    found = {}
-    for name, values in metrics.items():
-        known = ~np.isnan(values)
-        total = np.where(known, values, 0).sum(0)
-        found[name] = np.where(
-            known.any(0), total / np.maximum(known.sum(0), 1), np.nan
-        )
-    return found
 
 
 def _merge_prototypes(context, cell, section, mesh, hostile, state) -> Federation:

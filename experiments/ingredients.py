@@ -7,13 +7,14 @@ cheap to call again.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import FrozenConfigDict
 
-from experiments import cells, inference, runtime
+from experiments import cells, inference, together, trainer
 from experiments.cells import Cell
 from experiments.runtime import Context
 from experiments.tokenizer import train_wordpiece
@@ -153,26 +154,48 @@ def student_model(context: Context, cell: Cell, arm: str) -> Model:
     return load_model(context, folder, context.config.student, cell)
 
 
-def fine_tuned(context: Context, name: str, section, cell: Cell, examples) -> Model:
+class FineTuning(NamedTuple):
+    """A model that learns from labels.
+
+    Attributes:
+        name: its folder below the workdir.
+        section: its section of the config.
+        cell: whose task and seed are its own.
+        examples: the rows.
+    """
+
+    name: str
+    section: FrozenConfigDict
+    cell: Cell
+    examples: Examples
+
+
+def fine_tune(context: Context, wanted: Sequence[FineTuning]) -> None:
+    """Trains those of some models that were not trained before, side by side."""
+    names = {one.name: one for one in wanted}
+    left = [
+        one
+        for name, one in names.items()
+        if not (context.workdir / name / "model").exists()
+    ]
+    runs = []
+    for name, section, cell, examples in left:
+        model = build_model(context, section, cell)
+        tokens = tokenize(context, model, examples)
+        runs.append(
+            trainer.Run(name, model, tokens, examples.labels, section, cell.seed)
+        )
+    for run, trained in zip(runs, together.train(context, runs), strict=True):
+        model = run.model._replace(params=trained.params)
+        hf.save_hf(context.workdir / run.name / "model", model)
+        trainer.forget_checkpoints(context, run.name)
+
+
+def fine_tuned(context: Context, wanted: FineTuning) -> Model:
     """Returns a model fine-tuned on labels; trains it once and keeps it."""
-    folder = context.workdir / name
-    if (folder / "model").exists():
-        return load_model(context, folder / "model", section, cell)
-    context.describe(name)
-    model = build_model(context, section, cell)
-    trained = runtime.train(
-        context,
-        name,
-        model,
-        tokenize(context, model, examples),
-        examples.labels,
-        section,
-        seed=cell.seed,
-    )
-    model = model._replace(params=trained.params)
-    hf.save_hf(folder / "model", model)
-    runtime.forget_checkpoints(context, name)
-    return model
+    fine_tune(context, [wanted])
+    folder = context.workdir / wanted.name / "model"
+    return load_model(context, folder, wanted.section, wanted.cell)
 
 
 def teacher_cell(context: Context, cell: Cell) -> Cell:
@@ -189,11 +212,14 @@ def teacher_cell(context: Context, cell: Cell) -> Cell:
 @functools.lru_cache(maxsize=2)
 def teacher_model(context: Context, cell: Cell) -> Model:
     """Returns the teacher of a cell: trained on the transfer set the attack left."""
+    return fine_tuned(context, teacher_tuning(context, cell))
+
+
+def teacher_tuning(context: Context, cell: Cell) -> FineTuning:
+    """Returns how the teacher of a cell is trained."""
     cell = teacher_cell(context, cell)
     examples = cells.poisoned(context, cell).examples
-    return fine_tuned(
-        context, f"{cell.folder}/teacher", context.config.teacher, cell, examples
-    )
+    return FineTuning(f"{cell.folder}/teacher", context.config.teacher, cell, examples)
 
 
 def _outputs(context: Context, cell: Cell, name: str, examples: Examples):
@@ -345,25 +371,36 @@ def anchor_cell(context: Context, cell: Cell) -> Cell:
     return owner
 
 
-def _tuned(context: Context, cell: Cell, known: Examples) -> Model:
-    """Fine-tunes the anchor's encoder on the references that it may see."""
+def anchor_tuning(context: Context, cell: Cell) -> FineTuning:
+    """Returns how the anchor's encoder is trained: on references that do not judge."""
+    cell = anchor_cell(context, cell)
     name = f"{cell.folder}/anchor_encoder"
     if few := context.config.quarantine.references:
         name += f"_{few}"
-    return fine_tuned(context, name, context.config.anchor, cell, known)
+    _, training = _shared_out(context, cell)
+    known = data.take(cells.references(context, cell), training)
+    return FineTuning(name, context.config.anchor, cell, known)
 
 
-def _frozen(context: Context, cell: Cell, known: Examples) -> Model:
+def _shared_out(context: Context, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the references that calibrate an anchor, and those it learns from."""
+    count = cells.num_references(context.config)
+    order = cells.draws(cell, "calibration").permutation(count)
+    cut = round(context.config.quarantine.calibration_share * count)
+    return np.sort(order[:cut]), np.sort(order[cut:])
+
+
+def _tuned(context: Context, cell: Cell) -> Model:
+    """Returns the anchor's encoder, fine-tuned."""
+    return fine_tuned(context, anchor_tuning(context, cell))
+
+
+def _frozen(context: Context, cell: Cell) -> Model:
     """Returns the anchor's encoder as it was before it saw a reference."""
     return build_model(context, context.config.anchor, cell)
 
 
-def _teacher(context: Context, cell: Cell, known: Examples) -> Model:
-    """Returns the teacher, which may have been poisoned."""
-    return teacher_model(context, cell)
-
-
-ANCHORS = {"tuned": _tuned, "frozen": _frozen, "teacher": _teacher}
+ANCHORS = {"tuned": _tuned, "frozen": _frozen, "teacher": teacher_model}
 
 
 @functools.lru_cache(maxsize=2)
@@ -372,12 +409,8 @@ def _anchor(context: Context, cell: Cell) -> Anchor:
     config = context.config
     task = cells.task_data(context, cell.task, cell.seed).task
     references = cells.references(context, cell)
-    rng = cells.draws(cell, "calibration")
-    order = rng.permutation(len(references.texts))
-    cut = round(config.quarantine.calibration_share * len(order))
-    held_out, training = np.sort(order[:cut]), np.sort(order[cut:])
-    known = data.take(references, training)
-    model = ANCHORS[config.quarantine.anchor](context, cell, known)
+    held_out, training = _shared_out(context, cell)
+    model = ANCHORS[config.quarantine.anchor](context, cell)
     logits, features = predicted(
         context,
         f"{cell.folder}/anchor_references",
@@ -387,7 +420,7 @@ def _anchor(context: Context, cell: Cell) -> Anchor:
     centres = prototypes.class_prototypes(
         cells.key(cell, "anchor"),
         features[training, -1],
-        known.labels,
+        references.labels[training],
         task.num_labels,
         num_prototypes=config.prototypes.num,
         metric=config.prototypes.metric,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from experiments import cells, inference, ingredients, runtime, token_groups
+from experiments import cells, inference, ingredients, runtime, token_groups, trainer
 from experiments.cells import Cell
 from experiments.runtime import Context
 from protojax import consistency, data, prototypes, teacher
@@ -266,8 +266,7 @@ def _warm_up(context: Context, cell: Cell, objective, model: Model, everything):
     context.describe(name)
     transfer = ingredients.transfer(context, cell)
     epochs = config.quarantine.warmup_epochs
-    trained = runtime.train(
-        context,
+    run = trainer.Run(
         name,
         model,
         ingredients.tokenize(context, model, transfer.examples),
@@ -275,12 +274,14 @@ def _warm_up(context: Context, cell: Cell, objective, model: Model, everything):
         runtime.changed(config.student, epochs=epochs),
         seed=cell.seed,
         objective=objective,
-        teacher_dim=transfer.features.shape[-1],
-        teacher_logits=transfer.logits,
-        teacher_features=transfer.features,
+        columns={
+            "teacher_logits": transfer.logits,
+            "teacher_features": transfer.features,
+        },
     )
+    trained = trainer.train(context, run)
     outputs = inference.predict(
         context, model, trained.params, ingredients.tokenize(context, model, everything)
     )
-    runtime.forget_checkpoints(context, name)
+    trainer.forget_checkpoints(context, name)
     return outputs

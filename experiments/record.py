@@ -23,7 +23,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from experiments import check, report, results, runtime
+from experiments import report, results, runtime
+from experiments import settings as settings_lib
 from experiments.arms import ARMS, parse
 
 FOLDER = pathlib.Path(__file__).parent / "results"
@@ -66,7 +67,9 @@ def record(
         rows = {_identity(row): row for row in map(json.loads, lines)}
     for workdir in workdirs:
         config = _portable(json.loads((workdir / "config.json").read_text()))
-        settings = check.joined(settings or config, config, f"{workdir} and {path}")
+        settings = settings_lib.joined(
+            settings or config, config, f"{workdir} and {path}"
+        )
         for row in _rows(workdir, tasks):
             rows[_identity(row)] = {
                 key: row[key] for key in KEPT if row.get(key) is not None

@@ -133,7 +133,7 @@ def main(
         What `results.json` holds; None in a process that is not the first.
     """
     # Imported late, so that a typo on the command line is answered at once.
-    from experiments import check, processes, report, results, runtime, study
+    from experiments import check, processes, report, results, runtime, settings, study
 
     console = Console()
     check.check(config)
@@ -141,7 +141,7 @@ def main(
     if not processes.is_leader():
         study.follow(config, workdir)
         return None
-    check.open_workdir(config, workdir)
+    settings.open_workdir(config, workdir)
     with runtime.only_process(workdir):
         runtime.write_json(workdir / "versions.json", results.versions())
         rows = study.run(config, workdir, console=console)

@@ -15,29 +15,21 @@ import logging
 import os
 import pathlib
 import shutil
-import statistics
 import subprocess
-import time
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
-import jax
-import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 from rich.progress import Progress
 
-from experiments import processes
 from protojax import (
-    batches,
-    checkpoint,
     distillation,
     models,
     schedules,
     training,
 )
-from protojax.base import Batch, Prototypes, PyTree
+from protojax.base import Batch
 from protojax.defenses import DEFENSES, GRADIENTS
-from protojax.models import Model, vocabulary
 
 # (function, shape) -> how many times it was traced, hence compiled.
 TRACES: collections.Counter[tuple[str, tuple[int, ...]]] = collections.Counter()
@@ -80,20 +72,6 @@ def varied(config, variant: str) -> FrozenConfigDict:
     changed = ConfigDict(copy.deepcopy(config.to_dict()))
     changed.update(changed.variants[variant])
     return FrozenConfigDict(changed)
-
-
-class Trained(NamedTuple):
-    """The end of one training run.
-
-    Attributes:
-        params: the model's parameters.
-        projection: `[student_dim, teacher_dim]`, or None.
-        step_seconds: mean seconds of a step, compilation left out.
-    """
-
-    params: PyTree
-    projection: np.ndarray | None
-    step_seconds: float
 
 
 @functools.cache
@@ -204,232 +182,6 @@ def compiled_dispatch(
     """Returns the compiled dispatch of `make_step` and its optimiser."""
     step, optimizer, count = make_step(model_config, objective, optimizer_config)
     return training.make_dispatch(step, on_trace=count), optimizer
-
-
-def epochs_plan(
-    lengths: np.ndarray, section, config, seed: int
-) -> list[batches.Dispatch]:
-    """Returns the dispatches of all epochs of a run, in order."""
-    return [
-        item
-        for epoch in range(section.epochs)
-        for item in batches.plan_epoch(
-            lengths,
-            batch_size=section.batch_size,
-            buckets=tuple(config.data.buckets),
-            steps_per_dispatch=config.steps_per_dispatch,
-            seed=seed,
-            epoch=epoch,
-        )
-    ]
-
-
-def poisson_steps(rows: int, epochs: int, batch_size: int) -> int:
-    """Returns how many Poisson batches are as many rows as some epochs, expected."""
-    return -(-rows * epochs // batch_size)
-
-
-def poisson_plan(
-    lengths: np.ndarray, section, config, seed: int
-) -> list[batches.Dispatch]:
-    """Returns the dispatches of a run whose batches are drawn by coins."""
-    return batches.plan_poisson(
-        lengths,
-        expected_rows=section.batch_size,
-        num_steps=poisson_steps(len(lengths), section.epochs, section.batch_size),
-        buckets=tuple(config.data.buckets),
-        steps_per_dispatch=config.steps_per_dispatch,
-        seed=seed,
-    )
-
-
-class MetricsLog:
-    """Appends one line per dispatch to `metrics.jsonl`, and measures the step time."""
-
-    def __init__(
-        self, context: Context, name: str, plan, units, start, extra, *, finite=True
-    ):
-        self.context, self.name, self.plan, self.units = context, name, plan, units
-        self.finite = finite  # whether a loss that is not stops the study
-        self.lines: list[str] = []
-        # length -> seconds of a step in each of its dispatches
-        self.seconds: dict[str, list[float]] = extra.get("step_seconds", {})
-        self.path = context.workdir / "metrics.jsonl"
-        self._forget(start)
-        self.traced = sum(TRACES.values())
-        self.last = time.perf_counter()
-
-    def _forget(self, start: int) -> None:
-        """Removes what a killed run wrote of dispatches that are now done again."""
-        if not self.path.exists() or not processes.is_leader():
-            return
-        lines = self.path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if not self._later(line, start)]
-        if len(kept) < len(lines):
-            with atomic(self.path) as file:
-                file.write("".join(kept).encode())
-
-    def _later(self, line: str, start: int) -> bool:
-        """Returns whether a line is of this run, after `start`, or cut short."""
-        try:
-            found = json.loads(line)
-        except json.JSONDecodeError:
-            return True
-        return found["run"] == self.name and found["dispatch"] > start
-
-    def __call__(self, done: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of one dispatch, the `done`-th of the plan."""
-        values = {name: np.asarray(value) for name, value in metrics.items()}
-        now, traced = time.perf_counter(), sum(TRACES.values())
-        # Reading trails the device by one dispatch, so a compilation shows up in the
-        # interval in which it was dispatched; that interval is not step time.
-        item = self.plan[done - 1]
-        steps = batches.num_steps([item])
-        if traced == self.traced:
-            seconds = (now - self.last) / steps
-            self.seconds.setdefault(str(item.length), []).append(seconds)
-        self.last, self.traced = now, traced
-        # Empty batches are the last of a dispatch.
-        means = {name: float(value[:steps].mean()) for name, value in values.items()}
-        if self.finite and not np.isfinite(means["loss"]):
-            raise FloatingPointError(
-                f"{self.name}: the loss is {means['loss']} in dispatch {done}. Lower "
-                "its learning rate or its clip_norm."
-            )
-        self.lines.append(json.dumps({"run": self.name, "dispatch": done, **means}))
-        self.context.progress.advance(self.context.task_id, self.units[done - 1])
-
-    def flush(self) -> None:
-        """Writes what has gathered since the last flush."""
-        if processes.is_leader():
-            with self.path.open("a") as file:
-                file.writelines(line + "\n" for line in self.lines)
-        self.lines.clear()
-
-    def resume_timing(self) -> None:
-        """Leaves the time that saving took out of the steps."""
-        self.last = time.perf_counter()
-
-    @property
-    def extra(self) -> dict[str, Any]:
-        """What a resumed run needs to go on measuring."""
-        return {"step_seconds": self.seconds}
-
-    @property
-    def step_seconds(self) -> float:
-        """Seconds of a step: each length's median, weighted by its share of the plan.
-
-        A median, since other work on the machine only ever adds. 0 where every dispatch
-        compiled.
-        """
-        steps = collections.Counter()
-        for item in self.plan:
-            steps[str(item.length)] += batches.num_steps([item])
-        medians = {n: statistics.median(found) for n, found in self.seconds.items()}
-        total = sum(steps[length] for length in medians)
-        weighted = sum(medians[length] * steps[length] for length in medians)
-        return weighted / total if total else 0.0
-
-
-def train(
-    context: Context,
-    name: str,
-    model: Model,
-    tokens: batches.Tokens,
-    labels: np.ndarray,
-    section,
-    *,
-    seed: int,
-    objective: FrozenConfigDict | None = None,
-    prototypes: Prototypes | None = None,
-    teacher_dim: int | None = None,
-    **columns: np.ndarray,
-) -> Trained:
-    """Trains a model, saving on the way; picks up where a killed run stopped.
-
-    Args:
-        context: the study.
-        name: the run's folder below the workdir.
-        model: where to start from.
-        tokens: the rows' tokens.
-        labels: `[rows]`.
-        section: the model's section of the config.
-        seed: of order, dropout and the projection.
-        objective: see `make_step`; None learns from labels.
-        prototypes: for an objective with a constraint.
-        teacher_dim: width of the teacher's features, for a distilled student.
-        **columns: the batch's other columns, `[rows, ...]`.
-    """
-    config = context.config
-    objective = objective or FrozenConfigDict({"kd": None})
-    private = objective.get("gradient", {}).get("name") == "dp_sgd"
-    ids, size = tokens.input_ids, model.config.vocab_size
-    # Words that no row has would tell who sees a private student that no row has them.
-    kept = (
-        np.arange(size)
-        if private
-        else vocabulary.used_ids(ids, size, pad_id=tokens.pad_id)
-    )
-    narrow = vocabulary.narrow(model, kept)
-    tokens = tokens._replace(input_ids=vocabulary.renumber(ids, kept))
-    dispatch, optimizer = compiled_dispatch(
-        narrow.config, objective, optimizer_of(section)
-    )
-    make_plan = poisson_plan if private else epochs_plan
-    plan = make_plan(tokens.lengths, section, config, seed)
-    projection = init_projection(model.config.hidden_size, teacher_dim, seed)
-    state = training.init_state(
-        distillation.student_params(narrow.params, projection),
-        optimizer,
-        num_steps=batches.num_steps(plan),
-        seed=seed,
-        prototypes=prototypes,
-    )
-    folder = context.workdir / name / "checkpoints"
-    start, extra = 0, {}
-    if checkpoint.latest_step(folder) is not None:
-        try:
-            state, start, extra = checkpoint.restore(folder, state, fallback=True)
-        except ValueError as error:
-            logger.warning("%s starts anew, no checkpoint is intact: %s", name, error)
-    units = [int((item.rows >= 0).sum()) * row_cost(model.config) for item in plan]
-    context.progress.advance(context.task_id, sum(units[:start]))
-    log = MetricsLog(context, name, plan, units, start, extra)
-
-    def save(state, done):
-        log.flush()
-        checkpoint.save(folder, state, done, keep=2, extra=log.extra)
-        log.resume_timing()
-
-    state = training.fit(
-        dispatch,
-        state,
-        plan,
-        lambda item: batches.make_batch(tokens, labels, item, **columns),
-        start=start,
-        save=save,
-        save_every=config.checkpoint_every,
-        on_dispatch=log,
-    )
-    log.flush()
-    if config.keep_checkpoints and start < len(plan):
-        checkpoint.save(folder, state, len(plan), extra=log.extra)
-    params = jax.device_get(state.params)
-    trained = vocabulary.widen(model.params, params["model"], kept)
-    return Trained(jax.device_get(trained), params.get("projection"), log.step_seconds)
-
-
-def init_projection(width: int, teacher_dim: int | None, seed: int):
-    """Returns a map to the teacher's width, or None where there is none to make."""
-    if teacher_dim is None or teacher_dim == width:
-        return None
-    return jax.nn.initializers.orthogonal()(jax.random.key(seed), (width, teacher_dim))
-
-
-def forget_checkpoints(context: Context, name: str) -> None:
-    """Removes a finished run's checkpoints, unless the config keeps the last."""
-    if not context.config.keep_checkpoints:
-        shutil.rmtree(context.workdir / name / "checkpoints", ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import functools
 import json
 import pathlib
 import shutil
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -22,7 +22,6 @@ from rich.progress import (
 )
 
 from experiments import (
-    adaptive,
     arms,
     cells,
     federated,
@@ -31,12 +30,15 @@ from experiments import (
     processes,
     runtime,
     tasks,
+    together,
+    trainer,
 )
 from experiments.arms import ARMS
 from experiments.cells import Cell
+from experiments.jobs import DONE, Job, jobs, needed
+from experiments.preflight import preflight, work
 from experiments.runtime import Context
 from protojax import (
-    _validate,
     attacks,
     distillation,
     evals,
@@ -47,76 +49,6 @@ from protojax import (
 from protojax.models import hf
 
 _END = "end of the study"  # where processes wait for each other
-DONE = "training.json"  # the file that says that a job's students are whole
-
-
-class Job(NamedTuple):
-    """One row of the results.
-
-    Attributes:
-        cell: the task, seed and attack.
-        arm: a name in `ARMS`, with `+variant` behind it to change what the config
-            says, and `@federation` to run it over many nodes.
-        student_cell: the cell that the student is trained in.
-    """
-
-    cell: Cell
-    arm: str
-    student_cell: Cell
-
-    @property
-    def kind(self) -> str:
-        """The name in `ARMS`."""
-        return arms.parse(self.arm).kind
-
-    @property
-    def variant(self) -> str:
-        """The name in the config's `variants`, "" for none."""
-        return arms.parse(self.arm).variant
-
-    @property
-    def federation(self) -> str:
-        """The name in the config's `federations`, "" for none."""
-        return arms.parse(self.arm).federation
-
-    @property
-    def row(self) -> str:
-        """The file of the row, below the workdir."""
-        return f"{self.cell.folder}/{self.arm}.json"
-
-    @property
-    def student(self) -> str:
-        """The student's folder, below the workdir."""
-        return f"{self.student_cell.whole.folder}/{self.arm}"
-
-
-def jobs(config) -> list[Job]:
-    """Returns all rows of a study, those that share ingredients side by side."""
-    found = []
-    for task in config.tasks:
-        for seed in config.seeds:
-            if not config.attacks:
-                cell = Cell(task, seed, None)
-                found += [_job(config, cell, arm) for arm in config.arms]
-            for name, attack in config.attacks.items():
-                if attack.tasks and task not in attack.tasks:
-                    continue
-                cell = Cell(task, seed, name)
-                arms_run = attack.arms or config.arms
-                found += [_job(config, cell, arm) for arm in arms_run]
-    return found
-
-
-def _job(config, cell: Cell, arm: str) -> Job:
-    """Returns an arm's job on a cell."""
-    kind, _, federation = arms.parse(arm)
-    student_cell = ARMS[kind].learns_in(config, cell)
-    return Job(cell, arm, student_cell._replace(federation=federation))
-
-
-def _needed(config, job: Job) -> list[Job]:
-    """Returns the jobs whose students a job starts from or imitates."""
-    return [_job(config, job.cell, arm) for arm in ARMS[job.kind].needs]
 
 
 def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, Any]]:
@@ -145,17 +77,19 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
         context = Context(config, workdir, progress, progress.add_task("preparing"))
         preflight(context, todo)
         if todo:
-            progress.update(context.task_id, total=_work(context, todo))
+            progress.update(context.task_id, total=work(context, todo))
         else:
             progress.update(context.task_id, total=1, completed=1)
-        for job in todo:
-            row = evaluate(context, job)
-            runtime.write_json(workdir / job.row, row)
+        for group in _groups(config, todo):
+            train_students(context, group)
+            for job in group:
+                row = evaluate(context, job)
+                runtime.write_json(workdir / job.row, row)
         context.describe("done")
     processes.meet(_END)
     if not config.export_students:
         listed = jobs(config)
-        needed = [other for job in listed for other in _needed(config, job)]
+        needed = [other for job in listed for other in needed(config, job)]
         for job in [*listed, *needed]:
             # First the file that says the student is whole.
             (workdir / job.student / DONE).unlink(missing_ok=True)
@@ -167,6 +101,16 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
 def _todo(config, workdir: pathlib.Path) -> list[Job]:
     """Returns the jobs whose rows are not written yet."""
     return [job for job in jobs(config) if not (workdir / job.row).exists()]
+
+
+def _groups(config, todo: list[Job]) -> list[list[Job]]:
+    """Returns jobs in groups of those that are trained at once: of several seeds."""
+    if config.seeds_at_once == 1:
+        return [[job] for job in todo]
+    found: dict[tuple, list[Job]] = {}
+    for job in todo:
+        found.setdefault((job.cell.task, job.cell.attack, job.arm), []).append(job)
+    return list(found.values())
 
 
 def follow(config, workdir: pathlib.Path) -> None:
@@ -190,115 +134,6 @@ def follow(config, workdir: pathlib.Path) -> None:
     processes.meet(_END)
 
 
-def preflight(context: Context, todo: list[Job]) -> None:
-    """Raises on what only the data can tell is impossible, before hours are spent.
-
-    A trigger that is searched takes an anchor, which is trained here.
-
-    Args:
-        context: the study.
-        todo: its rows.
-
-    Raises:
-        ValueError: a feature layer beyond a model's depth, a target or source beyond
-            the classes, too few prototypes for them, or an attack or a defence on a
-            task that has scores instead of classes.
-    """
-    for role in ("teacher", "student", "anchor") if todo else ():
-        depth = _model_config(
-            context, context.config[role], todo[0].cell.task
-        ).num_layers
-        for layer in context.config.features.layers:
-            _validate.require(
-                -depth - 1 <= layer <= depth,
-                "features.layers",
-                layer,
-                f"in {-depth - 1}..{depth}, the states of the {role}",
-            )
-    searched = {
-        name
-        for name, attack in context.config.attacks.items()
-        if attack.trigger == "searched"
-    }
-    # Those whose trigger takes an anchor to be found come last.
-    for cell in sorted(
-        dict.fromkeys(job.cell for job in todo), key=lambda c: c.attack in searched
-    ):
-        task, splits = cells.task_data(context, cell.task, cell.seed)
-        arms_run = [job.kind for job in todo if job.cell == cell]
-        rows, expected = len(splits.transfer.texts), context.config.dp.batch_size
-        if "dp_sgd" in arms_run:
-            bound = f"<= {rows}, the transfer rows of {cell.task}"
-            _validate.require(expected <= rows, "dp.batch_size", expected, bound)
-            delta = context.config.dp.delta
-            bound = f"< 1 / {rows}, the transfer rows of {cell.task}"
-            _validate.require(delta < 1 / rows, "dp.delta", delta, bound)
-        if task.problem == "regression":
-            for arm in arms_run:
-                _validate.one_of(("clean", "plain", "references"), arms=arm)
-        else:
-            least = task.num_labels
-            found = context.config.prototypes.num
-            _validate.require(
-                found >= least, "prototypes.num", found, f">= {least}, one a class"
-            )
-        if cell.attack is not None:
-            adaptive.prepare(context, cell)
-            # These refuse scores, and classes that the task does not have.
-            cells.poisoned(context, cell)
-            cells.triggered_test(context, cell)
-            try:
-                cells.references(context, cell)
-            except ValueError as error:
-                name = f"attacks.{cell.attack}.reference_rate"
-                raise ValueError(f"{name}: {error}") from error
-
-
-def _work(context: Context, todo: list[Job]) -> float:
-    """Returns the training that is left, in the progress bar's units."""
-    config, runs = context.config, {}
-    for job in todo:
-        splits = cells.task_data(context, job.cell.task, job.cell.seed).splits
-        rows, few = len(splits.transfer.texts), len(splits.references.texts)
-        passes = {
-            "references": few * config.anchor.epochs,
-            "fine_tuned": few * config.fine_tuning.epochs,
-            "nad": few * config.fine_tuning.epochs,
-            "dp_sgd": rows * config.dp.epochs,
-        }
-        teacher = ingredients.teacher_cell(context, job.student_cell).folder
-        held_out = round(few * config.quarantine.calibration_share)
-        needed = {
-            other.student: (
-                config.student,
-                passes.get(other.kind, rows * config.student.epochs),
-            )
-            for other in (job, *_needed(config, job))
-        }
-        if job.kind != "references":
-            needed[f"{teacher}/teacher"] = (
-                config.teacher,
-                rows * config.teacher.epochs,
-            )
-        if ARMS[job.kind].anchored:
-            folder = f"{cells.reference_cell(config, job.cell).folder}/anchor_encoder"
-            needed[folder] = (config.anchor, (few - held_out) * config.anchor.epochs)
-        for name, (section, work) in needed.items():
-            folder = context.workdir / name
-            if not (folder / "model").exists() and not (folder / DONE).exists():
-                runs[name] = work * runtime.row_cost(
-                    _model_config(context, section, job.cell.task)
-                )
-    return sum(runs.values())
-
-
-@functools.cache
-def _model_config(context: Context, section, task: str) -> models.EncoderConfig:
-    """Returns the config of a section's model on a task, read once for all seeds."""
-    cell = Cell(task, context.config.seeds[0], None)
-    return ingredients.build_model(context, section, cell).config
-
-
 def _saved(context: Context, job: Job) -> list[pathlib.Path]:
     """Returns the folders of a job's students, none before they are whole."""
     folder = context.workdir / job.student
@@ -310,23 +145,100 @@ def students(context: Context, job: Job) -> tuple[list[models.Model], dict[str, 
 
     There is one, or one a node where no server merges them.
     """
+    train_students(context, [job])
     context = context.varied(job.variant)
-    config, cell = context.config, job.student_cell
+    found = [
+        ingredients.load_model(
+            context, folder, context.config.student, job.student_cell
+        )
+        for folder in _saved(context, job)
+    ]
+    return found, json.loads((context.workdir / job.student / DONE).read_text())
+
+
+def train_students(context: Context, group: list[Job]) -> None:
+    """Trains the students of one arm for several seeds, those that are not there yet.
+
+    Args:
+        context: the study.
+        group: jobs that differ in their seed only.
+    """
+    context = context.varied(group[0].variant)
+    # Attacks share students that do not depend on them.
+    left = {job.student: job for job in group if not _saved(context, job)}
+    if not left:
+        return
+    arm = ARMS[group[0].kind]
+    if group[0].federation:
+        for name, job in left.items():
+            context.describe(name)
+            start = _start(context, job)
+            done = federated.distil(context, name, job.student_cell, arm, start)
+            _keep(context, job, done, start)
+        return
+    _prepare(context, list(left.values()), arm)
+    starts = [_start(context, job) for job in left.values()]
+    recipes = [arm.recipe(context, job.student_cell) for job in left.values()]
+    runs = [
+        trainer.Run(
+            job.student,
+            start,
+            ingredients.tokenize(context, start, recipe.examples),
+            recipe.examples.labels,
+            runtime.changed(context.config.student, **recipe.section),
+            seed=job.cell.seed,
+            columns=recipe.columns,
+            objective=recipe.objective,
+            prototypes=recipe.prototypes,
+        )
+        for job, start, recipe in zip(left.values(), starts, recipes, strict=True)
+    ]
+    ended = together.train(context, runs)
+    for job, start, recipe, run, trained in zip(
+        left.values(), starts, recipes, runs, ended, strict=True
+    ):
+        rule = recipe.objective.get("gradient", {})
+        facts = {
+            "step_seconds": trained.step_seconds,
+            "step_rows": run.section.batch_size,
+            "noise_multiplier": rule.get("noise_multiplier"),
+        }
+        params = distillation.student_params(trained.params, trained.projection)
+        done = federated.Distilled([params], [recipe], np.zeros(1, bool), facts)
+        _keep(context, job, done, start)
+
+
+def _prepare(context: Context, group: list[Job], arm: arms.Arm) -> None:
+    """Trains side by side what the recipes of several seeds would train by themselves.
+
+    That is teachers, anchors, and the students that others start from.
+    """
+    if len(group) == 1:
+        return
+    fine_tune, tuned = ingredients.fine_tune, context.config.quarantine.anchor
+    if group[0].kind != "references":
+        fine_tune(
+            context,
+            [ingredients.teacher_tuning(context, job.student_cell) for job in group],
+        )
+    if arm.anchored and tuned == "tuned":
+        fine_tune(
+            context,
+            [ingredients.anchor_tuning(context, job.student_cell) for job in group],
+        )
+    for before in zip(*(needed(context.config, job) for job in group), strict=True):
+        train_students(context, list(before))
+
+
+def _keep(
+    context: Context, job: Job, done: federated.Distilled, start: models.Model
+) -> None:
+    """Writes the students of a job and the facts of their training."""
     folder = context.workdir / job.student
-    if saved := _saved(context, job):
-        found = [
-            ingredients.load_model(context, s, config.student, cell) for s in saved
-        ]
-        return found, json.loads((folder / DONE).read_text())
-    context.describe(job.student)
-    untrained = _start(context, job)
-    distil = federated.distil if job.federation else _distil
-    done = distil(context, job.student, cell, ARMS[job.kind], untrained)
-    found = [untrained._replace(params=params["model"]) for params in done.params]
-    one_each = len(found) > 1
-    for node, (model, params) in enumerate(zip(found, done.params, strict=True)):
+    one_each = len(done.params) > 1
+    for node, params in enumerate(done.params):
         place = folder / f"node_{node:03d}" if one_each else folder
-        hf.save_hf(place / "model", model)
+        hf.save_hf(place / "model", start._replace(params=params["model"]))
         if "projection" in params:
             with runtime.atomic(place / "projection.npy") as file:
                 np.save(file, params["projection"])
@@ -343,51 +255,19 @@ def students(context: Context, job: Job) -> tuple[list[models.Model], dict[str, 
         "transfer_rows": sum(len(recipe.examples.texts) for recipe in done.recipes),
         "bytes_per_node": 0 if held is None else prototypes.num_bytes(held),
         "hostile_nodes": int(done.hostile.sum()),
-        **_quarantine_facts(context, cell, done),
+        **_quarantine_facts(context, job.student_cell, done),
     }
     # Written last: this file says that the students are whole.
     runtime.write_json(folder / DONE, facts)
-    runtime.forget_checkpoints(context, job.student)
-    return found, facts
+    trainer.forget_checkpoints(context, job.student)
 
 
 def _start(context: Context, job: Job) -> models.Model:
     """Returns what a job's training starts from: a new student, or another arm's."""
-    before = [students(context, other)[0] for other in _needed(context.config, job)]
+    before = [students(context, other)[0] for other in needed(context.config, job)]
     if before:
         return before[0][0]
     return ingredients.build_model(context, context.config.student, job.student_cell)
-
-
-def _distil(
-    context: Context, name: str, cell: Cell, arm: arms.Arm, model: models.Model
-) -> federated.Distilled:
-    """Distils one student from all rows in one place."""
-    recipe = arm.recipe(context, cell)
-    context.describe(name)
-    features = recipe.columns.get("teacher_features")
-    section = runtime.changed(context.config.student, **recipe.section)
-    trained = runtime.train(
-        context,
-        name,
-        model,
-        ingredients.tokenize(context, model, recipe.examples),
-        recipe.examples.labels,
-        section,
-        seed=cell.seed,
-        objective=recipe.objective,
-        prototypes=recipe.prototypes,
-        teacher_dim=None if features is None else features.shape[-1],
-        **recipe.columns,
-    )
-    params = distillation.student_params(trained.params, trained.projection)
-    rule = recipe.objective.get("gradient", {})
-    facts = {
-        "step_seconds": trained.step_seconds,
-        "step_rows": section.batch_size,
-        "noise_multiplier": rule.get("noise_multiplier"),
-    }
-    return federated.Distilled([params], [recipe], np.zeros(1, bool), facts)
 
 
 def _quarantine_facts(context: Context, cell: Cell, done: federated.Distilled):

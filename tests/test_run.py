@@ -11,7 +11,7 @@ import sys
 import ml_collections
 import pytest
 
-from experiments import check, run, runtime, study
+from experiments import check, run, runtime, settings, study
 from experiments.configs import glue, robustness
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -129,28 +129,28 @@ def frozen(**changes):
 
 
 def test_a_workdir_belongs_to_one_study_that_may_grow(tmp_path):
-    check.open_workdir(frozen(), tmp_path / "a")
-    check.open_workdir(frozen(seeds=(0, 1)), tmp_path / "a")
+    settings.open_workdir(frozen(), tmp_path / "a")
+    settings.open_workdir(frozen(seeds=(0, 1)), tmp_path / "a")
     saved = json.loads((tmp_path / "a" / "config.json").read_text())
     assert saved["seeds"] == [0, 1]
     with pytest.raises(ValueError, match=re.escape("kd.temperature was 2.0, now 4.0")):
-        check.open_workdir(frozen(**{"kd.temperature": 4.0}), tmp_path / "a")
+        settings.open_workdir(frozen(**{"kd.temperature": 4.0}), tmp_path / "a")
     with pytest.raises(ValueError, match=r"attacks.word_data.rate was 0.05, now 0.1"):
-        check.open_workdir(frozen(**{"attacks.word_data.rate": 0.1}), tmp_path / "a")
+        settings.open_workdir(frozen(**{"attacks.word_data.rate": 0.1}), tmp_path / "a")
 
 
 def test_an_attack_taken_out_keeps_its_settings(tmp_path):
-    check.open_workdir(frozen(), tmp_path / "a")
+    settings.open_workdir(frozen(), tmp_path / "a")
     config = run.load("quickstart.py")
     del config.attacks["word_data"]
-    check.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path / "a")
+    settings.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path / "a")
     with pytest.raises(ValueError, match=r"attacks.word_data.rate was 0.05, now 0.1"):
-        check.open_workdir(frozen(**{"attacks.word_data.rate": 0.1}), tmp_path / "a")
+        settings.open_workdir(frozen(**{"attacks.word_data.rate": 0.1}), tmp_path / "a")
 
 
 def test_what_changes_no_result_may_change(tmp_path):
-    check.open_workdir(frozen(), tmp_path / "a")
-    check.open_workdir(frozen(keep_checkpoints=False), tmp_path / "a")
+    settings.open_workdir(frozen(), tmp_path / "a")
+    settings.open_workdir(frozen(keep_checkpoints=False), tmp_path / "a")
 
 
 @pytest.mark.parametrize("name", ["no_attack", "a/b"])
@@ -204,7 +204,7 @@ def test_a_wrong_command_line_ends_in_one_line(arguments, message, tmp_path):
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match="other files"):
-        check.open_workdir(frozen(), tmp_path)
+        settings.open_workdir(frozen(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -234,20 +234,20 @@ def test_an_attack_may_be_of_some_tasks_only():
     jobs = study.jobs(ml_collections.FrozenConfigDict(config))
     assert not {"several", "one_to_one"} & {job.cell.attack for job in jobs}
     config.attacks.several.tasks = ("agnews",)
-    with pytest.raises(ValueError, match="tasks one of sst2"):
+    with pytest.raises(ValueError, match=r"Did you mean .ag_news."):
         check.check(config)
 
 
 def test_a_study_from_before_a_field_was_there_goes_on(tmp_path):
     config = robustness.get_config("labels")
-    check.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path)
+    settings.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path)
     path = tmp_path / "config.json"
     before = json.loads(path.read_text())
     del before["attacks"]["labels"]["decoy_rate"]
     path.write_text(json.dumps(before))
     config.attacks.labels.tasks = ("ag_news",)
-    check.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path)
+    settings.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path)
     path.write_text(json.dumps(before))
     config.attacks.labels.decoy_rate = 0.1
     with pytest.raises(ValueError, match=r"decoy_rate was 0.0, now 0.1"):
-        check.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path)
+        settings.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path)

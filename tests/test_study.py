@@ -19,6 +19,7 @@ from experiments import (
     runtime,
     study,
     token_groups,
+    trainer,
 )
 from experiments.defaults import attack, defaults, encoder
 from protojax import batches, checkpoint, training
@@ -386,7 +387,7 @@ def test_what_the_data_forbid_is_said_before_training(
 ):
     config = finished[0].copy_and_resolve_references()
     config.update_from_flattened_dict(change)
-    monkeypatch.setattr(runtime, "train", None)
+    monkeypatch.setattr(trainer, "train", None)
     with pytest.raises(ValueError, match=message):
         run(config, tmp_path)
 
@@ -428,7 +429,7 @@ def test_damaged_checkpoints_cost_a_restart_only(finished, tmp_path, caplog):
 
 def test_a_finished_study_only_gathers_its_rows(finished, monkeypatch):
     config, workdir, expected, _ = finished
-    monkeypatch.setattr(runtime, "train", None)
+    monkeypatch.setattr(trainer, "train", None)
     monkeypatch.setattr(inference, "predict", None)
     assert run(config, workdir)["rows"] == expected["rows"]
 

@@ -1,0 +1,172 @@
+"""Several seeds side by side are what each of them is by itself."""
+
+import json
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+from rich.progress import Progress
+
+from experiments import jobs as jobs_lib
+from experiments import runtime, together, trainer
+from experiments.defaults import defaults, encoder
+from protojax import batches, models
+from tests.test_study import forget, run, run_killed, tiny
+
+SECTION = ml_collections.FrozenConfigDict(
+    encoder("scratch", epochs=2, batch_size=4, learning_rate=1e-2)
+)
+CONFIG = models.EncoderConfig(
+    family="bert",
+    vocab_size=40,
+    hidden_size=8,
+    num_layers=1,
+    num_heads=2,
+    intermediate_size=16,
+    max_positions=8,
+)
+
+
+def run_of(seed, rows, **changes):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2, 9, rows).astype(np.int32)
+    ids = rng.integers(1, 40, (rows, 8), np.int32)
+    tokens = batches.Tokens(ids, np.zeros_like(ids), lengths, 0)
+    model = models.init_model(CONFIG, seed=seed)
+    labels = rng.integers(0, 2, rows).astype(np.int32)
+    one = trainer.Run(f"seed{seed}/it", model, tokens, labels, SECTION, seed)
+    return one._replace(**changes)
+
+
+def context_of(folder, **changes):
+    config = defaults()
+    config.data.buckets = (4, 8)
+    config.steps_per_dispatch = 2
+    config.seeds_at_once = 2
+    config.update(changes)
+    progress = Progress()
+    return runtime.Context(
+        ml_collections.FrozenConfigDict(config), folder, progress, progress.add_task("")
+    )
+
+
+def by_itself(one, plan):
+    """Trains one run over its share of a plan, a step after the other."""
+    dispatch, optimizer = runtime.compiled_dispatch(
+        one.model.config, one.objective, runtime.optimizer_of(one.section)
+    )
+    state = trainer.start_of(one, optimizer, batches.num_steps(plan))
+    for item in plan:
+        batch = batches.make_batch(one.tokens, one.labels, item)
+        state, _ = dispatch(state, batch)
+    return jax.device_get(state.params["model"])
+
+
+@pytest.mark.parametrize("rows", [(10, 10), (16, 7)], ids=["even", "uneven"])
+def test_seeds_at_once_are_seeds_by_themselves(tmp_path, monkeypatch, rows):
+    given = [run_of(seed, count) for seed, count in enumerate(rows)]
+    plans, walk = [], together.walk
+
+    def watched(context, name, plan, *rest, **options):
+        plans.append(plan)
+        return walk(context, name, plan, *rest, **options)
+
+    monkeypatch.setattr(together, "walk", watched)
+    found = together.train(context_of(tmp_path), given)
+    (plan,) = plans
+    for number, (one, trained) in enumerate(zip(given, found, strict=True)):
+        own = together.of_node(plan, number)
+        members = np.concatenate([item.rows.ravel() for item in own])
+        # Two epochs: each row twice, and once before any comes again.
+        members = members[members >= 0]
+        count = rows[number]
+        assert sorted(members[:count]) == sorted(members[count:]) == list(range(count))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
+            trained.params,
+            by_itself(one, own),
+        )
+
+
+def test_what_cannot_be_stacked_goes_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(together, "_train", None)
+    monkeypatch.setattr(trainer, "train", lambda context, one: one.name)
+    context = context_of(tmp_path)
+    private = ml_collections.FrozenConfigDict(
+        {"kd": None, "gradient": {"name": "dp_sgd"}}
+    )
+    other = ml_collections.FrozenConfigDict({**SECTION.to_dict(), "epochs": 3})
+    for changes in ({"objective": private}, {"section": other}):
+        given = [run_of(0, 8), run_of(1, 8, **changes)]
+        if "objective" in changes:
+            given[0] = given[0]._replace(**changes)
+        assert together.train(context, given) == ["seed0/it", "seed1/it"]
+    # The third of three has no partner.
+    monkeypatch.setattr(
+        together, "_train", lambda _, group: [one.name for one in group]
+    )
+    given = [run_of(seed, 8) for seed in range(3)]
+    assert together.train(context, given) == ["seed0/it", "seed1/it", "seed2/it"]
+    assert together.train(context, []) == []
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study of two seeds at once: its config, folder, results and joint runs."""
+    folder = tmp_path_factory.mktemp("together")
+    forget()
+    config = tiny(folder)
+    config.seeds = (0, 1)
+    config.seeds_at_once = 2
+    config.arms = ("clean", "plain", "anchor", "fine_tuned")
+    del config.attacks["logits"]
+    joint, train = [], together._train
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            together,
+            "_train",
+            lambda context, group: (
+                joint.append([r.name for r in group]) or train(context, group)
+            ),
+        )
+        found = run(config, folder / "run")
+    return config, folder / "run", found, joint
+
+
+def test_teachers_anchors_and_students_are_trained_at_once(finished):
+    config, workdir, found, joint = finished
+    parts = {names[0].rpartition("seed0/")[2] for names in joint}
+    assert parts == {
+        *("no_attack/teacher", "no_attack/clean", "no_attack/anchor_encoder"),
+        *("data/teacher", "data/plain", "data/anchor", "data/fine_tuned"),
+    }
+    assert all(second == first.replace("seed0", "seed1") for first, second in joint)
+    assert len(found["rows"]) == 8
+    for job in jobs_lib.jobs(ml_collections.FrozenConfigDict(config)):
+        assert (workdir / job.student / "model/model.safetensors").exists()
+    assert not list(workdir.rglob("checkpoints"))
+
+
+def test_students_of_a_joint_run_learn_as_others_do(finished):
+    _, _, found, _ = finished
+    rows = {(row["arm"], row["seed"]): row for row in found["rows"]}
+    for seed in (0, 1):
+        assert rows["clean", seed]["clean_metric"] > 0.9
+        plain = rows["plain", seed]
+        assert plain["asr"] > plain["untriggered_asr"]
+        assert plain["step_seconds"] >= 0
+
+
+def test_a_killed_joint_study_resumes_to_the_same_numbers(
+    finished, tmp_path, monkeypatch
+):
+    config, workdir, _, _ = finished
+    config = config.copy_and_resolve_references()
+    config.arms = ("plain",)
+    found = run_killed(config, tmp_path, monkeypatch, dispatches=11)
+    for row in found["rows"]:
+        path = workdir / f"files/seed{row['seed']}/data/plain.json"
+        before = json.loads(path.read_text())
+        for field in ("clean_metric", "asr", "robust_accuracy"):
+            assert row[field] == pytest.approx(before[field])
