@@ -9,7 +9,8 @@ versions), and the table made of it between the README's two lines
     <!-- results: pilot -->
     <!-- end -->
 
-so that no figure of it is typed by hand; a test holds every such table to its file.
+so that no figure of it is typed by hand; a test holds every such table to its file. A
+line `<!-- published: pilot -->` makes a place for ours beside the published figures.
 
 A study too long for one machine and day is recorded in pieces: several folders at once,
 and with `--add` beside what was recorded before. Their settings must be the same.
@@ -91,7 +92,7 @@ def record(
             for line in summary
         ],
     }
-    text = placed(README.read_text(), name, rendered(found))
+    text = filled(README.read_text(), name, found)
     with runtime.atomic(path.with_suffix(".jsonl")) as file:
         file.writelines(json.dumps(row).encode() + b"\n" for row in ordered)
     runtime.write_json(path, found)
@@ -137,6 +138,20 @@ def _place(row: dict[str, Any]) -> tuple:
     return row["task"], row.get("attack") or "", *place, row["seed"]
 
 
+def filled(readme: str, name: str, found: dict[str, Any]) -> str:
+    """Returns a README with the tables of a file in their places.
+
+    Args:
+        readme: the text.
+        name: of the file.
+        found: what it holds.
+    """
+    readme = placed(readme, name, rendered(found))
+    if f"<!-- published: {name} -->" in readme:
+        readme = placed(readme, name, beside_published(found), kind="published")
+    return readme
+
+
 def rendered(found: dict[str, Any]) -> str:
     """Returns the table of a file in `experiments/results`, and where it comes from."""
     measures = {name: None for m in results.MEASURES for name in (m, f"{m}_interval")}
@@ -148,19 +163,62 @@ def rendered(found: dict[str, Any]) -> str:
     )
 
 
-def placed(readme: str, name: str, table: str) -> str:
+# Arm -> attack success and what is lost of the clean accuracy, in percent and points,
+# as published for another setting.
+PUBLISHED = {
+    "plain": (92.0, 0.0),
+    "dp_sgd": (54.0, 12.0),
+    "adversarial": (38.0, 6.0),
+    "anchor": (7.0, 2.0),
+}
+
+
+def beside_published(found: dict[str, Any]) -> str:
+    """Returns a table of the published figures and ours, of cells that have them all.
+
+    Args:
+        found: a file in `experiments/results`.
+    """
+    cells: dict[tuple[str, str], dict[str, dict]] = {}
+    for line in found["summary"]:
+        if line["arm"] in PUBLISHED and "attack" in line:
+            cells.setdefault((line["task"], line["attack"]), {})[line["arm"]] = line
+    cells = {name: arms for name, arms in cells.items() if len(arms) == len(PUBLISHED)}
+    names = ["published", *(f"{task}, {attack}" for task, attack in cells)]
+    rows = [
+        [
+            "arm",
+            *(f"{name}: ASR" for name in names),
+            *(f"{name}: loss" for name in names),
+        ],
+        ["---"] + ["--:"] * (2 * len(names)),
+    ]
+    for arm, (success, loss) in PUBLISHED.items():
+        measured = [
+            (100 * arms[arm]["asr"], 100 * (plain["clean_metric"] - own))
+            for arms in cells.values()
+            for plain, own in [(arms["plain"], arms[arm]["clean_metric"])]
+        ]
+        pairs = [(success, loss), *measured]
+        rows.append(
+            [arm, *(f"{a:.1f}" for a, _ in pairs), *(f"{b:.1f}" for _, b in pairs)]
+        )
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def placed(readme: str, name: str, table: str, *, kind: str = "results") -> str:
     """Returns a text with a table between the two lines that name its place.
 
     >>> placed("<!-- results: a -->\\nold\\n<!-- end -->\\n", "a", "new\\n")
     '<!-- results: a -->\\n\\nnew\\n\\n<!-- end -->\\n'
     """
-    inside = r"(?:(?!<!-- results:).)*?"
-    start = rf"(<!-- results: {re.escape(name)} -->\n)"
+    inside = r"(?:(?!<!-- (?:results|published):).)*?"
+    start = rf"(<!-- {kind}: {re.escape(name)} -->\n)"
     place = re.compile(rf"{start}{inside}(<!-- end -->)", re.S)
     text, count = place.subn(lambda m: f"{m[1]}\n{table}\n{m[2]}", readme)
     if count != 1:
         raise ValueError(
-            f"Expected one line '<!-- results: {name} -->' followed by '<!-- end -->' "
+            f"Expected one line '<!-- {kind}: {name} -->' followed by '<!-- end -->' "
             f"in {README}, found {count}."
         )
     return text

@@ -13,6 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from experiments import runtime
+from experiments.arms import parse
 from protojax import evals
 
 PACKAGES = (
@@ -128,7 +129,46 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             mean, half = evals.mean_interval(values) if values else (None, None)
             summary[measure], summary[f"{measure}_interval"] = mean, half
         found.append(summary)
+    for line in found:
+        line["front"] = _on_front(line, found)
     return found
+
+
+# Worlds, not defences: without the attack, and with its rows known.
+WORLDS = ("clean", "oracle")
+FEW = 4
+
+
+def _on_front(line: dict[str, Any], lines: list[dict[str, Any]]) -> bool | None:
+    """Returns whether no other defence has a lower ASR and as good a clean metric.
+
+    None where there is nothing to compare: without an attack, for the clean world and
+    the oracle, which are no defences, and among a few, which compare at a glance. Ties
+    count for both.
+
+    >>> found = {"plain": (0.9, 0.9), "anchor": (0.2, 0.9), "nad": (0.3, 0.95),
+    ...     "cube": (0.3, 0.9), "abl": (0.2, 0.9)}
+    >>> lines = [{"task": "t", "attack": "a", "arm": arm, "asr": asr,
+    ...     "clean_metric": clean} for arm, (asr, clean) in found.items()]
+    >>> [_on_front(line, lines) for line in lines]
+    [False, True, True, False, True]
+    """
+    if line["asr"] is None or parse(line["arm"]).kind in WORLDS:
+        return None
+    rivals = [
+        other
+        for other in lines
+        if (other["task"], other["attack"]) == (line["task"], line["attack"])
+        and parse(other["arm"]).kind not in WORLDS
+    ]
+    if len(rivals) <= FEW:
+        return None
+    return not any(
+        other["asr"] <= line["asr"]
+        and other["clean_metric"] >= line["clean_metric"]
+        and (other["asr"], other["clean_metric"]) != (line["asr"], line["clean_metric"])
+        for other in rivals
+    )
 
 
 def write(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -163,6 +203,11 @@ def _mean(layout: str, scale: float = 1.0) -> Callable[[dict[str, Any], str], st
     return write
 
 
+def _mark(summary: dict[str, Any], measure: str) -> str:
+    """Returns a tick where a measure holds."""
+    return "✓" if summary.get(measure) else ""
+
+
 EMPTY = "–"
 # Name -> the measure and how it is written.
 COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any], str], str]]] = {
@@ -172,6 +217,7 @@ COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any], str], str]]] = {
     "null": ("null_asr", percent),
     "excess": ("excess_asr", percent),
     "robust": ("robust_accuracy", percent),
+    "front": ("front", _mark),
     "prec.": ("quarantine_precision", percent),
     "recall": ("quarantine_recall", percent),
     "f. rej.": ("false_rejection", percent),
@@ -190,6 +236,7 @@ MEANINGS = {
     "null": "triggered, of a student distilled without the attack",
     "excess": "ASR less null, what the attack gained",
     "robust": "triggered rows that still get their true label",
+    "front": "no other defence has a lower ASR and as good a clean metric",
     "prec.": "of the quarantine, against the ground truth that no defence sees",
     "recall": "of the quarantine too",
     "f. rej.": "clean rows that it rejects",
@@ -210,7 +257,7 @@ def table(summary: list[dict[str, Any]]) -> list[list[str]]:
     used = {
         name: (measure, write)
         for name, (measure, write) in COLUMNS.items()
-        if any(line[measure] is not None for line in summary)
+        if any(line.get(measure) is not None for line in summary)
     }
     rows = [["task", "attack", "arm", *used]]
     for line in summary:

@@ -35,7 +35,7 @@ ROWS = [
 def test_a_table_is_what_its_file_renders(name):
     found = json.loads((record.FOLDER / f"{name}.json").read_text())
     readme = record.README.read_text()
-    assert record.placed(readme, name, record.rendered(found)) == readme
+    assert record.filled(readme, name, found) == readme
 
 
 def test_every_table_has_its_file():
@@ -88,6 +88,27 @@ def test_a_study_is_recorded(tmp_path, place):
         record.record("nowhere", [folder])
     with pytest.raises(ValueError, match="found none"):
         record.record("it", [folder], tasks=("u",))
+
+
+def test_ours_stand_beside_the_published_figures(tmp_path, place):
+    place.write_text(place.read_text() + "<!-- published: it -->\n<!-- end -->\nlast\n")
+    more = [
+        {**ROW, "arm": arm, "seed": 0, "clean_metric": clean, "asr": asr}
+        for arm, clean, asr in (("adversarial", 0.375, 0.75), ("anchor", 0.625, 0.125))
+    ]
+    record.record("it", [study_of(tmp_path / "run", [*ROWS, *more])])
+    *_, table = place.read_text().partition("<!-- published: it -->")
+    assert [line for line in table.splitlines() if line.startswith("| ")] == [
+        "| arm | published: ASR | t, a: ASR | published: loss | t, a: loss |",
+        "| --- | --: | --: | --: | --: |",
+        "| plain | 92.0 | 100.0 | 0.0 | 0.0 |",
+        "| dp_sgd | 54.0 | 50.0 | 12.0 | 25.0 |",
+        "| adversarial | 38.0 | 75.0 | 6.0 | 12.5 |",
+        "| anchor | 7.0 | 12.5 | 2.0 | -12.5 |",
+    ]
+    assert table.endswith("last\n")
+    found = json.loads((tmp_path / "it.json").read_text())
+    assert record.filled(place.read_text(), "it", found) == place.read_text()
 
 
 def test_pieces_of_a_study_are_recorded_together(tmp_path, place):
