@@ -322,12 +322,6 @@ def test_a_partition_by_source_needs_sources(tmp_path):
         cells.node_rows(context, Cell("files", 0, None, "three"))
 
 
-def test_a_mean_over_nodes_leaves_out_who_had_nothing():
-    values = {"loss": np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]])}
-    found = federated._mean_over_nodes(values)["loss"]
-    np.testing.assert_array_equal(found, [2.0, 5.0, np.nan])
-
-
 def test_rules_without_weights_ignore_them():
     section = ml_collections.FrozenConfigDict(federation(nodes=2))
     rule = federated.rule_of(section, weighted=False)

@@ -111,6 +111,12 @@ def test_what_cannot_be_stacked_goes_one_after_the_other(tmp_path, monkeypatch):
     assert together.train(context, []) == []
 
 
+def test_a_mean_over_nodes_leaves_out_who_had_nothing():
+    values = {"loss": np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]])}
+    found = together._mean_over_nodes(values)["loss"]
+    np.testing.assert_array_equal(found, [2.0, 5.0, np.nan])
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A study of two seeds at once: its config, folder, results and joint runs."""
