@@ -25,10 +25,12 @@ class IsotonicFit(NamedTuple):
     Attributes:
         confidence: `[points]`, increasing.
         rate: `[points]`, not increasing.
+        average: of all references, whatever their confidence; 0 where not known.
     """
 
     confidence: np.ndarray
     rate: np.ndarray
+    average: float = 0.0
 
     def predict(self, confidence: ArrayLike) -> np.ndarray:
         """Returns the rate `[rows]` expected at each confidence `[rows]`."""
@@ -83,7 +85,8 @@ def expected_disagreement(confidence: ArrayLike, disagree: ArrayLike) -> Isotoni
     means = np.bincount(point, disagree) / weights
     fit = optimize.isotonic_regression(means, weights=weights, increasing=False)
     floor = 0.5 / len(confidence)
-    return IsotonicFit(points, np.clip(fit.x, floor, 1 - floor))
+    rate = np.clip(fit.x, floor, 1 - floor)
+    return IsotonicFit(points, rate, float(np.mean(disagree)))
 
 
 def combine_scores(scores: Sequence[Scores]) -> Scores:

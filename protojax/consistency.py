@@ -80,7 +80,9 @@ def neighbourhood_scores(
 ) -> Scores:
     """Returns how far each row and its look-alikes exceed the expected disagreement.
 
-        z_i = Σ_{j ∈ N(i)} (disagree_j - e_j) / √(Σ_{j ∈ N(i)} e_j (1 - e_j))
+        z_i = Σ_{j ∈ N(i)} (disagree_j - e_j) / √(Σ_{j ∈ N(i)} v_j)
+
+    with the variances v_j of `moments`, at least those of the average reference.
 
     N(i) is row i and its nearest rows of the same claim, a local prototype without a
     number of clusters to choose. Where nobody else makes the claim, N(i) = {i}.
@@ -315,9 +317,29 @@ def pool(transfer: Claims, refs: Claims) -> Claims:
 
 
 def moments(rows: Claims, expected: IsotonicFit) -> tuple[np.ndarray, np.ndarray]:
-    """Returns how far each row exceeds its expected disagreement, and the variance."""
-    rate = expected.predict(rows.confidence)
-    return rows.disagree - rate, rate * (1 - rate)
+    """Returns how far each row exceeds its expected disagreement, and the variance.
+
+        d - e(c)  and  max(e(c) (1 - e(c)), ē (1 - ē))
+
+    Where the teacher is sure, e is so small that a few honest denials make a huge z.
+    Such groups would set the level, and poison whose logits are pushed just over the
+    boundary, where e is large and z small, would pass below it. So no row is taken to
+    be surer than the references are on average (ē).
+
+    Args:
+        rows: transfer rows and references.
+        expected: from `expected_disagreement`; without an average e alone counts.
+
+    Returns:
+        Both `[rows]`.
+
+    >>> one = Claims(np.ones((1, 1)), np.zeros(1), np.ones(1), np.ones(1))
+    >>> fit = IsotonicFit(np.array([1.0]), np.array([0.1]), average=0.5)
+    >>> moments(one, fit)
+    (array([0.9]), array([0.25]))
+    """
+    rate, least = expected.predict(rows.confidence), expected.average
+    return rows.disagree - rate, np.maximum(rate * (1 - rate), least * (1 - least))
 
 
 def split(scores: np.ndarray, transfer: Claims) -> Scores:

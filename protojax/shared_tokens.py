@@ -100,8 +100,9 @@ def token_excess(
 ) -> Places:
     """Returns by how much each token's rows exceed the expected disagreement.
 
-        z_t = Σ_{j ∈ G(t)} (d_jt - e_j) / √(Σ_{j ∈ G(t)} e_j (1 - e_j) + (τ |G|)²)
+        z_t = Σ_{j ∈ G(t)} (d_jt - e_j) / √(Σ_{j ∈ G(t)} v_j + (τ |G|)²)
 
+    with the variances v_j of `consistency.moments`.
     G(t) are all rows of one claim that hold token t, d_jt is 1 where the anchor denies
     the claim of row j, with t hidden where `blind` says so. Clean words lean to one
     side too ("not" does): the overdispersion τ says by how much a clean group's rate
