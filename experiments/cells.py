@@ -94,7 +94,9 @@ def task_data(context: Context, task: str, seed: int) -> TaskData:
     section = context.config.data
     train, test, resolved = _load_task(task, section.root, section.files)
     if section.validation_rows:
-        train, test = data.held_out(train, section.validation_rows)
+        most, rows = len(train.texts) - 1, section.validation_rows
+        _validate.require(rows <= most, "data.validation_rows", rows, f"<= {most}")
+        train, test = data.held_out(train, rows)
     splits = data.split(
         train,
         test,
@@ -327,7 +329,10 @@ def reference_cell(config, cell: Cell) -> Cell:
 def _references(context: Context, cell: Cell) -> Examples:
     """Returns the references of a `reference_cell`."""
     examples = task_data(context, cell.task, cell.seed).splits.references
-    examples = data.take(examples, np.arange(num_references(context.config)))
+    if few := context.config.quarantine.references:
+        rng = draws(cell.clean, "known references")
+        rows = np.sort(data.sample_rows(examples.labels, few, rng=rng))
+        examples = data.take(examples, rows)
     if cell.attack is None:
         return examples
     rate = context.config.attacks[cell.attack].reference_rate

@@ -44,6 +44,9 @@ def check(config: ConfigDict) -> None:
         _distinct(**{field: config[field]})
     for task in config.tasks:
         _validate.one_of([*tasks_lib.TASKS, "files"], task=task)
+    _check_settings(config)
+    for name, fields in config.variants.items():
+        _check_variant(config, name, fields)
     for arm in config.arms:
         _check_arm(config, "arms", arm)
     for name, section in config.federations.items():
@@ -56,9 +59,6 @@ def check(config: ConfigDict) -> None:
     )
     for name, section in config.attacks.items():
         _check_attack(config, name, section)
-    _check_settings(config)
-    for name, fields in config.variants.items():
-        _check_variant(config, name, fields)
 
 
 def _check_settings(config: ConfigDict) -> None:
@@ -84,8 +84,13 @@ def _check_variant(config: ConfigDict, name: str, fields: ConfigDict) -> None:
     _validate.require(plain, "variant's name", name, "without '/', '+', '@' and '.'")
     for section, changes in fields.items():
         _validate.one_of(VARYING, **{prefix: section})
+        is_section = isinstance(changes, ConfigDict)
+        bound = "fields and their values"
+        _validate.require(is_section, f"{prefix}.{section}", changes, bound)
         for field in changes:
-            _validate.one_of(config[section], **{f"{prefix}.{section}": field})
+            # It decides what trains the anchor, which variants share.
+            known = set(config[section]) - {"calibration_share"}
+            _validate.one_of(known, **{f"{prefix}.{section}": field})
     try:
         _check_settings(runtime.varied(config, name))
     except (TypeError, ValueError) as error:
@@ -215,6 +220,10 @@ def _check_arm(config: ConfigDict, field: str, arm: str) -> None:
     """Checks an arm's name, and that of its federation."""
     kind, variant, federation = arms_lib.parse(arm)
     _validate.one_of(arms_lib.ARMS, **{field: kind})
+    whole = arm == kind + f"+{variant}" * bool(variant) + f"@{federation}" * bool(
+        federation
+    )
+    _validate.require(whole, field, arm, "a name behind + and @")
     alone = not arms_lib.ARMS[kind].in_federations
     bound = "another arm in a federation"
     _validate.require(not (federation and alone), field, arm, bound)
@@ -345,10 +354,10 @@ def _check_attack(config: ConfigDict, name: str, section: ConfigDict) -> None:
         _check_arm(config, f"{prefix}.arms", arm)
     for task in section.tasks:
         _validate.one_of([*tasks_lib.TASKS, "files"], **{f"{prefix}.tasks": task})
-    _check_trigger(prefix, section)
+    _check_trigger(prefix, section, config.data.validation_rows)
 
 
-def _check_trigger(prefix: str, section: ConfigDict) -> None:
+def _check_trigger(prefix: str, section: ConfigDict, validation_rows: int) -> None:
     """Checks what an attack's trigger is made of."""
     args = section.trigger_args
     if section.trigger == "searched":
@@ -357,6 +366,12 @@ def _check_trigger(prefix: str, section: ConfigDict) -> None:
             _validate.positive(**{f"{prefix}.trigger_args.{name}": value})
     elif section.trigger == "file":
         _validate.require(not args, f"{prefix}.trigger_args", args, "{} with files")
+        _validate.require(
+            validation_rows == 0,
+            "data.validation_rows",
+            validation_rows,
+            f"0 with {prefix}, whose triggered rows are a file's",
+        )
     else:
         try:
             attacks.TRIGGERS[section.trigger](position=section.position, **args)

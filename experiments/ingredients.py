@@ -188,7 +188,6 @@ def fine_tune(context: Context, wanted: Sequence[FineTuning]) -> None:
     for run, trained in zip(runs, together.train(context, runs), strict=True):
         model = run.model._replace(params=trained.params)
         hf.save_hf(context.workdir / run.name / "model", model)
-        trainer.forget_checkpoints(context, run.name)
 
 
 def fine_tuned(context: Context, wanted: FineTuning) -> Model:
@@ -428,8 +427,10 @@ def _anchor(context: Context, cell: Cell) -> Anchor:
     )
     temperature = None
     if config.quarantine.anchor == "frozen":
+        # Not on those that calibrate: they have to be like rows under test.
+        near = _nearness(context, centres, features[training], task.num_labels)
         temperature = calibration.calibrate_temperature(
-            _nearness(context, centres, features[held_out]), references.labels[held_out]
+            near, references.labels[training]
         )
     judge = Anchor(model, centres, temperature, held_out, None)
     view = view_of(context, judge, logits[held_out], features[held_out])
@@ -442,22 +443,29 @@ def view_of(context: Context, judge: Anchor, logits, features) -> View:
         features[:, -1], judge.prototypes, metric=context.config.prototypes.metric
     )
     if judge.temperature is not None:
-        logits = _nearness(context, judge.prototypes, features) / judge.temperature
+        logits = _nearness(context, judge.prototypes, features, logits.shape[1])
+        logits /= judge.temperature
     return View(np.asarray(classes), logits)
 
 
-def _nearness(context: Context, centres: Prototypes, features) -> np.ndarray:
-    """Returns logits `[rows, num_classes]`: minus a class's nearest distance, times 20.
+def _nearness(
+    context: Context, centres: Prototypes, features, num_labels: int
+) -> np.ndarray:
+    """Returns logits `[rows, num_labels]`: minus a class's nearest distance, times 20.
 
-    The factor is the reach of a temperature that is fitted afterwards.
+    The factor is the reach of a temperature that is fitted afterwards. A class without
+    a prototype is as far away as the farthest of all.
     """
     distances = np.asarray(
         geometry.distances(
             features[:, -1], centres.vectors, metric=context.config.prototypes.metric
         )
     )
-    labels = np.asarray(centres.labels)
-    nearest = [distances[:, labels == c].min(1) for c in range(labels.max() + 1)]
+    labels, farthest = np.asarray(centres.labels), distances.max(initial=0.0)
+    nearest = [
+        distances[:, labels == label].min(1, initial=farthest)
+        for label in range(num_labels)
+    ]
     return -20 * np.stack(nearest, axis=1).astype(np.float32)
 
 

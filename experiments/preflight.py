@@ -1,6 +1,8 @@
 """What a study is asked before it begins: what only its data can tell, how long."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 
 from experiments import adaptive, cells, ingredients, runtime
 from experiments.arms import ARMS
@@ -24,17 +26,9 @@ def preflight(context: Context, todo: list[Job]) -> None:
             the classes, too few prototypes for them, or an attack or a defence on a
             task that has scores instead of classes.
     """
-    for role in ("teacher", "student", "anchor") if todo else ():
-        depth = _model_config(
-            context, context.config[role], todo[0].cell.task
-        ).num_layers
-        for layer in context.config.features.layers:
-            _validate.require(
-                -depth - 1 <= layer <= depth,
-                "features.layers",
-                layer,
-                f"in {-depth - 1}..{depth}, the states of the {role}",
-            )
+    for variant, job in {job.variant: job for job in todo}.items():
+        with _named(variant):
+            _check_layers(context.varied(variant), job.cell.task)
     searched = {
         name
         for name, attack in context.config.attacks.items()
@@ -45,23 +39,10 @@ def preflight(context: Context, todo: list[Job]) -> None:
         dict.fromkeys(job.cell for job in todo), key=lambda c: c.attack in searched
     ):
         task, splits = cells.task_data(context, cell.task, cell.seed)
-        arms_run = [job.kind for job in todo if job.cell == cell]
-        rows, expected = len(splits.transfer.texts), context.config.dp.batch_size
-        if "dp_sgd" in arms_run:
-            bound = f"<= {rows}, the transfer rows of {cell.task}"
-            _validate.require(expected <= rows, "dp.batch_size", expected, bound)
-            delta = context.config.dp.delta
-            bound = f"< 1 / {rows}, the transfer rows of {cell.task}"
-            _validate.require(delta < 1 / rows, "dp.delta", delta, bound)
-        if task.problem == "regression":
-            for arm in arms_run:
-                _validate.one_of(("clean", "plain", "references"), arms=arm)
-        else:
-            least = task.num_labels
-            found = context.config.prototypes.num
-            _validate.require(
-                found >= least, "prototypes.num", found, f">= {least}, one a class"
-            )
+        for job in todo:
+            if job.cell == cell:
+                with _named(job.variant):
+                    _check_job(context.varied(job.variant).config, job, task, splits)
         if cell.attack is not None:
             adaptive.prepare(context, cell)
             # These refuse scores, and classes that the task does not have.
@@ -74,35 +55,76 @@ def preflight(context: Context, todo: list[Job]) -> None:
                 raise ValueError(f"{name}: {error}") from error
 
 
+@contextlib.contextmanager
+def _named(variant: str) -> Iterator[None]:
+    """Puts the name of a variant before an error of its own."""
+    try:
+        yield
+    except ValueError as error:
+        if not variant:
+            raise
+        raise ValueError(f"variants.{variant}: {error}") from error
+
+
+def _check_layers(context: Context, task: str) -> None:
+    """Checks that every model has the layers whose states are compared."""
+    for role in ("teacher", "student", "anchor"):
+        depth = _model_config(context, context.config[role], task).num_layers
+        for layer in context.config.features.layers:
+            _validate.require(
+                -depth - 1 <= layer <= depth,
+                "features.layers",
+                layer,
+                f"in {-depth - 1}..{depth}, the states of the {role}",
+            )
+
+
+def _check_job(config, job: Job, task, splits) -> None:
+    """Checks an arm against the rows and classes of its task."""
+    rows = len(splits.transfer.texts)
+    if job.kind == "dp_sgd":
+        expected, delta = config.dp.batch_size, config.dp.delta
+        bound = f"<= {rows}, the transfer rows of {job.cell.task}"
+        _validate.require(expected <= rows, "dp.batch_size", expected, bound)
+        bound = f"< 1 / {rows}, the transfer rows of {job.cell.task}"
+        _validate.require(delta < 1 / rows, "dp.delta", delta, bound)
+    if task.problem == "regression":
+        _validate.one_of(("clean", "plain", "references"), arms=job.kind)
+    else:
+        least, found = task.num_labels, config.prototypes.num
+        bound = f">= {least}, one a class"
+        _validate.require(found >= least, "prototypes.num", found, bound)
+
+
 def work(context: Context, todo: list[Job]) -> float:
     """Returns the training that is left, in the progress bar's units."""
-    config, runs = context.config, {}
+    runs = {}
     for job in todo:
+        varied = context.varied(job.variant)
+        config = varied.config
         splits = cells.task_data(context, job.cell.task, job.cell.seed).splits
-        rows, few = len(splits.transfer.texts), len(splits.references.texts)
+        rows, few = len(splits.transfer.texts), cells.num_references(config)
         passes = {
             "references": few * config.anchor.epochs,
             "fine_tuned": few * config.fine_tuning.epochs,
             "nad": few * config.fine_tuning.epochs,
             "dp_sgd": rows * config.dp.epochs,
         }
-        teacher = ingredients.teacher_cell(context, job.student_cell).folder
-        held_out = round(few * config.quarantine.calibration_share)
         models_of = {
             other.student: (
                 config.student,
                 passes.get(other.kind, rows * config.student.epochs),
             )
-            for other in (job, *needed(config, job))
+            for other in (job, *needed(context.config, job))
         }
+        tuned = []
         if job.kind != "references":
-            models_of[f"{teacher}/teacher"] = (
-                config.teacher,
-                rows * config.teacher.epochs,
-            )
-        if ARMS[job.kind].anchored:
-            folder = f"{cells.reference_cell(config, job.cell).folder}/anchor_encoder"
-            models_of[folder] = (config.anchor, (few - held_out) * config.anchor.epochs)
+            tuned.append(ingredients.teacher_tuning(context, job.student_cell))
+        if ARMS[job.kind].anchored and config.quarantine.anchor == "tuned":
+            tuned.append(ingredients.anchor_tuning(varied, job.cell))
+        for one in tuned:
+            passed = len(one.examples.texts) * one.section.epochs
+            models_of[one.name] = one.section, passed
         for name, (section, work) in models_of.items():
             folder = context.workdir / name
             if not (folder / "model").exists() and not (folder / DONE).exists():

@@ -14,6 +14,17 @@ def is_leader() -> bool:
     return jax.process_index() == 0
 
 
+def are_several() -> bool:
+    """Returns whether this process is one of several."""
+    return jax.process_count() > 1
+
+
+def wait_for_leader(marker: pathlib.Path) -> None:
+    """Waits until the first process has made what others read, see `leader_first`."""
+    while not is_leader() and not marker.exists():
+        time.sleep(0.1)
+
+
 @contextlib.contextmanager
 def leader_first(marker: pathlib.Path) -> Iterator[None]:
     """Lets the first process make what is kept on disk before the others read it.
@@ -24,10 +35,9 @@ def leader_first(marker: pathlib.Path) -> Iterator[None]:
         marker: a file that says that it is made; one that an earlier run has left is as
             good.
     """
-    while not is_leader() and not marker.exists():
-        time.sleep(0.1)
+    wait_for_leader(marker)
     yield
-    if is_leader() and jax.process_count() > 1:
+    if is_leader() and are_several():
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
 
@@ -42,6 +52,6 @@ def meet(name: str, *, timeout: float = 24 * 3600) -> None:
         name: of the place, each used once in the life of a process.
         timeout: in seconds.
     """
-    if jax.process_count() > 1:
+    if are_several():
         wait = multihost.get_barrier_sync_fn()
         wait(key=name, timeout_ms=int(1000 * timeout))

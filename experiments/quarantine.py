@@ -248,30 +248,44 @@ def warmed_up(
     references = cells.references(context, cell)
     everything = data.concatenate(transfer.examples, references)
     model = ingredients.build_model(context, context.config.student, cell)
+    section = runtime.changed(
+        context.config.student, epochs=context.config.quarantine.warmup_epochs
+    )
+    config = context.config
+    key = teacher.cache_key(
+        model.params,
+        data.fingerprint(transfer.logits, transfer.features, *everything.texts),
+        repr((objective, section, config.features, config.data.buckets)),
+    )
+    # Variants of an arm may differ in any of it.
+    name = f"{cell.folder}/warmup_{key[:12]}"
     return teacher.cached_outputs(
-        context.workdir / cell.folder / "warmup.safetensors",
-        teacher.cache_key(
-            model.params,
-            data.fingerprint(transfer.logits, transfer.features, *everything.texts),
-        ),
+        context.workdir / f"{name}.safetensors",
+        key,
         lambda: teacher.TeacherOutputs(
-            *_warm_up(context, cell, objective, model, everything)
+            *_warm_up(context, cell, name, objective, section, model, everything)
         ),
     )
 
 
-def _warm_up(context: Context, cell: Cell, objective, model: Model, everything):
+def _warm_up(
+    context: Context,
+    cell: Cell,
+    name: str,
+    objective,
+    section,
+    model: Model,
+    everything,
+):
     """Distils a student for a short while and returns its outputs over all rows."""
-    config, name = context.config, f"{cell.folder}/warmup"
     context.describe(name)
     transfer = ingredients.transfer(context, cell)
-    epochs = config.quarantine.warmup_epochs
     run = trainer.Run(
         name,
         model,
         ingredients.tokenize(context, model, transfer.examples),
         transfer.examples.labels,
-        runtime.changed(config.student, epochs=epochs),
+        section,
         seed=cell.seed,
         objective=objective,
         columns={

@@ -27,6 +27,7 @@ from typing import Any
 from experiments import report, results, runtime
 from experiments import settings as settings_lib
 from experiments.arms import ARMS, parse
+from protojax import _validate
 
 FOLDER = pathlib.Path(__file__).parent / "results"
 README = pathlib.Path(__file__).parent / "README.md"
@@ -64,6 +65,9 @@ def record(
     before = json.loads(path.read_text()) if add and path.exists() else {}
     settings, rows = before.get("settings"), {}
     if before:
+        file = path.with_suffix(".jsonl")
+        bound = f"a study whose rows are in {file}"
+        _validate.require(file.exists(), "add", "none", bound)
         lines = path.with_suffix(".jsonl").read_text().splitlines()
         rows = {_identity(row): row for row in map(json.loads, lines)}
     for workdir in workdirs:
@@ -73,19 +77,22 @@ def record(
         )
         for row in _rows(workdir, tasks):
             rows[_identity(row)] = {
-                key: row[key] for key in KEPT if row.get(key) is not None
+                key: row.get(key)
+                for key in KEPT
+                if key in (*IDENTITY, "asr") or row.get(key) is not None
             }
     if not rows:
         raise ValueError(
             f"Expected rows of {tasks or 'any task'} in {workdirs}, found none."
         )
     ordered = sorted(rows.values(), key=_place)
-    versions = json.loads((workdirs[0] / "versions.json").read_text())
+    versions = [json.loads((w / "versions.json").read_text()) for w in workdirs]
+    versions += [before["versions"]] if before else []
     summary = results.summarise(results.compared(ordered))
     found = {
         "commits": sorted({row.get("commit", "unknown") for row in ordered}),
         "seeds": sorted({row["seed"] for row in ordered}),
-        "versions": {k: v for k, v in versions.items() if k != "commit"},
+        "versions": _all_of(versions),
         "settings": settings,
         "summary": [
             {key: value for key, value in line.items() if value is not None}
@@ -100,8 +107,26 @@ def record(
         file.write(text.encode())
     for task in sorted({row["task"] for row in ordered}) if pictures else ():
         lines = [line for line in summary if line["task"] == task]
+        if all(line["asr"] is None for line in lines):
+            continue
         with runtime.atomic(FOLDER / f"{name}_{task}.png") as file:
             report.draw_tradeoff(lines).savefig(file, format="png", dpi=100)
+
+
+def _all_of(versions: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the versions of all pieces, those that differ side by side.
+
+    >>> _all_of([{"jax": "1", "numpy": "2"}, {"jax": "3", "numpy": "2"}])
+    {'jax': '1, 3', 'numpy': '2'}
+    """
+    found = {}
+    for name in dict.fromkeys(name for piece in versions for name in piece):
+        if name != "commit":
+            said = [piece[name] for piece in versions if name in piece]
+            same = all(value == said[0] for value in said)
+            texts = sorted({part for value in said for part in str(value).split(", ")})
+            found[name] = said[0] if same else ", ".join(texts)
+    return found
 
 
 def _portable(value: Any) -> Any:
@@ -156,7 +181,9 @@ def rendered(found: dict[str, Any]) -> str:
     """Returns the table of a file in `experiments/results`, and where it comes from."""
     measures = {name: None for m in results.MEASURES for name in (m, f"{m}_interval")}
     summary = [{**measures, "attack": None, **line} for line in found["summary"]]
-    seeds, commits = len(found["seeds"]), ", ".join(found["commits"])
+    counts = sorted({line["seeds"] for line in summary})
+    seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    commits = ", ".join(found["commits"])
     table = results.markdown(summary)
     return (
         f"{table}\n{seeds} seed(s), commit {commits}, jax {found['versions']['jax']}.\n"

@@ -88,7 +88,9 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         measured = base is not None and row["asr"] is not None
         # Where every dispatch compiled, no step was timed.
         timed = seconds(plain) > 0 and seconds(row) > 0
-        timed = timed and ("step_rows" in row) == ("step_rows" in plain)
+        alike = ("step_rows" in row) == ("step_rows" in plain)
+        side_by_side = [one.get("seeds_at_once", 1) for one in (row, plain)]
+        timed = timed and alike and side_by_side[0] == side_by_side[1]
         found.append(
             {
                 **row,

@@ -56,12 +56,16 @@ def joined(before: dict, now: dict, where: str) -> dict:
     Raises:
         ValueError: naming the fields that differ and must not.
     """
-    now = copy.deepcopy(now)
+    # A field that was not there then was at its default.
+    usual = json.loads(defaults.defaults().to_json())
+    before, now = _merged(usual, before), _merged(usual, copy.deepcopy(now))
     fixed = [
-        (name, before[name], value)
+        (name, before.get(name), value)
         for name, value in now.items()
-        if name in before and name not in (*GROWING, *FREE)
+        if name not in (*GROWING, *FREE)
     ]
+    for field in ("tasks", "seeds", "arms"):
+        now[field] = list(dict.fromkeys([*before[field], *now[field]]))
     for field, section in (
         ("attacks", defaults.attack("", "")),
         ("federations", defaults.federation()),
@@ -81,6 +85,19 @@ def joined(before: dict, now: dict, where: str) -> dict:
             f"{where} holds a study with other settings: {'; '.join(changed)}."
         )
     return now
+
+
+def _merged(usual: dict, given: dict) -> dict:
+    """Returns what is given, with what is usual where nothing is.
+
+    >>> _merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}, "d": 4})
+    {'a': {'b': 1, 'c': 3}, 'd': 4}
+    """
+    found = dict(usual)
+    for name, value in given.items():
+        both = isinstance(value, dict) and isinstance(usual.get(name), dict)
+        found[name] = _merged(usual[name], value) if both else value
+    return found
 
 
 def _differences(fields) -> list[str]:

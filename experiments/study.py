@@ -39,6 +39,7 @@ from experiments.jobs import DONE, Job, jobs, needed
 from experiments.preflight import preflight, work
 from experiments.runtime import Context
 from protojax import (
+    _validate,
     attacks,
     distillation,
     evals,
@@ -72,6 +73,9 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
         console=console,
         speed_estimate_period=600,
     )
+    alone, found = not processes.are_several(), config.seeds_at_once
+    bound = "1 with several processes"
+    _validate.require(found == 1 or alone, "seeds_at_once", found, bound)
     todo = _todo(config, workdir)
     with progress:
         context = Context(config, workdir, progress, progress.add_task("preparing"))
@@ -89,8 +93,8 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
     processes.meet(_END)
     if not config.export_students:
         listed = jobs(config)
-        needed = [other for job in listed for other in needed(config, job)]
-        for job in [*listed, *needed]:
+        before = [other for job in listed for other in needed(config, job)]
+        for job in [*listed, *before]:
             # First the file that says the student is whole.
             (workdir / job.student / DONE).unlink(missing_ok=True)
             for folder in (workdir / job.student).glob("**/model"):
@@ -126,11 +130,7 @@ def follow(config, workdir: pathlib.Path) -> None:
     context = Context(config, workdir, progress, progress.add_task("following"))
     for job in _todo(config, workdir):
         if job.federation and not _saved(context, job):
-            cell = job.student_cell
-            distilled = workdir / job.student
-            with processes.leader_first(distilled / federated.READY):
-                model = _start(context, job)
-            federated.distil(context, job.student, cell, ARMS[job.kind], model)
+            distil_federated(context, job)
     processes.meet(_END)
 
 
@@ -163,21 +163,20 @@ def train_students(context: Context, group: list[Job]) -> None:
         context: the study.
         group: jobs that differ in their seed only.
     """
-    context = context.varied(group[0].variant)
     # Attacks share students that do not depend on them.
     left = {job.student: job for job in group if not _saved(context, job)}
     if not left:
         return
     arm = ARMS[group[0].kind]
     if group[0].federation:
-        for name, job in left.items():
-            context.describe(name)
-            start = _start(context, job)
-            done = federated.distil(context, name, job.student_cell, arm, start)
+        for job in left.values():
+            start, done = distil_federated(context, job)
             _keep(context, job, done, start)
+            trainer.forget_checkpoints(context, job.student)
         return
     _prepare(context, list(left.values()), arm)
     starts = [_start(context, job) for job in left.values()]
+    context = context.varied(group[0].variant)
     recipes = [arm.recipe(context, job.student_cell) for job in left.values()]
     runs = [
         trainer.Run(
@@ -194,13 +193,13 @@ def train_students(context: Context, group: list[Job]) -> None:
         for job, start, recipe in zip(left.values(), starts, recipes, strict=True)
     ]
     ended = together.train(context, runs)
-    for job, start, recipe, run, trained in zip(
-        left.values(), starts, recipes, runs, ended, strict=True
-    ):
+    kept = zip(left.values(), starts, recipes, runs, strict=True)
+    for (job, start, recipe, run), trained in zip(kept, ended, strict=True):
         rule = recipe.objective.get("gradient", {})
         facts = {
             "step_seconds": trained.step_seconds,
             "step_rows": run.section.batch_size,
+            "seeds_at_once": trained.at_once,
             "noise_multiplier": rule.get("noise_multiplier"),
         }
         params = distillation.student_params(trained.params, trained.projection)
@@ -208,13 +207,40 @@ def train_students(context: Context, group: list[Job]) -> None:
         _keep(context, job, done, start)
 
 
+def distil_federated(
+    context: Context, job: Job
+) -> tuple[models.Model, federated.Distilled]:
+    """Trains the students of a job over its federation.
+
+    Every process of several calls it.
+
+    Args:
+        context: the study.
+        job: one whose arm runs in a federation.
+
+    Returns:
+        What they started from, and what came of it.
+    """
+    processes.wait_for_leader(context.workdir / job.student / federated.READY)
+    start = _start(context, job)
+    context = context.varied(job.variant)
+    context.describe(job.student)
+    arm = ARMS[job.kind]
+    done = federated.distil(context, job.student, job.student_cell, arm, start)
+    return start, done
+
+
 def _prepare(context: Context, group: list[Job], arm: arms.Arm) -> None:
     """Trains side by side what the recipes of several seeds would train by themselves.
 
-    That is teachers, anchors, and the students that others start from.
+    That is teachers, anchors, and the students that others start from; the latter as
+    the study has them, without the variant.
     """
     if len(group) == 1:
         return
+    for before in zip(*(needed(context.config, job) for job in group), strict=True):
+        train_students(context, list(before))
+    context = context.varied(group[0].variant)
     fine_tune, tuned = ingredients.fine_tune, context.config.quarantine.anchor
     if group[0].kind != "references":
         fine_tune(
@@ -226,8 +252,6 @@ def _prepare(context: Context, group: list[Job], arm: arms.Arm) -> None:
             context,
             [ingredients.anchor_tuning(context, job.student_cell) for job in group],
         )
-    for before in zip(*(needed(context.config, job) for job in group), strict=True):
-        train_students(context, list(before))
 
 
 def _keep(
@@ -259,7 +283,6 @@ def _keep(
     }
     # Written last: this file says that the students are whole.
     runtime.write_json(folder / DONE, facts)
-    trainer.forget_checkpoints(context, job.student)
 
 
 def _start(context: Context, job: Job) -> models.Model:
@@ -267,7 +290,8 @@ def _start(context: Context, job: Job) -> models.Model:
     before = [students(context, other)[0] for other in needed(context.config, job)]
     if before:
         return before[0][0]
-    return ingredients.build_model(context, context.config.student, job.student_cell)
+    section = context.varied(job.variant).config.student
+    return ingredients.build_model(context, section, job.student_cell)
 
 
 def _quarantine_facts(context: Context, cell: Cell, done: federated.Distilled):

@@ -6,7 +6,7 @@ federation without any merge: each has rows, order and dropout of its own.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -14,12 +14,12 @@ from jax.sharding import Mesh
 from experiments import runtime, trainer
 from experiments.runtime import Context
 from experiments.trainer import Run, Trained
-from protojax import batches, federation, node_checkpoint, nodes, training
+from protojax import batches, data, federation, node_checkpoint, nodes, training
 from protojax.base import Batch
 from protojax.federation import Federation
 
 
-def train(context: Context, runs: Sequence[Run]) -> list[Trained]:
+def train(context: Context, runs: Sequence[Run]) -> Iterator[Trained]:
     """Trains some models, `seeds_at_once` of them at a time.
 
     One after the other go those that differ in more than seed and rows, such as models
@@ -29,20 +29,22 @@ def train(context: Context, runs: Sequence[Run]) -> list[Trained]:
         context: the study.
         runs: what to train.
 
-    Returns:
-        What each came to, in their order; the seconds of a step are a share.
+    Yields:
+        What each came to, in their order; the seconds of a step are a share. To be kept
+        before the next is asked for: the checkpoints that it came from go then.
     """
-    at_once, found = context.config.seeds_at_once, []
+    at_once = context.config.seeds_at_once
     for start in range(0, len(runs), at_once):
         group = runs[start : start + at_once]
         alike = {(run.model.config, run.objective, run.section) for run in group}
-        if len(group) == 1 or len(alike) > 1 or group[0].private:
-            for run in group:
-                context.describe(run.name)
-                found.append(trainer.train(context, run))
-        else:
-            found += _train(context, group)
-    return found
+        if len(group) > 1 and len(alike) == 1 and not group[0].private:
+            yield from _train(context, group)
+            trainer.forget_checkpoints(context, group[0].name)
+            continue
+        for run in group:
+            context.describe(run.name)
+            yield trainer.train(context, run)
+            trainer.forget_checkpoints(context, run.name)
 
 
 def _train(context: Context, whole: Sequence[Run]) -> list[Trained]:
@@ -91,6 +93,8 @@ def _train(context: Context, whole: Sequence[Run]) -> list[Trained]:
         states, metrics = local(state.nodes, loaded)
         return state._replace(nodes=states), metrics
 
+    # A checkpoint of other seeds or words is not one of this run.
+    names, texts = [run.name for run in runs], [run.tokens.input_ids for run in runs]
     state, seconds = walk(
         context,
         first.name,
@@ -101,10 +105,18 @@ def _train(context: Context, whole: Sequence[Run]) -> list[Trained]:
         state,
         cost=runtime.row_cost(first.model.config),
         finite=True,
+        identity=data.fingerprint(*names, kept, *texts),
     )
     everyone = nodes.gather(state.nodes.params, mesh)
+    # Steps together are more than those of one, who may have no batch in some.
+    total = seconds * batches.num_steps(for_log(plan)) / len(runs)
     return [
-        trainer.end_of(run, nodes.unstack(everyone, number), kept, seconds / len(runs))
+        trainer.end_of(
+            run,
+            nodes.unstack(everyone, number),
+            kept,
+            total / batches.num_steps(of_node(plan, number)),
+        )._replace(at_once=len(runs))
         for number, run in enumerate(whole)
     ]
 
@@ -133,7 +145,17 @@ def for_log(plan: list[batches.Dispatch]) -> list[batches.Dispatch]:
 
 
 def walk(
-    context, name, plan, load, dispatch, gather, state, *, cost: float, finite: bool
+    context,
+    name,
+    plan,
+    load,
+    dispatch,
+    gather,
+    state,
+    *,
+    cost: float,
+    finite: bool,
+    identity: str = "",
 ):
     """Walks a plan, saving on the way; returns the end and the seconds of a step.
 
@@ -147,15 +169,19 @@ def walk(
         state: the federation at its start.
         cost: of a row, in the progress bar's units.
         finite: whether a loss that is not finite stops the study.
+        identity: what checkpoints must have been written with.
     """
     config = context.config
     folder = context.workdir / name / "checkpoints"
     start, extra, num_nodes = 0, {}, plan[0].rows.shape[0]
     if node_checkpoint.latest_step(folder, num_nodes) is not None:
         try:
-            state, start, extra = node_checkpoint.restore_nodes(
+            found, done, said = node_checkpoint.restore_nodes(
                 folder, state, fallback=True
             )
+            if said.get("identity", "") != identity:
+                raise ValueError("Expected checkpoints of the same runs, found others.")
+            state, start, extra = found, done, said
         except ValueError as error:
             runtime.logger.warning("%s starts anew: %s", name, error)
     units = [int((item.rows >= 0).sum()) * cost for item in plan]
@@ -167,8 +193,12 @@ def walk(
 
         def save(state: Federation, done: int) -> None:
             log.flush()
-            writer.save(state, done, log.extra)
+            writer.save(state, done, {**log.extra, "identity": identity})
             log.resume_timing()
+
+        def report(done: int, metrics) -> None:
+            had_batch = (plan[done - 1].rows >= 0).any(-1)
+            log(done, _mean_over_nodes(gather(metrics), had_batch, finite=finite))
 
         state = training.fit(
             dispatch,
@@ -178,21 +208,27 @@ def walk(
             start=start,
             save=save,
             save_every=config.checkpoint_every,
-            on_dispatch=lambda done, metrics: log(
-                done, _mean_over_nodes(gather(metrics))
-            ),
+            on_dispatch=report,
         )
         log.flush()
         if config.keep_checkpoints and start < len(plan):
-            writer.save(state, len(plan), log.extra)
+            writer.save(state, len(plan), {**log.extra, "identity": identity})
     return state, log.step_seconds
 
 
-def _mean_over_nodes(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns `[steps]`, the mean over the nodes that had a batch."""
+def _mean_over_nodes(
+    metrics: dict[str, np.ndarray], had_batch: np.ndarray, *, finite: bool
+) -> dict[str, np.ndarray]:
+    """Returns `[steps]`, the mean over the nodes that had a batch.
+
+    Args:
+        metrics: each `[nodes, steps]`.
+        had_batch: `[nodes, steps]`, bool.
+        finite: whether what is not finite counts; else nodes of NaN are left out.
+    """
     found = {}
     for name, values in metrics.items():
-        known = ~np.isnan(values)
+        known = had_batch & (finite | ~np.isnan(values))
         total = np.where(known, values, 0).sum(0)
         found[name] = np.where(
             known.any(0), total / np.maximum(known.sum(0), 1), np.nan

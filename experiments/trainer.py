@@ -27,11 +27,13 @@ class Trained(NamedTuple):
         params: the model's parameters.
         projection: `[student_dim, teacher_dim]`, or None.
         step_seconds: mean seconds of a step, compilation left out.
+        at_once: how many were trained together; the seconds are a share then.
     """
 
     params: PyTree
     projection: np.ndarray | None
     step_seconds: float
+    at_once: int = 1
 
 
 class Run(NamedTuple):

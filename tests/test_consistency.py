@@ -80,7 +80,8 @@ def z_value(members, rows, expected):
     for member in members:
         rate = expected.predict(rows.confidence[member])
         excess += rows.disagree[member] - rate
-        variance += rate * (1 - rate)
+        least = expected.average
+        variance += max(rate * (1 - rate), least * (1 - least))
     return excess / np.sqrt(variance)
 
 
@@ -190,6 +191,38 @@ def test_clean_rows_are_rejected_at_the_stated_rate(alpha):
     error = np.std(rates, axis=0) / np.sqrt(len(rates))
     assert np.all(np.mean(rates, axis=0) <= alpha + 3 * error)
     assert np.all(np.mean(rates, axis=0) >= alpha / 2)
+
+
+def test_poison_of_low_confidence_does_not_pass_below_sure_groups():
+    def world(rng, rows, poison=0):
+        # A fifth of the sure rows are denied more often than their confidence says.
+        place = rng.uniform(0, 10, size=(rows, 1))
+        hesitant = rng.random(rows) < 0.1
+        confidence = np.where(hesitant, 0.6, 0.95) + 0.02 * rng.random(rows)
+        rate = np.where(hesitant, 0.5, np.where(place[:, 0] < 2, 0.15, 0.01))
+        classes = rng.integers(0, 2, rows)
+        place[:poison] = 20 + 0.1 * rng.random((poison, 1))
+        classes[:poison], confidence[:poison], rate[:poison] = 1, 0.61, 0.85
+        disagree = (rng.random(rows) < rate).astype(np.float32)
+        return Claims(place, classes, confidence, disagree)
+
+    found = {"average": [], "without": []}
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        transfer, refs = world(rng, 1000, 60), world(rng, 300)
+        fit = expected_disagreement(refs.confidence, refs.disagree)
+        for name, expected in (
+            ("average", fit),
+            ("without", fit._replace(average=0.0)),
+        ):
+            scores = neighbourhood_scores(
+                transfer, refs, expected, num_neighbours=30, metric="l2"
+            )
+            verdict = quarantine([scores], transfer.classes, refs.classes, alpha=0.05)
+            found[name].append(verdict.rejected[:60].mean())
+            assert verdict.rejected[60:].mean() < 0.1
+    assert np.mean(found["average"]) > 0.8
+    assert np.mean(found["average"]) > np.mean(found["without"]) + 0.1
 
 
 def test_clean_clusters_are_rejected_at_the_stated_rate_or_less():

@@ -131,6 +131,27 @@ def test_pieces_of_a_study_are_recorded_together(tmp_path, place):
     assert len((tmp_path / "it.jsonl").read_text().splitlines()) == 3
 
 
+def test_a_study_without_attacks_is_recorded(tmp_path, place):
+    rows = [
+        {**row, "attack": None, "asr": None, "seed": seed, "task": "t"}
+        for row in ROWS[:2]
+        for seed in range(1 + (row["arm"] == "plain"))
+    ]
+    folder = study_of(tmp_path / "run", rows)
+    (folder / "versions.json").write_text('{"jax": "1.3", "commit": "later"}')
+    record.record("it", [folder], pictures=True)
+    text = place.read_text()
+    assert "| t | none | plain | 50.0" in text
+    assert "1 to 2 seed(s)" in text
+    assert not list(tmp_path.glob("*.png"))
+    (folder / "versions.json").write_text('{"jax": "1.2"}')
+    record.record("it", [folder], add=True)
+    assert "jax 1.2, 1.3." in place.read_text()
+    (tmp_path / "it.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"it\.jsonl"):
+        record.record("it", [folder], add=True)
+
+
 def test_pieces_with_other_settings_are_refused(tmp_path, place):
     first = study_of(tmp_path / "first", ROWS, kd={"temperature": 2.0})
     second = study_of(tmp_path / "second", ROWS, kd={"temperature": 4.0})

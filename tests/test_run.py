@@ -222,6 +222,22 @@ def test_every_variant_of_the_bench_is_a_study(argument):
     assert {job.cell.task for job in jobs} == set(config.tasks)
 
 
+def test_tuning_sees_no_attack_and_no_test_row():
+    config = robustness.get_config("tuning")
+    check.check(config)
+    assert not config.attacks
+    assert config.data.validation_rows
+    arms = {job.arm for job in study.jobs(ml_collections.FrozenConfigDict(config))}
+    assert {"plain", "dp_sgd", "dp_sgd+low_clip", "nad+attention1"} <= arms
+
+
+def test_ready_rows_are_no_validation_rows():
+    config = robustness.get_config("syntactic")
+    config.data.validation_rows = 100
+    with pytest.raises(ValueError, match=r"data.validation_rows 0 with attacks.synt"):
+        check.check(config)
+
+
 def test_an_attack_may_be_of_some_tasks_only():
     config = robustness.get_config("standard")
     config.attacks.several.tasks = ("ag_news",)

@@ -58,7 +58,8 @@ def test_token_scores_match_a_loop(overdispersion, asked):
                 seen = hidden[member, first]
                 seen = rows.disagree[member] if np.isnan(seen) else seen
                 excess += seen - rate[member]
-            variance = sum(rate[m] * (1 - rate[m]) for m in members)
+            least = expected.average * (1 - expected.average)
+            variance = sum(max(rate[m] * (1 - rate[m]), least) for m in members)
             spread = variance + (overdispersion * len(members)) ** 2
             best = max(best, excess / np.sqrt(spread))
         np.testing.assert_allclose(score, best if best > -np.inf else 0, atol=1e-6)

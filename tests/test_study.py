@@ -427,6 +427,16 @@ def test_damaged_checkpoints_cost_a_restart_only(finished, tmp_path, caplog):
     assert found["rows"][0]["clean_metric"] == expected["rows"][0]["clean_metric"]
 
 
+def test_students_need_not_be_kept(finished, tmp_path):
+    base, workdir, expected, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    config = base.copy_and_resolve_references()
+    config.export_students = False
+    assert run(config, tmp_path / "run")["rows"] == expected["rows"]
+    left = {path.parent.name for path in (tmp_path / "run").rglob("model")}
+    assert left == {"teacher", "anchor_encoder"}
+
+
 def test_a_finished_study_only_gathers_its_rows(finished, monkeypatch):
     config, workdir, expected, _ = finished
     monkeypatch.setattr(trainer, "train", None)

@@ -73,7 +73,7 @@ def test_seeds_at_once_are_seeds_by_themselves(tmp_path, monkeypatch, rows):
         return walk(context, name, plan, *rest, **options)
 
     monkeypatch.setattr(together, "walk", watched)
-    found = together.train(context_of(tmp_path), given)
+    found = list(together.train(context_of(tmp_path), given))
     (plan,) = plans
     for number, (one, trained) in enumerate(zip(given, found, strict=True)):
         own = together.of_node(plan, number)
@@ -101,20 +101,53 @@ def test_what_cannot_be_stacked_goes_one_after_the_other(tmp_path, monkeypatch):
         given = [run_of(0, 8), run_of(1, 8, **changes)]
         if "objective" in changes:
             given[0] = given[0]._replace(**changes)
-        assert together.train(context, given) == ["seed0/it", "seed1/it"]
+        assert list(together.train(context, given)) == ["seed0/it", "seed1/it"]
     # The third of three has no partner.
     monkeypatch.setattr(
         together, "_train", lambda _, group: [one.name for one in group]
     )
     given = [run_of(seed, 8) for seed in range(3)]
-    assert together.train(context, given) == ["seed0/it", "seed1/it", "seed2/it"]
-    assert together.train(context, []) == []
+    assert list(together.train(context, given)) == ["seed0/it", "seed1/it", "seed2/it"]
+    assert list(together.train(context, [])) == []
 
 
 def test_a_mean_over_nodes_leaves_out_who_had_nothing():
     values = {"loss": np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]])}
-    found = together._mean_over_nodes(values)["loss"]
+    had = np.array([[True, False, False], [True, True, False]])
+    for finite in (True, False):
+        found = together._mean_over_nodes(values, had, finite=finite)["loss"]
+        np.testing.assert_array_equal(found, [2.0, 5.0, np.nan])
+    # A batch whose loss is NaN counts, unless hostile nodes may send what they like.
+    had[0, 1] = True
+    found = together._mean_over_nodes(values, had, finite=True)["loss"]
+    np.testing.assert_array_equal(found, [2.0, np.nan, np.nan])
+    found = together._mean_over_nodes(values, had, finite=False)["loss"]
     np.testing.assert_array_equal(found, [2.0, 5.0, np.nan])
+
+
+def test_one_seed_that_diverges_stops_them_all(tmp_path):
+    good, bad = run_of(0, 8), run_of(1, 8)
+    params = bad.model.params
+    head = jax.tree.map(lambda leaf: leaf * np.nan, params["classifier"])
+    bad = bad._replace(model=bad.model._replace(params={**params, "classifier": head}))
+    with pytest.raises(FloatingPointError, match="the loss is nan"):
+        list(together.train(context_of(tmp_path), [good, bad]))
+
+
+def test_checkpoints_of_other_seeds_are_not_gone_on_with(tmp_path, caplog):
+    context = context_of(tmp_path, keep_checkpoints=True)
+    first = list(together.train(context, [run_of(0, 8), run_of(1, 8)]))
+    assert (tmp_path / "seed0/it/checkpoints").exists()
+    again = list(together.train(context, [run_of(0, 8), run_of(1, 8)]))
+    other = list(together.train(context, [run_of(0, 8), run_of(2, 8)]))
+    assert "starts anew" in caplog.text
+    for a, b in zip(first, again, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+    (tmp_path / "fresh").mkdir()
+    fresh = context_of(tmp_path / "fresh")
+    expected = list(together.train(fresh, [run_of(0, 8), run_of(2, 8)]))
+    for a, b in zip(expected, other, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,12 @@
 """Arms that do something differently, in a study that is otherwise the same."""
 
+import json
+
 import ml_collections
 import numpy as np
 import pytest
 
-from experiments import cells, check, ingredients, runtime
+from experiments import cells, check, ingredients, runtime, trainer
 from experiments.cells import Cell
 from tests.test_study import forget, run, tiny
 
@@ -28,7 +30,12 @@ def varied(tmp_path_factory):
             "few": {"quarantine": {"references": 40}},
             "same": {},
         }
-    config.arms = ("anchor", *(f"anchor+{name}" for name in config.variants))
+        config.variants.long = {"student": {"epochs": 2}}
+    names = [name for name in config.variants if name != "long"]
+    # Before the arm that it goes on from, which stays the study's.
+    config.arms = ("fine_tuned+long", "plain", "anchor")
+    config.arms += tuple(f"anchor+{name}" for name in names)
+    config.export_students = True
     check.check(config)
     found = run(config, folder / "run")
     rows = {row["arm"]: row for row in found["rows"]}
@@ -37,7 +44,7 @@ def varied(tmp_path_factory):
 
 def test_a_variant_without_changes_is_its_arm(varied):
     _, _, rows = varied
-    ignored = ("arm", "step_seconds")
+    ignored = ("arm", "step_seconds", "step_ratio")
     base, same = (
         {key: value for key, value in rows[arm].items() if key not in ignored}
         for arm in ("anchor", "anchor+same")
@@ -51,6 +58,19 @@ def test_a_variant_changes_its_own_arm_only(varied):
     assert rows["anchor+drop"]["transfer_rows"] < rows["anchor"]["transfer_rows"]
     few = rows["anchor"]["transfer_rows"] - rows["anchor+few"]["transfer_rows"]
     assert few == 40
+
+
+def test_what_a_variant_goes_on_from_is_the_study_s_own(varied):
+    config, workdir, _ = varied
+    text = (workdir / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    done = {line["run"]: line["dispatch"] for line in lines}
+    context = runtime.Context(config, workdir, None, 0)
+    plain = ingredients.student_model(context, CELL, "plain")
+    examples = ingredients.transfer(context, CELL).examples
+    tokens = ingredients.tokenize(context, plain, examples)
+    plan = trainer.epochs_plan(tokens.lengths, config.student, config, 0)
+    assert done["files/seed0/data/plain"] == len(plan)
 
 
 def test_variants_share_the_teacher_and_have_an_anchor_of_their_own(varied):
@@ -104,6 +124,8 @@ def test_validation_rows_stand_in_for_the_test_rows(varied):
         ("a", {"kd": {"heat": 1}}, "variants.a.kd one of divergence"),
         ("a", {"kd": {"temperature": -1.0}}, "variants.a: .*kd.temperature"),
         ("a", {"quarantine": {"anchor": "none"}}, "variants.a: .*quarantine.anchor"),
+        ("a", {"quarantine": {"calibration_share": 0.5}}, "variants.a.quarantine"),
+        ("a", {"prototypes": {"num": 6.5}}, "variants.a: "),
         ("a", {"quarantine": {"references": 81}}, "variants.a: .*references"),
         ("a", {"quarantine": {"references": 15}}, "variants.a: .*false_rejection"),
     ],
@@ -112,8 +134,27 @@ def test_what_a_variant_may_not_change_is_said(tmp_path, name, fields, match):
     config = tiny(tmp_path)
     with config.unlocked():
         config.variants = {name: fields}
+    config.arms = (f"anchor+{name}",)
     with pytest.raises(ValueError, match=match):
         check.check(config)
+
+
+@pytest.mark.parametrize("arm", ["anchor+", "anchor@", "anchor+@"])
+def test_an_empty_name_is_refused(tmp_path, arm):
+    config = tiny(tmp_path)
+    config.arms = (arm,)
+    with pytest.raises(ValueError, match=r"a name behind \+ and @"):
+        check.check(config)
+
+
+def test_a_variant_that_the_data_forbid_is_said_before_training(tmp_path):
+    config = tiny(tmp_path)
+    config.arms = ("anchor+deep",)
+    with config.unlocked():
+        config.variants = {"deep": {"features": {"layers": (-9,)}}}
+    check.check(config)
+    with pytest.raises(ValueError, match=r"variants.deep: .*features.layers in -2..1"):
+        run(config, tmp_path / "run")
 
 
 def test_an_arm_with_an_unknown_variant_is_refused(tmp_path):
