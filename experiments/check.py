@@ -406,6 +406,7 @@ def _check_quarantine(config: ConfigDict) -> None:
         **{
             "quarantine.num_neighbours": section.num_neighbours,
             "quarantine.warmup_epochs": section.warmup_epochs,
+            "quarantine.rounds": section.rounds,
             "quarantine.resolutions": min(section.resolutions),
             "prototypes.num": config.prototypes.num,
             "prototypes.num_iters": config.prototypes.num_iters,
@@ -413,13 +414,13 @@ def _check_quarantine(config: ConfigDict) -> None:
     )
     known = num_references(config)
     held_out = round(section.calibration_share * known)
-    least = len(section.groups) / (held_out + 1)
+    least = section.rounds * len(section.groups) / (held_out + 1)
     _validate.require(
         section.false_rejection >= least,
         "quarantine.false_rejection",
         section.false_rejection,
-        f">= {least:.4f}, the least that {held_out} calibration references and "
-        f"{len(section.groups)} kinds of groups can show",
+        f">= {least:.4f}, the least that {held_out} calibration references, "
+        f"{len(section.groups)} kinds of groups and {section.rounds} rounds can show",
     )
     rows = known - held_out
     _validate.require(

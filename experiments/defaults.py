@@ -189,6 +189,7 @@ def defaults() -> ConfigDict:
                 "spaces": ("teacher",),
                 "claims": ("teacher", "label"),
                 "false_rejection": 0.05,
+                "rounds": 3,  # of the test, each without what was rejected before
                 "references": 0,  # how many of them are known; 0 is all
                 "calibration_share": 0.3,
                 # What reads meaning: "tuned" on the references, as it was pretrained

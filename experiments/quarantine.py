@@ -14,6 +14,7 @@ from experiments.cells import Cell
 from experiments.runtime import Context
 from protojax import consistency, data, prototypes, teacher
 from protojax.calibration import (
+    IsotonicFit,
     Scores,
     combine_scores,
     conformal_p_values,
@@ -60,6 +61,11 @@ def judge(
 ) -> Verdict:
     """Tests the transfer rows of a cell.
 
+    References that share a word or a place with a trigger score as high as it does, and
+    set the level below which weaker triggers hide. So the test is repeated without the
+    rows that it rejected, each round at an equal share of the stated rate, until it
+    rejects none. A wary judge lets each group of references count once instead.
+
     Args:
         context: the study.
         cell: the cell.
@@ -67,14 +73,48 @@ def judge(
         wary: whether triggers may change the anchor's mind, see `token_groups`.
     """
     config = context.config.quarantine
+    tests = _tests(context, cell, objective)
+    rows = len(tests[0].transfer.classes)
+    if wary:
+        return _judge_once(context, cell, tests, np.arange(rows), wary=True)
+    rejected, p_values = np.zeros(rows, bool), np.ones(rows)
+    for _ in range(config.rounds):
+        kept = np.flatnonzero(~rejected)
+        found = _judge_once(context, cell, tests, kept, share=1 / config.rounds)
+        p_values[kept] = np.minimum(p_values[kept], config.rounds * found.p_values)
+        rejected[kept] = found.rejected
+        if not found.rejected.any():
+            break
+    return Verdict(rejected, p_values, *ingredients.anchor_view(context, cell))
+
+
+class Test(NamedTuple):
+    """One claim in one feature space.
+
+    Attributes:
+        transfer: what the transfer rows claim.
+        refs: what the calibrating references claim.
+        expected: how often clean rows are denied.
+        tokens: whether rows that share a token are asked here too; they are the same in
+            every feature space.
+    """
+
+    transfer: Claims
+    refs: Claims
+    expected: IsotonicFit
+    tokens: bool
+
+
+def _tests(context: Context, cell: Cell, objective: FrozenConfigDict) -> list[Test]:
+    """Returns every claim in every feature space, the first that a row is judged in."""
+    config = context.config.quarantine
     transfer = ingredients.transfer(context, cell)
-    references = cells.references(context, cell)
     anchor = ingredients.anchor(context, cell)
     rows = anchor.calibration
-    calibration = data.take(references, rows)
+    calibration = data.take(cells.references(context, cell), rows)
     outputs = ingredients.reference_outputs(context, cell)
     view = ingredients.anchor_view(context, cell)
-    found, claimed = {groups: [] for groups in config.groups}, None
+    found = []
     for space in config.spaces:
         if space == "teacher":
             features, held = transfer.features[:, -1], outputs.features[:, -1]
@@ -91,36 +131,48 @@ def judge(
                 calibration,
                 anchor.held_out.classes,
             )
-            claimed = claimed or (rows_claim.classes, refs_claim.classes)
             expected = expected_disagreement(refs_claim.confidence, refs_claim.disagree)
-            for groups in config.groups:
-                # Tokens are the same in every feature space.
-                if groups != "tokens" or space == config.spaces[0]:
-                    score = WARY[groups] if wary else GROUPS[groups]
-                    found[groups].append(
-                        score(context, cell, rows_claim, refs_claim, expected)
-                    )
-    return _verdict(context, cell, found, claimed)
+            tokens = space == config.spaces[0]
+            found.append(Test(rows_claim, refs_claim, expected, tokens))
+    return found
 
 
-def _verdict(
-    context: Context, cell: Cell, found: dict[str, list[Found]], claimed
+def _judge_once(
+    context: Context,
+    cell: Cell,
+    tests: list[Test],
+    kept: np.ndarray,
+    *,
+    share: float = 1.0,
+    wary: bool = False,
 ) -> Verdict:
-    """Returns what all kinds of groups say together, at the stated rate.
+    """Returns what all kinds of groups say together of some transfer rows.
 
     Args:
         context: the study.
         cell: the cell.
-        found: of each kind, what it says under each claim and in each space.
-        claimed: what transfer rows and calibrating references claim.
+        tests: from `_tests`.
+        kept: `[kept]`, the rows; the others are in no group.
+        share: of the stated rate that this test may use.
+        wary: see `judge`.
     """
-    false_rejection = context.config.quarantine.false_rejection
+    config = context.config.quarantine
+    false_rejection, kinds = share * config.false_rejection, WARY if wary else GROUPS
+    alpha = false_rejection / len(config.groups)
     view = ingredients.anchor_view(context, cell)
-    alpha = false_rejection / len(found)
+    claimed = tests[0].transfer.classes[kept], tests[0].refs.classes
     p_values, tested = [], None
-    for kind in found.values():
-        scores = combine_scores([one.scores for one in kind])
-        excess = [one.excess for one in kind if one.excess is not None]
+    for groups in config.groups:
+        found = []
+        for test in tests:
+            if groups == "tokens" and not test.tokens:
+                continue
+            transfer = Claims(*(column[kept] for column in test.transfer))
+            found.append(
+                kinds[groups](context, cell, kept, transfer, test.refs, test.expected)
+            )
+        scores = combine_scores([one.scores for one in found])
+        excess = [one.excess for one in found if one.excess is not None]
         if excess:
             tested = token_groups.test(
                 context, cell, excess, scores, *claimed, alpha=alpha
@@ -130,7 +182,7 @@ def _verdict(
             p_values.append(conformal_p_values(*scores, *claimed, alpha=alpha))
     verdict = reject(p_values, alpha=false_rejection)
     if tested is None:
-        return Verdict(*verdict, *view)
+        return Verdict(*verdict, *(part[kept] for part in view))
     hidden = tested.guilty & verdict.rejected[:, None]
     view = token_groups.view_without(context, cell, hidden)
     return Verdict(*verdict, *view, tested.spoiled)
@@ -167,7 +219,7 @@ def _claims(claim, features, logits, examples, anchor_classes) -> Claims:
     )
 
 
-def _neighbours(context: Context, cell: Cell, transfer, refs, expected) -> Found:
+def _neighbours(context: Context, cell: Cell, kept, transfer, refs, expected) -> Found:
     """Scores rows by their nearest neighbours of the same claim."""
     config = context.config
     return Found(
@@ -181,17 +233,19 @@ def _neighbours(context: Context, cell: Cell, transfer, refs, expected) -> Found
     )
 
 
-def _tokens(context: Context, cell: Cell, transfer, refs, expected) -> Found:
+def _tokens(context: Context, cell: Cell, kept, transfer, refs, expected) -> Found:
     """Scores rows by the rows that share a token and the claim."""
-    return Found(token_groups.score(context, cell, transfer, refs, expected))
+    return Found(token_groups.score(context, cell, kept, transfer, refs, expected))
 
 
-def _tokens_warily(context: Context, cell: Cell, transfer, refs, expected) -> Found:
+def _tokens_warily(
+    context: Context, cell: Cell, kept, transfer, refs, expected
+) -> Found:
     """Scores them by what the anchor says without the token."""
     return Found(*token_groups.score_warily(context, cell, transfer, refs, expected))
 
 
-def _clusters(context: Context, cell: Cell, transfer, refs, expected) -> Found:
+def _clusters(context: Context, cell: Cell, kept, transfer, refs, expected) -> Found:
     """Scores rows by k-means clusters within each claim, at several resolutions.
 
     Transfer rows and references are clustered together.

@@ -92,14 +92,20 @@ def words(context: Context, cell: Cell) -> tuple[Words, Words, Words]:
 
 
 def score(
-    context: Context, cell: Cell, transfer: Claims, refs: Claims, expected: IsotonicFit
+    context: Context,
+    cell: Cell,
+    kept: np.ndarray,
+    transfer: Claims,
+    refs: Claims,
+    expected: IsotonicFit,
 ) -> Scores:
-    """Scores rows by the rows that share a token and the claim.
+    """Scores some transfer rows, `kept`, by those that share a token and the claim.
 
     Returns:
-        The scores of the transfer rows and of the calibrating references.
+        The scores of these rows and of the calibrating references.
     """
-    ids = [part.ids for part in words(context, cell)[:2]]
+    rows, held_out, _ = words(context, cell)
+    ids = rows.ids[kept], held_out.ids
     return shared_tokens.token_scores(transfer, refs, expected, *ids)
 
 

@@ -53,14 +53,16 @@ ABLATIONS = {
     # Few references can show no low rate, and hold few prototypes.
     "references_50": {
         "quarantine.references": 50,
+        "quarantine.rounds": 1,
         "quarantine.false_rejection": 0.13,
         "prototypes.num": 20,
     },
     "references_100": {
         "quarantine.references": 100,
+        "quarantine.rounds": 1,
         "quarantine.false_rejection": 0.07,
     },
-    "references_300": {"quarantine.references": 300},
+    "references_300": {"quarantine.references": 300, "quarantine.rounds": 2},
     "margin_0": {"margin.value": 0.0},
     "margin_1": {"margin.value": 1.0},
     "no_constraint": {"margin.weight": 0.0},
@@ -75,7 +77,8 @@ ABLATIONS = {
     "teacher_anchor": {"quarantine.anchor": "teacher"},
     "drop": {"quarantine.action": "drop"},
     "no_references": {"quarantine.train_on_references": False},
-    "rate_1": {"quarantine.false_rejection": 0.01},
+    "one_round": {"quarantine.rounds": 1},
+    "rate_1": {"quarantine.false_rejection": 0.01, "quarantine.rounds": 1},
     "rate_10": {"quarantine.false_rejection": 0.10},
     "early_only": {
         "margin.weight_schedule": "early",
