@@ -1,0 +1,105 @@
+"""The group test in rounds: strong triggers do not hide weak ones."""
+
+import ml_collections
+import numpy as np
+import pytest
+
+from experiments import ingredients, quarantine, token_groups
+from experiments.cells import Cell
+from experiments.defaults import defaults
+from experiments.runtime import Context
+from protojax import calibration, shared_tokens
+from protojax.consistency import Claims
+
+CELL = Cell("files", 0, "it")
+STRONG, WEAK = slice(0, 60), slice(60, 75)
+ROWS = 600
+
+
+def claims(rng, rows):
+    """Rows of one class, denied now and then, and two tokens of each.
+
+    The first is its own or nothing's; the second may be a common one (2).
+    """
+    tokens = np.stack([100 + rng.integers(0, 40, rows), np.full(rows, -1)], axis=1)
+    tokens[rng.random(rows) < 0.08, 1] = 2
+    disagree = (rng.random(rows) < 0.05).astype(np.float32)
+    place = np.zeros((rows, 1))
+    return Claims(place, np.zeros(rows, int), np.full(rows, 0.9), disagree), tokens
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Judges synthetic rows in so many rounds.
+
+    The strong trigger is a rare word (1) and the common one, so that references with
+    the latter score high; the weak one is another rare word (3).
+    """
+    rng = np.random.default_rng(0)
+    (transfer, tokens), (refs, tokens_refs) = claims(rng, ROWS), claims(rng, 300)
+    tokens[STRONG], tokens[WEAK] = (1, 2), (3, -1)
+    transfer.disagree[STRONG] = rng.random(60) < 0.95
+    transfer.disagree[WEAK] = np.arange(15) < 9
+    expected = calibration.expected_disagreement(refs.confidence, refs.disagree)
+    test = quarantine.Test(transfer, refs, expected, True)
+    view = ingredients.View(np.arange(ROWS), np.zeros((ROWS, 2)))
+    parts = [token_groups.Words(None, ids, {}) for ids in (tokens, tokens_refs, None)]
+    monkeypatch.setattr(quarantine, "_tests", lambda *_: [test])
+    monkeypatch.setattr(ingredients, "anchor_view", lambda *_: view)
+    monkeypatch.setattr(token_groups, "words", lambda *_: parts)
+
+    def judge(rounds):
+        config = defaults()
+        config.quarantine.groups = ("tokens",)
+        config.quarantine.rounds = rounds
+        context = Context(ml_collections.FrozenConfigDict(config), None, None, 0)
+        return quarantine.judge(context, CELL, None)
+
+    return judge, test, tokens, tokens_refs
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_rounds_are_a_loop_over_what_is_left(judged, rounds):
+    judge, test, tokens, tokens_refs = judged
+    rejected = np.zeros(ROWS, bool)
+    p_values = np.ones(ROWS)
+    for _ in range(rounds):
+        kept = np.flatnonzero(~rejected)
+        rows = Claims(*(column[kept] for column in test.transfer))
+        scores = shared_tokens.token_scores(
+            rows, test.refs, test.expected, tokens[kept], tokens_refs
+        )
+        found = calibration.quarantine(
+            [scores], rows.classes, test.refs.classes, alpha=0.05 / rounds
+        )
+        rejected[kept[found.rejected]] = True
+        p_values[kept] = np.minimum(p_values[kept], found.p_values * rounds)
+    verdict = judge(rounds)
+    np.testing.assert_array_equal(verdict.rejected, rejected)
+    np.testing.assert_allclose(verdict.p_values, p_values)
+    # Every row has its own view, whatever round it was rejected in.
+    np.testing.assert_array_equal(verdict.anchor_classes, np.arange(ROWS))
+
+
+def test_weak_poison_is_found_once_the_strong_is_gone(judged):
+    judge, *_ = judged
+    once, thrice = judge(1), judge(3)
+    for verdict in (once, thrice):
+        assert verdict.rejected[STRONG].all()
+        assert verdict.rejected[75:].mean() <= 0.05
+    assert not once.rejected[WEAK].any()
+    assert thrice.rejected[WEAK].all()
+
+
+def test_the_test_ends_where_nothing_is_rejected(judged, monkeypatch):
+    judge, *_ = judged
+    calls, once = [], quarantine._judge_once
+
+    def counted(*args, **options):
+        calls.append(options["share"])
+        return once(*args, **options)
+
+    monkeypatch.setattr(quarantine, "_judge_once", counted)
+    judge(8)
+    assert calls == [1 / 8] * len(calls)
+    assert 2 <= len(calls) < 8
