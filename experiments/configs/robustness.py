@@ -24,8 +24,8 @@ of a student, without dropout. The variants:
 some ten thousand short forward passes before a student is distilled.
 
 Run so far: nine attacks on SST-2 with seeds 0 and 1, clean, plain and anchor (excess
-attack success -10.2 to +2.8 points). Further seeds and tasks are recorded beside it with
-`python -m experiments.record robustness FOLDER --add --pictures`.
+attack success -10.2 to +2.8 points). Further seeds and tasks are recorded beside them
+with `python -m experiments.record robustness FOLDER --add --pictures`.
 """
 
 import itertools
