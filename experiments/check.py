@@ -89,7 +89,7 @@ def _check_variant(config: ConfigDict, name: str, fields: ConfigDict) -> None:
         _validate.require(is_section, f"{prefix}.{section}", changes, bound)
         for field in changes:
             # It decides what trains the anchor, which variants share.
-            known = set(config[section]) - {"calibration_share"}
+            known = [name for name in config[section] if name != "calibration_share"]
             _validate.one_of(known, **{f"{prefix}.{section}": field})
     try:
         _check_settings(runtime.varied(config, name))
