@@ -46,7 +46,6 @@ def get_config(argument: str = "sst2"):
     config.margin.value = 0.3
     if task in ("rte", "wnli", "mrpc"):  # 635 to 3,668 training rows
         config.data.reference_rows = 200
-        config.quarantine.rounds = 1  # 60 references that calibrate show no more
     if task == "stsb":
         # A score has no target class, hence no backdoor of the kinds here.
         config.arms = ("clean", "references")

@@ -185,6 +185,7 @@ def get_config(argument: str = "standard"):
     config.data.test_rows = 1000
     config.data.buckets = (16, 24, 32, 40, 48, 64, 96)
     config.checkpoint_every = 100  # a model is a minute or two
+    config.quarantine.rounds = 3
     for role, changes in {
         "teacher": {"epochs": 1, "learning_rate": 2e-4},
         "student": {"epochs": 2, "learning_rate": 3e-4},
