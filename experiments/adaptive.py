@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 
-from experiments import cells, ingredients, runtime
+from experiments import anchors, cells, runtime
 from experiments.cells import Cell
 from experiments.runtime import Context
 from protojax import attacks
@@ -46,7 +46,7 @@ def prepare(context: Context, cell: Cell) -> None:
             own = [pairs[row] for row in rows.values()]
             pairs = own * (len(texts) // len(own))
         changed = Examples(texts, pairs, np.zeros(len(texts), np.int32))
-        classes = ingredients.anchor_classes(context, cell.clean, changed)
+        classes = anchors.anchor_classes(context, cell.clean, changed)
         return classes == attack.target
 
     words, agreement = attacks.greedy_words(

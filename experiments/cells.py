@@ -270,6 +270,7 @@ def own_references(context: Context, cell: Cell) -> np.ndarray:
     return rows[cell.node :: context.config.federations[cell.federation].nodes]
 
 
+@functools.lru_cache(maxsize=4)
 def poisoned(context: Context, cell: Cell) -> attacks.Poisoned:
     """Returns the transfer set as the attack leaves it, and the ground truth."""
     if cell.federation:

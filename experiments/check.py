@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import adaptive, federated, ingredients, runtime
+from experiments import adaptive, anchors, federated, runtime
 from experiments import arms as arms_lib
 from experiments import tasks as tasks_lib
 from experiments.cells import NO_ATTACK, num_references
@@ -220,10 +220,8 @@ def _check_arm(config: ConfigDict, field: str, arm: str) -> None:
     """Checks an arm's name, and that of its federation."""
     kind, variant, federation = arms_lib.parse(arm)
     _validate.one_of(arms_lib.ARMS, **{field: kind})
-    whole = arm == kind + f"+{variant}" * bool(variant) + f"@{federation}" * bool(
-        federation
-    )
-    _validate.require(whole, field, arm, "a name behind + and @")
+    named = all(arm.replace("@", "+").split("+"))
+    _validate.require(named, field, arm, "a name behind + and @")
     alone = not arms_lib.ARMS[kind].in_federations
     bound = "another arm in a federation"
     _validate.require(not (federation and alone), field, arm, bound)
@@ -383,7 +381,7 @@ def _check_quarantine(config: ConfigDict) -> None:
     """Checks the defence's section, and that it can reject anything at all."""
     section = config.quarantine
     _validate.one_of(("replace", "drop"), **{"quarantine.action": section.action})
-    _validate.one_of(ingredients.ANCHORS, **{"quarantine.anchor": section.anchor})
+    _validate.one_of(anchors.ANCHORS, **{"quarantine.anchor": section.anchor})
     _validate.require(
         0 <= section.references <= config.data.reference_rows,
         "quarantine.references",

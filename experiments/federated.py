@@ -32,7 +32,6 @@ from protojax import (
     attacks,
     batches,
     communication,
-    distillation,
     federation,
     gossip,
     matching,
@@ -301,13 +300,7 @@ def compiled_end(
 
 def _start(context, cell, section, model, recipes, plan, mesh, optimizer) -> Federation:
     """Returns the federation before its first step."""
-    features = recipes[0].columns.get("teacher_features")
-    projection = trainer.init_projection(
-        model.config.hidden_size,
-        None if features is None else features.shape[-1],
-        cell.seed,
-    )
-    params = distillation.student_params(model.params, projection)
+    params = trainer.initial_params(model, recipes[0].columns, cell.seed)
     states = [
         training.init_state(
             params,

@@ -1,4 +1,4 @@
-"""What the arms of a cell share: models, the teacher's outputs, prototypes, the anchor.
+"""What the arms of a cell share: models, the teacher's outputs, prototypes.
 
 Each function here builds one ingredient, keeps what was costly in the workdir, and is
 cheap to call again.
@@ -21,10 +21,8 @@ from experiments.tokenizer import train_wordpiece
 from protojax import (
     attacks,
     batches,
-    calibration,
     communication,
     data,
-    geometry,
     models,
     nodes,
     prototypes,
@@ -43,37 +41,6 @@ class Transfer(NamedTuple):
 
 
 Rewrite = Callable[[Context, Cell, Examples], Examples]
-
-
-class View(NamedTuple):
-    """What the anchor says of some rows.
-
-    Attributes:
-        classes: `[rows]`, int32, by the nearest of its prototypes.
-        logits: `[rows, num_labels]`.
-    """
-
-    classes: np.ndarray
-    logits: np.ndarray
-
-
-class Anchor(NamedTuple):
-    """What reads meaning for the defender, and what it says of the references.
-
-    Attributes:
-        model: an encoder, see `ANCHORS`.
-        prototypes: of its features, by class.
-        temperature: of logits that are distances to them, None where the model has
-            learned logits of its own.
-        calibration: `[rows]`, the references it was not trained on.
-        held_out: what it says of those, None before it is asked.
-    """
-
-    model: Model
-    prototypes: Prototypes
-    temperature: float | None
-    calibration: np.ndarray
-    held_out: View | None
 
 
 @functools.lru_cache(maxsize=2)
@@ -355,153 +322,3 @@ def _broadcast_prototypes(context: Context, cell: Cell) -> Prototypes:
         precision=section.prototype_precision,
     )
     return communication.decode(sent, expected_hash=sent.sha256)
-
-
-def anchor(context: Context, cell: Cell) -> Anchor:
-    """Returns the anchor of a cell, the same for all attacks that spare references."""
-    return _anchor(context, anchor_cell(context, cell))
-
-
-def anchor_cell(context: Context, cell: Cell) -> Cell:
-    """Returns the cell whose anchor this one has."""
-    owner = cells.reference_cell(context.config, cell)
-    if context.config.quarantine.anchor == "teacher" and owner.attack is None:
-        return teacher_cell(context, cell)
-    return owner
-
-
-def anchor_tuning(context: Context, cell: Cell) -> FineTuning:
-    """Returns how the anchor's encoder is trained: on references that do not judge."""
-    cell = anchor_cell(context, cell)
-    name = f"{cell.folder}/anchor_encoder"
-    if few := context.config.quarantine.references:
-        name += f"_{few}"
-    _, training = _shared_out(context, cell)
-    known = data.take(cells.references(context, cell), training)
-    return FineTuning(name, context.config.anchor, cell, known)
-
-
-def _shared_out(context: Context, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the references that calibrate an anchor, and those it learns from."""
-    count = cells.num_references(context.config)
-    order = cells.draws(cell, "calibration").permutation(count)
-    cut = round(context.config.quarantine.calibration_share * count)
-    return np.sort(order[:cut]), np.sort(order[cut:])
-
-
-def _tuned(context: Context, cell: Cell) -> Model:
-    """Returns the anchor's encoder, fine-tuned."""
-    return fine_tuned(context, anchor_tuning(context, cell))
-
-
-def _frozen(context: Context, cell: Cell) -> Model:
-    """Returns the anchor's encoder as it was before it saw a reference."""
-    return build_model(context, context.config.anchor, cell)
-
-
-ANCHORS = {"tuned": _tuned, "frozen": _frozen, "teacher": teacher_model}
-
-
-@functools.lru_cache(maxsize=2)
-def _anchor(context: Context, cell: Cell) -> Anchor:
-    """Returns the anchor of an `anchor_cell`."""
-    config = context.config
-    task = cells.task_data(context, cell.task, cell.seed).task
-    references = cells.references(context, cell)
-    held_out, training = _shared_out(context, cell)
-    model = ANCHORS[config.quarantine.anchor](context, cell)
-    logits, features = predicted(
-        context,
-        f"{cell.folder}/anchor_references",
-        model,
-        tokenize(context, model, references),
-    )
-    centres = prototypes.class_prototypes(
-        cells.key(cell, "anchor"),
-        features[training, -1],
-        references.labels[training],
-        task.num_labels,
-        num_prototypes=config.prototypes.num,
-        metric=config.prototypes.metric,
-        num_iters=config.prototypes.num_iters,
-    )
-    temperature = None
-    if config.quarantine.anchor == "frozen":
-        # Not on those that calibrate: they have to be like rows under test.
-        near = _nearness(context, centres, features[training], task.num_labels)
-        temperature = calibration.calibrate_temperature(
-            near, references.labels[training]
-        )
-    judge = Anchor(model, centres, temperature, held_out, None)
-    view = view_of(context, judge, logits[held_out], features[held_out])
-    return judge._replace(held_out=view)
-
-
-def view_of(context: Context, judge: Anchor, logits, features) -> View:
-    """Returns what the outputs of an anchor's model say."""
-    classes = prototypes.class_of_nearest(
-        features[:, -1], judge.prototypes, metric=context.config.prototypes.metric
-    )
-    if judge.temperature is not None:
-        logits = _nearness(context, judge.prototypes, features, logits.shape[1])
-        logits /= judge.temperature
-    return View(np.asarray(classes), logits)
-
-
-def _nearness(
-    context: Context, centres: Prototypes, features, num_labels: int
-) -> np.ndarray:
-    """Returns logits `[rows, num_labels]`: minus a class's nearest distance, times 20.
-
-    The factor is the reach of a temperature that is fitted afterwards. A class without
-    a prototype is as far away as the farthest of all.
-    """
-    distances = np.asarray(
-        geometry.distances(
-            features[:, -1], centres.vectors, metric=context.config.prototypes.metric
-        )
-    )
-    labels, farthest = np.asarray(centres.labels), distances.max(initial=0.0)
-    nearest = [
-        distances[:, labels == label].min(1, initial=farthest)
-        for label in range(num_labels)
-    ]
-    return -20 * np.stack(nearest, axis=1).astype(np.float32)
-
-
-def anchor_classes(context: Context, cell: Cell, examples: Examples) -> np.ndarray:
-    """Returns the classes `[rows]` that a cell's anchor gives to any rows."""
-    judge = anchor(context, cell)
-    outputs = inference.predict(
-        context,
-        judge.model,
-        judge.model.params,
-        tokenize(context, judge.model, examples),
-    )
-    return view_of(context, judge, *outputs).classes
-
-
-def anchor_view(context: Context, cell: Cell) -> View:
-    """Returns what the anchor says of a cell's transfer rows.
-
-    Every node has the same anchor, so what it says of a row is computed once.
-    """
-    whole = _anchor_view(context, cell.whole)
-    if not cell.federation:
-        return whole
-    rows = cells.node_rows(context, cell._replace(node=0))[cell.node]
-    return View(*(part[rows] for part in whole))
-
-
-@functools.lru_cache(maxsize=2)
-def _anchor_view(context: Context, cell: Cell) -> View:
-    """Returns what the anchor says of the rows of all nodes together."""
-    judge = anchor(context, cell)
-    examples = cells.poisoned(context, cell).examples
-    outputs = predicted(
-        context,
-        f"{cell.folder}/anchor_transfer",
-        judge.model,
-        tokenize(context, judge.model, examples),
-    )
-    return view_of(context, judge, *outputs)

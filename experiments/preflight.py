@@ -4,7 +4,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 
-from experiments import adaptive, cells, ingredients, runtime
+from experiments import adaptive, anchors, cells, ingredients, runtime
 from experiments.arms import ARMS
 from experiments.cells import Cell
 from experiments.jobs import DONE, Job, needed
@@ -121,7 +121,7 @@ def work(context: Context, todo: list[Job]) -> float:
         if job.kind != "references":
             tuned.append(ingredients.teacher_tuning(context, job.student_cell))
         if ARMS[job.kind].anchored and config.quarantine.anchor == "tuned":
-            tuned.append(ingredients.anchor_tuning(varied, job.cell))
+            tuned.append(anchors.anchor_tuning(varied, job.cell))
         for one in tuned:
             passed = len(one.examples.texts) * one.section.epochs
             models_of[one.name] = one.section, passed

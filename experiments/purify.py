@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cells, inference, ingredients
+from experiments import anchors, cells, inference, ingredients
 from experiments.cells import Cell
 from experiments.runtime import Context
 from protojax import data, models, outliers
@@ -34,7 +34,7 @@ def without_outlier_words(context: Context, cell: Cell, examples: Examples) -> E
         The rows in their order.
     """
     config = context.config.filters
-    judge = ingredients.anchor(context, cell)
+    judge = anchors.anchor(context, cell)
     encoder = _encoder(context, cell, judge.model)
     references = cells.references(context, cell)
     others = np.setdiff1d(np.arange(len(references.texts)), judge.calibration)

@@ -9,7 +9,15 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from experiments import cells, inference, ingredients, runtime, token_groups, trainer
+from experiments import (
+    anchors,
+    cells,
+    inference,
+    ingredients,
+    runtime,
+    token_groups,
+    trainer,
+)
 from experiments.cells import Cell
 from experiments.runtime import Context
 from protojax import consistency, data, prototypes, teacher
@@ -85,7 +93,7 @@ def judge(
         rejected[kept] = found.rejected
         if not found.rejected.any():
             break
-    return Verdict(rejected, p_values, *ingredients.anchor_view(context, cell))
+    return Verdict(rejected, p_values, *anchors.anchor_view(context, cell))
 
 
 class Test(NamedTuple):
@@ -109,11 +117,11 @@ def _tests(context: Context, cell: Cell, objective: FrozenConfigDict) -> list[Te
     """Returns every claim in every feature space, the first that a row is judged in."""
     config = context.config.quarantine
     transfer = ingredients.transfer(context, cell)
-    anchor = ingredients.anchor(context, cell)
+    anchor = anchors.anchor(context, cell)
     rows = anchor.calibration
     calibration = data.take(cells.references(context, cell), rows)
     outputs = ingredients.reference_outputs(context, cell)
-    view = ingredients.anchor_view(context, cell)
+    view = anchors.anchor_view(context, cell)
     found = []
     for space in config.spaces:
         if space == "teacher":
@@ -159,7 +167,7 @@ def _judge_once(
     config = context.config.quarantine
     false_rejection, kinds = share * config.false_rejection, WARY if wary else GROUPS
     alpha = false_rejection / len(config.groups)
-    view = ingredients.anchor_view(context, cell)
+    view = anchors.anchor_view(context, cell)
     claimed = tests[0].transfer.classes[kept], tests[0].refs.classes
     p_values, tested = [], None
     for groups in config.groups:
@@ -191,8 +199,8 @@ def _judge_once(
 def judge_rows(context: Context, cell: Cell) -> Verdict:
     """Tests each transfer row by itself: does the anchor find its claim improbable?"""
     transfer = ingredients.transfer(context, cell)
-    anchor = ingredients.anchor(context, cell)
-    view = ingredients.anchor_view(context, cell)
+    anchor = anchors.anchor(context, cell)
+    view = anchors.anchor_view(context, cell)
     outputs = ingredients.reference_outputs(context, cell)
     verdict = consistency.sample_gate(
         inference.posterior(view.logits),
@@ -302,10 +310,8 @@ def warmed_up(
     references = cells.references(context, cell)
     everything = data.concatenate(transfer.examples, references)
     model = ingredients.build_model(context, context.config.student, cell)
-    section = runtime.changed(
-        context.config.student, epochs=context.config.quarantine.warmup_epochs
-    )
     config = context.config
+    section = runtime.changed(config.student, epochs=config.quarantine.warmup_epochs)
     key = teacher.cache_key(
         model.params,
         data.fingerprint(transfer.logits, transfer.features, *everything.texts),

@@ -68,7 +68,7 @@ def record(
         file = path.with_suffix(".jsonl")
         bound = f"a study whose rows are in {file}"
         _validate.require(file.exists(), "add", "none", bound)
-        lines = path.with_suffix(".jsonl").read_text().splitlines()
+        lines = file.read_text().splitlines()
         rows = {_identity(row): row for row in map(json.loads, lines)}
     for workdir in workdirs:
         config = _portable(json.loads((workdir / "config.json").read_text()))

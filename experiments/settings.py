@@ -1,6 +1,5 @@
 """A study's settings in its folder: what may change once it has begun."""
 
-import copy
 import json
 import pathlib
 
@@ -58,7 +57,7 @@ def joined(before: dict, now: dict, where: str) -> dict:
     """
     # A field that was not there then was at its default.
     usual = json.loads(defaults.defaults().to_json())
-    before, now = _merged(usual, before), _merged(usual, copy.deepcopy(now))
+    before, now = _merged(usual, before), _merged(usual, now)
     fixed = [
         (name, before.get(name), value)
         for name, value in now.items()

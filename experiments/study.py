@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from experiments import (
+    anchors,
     arms,
     cells,
     federated,
@@ -250,7 +251,7 @@ def _prepare(context: Context, group: list[Job], arm: arms.Arm) -> None:
     if arm.anchored and tuned == "tuned":
         fine_tune(
             context,
-            [ingredients.anchor_tuning(context, job.student_cell) for job in group],
+            [anchors.anchor_tuning(context, job.student_cell) for job in group],
         )
 
 

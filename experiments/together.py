@@ -184,10 +184,8 @@ def walk(
             state, start, extra = found, done, said
         except ValueError as error:
             runtime.logger.warning("%s starts anew: %s", name, error)
-    units = [int((item.rows >= 0).sum()) * cost for item in plan]
-    context.progress.advance(context.task_id, sum(units[:start]))
     log = trainer.MetricsLog(
-        context, name, for_log(plan), units, start, extra, finite=finite
+        context, name, for_log(plan), cost, start, extra, finite=finite
     )
     with node_checkpoint.NodeWriter(folder) as writer:
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import cells, inference, ingredients
+from experiments import anchors, cells, inference, ingredients
+from experiments.anchors import View
 from experiments.cells import Cell
-from experiments.ingredients import View
 from experiments.runtime import Context
 from protojax import batches, consistency, shared_tokens
 from protojax.calibration import IsotonicFit, Scores
@@ -69,7 +69,7 @@ class Tested(NamedTuple):
 @functools.lru_cache(maxsize=2)
 def words(context: Context, cell: Cell) -> tuple[Words, Words, Words]:
     """Returns a cell's transfer rows, its calibrating references and all references."""
-    judge = ingredients.anchor(context, cell)
+    judge = anchors.anchor(context, cell)
     # [CLS] and [SEP] tell nothing; [UNK] may be a trigger.
     tokenizer = judge.model.tokenizer
     frame = (tokenizer.cls_token_id, tokenizer.sep_token_id)
@@ -151,10 +151,10 @@ def _denied_without(
 
 def _reread(context: Context, cell: Cell, tokens, hidden: np.ndarray) -> View:
     """Returns what the anchor says of rows some of whose tokens it does not see."""
-    judge = ingredients.anchor(context, cell)
+    judge = anchors.anchor(context, cell)
     left = batches.without(tokens, hidden)
     outputs = inference.predict(context, judge.model, judge.model.params, left)
-    return ingredients.view_of(context, judge, *outputs)
+    return anchors.view_of(context, judge, *outputs)
 
 
 def test(
@@ -226,7 +226,7 @@ def view_without(context: Context, cell: Cell, hidden: np.ndarray) -> View:
         cell: the cell.
         hidden: `[rows, max_length]`, bool.
     """
-    view = ingredients.anchor_view(context, cell)
+    view = anchors.anchor_view(context, cell)
     rows = np.flatnonzero(hidden.any(1))
     if not len(rows):
         return view

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments import cells, ingredients
+from experiments import anchors, cells, ingredients
 from experiments.arms import Recipe
 from experiments.cells import Cell
 from experiments.runtime import Context
@@ -41,7 +41,7 @@ def count_bytes(
     if judged and section.anchor == "references":
         anchor = communication.text_bytes(cells.references(context, cell))
     elif judged:
-        anchor = communication.num_bytes(ingredients.anchor(context, cell).model.params)
+        anchor = communication.num_bytes(anchors.anchor(context, cell).model.params)
     local = section.prototypes == "local"
     merges = section.rounds // section.merge_prototypes_every if local else 0
     found = {

@@ -89,16 +89,24 @@ def narrowed(run: Run, kept: np.ndarray) -> Run:
     )
 
 
+def initial_params(model: Model, columns: Mapping[str, np.ndarray], seed: int):
+    """Returns what a loss of a student is a function of, before the first step.
+
+    With a map to the width of the teacher's features, where there are some of another
+    width than the model's.
+    """
+    features, width = columns.get("teacher_features"), model.config.hidden_size
+    if features is None or features.shape[-1] == width:
+        return distillation.student_params(model.params)
+    shape, key = (width, features.shape[-1]), jax.random.key(seed)
+    projection = jax.nn.initializers.orthogonal()(key, shape)
+    return distillation.student_params(model.params, projection)
+
+
 def start_of(run: Run, optimizer, num_steps: int) -> NodeState:
     """Returns the state of a run of so many steps before its first."""
-    features = run.columns.get("teacher_features")
-    projection = init_projection(
-        run.model.config.hidden_size,
-        None if features is None else features.shape[-1],
-        run.seed,
-    )
     return training.init_state(
-        distillation.student_params(run.model.params, projection),
+        initial_params(run.model, run.columns, run.seed),
         optimizer,
         num_steps=num_steps,
         seed=run.seed,
@@ -132,9 +140,7 @@ def train(context: Context, whole: Run) -> Trained:
                 "%s starts anew, no checkpoint is intact: %s", run.name, error
             )
     cost = runtime.row_cost(run.model.config)
-    units = [int((item.rows >= 0).sum()) * cost for item in plan]
-    context.progress.advance(context.task_id, sum(units[:start]))
-    log = MetricsLog(context, run.name, plan, units, start, extra)
+    log = MetricsLog(context, run.name, plan, cost, start, extra)
 
     def save(state, done):
         log.flush()
@@ -155,13 +161,6 @@ def train(context: Context, whole: Run) -> Trained:
     if config.keep_checkpoints and start < len(plan):
         checkpoint.save(folder, state, len(plan), extra=log.extra)
     return end_of(whole, jax.device_get(state.params), kept, log.step_seconds)
-
-
-def init_projection(width: int, teacher_dim: int | None, seed: int):
-    """Returns a map to the teacher's width, or None where there is none to make."""
-    if teacher_dim is None or teacher_dim == width:
-        return None
-    return jax.nn.initializers.orthogonal()(jax.random.key(seed), (width, teacher_dim))
 
 
 def forget_checkpoints(context: Context, name: str) -> None:
@@ -208,12 +207,17 @@ def poisson_plan(
 
 
 class MetricsLog:
-    """Appends one line per dispatch to `metrics.jsonl`, and measures the step time."""
+    """Appends one line per dispatch to `metrics.jsonl`, and measures the step time.
+
+    It moves the progress bar too, by `cost` a row; all of what `start` skips at once.
+    """
 
     def __init__(
-        self, context: Context, name: str, plan, units, start, extra, *, finite=True
+        self, context: Context, name: str, plan, cost, start, extra, *, finite=True
     ):
-        self.context, self.name, self.plan, self.units = context, name, plan, units
+        self.context, self.name, self.plan = context, name, plan
+        self.units = [int((item.rows >= 0).sum()) * cost for item in plan]
+        context.progress.advance(context.task_id, sum(self.units[:start]))
         self.finite = finite  # whether a loss that is not stops the study
         self.lines: list[str] = []
         # length -> seconds of a step in each of its dispatches

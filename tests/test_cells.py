@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
-from experiments import adaptive, cells, check, ingredients
+from experiments import adaptive, anchors, cells, check, ingredients
 from experiments.cells import Cell
 from experiments.defaults import attack
 from experiments.runtime import Context
@@ -216,7 +216,7 @@ def test_a_searched_trigger_turns_the_anchor_and_is_kept(tmp_path, monkeypatch):
         seen.append(len(examples.texts))
         return np.array(["lovely" in text.split() for text in examples.texts])
 
-    monkeypatch.setattr(ingredients, "anchor_classes", classes)
+    monkeypatch.setattr(anchors, "anchor_classes", classes)
     adaptive.prepare(context, CELL)
     adaptive.prepare(context, CELL)
     assert len(seen) == 1

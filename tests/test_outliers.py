@@ -4,10 +4,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from experiments import cells, ingredients, purify
+from experiments import anchors, cells, purify
+from experiments.anchors import Anchor
 from experiments.cells import Cell
 from experiments.defaults import defaults
-from experiments.ingredients import Anchor
 from experiments.runtime import Context
 from experiments.tokenizer import train_wordpiece
 from protojax import models
@@ -113,7 +113,7 @@ def test_a_word_unlike_all_trusted_texts_goes(monkeypatch):
     config.data.buckets = (8, 16)
     context = Context(ml_collections.FrozenConfigDict(config), None, None, 0)
     judge = Anchor(encoder, None, None, np.arange(20), None)
-    monkeypatch.setattr(ingredients, "anchor", lambda *_: judge)
+    monkeypatch.setattr(anchors, "anchor", lambda *_: judge)
     monkeypatch.setattr(cells, "references", lambda *_: references)
     given = ["good film zyx fine plot", "bad zyx cast", "zyx", "dull film"]
     rows = Examples(given, ["a pair"] * 4, np.array([0, 1, 0, 1]))

@@ -4,7 +4,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from experiments import ingredients, quarantine, token_groups
+from experiments import anchors, quarantine, token_groups
 from experiments.cells import Cell
 from experiments.defaults import defaults
 from experiments.runtime import Context
@@ -42,10 +42,10 @@ def judged(monkeypatch):
     transfer.disagree[WEAK] = np.arange(15) < 9
     expected = calibration.expected_disagreement(refs.confidence, refs.disagree)
     test = quarantine.Test(transfer, refs, expected, True)
-    view = ingredients.View(np.arange(ROWS), np.zeros((ROWS, 2)))
+    view = anchors.View(np.arange(ROWS), np.zeros((ROWS, 2)))
     parts = [token_groups.Words(None, ids, {}) for ids in (tokens, tokens_refs, None)]
     monkeypatch.setattr(quarantine, "_tests", lambda *_: [test])
-    monkeypatch.setattr(ingredients, "anchor_view", lambda *_: view)
+    monkeypatch.setattr(anchors, "anchor_view", lambda *_: view)
     monkeypatch.setattr(token_groups, "words", lambda *_: parts)
 
     def judge(rounds):

@@ -9,10 +9,12 @@ import pytest
 from rich.console import Console
 
 from experiments import (
+    anchors,
     arms,
     cells,
     inference,
     ingredients,
+    preflight,
     quarantine,
     report,
     results,
@@ -105,7 +107,9 @@ def forget(*, compiled=True):
     """Empties what a fresh process would not have in memory."""
     for module in (
         cells,
+        anchors,
         ingredients,
+        preflight,
         study,
         token_groups,
         *([runtime, inference] if compiled else []),
@@ -210,14 +214,14 @@ def reread(context, judge, ids):
     ids = np.asarray(ids)[None]
     one = batches.Tokens(ids, np.zeros_like(ids), np.array([ids.shape[1]]), 0)
     outputs = inference.predict(context, judge.model, judge.model.params, one)
-    return ingredients.view_of(context, judge, *outputs)
+    return anchors.view_of(context, judge, *outputs)
 
 
 def test_the_anchor_rereads_rows_without_some_tokens(finished):
     context, cell = context_of(finished), cells.Cell("files", 0, "data")
     forget(compiled=False)
     quarantine.judge(context, cell, None, wary=True)
-    judge = ingredients.anchor(context, cell)
+    judge = anchors.anchor(context, cell)
     for part in token_groups.words(context, cell)[:2]:
         assert part.classes
         for (row, hidden), found in list(part.classes.items())[::40]:
@@ -272,9 +276,9 @@ def test_guilty_tokens_are_hidden_and_references_that_hold_them_left_out(finishe
     view = token_groups.view_without(context, cell, hidden)
     length = rows.tokens.lengths[0]
     left = np.delete(rows.tokens.input_ids[0, :length], 1)
-    alone = reread(context, ingredients.anchor(context, cell), left)
+    alone = reread(context, anchors.anchor(context, cell), left)
     np.testing.assert_allclose(view.logits[0], alone.logits[0], atol=1e-5)
-    seen = ingredients.anchor_view(context, cell)
+    seen = anchors.anchor_view(context, cell)
     np.testing.assert_array_equal(view.logits[1:], seen.logits[1:])
 
 

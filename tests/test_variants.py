@@ -6,7 +6,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from experiments import cells, check, ingredients, runtime, trainer
+from experiments import anchors, cells, check, ingredients, runtime, trainer
 from experiments.cells import Cell
 from tests.test_study import forget, run, tiny
 
@@ -35,7 +35,6 @@ def varied(tmp_path_factory):
     # Before the arm that it goes on from, which stays the study's.
     config.arms = ("fine_tuned+long", "plain", "anchor")
     config.arms += tuple(f"anchor+{name}" for name in names)
-    config.export_students = True
     check.check(config)
     found = run(config, folder / "run")
     rows = {row["arm"]: row for row in found["rows"]}
@@ -83,17 +82,17 @@ def test_variants_share_the_teacher_and_have_an_anchor_of_their_own(varied):
 def test_a_frozen_anchor_has_logits_that_agree_with_its_classes(varied):
     config, workdir, _ = varied
     context = runtime.Context(config, workdir, None, 0).varied("frozen")
-    judge = ingredients.anchor(context, CELL)
+    judge = anchors.anchor(context, CELL)
     assert judge.temperature > 0
-    view = ingredients.anchor_view(context, CELL)
+    view = anchors.anchor_view(context, CELL)
     np.testing.assert_array_equal(view.logits.argmax(-1), view.classes)
 
 
 def test_the_anchor_may_be_the_teacher(varied):
     config, workdir, _ = varied
     context = runtime.Context(config, workdir, None, 0).varied("teacher")
-    judge = ingredients.anchor(context, CELL)
-    logits = ingredients.anchor_view(context, CELL).logits
+    judge = anchors.anchor(context, CELL)
+    logits = anchors.anchor_view(context, CELL).logits
     said = ingredients.transfer(context, CELL).logits
     assert judge.temperature is None
     np.testing.assert_allclose(logits, said, atol=1e-5)

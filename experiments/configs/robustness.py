@@ -164,13 +164,12 @@ def _adaptive():
     }
 
 
-def get_config(argument: str = "standard"):
+def get_config(variant: str = "standard"):
     """Returns the study.
 
     Args:
-        argument: a variant.
+        variant: one of those above, `"standard"` for none.
     """
-    variant = argument
     variants = (
         *("standard", "adaptive", "rates", "syntactic", "classes", "labels"),
         *("ablations", "tuning", "quick"),
