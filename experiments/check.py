@@ -12,7 +12,7 @@ from experiments import adaptive, anchors, federated, runtime
 from experiments import arms as arms_lib
 from experiments import tasks as tasks_lib
 from experiments.cells import NO_ATTACK, num_references
-from experiments.quarantine import GROUPS
+from experiments.quarantine import GROUPS, least_rate
 from protojax import (
     _validate,
     aggregation,
@@ -412,13 +412,13 @@ def _check_quarantine(config: ConfigDict) -> None:
     )
     known = num_references(config)
     held_out = round(section.calibration_share * known)
-    least = section.rounds * len(section.groups) / (held_out + 1)
+    least = least_rate(held_out, len(section.groups))
     _validate.require(
         section.false_rejection >= least,
         "quarantine.false_rejection",
         section.false_rejection,
-        f">= {least:.4f}, the least that {held_out} calibration references, "
-        f"{len(section.groups)} kinds of groups and {section.rounds} rounds can show",
+        f">= {least:.4f}, the least that {held_out} calibration references "
+        f"and {len(section.groups)} kinds of groups can show",
     )
     rows = known - held_out
     _validate.require(

@@ -189,9 +189,9 @@ def defaults() -> ConfigDict:
                 "spaces": ("teacher",),
                 "claims": ("teacher", "label"),
                 "false_rejection": 0.05,
-                # of the test, each without what was rejected before, at a share of the
-                # rate; more need more references
-                "rounds": 1,
+                # of the test at most, each without what was rejected before, at half of
+                # the rate that is left, while the references can show so little
+                "rounds": 3,
                 "references": 0,  # how many of them are known; 0 is all
                 "calibration_share": 0.3,
                 # What reads meaning: "tuned" on the references, as it was pretrained

@@ -71,8 +71,9 @@ def judge(
 
     References that share a word or a place with a trigger score as high as it does, and
     set the level below which weaker triggers hide. So the test is repeated without the
-    rows that it rejected, each round at an equal share of the stated rate, until it
-    rejects none. A wary judge lets each group of references count once instead.
+    rows that it rejected, until it rejects none: the first round at half of the stated
+    rate, each further one at half of what is left, the last one at all of it. A wary
+    judge lets each group of references count once instead.
 
     Args:
         context: the study.
@@ -86,14 +87,37 @@ def judge(
     if wary:
         return _judge_once(context, cell, tests, np.arange(rows), wary=True)
     rejected, p_values = np.zeros(rows, bool), np.ones(rows)
-    for _ in range(config.rounds):
+    least = least_rate(len(tests[0].refs.classes), len(config.groups))
+    for share in rate_shares(config.rounds, least / config.false_rejection):
         kept = np.flatnonzero(~rejected)
-        found = _judge_once(context, cell, tests, kept, share=1 / config.rounds)
-        p_values[kept] = np.minimum(p_values[kept], config.rounds * found.p_values)
+        found = _judge_once(context, cell, tests, kept, share=share)
+        p_values[kept] = np.minimum(p_values[kept], found.p_values / share)
         rejected[kept] = found.rejected
         if not found.rejected.any():
             break
     return Verdict(rejected, p_values, *anchors.anchor_view(context, cell))
+
+
+def least_rate(held_out: int, kinds: int) -> float:
+    """Returns the least rate at which so many references can reject by any kind."""
+    return kinds / (held_out + 1)
+
+
+def rate_shares(rounds: int, least: float = 0.0) -> list[float]:
+    """Returns the share of the stated rate that each round of the test may use.
+
+    Args:
+        rounds: at most, one or more.
+        least: the least share that can reject anything; fewer rounds are made than
+            would have less.
+
+    >>> rate_shares(1), rate_shares(3), rate_shares(3, least=0.4)
+    ([1.0], [0.5, 0.25, 0.25], [0.5, 0.5])
+    """
+    while rounds > 1 and 0.5 ** (rounds - 1) < least:
+        rounds -= 1
+    halves = [0.5**count for count in range(1, rounds)]
+    return [*halves, 1.0 - sum(halves)]
 
 
 class Test(NamedTuple):

@@ -58,23 +58,23 @@ def judged(monkeypatch):
     return judge, test, tokens, tokens_refs
 
 
-@pytest.mark.parametrize("rounds", [1, 2, 3])
-def test_rounds_are_a_loop_over_what_is_left(judged, rounds):
+@pytest.mark.parametrize("shares", [(1,), (1 / 2, 1 / 2), (1 / 2, 1 / 4, 1 / 4)])
+def test_rounds_are_a_loop_over_what_is_left(judged, shares):
     judge, test, tokens, tokens_refs = judged
     rejected = np.zeros(ROWS, bool)
     p_values = np.ones(ROWS)
-    for _ in range(rounds):
+    for share in shares:
         kept = np.flatnonzero(~rejected)
         rows = Claims(*(column[kept] for column in test.transfer))
         scores = shared_tokens.token_scores(
             rows, test.refs, test.expected, tokens[kept], tokens_refs
         )
         found = calibration.quarantine(
-            [scores], rows.classes, test.refs.classes, alpha=0.05 / rounds
+            [scores], rows.classes, test.refs.classes, alpha=0.05 * share
         )
         rejected[kept[found.rejected]] = True
-        p_values[kept] = np.minimum(p_values[kept], found.p_values * rounds)
-    verdict = judge(rounds)
+        p_values[kept] = np.minimum(p_values[kept], found.p_values / share)
+    verdict = judge(len(shares))
     np.testing.assert_array_equal(verdict.rejected, rejected)
     np.testing.assert_allclose(verdict.p_values, p_values)
     # Every row has its own view, whatever round it was rejected in.
@@ -101,5 +101,5 @@ def test_the_test_ends_where_nothing_is_rejected(judged, monkeypatch):
 
     monkeypatch.setattr(quarantine, "_judge_once", counted)
     judge(8)
-    assert calls == [1 / 8] * len(calls)
     assert 2 <= len(calls) < 8
+    assert calls == [0.5**count for count in range(1, len(calls) + 1)]

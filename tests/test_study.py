@@ -79,7 +79,6 @@ def tiny(folder, **changes):
     config.prototypes.num = 6
     config.quarantine.num_neighbours = 8
     config.quarantine.false_rejection = 0.2
-    config.quarantine.rounds = 2
     config.attacks = {
         "data": attack("rare_words", "data", rate=0.1),
         "logits": attack("sentence", "logits", rate=0.1, arms=("clean", "anchor")),

@@ -27,7 +27,7 @@ def varied(tmp_path_factory):
             "drop": {"quarantine": {"action": "drop"}},
             "frozen": {"quarantine": {"anchor": "frozen"}},
             "teacher": {"quarantine": {"anchor": "teacher"}},
-            "few": {"quarantine": {"references": 40, "rounds": 1}},
+            "few": {"quarantine": {"references": 40}},
             "same": {},
         }
         config.variants.long = {"student": {"epochs": 2}}

@@ -57,16 +57,14 @@ ABLATIONS = {
     # Few references can show no low rate, and hold few prototypes.
     "references_50": {
         "quarantine.references": 50,
-        "quarantine.rounds": 1,
         "quarantine.false_rejection": 0.13,
         "prototypes.num": 20,
     },
     "references_100": {
         "quarantine.references": 100,
-        "quarantine.rounds": 1,
         "quarantine.false_rejection": 0.07,
     },
-    "references_300": {"quarantine.references": 300, "quarantine.rounds": 2},
+    "references_300": {"quarantine.references": 300},
     "margin_0": {"margin.value": 0.0},
     "margin_1": {"margin.value": 1.0},
     "no_constraint": {"margin.weight": 0.0},
@@ -82,7 +80,7 @@ ABLATIONS = {
     "drop": {"quarantine.action": "drop"},
     "no_references": {"quarantine.train_on_references": False},
     "one_round": {"quarantine.rounds": 1},
-    "rate_1": {"quarantine.false_rejection": 0.01, "quarantine.rounds": 1},
+    "rate_1": {"quarantine.false_rejection": 0.01},
     "rate_10": {"quarantine.false_rejection": 0.10},
     "early_only": {
         "margin.weight_schedule": "early",
@@ -184,7 +182,6 @@ def get_config(variant: str = "standard"):
     config.data.test_rows = 1000
     config.data.buckets = (16, 24, 32, 40, 48, 64, 96)
     config.checkpoint_every = 100  # a model is a minute or two
-    config.quarantine.rounds = 3
     for role, changes in {
         "teacher": {"epochs": 1, "learning_rate": 2e-4},
         "student": {"epochs": 2, "learning_rate": 3e-4},
