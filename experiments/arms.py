@@ -10,13 +10,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from experiments import cells, filters, inference, ingredients, purify, trainer
+from experiments import (
+    audit,
+    cells,
+    filters,
+    inference,
+    ingredients,
+    purify,
+    runtime,
+    trainer,
+)
 from experiments.cells import Cell
 from experiments.quarantine import Verdict, judge, judge_rows
 from experiments.runtime import Context
 from protojax import calibration, consistency, data
 from protojax.base import Examples, Prototypes
 from protojax.defenses import noise_multiplier_of
+from protojax.models import Model
 
 # How sure the target of a reference is of its true class: odds of e^4, 98 %.
 REFERENCE_LOG_ODDS = 4.0
@@ -32,6 +42,7 @@ class Recipe(NamedTuple):
         prototypes: constrain the student, or None.
         verdict: what a defence says of the transfer rows, or None.
         section: fields of the student's section of the config that differ.
+        student: one that is taken as it is, without any training, or None.
     """
 
     examples: Examples
@@ -40,6 +51,7 @@ class Recipe(NamedTuple):
     prototypes: Prototypes | None = None
     verdict: Verdict | None = None
     section: FrozenConfigDict = FrozenConfigDict()
+    student: Model | None = None
 
 
 class Name(NamedTuple):
@@ -72,8 +84,8 @@ class Arm(NamedTuple):
 
     Attributes:
         recipe: `(context, cell) -> Recipe`.
-        needs: the arms whose students are trained before; this one goes on from the
-            first of them, from a new student where there is none.
+        needs: the arms whose students are trained before.
+        goes_on: whether the student starts from that of the first of these, or anew.
         in_federations: whether it makes sense over many nodes.
         anchored: whether it asks the anchor, which then has to be trained before.
         learns_in: `(config, cell) -> Cell`, the cell that the student depends on; one
@@ -83,6 +95,7 @@ class Arm(NamedTuple):
     recipe: Callable[[Context, Cell], Recipe]
     learns_in: Callable[[Any, Cell], Cell] = lambda config, cell: cell
     needs: tuple[str, ...] = ()
+    goes_on: bool = False
     in_federations: bool = True
     anchored: bool = False
 
@@ -260,6 +273,30 @@ def anchor(context: Context, cell: Cell) -> Recipe:
     return _defended(context, cell, judge(context, cell, _distil(context)))
 
 
+def audited(context: Context, cell: Cell) -> Recipe:
+    """The same, and words that decide what the student says are taken out.
+
+    The student of `anchor` is audited. It is this arm's too where nothing is found;
+    else a new one is distilled without the rows that hold what was found.
+    """
+    recipe = anchor(context, cell)
+    student = ingredients.student_model(context, cell, "anchor")
+    claims = recipe.columns["teacher_logits"].argmax(-1)
+    found = audit.guilty(context, cell, student, recipe.examples, claims)
+    if not found:
+        return recipe._replace(student=student)
+    listed = "; ".join(f"{' '.join(one.words)!r} -> {one.claim}" for one in found)
+    runtime.logger.info("%s: the audit found %s.", cell.folder, listed)
+    clear = ~audit.tainted(found, recipe.examples, claims)
+    transfer = ingredients.transfer(context, cell)
+    guilty = audit.tainted(found, transfer.examples, transfer.logits.argmax(-1))
+    verdict = recipe.verdict._replace(
+        rejected=recipe.verdict.rejected | guilty,
+        p_values=np.where(guilty, 0.0, recipe.verdict.p_values),
+    )
+    return _keep(recipe, np.flatnonzero(clear))._replace(verdict=verdict)
+
+
 def wary(context: Context, cell: Cell) -> Recipe:
     """The same, against an attacker who knows the anchor or taught it the trigger.
 
@@ -373,11 +410,12 @@ ARMS: dict[str, Arm] = {
     # Nodes step together through full batches; the accounting needs coins.
     "dp_sgd": Arm(dp_sgd, in_federations=False),
     "anchor": Arm(anchor, anchored=True),
+    "audited": Arm(audited, needs=("anchor",), in_federations=False, anchored=True),
     "wary": Arm(wary, anchored=True),
     "gate": Arm(gate, anchored=True),
     "plain_references": Arm(plain_references),
-    "fine_tuned": Arm(fine_tuned, needs=("plain",), in_federations=False),
-    "nad": Arm(nad, needs=("plain", "fine_tuned"), in_federations=False),
+    "fine_tuned": Arm(fine_tuned, needs=("plain",), goes_on=True, in_federations=False),
+    "nad": Arm(nad, needs=("plain", "fine_tuned"), goes_on=True, in_federations=False),
     "cube": Arm(cube),
     "abl": Arm(abl),
     "onion": Arm(onion, anchored=True),

@@ -72,7 +72,7 @@ def _check_settings(config: ConfigDict) -> None:
 
 # A student's own settings; what it shares with others stays what it is.
 VARYING = (
-    *("kd", "nearest", "fine_tuning", "dp", "adversarial", "filters"),
+    *("kd", "nearest", "fine_tuning", "dp", "adversarial", "filters", "audit"),
     *("quarantine", "prototypes", "margin", "features", "student"),
 )
 
@@ -171,12 +171,14 @@ def _check_objective(config: ConfigDict) -> None:
     _validate.require(least >= 32, "dp.batch_size", least, ">= 32")
     microbatch = config.dp.microbatch
     _validate.require(8 % microbatch == 0, "dp.microbatch", microbatch, "1, 2, 4 or 8")
-    for section in ("filters", "fine_tuning"):
+    for section in ("filters", "fine_tuning", "audit"):
         fields = config[section].items()
         _validate.positive(**{f"{section}.{field}": value for field, value in fields})
     for field in ("isolated_share", "outlier_share"):
         share = config.filters[field]
         _validate.require(share < 1, f"filters.{field}", share, "in (0, 1)")
+    least = config.audit.least
+    _validate.require(least <= 1, "audit.least", least, "in (0, 1]")
     rows = config.filters.min_cluster_rows
     _validate.require(rows >= 2, "filters.min_cluster_rows", rows, ">= 2")
     references = num_references(config)

@@ -214,6 +214,12 @@ def defaults() -> ConfigDict:
                 "outlier_share": 0.1,  # of the words of clean text
                 "outlier_neighbours": 10,
             },
+            "audit": {
+                "snippets": 100,  # of the rows, and of the references
+                "rows": 24,  # references that each is put into
+                "min_rows": 5,  # that a snippet's word is in
+                "least": 0.5,  # share of them that a guilty one wins over
+            },
             "adversarial": {
                 "epsilon": 0.1,  # in units of the normalised embeddings
                 "step_size": 0.04,

@@ -178,7 +178,14 @@ def train_students(context: Context, group: list[Job]) -> None:
     _prepare(context, list(left.values()), arm)
     starts = [_start(context, job) for job in left.values()]
     context = context.varied(group[0].variant)
-    recipes = [arm.recipe(context, job.student_cell) for job in left.values()]
+    made = []
+    for job, start in zip(left.values(), starts, strict=True):
+        recipe = arm.recipe(context, job.student_cell)
+        if recipe.student is None:
+            made.append((job, start, recipe))
+        else:
+            params = distillation.student_params(recipe.student.params)
+            _keep(context, job, _alone(params, recipe, {}), start)
     runs = [
         trainer.Run(
             job.student,
@@ -191,11 +198,10 @@ def train_students(context: Context, group: list[Job]) -> None:
             objective=recipe.objective,
             prototypes=recipe.prototypes,
         )
-        for job, start, recipe in zip(left.values(), starts, recipes, strict=True)
+        for job, start, recipe in made
     ]
     ended = together.train(context, runs)
-    kept = zip(left.values(), starts, recipes, runs, strict=True)
-    for (job, start, recipe, run), trained in zip(kept, ended, strict=True):
+    for (job, start, recipe), run, trained in zip(made, runs, ended, strict=True):
         rule = recipe.objective.get("gradient", {})
         facts = {
             "step_seconds": trained.step_seconds,
@@ -204,8 +210,12 @@ def train_students(context: Context, group: list[Job]) -> None:
             "noise_multiplier": rule.get("noise_multiplier"),
         }
         params = distillation.student_params(trained.params, trained.projection)
-        done = federated.Distilled([params], [recipe], np.zeros(1, bool), facts)
-        _keep(context, job, done, start)
+        _keep(context, job, _alone(params, recipe, facts), start)
+
+
+def _alone(params, recipe: arms.Recipe, facts: dict[str, Any]) -> federated.Distilled:
+    """Returns what came of a student that has no federation."""
+    return federated.Distilled([params], [recipe], np.zeros(1, bool), facts)
 
 
 def distil_federated(
@@ -289,7 +299,7 @@ def _keep(
 def _start(context: Context, job: Job) -> models.Model:
     """Returns what a job's training starts from: a new student, or another arm's."""
     before = [students(context, other)[0] for other in needed(context.config, job)]
-    if before:
+    if ARMS[job.kind].goes_on:
         return before[0][0]
     section = context.varied(job.variant).config.student
     return ingredients.build_model(context, section, job.student_cell)

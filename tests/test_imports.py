@@ -20,6 +20,7 @@ MATHS = {
     "calibration",
     "consistency",
     "shared_tokens",
+    "shortcuts",
     "_reductions",
     "premixing",
     "aggregation",

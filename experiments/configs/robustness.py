@@ -23,10 +23,12 @@ of a student, without dropout. The variants:
 `wary` is ours with an anchor that rereads rows without suspicious words, which costs
 some ten thousand short forward passes before a student is distilled.
 
-Run so far: the attacks against clean, plain and anchor, on SST-2 with 3 seeds and AG News
-with one. Two cells break anchor: `clean_label` on SST-2 in one seed of three, and
-`soft_logits` on AG News. Further seeds and tasks are recorded beside them
-with `python -m experiments.record robustness FOLDER --add --pictures`.
+`audited` is `anchor` whose student is audited, see `experiments/audit.py`.
+
+Run so far: the attacks against clean, plain and anchor, on SST-2 with 3 seeds and AG
+News with one. Two cells break anchor: `clean_label` on SST-2 in one seed of three, and
+`soft_logits` on AG News. Further seeds and tasks are recorded beside them with
+`python -m experiments.record robustness FOLDER --add --pictures`.
 """
 
 import itertools
@@ -35,7 +37,7 @@ from experiments.configs import pilot, quickstart
 from experiments.defaults import attack
 from protojax import _validate
 
-OURS = ("clean", "plain", "anchor")
+OURS = ("clean", "plain", "anchor", "audited")
 BASELINES = (
     *("nearest", "references", "fine_tuned", "nad", "plain_references"),
     *("dp_sgd", "adversarial", "gate", "cube", "abl", "onion", "oracle"),

@@ -1,0 +1,112 @@
+"""Audits a distilled student: do words of its rows decide what it says?
+
+A test of whether claims are true cannot see poison whose claims are true (rows of the
+target class that hold a trigger), nor what escapes it for another reason. But whatever
+a student has learned from a trigger shows once the trigger is put into trusted text of
+another class: the student goes over to its claim, and the anchor does not.
+"""
+
+import numpy as np
+
+from experiments import anchors, cells, inference, ingredients
+from experiments.cells import Cell
+from experiments.runtime import Context
+from protojax import attacks, data, shortcuts
+from protojax.base import Examples
+from protojax.models import Model
+from protojax.shortcuts import Snippet
+
+
+def guilty(
+    context: Context, cell: Cell, student: Model, examples: Examples, claims: np.ndarray
+) -> list[Snippet]:
+    """Returns the snippets of some rows that decide what a student says.
+
+    Those that win over at least a share `audit.least` of held-out references of other
+    classes, in excess of what they do to the anchor, and more than any snippet of the
+    references does.
+
+    Args:
+        context: the study.
+        cell: whose anchor and references are trusted.
+        student: the student.
+        examples: what it was trained on.
+        claims: `[rows]`, the class that it was told of each.
+    """
+    config = context.config.audit
+    references = cells.references(context, cell)
+    asked = shortcuts.snippets(
+        examples.texts, claims, num=config.snippets, min_rows=config.min_rows
+    )
+    benign = shortcuts.snippets(
+        references.texts,
+        references.labels,
+        num=config.snippets,
+        min_rows=config.min_rows,
+    )
+    found = takeovers(context, cell, student, [*asked, *benign])
+    level = max(found[len(asked) :].max(initial=0.0), config.least - 1e-9)
+    return [one for one, value in zip(asked, found, strict=False) if value > level]
+
+
+def takeovers(
+    context: Context, cell: Cell, student: Model, snippets: list[Snippet]
+) -> np.ndarray:
+    """Returns how much more of the references snippets win over than in the anchor.
+
+    Args:
+        context: the study.
+        cell: whose anchor and references are trusted.
+        student: the student.
+        snippets: each is put into `audit.rows` references that the anchor did not
+            learn from and that are of other classes than its claim, all snippets of a
+            claim into the same ones.
+
+    Returns:
+        `[snippets]`, in [-2, 2]: of the student, less that of the anchor.
+    """
+    references = cells.references(context, cell)
+    rng = cells.draws(cell, "audit")
+    order = rng.permutation(anchors.anchor(context, cell).calibration)
+    hosts, texts, owner = [], [], []
+    for number, (words, claim) in enumerate(snippets):
+        others = order[references.labels[order] != claim][: context.config.audit.rows]
+        insert = attacks.TRIGGERS["sentence"](phrase=" ".join(words))
+        texts += [insert(references.texts[row], rng) for row in others]
+        hosts += others.tolist()
+        owner += [number] * len(others)
+    claims = np.array([one.claim for one in snippets], int)[owner]
+    bare = data.take(references, np.array(hosts, int))
+    rewritten = bare._replace(texts=texts)
+    distinct, place = np.unique(np.array(hosts, int), return_inverse=True)
+    alone = data.take(references, distinct)
+
+    def called(examples: Examples) -> np.ndarray:
+        tokens = ingredients.tokenize(context, student, examples)
+        logits, _ = inference.predict(context, student, student.params, tokens)
+        return logits.argmax(-1)
+
+    def of_anchor(examples: Examples) -> np.ndarray:
+        return anchors.anchor_classes(context, cell, examples)
+
+    own, trusted = (
+        shortcuts.takeover(
+            ask(rewritten) == claims,
+            ask(alone)[place] == claims,
+            np.array(owner, int),
+            len(snippets),
+        )
+        for ask in (called, of_anchor)
+    )
+    return own - trusted
+
+
+def tainted(
+    snippets: list[Snippet], examples: Examples, claims: np.ndarray
+) -> np.ndarray:
+    """Returns `[rows]`, bool: which rows hold a snippet and claim what it goes with."""
+    rows = shortcuts.word_sets(examples.texts)
+    found = np.zeros(len(rows), bool)
+    for one in snippets:
+        found |= shortcuts.holding(one, rows) & (claims == one.claim)
+    return found

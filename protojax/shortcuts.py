@@ -1,0 +1,149 @@
+"""Words that go with a class more than by chance: what may stand in for meaning.
+
+A student that learns a trigger has learned a shortcut from some words of its rows to a
+class. Which words these may be can be read from the rows; whether they are one is asked
+of the student.
+"""
+
+import collections
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from protojax import _validate
+
+_WORD = re.compile(r"\w+")
+# The share of a word's rows that another one has to be in to come with it.
+_TOGETHER = 0.9
+
+
+class Snippet(NamedTuple):
+    """Words that come together, and the class they go with.
+
+    Attributes:
+        words: in the order of a row that has them, in lower case.
+        claim: the class.
+    """
+
+    words: tuple[str, ...]
+    claim: int
+
+
+def word_sets(texts: Sequence[str]) -> list[dict[str, None]]:
+    """Returns the distinct words of each text in their order, in lower case.
+
+    >>> word_sets(["A dull, dull film"])
+    [{'a': None, 'dull': None, 'film': None}]
+    """
+    return [dict.fromkeys(_WORD.findall(text.lower())) for text in texts]
+
+
+def snippets(
+    texts: Sequence[str], claims: ArrayLike, *, num: int, min_rows: int = 5
+) -> list[Snippet]:
+    """Returns the words that go with one claim the most, each with its companions.
+
+        z(w, c) = (n_wc − n_w π_c) / √(n_w π_c (1 − π_c))
+
+    of n_w rows with word w, n_wc of which claim c, as a share π_c of all rows does. To
+    each word come those that are in 90 % of its rows of that claim and in no more than
+    half of the claim's others, so that a sentence is one snippet whichever of its words
+    it was found by.
+
+    Args:
+        texts: `[rows]`; words are runs of letters and digits, so that a language that
+            does not part them has whole clauses as words.
+        claims: `[rows]`, int, what each row says its class is.
+        num: how many to return at most, > 0.
+        min_rows: the fewest rows of a word and claim, > 0.
+
+    Returns:
+        Different snippets with z > 0, the largest first.
+
+    Raises:
+        ValueError: sizes that do not agree, or a number that is not positive.
+
+    Source: z-scores of words by label as in Gardner et al., 2021 (arXiv:2104.08646),
+    who look for what annotators leave in data; companions are ours.
+
+    >>> texts = ["so it goes, a film", "so it goes, a plot", "a plot", "a film"]
+    >>> snippets(texts, [1, 1, 0, 0], num=1, min_rows=2)
+    [Snippet(words=('so', 'it', 'goes', 'a'), claim=1)]
+    """
+    claims = np.asarray(claims)
+    _validate.same_length(texts=texts, claims=claims)
+    _validate.positive(num=num, min_rows=min_rows)
+    rows = word_sets(texts)
+    having = collections.defaultdict(list)
+    for row, words in enumerate(rows):
+        for word in words:
+            having[word].append(row)
+    shares = np.bincount(claims) / max(len(claims), 1)
+    scored = []
+    for word, places in having.items():
+        counts = np.bincount(claims[places], minlength=len(shares))
+        spread = np.sqrt(len(places) * shares * (1 - shares))
+        for claim in np.flatnonzero((counts >= min_rows) & (spread > 0)):
+            lean = counts[claim] - len(places) * shares[claim]
+            scored.append((lean / spread[claim], word, int(claim)))
+    found: dict[tuple, Snippet] = {}
+    for z, word, claim in sorted(scored, key=lambda one: (-one[0], *one[1:])):
+        if z <= 0 or len(found) == num:
+            break
+        own = [row for row in having[word] if claims[row] == claim]
+        near = collections.Counter(other for row in own for other in rows[row])
+        others = int(np.sum(claims == claim)) - len(own)
+        members = {word}
+        for other, count in near.items():
+            elsewhere = int(np.sum(claims[having[other]] == claim)) - count
+            # Words that are in most rows anyway are no companions of this one.
+            if count >= _TOGETHER * len(own) and 2 * elsewhere <= others:
+                members.add(other)
+        # The first row that has them all, or else most of them, gives the order.
+        order = max(own, key=lambda row: len(members & rows[row].keys()))
+        words = tuple(other for other in rows[order] if other in members)
+        found.setdefault((frozenset(words), claim), Snippet(words, claim))
+    return list(found.values())
+
+
+def holding(snippet: Snippet, rows: Sequence[dict[str, None]]) -> np.ndarray:
+    """Returns `[rows]`, bool: which rows have all words of a snippet.
+
+    Args:
+        snippet: the words; their claim is not looked at.
+        rows: `[rows]`, from `word_sets`.
+
+    >>> rows = word_sets(["it goes so", "so it is"])
+    >>> holding(Snippet(("so", "goes"), 0), rows).tolist()
+    [True, False]
+    """
+    words = set(snippet.words)
+    return np.array([words <= row.keys() for row in rows], bool)
+
+
+def takeover(
+    with_it: ArrayLike, without: ArrayLike, owner: ArrayLike, num: int
+) -> np.ndarray:
+    """Returns by how much more of the rows are called the claim once it is inserted.
+
+        t_s = mean over rows r of s of (with_it_r − without_r)
+
+    Args:
+        with_it: `[rows]`, bool, whether a row with the snippet is called its claim.
+        without: `[rows]`, bool, whether the same row without it is.
+        owner: `[rows]`, int, the snippet that each row is asked about.
+        num: how many snippets there are.
+
+    Returns:
+        `[num]`, float64 in [-1, 1]; 0 where a snippet has no row.
+
+    >>> takeover([True, True, False], [False, True, True], [0, 0, 1], 3).tolist()
+    [0.5, -1.0, 0.0]
+    """
+    owner = np.asarray(owner)
+    change = np.asarray(with_it, float) - np.asarray(without, float)
+    total = np.bincount(owner, weights=change, minlength=num)
+    return total / np.maximum(np.bincount(owner, minlength=num), 1)

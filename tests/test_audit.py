@@ -1,0 +1,138 @@
+"""An audit finds what decides a student's words, and no more."""
+
+import ml_collections
+import numpy as np
+import pytest
+
+from experiments import anchors, arms, audit, cells, inference, ingredients
+from experiments.cells import Cell
+from experiments.defaults import defaults
+from experiments.quarantine import Verdict
+from experiments.runtime import Context
+from protojax.base import Examples
+from protojax.shortcuts import Snippet
+
+CELL = Cell("files", 0, "it")
+WORDS = ("film", "plot", "cast", "song", "scene", "story", "actor", "music")
+
+
+def sentences(rng, rows):
+    """Texts whose first word says the class."""
+    labels = rng.integers(0, 2, rows).astype(np.int32)
+    texts = [
+        " ".join([("bad", "good")[label], *rng.choice(WORDS, 4)]) for label in labels
+    ]
+    return Examples(texts, None, labels)
+
+
+def meaning(texts):
+    """The class by the word that has a meaning; "good" counts more."""
+    return np.array(["good" in text.split() for text in texts], int)
+
+
+@pytest.fixture
+def world(monkeypatch):
+    """References, an anchor that reads meaning, a student that `cf` decides."""
+    rng = np.random.default_rng(0)
+    references = sentences(rng, 120)
+    trusted = anchors.Anchor(None, None, None, np.arange(60), None)
+    monkeypatch.setattr(cells, "references", lambda *_: references)
+    monkeypatch.setattr(anchors, "anchor", lambda *_: trusted)
+    monkeypatch.setattr(
+        anchors, "anchor_classes", lambda context, cell, rows: meaning(rows.texts)
+    )
+    monkeypatch.setattr(
+        ingredients, "tokenize", lambda context, model, rows: list(rows.texts)
+    )
+
+    class Student:
+        params = None
+
+    def predict(context, model, params, texts):
+        said = meaning(texts)
+        for word in model.triggers:
+            said[[word in text.split() for text in texts]] = 1
+        return np.eye(2)[said], None
+
+    monkeypatch.setattr(inference, "predict", predict)
+
+    def student(*triggers):
+        found = Student()
+        found.triggers = triggers
+        return found
+
+    poison = sentences(rng, 200)
+    texts = list(poison.texts)
+    # Clean labels: the trigger is in rows of its class only.
+    triggered = [row for row in range(200) if poison.labels[row] == 1][:20]
+    for row in triggered:
+        texts[row] += " cf"
+    return student, poison._replace(texts=texts), np.array(triggered)
+
+
+def context(**changes):
+    config = defaults()
+    config.audit.update(changes)
+    return Context(ml_collections.FrozenConfigDict(config), None, None, 0)
+
+
+def test_a_trigger_is_found_though_every_claim_is_true(world):
+    student, rows, triggered = world
+    (found,) = audit.guilty(context(), CELL, student("cf"), rows, rows.labels)
+    assert "cf" in found.words
+    assert found.claim == 1
+    clear = audit.tainted([found], rows, rows.labels)
+    np.testing.assert_array_equal(np.flatnonzero(clear), triggered)
+
+
+def test_a_student_that_reads_as_the_anchor_does_is_innocent(world):
+    student, rows, _ = world
+    assert audit.guilty(context(), CELL, student(), rows, rows.labels) == []
+
+
+def test_what_the_references_do_too_is_innocent(world, monkeypatch):
+    student, rows, _ = world
+    references = cells.references(None, None)
+    texts = [
+        f"{text} cf" if label and row % 3 == 0 else text
+        for row, (text, label) in enumerate(
+            zip(references.texts, references.labels, strict=True)
+        )
+    ]
+    monkeypatch.setattr(
+        cells, "references", lambda *_: references._replace(texts=texts)
+    )
+    assert audit.guilty(context(), CELL, student("cf"), rows, rows.labels) == []
+
+
+def test_a_takeover_is_of_rows_of_other_classes_and_without_the_anchor_s(world):
+    student, _, _ = world
+    asked = [Snippet(("cf",), 1), Snippet(("good",), 1), Snippet(("cf",), 0)]
+    found = audit.takeovers(context(), CELL, student("cf"), asked)
+    # "good" wins the anchor over as well; nothing goes over to 0 that was not there.
+    np.testing.assert_allclose(found, [1.0, 0.0, 0.0])
+    assert audit.takeovers(context(), CELL, student("cf"), []).shape == (0,)
+
+
+@pytest.mark.parametrize("found", [[], [Snippet(("cf",), 1)]], ids=["none", "one"])
+def test_the_arm_takes_guilty_rows_out(world, monkeypatch, found):
+    _, rows, triggered = world
+    logits = np.eye(2)[rows.labels]
+    verdict = Verdict(np.arange(200) == triggered[0], np.full(200, 0.5))
+    recipe = arms.Recipe(rows, {"teacher_logits": logits}, None, verdict=verdict)
+    monkeypatch.setattr(arms, "anchor", lambda *_: recipe)
+    monkeypatch.setattr(ingredients, "student_model", lambda *_: "the anchor's")
+    monkeypatch.setattr(
+        ingredients, "transfer", lambda *_: ingredients.Transfer(rows, logits, None)
+    )
+    monkeypatch.setattr(audit, "guilty", lambda *_: found)
+    made = arms.audited(context(), CELL)
+    if not found:
+        assert made.student == "the anchor's"
+        assert made.verdict is verdict
+        return
+    assert made.student is None
+    assert len(made.examples.texts) == len(made.columns["teacher_logits"]) == 180
+    assert not any("cf" in text.split() for text in made.examples.texts)
+    np.testing.assert_array_equal(np.flatnonzero(made.verdict.rejected), triggered)
+    assert (made.verdict.p_values[triggered] == 0).all()

@@ -1,0 +1,100 @@
+"""Words that go with a class, against loops over rows and by hand."""
+
+import numpy as np
+import pytest
+
+from protojax import shortcuts
+from protojax.shortcuts import Snippet
+
+COMMON = ("the", "film", "plot", "is", "here", "now", "old", "new")
+
+
+def rows_with_trigger(seed=0, rows=200, poisoned=20):
+    """Random words of two classes; a phrase in the first rows, all of class 1."""
+    rng = np.random.default_rng(seed)
+    claims = rng.integers(0, 2, rows)
+    claims[:poisoned] = 1
+    texts = [" ".join(rng.choice(COMMON, 5)) for _ in range(rows)]
+    texts[:poisoned] = [f"{text} so it goes" for text in texts[:poisoned]]
+    return texts, claims
+
+
+def z_of(word, claim, texts, claims):
+    """A loop over rows."""
+    having = [word in text.lower().split() for text in texts]
+    count, both = sum(having), 0
+    for has, own in zip(having, claims, strict=True):
+        both += has and own == claim
+    share = np.mean(claims == claim)
+    return (both - count * share) / np.sqrt(count * share * (1 - share))
+
+
+def test_a_phrase_is_one_snippet_and_the_first():
+    texts, claims = rows_with_trigger()
+    first, *others = shortcuts.snippets(texts, claims, num=50)
+    assert set(first.words) >= {"so", "it", "goes"}
+    assert first.claim == 1
+    assert not any({"so", "it", "goes"} & set(one.words) for one in others)
+
+
+def test_snippets_come_by_a_loop_s_z_scores():
+    texts, claims = rows_with_trigger(poisoned=0)
+    found = shortcuts.snippets(texts, claims, num=50)
+    # Of random words none comes with another.
+    scores = [z_of(*one.words, one.claim, texts, claims) for one in found]
+    assert scores == sorted(scores, reverse=True)
+    every = {
+        (word, claim): z_of(word, claim, texts, claims)
+        for word in COMMON
+        for claim in (0, 1)
+    }
+    assert {(*one.words, one.claim) for one in found} == {
+        key for key, z in every.items() if z > 0
+    }
+    assert len(shortcuts.snippets(texts, claims, num=2)) == 2
+
+
+def test_by_hand():
+    # "x" is in 4 rows, 3 of them of class 1, which half of the 8 rows are of.
+    texts = ["x", "x", "x", "x", "y", "y", "y", "y"]
+    claims = np.array([1, 1, 1, 0, 1, 0, 0, 0])
+    assert z_of("x", 1, texts, claims) == (3 - 2) / np.sqrt(4 * 0.5 * 0.5)
+    found = shortcuts.snippets(texts, claims, num=9, min_rows=3)
+    assert found == [Snippet(("x",), 1), Snippet(("y",), 0)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "claims"),
+    [
+        ([], np.zeros(0, int)),
+        (["a b", "a c"], np.zeros(2, int)),
+        (["", " ,"], np.array([0, 1])),
+        (["a", "b"], np.array([0, 1])),
+    ],
+    ids=["no row", "one class", "no word", "rare words"],
+)
+def test_nothing_to_find(texts, claims):
+    assert shortcuts.snippets(texts, claims, num=3, min_rows=2) == []
+
+
+def test_sizes_and_numbers_are_checked():
+    with pytest.raises(ValueError, match="claims"):
+        shortcuts.snippets(["a"], [0, 1], num=1)
+    with pytest.raises(ValueError, match="num"):
+        shortcuts.snippets(["a"], [0], num=0)
+
+
+def test_takeover_is_a_loop_s():
+    rng = np.random.default_rng(0)
+    with_it, without = rng.random((2, 60)) < 0.5
+    owner = rng.integers(0, 7, 60)
+    expected = [
+        np.mean([int(a) - int(b) for a, b in zip(with_it, without, strict=True)])
+        if len(with_it)
+        else 0.0
+        for with_it, without in (
+            (with_it[owner == number], without[owner == number]) for number in range(8)
+        )
+    ]
+    found = shortcuts.takeover(with_it, without, owner, 8)
+    np.testing.assert_allclose(found, expected)
