@@ -51,6 +51,8 @@ from protojax import (
 from protojax.models import hf
 
 _END = "end of the study"  # where processes wait for each other
+# What is known of the training of a student that has no federation.
+_TRAINING = ("step_seconds", "step_rows", "seeds_at_once", "noise_multiplier")
 
 
 def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, Any]]:
@@ -185,7 +187,9 @@ def train_students(context: Context, group: list[Job]) -> None:
             made.append((job, start, recipe))
         else:
             params = distillation.student_params(recipe.student.params)
-            _keep(context, job, _alone(params, recipe, {}), start)
+            _, before = students(context, needed(context.config, job)[0])
+            facts = {name: before[name] for name in _TRAINING}
+            _keep(context, job, _alone(params, recipe, facts), start)
     runs = [
         trainer.Run(
             job.student,
@@ -203,12 +207,13 @@ def train_students(context: Context, group: list[Job]) -> None:
     ended = together.train(context, runs)
     for (job, start, recipe), run, trained in zip(made, runs, ended, strict=True):
         rule = recipe.objective.get("gradient", {})
-        facts = {
-            "step_seconds": trained.step_seconds,
-            "step_rows": run.section.batch_size,
-            "seeds_at_once": trained.at_once,
-            "noise_multiplier": rule.get("noise_multiplier"),
-        }
+        facts = (
+            trained.step_seconds,
+            run.section.batch_size,
+            trained.at_once,
+            rule.get("noise_multiplier"),
+        )
+        facts = dict(zip(_TRAINING, facts, strict=True))
         params = distillation.student_params(trained.params, trained.projection)
         _keep(context, job, _alone(params, recipe, facts), start)
 

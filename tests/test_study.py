@@ -183,7 +183,7 @@ def test_results_hold_every_cell(finished):
         assert row["metric_name"] == "accuracy"
         assert row["step_seconds"] >= 0
     constrained = {row["arm"] for row in found["rows"] if row["bytes_per_node"]}
-    assert constrained == {"nearest", "anchor", "wary", "gate"}
+    assert constrained == {"nearest", "anchor", "audited", "wary", "gate"}
 
 
 def test_the_bare_rate_is_of_the_same_rows_without_their_trigger(finished):
