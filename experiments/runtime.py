@@ -19,6 +19,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
+import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 from rich.progress import Progress
 
@@ -36,6 +37,23 @@ TRACES: collections.Counter[tuple[str, tuple[int, ...]]] = collections.Counter()
 
 
 logger = logging.getLogger("protojax")
+
+
+def make_room(*, share: float = 0.5) -> None:
+    """Forgets all compiled programs once they take up a share of what Linux allows.
+
+    A process may have so many memory mappings (`vm.max_map_count`) and each program for
+    the CPU holds dozens; where none is left the compiler crashes. A study of many arms
+    and lengths gets there in hours.
+    """
+    try:
+        limit = int(pathlib.Path("/proc/sys/vm/max_map_count").read_text())
+        used = pathlib.Path("/proc/self/maps").read_text().count("\n")
+    except OSError:  # another system, which has no such limit
+        return
+    if used > share * limit:
+        logger.info("Compiled programs are forgotten: %d of %d mappings.", used, limit)
+        jax.clear_caches()
 
 
 class Context(NamedTuple):

@@ -88,6 +88,7 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
         else:
             progress.update(context.task_id, total=1, completed=1)
         for group in _groups(config, todo):
+            runtime.make_room()
             train_students(context, group)
             for job in group:
                 row = evaluate(context, job)
@@ -132,6 +133,7 @@ def follow(config, workdir: pathlib.Path) -> None:
     progress = Progress(console=Console(quiet=True))
     context = Context(config, workdir, progress, progress.add_task("following"))
     for job in _todo(config, workdir):
+        runtime.make_room()
         if job.federation and not _saved(context, job):
             distil_federated(context, job)
     processes.meet(_END)
