@@ -105,10 +105,18 @@ TUNING = {
         "low_clip": {"dp.clip_norm": 0.1},
         "low_rate": {"dp.learning_rate": 2e-4},
         "high_rate": {"dp.learning_rate": 1e-3},
+        "short": {"dp.epochs": 3, "dp.learning_rate": 2e-3},
+        "short_high_rate": {"dp.epochs": 3, "dp.learning_rate": 4e-3},
     },
     "adversarial": {
         "steps1": {"adversarial.num_steps": 1, "adversarial.step_size": 0.1},
         "l2": {"adversarial.norm": "l2"},
+        "l2_wide": {
+            "adversarial.norm": "l2",
+            "adversarial.epsilon": 1.0,
+            "adversarial.step_size": 0.4,
+        },
+        "narrow": {"adversarial.epsilon": 0.01, "adversarial.step_size": 0.004},
     },
     "cube": {
         "cluster50": {"filters.min_cluster_rows": 50},
