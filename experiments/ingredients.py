@@ -68,6 +68,7 @@ def build_model(context: Context, section, cell: Cell) -> Model:
         "num_labels": task.num_labels,
         "problem": task.problem,
         "dtype": section.dtype,
+        "products": section.products,
         "attention": section.attention,
         "remat": section.remat,
     }
@@ -110,6 +111,7 @@ def load_model(context: Context, folder: pathlib.Path, section, cell: Cell) -> M
         num_labels=task.num_labels,
         problem=task.problem,
         dtype=section.dtype,
+        products=section.products,
         attention=section.attention,
         remat=section.remat,
     )

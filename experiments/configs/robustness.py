@@ -90,6 +90,13 @@ ABLATIONS = {
         "margin.weight_schedule_args": {"end_step": 100},
     },
 }
+# Fewer parameters, less noise in all.
+LAST_LAYER = {
+    "dp.frozen": ("embeddings", "layers_0", "layers_1"),
+    "dp.clip_norm": 0.1,
+    "dp.learning_rate": 1e-3,
+}
+HEAD = {**LAST_LAYER, "dp.frozen": (*LAST_LAYER["dp.frozen"], "layers_2")}
 # Arm -> the settings that were tried beside its default, weak ones first.
 TUNING = {
     "nearest": {"light": {"nearest.weight": 0.1}, "heavy": {"nearest.weight": 10.0}},
@@ -103,10 +110,10 @@ TUNING = {
     },
     "dp_sgd": {
         "low_clip": {"dp.clip_norm": 0.1},
-        "low_rate": {"dp.learning_rate": 2e-4},
-        "high_rate": {"dp.learning_rate": 1e-3},
-        "short": {"dp.epochs": 3, "dp.learning_rate": 2e-3},
-        "short_high_rate": {"dp.epochs": 3, "dp.learning_rate": 4e-3},
+        "last_layer": LAST_LAYER,
+        "last_layer_fast": {**LAST_LAYER, "dp.learning_rate": 3e-3},
+        "head": {**HEAD, "dp.learning_rate": 3e-3},
+        "head_fast": {**HEAD, "dp.learning_rate": 1e-2},
     },
     "adversarial": {
         "steps1": {"adversarial.num_steps": 1, "adversarial.step_size": 0.1},
@@ -198,7 +205,7 @@ def get_config(variant: str = "standard"):
         "student": {"epochs": 2, "learning_rate": 3e-4},
         "anchor": {},
     }.items():
-        config[role].update({"dropout": 0.0, **changes})
+        config[role].update({"dropout": 0.0, "products": "bfloat16", **changes})
     if variant == "standard":
         config.attacks = _standard()
     elif variant == "adaptive":

@@ -68,9 +68,9 @@ def max_length(config: EncoderConfig) -> int:
 
 def head(config: EncoderConfig, first: Array, deterministic: bool) -> Array:
     """Returns `[batch, num_labels]`: tanh pooler, dropout, classifier."""
-    x = jnp.tanh(dense(config.hidden_size, "float32", "pooler")(first))
+    x = jnp.tanh(dense(config.hidden_size, "pooler")(first))
     x = nn.Dropout(config.classifier_dropout)(x, deterministic)
-    return dense(config.num_labels, "float32", "classifier")(x)
+    return dense(config.num_labels, "classifier")(x)
 
 
 BERT = Family(

@@ -14,9 +14,9 @@ from protojax.models.layers import EncoderConfig, Family, dense
 
 def head(config: EncoderConfig, first: Array, deterministic: bool) -> Array:
     """Returns `[batch, num_labels]`: relu layer, dropout, classifier."""
-    x = jax.nn.relu(dense(config.hidden_size, "float32", "pooler")(first))
+    x = jax.nn.relu(dense(config.hidden_size, "pooler")(first))
     x = nn.Dropout(config.classifier_dropout)(x, deterministic)
-    return dense(config.num_labels, "float32", "classifier")(x)
+    return dense(config.num_labels, "classifier")(x)
 
 
 _EMBEDDINGS = "distilbert.embeddings"

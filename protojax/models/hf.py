@@ -64,6 +64,7 @@ def load_hf(
     num_labels: int,
     problem: str = "classification",
     dtype: str = "float32",
+    products: str = "float32",
     attention: str | None = None,
     remat: bool = False,
     layers: Sequence[int] = (),
@@ -81,7 +82,8 @@ def load_hf(
         num_labels: logits per row; 1 for regression.
         problem: "classification" or "regression".
         dtype: "float32" or "bfloat16", what the body computes in.
-        attention: see `EncoderConfig`.
+        products: see `EncoderConfig`, as is `attention`.
+        attention: see there.
         remat: recompute each layer in the backward pass to save memory.
         layers: which encoder layers to keep, rising; all by default.
         seed: of a fresh head.
@@ -98,6 +100,7 @@ def load_hf(
         num_labels=num_labels,
         problem=problem,
         dtype=dtype,
+        products=products,
         attention=attention,
         remat=remat,
     )

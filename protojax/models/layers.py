@@ -29,6 +29,7 @@ ACTIVATIONS = {
     "tanh": jnp.tanh,
 }
 PROBLEMS = ("classification", "regression")
+DTYPES = ("float32", "bfloat16")
 HEAD = ("pooler", "classifier")  # what a checkpoint may lack and every family has
 
 
@@ -61,6 +62,8 @@ class EncoderConfig:
         num_labels: logits per row; 1 for regression.
         problem: "classification" or "regression".
         dtype: "float32" or "bfloat16", what the body computes in.
+        products: "float32" or "bfloat16", what linear layers of a float32 body round
+            the factors of their matrix products to; see `bfloat16_product`.
         attention: implementation of `jax.nn.dot_product_attention`, None for JAX's
             choice; "cudnn" needs bfloat16, rows of even length and a GPU. Where
             attention dropout acts, Flax computes attention, as JAX's has none.
@@ -84,6 +87,7 @@ class EncoderConfig:
     num_labels: int = 2
     problem: str = "classification"
     dtype: str = "float32"
+    products: str = "float32"
     attention: str | None = None
     remat: bool = False
 
@@ -106,7 +110,8 @@ class EncoderConfig:
         )
         _validate.one_of(ACTIVATIONS, activation=self.activation)
         _validate.one_of(PROBLEMS, problem=self.problem)
-        _validate.one_of(["float32", "bfloat16"], dtype=self.dtype)
+        _validate.one_of(DTYPES, dtype=self.dtype)
+        _validate.one_of(DTYPES, products=self.products)
         if self.attention is not None:
             _validate.one_of(["xla", "cudnn"], attention=self.attention)
         _validate.require(
@@ -160,9 +165,70 @@ class Family(NamedTuple):
     ignored: tuple[str, ...]
 
 
-def dense(features: int, dtype: str, name: str) -> nn.Dense:
-    """Returns a linear layer that computes in the given dtype."""
-    return nn.Dense(features, dtype=dtype, name=name)
+@jax.custom_vjp
+def bfloat16_product(x: Array, kernel: Array) -> Array:
+    """Returns x W with both factors rounded to bfloat16 and a float32 sum.
+
+    So is each of the two products of its gradient. Processors with matrix units, CPUs
+    among them, multiply bfloat16 several times faster; what is rounded are factors that
+    are used once, never a sum, a parameter or a state of the optimiser (mixed precision
+    as in Micikevicius et al., 2017, arXiv:1710.03740, without their loss scaling, as
+    bfloat16 has the range of float32). Where such units lack it only costs.
+
+    Args:
+        x: `[..., dim]`, float32.
+        kernel: `[dim, features]`, float32.
+
+    Returns:
+        `[..., features]`, float32.
+
+    >>> bfloat16_product(jnp.full((1, 1, 2), 1.001), jnp.ones((2, 1))).item()
+    2.0
+    """
+    return _rounded_product(x, kernel, (x.ndim - 1,), (0,))
+
+
+def _rounded_product(a: Array, b: Array, of_a, of_b) -> Array:
+    """Returns the sum over some axes of a and b, rounded to bfloat16, in float32."""
+    return jax.lax.dot_general(
+        a.astype(jnp.bfloat16),
+        b.astype(jnp.bfloat16),
+        ((of_a, of_b), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _product_forward(x: Array, kernel: Array):
+    return bfloat16_product(x, kernel), (x, kernel)
+
+
+def _product_backward(saved, g: Array):
+    x, kernel = saved
+    rows = tuple(range(x.ndim - 1))
+    return (
+        _rounded_product(g, kernel, (g.ndim - 1,), (1,)),
+        _rounded_product(x, g, rows, rows),
+    )
+
+
+bfloat16_product.defvjp(_product_forward, _product_backward)
+
+
+def dense(features: int, name: str) -> nn.Dense:
+    """Returns a linear layer of a head, in float32."""
+    return nn.Dense(features, dtype="float32", name=name)
+
+
+def linear(config: EncoderConfig, features: int, name: str) -> nn.Dense:
+    """Returns a linear layer of the body."""
+    product = None
+    if config.dtype == "float32" and config.products == "bfloat16":
+
+        def product(x, kernel, dimension_numbers, precision=None):
+            del dimension_numbers, precision  # nn.Dense knows but one of each
+            return bfloat16_product(x, kernel)
+
+    return nn.Dense(features, dtype=config.dtype, dot_general=product, name=name)
 
 
 def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
@@ -232,7 +298,7 @@ class Attention(nn.Module):
         config = self.config
         heads = (*x.shape[:2], config.num_heads, -1)
         query, key, value = (
-            dense(config.hidden_size, config.dtype, name)(x).reshape(heads)
+            linear(config, config.hidden_size, name)(x).reshape(heads)
             for name in ("query", "key", "value")
         )
         if self.deterministic or config.attention_dropout == 0:
@@ -252,7 +318,7 @@ class Attention(nn.Module):
                 broadcast_dropout=False,
                 force_fp32_for_softmax=True,
             )
-        return dense(config.hidden_size, config.dtype, "output")(y.reshape(x.shape))
+        return linear(config, config.hidden_size, "output")(y.reshape(x.shape))
 
 
 class EncoderLayer(nn.Module):
@@ -275,9 +341,9 @@ class EncoderLayer(nn.Module):
         )
         y = Attention(config, self.deterministic, name="attention")(x, mask)
         x = layer_norm(config, "attention_norm")(x + dropout(y))
-        y = dense(config.intermediate_size, config.dtype, "up")(x)
+        y = linear(config, config.intermediate_size, "up")(x)
         y = ACTIVATIONS[config.activation](y)
-        y = dense(config.hidden_size, config.dtype, "down")(y)
+        y = linear(config, config.hidden_size, "down")(y)
         return layer_norm(config, "output_norm")(x + dropout(y))
 
 

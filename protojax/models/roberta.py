@@ -33,9 +33,9 @@ def max_length(config: EncoderConfig) -> int:
 def head(config: EncoderConfig, first: Array, deterministic: bool) -> Array:
     """Returns `[batch, num_labels]`: dropout, tanh layer, dropout, linear layer."""
     x = nn.Dropout(config.classifier_dropout)(first, deterministic)
-    x = jnp.tanh(dense(config.hidden_size, "float32", "pooler")(x))
+    x = jnp.tanh(dense(config.hidden_size, "pooler")(x))
     x = nn.Dropout(config.classifier_dropout)(x, deterministic)
-    return dense(config.num_labels, "float32", "classifier")(x)
+    return dense(config.num_labels, "classifier")(x)
 
 
 ROBERTA = Family(
