@@ -8,6 +8,7 @@ optimiser), so a whole study compiles each step at most once per bucket shape;
 import collections
 import contextlib
 import copy
+import dataclasses
 import fcntl
 import functools
 import json
@@ -162,6 +163,10 @@ def make_step(
             `gradient` the name of a gradient rule with its arguments if any.
         optimizer_config: from `optimizer_of`.
     """
+    rule = dict(objective.get("gradient", {}))
+    if rule:
+        # The gradients of single rows are batched products, and those are slow so.
+        model_config = dataclasses.replace(model_config, products="float32")
     apply = models.apply_fn(model_config)
     if objective.get("attention"):
         loss_fn = distillation.attention_loss(apply, weight=objective.attention)
@@ -188,7 +193,6 @@ def make_step(
     def count(stacked: Batch) -> None:
         TRACES[name, stacked.input_ids.shape] += 1
 
-    rule = dict(objective.get("gradient", {}))
     grad_fn = GRADIENTS[rule.pop("name", "mean")](loss_fn, **rule)
     return training.make_step(grad_fn, optimizer), optimizer, count
 
