@@ -126,7 +126,7 @@ class Test(NamedTuple):
     Attributes:
         transfer: what the transfer rows claim.
         refs: what the calibrating references claim.
-        expected: how often clean rows are denied.
+        expected: how often clean rows are denied, by the teacher's confidence.
         tokens: whether rows that share a token are asked here too; they are the same in
             every feature space.
     """
@@ -266,7 +266,14 @@ def _neighbours(context: Context, cell: Cell, kept, transfer, refs, expected) ->
 
 
 def _tokens(context: Context, cell: Cell, kept, transfer, refs, expected) -> Found:
-    """Scores rows by the rows that share a token and the claim."""
+    """Scores rows by the rows that share a token and the claim.
+
+    Neighbours lie in one place, sure or unsure together, and honest ones near the
+    boundary are often denied. Rows that share a token lie anywhere, so that the
+    teacher's confidence is no excuse for them; a channel could make it as low as it
+    takes (`attacks.soften_logits`).
+    """
+    expected = expected.whatever_confidence
     return Found(token_groups.score(context, cell, kept, transfer, refs, expected))
 
 
@@ -274,6 +281,7 @@ def _tokens_warily(
     context: Context, cell: Cell, kept, transfer, refs, expected
 ) -> Found:
     """Scores them by what the anchor says without the token."""
+    expected = expected.whatever_confidence
     return Found(*token_groups.score_warily(context, cell, transfer, refs, expected))
 
 

@@ -36,6 +36,17 @@ class IsotonicFit(NamedTuple):
         """Returns the rate `[rows]` expected at each confidence `[rows]`."""
         return np.interp(np.asarray(confidence), self.confidence, self.rate)
 
+    @property
+    def whatever_confidence(self) -> "IsotonicFit":
+        """The average rate, for rows of any confidence.
+
+        >>> fit = expected_disagreement(np.array([0.5, 0.9, 0.5]), np.array([1, 0, 0]))
+        >>> fit.whatever_confidence.predict(np.array([0.5, 1.0])).round(3).tolist()
+        [0.333, 0.333]
+        """
+        rate = np.full(1, self.average)
+        return IsotonicFit(self.confidence[:1], rate, self.average)
+
 
 class Quarantine(NamedTuple):
     """The verdict on each transfer row.

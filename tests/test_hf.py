@@ -90,7 +90,12 @@ def test_tokenizer_equals_the_golden_one(family):
 
 def test_config_of_a_checkpoint():
     config = hf.load_hf(
-        golden("roberta"), num_labels=3, dtype="bfloat16", attention="xla", remat=True
+        golden("roberta"),
+        num_labels=3,
+        dtype="bfloat16",
+        products="bfloat16",
+        attention="xla",
+        remat=True,
     ).config
     assert config == models.EncoderConfig(
         family="roberta",
@@ -109,6 +114,7 @@ def test_config_of_a_checkpoint():
         classifier_dropout=0.3,
         num_labels=3,
         dtype="bfloat16",
+        products="bfloat16",
         attention="xla",
         remat=True,
     )

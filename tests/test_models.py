@@ -10,12 +10,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from protojax import models
 from protojax.base import Batch
 from protojax.models import MODELS
-from protojax.models.layers import ACTIVATIONS, EncoderConfig
+from protojax.models.layers import ACTIVATIONS, EncoderConfig, bfloat16_product
 
 families = pytest.mark.parametrize("family", MODELS)
 
@@ -171,6 +172,57 @@ def test_bfloat16_is_what_the_body_multiplies_in():
     linear = [kind for kind in kinds if kind.count(",") < 3]  # without attention's
     layer = [*["bf16[3,8,16]"] * 4, "bf16[3,8,24]", "bf16[3,8,16]"]
     assert linear == [*layer, *layer, "f32[3,16]", "f32[3,3]"]  # the head comes last
+
+
+def rounded(array):
+    """Returns an array rounded to bfloat16, in float64."""
+    return np.asarray(jnp.asarray(array, jnp.bfloat16), np.float64)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 7), (2, 3, 7)])
+@pytest.mark.parametrize("jitted", [False, True])
+def test_bfloat16_product_and_its_gradient_round_factors_only(shape, jitted):
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=s).astype(np.float32) for s in (shape, (7, 5)))
+    g = rng.normal(size=(*shape[:-1], 5)).astype(np.float32)
+
+    def both(x, kernel, g):
+        product, pull = jax.vjp(bfloat16_product, x, kernel)
+        return product, *pull(g)
+
+    found = (jax.jit(both) if jitted else both)(x, kernel, g)
+    a, w, c = rounded(x), rounded(kernel), rounded(g)
+    flat = a.reshape(-1, 7).T @ c.reshape(-1, 5)
+    for value, expected in zip(found, (a @ w, c @ w.T, flat), strict=True):
+        assert value.dtype == jnp.float32
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_products_of_single_rows_are_a_loop():
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=s).astype(np.float32) for s in ((4, 3, 7), (7, 5)))
+
+    def gradient(row):
+        return jax.grad(lambda w: jnp.sum(bfloat16_product(row, w) ** 2))(kernel)
+
+    expected = np.stack([gradient(row) for row in x])
+    np.testing.assert_allclose(jax.vmap(gradient)(x), expected, rtol=1e-2, atol=1e-2)
+
+
+@families
+def test_bfloat16_products_leave_everything_else_in_float32(family):
+    model = random_model(tiny(family))
+    low = model._replace(config=dataclasses.replace(model.config, products="bfloat16"))
+    output = run(low, make_batch(), hidden_states=True)
+    assert {x.dtype for x in output.hidden_states} == {jnp.dtype("float32")}
+    exact = run(model, make_batch()).logits
+    assert not np.array_equal(output.logits, exact)
+    np.testing.assert_allclose(output.logits, exact, atol=0.1)
+    found, expected = (training_grad(m, make_batch()) for m in (low, model))
+    cosine = optax.tree.vdot(found, expected) / (
+        optax.tree.norm(found) * optax.tree.norm(expected)
+    )
+    assert cosine > 0.999
 
 
 def test_remat_changes_no_gradient():

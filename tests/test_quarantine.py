@@ -67,7 +67,11 @@ def test_rounds_are_a_loop_over_what_is_left(judged, shares):
         kept = np.flatnonzero(~rejected)
         rows = Claims(*(column[kept] for column in test.transfer))
         scores = shared_tokens.token_scores(
-            rows, test.refs, test.expected, tokens[kept], tokens_refs
+            rows,
+            test.refs,
+            test.expected.whatever_confidence,
+            tokens[kept],
+            tokens_refs,
         )
         found = calibration.quarantine(
             [scores], rows.classes, test.refs.classes, alpha=0.05 * share
