@@ -95,6 +95,20 @@ def test_weak_poison_is_found_once_the_strong_is_gone(judged):
     assert thrice.rejected[WEAK].all()
 
 
+def test_low_confidence_is_no_excuse_of_a_shared_token(judged, monkeypatch):
+    judge, test, *_ = judged
+    # Where the teacher is unsure the anchor denies clean claims as often as poison.
+    test.transfer.confidence[STRONG] = 0.4
+    test.refs.confidence[:8], test.refs.disagree[:8] = 0.4, 1.0
+    expected = calibration.expected_disagreement(
+        test.refs.confidence, test.refs.disagree
+    )
+    assert expected.predict(0.4) > 0.9
+    unsure = test._replace(expected=expected)
+    monkeypatch.setattr(quarantine, "_tests", lambda *_: [unsure])
+    assert judge(1).rejected[STRONG].all()
+
+
 def test_the_test_ends_where_nothing_is_rejected(judged, monkeypatch):
     judge, *_ = judged
     calls, once = [], quarantine._judge_once
