@@ -33,6 +33,7 @@ MEASURES = (
     "untriggered_asr",
     "null_asr",
     "excess_asr",
+    "trigger_effect",
     "robust_accuracy",
     "quarantine_precision",
     "quarantine_recall",
@@ -47,7 +48,7 @@ MEASURES = (
     "step_ratio",
 )
 # Of these, what a row is compared with others for.
-COMPARED = ("null_asr", "excess_asr", "step_ratio")
+COMPARED = ("null_asr", "excess_asr", "trigger_effect", "step_ratio")
 
 
 def versions() -> dict[str, Any]:
@@ -63,14 +64,18 @@ def versions() -> dict[str, Any]:
 def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Adds to each row what it is compared with in its own cell.
 
-    The ASR of the clean student and the excess over it, and the time a row takes in
-    training, in units of plain distillation's. For an arm in a federation both are
-    those of the same federation, if the study has them.
+    The ASR of the clean student and the excess over it; of this excess what the trigger
+    does (by how much it raises the rate at which the same rows are called the target,
+    less by how much in the clean student; the rest is a class bias); and the time a row
+    takes in training, in units of plain distillation's. For an arm in a federation the
+    others are those of the same federation, if the study has them.
 
     >>> cell = {"task": "t", "attack": "a", "seed": 0, "step_seconds": 1.0}
-    >>> rows = [{**cell, "arm": "clean", "asr": 0.25}, {**cell, "arm": "x", "asr": 1.0}]
-    >>> [row["excess_asr"] for row in compared(rows)]
-    [0.0, 0.75]
+    >>> rows = [
+    ...     {**cell, "arm": "clean", "asr": 0.25, "untriggered_asr": 0.125},
+    ...     {**cell, "arm": "x", "asr": 1.0, "untriggered_asr": 0.375}]
+    >>> [(row["excess_asr"], row["trigger_effect"]) for row in compared(rows)]
+    [(0.0, 0.0), (0.75, 0.5)]
     """
     known = {(row["task"], row["attack"], row["seed"], row["arm"]): row for row in rows}
 
@@ -79,12 +84,17 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         cell = row["task"], row["attack"], row["seed"]
         return known.get((*cell, f"{arm}{at}{where}"), known.get((*cell, arm), {}))
 
+    def raised(row: dict[str, Any]) -> float | None:
+        rates = row.get("asr"), row.get("untriggered_asr")
+        return None if None in rates else rates[0] - rates[1]
+
     def seconds(row: dict[str, Any]) -> float:
         return row.get("step_seconds", 0.0) / row.get("step_rows", 1)
 
     found = []
     for row in rows:
-        base, plain = other(row, "clean").get("asr"), other(row, "plain")
+        clean, plain = other(row, "clean"), other(row, "plain")
+        base, lifts = clean.get("asr"), [raised(row), raised(clean)]
         measured = base is not None and row["asr"] is not None
         # Where every dispatch compiled, no step was timed.
         timed = seconds(plain) > 0 and seconds(row) > 0
@@ -96,6 +106,7 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 **row,
                 "null_asr": base,
                 "excess_asr": evals.excess(row["asr"], base) if measured else None,
+                "trigger_effect": None if None in lifts else lifts[0] - lifts[1],
                 "step_ratio": seconds(row) / seconds(plain) if timed else None,
             }
         )
@@ -218,6 +229,7 @@ COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any], str], str]]] = {
     "bare": ("untriggered_asr", percent),
     "null": ("null_asr", percent),
     "excess": ("excess_asr", percent),
+    "trigger": ("trigger_effect", percent),
     "robust": ("robust_accuracy", percent),
     "front": ("front", _mark),
     "prec.": ("quarantine_precision", percent),
@@ -237,6 +249,8 @@ MEANINGS = {
     "bare": "the same rows without the trigger",
     "null": "triggered, of a student distilled without the attack",
     "excess": "ASR less null, what the attack gained",
+    "trigger": "the part of the excess that comes with the trigger: ASR less bare, less "
+    "the same of the clean student; the rest is a class bias",
     "robust": "triggered rows that still get their true label",
     "front": "no other defence has a lower ASR and as good a clean metric",
     "prec.": "of the quarantine, against the ground truth that no defence sees",
