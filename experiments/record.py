@@ -191,12 +191,14 @@ def rendered(found: dict[str, Any]) -> str:
 
 
 # Arm -> attack success and what is lost of the clean accuracy, in percent and points,
-# as published for another setting.
+# as published for another setting; what stands beside them is ours.
 PUBLISHED = {
     "plain": (92.0, 0.0),
     "dp_sgd": (54.0, 12.0),
     "adversarial": (38.0, 6.0),
-    "anchor": (7.0, 2.0),
+    "nearest": (7.0, 2.0),
+    "anchor": (),
+    "audited": (),
 }
 
 
@@ -220,16 +222,15 @@ def beside_published(found: dict[str, Any]) -> str:
         ],
         ["---"] + ["--:"] * (2 * len(names)),
     ]
-    for arm, (success, loss) in PUBLISHED.items():
+    for arm, published in PUBLISHED.items():
         measured = [
             (100 * arms[arm]["asr"], 100 * (plain["clean_metric"] - own))
             for arms in cells.values()
             for plain, own in [(arms["plain"], arms[arm]["clean_metric"])]
         ]
-        pairs = [(success, loss), *measured]
-        rows.append(
-            [arm, *(f"{a:.1f}" for a, _ in pairs), *(f"{b:.1f}" for _, b in pairs)]
-        )
+        sides = zip(published or (None, None), *measured, strict=True)
+        texts = [results.EMPTY if v is None else f"{v:.1f}" for s in sides for v in s]
+        rows.append([arm, *texts])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

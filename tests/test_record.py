@@ -94,7 +94,12 @@ def test_ours_stand_beside_the_published_figures(tmp_path, place):
     place.write_text(place.read_text() + "<!-- published: it -->\n<!-- end -->\nlast\n")
     more = [
         {**ROW, "arm": arm, "seed": 0, "clean_metric": clean, "asr": asr}
-        for arm, clean, asr in (("adversarial", 0.375, 0.75), ("anchor", 0.625, 0.125))
+        for arm, clean, asr in (
+            ("adversarial", 0.375, 0.75),
+            ("nearest", 0.5, 1.0),
+            ("anchor", 0.625, 0.125),
+            ("audited", 0.625, 0.0),
+        )
     ]
     record.record("it", [study_of(tmp_path / "run", [*ROWS, *more])])
     *_, table = place.read_text().partition("<!-- published: it -->")
@@ -104,7 +109,9 @@ def test_ours_stand_beside_the_published_figures(tmp_path, place):
         "| plain | 92.0 | 100.0 | 0.0 | 0.0 |",
         "| dp_sgd | 54.0 | 50.0 | 12.0 | 25.0 |",
         "| adversarial | 38.0 | 75.0 | 6.0 | 12.5 |",
-        "| anchor | 7.0 | 12.5 | 2.0 | -12.5 |",
+        "| nearest | 7.0 | 100.0 | 2.0 | 0.0 |",
+        "| anchor | – | 12.5 | – | -12.5 |",
+        "| audited | – | 0.0 | – | -12.5 |",
     ]
     assert table.endswith("last\n")
     found = json.loads((tmp_path / "it.json").read_text())
