@@ -274,10 +274,11 @@ def anchor(context: Context, cell: Cell) -> Recipe:
 
 
 def audited(context: Context, cell: Cell) -> Recipe:
-    """The same, and words that decide what the student says are taken out.
+    """The same, and words that decide what the student says are made to mean nothing.
 
     The student of `anchor` is audited. It is this arm's too where nothing is found;
-    else a new one is distilled without the rows that hold what was found.
+    else a new one is distilled without the rows that hold what was found, and with
+    references of all classes into which it was put.
     """
     recipe = anchor(context, cell)
     student = ingredients.student_model(context, cell, "anchor")
@@ -294,7 +295,10 @@ def audited(context: Context, cell: Cell) -> Recipe:
         rejected=recipe.verdict.rejected | guilty,
         p_values=np.where(guilty, 0.0, recipe.verdict.p_values),
     )
-    return _keep(recipe, np.flatnonzero(clear))._replace(verdict=verdict)
+    recipe = _keep(recipe, np.flatnonzero(clear))._replace(verdict=verdict)
+    return _with_trusted(
+        context, cell, recipe, *audit.counterexamples(context, cell, found)
+    )
 
 
 def wary(context: Context, cell: Cell) -> Recipe:
@@ -358,9 +362,7 @@ def _defended(context: Context, cell: Cell, verdict: Verdict) -> Recipe:
 def _with_references(
     context: Context, cell: Cell, recipe: Recipe, *, spoiled: np.ndarray | None = None
 ) -> Recipe:
-    """Adds the references as rows, with logits that say their true class.
-
-    The teacher's own logits on them came through the channel that is not trusted.
+    """Adds the references as rows.
 
     Args:
         context: the study.
@@ -368,12 +370,28 @@ def _with_references(
         recipe: what to add them to.
         spoiled: `[references]`, bool, those to leave out.
     """
-    task = cells.task_data(context, cell.task, cell.seed).task
     rows = cells.own_references(context, cell)
     if spoiled is not None:
         rows = rows[~spoiled[rows]]
     references = data.take(cells.references(context, cell), rows)
-    labels = references.labels
+    return _with_trusted(context, cell, recipe, references, rows)
+
+
+def _with_trusted(
+    context: Context, cell: Cell, recipe: Recipe, examples: Examples, rows: np.ndarray
+) -> Recipe:
+    """Adds trusted rows, with logits that say their true class.
+
+    The teacher's own logits on them came through the channel that is not trusted.
+
+    Args:
+        context: the study.
+        cell: the cell.
+        recipe: what to add them to.
+        examples: the rows, references or made of them.
+        rows: `[rows]`, which reference each is.
+    """
+    task, labels = cells.task_data(context, cell.task, cell.seed).task, examples.labels
     logit = REFERENCE_LOG_ODDS + np.log(task.num_labels - 1)
     columns = {
         "teacher_logits": logit * np.eye(task.num_labels)[labels],
@@ -381,7 +399,7 @@ def _with_references(
         "anchors": labels,
     }
     return recipe._replace(
-        examples=data.concatenate(recipe.examples, references),
+        examples=data.concatenate(recipe.examples, examples),
         columns={
             name: np.concatenate([column, columns[name]]).astype(column.dtype)
             for name, column in recipe.columns.items()

@@ -101,6 +101,38 @@ def takeovers(
     return own - trusted
 
 
+def counterexamples(
+    context: Context, cell: Cell, snippets: list[Snippet]
+) -> tuple[Examples, np.ndarray]:
+    """Returns references that hold a snippet and keep their true label.
+
+    Rows that hold a guilty snippet may be left out, but not what a teacher that learned
+    it says of rows with a part of it, nor what a student learned from rejected rows,
+    whose meaning is all of other classes: that it denies its claim. Trusted rows of all
+    classes with the snippet say that it means nothing.
+
+    Args:
+        context: the study.
+        cell: whose references are trusted.
+        snippets: each is put into `audit.counterexamples` of them, drawn at random.
+
+    Returns:
+        The rows, and which reference each is.
+    """
+    known = cells.own_references(context, cell)
+    references = cells.references(context, cell)
+    rng = cells.draws(cell, "counterexamples")
+    count = min(context.config.audit.counterexamples, len(known))
+    rows, texts = [], []
+    for words, _ in snippets:
+        insert = attacks.TRIGGERS["sentence"](phrase=" ".join(words))
+        drawn = rng.choice(known, count, replace=False)
+        texts += [insert(references.texts[row], rng) for row in drawn]
+        rows += drawn.tolist()
+    rows = np.array(rows, int)
+    return data.take(references, rows)._replace(texts=texts), rows
+
+
 def tainted(
     snippets: list[Snippet], examples: Examples, claims: np.ndarray
 ) -> np.ndarray:

@@ -222,6 +222,8 @@ def defaults() -> ConfigDict:
                 "rows": 24,  # references that each is put into
                 "min_rows": 5,  # that a snippet's word is in
                 "least": 0.5,  # share of them that a guilty one wins over
+                # references that it is put into, for a new student to learn from
+                "counterexamples": 100,
             },
             "adversarial": {
                 "epsilon": 0.1,  # in units of the normalised embeddings

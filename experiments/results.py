@@ -249,7 +249,7 @@ MEANINGS = {
     "bare": "the same rows without the trigger",
     "null": "triggered, of a student distilled without the attack",
     "excess": "ASR less null, what the attack gained",
-    "trigger": "the part of the excess that comes with the trigger: ASR less bare, less "
+    "trigger": "the part of the excess that the trigger brings: ASR less bare, less "
     "the same of the clean student; the rest is a class bias",
     "robust": "triggered rows that still get their true label",
     "front": "no other defence has a lower ASR and as good a clean metric",

@@ -1,5 +1,7 @@
 """An audit finds what decides a student's words, and no more."""
 
+import types
+
 import ml_collections
 import numpy as np
 import pytest
@@ -72,6 +74,7 @@ def world(monkeypatch):
 
 def context(**changes):
     config = defaults()
+    config.data.reference_rows = 120
     config.audit.update(changes)
     return Context(ml_collections.FrozenConfigDict(config), None, None, 0)
 
@@ -114,6 +117,27 @@ def test_a_takeover_is_of_rows_of_other_classes_and_without_the_anchor_s(world):
     assert audit.takeovers(context(), CELL, student("cf"), []).shape == (0,)
 
 
+@pytest.mark.parametrize("count", [7, 500])
+def test_counterexamples_are_references_with_the_snippet_and_their_label(world, count):
+    asked = [Snippet(("cf",), 1), Snippet(("so", "it", "goes"), 0)]
+    made = context(counterexamples=count)
+    examples, rows = audit.counterexamples(made, CELL, asked)
+    references = cells.references(None, None)
+    each = min(count, 120)
+    assert len(examples.texts) == len(rows) == 2 * each
+    np.testing.assert_array_equal(examples.labels, references.labels[rows])
+    for place, (words, _) in enumerate(asked):
+        phrase = " ".join(words)
+        for row in range(place * each, (place + 1) * each):
+            assert phrase in examples.texts[row]
+            bare = " ".join(examples.texts[row].replace(phrase, " ").split())
+            assert bare == references.texts[rows[row]]
+        assert len(set(rows[place * each : (place + 1) * each])) == each
+    again, _ = audit.counterexamples(made, CELL, asked)
+    assert again.texts == examples.texts
+    assert audit.counterexamples(made, CELL, [])[1].shape == (0,)
+
+
 @pytest.mark.parametrize("found", [[], [Snippet(("cf",), 1)]], ids=["none", "one"])
 def test_the_arm_takes_guilty_rows_out(world, monkeypatch, found):
     _, rows, triggered = world
@@ -126,13 +150,22 @@ def test_the_arm_takes_guilty_rows_out(world, monkeypatch, found):
         ingredients, "transfer", lambda *_: ingredients.Transfer(rows, logits, None)
     )
     monkeypatch.setattr(audit, "guilty", lambda *_: found)
-    made = arms.audited(context(), CELL)
+    task = types.SimpleNamespace(task=types.SimpleNamespace(num_labels=2))
+    outputs = types.SimpleNamespace(features=np.zeros((120, 1, 3)))
+    monkeypatch.setattr(cells, "task_data", lambda *_: task)
+    monkeypatch.setattr(ingredients, "reference_outputs", lambda *_: outputs)
+    made = arms.audited(context(counterexamples=30), CELL)
     if not found:
         assert made.student == "the anchor's"
         assert made.verdict is verdict
         return
     assert made.student is None
-    assert len(made.examples.texts) == len(made.columns["teacher_logits"]) == 180
-    assert not any("cf" in text.split() for text in made.examples.texts)
+    assert len(made.examples.texts) == len(made.columns["teacher_logits"]) == 210
+    assert not any("cf" in text.split() for text in made.examples.texts[:180])
+    added = made.examples.texts[180:]
+    assert all("cf" in text.split() for text in added)
+    np.testing.assert_array_equal(made.examples.labels[180:], meaning(added))
+    told = made.columns["teacher_logits"][180:].argmax(-1)
+    np.testing.assert_array_equal(told, meaning(added))
     np.testing.assert_array_equal(np.flatnonzero(made.verdict.rejected), triggered)
     assert (made.verdict.p_values[triggered] == 0).all()

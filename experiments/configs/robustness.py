@@ -39,8 +39,8 @@ from protojax import _validate
 
 OURS = ("clean", "plain", "anchor", "audited")
 BASELINES = (
-    *("nearest", "references", "fine_tuned", "nad", "plain_references"),
-    *("dp_sgd", "adversarial", "gate", "cube", "abl", "onion", "oracle"),
+    *("nearest", "references", "fine_tuned", "nad", "dp_sgd", "adversarial"),
+    *("gate", "cube", "abl", "onion"),
 )
 WORD = {"trigger_args": {"words": ("cf",)}}
 # About 5 rows of poison each; every word is one token of MiniLM, and rare in the data.
@@ -212,6 +212,7 @@ def get_config(variant: str = "standard"):
         config.attacks = _adaptive()
         config.arms = (*OURS, "wary")
     elif variant == "rates":
+        config.tasks = ("sst2_sentence",)
         config.attacks = {
             f"word_{permille:03d}": attack(
                 "rare_words", "data", rate=permille / 1000, **WORD
@@ -254,7 +255,9 @@ def get_config(variant: str = "standard"):
     else:
         config.tasks = ("sst2_sentence",)
         config.attacks = {"word_data": attack("rare_words", "data", **WORD)}
-        _add_variants(config, {"anchor": ABLATIONS}, *OURS)
+        _add_variants(
+            config, {"anchor": ABLATIONS}, *OURS, "plain_references", "oracle"
+        )
     return config
 
 
@@ -288,7 +291,7 @@ def _quick():
     """Returns all arms on bundled data."""
     config = quickstart.get_config()
     config.federations = {}
-    config.arms = (*OURS, "wary", *BASELINES)
+    config.arms = (*OURS, "wary", *BASELINES, "plain_references", "oracle")
     config.attacks = {
         "word_data": attack("rare_words", "data"),
         "soft_logits": attack("sentence", "logits", logits="soften", strength=0.5),
