@@ -228,7 +228,7 @@ def test_tuning_sees_no_attack_and_no_test_row():
     assert not config.attacks
     assert config.data.validation_rows
     arms = {job.arm for job in study.jobs(ml_collections.FrozenConfigDict(config))}
-    assert {"plain", "dp_sgd", "dp_sgd+low_clip", "nad+attention1"} <= arms
+    assert {"plain", "dp_sgd", "nad+attention1"} <= arms
 
 
 def test_ready_rows_are_no_validation_rows():

@@ -90,13 +90,12 @@ ABLATIONS = {
         "margin.weight_schedule_args": {"end_step": 100},
     },
 }
-# Fewer parameters, less noise in all.
-LAST_LAYER = {
-    "dp.frozen": ("embeddings", "layers_0", "layers_1"),
+# Fewer parameters, less noise in all: with all but the embeddings (58.6 %), also with a
+# tenth of the norm (65.4 %), noise is most of what is learned.
+HEAD = {
+    "dp.frozen": ("embeddings", "layers_0", "layers_1", "layers_2"),
     "dp.clip_norm": 0.1,
-    "dp.learning_rate": 1e-3,
 }
-HEAD = {**LAST_LAYER, "dp.frozen": (*LAST_LAYER["dp.frozen"], "layers_2")}
 # Arm -> the settings that were tried beside its default, weak ones first.
 TUNING = {
     "nearest": {"light": {"nearest.weight": 0.1}, "heavy": {"nearest.weight": 10.0}},
@@ -109,21 +108,12 @@ TUNING = {
         "attention100": {"fine_tuning.attention_weight": 100.0},
     },
     "dp_sgd": {
-        "low_clip": {"dp.clip_norm": 0.1},
-        "last_layer": LAST_LAYER,
-        "last_layer_fast": {**LAST_LAYER, "dp.learning_rate": 3e-3},
         "head": {**HEAD, "dp.learning_rate": 3e-3},
         "head_fast": {**HEAD, "dp.learning_rate": 1e-2},
     },
     "adversarial": {
         "steps1": {"adversarial.num_steps": 1, "adversarial.step_size": 0.1},
         "l2": {"adversarial.norm": "l2"},
-        "l2_wide": {
-            "adversarial.norm": "l2",
-            "adversarial.epsilon": 1.0,
-            "adversarial.step_size": 0.4,
-        },
-        "narrow": {"adversarial.epsilon": 0.01, "adversarial.step_size": 0.004},
     },
     "cube": {
         "cluster50": {"filters.min_cluster_rows": 50},
@@ -137,6 +127,20 @@ TUNING = {
         "words5": {"filters.outlier_share": 0.05},
         "words20": {"filters.outlier_share": 0.20},
     },
+}
+
+
+# What `tuning` chose: of the settings within a point of plain distillation's accuracy
+# (83.9 %) the one that does most; of DP-SGD's, whose strength is given, the most
+# accurate. No setting saw an attack or a test row.
+TUNED = {
+    "nearest.weight": 10.0,
+    "fine_tuning.attention_weight": 100.0,
+    "adversarial.norm": "l2",
+    "filters.min_cluster_rows": 10,
+    "filters.isolated_share": 0.1,
+    **HEAD,
+    "dp.learning_rate": 1e-2,
 }
 
 
@@ -206,6 +210,8 @@ def get_config(variant: str = "standard"):
         "anchor": {},
     }.items():
         config[role].update({"dropout": 0.0, "products": "bfloat16", **changes})
+    if variant != "tuning":
+        config.update(_sections(TUNED))
     if variant == "standard":
         config.attacks = _standard()
     elif variant == "adaptive":
