@@ -164,7 +164,8 @@ def make_step(
         optimizer_config: from `optimizer_of`.
     """
     rule = dict(objective.get("gradient", {}))
-    if rule:
+    layers = {f"layers_{number}" for number in range(model_config.num_layers)}
+    if rule and not layers <= set(rule.get("frozen", ())):
         # The gradients of single rows are batched products, and those are slow so.
         model_config = dataclasses.replace(model_config, products="float32")
     apply = models.apply_fn(model_config)
