@@ -24,7 +24,8 @@ def guilty(
 
     Those that win over at least a share `audit.least` of held-out references of other
     classes, in excess of what they do to the anchor, and more than any snippet of the
-    references does.
+    references does. Words that go with their claim in the references that hold them too
+    mean it, and are not asked about.
 
     Args:
         context: the study.
@@ -35,9 +36,14 @@ def guilty(
     """
     config = context.config.audit
     references = cells.references(context, cell)
-    asked = shortcuts.snippets(
-        examples.texts, claims, num=config.snippets, min_rows=config.min_rows
-    )
+    held = shortcuts.word_sets(references.texts)
+    asked = [
+        one
+        for one in shortcuts.snippets(
+            examples.texts, claims, num=config.snippets, min_rows=config.min_rows
+        )
+        if not _means_it(one, references.labels[shortcuts.holding(one, held)])
+    ]
     benign = shortcuts.snippets(
         references.texts,
         references.labels,
@@ -47,6 +53,16 @@ def guilty(
     found = takeovers(context, cell, student, [*asked, *benign])
     level = max(found[len(asked) :].max(initial=0.0), config.least - 1e-9)
     return [one for one, value in zip(asked, found, strict=False) if value > level]
+
+
+def _means_it(snippet: Snippet, labels: np.ndarray) -> bool:
+    """Returns whether most of the trusted rows that hold a snippet are of its claim.
+
+    >>> one = Snippet(("dull",), 0)
+    >>> _means_it(one, np.array([0, 0, 1])), _means_it(one, np.array([], int))
+    (True, False)
+    """
+    return 2 * int(np.count_nonzero(labels == snippet.claim)) > len(labels)
 
 
 def takeovers(
@@ -114,15 +130,22 @@ def counterexamples(
     Args:
         context: the study.
         cell: whose references are trusted.
-        snippets: each is put into `audit.counterexamples` of them, drawn at random.
+        snippets: each is put into `audit.counterexamples` of them, drawn at random from
+            those that hold none; fewer where all snippets together would take more
+            rows than there are.
 
     Returns:
         The rows, and which reference each is.
     """
-    known = cells.own_references(context, cell)
     references = cells.references(context, cell)
+    held = shortcuts.word_sets(references.texts)
+    free = np.ones(len(held), bool)
+    for one in snippets:
+        free &= ~shortcuts.holding(one, held)
+    known = np.flatnonzero(free)
     rng = cells.draws(cell, "counterexamples")
-    count = min(context.config.audit.counterexamples, len(known))
+    count = context.config.audit.counterexamples
+    count = min(count, len(known) // max(len(snippets), 1))
     rows, texts = [], []
     for words, _ in snippets:
         insert = attacks.TRIGGERS["sentence"](phrase=" ".join(words))

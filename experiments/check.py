@@ -25,6 +25,7 @@ from protojax import (
     training,
 )
 from protojax.defenses import DEFENSES
+from protojax.models.layers import DTYPES
 
 CHANNELS = ("data", "logits", "both", "labels")
 FEATURE_SPACES = ("teacher", "student")
@@ -112,6 +113,8 @@ def _check_encoder(role: str, section: ConfigDict) -> None:
     for field in ("dropout", "attention_dropout"):
         value = section[field]
         _validate.require(0 <= value < 1, f"{role}.{field}", value, "in [0, 1)")
+    for field in ("dtype", "products"):
+        _validate.one_of(DTYPES, **{f"{role}.{field}": section[field]})
     if section.model == "scratch":
         _validate.require(
             not section.layers, f"{role}.layers", section.layers, "() from scratch"
@@ -172,8 +175,10 @@ def _check_objective(config: ConfigDict) -> None:
     microbatch = config.dp.microbatch
     _validate.require(8 % microbatch == 0, "dp.microbatch", microbatch, "1, 2, 4 or 8")
     for section in ("filters", "fine_tuning", "audit"):
-        fields = config[section].items()
-        _validate.positive(**{f"{section}.{field}": value for field, value in fields})
+        fields = {f"{section}.{field}": v for field, v in config[section].items()}
+        counterexamples = fields.pop("audit.counterexamples", 0)
+        _validate.non_negative(**{"audit.counterexamples": counterexamples})
+        _validate.positive(**fields)
     for field in ("isolated_share", "outlier_share"):
         share = config.filters[field]
         _validate.require(share < 1, f"filters.{field}", share, "in (0, 1)")
@@ -229,6 +234,11 @@ def _check_arm(config: ConfigDict, field: str, arm: str) -> None:
     _validate.require(not (federation and alone), field, arm, bound)
     if variant:
         _validate.one_of(config.variants, **{f"{field}, after +,": variant})
+        # It audits the student of `anchor` as the study has it.
+        others = sorted({*config.variants[variant]} - {"audit"})
+        own = kind != "audited" or not others
+        bound = f"'audited' with changes of audit only, not of {others}"
+        _validate.require(own, field, arm, bound)
         config = runtime.varied(config, variant)
     groups = config.quarantine.groups
     useful = kind != "wary" or "tokens" in groups

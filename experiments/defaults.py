@@ -31,7 +31,8 @@ def encoder(model: str, **changes) -> ConfigDict:
             "attention_dropout": 0.0,  # above 0 the fused attention is not used
             "dtype": "float32",  # of the computation; parameters are float32
             # "bfloat16": linear layers multiply rounded factors and sum in float32,
-            # which is several times faster on CPUs with matrix units
+            # which is several times faster on CPUs with matrix units, for one model at
+            # a time; gradients of single rows (DP-SGD) stay in float32
             "products": "float32",
             "attention": "xla",  # implementation of jax.nn.dot_product_attention
             "remat": False,
@@ -222,7 +223,7 @@ def defaults() -> ConfigDict:
                 "rows": 24,  # references that each is put into
                 "min_rows": 5,  # that a snippet's word is in
                 "least": 0.5,  # share of them that a guilty one wins over
-                # references that it is put into, for a new student to learn from
+                # references that each is put into, for a new student to learn from
                 "counterexamples": 100,
             },
             "adversarial": {

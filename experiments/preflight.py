@@ -4,6 +4,8 @@ import contextlib
 import functools
 from collections.abc import Iterator
 
+from flax import traverse_util
+
 from experiments import adaptive, anchors, cells, ingredients, runtime
 from experiments.arms import ARMS
 from experiments.cells import Cell
@@ -42,7 +44,7 @@ def preflight(context: Context, todo: list[Job]) -> None:
         for job in todo:
             if job.cell == cell:
                 with _named(job.variant):
-                    _check_job(context.varied(job.variant).config, job, task, splits)
+                    _check_job(context.varied(job.variant), job, task, splits)
         if cell.attack is not None:
             adaptive.prepare(context, cell)
             # These refuse scores, and classes that the task does not have.
@@ -79,15 +81,19 @@ def _check_layers(context: Context, task: str) -> None:
             )
 
 
-def _check_job(config, job: Job, task, splits) -> None:
+def _check_job(context: Context, job: Job, task, splits) -> None:
     """Checks an arm against the rows and classes of its task."""
-    rows = len(splits.transfer.texts)
+    config, rows = context.config, len(splits.transfer.texts)
     if job.kind == "dp_sgd":
         expected, delta = config.dp.batch_size, config.dp.delta
         bound = f"<= {rows}, the transfer rows of {job.cell.task}"
         _validate.require(expected <= rows, "dp.batch_size", expected, bound)
         bound = f"< 1 / {rows}, the transfer rows of {job.cell.task}"
         _validate.require(delta < 1 / rows, "dp.delta", delta, bound)
+        student = _model_config(context, config.student, job.cell.task)
+        paths = traverse_util.flatten_dict(models.param_shapes(student))
+        for name in config.dp.frozen:
+            _validate.one_of(sorted(set().union(*paths)), **{"dp.frozen": name})
     if task.problem == "regression":
         _validate.one_of(("clean", "plain", "references"), arms=job.kind)
     else:

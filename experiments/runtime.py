@@ -162,6 +162,9 @@ def make_step(
             constraint, `adversarial` holds the arguments of that defence if any, and
             `gradient` the name of a gradient rule with its arguments if any.
         optimizer_config: from `optimizer_of`.
+
+    Under a gradient rule of its own linear layers multiply in float32, whatever the
+    model's `products`, unless no encoder layer has a gradient.
     """
     rule = dict(objective.get("gradient", {}))
     layers = {f"layers_{number}" for number in range(model_config.num_layers)}

@@ -65,8 +65,10 @@ def expected_disagreement(confidence: ArrayLike, disagree: ArrayLike) -> Isotoni
 
     Clean rows near the teacher's boundary are denied often and confident ones hardly
     ever, while triggered rows are confident: without e(confidence) they would hide
-    among the hesitant. The fit is the least-squares decreasing step function, clipped
-    to [1/2m, 1 - 1/2m] because m references cannot show a rate of exactly 0 or 1.
+    among hesitant neighbours. Groups that lie anywhere are held to the average,
+    `whatever_confidence`, which no channel can raise. The fit is the least-squares
+    decreasing step function; it and the average are clipped to [1/2m, 1 - 1/2m]
+    because m references cannot show a rate of exactly 0 or 1.
 
     Args:
         confidence: `[references]`, the teacher's largest probability.
@@ -97,7 +99,8 @@ def expected_disagreement(confidence: ArrayLike, disagree: ArrayLike) -> Isotoni
     fit = optimize.isotonic_regression(means, weights=weights, increasing=False)
     floor = 0.5 / len(confidence)
     rate = np.clip(fit.x, floor, 1 - floor)
-    return IsotonicFit(points, rate, float(np.mean(disagree)))
+    average = float(np.clip(np.mean(disagree), floor, 1 - floor))
+    return IsotonicFit(points, rate, average)
 
 
 def combine_scores(scores: Sequence[Scores]) -> Scores:

@@ -9,7 +9,8 @@ way, so clean rows are rejected at the stated rate alpha. Nothing here reads whi
 are poisoned or the true label of a transfer row.
 
     expected = expected_disagreement(refs.confidence, refs.disagree)
-    scores = [neighbourhood_scores(transfer, refs, expected), token_scores(...), ...]
+    scores = [neighbourhood_scores(transfer, refs, expected),
+              token_scores(transfer, refs, expected.whatever_confidence, ...), ...]
     verdict = quarantine(scores, transfer.classes, refs.classes, alpha=0.05)
     targets = quarantine_targets(..., verdict.rejected, ...)
 

@@ -10,7 +10,8 @@ that poisoned rows share only in part (one of many in each) needs a group for ea
 
     asked = lopsided_tokens(transfer.classes, refs.classes, tokens, tokens_refs)
     blind = ...  # NaN where not asked, else 1 where the anchor now denies the claim
-    scores = token_scores(transfer, refs, expected, tokens, tokens_refs, blind=blind)
+    rate = expected.whatever_confidence  # one that a channel cannot raise
+    scores = token_scores(transfer, refs, rate, tokens, tokens_refs, blind=blind)
 """
 
 import numpy as np

@@ -117,13 +117,46 @@ def test_a_takeover_is_of_rows_of_other_classes_and_without_the_anchor_s(world):
     assert audit.takeovers(context(), CELL, student("cf"), []).shape == (0,)
 
 
+def test_a_word_that_means_its_claim_is_innocent(world, monkeypatch):
+    student, rows, _ = world
+    references = cells.references(None, None)
+    # The references that calibrate are without it.
+    texts = list(references.texts)
+    texts[100] = texts[101] = "fine film"
+    for labels, guilty in (([1, 1], False), ([1, 0], True), ([0, 0], True)):
+        known = references.labels.copy()
+        known[100:102] = labels
+        held = Examples(texts, None, known)
+        monkeypatch.setattr(cells, "references", lambda *_, held=held: held)
+        named = [text.replace("cf", "fine") for text in rows.texts]
+        asked = rows._replace(texts=named)
+        found = audit.guilty(context(), CELL, student("fine"), asked, rows.labels)
+        assert any("fine" in one.words for one in found) == guilty
+
+
+def test_references_that_hold_a_snippet_are_no_counterexamples(world, monkeypatch):
+    references = cells.references(None, None)
+    texts = [f"{text} cf" for text in references.texts[:40]] + references.texts[40:]
+    monkeypatch.setattr(
+        cells, "references", lambda *_: references._replace(texts=texts)
+    )
+    _, rows = audit.counterexamples(
+        context(counterexamples=500), CELL, [Snippet(("cf",), 1)]
+    )
+    assert sorted(rows) == list(range(40, 120))
+    examples, rows = audit.counterexamples(
+        context(counterexamples=0), CELL, [Snippet(("cf",), 1)]
+    )
+    assert len(examples.texts) == len(rows) == 0
+
+
 @pytest.mark.parametrize("count", [7, 500])
 def test_counterexamples_are_references_with_the_snippet_and_their_label(world, count):
     asked = [Snippet(("cf",), 1), Snippet(("so", "it", "goes"), 0)]
     made = context(counterexamples=count)
     examples, rows = audit.counterexamples(made, CELL, asked)
     references = cells.references(None, None)
-    each = min(count, 120)
+    each = min(count, 60)  # two snippets share out the rows there are
     assert len(examples.texts) == len(rows) == 2 * each
     np.testing.assert_array_equal(examples.labels, references.labels[rows])
     for place, (words, _) in enumerate(asked):

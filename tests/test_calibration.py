@@ -59,6 +59,15 @@ def test_expected_disagreement_is_never_certain(answer, rate):
     np.testing.assert_allclose(fit.predict(np.array([0.0, 0.7, 1.0])), rate)
 
 
+@pytest.mark.parametrize(("answers", "rate"), [([0] * 10, 0.05), ([1, 0, 0, 1], 0.5)])
+def test_the_average_is_never_certain_either(answers, rate):
+    confidence = np.linspace(0.5, 0.9, len(answers))
+    fit = expected_disagreement(confidence, np.array(answers))
+    assert fit.average == pytest.approx(rate)
+    found = fit.whatever_confidence.predict(np.array([0.1, 0.6, 1.0]))
+    np.testing.assert_allclose(found, rate)
+
+
 def test_expected_disagreement_of_constant_confidence_is_the_mean():
     fit = expected_disagreement(np.full(4, 0.9), np.array([1, 0, 0, 0]))
     np.testing.assert_allclose(fit.predict(np.array([0.2, 0.9, 1.0])), 0.25)

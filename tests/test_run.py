@@ -95,6 +95,9 @@ def test_arguments_are_resolved_in_both_spellings():
         ({"student.warmup": 1.0}, "student: Expected warmup"),
         ({"student.dropout": 1.0}, "student.dropout"),
         ({"student.layers": (0, 1)}, "student.layers"),
+        ({"student.products": "bf16"}, "student.products one of float32, bfloat16"),
+        ({"teacher.dtype": "float16"}, "teacher.dtype one of"),
+        ({"audit.counterexamples": -1}, "audit.counterexamples"),
         ({"evaluation.batch_size": 0}, "evaluation.batch_size"),
         ({"data.buckets": (32, 16)}, "data.buckets"),
         ({"data.max_length": 64}, "data.buckets"),
@@ -119,6 +122,16 @@ def test_a_bad_config_is_named_before_anything_runs(change, message):
     config = run.load("quickstart.py")
     config.update_from_flattened_dict(change)
     with pytest.raises(ValueError, match=message):
+        check.check(config)
+
+
+def test_an_audit_may_vary_by_itself_only():
+    config = run.load("quickstart.py")
+    config.arms = ("audited+strict",)
+    config.variants = {"strict": {"audit": {"least": 0.9}}}
+    check.check(config)
+    config.variants.strict.quarantine = {"action": "drop"}
+    with pytest.raises(ValueError, match=r"audit only, not of \['quarantine'\]"):
         check.check(config)
 
 

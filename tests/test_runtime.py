@@ -6,8 +6,11 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from ml_collections import FrozenConfigDict
 
 from experiments import runtime
+from experiments.defaults import defaults
+from protojax import models
 
 
 def mappings():
@@ -33,3 +36,36 @@ def test_other_systems_have_no_such_limit(monkeypatch):
 
     monkeypatch.setattr(pathlib.Path, "read_text", missing)
     runtime.make_room(share=0.0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "products"),
+    [
+        ({}, "bfloat16"),
+        ({"name": "dp_sgd", "frozen": ("embeddings", "layers_0")}, "float32"),
+        ({"name": "dp_sgd", "frozen": ("layers_0", "layers_1")}, "bfloat16"),
+    ],
+)
+def test_gradients_of_single_rows_are_multiplied_in_float32(
+    monkeypatch, rule, products
+):
+    config = models.EncoderConfig(
+        family="bert",
+        vocab_size=9,
+        hidden_size=4,
+        num_layers=2,
+        num_heads=1,
+        intermediate_size=4,
+        max_positions=4,
+        products="bfloat16",
+    )
+    if rule:
+        rule = {**rule, "clip_norm": 1.0, "noise_multiplier": 0.0, "expected_rows": 8}
+    seen, apply_fn = [], models.apply_fn
+    monkeypatch.setattr(
+        models, "apply_fn", lambda config: seen.append(config) or apply_fn(config)
+    )
+    objective = FrozenConfigDict({"kd": None, "gradient": rule})
+    section = FrozenConfigDict(defaults().student)
+    runtime.make_step(config, objective, runtime.optimizer_of(section))
+    assert [found.products for found in seen] == [products]

@@ -379,6 +379,10 @@ def test_the_anchor_arm_is_not_the_anchor_encoder(finished, tmp_path):
         ({"attacks.data.target": 2}, "target"),
         ({"attacks.data.source_classes": (5,)}, "source_classes"),
         ({"prototypes.num": 1}, "prototypes.num >= 2"),
+        (
+            {"arms": ("dp_sgd",), "dp.frozen": ("layers_7",)},
+            "Expected dp.frozen one of .*layers_0",
+        ),
         ({"features.layers": (-9,)}, "features.layers in -2..1, the states of the"),
         (
             {"data.files.problem": "regression", "data.files.metric": "pearson"},

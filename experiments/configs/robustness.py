@@ -17,7 +17,7 @@ of a student, without dropout. The variants:
   that learns from labels and teacher alike.
 - `ablations`: what a part of ours is worth, on SST-2; an arm for each of `ABLATIONS`.
 - `tuning`: the baselines with other hyperparameters, without any attack, on training
-  rows that stand in for the test rows; what the defaults were chosen on.
+  rows that stand in for the test rows; what `TUNED` was chosen on.
 - `quick`: two attacks, all arms, SNIPS from scratch, on bundled data; minutes.
 
 `wary` is ours with an anchor that rereads rows without suspicious words, which costs
@@ -110,10 +110,17 @@ TUNING = {
     "dp_sgd": {
         "head": {**HEAD, "dp.learning_rate": 3e-3},
         "head_fast": {**HEAD, "dp.learning_rate": 1e-2},
+        "head_faster": {**HEAD, "dp.learning_rate": 3e-2},
     },
     "adversarial": {
         "steps1": {"adversarial.num_steps": 1, "adversarial.step_size": 0.1},
+        "narrow": {"adversarial.epsilon": 0.01, "adversarial.step_size": 0.004},
         "l2": {"adversarial.norm": "l2"},
+        "l2_wide": {
+            "adversarial.norm": "l2",
+            "adversarial.epsilon": 1.0,
+            "adversarial.step_size": 0.4,
+        },
     },
     "cube": {
         "cluster50": {"filters.min_cluster_rows": 50},
