@@ -274,30 +274,41 @@ def anchor(context: Context, cell: Cell) -> Recipe:
 
 
 def audited(context: Context, cell: Cell) -> Recipe:
-    """The same, and words that decide what the student says are made to mean nothing.
+    """The same, and words that decide what a model says are made to mean nothing.
 
-    The student of `anchor` is audited. It is this arm's too where nothing is found;
-    else a new one is distilled without the rows that hold what was found, and with
-    references of all classes into which it was put.
+    The teacher is audited; where nothing is found so is the student of `anchor`, which
+    is this arm's too where nothing is found again. Else a new one is distilled without
+    the rows that hold what was found, and with references of all classes into which it
+    was put.
     """
-    recipe = anchor(context, cell)
-    student = ingredients.student_model(context, cell, "anchor")
-    claims = recipe.columns["teacher_logits"].argmax(-1)
-    found = audit.guilty(context, cell, student, recipe.examples, claims)
+    transfer = ingredients.transfer(context, cell)
+    claims = transfer.logits.argmax(-1)
+    verdict = judge(context, cell, _distil(context))
+    told = np.where(verdict.rejected, verdict.anchor_logits.argmax(-1), claims)
+    teacher = ingredients.teacher_model(
+        context, ingredients.teacher_cell(context, cell)
+    )
+    found = audit.guilty(context, cell, teacher, transfer.examples, claims)
     if not found:
-        return recipe._replace(student=student)
+        student = ingredients.student_model(context, cell, "anchor")
+        found = audit.guilty(context, cell, student, transfer.examples, told)
+        if not found:
+            return _defended(context, cell, verdict)._replace(student=student)
     listed = "; ".join(f"{' '.join(one.words)!r} -> {one.claim}" for one in found)
     runtime.logger.info("%s: the audit found %s.", cell.folder, listed)
-    clear = ~audit.tainted(found, recipe.examples, claims)
-    transfer = ingredients.transfer(context, cell)
-    guilty = audit.tainted(found, transfer.examples, transfer.logits.argmax(-1))
-    verdict = recipe.verdict._replace(
-        rejected=recipe.verdict.rejected | guilty,
-        p_values=np.where(guilty, 0.0, recipe.verdict.p_values),
+    guilty = audit.tainted(found, transfer.examples, claims)
+    guilty |= audit.tainted(found, transfer.examples, told)
+    references = cells.references(context, cell)
+    verdict = verdict._replace(
+        rejected=verdict.rejected | guilty,
+        p_values=np.where(guilty, 0.0, verdict.p_values),
+        spoiled=audit.tainted(found, references, references.labels),
     )
-    recipe = _keep(recipe, np.flatnonzero(clear))._replace(verdict=verdict)
     return _with_trusted(
-        context, cell, recipe, *audit.counterexamples(context, cell, found)
+        context,
+        cell,
+        _defended(context, cell, verdict, without=guilty),
+        *audit.counterexamples(context, cell, found),
     )
 
 
@@ -320,11 +331,19 @@ def plain_references(context: Context, cell: Cell) -> Recipe:
     return _with_references(context, cell, plain(context, cell))
 
 
-def _defended(context: Context, cell: Cell, verdict: Verdict) -> Recipe:
+def _defended(
+    context: Context, cell: Cell, verdict: Verdict, *, without: np.ndarray | None = None
+) -> Recipe:
     """Returns the recipe in which a verdict's rejected rows are quarantined.
 
     The teacher's bias towards a class, which flipped labels leave behind on clean text
     too, is taken out with the help of the references.
+
+    Args:
+        context: the study.
+        cell: the cell.
+        verdict: what to quarantine.
+        without: `[rows]`, bool, transfer rows to leave out whatever becomes of others.
     """
     config = context.config
     transfer = ingredients.transfer(context, cell)
@@ -353,7 +372,10 @@ def _defended(context: Context, cell: Cell, verdict: Verdict) -> Recipe:
         objective=_distil(context, context.config.margin.assignment),
         prototypes=held,
     )
-    recipe = _keep(recipe, np.flatnonzero(np.asarray(targets.keep)))
+    keep = np.asarray(targets.keep)
+    if without is not None:
+        keep = keep & ~without
+    recipe = _keep(recipe, np.flatnonzero(keep))
     if config.quarantine.train_on_references:
         recipe = _with_references(context, cell, recipe, spoiled=verdict.spoiled)
     return recipe._replace(verdict=verdict)

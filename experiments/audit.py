@@ -1,9 +1,9 @@
-"""Audits a distilled student: do words of its rows decide what it says?
+"""Audits a teacher or a student: do words of its rows decide what it says?
 
 A test of whether claims are true cannot see poison whose claims are true (rows of the
 target class that hold a trigger), nor what escapes it for another reason. But whatever
-a student has learned from a trigger shows once the trigger is put into trusted text of
-another class: the student goes over to its claim, and the anchor does not.
+a model has learned from a trigger shows once the trigger is put into trusted text of
+another class: the model goes over to its claim, and the anchor does not.
 """
 
 import numpy as np
@@ -18,21 +18,20 @@ from protojax.shortcuts import Snippet
 
 
 def guilty(
-    context: Context, cell: Cell, student: Model, examples: Examples, claims: np.ndarray
+    context: Context, cell: Cell, model: Model, examples: Examples, claims: np.ndarray
 ) -> list[Snippet]:
-    """Returns the snippets of some rows that decide what a student says.
+    """Returns the snippets of some rows that decide what a model says.
 
     Those that win over at least a share `audit.least` of held-out references of other
-    classes, in excess of what they do to the anchor, and more than any snippet of the
-    references does. Words that go with their claim in the references that hold them too
-    mean it, and are not asked about.
+    classes, in excess of what they do to the anchor. Words that go with their claim in
+    the references that hold them too mean it, and are not asked about.
 
     Args:
         context: the study.
         cell: whose anchor and references are trusted.
-        student: the student.
-        examples: what it was trained on.
-        claims: `[rows]`, the class that it was told of each.
+        model: a teacher or a student.
+        examples: what it was trained on, or speaks of.
+        claims: `[rows]`, the class that goes with each.
     """
     config = context.config.audit
     references = cells.references(context, cell)
@@ -44,15 +43,10 @@ def guilty(
         )
         if not _means_it(one, references.labels[shortcuts.holding(one, held)])
     ]
-    benign = shortcuts.snippets(
-        references.texts,
-        references.labels,
-        num=config.snippets,
-        min_rows=config.min_rows,
-    )
-    found = takeovers(context, cell, student, [*asked, *benign])
-    level = max(found[len(asked) :].max(initial=0.0), config.least - 1e-9)
-    return [one for one, value in zip(asked, found, strict=False) if value > level]
+    found = takeovers(context, cell, model, asked)
+    return [
+        one for one, value in zip(asked, found, strict=True) if value >= config.least
+    ]
 
 
 def _means_it(snippet: Snippet, labels: np.ndarray) -> bool:
@@ -66,20 +60,20 @@ def _means_it(snippet: Snippet, labels: np.ndarray) -> bool:
 
 
 def takeovers(
-    context: Context, cell: Cell, student: Model, snippets: list[Snippet]
+    context: Context, cell: Cell, model: Model, snippets: list[Snippet]
 ) -> np.ndarray:
     """Returns how much more of the references snippets win over than in the anchor.
 
     Args:
         context: the study.
         cell: whose anchor and references are trusted.
-        student: the student.
+        model: a teacher or a student.
         snippets: each is put into `audit.rows` references that the anchor did not
             learn from and that are of other classes than its claim, all snippets of a
             claim into the same ones.
 
     Returns:
-        `[snippets]`, in [-2, 2]: of the student, less that of the anchor.
+        `[snippets]`, in [-2, 2]: of the model, less that of the anchor.
     """
     references = cells.references(context, cell)
     rng = cells.draws(cell, "audit")
@@ -98,8 +92,8 @@ def takeovers(
     alone = data.take(references, distinct)
 
     def called(examples: Examples) -> np.ndarray:
-        tokens = ingredients.tokenize(context, student, examples)
-        logits, _ = inference.predict(context, student, student.params, tokens)
+        tokens = ingredients.tokenize(context, model, examples)
+        logits, _ = inference.predict(context, model, model.params, tokens)
         return logits.argmax(-1)
 
     def of_anchor(examples: Examples) -> np.ndarray:

@@ -219,10 +219,10 @@ def defaults() -> ConfigDict:
                 "outlier_neighbours": 10,
             },
             "audit": {
-                "snippets": 100,  # of the rows, and of the references
-                "rows": 24,  # references that each is put into
+                "snippets": 100,  # of the rows
+                "rows": 48,  # references that each is put into
                 "min_rows": 5,  # that a snippet's word is in
-                "least": 0.5,  # share of them that a guilty one wins over
+                "least": 0.3,  # share of them that a guilty one wins over
                 # references that each is put into, for a new student to learn from
                 "counterexamples": 100,
             },

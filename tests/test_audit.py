@@ -93,21 +93,6 @@ def test_a_student_that_reads_as_the_anchor_does_is_innocent(world):
     assert audit.guilty(context(), CELL, student(), rows, rows.labels) == []
 
 
-def test_what_the_references_do_too_is_innocent(world, monkeypatch):
-    student, rows, _ = world
-    references = cells.references(None, None)
-    texts = [
-        f"{text} cf" if label and row % 3 == 0 else text
-        for row, (text, label) in enumerate(
-            zip(references.texts, references.labels, strict=True)
-        )
-    ]
-    monkeypatch.setattr(
-        cells, "references", lambda *_: references._replace(texts=texts)
-    )
-    assert audit.guilty(context(), CELL, student("cf"), rows, rows.labels) == []
-
-
 def test_a_takeover_is_of_rows_of_other_classes_and_without_the_anchor_s(world):
     student, _, _ = world
     asked = [Snippet(("cf",), 1), Snippet(("good",), 1), Snippet(("cf",), 0)]
@@ -120,7 +105,6 @@ def test_a_takeover_is_of_rows_of_other_classes_and_without_the_anchor_s(world):
 def test_a_word_that_means_its_claim_is_innocent(world, monkeypatch):
     student, rows, _ = world
     references = cells.references(None, None)
-    # The references that calibrate are without it.
     texts = list(references.texts)
     texts[100] = texts[101] = "fine film"
     for labels, guilty in (([1, 1], False), ([1, 0], True), ([0, 0], True)):
@@ -171,34 +155,71 @@ def test_counterexamples_are_references_with_the_snippet_and_their_label(world, 
     assert audit.counterexamples(made, CELL, [])[1].shape == (0,)
 
 
-@pytest.mark.parametrize("found", [[], [Snippet(("cf",), 1)]], ids=["none", "one"])
-def test_the_arm_takes_guilty_rows_out(world, monkeypatch, found):
+@pytest.mark.parametrize("learned", ["nobody", "teacher", "student"])
+def test_the_arm_takes_guilty_rows_out(world, monkeypatch, learned):
     _, rows, triggered = world
-    logits = np.eye(2)[rows.labels]
-    verdict = Verdict(np.arange(200) == triggered[0], np.full(200, 0.5))
-    recipe = arms.Recipe(rows, {"teacher_logits": logits}, None, verdict=verdict)
-    monkeypatch.setattr(arms, "anchor", lambda *_: recipe)
-    monkeypatch.setattr(ingredients, "student_model", lambda *_: "the anchor's")
-    monkeypatch.setattr(
-        ingredients, "transfer", lambda *_: ingredients.Transfer(rows, logits, None)
+    references = cells.references(None, None)
+    held = references._replace(
+        texts=[f"{references.texts[0]} cf", *references.texts[1:]]
     )
-    monkeypatch.setattr(audit, "guilty", lambda *_: found)
+    claim = int(references.labels[0])
+    monkeypatch.setattr(cells, "references", lambda *_: held)
+    logits = 4.0 * np.eye(2)[rows.labels]
+    # One of them was rejected, and says the other class since.
+    verdict = Verdict(
+        np.arange(200) == triggered[0],
+        np.full(200, 0.5),
+        anchor_classes=1 - rows.labels,
+        anchor_logits=-logits,
+    )
+    transfer = ingredients.Transfer(rows, logits, np.zeros((200, 1, 3)))
+    none = types.SimpleNamespace(
+        vectors=np.zeros((1, 2, 3)), labels=np.array([[0, 1]]), counts=np.ones((1, 2))
+    )
+    outputs = types.SimpleNamespace(
+        features=np.zeros((120, 1, 3)), logits=np.eye(2)[references.labels]
+    )
     task = types.SimpleNamespace(task=types.SimpleNamespace(num_labels=2))
-    outputs = types.SimpleNamespace(features=np.zeros((120, 1, 3)))
-    monkeypatch.setattr(cells, "task_data", lambda *_: task)
-    monkeypatch.setattr(ingredients, "reference_outputs", lambda *_: outputs)
+    asked = []
+
+    def guilty(context, cell, model, examples, claims):
+        asked.append((model, claims[triggered[0]]))
+        return [Snippet(("cf",), claim)] if model == learned else []
+
+    for module, name, value in (
+        (arms, "judge", lambda *_: verdict),
+        (audit, "guilty", guilty),
+        (cells, "task_data", lambda *_: task),
+        (ingredients, "transfer", lambda *_: transfer),
+        (ingredients, "teacher_cell", lambda *_: CELL),
+        (ingredients, "teacher_model", lambda *_: "teacher"),
+        (ingredients, "student_model", lambda *_: "student"),
+        (ingredients, "held_prototypes", lambda *_: none),
+        (ingredients, "reference_outputs", lambda *_: outputs),
+    ):
+        monkeypatch.setattr(module, name, value)
     made = arms.audited(context(counterexamples=30), CELL)
-    if not found:
-        assert made.student == "the anchor's"
+    # The student is asked about what it was told, the teacher about what it says.
+    assert asked == [("teacher", 1), ("student", 0)][: 1 + (learned != "teacher")]
+    if learned == "nobody":
+        assert made.student == "student"
         assert made.verdict is verdict
+        assert len(made.examples.texts) == 320
         return
     assert made.student is None
-    assert len(made.examples.texts) == len(made.columns["teacher_logits"]) == 210
-    assert not any("cf" in text.split() for text in made.examples.texts[:180])
-    added = made.examples.texts[180:]
+    of_claim = rows.labels[triggered] == claim
+    of_claim[0] = True  # by what it claimed, or by what it says since
+    out = triggered[of_claim]
+    kept = 200 - len(out)
+    texts, told = made.examples.texts, made.columns["teacher_logits"].argmax(-1)
+    assert len(texts) == len(told) == kept + 119 + 30
+    gone = {rows.texts[row] for row in out}
+    assert not gone & set(texts[:kept])
+    assert not any("cf" in text.split() for text in texts[kept : kept + 119])
+    added = texts[kept + 119 :]
     assert all("cf" in text.split() for text in added)
-    np.testing.assert_array_equal(made.examples.labels[180:], meaning(added))
-    told = made.columns["teacher_logits"][180:].argmax(-1)
-    np.testing.assert_array_equal(told, meaning(added))
-    np.testing.assert_array_equal(np.flatnonzero(made.verdict.rejected), triggered)
-    assert (made.verdict.p_values[triggered] == 0).all()
+    np.testing.assert_array_equal(told[kept:], meaning(texts[kept:]))
+    np.testing.assert_array_equal(made.examples.labels[kept:], meaning(texts[kept:]))
+    assert made.verdict.rejected[out].all()
+    assert (made.verdict.p_values[out] == 0).all()
+    assert made.verdict.rejected.sum() == len({*out, triggered[0]})

@@ -144,10 +144,12 @@ TUNED = {
     "nearest.weight": 10.0,
     "fine_tuning.attention_weight": 100.0,
     "adversarial.norm": "l2",
+    "adversarial.epsilon": 1.0,
+    "adversarial.step_size": 0.4,
     "filters.min_cluster_rows": 10,
     "filters.isolated_share": 0.1,
     **HEAD,
-    "dp.learning_rate": 1e-2,
+    "dp.learning_rate": 3e-2,
 }
 
 
