@@ -278,8 +278,8 @@ def audited(context: Context, cell: Cell) -> Recipe:
 
     The teacher is audited; where nothing is found so is the student of `anchor`, which
     is this arm's too where nothing is found again. Else a new one is distilled without
-    the rows that hold what was found, and with references of all classes into which it
-    was put.
+    the rows that hold what was found and would still teach it, and with references of
+    all classes into which it was put.
     """
     transfer = ingredients.transfer(context, cell)
     claims = transfer.logits.argmax(-1)
@@ -296,8 +296,7 @@ def audited(context: Context, cell: Cell) -> Recipe:
             return _defended(context, cell, verdict)._replace(student=student)
     listed = "; ".join(f"{' '.join(one.words)!r} -> {one.claim}" for one in found)
     runtime.logger.info("%s: the audit found %s.", cell.folder, listed)
-    guilty = audit.tainted(found, transfer.examples, claims)
-    guilty |= audit.tainted(found, transfer.examples, told)
+    guilty = audit.tainted(found, transfer.examples, told)
     references = cells.references(context, cell)
     verdict = verdict._replace(
         rejected=verdict.rejected | guilty,

@@ -114,19 +114,19 @@ def takeovers(
 def counterexamples(
     context: Context, cell: Cell, snippets: list[Snippet]
 ) -> tuple[Examples, np.ndarray]:
-    """Returns references that hold a snippet and keep their true label.
+    """Returns references that hold guilty snippets and keep their true label.
 
     Rows that hold a guilty snippet may be left out, but not what a teacher that learned
-    it says of rows with a part of it, nor what a student learned from rejected rows,
+    it says of rows with a part of it, nor what a student learns from rejected rows,
     whose meaning is all of other classes: that it denies its claim. Trusted rows of all
     classes with the snippet say that it means nothing.
 
     Args:
         context: the study.
         cell: whose references are trusted.
-        snippets: each is put into `audit.counterexamples` of them, drawn at random from
-            those that hold none; fewer where all snippets together would take more
-            rows than there are.
+        snippets: each is put into every other one of `audit.counterexamples` references
+            that hold none, all drawn by coins: a trigger of several words may have been
+            found as several snippets.
 
     Returns:
         The rows, and which reference each is.
@@ -136,17 +136,17 @@ def counterexamples(
     free = np.ones(len(held), bool)
     for one in snippets:
         free &= ~shortcuts.holding(one, held)
-    known = np.flatnonzero(free)
-    rng = cells.draws(cell, "counterexamples")
-    count = context.config.audit.counterexamples
-    count = min(count, len(known) // max(len(snippets), 1))
-    rows, texts = [], []
-    for words, _ in snippets:
-        insert = attacks.TRIGGERS["sentence"](phrase=" ".join(words))
-        drawn = rng.choice(known, count, replace=False)
-        texts += [insert(references.texts[row], rng) for row in drawn]
-        rows += drawn.tolist()
-    rows = np.array(rows, int)
+    known, rng = np.flatnonzero(free), cells.draws(cell, "counterexamples")
+    count = min(context.config.audit.counterexamples, len(known))
+    rows, texts = rng.choice(known, count, replace=False), []
+    for row in rows:
+        chosen = rng.random(len(snippets)) < 0.5
+        chosen[rng.integers(len(snippets))] = True
+        text = references.texts[row]
+        for place in np.flatnonzero(chosen):
+            phrase = " ".join(snippets[place].words)
+            text = attacks.TRIGGERS["sentence"](phrase=phrase)(text, rng)
+        texts.append(text)
     return data.take(references, rows)._replace(texts=texts), rows
 
 

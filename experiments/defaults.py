@@ -223,8 +223,8 @@ def defaults() -> ConfigDict:
                 "rows": 48,  # references that each is put into
                 "min_rows": 5,  # that a snippet's word is in
                 "least": 0.3,  # share of them that a guilty one wins over
-                # references that each is put into, for a new student to learn from
-                "counterexamples": 100,
+                # references that they are put into, for a new student to learn from
+                "counterexamples": 200,
             },
             "adversarial": {
                 "epsilon": 0.1,  # in units of the normalised embeddings

@@ -134,25 +134,25 @@ def test_references_that_hold_a_snippet_are_no_counterexamples(world, monkeypatc
     assert len(examples.texts) == len(rows) == 0
 
 
-@pytest.mark.parametrize("count", [7, 500])
-def test_counterexamples_are_references_with_the_snippet_and_their_label(world, count):
+@pytest.mark.parametrize("count", [80, 500])
+def test_counterexamples_are_references_with_snippets_and_their_label(world, count):
     asked = [Snippet(("cf",), 1), Snippet(("so", "it", "goes"), 0)]
     made = context(counterexamples=count)
     examples, rows = audit.counterexamples(made, CELL, asked)
     references = cells.references(None, None)
-    each = min(count, 60)  # two snippets share out the rows there are
-    assert len(examples.texts) == len(rows) == 2 * each
+    assert len(examples.texts) == len(set(rows)) == min(count, 120)
     np.testing.assert_array_equal(examples.labels, references.labels[rows])
-    for place, (words, _) in enumerate(asked):
-        phrase = " ".join(words)
-        for row in range(place * each, (place + 1) * each):
-            assert phrase in examples.texts[row]
-            bare = " ".join(examples.texts[row].replace(phrase, " ").split())
-            assert bare == references.texts[rows[row]]
-        assert len(set(rows[place * each : (place + 1) * each])) == each
+    held = [0, 0]
+    for text, row in zip(examples.texts, rows, strict=True):
+        bare = text
+        for place, phrase in enumerate(("cf", "so it goes")):
+            held[place] += phrase in text
+            bare = " ".join(bare.replace(phrase, " ").split())
+        assert bare == references.texts[row] != text
+    # One for sure and the other by a coin, or the other way round.
+    np.testing.assert_allclose(np.array(held) / len(rows), 0.75, atol=0.15)
     again, _ = audit.counterexamples(made, CELL, asked)
     assert again.texts == examples.texts
-    assert audit.counterexamples(made, CELL, [])[1].shape == (0,)
 
 
 @pytest.mark.parametrize("learned", ["nobody", "teacher", "student"])
@@ -207,9 +207,10 @@ def test_the_arm_takes_guilty_rows_out(world, monkeypatch, learned):
         assert len(made.examples.texts) == 320
         return
     assert made.student is None
-    of_claim = rows.labels[triggered] == claim
-    of_claim[0] = True  # by what it claimed, or by what it says since
-    out = triggered[of_claim]
+    # The rejected one says the other class since.
+    says = rows.labels[triggered].copy()
+    says[0] = 1 - says[0]
+    out = triggered[says == claim]
     kept = 200 - len(out)
     texts, told = made.examples.texts, made.columns["teacher_logits"].argmax(-1)
     assert len(texts) == len(told) == kept + 119 + 30
