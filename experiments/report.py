@@ -20,9 +20,10 @@ COLOURS = {
     "plain": "#d62728",
     "nearest": "#ff9896",
     "anchor": "#2ca02c",
+    "audited": "#1f77b4",
     "wary": "#17becf",
     "references": "#9467bd",
-    "oracle": "#1f77b4",
+    "oracle": "#aec7e8",
 }
 MARKERS = "osD^vP*X<>dphH"
 # Of all other arms, none of the above.
@@ -166,6 +167,7 @@ def draw_tradeoff(summary: list[dict[str, Any]]) -> Figure:
     )
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     arms = list(dict.fromkeys(line["arm"] for line in summary))
+    skills = [100 * line["clean_metric"] for line in summary]
     for axis, attack in zip(axes.flat, attacks, strict=False):
         for line in summary:
             if line["attack"] != attack:
@@ -183,6 +185,8 @@ def draw_tradeoff(summary: list[dict[str, Any]]) -> Figure:
         axis.set_title(attack, fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_ylim(-4, 104)
+        # Intervals of few seeds are cut off rather than squeeze the means together.
+        axis.set_xlim(min(skills) - 3, max(skills) + 3)
     for axis in axes.flat[len(attacks) :]:
         axis.set_visible(False)
     for axis in axes[-1]:
