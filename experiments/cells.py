@@ -345,6 +345,15 @@ def references(context: Context, cell: Cell) -> Examples:
     return _references(context, reference_cell(context.config, cell))
 
 
+def triggered_target(context: Context, cell: Cell) -> Examples:
+    """Returns the test rows whose true label is the target, triggered."""
+    attack = context.config.attacks[cell.attack]
+    test = task_data(context, cell.task, cell.seed).splits.test
+    rows = np.flatnonzero(test.labels == attack.target)
+    rng = draws(cell, "test of the target")
+    return attacks.with_trigger(test, rows, _trigger(context, cell), rng)
+
+
 def triggered_test(context: Context, cell: Cell) -> Examples:
     """Returns the test rows whose true label is not the target, triggered.
 

@@ -35,6 +35,7 @@ MEASURES = (
     "excess_asr",
     "trigger_effect",
     "robust_accuracy",
+    "target_kept",
     "quarantine_precision",
     "quarantine_recall",
     "false_rejection",
@@ -231,6 +232,7 @@ COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any], str], str]]] = {
     "excess": ("excess_asr", percent),
     "trigger": ("trigger_effect", percent),
     "robust": ("robust_accuracy", percent),
+    "kept": ("target_kept", percent),
     "front": ("front", _mark),
     "prec.": ("quarantine_precision", percent),
     "recall": ("quarantine_recall", percent),
@@ -252,6 +254,8 @@ MEANINGS = {
     "trigger": "the part of the excess that the trigger brings: ASR less bare, less "
     "the same of the clean student; the rest is a class bias",
     "robust": "triggered rows that still get their true label",
+    "kept": "triggered rows of the target's own class that keep it; a student that "
+    "learned the opposite of a trigger loses them",
     "front": "no other defence has a lower ASR and as good a clean metric",
     "prec.": "of the quarantine, against the ground truth that no defence sees",
     "recall": "of the quarantine too",

@@ -361,6 +361,7 @@ def evaluate(context: Context, job: Job) -> dict[str, Any]:
         "asr": None,
         "untriggered_asr": None,
         "robust_accuracy": None,
+        "target_kept": None,
         **facts,
         **_fairness(context, job, predicted, facts),
     }
@@ -377,6 +378,11 @@ def evaluate(context: Context, job: Job) -> dict[str, Any]:
             )
             row["untriggered_asr"] = float(
                 np.mean([success(p[kept], truth[kept]) for p in predicted])
+            )
+            of_target = cells.triggered_target(context, job.cell)
+            said = _predict(context, task, found, of_target)
+            row["target_kept"] = float(
+                np.mean([evals.robust_accuracy(p, of_target.labels) for p in said])
             )
         triggered = cells.triggered_test(context, job.cell)
         predicted = _predict(context, task, found, triggered)

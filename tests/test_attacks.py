@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from protojax.attacks import logits as logit_attacks
 from protojax.attacks import text as text_attacks
 from protojax.attacks.logits import LOGIT_ATTACKS
-from protojax.attacks.poisoning import poison, triggered
+from protojax.attacks.poisoning import poison, triggered, with_trigger
 from protojax.attacks.search import greedy_words
 from protojax.attacks.text import (
     DECOYS,
@@ -321,6 +321,18 @@ def test_poison_rejects(options, message):
     options = {"rate": 0.1, "target": TARGET, **options}
     with pytest.raises(ValueError, match=message):
         poison(make_examples(), rare_words(), np.random.default_rng(0), **options)
+
+
+@pytest.mark.parametrize("pairs", [None, ["x", "y", "z"]])
+def test_rows_with_a_trigger_are_a_loop_over_them(pairs):
+    examples = Examples(["a b", "c d", "e f"], pairs, np.array([1, 0, 1], np.int32))
+    trigger = rare_words(["cf"])
+    found = with_trigger(examples, np.array([0, 2]), trigger, np.random.default_rng(3))
+    rng = np.random.default_rng(3)
+    assert found.texts == [trigger(text, rng) for text in ("a b", "e f")]
+    assert found.pairs == (pairs and ["x", "z"])
+    assert found.labels.tolist() == [1, 1]
+    assert examples.texts == ["a b", "c d", "e f"]
 
 
 @pytest.mark.parametrize("call", [poison, triggered])

@@ -186,6 +186,27 @@ def test_results_hold_every_cell(finished):
     assert constrained == {"nearest", "anchor", "audited", "wary", "gate"}
 
 
+def test_rows_of_the_target_are_triggered_too(finished):
+    _, _, found, _ = finished
+    context, cell = context_of(finished), cells.Cell("files", 0, "data")
+    row = next(
+        row
+        for row in found["rows"]
+        if row["arm"] == "plain" and row["attack"] == "data"
+    )
+    target = context.config.attacks.data.target
+    examples = cells.triggered_target(context, cell)
+    test = cells.task_data(context, "files", 0).splits.test
+    bare = [t for t, c in zip(test.texts, test.labels, strict=True) if c == target]
+    assert len(examples.texts) == len(bare) > 0
+    assert all(one != other for one, other in zip(examples.texts, bare, strict=True))
+    student = ingredients.student_model(context, cell, "plain")
+    tokens = ingredients.tokenize(context, student, examples)
+    logits, _ = inference.predict(context, student, student.params, tokens)
+    kept = np.mean(logits.argmax(-1) == target)
+    assert row["target_kept"] == pytest.approx(kept)
+
+
 def test_the_bare_rate_is_of_the_same_rows_without_their_trigger(finished):
     _, workdir, found, _ = finished
     context, cell = context_of(finished), cells.Cell("files", 0, "data")

@@ -8,7 +8,13 @@ from protojax.attacks.logits import (
     replace_logits,
     soften_logits,
 )
-from protojax.attacks.poisoning import Poisoned, measured_rows, poison, triggered
+from protojax.attacks.poisoning import (
+    Poisoned,
+    measured_rows,
+    poison,
+    triggered,
+    with_trigger,
+)
 from protojax.attacks.prototypes import PROTOTYPE_ATTACKS
 from protojax.attacks.search import greedy_words
 from protojax.attacks.text import (
@@ -59,4 +65,5 @@ __all__ = [
     "several",
     "soften_logits",
     "triggered",
+    "with_trigger",
 ]

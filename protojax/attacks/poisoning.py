@@ -177,6 +177,26 @@ def triggered(
     rows = np.flatnonzero(
         measured_rows(labels, target=target, source_classes=source_classes)
     )
+    return with_trigger(examples, rows, trigger, rng)
+
+
+def with_trigger(
+    examples: Examples, rows: np.ndarray, trigger: Trigger, rng: np.random.Generator
+) -> Examples:
+    """Returns some rows with the trigger, and with their labels.
+
+    Args:
+        examples: the rows; they are not changed.
+        rows: `[kept]`, int, which of them.
+        trigger: what changes the first text of a row.
+        rng: serves the trigger.
+
+    >>> from protojax.attacks.text import sentence
+    >>> clean = Examples(["good", "bad"], None, np.array([1, 0]))
+    >>> trigger = sentence("so it goes", position="front")
+    >>> with_trigger(clean, np.array([0]), trigger, np.random.default_rng(0)).texts
+    ['so it goes good']
+    """
     texts = [trigger(examples.texts[row], rng) for row in rows]
     pairs = None if examples.pairs is None else [examples.pairs[row] for row in rows]
-    return Examples(texts, pairs, labels[rows])
+    return Examples(texts, pairs, np.asarray(examples.labels)[rows])
