@@ -276,10 +276,11 @@ def anchor(context: Context, cell: Cell) -> Recipe:
 def audited(context: Context, cell: Cell) -> Recipe:
     """The same, and words that decide what a model says are made to mean nothing.
 
-    The teacher is audited; where nothing is found so is the student of `anchor`, which
-    is this arm's too where nothing is found again. Else a new one is distilled without
-    the rows that hold what was found and would still teach it, and with references of
-    all classes into which it was put.
+    These are words that go with rejection, and what an audit of the teacher finds;
+    where there are none the student of `anchor` is audited, which is this arm's too
+    where nothing is found again. Else a new one is distilled without the rows that hold
+    what was found, and with references of all classes into which it was put: rows that
+    were rejected mean other classes only, and would teach the opposite of a trigger.
     """
     transfer = ingredients.transfer(context, cell)
     claims = transfer.logits.argmax(-1)
@@ -288,7 +289,10 @@ def audited(context: Context, cell: Cell) -> Recipe:
     teacher = ingredients.teacher_model(
         context, ingredients.teacher_cell(context, cell)
     )
-    found = audit.guilty(context, cell, teacher, transfer.examples, claims)
+    found = [
+        *audit.going_with_rejection(context, transfer.examples, claims, verdict),
+        *audit.guilty(context, cell, teacher, transfer.examples, claims),
+    ]
     if not found:
         student = ingredients.student_model(context, cell, "anchor")
         found = audit.guilty(context, cell, student, transfer.examples, told)
@@ -296,7 +300,8 @@ def audited(context: Context, cell: Cell) -> Recipe:
             return _defended(context, cell, verdict)._replace(student=student)
     listed = "; ".join(f"{' '.join(one.words)!r} -> {one.claim}" for one in found)
     runtime.logger.info("%s: the audit found %s.", cell.folder, listed)
-    guilty = audit.tainted(found, transfer.examples, told)
+    guilty = audit.tainted(found, transfer.examples, claims)
+    guilty |= audit.tainted(found, transfer.examples, told)
     references = cells.references(context, cell)
     verdict = verdict._replace(
         rejected=verdict.rejected | guilty,

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments import anchors, cells, inference, ingredients
 from experiments.cells import Cell
+from experiments.quarantine import Verdict
 from experiments.runtime import Context
 from protojax import attacks, data, shortcuts
 from protojax.base import Examples
@@ -47,6 +48,33 @@ def guilty(
     return [
         one for one, value in zip(asked, found, strict=True) if value >= config.least
     ]
+
+
+def going_with_rejection(
+    context: Context, examples: Examples, claims: np.ndarray, verdict: Verdict
+) -> list[Snippet]:
+    """Returns the snippets most of whose rows were rejected, each with their claim.
+
+    Args:
+        context: the study.
+        examples: the transfer rows.
+        claims: `[rows]`, the class that each claims.
+        verdict: what the group test says of them.
+    """
+    config, rows = context.config.audit, shortcuts.word_sets(examples.texts)
+    found = []
+    for one in shortcuts.snippets(
+        examples.texts,
+        verdict.rejected.astype(int),
+        num=config.snippets,
+        min_rows=config.min_rows,
+    ):
+        held = shortcuts.holding(one, rows)
+        denied = held & verdict.rejected
+        if one.claim == 1 and 2 * denied.sum() > held.sum():
+            claim = int(np.bincount(claims[denied]).argmax())
+            found.append(Snippet(one.words, claim))
+    return found
 
 
 def _means_it(snippet: Snippet, labels: np.ndarray) -> bool:

@@ -155,7 +155,22 @@ def test_counterexamples_are_references_with_snippets_and_their_label(world, cou
     assert again.texts == examples.texts
 
 
-@pytest.mark.parametrize("learned", ["nobody", "teacher", "student"])
+def test_words_that_go_with_rejection_are_found_with_what_they_claimed():
+    # `cf` is in rejected rows of class 1 and one kept row, `dull` in kept ones too.
+    texts = ["cf film", *["dull cf plot"] * 6, *["dull cast"] * 9, *["song"] * 20]
+    rejected = np.arange(36) < 8
+    rejected[0] = False
+    claims = np.where(np.arange(36) < 8, 1, 0)
+    verdict = Verdict(rejected, np.ones(36))
+    rows = Examples(texts, None, claims)
+    found = audit.going_with_rejection(context(), rows, claims, verdict)
+    assert all(one.claim == 1 and "cf" in one.words for one in found)
+    assert found
+    none = Verdict(np.zeros(36, bool), np.ones(36))
+    assert audit.going_with_rejection(context(), rows, claims, none) == []
+
+
+@pytest.mark.parametrize("learned", ["nobody", "rejection", "teacher", "student"])
 def test_the_arm_takes_guilty_rows_out(world, monkeypatch, learned):
     _, rows, triggered = world
     references = cells.references(None, None)
@@ -186,8 +201,13 @@ def test_the_arm_takes_guilty_rows_out(world, monkeypatch, learned):
         asked.append((model, claims[triggered[0]]))
         return [Snippet(("cf",), claim)] if model == learned else []
 
+    def rejection(context, examples, claims, found):
+        assert found is verdict
+        return [Snippet(("cf",), claim)] if learned == "rejection" else []
+
     for module, name, value in (
         (arms, "judge", lambda *_: verdict),
+        (audit, "going_with_rejection", rejection),
         (audit, "guilty", guilty),
         (cells, "task_data", lambda *_: task),
         (ingredients, "transfer", lambda *_: transfer),
@@ -200,17 +220,17 @@ def test_the_arm_takes_guilty_rows_out(world, monkeypatch, learned):
         monkeypatch.setattr(module, name, value)
     made = arms.audited(context(counterexamples=30), CELL)
     # The student is asked about what it was told, the teacher about what it says.
-    assert asked == [("teacher", 1), ("student", 0)][: 1 + (learned != "teacher")]
+    both = learned in ("nobody", "student")
+    assert asked == [("teacher", 1), ("student", 0)][: 1 + both]
     if learned == "nobody":
         assert made.student == "student"
         assert made.verdict is verdict
         assert len(made.examples.texts) == 320
         return
     assert made.student is None
-    # The rejected one says the other class since.
-    says = rows.labels[triggered].copy()
-    says[0] = 1 - says[0]
-    out = triggered[says == claim]
+    of_claim = rows.labels[triggered] == claim
+    of_claim[0] = True  # by what it claimed, or by what it says since it was rejected
+    out = triggered[of_claim]
     kept = 200 - len(out)
     texts, told = made.examples.texts, made.columns["teacher_logits"].argmax(-1)
     assert len(texts) == len(told) == kept + 119 + 30
