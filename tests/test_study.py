@@ -186,14 +186,20 @@ def test_results_hold_every_cell(finished):
     assert constrained == {"nearest", "anchor", "audited", "wary", "gate"}
 
 
-def test_rows_of_the_target_are_triggered_too(finished):
-    _, _, found, _ = finished
-    context, cell = context_of(finished), cells.Cell("files", 0, "data")
-    row = next(
+def plain_row(found):
+    """Returns the row of the plain student of poisoned data."""
+    (row,) = [
         row
         for row in found["rows"]
         if row["arm"] == "plain" and row["attack"] == "data"
-    )
+    ]
+    return row
+
+
+def test_rows_of_the_target_are_triggered_too(finished):
+    _, _, found, _ = finished
+    context, cell = context_of(finished), cells.Cell("files", 0, "data")
+    row = plain_row(found)
     target = context.config.attacks.data.target
     examples = cells.triggered_target(context, cell)
     test = cells.task_data(context, "files", 0).splits.test
@@ -210,11 +216,7 @@ def test_rows_of_the_target_are_triggered_too(finished):
 def test_the_bare_rate_is_of_the_same_rows_without_their_trigger(finished):
     _, workdir, found, _ = finished
     context, cell = context_of(finished), cells.Cell("files", 0, "data")
-    row = next(
-        row
-        for row in found["rows"]
-        if row["arm"] == "plain" and row["attack"] == "data"
-    )
+    row = plain_row(found)
     student = hf.load_hf(workdir / cell.folder / "plain/model", num_labels=2)
     test = cells.task_data(context, "files", 0).splits.test
     tokens = ingredients.tokenize(context, student, test)

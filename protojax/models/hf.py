@@ -82,8 +82,8 @@ def load_hf(
         num_labels: logits per row; 1 for regression.
         problem: "classification" or "regression".
         dtype: "float32" or "bfloat16", what the body computes in.
-        products: see `EncoderConfig`, as is `attention`.
-        attention: see there.
+        products: see `EncoderConfig`.
+        attention: see `EncoderConfig`.
         remat: recompute each layer in the backward pass to save memory.
         layers: which encoder layers to keep, rising; all by default.
         seed: of a fresh head.
