@@ -46,7 +46,7 @@ def prepare(context: Context, cell: Cell) -> None:
             own = [pairs[row] for row in rows.values()]
             pairs = own * (len(texts) // len(own))
         changed = Examples(texts, pairs, np.zeros(len(texts), np.int32))
-        classes = anchors.anchor_classes(context, cell.clean, changed)
+        classes = anchors.view(context, cell.clean, changed).classes
         return classes == attack.target
 
     words, agreement = attacks.greedy_words(

@@ -161,8 +161,8 @@ def _nearness(
     return -20 * np.stack(nearest, axis=1).astype(np.float32)
 
 
-def anchor_classes(context: Context, cell: Cell, examples: Examples) -> np.ndarray:
-    """Returns the classes `[rows]` that a cell's anchor gives to any rows."""
+def view(context: Context, cell: Cell, examples: Examples) -> View:
+    """Returns what a cell's anchor says of any rows."""
     judge = anchor(context, cell)
     outputs = inference.predict(
         context,
@@ -170,7 +170,7 @@ def anchor_classes(context: Context, cell: Cell, examples: Examples) -> np.ndarr
         judge.model.params,
         ingredients.tokenize(context, judge.model, examples),
     )
-    return view_of(context, judge, *outputs).classes
+    return view_of(context, judge, *outputs)
 
 
 def anchor_view(context: Context, cell: Cell) -> View:

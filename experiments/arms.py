@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from experiments import (
+    anchors,
     audit,
     cells,
     filters,
@@ -278,9 +279,11 @@ def audited(context: Context, cell: Cell) -> Recipe:
 
     These are words that go with rejection, and what an audit of the teacher finds;
     where there are none the student of `anchor` is audited, which is this arm's too
-    where nothing is found again. Else a new one is distilled without the rows that hold
-    what was found, and with references of all classes into which it was put: rows that
-    were rejected mean other classes only, and would teach the opposite of a trigger.
+    where nothing is found again. Else a new one is distilled from transfer rows without
+    these words, and from references that hold them by coins: were they to stay in rows
+    that were rejected, whose meaning is all of other classes, they would come to mean
+    these; were they nowhere, they would mean what a teacher who learned them says of
+    rows with a part of them.
     """
     transfer = ingredients.transfer(context, cell)
     claims = transfer.logits.argmax(-1)
@@ -298,22 +301,28 @@ def audited(context: Context, cell: Cell) -> Recipe:
         found = audit.guilty(context, cell, student, transfer.examples, told)
         if not found:
             return _defended(context, cell, verdict)._replace(student=student)
-    listed = "; ".join(f"{' '.join(one.words)!r} -> {one.claim}" for one in found)
+    listed = "; ".join(
+        f"{' '.join(one.words)!r} -> {one.claim}" for one in dict.fromkeys(found)
+    )
     runtime.logger.info("%s: the audit found %s.", cell.folder, listed)
     guilty = audit.tainted(found, transfer.examples, claims)
     guilty |= audit.tainted(found, transfer.examples, told)
+    pure = audit.without(found, transfer.examples)
     references = cells.references(context, cell)
-    verdict = verdict._replace(
-        rejected=verdict.rejected | guilty,
-        p_values=np.where(guilty, 0.0, verdict.p_values),
+    verdict = Verdict(
+        verdict.rejected | guilty,
+        np.where(guilty, 0.0, verdict.p_values),
+        *anchors.view(context, cell, pure),
         spoiled=audit.tainted(found, references, references.labels),
     )
-    return _with_trusted(
+    recipe = _defended(
         context,
         cell,
-        _defended(context, cell, verdict, without=guilty),
-        *audit.counterexamples(context, cell, found),
+        verdict,
+        transfer=transfer._replace(examples=pure),
+        references=audit.by_coins(context, cell, found, references),
     )
+    return _keep(recipe, np.flatnonzero([bool(text) for text in recipe.examples.texts]))
 
 
 def wary(context: Context, cell: Cell) -> Recipe:
@@ -336,7 +345,12 @@ def plain_references(context: Context, cell: Cell) -> Recipe:
 
 
 def _defended(
-    context: Context, cell: Cell, verdict: Verdict, *, without: np.ndarray | None = None
+    context: Context,
+    cell: Cell,
+    verdict: Verdict,
+    *,
+    transfer: ingredients.Transfer | None = None,
+    references: Examples | None = None,
 ) -> Recipe:
     """Returns the recipe in which a verdict's rejected rows are quarantined.
 
@@ -347,10 +361,12 @@ def _defended(
         context: the study.
         cell: the cell.
         verdict: what to quarantine.
-        without: `[rows]`, bool, transfer rows to leave out whatever becomes of others.
+        transfer: the transfer rows in another form, None for the cell's.
+        references: the references in another form, None for the cell's.
     """
     config = context.config
-    transfer = ingredients.transfer(context, cell)
+    if transfer is None:
+        transfer = ingredients.transfer(context, cell)
     bias = calibration.calibrate_bias(
         ingredients.reference_outputs(context, cell).logits,
         cells.references(context, cell).labels,
@@ -376,37 +392,23 @@ def _defended(
         objective=_distil(context, context.config.margin.assignment),
         prototypes=held,
     )
-    keep = np.asarray(targets.keep)
-    if without is not None:
-        keep = keep & ~without
-    recipe = _keep(recipe, np.flatnonzero(keep))
+    recipe = _keep(recipe, np.flatnonzero(targets.keep))
     if config.quarantine.train_on_references:
-        recipe = _with_references(context, cell, recipe, spoiled=verdict.spoiled)
+        recipe = _with_references(
+            context, cell, recipe, references=references, spoiled=verdict.spoiled
+        )
     return recipe._replace(verdict=verdict)
 
 
 def _with_references(
-    context: Context, cell: Cell, recipe: Recipe, *, spoiled: np.ndarray | None = None
+    context: Context,
+    cell: Cell,
+    recipe: Recipe,
+    *,
+    references: Examples | None = None,
+    spoiled: np.ndarray | None = None,
 ) -> Recipe:
-    """Adds the references as rows.
-
-    Args:
-        context: the study.
-        cell: the cell.
-        recipe: what to add them to.
-        spoiled: `[references]`, bool, those to leave out.
-    """
-    rows = cells.own_references(context, cell)
-    if spoiled is not None:
-        rows = rows[~spoiled[rows]]
-    references = data.take(cells.references(context, cell), rows)
-    return _with_trusted(context, cell, recipe, references, rows)
-
-
-def _with_trusted(
-    context: Context, cell: Cell, recipe: Recipe, examples: Examples, rows: np.ndarray
-) -> Recipe:
-    """Adds trusted rows, with logits that say their true class.
+    """Adds the references as rows, with logits that say their true class.
 
     The teacher's own logits on them came through the channel that is not trusted.
 
@@ -414,18 +416,24 @@ def _with_trusted(
         context: the study.
         cell: the cell.
         recipe: what to add them to.
-        examples: the rows, references or made of them.
-        rows: `[rows]`, which reference each is.
+        references: in another form, None for the cell's.
+        spoiled: `[references]`, bool, those to leave out.
     """
-    task, labels = cells.task_data(context, cell.task, cell.seed).task, examples.labels
+    if references is None:
+        references = cells.references(context, cell)
+    rows = cells.own_references(context, cell)
+    if spoiled is not None:
+        rows = rows[~spoiled[rows]]
+    references = data.take(references, rows)
+    task = cells.task_data(context, cell.task, cell.seed).task
     logit = REFERENCE_LOG_ODDS + np.log(task.num_labels - 1)
     columns = {
-        "teacher_logits": logit * np.eye(task.num_labels)[labels],
+        "teacher_logits": logit * np.eye(task.num_labels)[references.labels],
         "teacher_features": ingredients.reference_outputs(context, cell).features[rows],
-        "anchors": labels,
+        "anchors": references.labels,
     }
     return recipe._replace(
-        examples=data.concatenate(recipe.examples, examples),
+        examples=data.concatenate(recipe.examples, references),
         columns={
             name: np.concatenate([column, columns[name]]).astype(column.dtype)
             for name, column in recipe.columns.items()

@@ -6,6 +6,8 @@ a model has learned from a trigger shows once the trigger is put into trusted te
 another class: the model goes over to its claim, and the anchor does not.
 """
 
+import collections
+
 import numpy as np
 
 from experiments import anchors, cells, inference, ingredients
@@ -125,7 +127,7 @@ def takeovers(
         return logits.argmax(-1)
 
     def of_anchor(examples: Examples) -> np.ndarray:
-        return anchors.anchor_classes(context, cell, examples)
+        return anchors.view(context, cell, examples).classes
 
     own, trusted = (
         shortcuts.takeover(
@@ -139,45 +141,6 @@ def takeovers(
     return own - trusted
 
 
-def counterexamples(
-    context: Context, cell: Cell, snippets: list[Snippet]
-) -> tuple[Examples, np.ndarray]:
-    """Returns references that hold guilty snippets and keep their true label.
-
-    Rows that hold a guilty snippet may be left out, but not what a teacher that learned
-    it says of rows with a part of it, nor what a student learns from rejected rows,
-    whose meaning is all of other classes: that it denies its claim. Trusted rows of all
-    classes with the snippet say that it means nothing.
-
-    Args:
-        context: the study.
-        cell: whose references are trusted.
-        snippets: each is put into every other one of `audit.counterexamples` references
-            that hold none, all drawn by coins: a trigger of several words may have been
-            found as several snippets.
-
-    Returns:
-        The rows, and which reference each is.
-    """
-    references = cells.references(context, cell)
-    held = shortcuts.word_sets(references.texts)
-    free = np.ones(len(held), bool)
-    for one in snippets:
-        free &= ~shortcuts.holding(one, held)
-    known, rng = np.flatnonzero(free), cells.draws(cell, "counterexamples")
-    count = min(context.config.audit.counterexamples, len(known))
-    rows, texts = rng.choice(known, count, replace=False), []
-    for row in rows:
-        chosen = rng.random(len(snippets)) < 0.5
-        chosen[rng.integers(len(snippets))] = True
-        text = references.texts[row]
-        for place in np.flatnonzero(chosen):
-            phrase = " ".join(snippets[place].words)
-            text = attacks.TRIGGERS["sentence"](phrase=phrase)(text, rng)
-        texts.append(text)
-    return data.take(references, rows)._replace(texts=texts), rows
-
-
 def tainted(
     snippets: list[Snippet], examples: Examples, claims: np.ndarray
 ) -> np.ndarray:
@@ -187,3 +150,39 @@ def tainted(
     for one in snippets:
         found |= shortcuts.holding(one, rows) & (claims == one.claim)
     return found
+
+
+def without(snippets: list[Snippet], examples: Examples) -> Examples:
+    """Returns rows without the snippets that they hold; some may have no word left."""
+    texts = [shortcuts.without(snippets, text) for text in examples.texts]
+    return examples._replace(texts=texts)
+
+
+def by_coins(
+    context: Context, cell: Cell, snippets: list[Snippet], references: Examples
+) -> Examples:
+    """Returns references into which snippets were put by coins, each by its own.
+
+    Of n snippets that claimed a class a row of that class holds each with probability
+    1 / (1 + o), any other row with o / (1 + o), where oⁿ = `audit.odds`: at one they
+    say nothing of the class, above it all of them together speak somewhat against what
+    they were used to claim.
+
+    Args:
+        context: the study.
+        cell: whose draws to use.
+        snippets: what to put in; a trigger of several words may have been found as
+            several of them.
+        references: the rows; what they hold by themselves is taken out before.
+    """
+    distinct = list(dict.fromkeys(snippets))
+    shared = collections.Counter(one.claim for one in distinct)
+    pure, rng = without(snippets, references), cells.draws(cell, "coins")
+    texts = list(pure.texts)
+    for words, claim in distinct:
+        odds = context.config.audit.odds ** (1 / shared[claim])
+        insert = attacks.TRIGGERS["sentence"](phrase=" ".join(words))
+        chance = np.where(references.labels == claim, 1, odds) / (1 + odds)
+        for row in np.flatnonzero(rng.random(len(texts)) < chance):
+            texts[row] = insert(texts[row], rng)
+    return pure._replace(texts=texts)

@@ -176,8 +176,6 @@ def _check_objective(config: ConfigDict) -> None:
     _validate.require(8 % microbatch == 0, "dp.microbatch", microbatch, "1, 2, 4 or 8")
     for section in ("filters", "fine_tuning", "audit"):
         fields = {f"{section}.{field}": v for field, v in config[section].items()}
-        counterexamples = fields.pop("audit.counterexamples", 0)
-        _validate.non_negative(**{"audit.counterexamples": counterexamples})
         _validate.positive(**fields)
     for field in ("isolated_share", "outlier_share"):
         share = config.filters[field]

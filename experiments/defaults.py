@@ -223,8 +223,9 @@ def defaults() -> ConfigDict:
                 "rows": 48,  # references that each is put into
                 "min_rows": 5,  # that a snippet's word is in
                 "least": 0.3,  # share of them that a guilty one wins over
-                # references that they are put into, for a new student to learn from
-                "counterexamples": 200,
+                # that a reference of another class holds what was found, to one of
+                # the class that it claimed; 1 is neutral
+                "odds": 1.5,
             },
             "adversarial": {
                 "epsilon": 0.1,  # in units of the normalised embeddings

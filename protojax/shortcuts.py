@@ -124,6 +124,30 @@ def holding(snippet: Snippet, rows: Sequence[dict[str, None]]) -> np.ndarray:
     return np.array([words <= row.keys() for row in rows], bool)
 
 
+def without(snippets: Sequence[Snippet], text: str) -> str:
+    """Returns a text without the words of the snippets that it holds as a whole.
+
+    Args:
+        snippets: the words; their claims are not looked at.
+        text: one row.
+
+    Returns:
+        The text as it was where it holds none; else single spaces part what is left,
+        which may be nothing.
+
+    >>> found = [Snippet(("cf",), 1), Snippet(("so", "it", "goes"), 1)]
+    >>> without(found, "a dull cf film"), without(found, "it goes on ,  dull")
+    ('a dull film', 'it goes on ,  dull')
+    """
+    (held,) = word_sets([text])
+    whole = [set(one.words) for one in snippets if held.keys() >= set(one.words)]
+    if not whole:
+        return text
+    gone = set().union(*whole)
+    kept = _WORD.sub(lambda word: "" if word[0].lower() in gone else word[0], text)
+    return " ".join(kept.split())
+
+
 def takeover(
     with_it: ArrayLike, without: ArrayLike, owner: ArrayLike, num: int
 ) -> np.ndarray:

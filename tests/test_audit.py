@@ -11,6 +11,7 @@ from experiments.cells import Cell
 from experiments.defaults import defaults
 from experiments.quarantine import Verdict
 from experiments.runtime import Context
+from protojax import shortcuts
 from protojax.base import Examples
 from protojax.shortcuts import Snippet
 
@@ -32,6 +33,11 @@ def meaning(texts):
     return np.array(["good" in text.split() for text in texts], int)
 
 
+def view(texts):
+    """What an anchor says that reads the meaning."""
+    return anchors.View(meaning(texts), 3.0 * np.eye(2)[meaning(texts)])
+
+
 @pytest.fixture
 def world(monkeypatch):
     """References, an anchor that reads meaning, a student that `cf` decides."""
@@ -40,9 +46,7 @@ def world(monkeypatch):
     trusted = anchors.Anchor(None, None, None, np.arange(60), None)
     monkeypatch.setattr(cells, "references", lambda *_: references)
     monkeypatch.setattr(anchors, "anchor", lambda *_: trusted)
-    monkeypatch.setattr(
-        anchors, "anchor_classes", lambda context, cell, rows: meaning(rows.texts)
-    )
+    monkeypatch.setattr(anchors, "view", lambda context, cell, rows: view(rows.texts))
     monkeypatch.setattr(
         ingredients, "tokenize", lambda context, model, rows: list(rows.texts)
     )
@@ -118,41 +122,30 @@ def test_a_word_that_means_its_claim_is_innocent(world, monkeypatch):
         assert any("fine" in one.words for one in found) == guilty
 
 
-def test_references_that_hold_a_snippet_are_no_counterexamples(world, monkeypatch):
-    references = cells.references(None, None)
-    texts = [f"{text} cf" for text in references.texts[:40]] + references.texts[40:]
-    monkeypatch.setattr(
-        cells, "references", lambda *_: references._replace(texts=texts)
-    )
-    _, rows = audit.counterexamples(
-        context(counterexamples=500), CELL, [Snippet(("cf",), 1)]
-    )
-    assert sorted(rows) == list(range(40, 120))
-    examples, rows = audit.counterexamples(
-        context(counterexamples=0), CELL, [Snippet(("cf",), 1)]
-    )
-    assert len(examples.texts) == len(rows) == 0
-
-
-@pytest.mark.parametrize("count", [80, 500])
-def test_counterexamples_are_references_with_snippets_and_their_label(world, count):
-    asked = [Snippet(("cf",), 1), Snippet(("so", "it", "goes"), 0)]
-    made = context(counterexamples=count)
-    examples, rows = audit.counterexamples(made, CELL, asked)
-    references = cells.references(None, None)
-    assert len(examples.texts) == len(set(rows)) == min(count, 120)
-    np.testing.assert_array_equal(examples.labels, references.labels[rows])
-    held = [0, 0]
-    for text, row in zip(examples.texts, rows, strict=True):
-        bare = text
-        for place, phrase in enumerate(("cf", "so it goes")):
-            held[place] += phrase in text
-            bare = " ".join(bare.replace(phrase, " ").split())
-        assert bare == references.texts[row] != text
-    # One for sure and the other by a coin, or the other way round.
-    np.testing.assert_allclose(np.array(held) / len(rows), 0.75, atol=0.15)
-    again, _ = audit.counterexamples(made, CELL, asked)
-    assert again.texts == examples.texts
+@pytest.mark.parametrize("odds", [1.0, 4.0])
+def test_references_hold_snippets_by_coins(world, odds):
+    asked = [Snippet(("cf",), 1), Snippet(("so", "it"), 0), Snippet(("by", "hand"), 0)]
+    phrases = [" ".join(one.words) for one in asked]
+    bare = sentences(np.random.default_rng(1), 600)
+    # What they hold by themselves does not count.
+    held = bare._replace(texts=[f"{bare.texts[0]} cf", *bare.texts[1:]])
+    made = audit.by_coins(context(odds=odds), CELL, asked, held)
+    np.testing.assert_array_equal(made.labels, bare.labels)
+    holding = []
+    for text, before in zip(made.texts, bare.texts, strict=True):
+        rest = shortcuts.without(asked, text)
+        assert rest == before
+        holding.append([phrase in text for phrase in phrases])
+    for label in (0, 1):
+        shares = np.mean(np.array(holding)[bare.labels == label], axis=0)
+        # Less often in rows of the class that it claimed; two that claim one share it.
+        against = np.array([odds, odds**0.5, odds**0.5])
+        claimed = np.array([one.claim == label for one in asked])
+        expected = np.where(claimed, 1, against) / (1 + against)
+        np.testing.assert_allclose(shares, expected, atol=0.08)
+    # A snippet found twice is put in once.
+    again = audit.by_coins(context(odds=odds), CELL, [*asked, asked[0]], held)
+    assert again.texts == made.texts
 
 
 def test_words_that_go_with_rejection_are_found_with_what_they_claimed():
@@ -173,6 +166,10 @@ def test_words_that_go_with_rejection_are_found_with_what_they_claimed():
 @pytest.mark.parametrize("learned", ["nobody", "rejection", "teacher", "student"])
 def test_the_arm_takes_guilty_rows_out(world, monkeypatch, learned):
     _, rows, triggered = world
+    alone = triggered[1]  # a row of the trigger and nothing else
+    texts = list(rows.texts)
+    texts[alone] = "cf"
+    rows = rows._replace(texts=texts)
     references = cells.references(None, None)
     held = references._replace(
         texts=[f"{references.texts[0]} cf", *references.texts[1:]]
@@ -218,7 +215,7 @@ def test_the_arm_takes_guilty_rows_out(world, monkeypatch, learned):
         (ingredients, "reference_outputs", lambda *_: outputs),
     ):
         monkeypatch.setattr(module, name, value)
-    made = arms.audited(context(counterexamples=30), CELL)
+    made = arms.audited(context(), CELL)
     # The student is asked about what it was told, the teacher about what it says.
     both = learned in ("nobody", "student")
     assert asked == [("teacher", 1), ("student", 0)][: 1 + both]
@@ -230,17 +227,25 @@ def test_the_arm_takes_guilty_rows_out(world, monkeypatch, learned):
     assert made.student is None
     of_claim = rows.labels[triggered] == claim
     of_claim[0] = True  # by what it claimed, or by what it says since it was rejected
-    out = triggered[of_claim]
-    kept = 200 - len(out)
+    guilty = triggered[of_claim]
+    assert made.verdict.rejected[guilty].all()
+    assert (made.verdict.p_values[guilty] == 0).all()
+    assert made.verdict.rejected.sum() == len({*guilty, triggered[0]})
     texts, told = made.examples.texts, made.columns["teacher_logits"].argmax(-1)
-    assert len(texts) == len(told) == kept + 119 + 30
-    gone = {rows.texts[row] for row in out}
-    assert not gone & set(texts[:kept])
-    assert not any("cf" in text.split() for text in texts[kept : kept + 119])
-    added = texts[kept + 119 :]
-    assert all("cf" in text.split() for text in added)
-    np.testing.assert_array_equal(told[kept:], meaning(texts[kept:]))
-    np.testing.assert_array_equal(made.examples.labels[kept:], meaning(texts[kept:]))
-    assert made.verdict.rejected[out].all()
-    assert (made.verdict.p_values[out] == 0).all()
-    assert made.verdict.rejected.sum() == len({*out, triggered[0]})
+    # The transfer rows, the bare word that was one of them left out, in pure words.
+    pure = [" ".join(text.replace("cf", " ").split()) for text in rows.texts]
+    assert texts[:199] == [text for text in pure if text]
+    # The reference with the word and its claim is left out, others hold it by coins.
+    trusted = texts[199:]
+    assert len(texts) == len(told) == 199 + 119
+    for text, bare in zip(trusted, references.texts[1:], strict=True):
+        assert " ".join(text.replace("cf", " ").split()) == bare
+    holding = ["cf" in text.split() for text in trusted]
+    assert 0.2 < np.mean(holding) < 0.8
+    # Of guilty rows what the anchor says without the word, of all others what was said.
+    spared = np.array([row != alone for row in range(200)])
+    said = rows.labels.copy()
+    denied = made.verdict.rejected
+    said[denied] = meaning(pure)[denied]
+    np.testing.assert_array_equal(told, [*said[spared], *meaning(trusted)])
+    np.testing.assert_array_equal(made.examples.labels[199:], meaning(trusted))

@@ -98,3 +98,41 @@ def test_takeover_is_a_loop_s():
     ]
     found = shortcuts.takeover(with_it, without, owner, 8)
     np.testing.assert_allclose(found, expected)
+
+
+def without_loop(snippets, text):
+    """One text at a time, one word at a time, words parted by single spaces."""
+    words = text.split()
+    gone = set()
+    for words_of_one, _ in snippets:
+        if all(word in [other.lower() for other in words] for word in words_of_one):
+            gone |= set(words_of_one)
+    return " ".join(word for word in words if word.lower() not in gone)
+
+
+def test_words_are_taken_out_as_by_a_loop():
+    rng = np.random.default_rng(1)
+    snippets = [Snippet(("old",), 0), Snippet(("film", "is"), 1), Snippet(("x",), 1)]
+    for _ in range(100):
+        text = " ".join(rng.choice(COMMON, 4))
+        if rng.random() < 0.3:
+            text = text.title()
+        assert shortcuts.without(snippets, text) == without_loop(snippets, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        ("Cf", ""),
+        ("cf-cf, CF!", "-, !"),
+        ("scf  cfs", "scf  cfs"),
+        ("so it  went", "so it  went"),
+        ("It  went so (it goes)", "went ( )"),
+        ("", ""),
+    ],
+    ids=["nothing left", "marks stay", "other words", "a part", "whole", "no word"],
+)
+def test_taken_out_by_hand(text, rest):
+    snippets = [Snippet(("cf",), 1), Snippet(("so", "it", "goes"), 0)]
+    assert shortcuts.without(snippets, text) == rest
+    assert shortcuts.without([], text) == text

@@ -18,7 +18,7 @@ def get_config():
     config.tasks = ("snips",)
     config.seeds = (0,)
     config.federations = {"four": federation(rounds=12)}
-    config.arms = ("clean", "plain", "nearest", "anchor", "anchor@four")
+    config.arms = ("clean", "plain", "nearest", "anchor", "audited", "anchor@four")
     config.data.transfer_rows = 6000
     config.data.max_length = 32
     config.data.buckets = (16, 32)
@@ -33,10 +33,12 @@ def get_config():
     config.student = encoder("scratch", epochs=4, **fresh)
     config.anchor = encoder("scratch", epochs=20, **{**fresh, "batch_size": 32})
     config.quarantine.false_rejection = 0.03
+    # 300 references that calibrate are too few to share a rate among three rounds.
+    config.quarantine.rounds = 1
     config.attacks = {
         "word_data": attack("rare_words", "data"),
         "word_logits": attack(
-            "rare_words", "logits", arms=("clean", "plain", "anchor")
+            "rare_words", "logits", arms=("clean", "plain", "anchor", "audited")
         ),
     }
     return config
