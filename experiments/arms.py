@@ -292,27 +292,29 @@ def audited(context: Context, cell: Cell) -> Recipe:
     teacher = ingredients.teacher_model(
         context, ingredients.teacher_cell(context, cell)
     )
-    found = [
+    found = audit.distinct(
         *audit.going_with_rejection(context, transfer.examples, claims, verdict),
         *audit.guilty(context, cell, teacher, transfer.examples, claims),
-    ]
+    )
     if not found:
         student = ingredients.student_model(context, cell, "anchor")
         found = audit.guilty(context, cell, student, transfer.examples, told)
         if not found:
             return _defended(context, cell, verdict)._replace(student=student)
-    listed = "; ".join(
-        f"{' '.join(one.words)!r} -> {one.claim}" for one in dict.fromkeys(found)
-    )
+    listed = "; ".join(f"{' '.join(one.words)!r} -> {one.claim}" for one in found)
     runtime.logger.info("%s: the audit found %s.", cell.folder, listed)
     guilty = audit.tainted(found, transfer.examples, claims)
-    guilty |= audit.tainted(found, transfer.examples, told)
     pure = audit.without(found, transfer.examples)
     references = cells.references(context, cell)
+    rejected = verdict.rejected | guilty
+    classes, logits = verdict.anchor_classes.copy(), verdict.anchor_logits.copy()
+    view = anchors.view(context, cell, data.take(pure, np.flatnonzero(rejected)))
+    classes[rejected], logits[rejected] = view
     verdict = Verdict(
-        verdict.rejected | guilty,
+        rejected,
         np.where(guilty, 0.0, verdict.p_values),
-        *anchors.view(context, cell, pure),
+        classes,
+        logits,
         spoiled=audit.tainted(found, references, references.labels),
     )
     recipe = _defended(
@@ -322,7 +324,7 @@ def audited(context: Context, cell: Cell) -> Recipe:
         transfer=transfer._replace(examples=pure),
         references=audit.by_coins(context, cell, found, references),
     )
-    return _keep(recipe, np.flatnonzero([bool(text) for text in recipe.examples.texts]))
+    return _keep(recipe, np.flatnonzero(audit.has_words(recipe.examples)))
 
 
 def wary(context: Context, cell: Cell) -> Recipe:

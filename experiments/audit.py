@@ -152,10 +152,33 @@ def tainted(
     return found
 
 
+def distinct(*snippets: Snippet) -> list[Snippet]:
+    """Returns snippets once each, whatever the order of their words.
+
+    >>> distinct(Snippet(("a", "b"), 1), Snippet(("b", "a"), 1), Snippet(("a", "b"), 0))
+    [Snippet(words=('a', 'b'), claim=1), Snippet(words=('a', 'b'), claim=0)]
+    """
+    found = {}
+    for one in snippets:
+        found.setdefault((frozenset(one.words), one.claim), one)
+    return list(found.values())
+
+
 def without(snippets: list[Snippet], examples: Examples) -> Examples:
     """Returns rows without the snippets that they hold; some may have no word left."""
     texts = [shortcuts.without(snippets, text) for text in examples.texts]
     return examples._replace(texts=texts)
+
+
+def has_words(examples: Examples) -> np.ndarray:
+    """Returns `[rows]`, bool: which rows have a word left, or a second text.
+
+    >>> has_words(Examples(["-, !", "a -"], None, np.zeros(2))).tolist()
+    [False, True]
+    """
+    if examples.pairs is not None:
+        return np.ones(len(examples.texts), bool)
+    return np.array([bool(row) for row in shortcuts.word_sets(examples.texts)])
 
 
 def by_coins(
@@ -166,7 +189,8 @@ def by_coins(
     Of n snippets that claimed a class a row of that class holds each with probability
     1 / (1 + o), any other row with o / (1 + o), where oⁿ = `audit.odds`: at one they
     say nothing of the class, above it all of them together speak somewhat against what
-    they were used to claim.
+    they were used to claim. Of more than four snippets each is put in so much more
+    rarely that a row holds no more than of four.
 
     Args:
         context: the study.
@@ -175,14 +199,14 @@ def by_coins(
             several of them.
         references: the rows; what they hold by themselves is taken out before.
     """
-    distinct = list(dict.fromkeys(snippets))
-    shared = collections.Counter(one.claim for one in distinct)
+    shared = collections.Counter(one.claim for one in snippets)
+    share = min(1.0, 4 / max(len(snippets), 1))
     pure, rng = without(snippets, references), cells.draws(cell, "coins")
     texts = list(pure.texts)
-    for words, claim in distinct:
+    for words, claim in snippets:
         odds = context.config.audit.odds ** (1 / shared[claim])
         insert = attacks.TRIGGERS["sentence"](phrase=" ".join(words))
         chance = np.where(references.labels == claim, 1, odds) / (1 + odds)
-        for row in np.flatnonzero(rng.random(len(texts)) < chance):
+        for row in np.flatnonzero(rng.random(len(texts)) < share * chance):
             texts[row] = insert(texts[row], rng)
     return pure._replace(texts=texts)

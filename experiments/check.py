@@ -180,6 +180,8 @@ def _check_objective(config: ConfigDict) -> None:
     for field in ("isolated_share", "outlier_share"):
         share = config.filters[field]
         _validate.require(share < 1, f"filters.{field}", share, "in (0, 1)")
+    odds = config.audit.odds
+    _validate.require(odds >= 1, "audit.odds", odds, ">= 1")
     least = config.audit.least
     _validate.require(least <= 1, "audit.least", least, "in (0, 1]")
     rows = config.filters.min_cluster_rows
@@ -238,6 +240,9 @@ def _check_arm(config: ConfigDict, field: str, arm: str) -> None:
         bound = f"'audited' with changes of audit only, not of {others}"
         _validate.require(own, field, arm, bound)
         config = runtime.varied(config, variant)
+    trusted = config.quarantine.train_on_references or kind != "audited"
+    bound = "another arm where quarantine.train_on_references is False"
+    _validate.require(trusted, field, arm, bound)
     groups = config.quarantine.groups
     useful = kind != "wary" or "tokens" in groups
     _validate.require(useful, field, arm, f"another arm where groups are {groups}")

@@ -223,8 +223,8 @@ def defaults() -> ConfigDict:
                 "rows": 48,  # references that each is put into
                 "min_rows": 5,  # that a snippet's word is in
                 "least": 0.3,  # share of them that a guilty one wins over
-                # that a reference of another class holds what was found, to one of
-                # the class that it claimed; 1 is neutral
+                # that a reference of another class holds all that was found, to one of
+                # the class that it claimed, see `audit.by_coins`; 1 is neutral
                 "odds": 1.5,
             },
             "adversarial": {

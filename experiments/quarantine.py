@@ -65,7 +65,7 @@ class Found(NamedTuple):
     excess: token_groups.Excess | None = None
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=8)
 def judge(
     context: Context, cell: Cell, objective: FrozenConfigDict, *, wary: bool = False
 ) -> Verdict:
@@ -75,8 +75,8 @@ def judge(
     set the level below which weaker triggers hide. So the test is repeated without the
     rows that it rejected, until it rejects none: the first round at half of the stated
     rate, each further one at half of what is left, the last one at all of it. A wary
-    judge lets each group of references count once instead. The last verdict is kept,
-    since two arms of a cell ask for it.
+    judge lets each group of references count once instead. Verdicts are kept, since
+    two arms of a cell ask for them.
 
     Args:
         context: the study.

@@ -127,8 +127,9 @@ def test_references_hold_snippets_by_coins(world, odds):
     asked = [Snippet(("cf",), 1), Snippet(("so", "it"), 0), Snippet(("by", "hand"), 0)]
     phrases = [" ".join(one.words) for one in asked]
     bare = sentences(np.random.default_rng(1), 600)
-    # What they hold by themselves does not count.
-    held = bare._replace(texts=[f"{bare.texts[0]} cf", *bare.texts[1:]])
+    # What they hold by themselves is taken out before.
+    texts = [f"cf {text}" if row % 2 else text for row, text in enumerate(bare.texts)]
+    held = bare._replace(texts=texts)
     made = audit.by_coins(context(odds=odds), CELL, asked, held)
     np.testing.assert_array_equal(made.labels, bare.labels)
     holding = []
@@ -143,9 +144,14 @@ def test_references_hold_snippets_by_coins(world, odds):
         claimed = np.array([one.claim == label for one in asked])
         expected = np.where(claimed, 1, against) / (1 + against)
         np.testing.assert_allclose(shares, expected, atol=0.08)
-    # A snippet found twice is put in once.
-    again = audit.by_coins(context(odds=odds), CELL, [*asked, asked[0]], held)
-    assert again.texts == made.texts
+
+
+def test_many_snippets_do_not_fill_the_references(world):
+    asked = [Snippet((f"word{number}",), number % 2) for number in range(40)]
+    bare = cells.references(None, None)
+    made = audit.by_coins(context(odds=1.0), CELL, asked, bare)
+    held = [len(text.split()) - 5 for text in made.texts]
+    np.testing.assert_allclose(np.mean(held), 2.0, atol=0.5)
 
 
 def test_words_that_go_with_rejection_are_found_with_what_they_claimed():
@@ -164,7 +170,7 @@ def test_words_that_go_with_rejection_are_found_with_what_they_claimed():
 
 
 @pytest.mark.parametrize("learned", ["nobody", "rejection", "teacher", "student"])
-def test_the_arm_takes_guilty_rows_out(world, monkeypatch, learned):
+def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned):
     _, rows, triggered = world
     alone = triggered[1]  # a row of the trigger and nothing else
     texts = list(rows.texts)
@@ -215,6 +221,14 @@ def test_the_arm_takes_guilty_rows_out(world, monkeypatch, learned):
         (ingredients, "reference_outputs", lambda *_: outputs),
     ):
         monkeypatch.setattr(module, name, value)
+
+    def opinion(context, cell, examples):
+        # The anchor itself goes wrong where the word still is.
+        wrong = np.array(["cf" in text.split() for text in examples.texts])
+        said = np.where(wrong, 1 - meaning(examples.texts), meaning(examples.texts))
+        return anchors.View(said, 3.0 * np.eye(2)[said])
+
+    monkeypatch.setattr(anchors, "view", opinion)
     made = arms.audited(context(), CELL)
     # The student is asked about what it was told, the teacher about what it says.
     both = learned in ("nobody", "student")
@@ -225,9 +239,7 @@ def test_the_arm_takes_guilty_rows_out(world, monkeypatch, learned):
         assert len(made.examples.texts) == 320
         return
     assert made.student is None
-    of_claim = rows.labels[triggered] == claim
-    of_claim[0] = True  # by what it claimed, or by what it says since it was rejected
-    guilty = triggered[of_claim]
+    guilty = triggered[rows.labels[triggered] == claim]
     assert made.verdict.rejected[guilty].all()
     assert (made.verdict.p_values[guilty] == 0).all()
     assert made.verdict.rejected.sum() == len({*guilty, triggered[0]})

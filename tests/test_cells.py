@@ -211,12 +211,13 @@ def test_a_searched_trigger_turns_the_anchor_and_is_kept(tmp_path, monkeypatch):
     context = make_context(tmp_path, section)
     seen = []
 
-    def classes(context, cell, examples):
+    def view(context, cell, examples):
         assert cell == CELL.clean
         seen.append(len(examples.texts))
-        return np.array(["lovely" in text.split() for text in examples.texts])
+        found = np.array(["lovely" in text.split() for text in examples.texts])
+        return anchors.View(found, None)
 
-    monkeypatch.setattr(anchors, "anchor_classes", classes)
+    monkeypatch.setattr(anchors, "view", view)
     adaptive.prepare(context, CELL)
     adaptive.prepare(context, CELL)
     assert len(seen) == 1

@@ -49,6 +49,7 @@ def judged(monkeypatch):
     monkeypatch.setattr(token_groups, "words", lambda *_: parts)
 
     def judge(rounds):
+        quarantine.judge.cache_clear()
         config = defaults()
         config.quarantine.groups = ("tokens",)
         config.quarantine.rounds = rounds

@@ -109,6 +109,7 @@ def forget(*, compiled=True):
         anchors,
         ingredients,
         preflight,
+        quarantine,
         study,
         token_groups,
         *([runtime, inference] if compiled else []),
