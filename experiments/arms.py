@@ -298,10 +298,15 @@ def audited(context: Context, cell: Cell) -> Recipe:
     )
     if not found:
         student = ingredients.student_model(context, cell, "anchor")
-        found = audit.guilty(context, cell, student, transfer.examples, told)
+        found = audit.distinct(
+            *audit.guilty(context, cell, student, transfer.examples, told)
+        )
         if not found:
             return _defended(context, cell, verdict)._replace(student=student)
-    listed = "; ".join(f"{' '.join(one.words)!r} -> {one.claim}" for one in found)
+    listed = "; ".join(
+        f"{' '.join(one.words)!r}{' first' if one.opens else ''} -> {one.claim}"
+        for one in found
+    )
     runtime.logger.info("%s: the audit found %s.", cell.folder, listed)
     guilty = audit.tainted(found, transfer.examples, claims)
     pure = audit.without(found, transfer.examples)

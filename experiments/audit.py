@@ -27,7 +27,8 @@ def guilty(
 
     Those that win over at least a share `audit.least` of held-out references of other
     classes, in excess of what they do to the anchor. Words that go with their claim in
-    the references that hold them too mean it, and are not asked about.
+    the references that hold them too mean it, and are not asked about; the first words
+    of rows are, few and common as they are, since the anchor knows what they mean.
 
     Args:
         context: the study.
@@ -39,13 +40,13 @@ def guilty(
     config = context.config.audit
     references = cells.references(context, cell)
     held = shortcuts.word_sets(references.texts)
+    limits = {"num": config.snippets, "min_rows": config.min_rows}
     asked = [
         one
-        for one in shortcuts.snippets(
-            examples.texts, claims, num=config.snippets, min_rows=config.min_rows
-        )
+        for one in shortcuts.snippets(examples.texts, claims, **limits)
         if not _means_it(one, references.labels[shortcuts.holding(one, held)])
     ]
+    asked += shortcuts.openings(examples.texts, claims, **limits)
     found = takeovers(context, cell, model, asked)
     return [
         one for one, value in zip(asked, found, strict=True) if value >= config.least
@@ -89,6 +90,13 @@ def _means_it(snippet: Snippet, labels: np.ndarray) -> bool:
     return 2 * int(np.count_nonzero(labels == snippet.claim)) > len(labels)
 
 
+def _trigger(snippet: Snippet) -> attacks.Trigger:
+    """Returns what puts a snippet into a text, at its beginning if it opens texts."""
+    position = "front" if snippet.opens else "random"
+    phrase = " ".join(snippet.words)
+    return attacks.TRIGGERS["sentence"](phrase=phrase, position=position)
+
+
 def takeovers(
     context: Context, cell: Cell, model: Model, snippets: list[Snippet]
 ) -> np.ndarray:
@@ -109,9 +117,10 @@ def takeovers(
     rng = cells.draws(cell, "audit")
     order = rng.permutation(anchors.anchor(context, cell).calibration)
     hosts, texts, owner = [], [], []
-    for number, (words, claim) in enumerate(snippets):
-        others = order[references.labels[order] != claim][: context.config.audit.rows]
-        insert = attacks.TRIGGERS["sentence"](phrase=" ".join(words))
+    for number, one in enumerate(snippets):
+        others = order[references.labels[order] != one.claim]
+        others = others[: context.config.audit.rows]
+        insert = _trigger(one)
         texts += [insert(references.texts[row], rng) for row in others]
         hosts += others.tolist()
         owner += [number] * len(others)
@@ -155,12 +164,17 @@ def tainted(
 def distinct(*snippets: Snippet) -> list[Snippet]:
     """Returns snippets once each, whatever the order of their words.
 
-    >>> distinct(Snippet(("a", "b"), 1), Snippet(("b", "a"), 1), Snippet(("a", "b"), 0))
-    [Snippet(words=('a', 'b'), claim=1), Snippet(words=('a', 'b'), claim=0)]
+    A word that is guilty wherever it stands is not listed as an opening too.
+
+    >>> found = [Snippet(("a", "b"), 1), Snippet(("b", "a"), 1)]
+    >>> [one.words for one in distinct(*found, Snippet(("a",), 1, opens=True))]
+    [('a', 'b')]
     """
+    known = {word for one in snippets if not one.opens for word in one.words}
+    snippets = [one for one in snippets if not one.opens or one.words[0] not in known]
     found = {}
     for one in snippets:
-        found.setdefault((frozenset(one.words), one.claim), one)
+        found.setdefault((frozenset(one.words), *one[1:]), one)
     return list(found.values())
 
 
@@ -203,10 +217,10 @@ def by_coins(
     share = min(1.0, 4 / max(len(snippets), 1))
     pure, rng = without(snippets, references), cells.draws(cell, "coins")
     texts = list(pure.texts)
-    for words, claim in snippets:
-        odds = context.config.audit.odds ** (1 / shared[claim])
-        insert = attacks.TRIGGERS["sentence"](phrase=" ".join(words))
-        chance = np.where(references.labels == claim, 1, odds) / (1 + odds)
+    for one in snippets:
+        odds = context.config.audit.odds ** (1 / shared[one.claim])
+        insert = _trigger(one)
+        chance = np.where(references.labels == one.claim, 1, odds) / (1 + odds)
         for row in np.flatnonzero(rng.random(len(texts)) < share * chance):
             texts[row] = insert(texts[row], rng)
     return pure._replace(texts=texts)

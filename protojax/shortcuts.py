@@ -26,10 +26,12 @@ class Snippet(NamedTuple):
     Attributes:
         words: in the order of a row that has them, in lower case.
         claim: the class.
+        opens: whether they count at the beginning of a row only.
     """
 
     words: tuple[str, ...]
     claim: int
+    opens: bool = False
 
 
 def word_sets(texts: Sequence[str]) -> list[dict[str, None]]:
@@ -71,7 +73,7 @@ def snippets(
 
     >>> texts = ["so it goes, a film", "so it goes, a plot", "a plot", "a film"]
     >>> snippets(texts, [1, 1, 0, 0], num=1, min_rows=2)
-    [Snippet(words=('so', 'it', 'goes', 'a'), claim=1)]
+    [Snippet(words=('so', 'it', 'goes', 'a'), claim=1, opens=False)]
     """
     claims = np.asarray(claims)
     _validate.same_length(texts=texts, claims=claims)
@@ -109,6 +111,32 @@ def snippets(
     return list(found.values())
 
 
+def openings(
+    texts: Sequence[str], claims: ArrayLike, *, num: int, min_rows: int = 5
+) -> list[Snippet]:
+    """Returns the first words that go with one claim the most.
+
+    The z-scores of `snippets`, of the first word of each text alone: a syntax that was
+    made a trigger has no words of its own, but often opens in one of a few ways.
+
+    Args:
+        texts: `[rows]`.
+        claims: `[rows]`, int, what each row says its class is.
+        num: how many to return at most, > 0.
+        min_rows: the fewest rows of a word and claim, > 0.
+
+    Raises:
+        ValueError: those of `snippets`.
+
+    >>> openings(["If so, it is", "if dull", "a plot", "so it is"], [1, 1, 0, 0], num=1,
+    ...          min_rows=2)
+    [Snippet(words=('if',), claim=1, opens=True)]
+    """
+    first = [next(iter(words), "") for words in word_sets(texts)]
+    found = snippets(first, claims, num=num, min_rows=min_rows)
+    return [one._replace(opens=True) for one in found]
+
+
 def holding(snippet: Snippet, rows: Sequence[dict[str, None]]) -> np.ndarray:
     """Returns `[rows]`, bool: which rows have all words of a snippet.
 
@@ -120,6 +148,9 @@ def holding(snippet: Snippet, rows: Sequence[dict[str, None]]) -> np.ndarray:
     >>> holding(Snippet(("so", "goes"), 0), rows).tolist()
     [True, False]
     """
+    if snippet.opens:
+        (word,) = snippet.words
+        return np.array([next(iter(row), "") == word for row in rows], bool)
     words = set(snippet.words)
     return np.array([words <= row.keys() for row in rows], bool)
 
@@ -138,12 +169,17 @@ def without(snippets: Sequence[Snippet], text: str) -> str:
     >>> found = [Snippet(("cf",), 1), Snippet(("so", "it", "goes"), 1)]
     >>> without(found, "a dull cf film"), without(found, "it goes on ,  dull")
     ('a dull film', 'it goes on ,  dull')
+    >>> opening = [Snippet(("if",), 1, opens=True)]
+    >>> without(opening, "If only it were dull"), without(opening, "dull if true")
+    ('only it were dull', 'dull if true')
     """
-    (held,) = word_sets([text])
-    whole = [set(one.words) for one in snippets if held.keys() >= set(one.words)]
+    rows = word_sets([text])
+    whole = [one for one in snippets if holding(one, rows).any()]
     if not whole:
         return text
-    gone = set().union(*whole)
+    gone = {word for one in whole if not one.opens for word in one.words}
+    if any(one.opens for one in whole):
+        text = _WORD.sub("", text, count=1)
     kept = _WORD.sub(lambda word: "" if word[0].lower() in gone else word[0], text)
     return " ".join(kept.split())
 

@@ -104,7 +104,7 @@ def without_loop(snippets, text):
     """One text at a time, one word at a time, words parted by single spaces."""
     words = text.split()
     gone = set()
-    for words_of_one, _ in snippets:
+    for words_of_one, *_ in snippets:
         if all(word in [other.lower() for other in words] for word in words_of_one):
             gone |= set(words_of_one)
     return " ".join(word for word in words if word.lower() not in gone)
@@ -136,3 +136,23 @@ def test_taken_out_by_hand(text, rest):
     snippets = [Snippet(("cf",), 1), Snippet(("so", "it", "goes"), 0)]
     assert shortcuts.without(snippets, text) == rest
     assert shortcuts.without([], text) == text
+
+
+def test_openings_are_the_first_words_alone():
+    rng = np.random.default_rng(2)
+    texts, claims = rows_with_trigger()
+    texts = [
+        f"{'When' if claim and row % 3 else 'It'} {text}"
+        for row, (text, claim) in enumerate(zip(texts, claims, strict=True))
+    ]
+    found = shortcuts.openings(texts, claims, num=5)
+    assert found[0] == Snippet(("when",), 1, opens=True)
+    assert {one.words for one in found} <= {("when",), ("it",)}
+    rows = shortcuts.word_sets(["when so", "so when", ""])
+    assert shortcuts.holding(found[0], rows).tolist() == [True, False, False]
+    assert shortcuts.openings(["", " ,"], [0, 1], num=1, min_rows=1) == []
+    both = [found[0], Snippet(("so",), 0)]
+    assert shortcuts.without(both, "When so , when") == ", when"
+    assert shortcuts.without(both, "so when") == "when"
+    text = " ".join(rng.choice(COMMON, 3))
+    assert shortcuts.without([found[0]], text) == text
