@@ -5,8 +5,7 @@ spot; a rare word as trigger, once in poisoned data, once in corrupted teacher l
 
     python -m experiments.run --config=quickstart.py
 
-No download, no GPU. 4 to 5 minutes on 2 CPU cores; attack success 96.3 % for plain
-distillation and 0.2 % for ours, 1.2 % for ours over four nodes (one seed).
+No download, no GPU, some minutes on 2 CPU cores; README.md shows what it prints.
 """
 
 from experiments.defaults import attack, defaults, encoder, federation

@@ -30,7 +30,7 @@ Linear layers multiply in bfloat16, which is meant for a processor with units fo
 a seed of SST-2 takes about 45 minutes of one core; two processes with a folder and a
 core each (`taskset -c 0`) get more done than one with both.
 
-Run so far: SST-2, seeds 0 and 1. Further seeds and tasks are recorded beside them with
+Run so far is what `experiments/README.md` shows. More is recorded beside it with
 `python -m experiments.record robustness FOLDER --add --pictures`.
 """
 
