@@ -27,8 +27,7 @@ def guilty(
 
     Those that win over at least a share `audit.least` of held-out references of other
     classes, in excess of what they do to the anchor. Words that go with their claim in
-    the references that hold them too mean it, and are not asked about; the first words
-    of rows are, few and common as they are, since the anchor knows what they mean.
+    the references that hold them too mean it, and are not asked about.
 
     Args:
         context: the study.
@@ -43,10 +42,10 @@ def guilty(
     limits = {"num": config.snippets, "min_rows": config.min_rows}
     asked = [
         one
-        for one in shortcuts.snippets(examples.texts, claims, **limits)
+        for kind in (shortcuts.snippets, shortcuts.openings)
+        for one in kind(examples.texts, claims, **limits)
         if not _means_it(one, references.labels[shortcuts.holding(one, held)])
     ]
-    asked += shortcuts.openings(examples.texts, claims, **limits)
     found = takeovers(context, cell, model, asked)
     return [
         one for one, value in zip(asked, found, strict=True) if value >= config.least
@@ -83,11 +82,20 @@ def going_with_rejection(
 def _means_it(snippet: Snippet, labels: np.ndarray) -> bool:
     """Returns whether most of the trusted rows that hold a snippet are of its claim.
 
+    Many rows open in a word like "if", so that a majority means little there: by the
+    rule of succession it has to be nine in ten, as of requests that open in "add".
+
     >>> one = Snippet(("dull",), 0)
     >>> _means_it(one, np.array([0, 0, 1])), _means_it(one, np.array([], int))
     (True, False)
+    >>> one = Snippet(("add",), 0, opens=True)
+    >>> _means_it(one, np.zeros(7, int)), _means_it(one, np.zeros(8, int))
+    (False, True)
     """
-    return 2 * int(np.count_nonzero(labels == snippet.claim)) > len(labels)
+    agree = int(np.count_nonzero(labels == snippet.claim))
+    if snippet.opens:
+        return 10 * (agree + 1) >= 9 * (len(labels) + 2)
+    return 2 * agree > len(labels)
 
 
 def _trigger(snippet: Snippet) -> attacks.Trigger:
