@@ -144,7 +144,13 @@ def draw(summary: list[dict[str, Any]]) -> Figure:
     axes[-1].set_ylim(max(0, min(shown) - 8), min(101, max(shown) + 4))
     figure.suptitle(summary[0]["task"], fontweight="bold")
     handles, labels = axes[-1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=6 if attacked else 3,
+        frameon=False,
+    )
     return figure
 
 
@@ -199,7 +205,11 @@ def draw_tradeoff(summary: list[dict[str, Any]]) -> Figure:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             shown.setdefault(label, handle)
     figure.legend(
-        shown.values(), shown, loc="outside lower center", ncols=6, frameon=False
+        shown.values(),
+        shown,
+        loc="outside lower center",
+        ncols=min(6, 2 * columns),
+        frameon=False,
     )
     return figure
 
