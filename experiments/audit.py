@@ -212,7 +212,7 @@ def by_coins(
     1 / (1 + o), any other row with o / (1 + o), where oⁿ = `audit.odds`: at one they
     say nothing of the class, above it all of them together speak somewhat against what
     they were used to claim. Of more than four snippets each is put in so much more
-    rarely that a row holds no more than of four.
+    rarely that a row holds about two, as of four.
 
     Args:
         context: the study.

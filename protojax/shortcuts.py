@@ -125,8 +125,13 @@ def openings(
         num: how many to return at most, > 0.
         min_rows: the fewest rows of a word and claim, > 0.
 
+    Returns:
+        Different snippets of one word with z > 0, the largest first.
+
     Raises:
         ValueError: those of `snippets`.
+
+    Source: ours, because of paraphrases as in Qi et al., 2021 (arXiv:2105.12400).
 
     >>> openings(["If so, it is", "if dull", "a plot", "so it is"], [1, 1, 0, 0], num=1,
     ...          min_rows=2)
