@@ -4,12 +4,11 @@ An encoder and the prototypes of its features on the references; `ANCHORS` says 
 encoders there are.
 """
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments import cells, inference, ingredients
+from experiments import cells, inference, ingredients, runtime
 from experiments.cells import Cell
 from experiments.ingredients import FineTuning
 from experiments.runtime import Context
@@ -94,7 +93,7 @@ def _frozen(context: Context, cell: Cell) -> Model:
 ANCHORS = {"tuned": _tuned, "frozen": _frozen, "teacher": ingredients.teacher_model}
 
 
-@functools.lru_cache(maxsize=2)
+@runtime.kept
 def _anchor(context: Context, cell: Cell) -> Anchor:
     """Returns the anchor of an `anchor_cell`."""
     config = context.config
@@ -185,7 +184,7 @@ def anchor_view(context: Context, cell: Cell) -> View:
     return View(*(part[rows] for part in whole))
 
 
-@functools.lru_cache(maxsize=2)
+@runtime.kept
 def _anchor_view(context: Context, cell: Cell) -> View:
     """Returns what the anchor says of the rows of all nodes together."""
     judge = anchor(context, cell)

@@ -26,8 +26,9 @@ def guilty(
     """Returns the snippets of some rows that decide what a model says.
 
     Those that win over at least a share `audit.least` of held-out references of other
-    classes, in excess of what they do to the anchor. Words that go with their claim in
-    the references that hold them too mean it, and are not asked about.
+    classes, in excess of what they do to the anchor; those that win over less than a
+    third of that among the first few are not asked about the others. Words that go with
+    their claim in the references that hold them too mean it, and are not asked about.
 
     Args:
         context: the study.
@@ -46,10 +47,10 @@ def guilty(
         for one in kind(examples.texts, claims, **limits)
         if not _means_it(one, references.labels[shortcuts.holding(one, held)])
     ]
-    found = takeovers(context, cell, model, asked)
-    return [
-        one for one, value in zip(asked, found, strict=True) if value >= config.least
-    ]
+    for rows, least in ((config.screen, config.least / 3), (config.rows, config.least)):
+        found = takeovers(context, cell, model, asked, rows=rows)
+        asked = [one for one, v in zip(asked, found, strict=True) if v >= least]
+    return asked
 
 
 def going_with_rejection(
@@ -106,7 +107,7 @@ def _trigger(snippet: Snippet) -> attacks.Trigger:
 
 
 def takeovers(
-    context: Context, cell: Cell, model: Model, snippets: list[Snippet]
+    context: Context, cell: Cell, model: Model, snippets: list[Snippet], *, rows: int
 ) -> np.ndarray:
     """Returns how much more of the references snippets win over than in the anchor.
 
@@ -114,9 +115,10 @@ def takeovers(
         context: the study.
         cell: whose anchor and references are trusted.
         model: a teacher or a student.
-        snippets: each is put into `audit.rows` references that the anchor did not
-            learn from and that are of other classes than its claim, all snippets of a
-            claim into the same ones.
+        snippets: each is put into some references that the anchor did not learn from
+            and that are of other classes than its claim, all snippets of a claim into
+            the same ones.
+        rows: how many of these at most.
 
     Returns:
         `[snippets]`, in [-2, 2]: of the model, less that of the anchor.
@@ -127,7 +129,7 @@ def takeovers(
     hosts, texts, owner = [], [], []
     for number, one in enumerate(snippets):
         others = order[references.labels[order] != one.claim]
-        others = others[: context.config.audit.rows]
+        others = others[:rows]
         insert = _trigger(one)
         texts += [insert(references.texts[row], rng) for row in others]
         hosts += others.tolist()

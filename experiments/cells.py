@@ -88,7 +88,7 @@ def _load_task(name: str, root: str, files) -> tuple[Examples, Examples, tasks.T
     )
 
 
-@functools.lru_cache(maxsize=2)
+@runtime.kept
 def task_data(context: Context, task: str, seed: int) -> TaskData:
     """Returns the splits of a task, a function of the seed only."""
     section = context.config.data
@@ -270,7 +270,7 @@ def own_references(context: Context, cell: Cell) -> np.ndarray:
     return rows[cell.node :: context.config.federations[cell.federation].nodes]
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def poisoned(context: Context, cell: Cell) -> attacks.Poisoned:
     """Returns the transfer set as the attack leaves it, and the ground truth."""
     if cell.federation:
@@ -326,7 +326,7 @@ def reference_cell(config, cell: Cell) -> Cell:
     return cell.clean
 
 
-@functools.lru_cache(maxsize=2)
+@runtime.kept
 def _references(context: Context, cell: Cell) -> Examples:
     """Returns the references of a `reference_cell`."""
     examples = task_data(context, cell.task, cell.seed).splits.references

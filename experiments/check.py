@@ -182,6 +182,8 @@ def _check_objective(config: ConfigDict) -> None:
         _validate.require(share < 1, f"filters.{field}", share, "in (0, 1)")
     odds = config.audit.odds
     _validate.require(odds >= 1, "audit.odds", odds, ">= 1")
+    screen, bound = config.audit.screen, "<= audit.rows"
+    _validate.require(screen <= config.audit.rows, "audit.screen", screen, bound)
     least = config.audit.least
     _validate.require(least <= 1, "audit.least", least, "in (0, 1]")
     rows = config.filters.min_cluster_rows

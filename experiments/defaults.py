@@ -220,7 +220,8 @@ def defaults() -> ConfigDict:
             },
             "audit": {
                 "snippets": 100,  # of the rows
-                "rows": 48,  # references that each is put into
+                "screen": 16,  # references that each is put into at first,
+                "rows": 48,  # and one that wins over a third of `least` of these
                 "min_rows": 5,  # that a snippet's word is in
                 "least": 0.3,  # share of them that a guilty one wins over
                 # that a reference of another class holds all that was found, to one of

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from experiments import cells, inference, together, trainer
+from experiments import cells, inference, runtime, together, trainer
 from experiments.cells import Cell
 from experiments.runtime import Context
 from experiments.tokenizer import train_wordpiece
@@ -43,7 +43,7 @@ class Transfer(NamedTuple):
 Rewrite = Callable[[Context, Cell, Examples], Examples]
 
 
-@functools.lru_cache(maxsize=2)
+@runtime.kept
 def _scratch_tokenizer(context: Context, task: str, seed: int):
     """Trains a tokenizer on clean text, as a public one would have been."""
     splits = cells.task_data(context, task, seed).splits
@@ -177,7 +177,7 @@ def teacher_cell(context: Context, cell: Cell) -> Cell:
     return cell.clean
 
 
-@functools.lru_cache(maxsize=2)
+@runtime.kept
 def teacher_model(context: Context, cell: Cell) -> Model:
     """Returns the teacher of a cell: trained on the transfer set the attack left."""
     return fine_tuned(context, teacher_tuning(context, cell))
@@ -242,7 +242,7 @@ def transfer(context: Context, cell: Cell, rewrite: Rewrite | None = None) -> Tr
     )
 
 
-@functools.lru_cache(maxsize=2)
+@runtime.kept
 def _transfer(context: Context, cell: Cell, rewrite: Rewrite | None) -> Transfer:
     """Returns what arrives for all nodes together."""
     examples, rows = cells.poisoned(context, cell)
@@ -273,7 +273,7 @@ def reference_outputs(context: Context, cell: Cell) -> teacher.TeacherOutputs:
     return _outputs(context, owner, "references", cells.references(context, cell))
 
 
-@functools.lru_cache(maxsize=2)
+@runtime.kept
 def constraint_prototypes(context: Context, cell: Cell) -> Prototypes:
     """Returns the teacher's prototypes on the references, one set a layer.
 

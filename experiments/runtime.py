@@ -81,6 +81,22 @@ class Context(NamedTuple):
         return self._replace(config=varied(self.config, variant)) if variant else self
 
 
+def kept(function):
+    """Keeps what a function of a context and more has returned of late.
+
+    Two results for each seed that is trained at once, since an arm goes over all seeds
+    before the next one asks for the same.
+    """
+    of_size = functools.cache(lambda size: functools.lru_cache(size)(function))
+
+    @functools.wraps(function)
+    def ask(context: Context, *args, **options):
+        return of_size(2 * context.config.seeds_at_once)(context, *args, **options)
+
+    ask.cache_clear = of_size.cache_clear
+    return ask
+
+
 def varied(config, variant: str) -> FrozenConfigDict:
     """Returns a config with the fields of one of its variants.
 

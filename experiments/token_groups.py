@@ -5,12 +5,11 @@ tokens that change its mind. A wary judge therefore lets the anchor reread rows 
 each token that goes with their claim more than by chance.
 """
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments import anchors, cells, inference, ingredients
+from experiments import anchors, cells, inference, ingredients, runtime
 from experiments.anchors import View
 from experiments.cells import Cell
 from experiments.runtime import Context
@@ -66,7 +65,7 @@ class Tested(NamedTuple):
     spoiled: np.ndarray
 
 
-@functools.lru_cache(maxsize=2)
+@runtime.kept
 def words(context: Context, cell: Cell) -> tuple[Words, Words, Words]:
     """Returns a cell's transfer rows, its calibrating references and all references."""
     judge = anchors.anchor(context, cell)

@@ -100,10 +100,28 @@ def test_a_student_that_reads_as_the_anchor_does_is_innocent(world):
 def test_a_takeover_is_of_rows_of_other_classes_and_without_the_anchor_s(world):
     student, _, _ = world
     asked = [Snippet(("cf",), 1), Snippet(("good",), 1), Snippet(("cf",), 0)]
-    found = audit.takeovers(context(), CELL, student("cf"), asked)
+    found = audit.takeovers(context(), CELL, student("cf"), asked, rows=48)
     # "good" wins the anchor over as well; nothing goes over to 0 that was not there.
     np.testing.assert_allclose(found, [1.0, 0.0, 0.0])
-    assert audit.takeovers(context(), CELL, student("cf"), []).shape == (0,)
+    none = audit.takeovers(context(), CELL, student("cf"), [], rows=48)
+    assert none.shape == (0,)
+
+
+def test_few_references_tell_what_is_asked_about_all(world, monkeypatch):
+    student, rows, _ = world
+    asked, takeovers = [], audit.takeovers
+
+    def counting(context, cell, model, snippets, *, rows):
+        asked.append((len(snippets), rows))
+        return takeovers(context, cell, model, snippets, rows=rows)
+
+    monkeypatch.setattr(audit, "takeovers", counting)
+    few, whole = context(screen=4, rows=12), context(screen=12, rows=12)
+    found = audit.guilty(few, CELL, student("cf"), rows, rows.labels)
+    assert found == audit.guilty(whole, CELL, student("cf"), rows, rows.labels)
+    (all_of_them, _), (left, _) = asked[:2]
+    assert [rows for _, rows in asked] == [4, 12, 12, 12]
+    assert left == len(found) < all_of_them
 
 
 def test_a_word_that_means_its_claim_is_innocent(world, monkeypatch):

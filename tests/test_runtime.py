@@ -69,3 +69,27 @@ def test_gradients_of_single_rows_are_multiplied_in_float32(
     section = FrozenConfigDict(defaults().student)
     runtime.make_step(config, objective, runtime.optimizer_of(section))
     assert [found.products for found in seen] == [products]
+
+
+def test_results_are_kept_for_two_cells_of_each_seed_at_once():
+    asked = []
+
+    @runtime.kept
+    def build(context, cell):
+        asked.append(cell)
+        return cell
+
+    def context_of(seeds):
+        config = FrozenConfigDict({"seeds_at_once": seeds})
+        return runtime.Context(config, None, None, 0)
+
+    for _ in range(2):
+        assert [build(context_of(2), cell) for cell in range(4)] == [0, 1, 2, 3]
+    assert asked == [0, 1, 2, 3]
+    # Of one seed the third cell takes the place of the first.
+    for cell in (0, 1, 2, 0):
+        build(context_of(1), cell)
+    assert asked[4:] == [0, 1, 2, 0]
+    build.cache_clear()
+    build(context_of(1), 0)
+    assert asked[8:] == [0]

@@ -131,6 +131,7 @@ def apply_fn(config: EncoderConfig) -> ApplyFn:
     return apply
 
 
+@functools.cache
 def param_shapes(config: EncoderConfig) -> PyTree:
     """Returns the tree of parameters as `jax.ShapeDtypeStruct`s.
 
