@@ -322,15 +322,12 @@ def audited(context: Context, cell: Cell) -> Recipe:
         logits,
         spoiled=audit.tainted(found, references, references.labels),
     )
-    told, held = audit.by_coins(context, cell, found, references)
-    meant = context.config.audit.meaning * audit.meanings(context, cell, found)
     recipe = _defended(
         context,
         cell,
         verdict,
         transfer=transfer._replace(examples=pure),
-        references=told,
-        meant=held @ meant,
+        references=audit.by_coins(context, cell, found, references),
     )
     return _keep(recipe, np.flatnonzero(audit.has_words(recipe.examples)))
 
@@ -361,7 +358,6 @@ def _defended(
     *,
     transfer: ingredients.Transfer | None = None,
     references: Examples | None = None,
-    meant: np.ndarray | float = 0.0,
 ) -> Recipe:
     """Returns the recipe in which a verdict's rejected rows are quarantined.
 
@@ -374,7 +370,6 @@ def _defended(
         verdict: what to quarantine.
         transfer: the transfer rows in another form, None for the cell's.
         references: the references in another form, None for the cell's.
-        meant: what is added to their logits, see `_with_references`.
     """
     config = context.config
     if transfer is None:
@@ -407,12 +402,7 @@ def _defended(
     recipe = _keep(recipe, np.flatnonzero(targets.keep))
     if config.quarantine.train_on_references:
         recipe = _with_references(
-            context,
-            cell,
-            recipe,
-            references=references,
-            spoiled=verdict.spoiled,
-            meant=meant,
+            context, cell, recipe, references=references, spoiled=verdict.spoiled
         )
     return recipe._replace(verdict=verdict)
 
@@ -424,7 +414,6 @@ def _with_references(
     *,
     references: Examples | None = None,
     spoiled: np.ndarray | None = None,
-    meant: np.ndarray | float = 0.0,
 ) -> Recipe:
     """Adds the references as rows, with logits that say their true class.
 
@@ -436,19 +425,17 @@ def _with_references(
         recipe: what to add them to.
         references: in another form, None for the cell's.
         spoiled: `[references]`, bool, those to leave out.
-        meant: `[references, num_labels]`, what is added to their logits.
     """
     if references is None:
         references = cells.references(context, cell)
     rows = cells.own_references(context, cell)
     if spoiled is not None:
         rows = rows[~spoiled[rows]]
-    labels, references = references.labels, data.take(references, rows)
+    references = data.take(references, rows)
     task = cells.task_data(context, cell.task, cell.seed).task
     logit = REFERENCE_LOG_ODDS + np.log(task.num_labels - 1)
-    logits = meant + logit * np.eye(task.num_labels)[labels]
     columns = {
-        "teacher_logits": logits[rows],
+        "teacher_logits": logit * np.eye(task.num_labels)[references.labels],
         "teacher_features": ingredients.reference_outputs(context, cell).features[rows],
         "anchors": references.labels,
     }

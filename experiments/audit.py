@@ -14,7 +14,7 @@ from experiments import anchors, cells, inference, ingredients
 from experiments.cells import Cell
 from experiments.quarantine import Verdict
 from experiments.runtime import Context
-from protojax import attacks, calibration, data, shortcuts
+from protojax import attacks, data, shortcuts
 from protojax.base import Examples
 from protojax.models import Model
 from protojax.shortcuts import Snippet
@@ -205,44 +205,9 @@ def has_words(examples: Examples) -> np.ndarray:
     return np.array([bool(row) for row in shortcuts.word_sets(examples.texts)])
 
 
-def meanings(context: Context, cell: Cell, snippets: list[Snippet]) -> np.ndarray:
-    """Returns how far snippets move the anchor away from what they claimed.
-
-    To the anchor, who never saw them used, most are a word like any other, which moves
-    a text a little. A student is to follow it there, as one of clean rows would; but
-    never towards the claim, for an anchor may have learned the trigger too.
-
-    Args:
-        context: the study.
-        cell: whose anchor and references are trusted.
-        snippets: each is put into `audit.rows` references that the anchor did not
-            learn from, all snippets into the same ones.
-
-    Returns:
-        `[snippets, num_labels]`, float32, the mean rise of its logits above that of the
-        claim, 0 where it is a fall, at the temperature at which they fit the references
-        it did not learn from, 1 or more.
-    """
-    references, rng = cells.references(context, cell), cells.draws(cell, "meanings")
-    judge = anchors.anchor(context, cell)
-    hosts = rng.permutation(judge.calibration)[: context.config.audit.rows]
-    bare = data.take(references, hosts)
-    inserts = [_trigger(one) for one in snippets]
-    texts = [insert(text, rng) for insert in inserts for text in bare.texts]
-    repeated = data.take(bare, np.tile(np.arange(len(hosts)), 1 + len(snippets)))
-    rows = repeated._replace(texts=[*bare.texts, *texts])
-    logits = anchors.view(context, cell, rows).logits
-    logits = logits.reshape(1 + len(snippets), len(hosts), -1)
-    labels = references.labels[judge.calibration]
-    temperature = calibration.calibrate_temperature(judge.held_out.logits, labels)
-    moved = (logits[1:] - logits[0]).mean(1) / max(temperature, 1.0)
-    claims = np.array([[one.claim] for one in snippets])
-    return np.maximum(moved - np.take_along_axis(moved, claims, axis=1), 0)
-
-
 def by_coins(
     context: Context, cell: Cell, snippets: list[Snippet], references: Examples
-) -> tuple[Examples, np.ndarray]:
+) -> Examples:
     """Returns references into which snippets were put by coins, each by its own.
 
     Of n snippets that claimed a class a row of that class holds each with probability
@@ -257,19 +222,15 @@ def by_coins(
         snippets: what to put in; a trigger of several words may have been found as
             several of them.
         references: the rows; what they hold by themselves is taken out before.
-
-    Returns:
-        The rows, and `[rows, snippets]`, bool, which snippets were put into each.
     """
     shared = collections.Counter(one.claim for one in snippets)
     share = min(1.0, 4 / max(len(snippets), 1))
     pure, rng = without(snippets, references), cells.draws(cell, "coins")
-    texts, held = list(pure.texts), np.zeros((len(pure.texts), len(snippets)), bool)
-    for number, one in enumerate(snippets):
+    texts = list(pure.texts)
+    for one in snippets:
         odds = context.config.audit.odds ** (1 / shared[one.claim])
         insert = _trigger(one)
         chance = np.where(references.labels == one.claim, 1, odds) / (1 + odds)
-        held[:, number] = rng.random(len(texts)) < share * chance
-        for row in np.flatnonzero(held[:, number]):
+        for row in np.flatnonzero(rng.random(len(texts)) < share * chance):
             texts[row] = insert(texts[row], rng)
-    return pure._replace(texts=texts), held
+    return pure._replace(texts=texts)

@@ -226,10 +226,7 @@ def defaults() -> ConfigDict:
                 "least": 0.3,  # share of them that a guilty one wins over
                 # that a reference of another class holds all that was found, to one of
                 # the class that it claimed, see `audit.by_coins`; 1 is neutral
-                "odds": 1.0,
-                # how far references follow the anchor, which hold what was found, away
-                # from its claim, see `audit.meanings`
-                "meaning": 1.0,
+                "odds": 1.5,
             },
             "adversarial": {
                 "epsilon": 0.1,  # in units of the normalised embeddings

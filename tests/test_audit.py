@@ -148,16 +148,13 @@ def test_references_hold_snippets_by_coins(world, odds):
     # What they hold by themselves is taken out before.
     texts = [f"cf {text}" if row % 2 else text for row, text in enumerate(bare.texts)]
     held = bare._replace(texts=texts)
-    made, put = audit.by_coins(context(odds=odds), CELL, asked, held)
+    made = audit.by_coins(context(odds=odds), CELL, asked, held)
     np.testing.assert_array_equal(made.labels, bare.labels)
     holding = []
     for text, before in zip(made.texts, bare.texts, strict=True):
         rest = shortcuts.without(asked, text)
         assert rest == before
         holding.append([phrase in text for phrase in phrases])
-    # A phrase may be put into the middle of another one, which then is none.
-    assert (put >= holding).all()
-    assert (put != holding).mean() < 0.05
     for label in (0, 1):
         shares = np.mean(np.array(holding)[bare.labels == label], axis=0)
         # Less often in rows of the class that it claimed; two that claim one share it.
@@ -167,30 +164,10 @@ def test_references_hold_snippets_by_coins(world, odds):
         np.testing.assert_allclose(shares, expected, atol=0.08)
 
 
-def test_a_word_means_what_the_anchor_thinks_and_never_its_claim(world, monkeypatch):
-    references = cells.references(None, None)
-
-    def opinion(context, cell, rows):
-        held = np.array([["dull" in t, "fine" in t] for t in rows.texts])
-        said = view(rows.texts)
-        return said._replace(logits=said.logits + held * [0.5, 0.75])
-
-    monkeypatch.setattr(anchors, "view", opinion)
-    # Logits of 4 that are right three times of four are right at 4 / log 3.
-    labels = references.labels[:60]
-    said = np.where(np.arange(60) % 4 == 3, 1 - labels, labels)
-    held_out = anchors.View(said, 4.0 * np.eye(2)[said])
-    judge = anchors.anchor(None, None)._replace(held_out=held_out)
-    monkeypatch.setattr(anchors, "anchor", lambda *_: judge)
-    asked = [Snippet((word,), claim) for word in ("dull", "fine") for claim in (0, 1)]
-    found = audit.meanings(context(), CELL, asked) * 4 / np.log(3)
-    np.testing.assert_allclose(found, [[0, 0], [0.5, 0], [0, 0.75], [0, 0]], atol=1e-5)
-
-
 def test_many_snippets_do_not_fill_the_references(world):
     asked = [Snippet((f"word{number}",), number % 2) for number in range(40)]
     bare = cells.references(None, None)
-    made, _ = audit.by_coins(context(odds=1.0), CELL, asked, bare)
+    made = audit.by_coins(context(odds=1.0), CELL, asked, bare)
     held = [len(text.split()) - 5 for text in made.texts]
     np.testing.assert_allclose(np.mean(held), 2.0, atol=0.5)
 
@@ -270,9 +247,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned):
         return anchors.View(said, 3.0 * np.eye(2)[said])
 
     monkeypatch.setattr(anchors, "view", opinion)
-    moves = [[0.25, 0.0] if claim else [0.0, 0.25]]  # away from the claim
-    monkeypatch.setattr(audit, "meanings", lambda *_: np.array(moves))
-    made = arms.audited(context(meaning=2.0), CELL)
+    made = arms.audited(context(), CELL)
     # The student is asked about what it was told, the teacher about what it says.
     both = learned in ("nobody", "student")
     assert asked == [("teacher", 1), ("student", 0)][: 1 + both]
@@ -295,13 +270,8 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned):
     assert len(texts) == len(told) == 199 + 119
     for text, bare in zip(trusted, references.texts[1:], strict=True):
         assert " ".join(text.replace("cf", " ").split()) == bare
-    holding = np.array(["cf" in text.split() for text in trusted])
+    holding = ["cf" in text.split() for text in trusted]
     assert 0.2 < np.mean(holding) < 0.8
-    # Where they hold it they say what it means to the anchor, beside their true class.
-    expected = arms.REFERENCE_LOG_ODDS * np.eye(2)[meaning(trusted)]
-    expected += 2.0 * holding[:, None] * moves
-    found = made.columns["teacher_logits"][199:]
-    np.testing.assert_allclose(found, expected, atol=1e-6)
     # Of guilty rows what the anchor says without the word, of all others what was said.
     spared = np.array([row != alone for row in range(200)])
     said = rows.labels.copy()
