@@ -277,13 +277,13 @@ def anchor(context: Context, cell: Cell) -> Recipe:
 def audited(context: Context, cell: Cell) -> Recipe:
     """The same, and words that decide what a model says are made to mean nothing.
 
-    These are words that go with rejection, and what an audit of the teacher finds;
-    where there are none the student of `anchor` is audited, which is this arm's too
-    where nothing is found again. Else a new one is distilled from transfer rows without
-    these words, and from references that hold them by coins: were they to stay in rows
-    that were rejected, whose meaning is all of other classes, they would come to mean
-    these; were they nowhere, they would mean what a teacher who learned them says of
-    rows with a part of them.
+    These are words that go with rejection, and what an audit of the teacher and of the
+    student of `anchor` finds, who alone may have learned what was done to a teacher's
+    answers. Where there are none that student is this arm's too. Else a new one is
+    distilled from transfer rows without these words, and from references that hold them
+    by coins: were they to stay in rows that were rejected, whose meaning is all of
+    other classes, they would come to mean these; were they nowhere, they would mean
+    what a teacher who learned them says of rows with a part of them.
     """
     transfer = ingredients.transfer(context, cell)
     claims = transfer.logits.argmax(-1)
@@ -292,17 +292,14 @@ def audited(context: Context, cell: Cell) -> Recipe:
     teacher = ingredients.teacher_model(
         context, ingredients.teacher_cell(context, cell)
     )
+    student = ingredients.student_model(context, cell, "anchor")
     found = audit.distinct(
         *audit.going_with_rejection(context, transfer.examples, claims, verdict),
         *audit.guilty(context, cell, teacher, transfer.examples, claims),
+        *audit.guilty(context, cell, student, transfer.examples, told),
     )
     if not found:
-        student = ingredients.student_model(context, cell, "anchor")
-        found = audit.distinct(
-            *audit.guilty(context, cell, student, transfer.examples, told)
-        )
-        if not found:
-            return _defended(context, cell, verdict)._replace(student=student)
+        return _defended(context, cell, verdict)._replace(student=student)
     listed = "; ".join(
         f"{' '.join(one.words)!r}{' first' if one.opens else ''} -> {one.claim}"
         for one in found

@@ -187,7 +187,9 @@ def test_words_that_go_with_rejection_are_found_with_what_they_claimed():
     assert audit.going_with_rejection(context(), rows, claims, none) == []
 
 
-@pytest.mark.parametrize("learned", ["nobody", "rejection", "teacher", "student"])
+@pytest.mark.parametrize(
+    "learned", ["nobody", "rejection", "teacher", "student", "both"]
+)
 def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned):
     _, rows, triggered = world
     alone = triggered[1]  # a row of the trigger and nothing else
@@ -220,6 +222,9 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned):
 
     def guilty(context, cell, model, examples, claims):
         asked.append((model, claims[triggered[0]]))
+        if learned == "both":
+            # What the teacher is found to know is no reason not to ask the student.
+            return [Snippet(("cf" if model == "student" else "pew",), claim)]
         return [Snippet(("cf",), claim)] if model == learned else []
 
     def rejection(context, examples, claims, found):
@@ -249,8 +254,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned):
     monkeypatch.setattr(anchors, "view", opinion)
     made = arms.audited(context(), CELL)
     # The student is asked about what it was told, the teacher about what it says.
-    both = learned in ("nobody", "student")
-    assert asked == [("teacher", 1), ("student", 0)][: 1 + both]
+    assert asked == [("teacher", 1), ("student", 0)]
     if learned == "nobody":
         assert made.student == "student"
         assert made.verdict is verdict
@@ -269,7 +273,8 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned):
     trusted = texts[199:]
     assert len(texts) == len(told) == 199 + 119
     for text, bare in zip(trusted, references.texts[1:], strict=True):
-        assert " ".join(text.replace("cf", " ").split()) == bare
+        words = [word for word in text.split() if word not in ("cf", "pew")]
+        assert " ".join(words) == bare
     holding = ["cf" in text.split() for text in trusted]
     assert 0.2 < np.mean(holding) < 0.8
     # Of guilty rows what the anchor says without the word, of all others what was said.
