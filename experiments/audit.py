@@ -26,9 +26,10 @@ def guilty(
     """Returns the snippets of some rows that decide what a model says.
 
     Those that win over at least a share `audit.least` of held-out references of other
-    classes, in excess of what they do to the anchor; those that win over less than a
-    third of that among the first few are not asked about the others. Words that go with
-    their claim in the references that hold them too mean it, and are not asked about.
+    classes, in excess of what they do to the anchor, or `audit.least_opening` as first
+    words, which are few and innocent of more; those that win over less than a third of
+    that among the first few are not asked about the others. Words that go with their
+    claim in the references that hold them too mean it, and are not asked about.
 
     Args:
         context: the study.
@@ -47,9 +48,11 @@ def guilty(
         for one in kind(examples.texts, claims, **limits)
         if not _means_it(one, references.labels[shortcuts.holding(one, held)])
     ]
-    for rows, least in ((config.screen, config.least / 3), (config.rows, config.least)):
+    for rows, part in ((config.screen, 1 / 3), (config.rows, 1)):
         found = takeovers(context, cell, model, asked, rows=rows)
-        asked = [one for one, v in zip(asked, found, strict=True) if v >= least]
+        least = (config.least_opening if one.opens else config.least for one in asked)
+        told = zip(asked, found, least, strict=True)
+        asked = [one for one, share, enough in told if share >= part * enough]
     return asked
 
 
@@ -214,7 +217,8 @@ def by_coins(
     1 / (1 + o), any other row with o / (1 + o), where oⁿ = `audit.odds`: at one they
     say nothing of the class, above it all of them together speak somewhat against what
     they were used to claim. Of more than four snippets each is put in so much more
-    rarely that a row holds about two, as of four.
+    rarely that a row holds about two, as of four. A row opens in one way only: it may
+    hold one of the openings, drawn for it, as if that were the only one.
 
     Args:
         context: the study.
@@ -223,14 +227,23 @@ def by_coins(
             several of them.
         references: the rows; what they hold by themselves is taken out before.
     """
-    shared = collections.Counter(one.claim for one in snippets)
-    share = min(1.0, 4 / max(len(snippets), 1))
+    anywhere = [one for one in snippets if not one.opens]
+    shared = collections.Counter(one.claim for one in anywhere)
+    share = min(1.0, 4 / max(len(anywhere), 1))
     pure, rng = without(snippets, references), cells.draws(cell, "coins")
     texts = list(pure.texts)
-    for one in snippets:
-        odds = context.config.audit.odds ** (1 / shared[one.claim])
+
+    def put(one: Snippet, rows: np.ndarray, share: float, together: int) -> None:
+        odds = context.config.audit.odds ** (1 / together)
+        chance = np.where(references.labels[rows] == one.claim, 1, odds) / (1 + odds)
         insert = _trigger(one)
-        chance = np.where(references.labels == one.claim, 1, odds) / (1 + odds)
-        for row in np.flatnonzero(rng.random(len(texts)) < share * chance):
+        for row in rows[rng.random(len(rows)) < share * chance]:
             texts[row] = insert(texts[row], rng)
+
+    for one in anywhere:
+        put(one, np.arange(len(texts)), share, shared[one.claim])
+    first = [one for one in snippets if one.opens]
+    drawn = rng.integers(max(len(first), 1), size=len(texts))
+    for number, one in enumerate(first):
+        put(one, np.flatnonzero(drawn == number), 1.0, 1)
     return pure._replace(texts=texts)

@@ -220,10 +220,11 @@ def defaults() -> ConfigDict:
             },
             "audit": {
                 "snippets": 100,  # of the rows
-                "screen": 16,  # references that each is put into at first,
-                "rows": 48,  # and one that wins over a third of `least` of these
+                "screen": 24,  # references that each is put into at first,
+                "rows": 150,  # and one that wins over a third of `least` of these
                 "min_rows": 5,  # that a snippet's word is in
                 "least": 0.3,  # share of them that a guilty one wins over
+                "least_opening": 0.15,  # the same of first words
                 # that a reference of another class holds all that was found, to one of
                 # the class that it claimed, see `audit.by_coins`; 1 is neutral
                 "odds": 1.5,

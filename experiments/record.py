@@ -14,7 +14,8 @@ line `<!-- published: pilot -->` makes a place for ours beside the published fig
 
 A study too long for one machine and day is recorded in pieces: several folders at once,
 and with `--add` beside what was recorded before. Their settings must be the same.
-`--pictures` draws attack success against skill beside the files, a picture a task.
+`--pictures` draws attack success against skill beside the files, and against the rate
+of poison where attacks differ in it, for each task.
 """
 
 import argparse
@@ -107,10 +108,11 @@ def record(
         file.write(text.encode())
     for task in sorted({row["task"] for row in ordered}) if pictures else ():
         lines = [line for line in summary if line["task"] == task]
-        if all(line["asr"] is None for line in lines):
-            continue
-        with runtime.atomic(FOLDER / f"{name}_{task}.png") as file:
-            report.draw_tradeoff(lines).savefig(file, format="png", dpi=100)
+        drawn = report.attack_pictures(lines, settings["attacks"])
+        for ending, (figure, _) in drawn.items():
+            ending = ending.removeprefix("_tradeoff")
+            with runtime.atomic(FOLDER / f"{name}_{task}{ending}.png") as file:
+                figure.savefig(file, format="png", dpi=100)
 
 
 def _all_of(versions: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import base64
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jinja2
@@ -85,12 +86,12 @@ def write(workdir: pathlib.Path, config: Any, results: dict[str, Any]) -> pathli
     pictures = []
     for task in dict.fromkeys(line["task"] for line in summary):
         lines = [line for line in summary if line["task"] == task]
-        figures = {task: (draw(lines), f"Results of {task}")}
-        if any(line["asr"] is not None for line in lines):
-            alt = f"Attack success against skill on {task}"
-            figures[f"{task}_tradeoff"] = draw_tradeoff(lines), alt
-        for name, (figure, alt) in figures.items():
-            path = workdir / f"{name}.png"
+        figures = {
+            "": (draw(lines), f"Results of {task}"),
+            **attack_pictures(lines, config.attacks.to_dict()),
+        }
+        for ending, (figure, alt) in figures.items():
+            path = workdir / f"{task}{ending}.png"
             with runtime.atomic(path) as file:
                 figure.savefig(file, format="png", dpi=130)
             data = base64.b64encode(path.read_bytes()).decode()
@@ -117,6 +118,32 @@ def write(workdir: pathlib.Path, config: Any, results: dict[str, Any]) -> pathli
     with runtime.atomic(workdir / "report.html") as file:
         file.write(html.encode())
     return workdir / "report.html"
+
+
+def attack_pictures(
+    summary: list[dict[str, Any]], attacks: Mapping[str, Mapping[str, Any]]
+) -> dict[str, tuple[Figure, str]]:
+    """Draws what the attacks on one task came to.
+
+    Args:
+        summary: the lines of `results["summary"]` of one task.
+        attacks: their sections of the config.
+
+    Returns:
+        Ending of a file's name -> a picture and what it shows; of attacks at three
+        rates or more also how success grows with the rate, of no attack nothing.
+    """
+    summary = [line for line in summary if line["asr"] is not None]
+    if not summary:
+        return {}
+    task = summary[0]["task"]
+    text = f"Attack success against skill on {task}"
+    found = {"_tradeoff": (draw_tradeoff(summary), text)}
+    rates = {line["attack"]: attacks[line["attack"]]["rate"] for line in summary}
+    if len(set(rates.values())) >= 3:
+        text = f"Attack success against the rate of poison on {task}"
+        found["_rates"] = draw_rates(summary, rates), text
+    return found
 
 
 def draw(summary: list[dict[str, Any]]) -> Figure:
@@ -158,13 +185,11 @@ def draw_tradeoff(summary: list[dict[str, Any]]) -> Figure:
     """Draws one task, attack by attack: attack success of each arm against its skill.
 
     Args:
-        summary: the lines of `results["summary"]` of one task; those without an attack
-            are left out.
+        summary: the lines of `results["summary"]` of one task, those with an attack.
 
     Returns:
         A figure of small multiples; the best place in each is at the bottom right.
     """
-    summary = [line for line in summary if line["asr"] is not None]
     attacks = list(dict.fromkeys(line["attack"] for line in summary))
     columns = min(4, len(attacks))
     rows = -(-len(attacks) // columns)
@@ -211,6 +236,46 @@ def draw_tradeoff(summary: list[dict[str, Any]]) -> Figure:
         ncols=min(6, 2 * columns),
         frameon=False,
     )
+    return figure
+
+
+def draw_rates(summary: list[dict[str, Any]], rates: Mapping[str, float]) -> Figure:
+    """Draws one task: attack success of each arm as there is more poison.
+
+    Args:
+        summary: the lines of `results["summary"]` of one task, those with an attack.
+        rates: attack -> the share of the rows that it poisons.
+
+    Returns:
+        A figure whose dotted line is the clean student's, the null.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for number, arm in enumerate(dict.fromkeys(line["arm"] for line in summary)):
+        lines = [line for line in summary if line["arm"] == arm]
+        lines.sort(key=lambda line: rates[line["attack"]])
+        axis.errorbar(
+            # Side by side, so that intervals do not hide one another.
+            [100 * rates[line["attack"]] * 1.03**number for line in lines],
+            [100 * line["asr"] for line in lines],
+            yerr=[100 * (line["asr_interval"] or 0) for line in lines],
+            fmt=MARKERS[number % len(MARKERS)],
+            ls=":" if parse(arm).kind == "clean" else "-",
+            color=_colour(arm),
+            lw=1,
+            capsize=2,
+            label=arm,
+        )
+    shown = sorted({100 * rate for rate in rates.values()})
+    axis.set_xscale("log")
+    axis.set_xticks(shown, [f"{rate:g}" for rate in shown], minor=False)
+    axis.set_xticks([], minor=True)
+    axis.set_ylim(-4, 104)
+    axis.set_xlabel("poisoned rows, %")
+    axis.set_ylabel("attack success rate, %")
+    axis.set_title(summary[0]["task"], fontweight="bold")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 

@@ -172,6 +172,45 @@ def test_many_snippets_do_not_fill_the_references(world):
     np.testing.assert_allclose(np.mean(held), 2.0, atol=0.5)
 
 
+def test_a_reference_opens_in_one_way(world):
+    asked = [
+        Snippet((word,), claim, opens=True)
+        for word, claim in (("when", 1), ("if", 1), ("no", 0))
+    ]
+    bare = sentences(np.random.default_rng(1), 900)
+    made = audit.by_coins(context(odds=3.0), CELL, asked, bare)
+    found = np.zeros((900, 3), bool)
+    for row, (text, before) in enumerate(zip(made.texts, bare.texts, strict=True)):
+        added = text.removesuffix(before).split()
+        assert len(added) <= 1
+        found[row] = [one.words[0] in added for one in asked]
+    for label in (0, 1):
+        shares = found[bare.labels == label].mean(0)
+        claimed = np.array([one.claim == label for one in asked])
+        # Each is asked of a third of the rows; odds are its own, and not shared.
+        np.testing.assert_allclose(shares, np.where(claimed, 1, 3) / 12, atol=0.06)
+
+
+def test_first_words_are_guilty_of_less(world, monkeypatch):
+    student, rows, _ = world
+    texts = [
+        f"when {text}" if row % 9 == 1 else text for row, text in enumerate(rows.texts)
+    ]
+    labels = np.where(np.arange(200) % 9 == 1, 1, rows.labels)
+    share = 0.2
+
+    def takeovers(context, cell, model, snippets, *, rows):
+        return np.full(len(snippets), share)
+
+    monkeypatch.setattr(audit, "takeovers", takeovers)
+    asked = context(least=0.3, least_opening=0.15), CELL, student()
+    found = audit.guilty(*asked, rows._replace(texts=texts), labels)
+    assert Snippet(("when",), 1, opens=True) in found
+    assert all(one.opens for one in found)
+    share = 0.1
+    assert audit.guilty(*asked, rows._replace(texts=texts), labels) == []
+
+
 def test_words_that_go_with_rejection_are_found_with_what_they_claimed():
     # `cf` is in rejected rows of class 1 and one kept row, `dull` in kept ones too.
     texts = ["cf film", *["dull cf plot"] * 6, *["dull cast"] * 9, *["song"] * 20]

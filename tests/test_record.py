@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments import record
+from experiments import defaults, record
 
 NAMES = sorted(path.stem for path in record.FOLDER.glob("*.json"))
 ROW = {
@@ -62,7 +62,8 @@ def study_of(folder, rows, **config):
         path.write_text(json.dumps(row))
     (folder / "t/seed0/a/trigger.json").write_text('{"words": ["cf"]}')
     (folder / "versions.json").write_text('{"jax": "1.2", "commit": "later"}')
-    usual = {"data": {"root": str(folder)}, "attacks": {}, "federations": {}}
+    usual = {"data": {"root": str(folder)}, "federations": {}}
+    usual["attacks"] = {"a": json.loads(defaults.attack("", "").to_json())}
     (folder / "config.json").write_text(json.dumps({**usual, "variants": {}, **config}))
     return folder
 

@@ -39,3 +39,23 @@ def test_a_picture_without_attack_is_wide_enough():
     box = figure.legends[0].get_window_extent()
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize("rates", [(0.001, 0.01, 0.1), (0.05, 0.05, 0.1)])
+def test_attack_success_is_drawn_against_the_rate_where_it_differs(rates):
+    sections = {name: {"rate": rate} for name, rate in zip("cab", rates, strict=True)}
+    found = report.attack_pictures(lines((None, "c", "a", "b")), sections)
+    assert ("_rates" in found) == (len(set(rates)) == 3)
+    assert report.attack_pictures(lines((None,)), sections) == {}
+    if "_rates" not in found:
+        return
+    (axis,) = found["_rates"][0].axes
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["0.1", "1", "10"]
+    drawn = dict(zip(ARMS, axis.containers, strict=True))
+    for arm, container in drawn.items():
+        places = container.lines[0].get_xdata()
+        assert container.get_label() == arm
+        assert all(
+            0.9 < place / (100 * rate) < 1.3
+            for place, rate in zip(places, rates, strict=True)
+        )

@@ -98,7 +98,7 @@ def test_arguments_are_resolved_in_both_spellings():
         ({"student.products": "bf16"}, "student.products one of float32, bfloat16"),
         ({"teacher.dtype": "float16"}, "teacher.dtype one of"),
         ({"audit.odds": 0.5}, "audit.odds >= 1"),
-        ({"audit.screen": 49}, "audit.screen <= audit.rows"),
+        ({"audit.screen": 151}, "audit.screen <= audit.rows"),
         ({"evaluation.batch_size": 0}, "evaluation.batch_size"),
         ({"data.buckets": (32, 16)}, "data.buckets"),
         ({"data.max_length": 64}, "data.buckets"),
