@@ -126,6 +126,8 @@ def takeovers(
     Returns:
         `[snippets]`, in [-2, 2]: of the model, less that of the anchor.
     """
+    if not snippets:
+        return np.zeros(0)
     references = cells.references(context, cell)
     rng = cells.draws(cell, "audit")
     order = rng.permutation(anchors.anchor(context, cell).calibration)
