@@ -329,6 +329,14 @@ def audited(context: Context, cell: Cell) -> Recipe:
     return _keep(recipe, np.flatnonzero(audit.has_words(recipe.examples)))
 
 
+def unattacked(context: Context, cell: Cell) -> Recipe:
+    """Does the same in a world without the attack: what the defence does by itself.
+
+    The null ASR is that of a student without a defence, who may lean to one class.
+    """
+    return anchor(context, cell.clean)
+
+
 def wary(context: Context, cell: Cell) -> Recipe:
     """The same, against an attacker who knows the anchor or taught it the trigger.
 
@@ -467,6 +475,7 @@ ARMS: dict[str, Arm] = {
     "dp_sgd": Arm(dp_sgd, in_federations=False),
     "anchor": Arm(anchor, anchored=True),
     "audited": Arm(audited, needs=("anchor",), in_federations=False, anchored=True),
+    "unattacked": Arm(unattacked, lambda config, cell: cell.clean, anchored=True),
     "wary": Arm(wary, anchored=True),
     "gate": Arm(gate, anchored=True),
     "plain_references": Arm(plain_references),

@@ -149,7 +149,7 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 # Worlds, not defences: without the attack, and with its rows known.
-WORLDS = ("clean", "oracle")
+WORLDS = ("clean", "unattacked", "oracle")
 FEW = 4
 
 

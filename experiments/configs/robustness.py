@@ -24,6 +24,7 @@ of a student, without dropout. The variants:
 some ten thousand short forward passes before a student is distilled.
 
 `audited` is `anchor` after an audit of words, see `experiments/audit.py`: ours.
+`unattacked` is `anchor` where there was no attack: what it does by itself.
 
 Linear layers multiply in bfloat16, which is meant for a processor with units for it;
 `--config.teacher.products=float32`, likewise `student` and `anchor`, for others. There
@@ -40,7 +41,7 @@ from experiments.configs import pilot, quickstart
 from experiments.defaults import attack
 from protojax import _validate
 
-OURS = ("clean", "plain", "anchor", "audited")
+OURS = ("clean", "plain", "unattacked", "anchor", "audited")
 BASELINES = (
     *("nearest", "references", "fine_tuned", "nad", "dp_sgd", "adversarial"),
     *("gate", "cube", "abl", "onion"),
