@@ -61,13 +61,17 @@ def going_with_rejection(
 ) -> list[Snippet]:
     """Returns the snippets most of whose rows were rejected, each with their claim.
 
+    That is what the anchor denies: the teacher's claim, or else the label. Of few
+    poisoned rows a teacher may learn nothing, and say what they mean.
+
     Args:
         context: the study.
         examples: the transfer rows.
-        claims: `[rows]`, the class that each claims.
+        claims: `[rows]`, the class that the teacher says.
         verdict: what the group test says of them.
     """
     config, rows = context.config.audit, shortcuts.word_sets(examples.texts)
+    claims = np.where(claims == verdict.anchor_classes, examples.labels, claims)
     found = []
     for one in shortcuts.snippets(
         examples.texts,

@@ -212,18 +212,20 @@ def test_first_words_are_guilty_of_less(world, monkeypatch):
     assert audit.guilty(*asked, rows._replace(texts=texts), labels) == []
 
 
-def test_words_that_go_with_rejection_are_found_with_what_they_claimed():
+@pytest.mark.parametrize("liar", ["teacher", "label"])
+def test_words_that_go_with_rejection_are_found_with_what_was_denied(liar):
     # `cf` is in rejected rows of class 1 and one kept row, `dull` in kept ones too.
     texts = ["cf film", *["dull cf plot"] * 6, *["dull cast"] * 9, *["song"] * 20]
     rejected = np.arange(36) < 8
     rejected[0] = False
-    claims = np.where(np.arange(36) < 8, 1, 0)
-    verdict = Verdict(rejected, np.ones(36))
-    rows = Examples(texts, None, claims)
+    lies, truth = np.where(np.arange(36) < 8, 1, 0), np.zeros(36, int)
+    claims, labels = (lies, truth) if liar == "teacher" else (truth, lies)
+    rows = Examples(texts, None, labels)
+    verdict = Verdict(rejected, np.ones(36), anchor_classes=truth)
     found = audit.going_with_rejection(context(), rows, claims, verdict)
     assert all(one.claim == 1 and "cf" in one.words for one in found)
     assert found
-    none = Verdict(np.zeros(36, bool), np.ones(36))
+    none = verdict._replace(rejected=np.zeros(36, bool))
     assert audit.going_with_rejection(context(), rows, claims, none) == []
 
 
