@@ -285,14 +285,31 @@ def audited(context: Context, cell: Cell) -> Recipe:
     other classes, they would come to mean these; were they nowhere, they would mean
     what a teacher who learned them says of rows with a part of them.
     """
+    return _audited(context, cell, judge(context, cell, _distil(context)), "anchor")
+
+
+def wary_audited(context: Context, cell: Cell) -> Recipe:
+    """Audits after the wary judge, and the student of `wary`."""
+    verdict = judge(context, cell, _distil(context), wary=True)
+    return _audited(context, cell, verdict, "wary")
+
+
+def _audited(context: Context, cell: Cell, verdict: Verdict, before: str) -> Recipe:
+    """Returns the recipe of an audit.
+
+    Args:
+        context: the study.
+        cell: the cell.
+        verdict: what the group test says of the transfer rows.
+        before: the arm whose student follows that verdict alone; it is asked too.
+    """
     transfer = ingredients.transfer(context, cell)
     claims = transfer.logits.argmax(-1)
-    verdict = judge(context, cell, _distil(context))
     told = np.where(verdict.rejected, verdict.anchor_logits.argmax(-1), claims)
     teacher = ingredients.teacher_model(
         context, ingredients.teacher_cell(context, cell)
     )
-    student = ingredients.student_model(context, cell, "anchor")
+    student = ingredients.student_model(context, cell, before)
     found = audit.distinct(
         *audit.going_with_rejection(context, transfer.examples, claims, verdict),
         *audit.guilty(context, cell, teacher, transfer.examples, claims),
@@ -477,6 +494,9 @@ ARMS: dict[str, Arm] = {
     "audited": Arm(audited, needs=("anchor",), in_federations=False, anchored=True),
     "unattacked": Arm(unattacked, lambda config, cell: cell.clean, anchored=True),
     "wary": Arm(wary, anchored=True),
+    "wary_audited": Arm(
+        wary_audited, needs=("wary",), in_federations=False, anchored=True
+    ),
     "gate": Arm(gate, anchored=True),
     "plain_references": Arm(plain_references),
     "fine_tuned": Arm(fine_tuned, needs=("plain",), goes_on=True, in_federations=False),
