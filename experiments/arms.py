@@ -327,14 +327,16 @@ def _audited(context: Context, cell: Cell, verdict: Verdict, before: str) -> Rec
     references = cells.references(context, cell)
     rejected = verdict.rejected | guilty
     classes, logits = verdict.anchor_classes.copy(), verdict.anchor_logits.copy()
-    view = anchors.view(context, cell, data.take(pure, np.flatnonzero(rejected)))
-    classes[rejected], logits[rejected] = view
+    # A wary judge has hidden more from the anchor in the rows that stay as they were.
+    pairs = zip(pure.texts, transfer.examples.texts, strict=True)
+    changed = rejected & np.array([new != old for new, old in pairs])
+    rows = np.flatnonzero(changed)
+    classes[rows], logits[rows] = anchors.view(context, cell, data.take(pure, rows))
+    spoiled = audit.tainted(found, references, references.labels)
+    if verdict.spoiled is not None:
+        spoiled |= verdict.spoiled
     verdict = Verdict(
-        rejected,
-        np.where(guilty, 0.0, verdict.p_values),
-        classes,
-        logits,
-        spoiled=audit.tainted(found, references, references.labels),
+        rejected, np.where(guilty, 0.0, verdict.p_values), classes, logits, spoiled
     )
     recipe = _defended(
         context,
