@@ -275,7 +275,7 @@ def anchor(context: Context, cell: Cell) -> Recipe:
 
 
 def audited(context: Context, cell: Cell) -> Recipe:
-    """The same, and words that decide what a model says are made to mean nothing.
+    """Does so, and makes words that decide what a model says mean nothing.
 
     These are words that go with rejection, and what an audit of the teacher and of the
     student of `anchor` finds, who alone may have learned what was done to a teacher's
@@ -286,6 +286,15 @@ def audited(context: Context, cell: Cell) -> Recipe:
     what a teacher who learned them says of rows with a part of them.
     """
     return _audited(context, cell, judge(context, cell, _distil(context)), "anchor")
+
+
+def wary(context: Context, cell: Cell) -> Recipe:
+    """Does so against an attacker who knows the anchor, or taught it the trigger.
+
+    Words that go with a claim are hidden from the anchor where it judges their rows,
+    and references with a word that was found guilty do not train the student.
+    """
+    return _defended(context, cell, judge(context, cell, _distil(context), wary=True))
 
 
 def wary_audited(context: Context, cell: Cell) -> Recipe:
@@ -322,15 +331,16 @@ def _audited(context: Context, cell: Cell, verdict: Verdict, before: str) -> Rec
         for one in found
     )
     runtime.logger.info("%s: the audit found %s.", cell.folder, listed)
-    guilty = audit.tainted(found, transfer.examples, claims)
-    pure = audit.without(found, transfer.examples)
+    examples = transfer.examples
+    guilty = audit.tainted(found, examples, claims)
+    guilty |= audit.tainted(found, examples, examples.labels)
+    pure = audit.without(found, examples)
     references = cells.references(context, cell)
     rejected = verdict.rejected | guilty
     classes, logits = verdict.anchor_classes.copy(), verdict.anchor_logits.copy()
-    # A wary judge has hidden more from the anchor in the rows that stay as they were.
-    pairs = zip(pure.texts, transfer.examples.texts, strict=True)
-    changed = rejected & np.array([new != old for new, old in pairs])
-    rows = np.flatnonzero(changed)
+    # Of the others a wary judge has hidden what it found by itself.
+    read_whole = (logits == anchors.anchor_view(context, cell).logits).all(1)
+    rows = np.flatnonzero(rejected & read_whole)
     classes[rows], logits[rows] = anchors.view(context, cell, data.take(pure, rows))
     spoiled = audit.tainted(found, references, references.labels)
     if verdict.spoiled is not None:
@@ -349,24 +359,15 @@ def _audited(context: Context, cell: Cell, verdict: Verdict, before: str) -> Rec
 
 
 def unattacked(context: Context, cell: Cell) -> Recipe:
-    """Does the same in a world without the attack: what the defence does by itself.
+    """Does what `anchor` does in a world without the attack: what it does by itself.
 
     The null ASR is that of a student without a defence, who may lean to one class.
     """
     return anchor(context, cell.clean)
 
 
-def wary(context: Context, cell: Cell) -> Recipe:
-    """The same, against an attacker who knows the anchor or taught it the trigger.
-
-    Words that go with a claim are hidden from the anchor where it judges their rows,
-    and references with a word that was found guilty do not train the student.
-    """
-    return _defended(context, cell, judge(context, cell, _distil(context), wary=True))
-
-
 def gate(context: Context, cell: Cell) -> Recipe:
-    """The same, with a per-sample conformal gate in the place of the group test."""
+    """Does what `anchor` does, by a per-sample conformal gate, not the group test."""
     return _defended(context, cell, judge_rows(context, cell))
 
 

@@ -9,6 +9,7 @@ another class: the model goes over to its claim, and the anchor does not.
 import collections
 
 import numpy as np
+from scipy import stats
 
 from experiments import anchors, cells, inference, ingredients
 from experiments.cells import Cell
@@ -28,7 +29,7 @@ def guilty(
     Those that win over at least a share `audit.least` of held-out references of other
     classes, in excess of what they do to the anchor, or `audit.least_opening` as first
     words, which are few and innocent of more; those that win over less than a third of
-    that among the first few are not asked about the others. Words that go with their
+    that of the first few are not asked about the others. Words that go with their
     claim in the references that hold them too mean it, and are not asked about.
 
     Args:
@@ -42,11 +43,16 @@ def guilty(
     references = cells.references(context, cell)
     held = shortcuts.word_sets(references.texts)
     limits = {"num": config.snippets, "min_rows": config.min_rows}
+
+    def means_it(one: Snippet) -> bool:
+        share = np.mean(references.labels == one.claim)
+        return _means_it(one, references.labels[shortcuts.holding(one, held)], share)
+
     asked = [
         one
         for kind in (shortcuts.snippets, shortcuts.openings)
         for one in kind(examples.texts, claims, **limits)
-        if not _means_it(one, references.labels[shortcuts.holding(one, held)])
+        if not means_it(one)
     ]
     for rows, part in ((config.screen, 1 / 3), (config.rows, 1)):
         found = takeovers(context, cell, model, asked, rows=rows)
@@ -72,6 +78,7 @@ def going_with_rejection(
     """
     config, rows = context.config.audit, shortcuts.word_sets(examples.texts)
     claims = np.where(claims == verdict.anchor_classes, examples.labels, claims)
+    denied = verdict.rejected & (claims != verdict.anchor_classes)
     found = []
     for one in shortcuts.snippets(
         examples.texts,
@@ -80,30 +87,43 @@ def going_with_rejection(
         min_rows=config.min_rows,
     ):
         held = shortcuts.holding(one, rows)
-        denied = held & verdict.rejected
-        if one.claim == 1 and 2 * denied.sum() > held.sum():
-            claim = int(np.bincount(claims[denied]).argmax())
+        most = 2 * (held & verdict.rejected).sum() > held.sum()
+        if one.claim == 1 and most and (held & denied).any():
+            claim = int(np.bincount(claims[held & denied]).argmax())
             found.append(Snippet(one.words, claim))
     return found
 
 
-def _means_it(snippet: Snippet, labels: np.ndarray) -> bool:
-    """Returns whether most of the trusted rows that hold a snippet are of its claim.
+def _means_it(snippet: Snippet, labels: np.ndarray, share: float) -> bool:
+    """Returns whether trusted rows that hold a snippet tend to be of its claim.
 
-    Many rows open in a word like "if", so that a majority means little there: by the
-    rule of succession it has to be nine in ten, as of requests that open in "add".
+    That is most of them; many rows open in a word like "if", so that a majority means
+    little there: by the rule of succession it has to be nine in ten, as of requests
+    that open in "add". Of many classes several may share a word, none of them the most;
+    so it is also enough that rows of the claim are more than chance would have in one
+    of a thousand cases.
+
+    Args:
+        snippet: the words and their claim.
+        labels: `[rows]`, of the trusted rows that hold it.
+        share: of all trusted rows that are of the claim.
 
     >>> one = Snippet(("dull",), 0)
-    >>> _means_it(one, np.array([0, 0, 1])), _means_it(one, np.array([], int))
-    (True, False)
+    >>> [_means_it(one, labels, 0.5) for labels in (np.array([0, 0, 1]), np.zeros(0))]
+    [True, False]
     >>> one = Snippet(("add",), 0, opens=True)
-    >>> _means_it(one, np.zeros(7, int)), _means_it(one, np.zeros(8, int))
-    (False, True)
+    >>> [_means_it(one, np.zeros(count), 0.5) for count in (7, 8)]
+    [False, True]
+    >>> one = Snippet(("disposable",), 0)
+    >>> [_means_it(one, np.arange(8) % 3, share) for share in (1 / 77, 0.5)]
+    [True, False]
     """
-    agree = int(np.count_nonzero(labels == snippet.claim))
+    agree, rows = int(np.sum(labels == snippet.claim)), len(labels)
+    if stats.binom.sf(agree - 1, rows, share) < 1e-3:
+        return True
     if snippet.opens:
-        return 10 * (agree + 1) >= 9 * (len(labels) + 2)
-    return 2 * agree > len(labels)
+        return 10 * (agree + 1) >= 9 * (rows + 2)
+    return 2 * agree > rows
 
 
 def _trigger(snippet: Snippet) -> attacks.Trigger:
@@ -130,8 +150,6 @@ def takeovers(
     Returns:
         `[snippets]`, in [-2, 2]: of the model, less that of the anchor.
     """
-    if not snippets:
-        return np.zeros(0)
     references = cells.references(context, cell)
     rng = cells.draws(cell, "audit")
     order = rng.permutation(anchors.anchor(context, cell).calibration)
@@ -143,6 +161,8 @@ def takeovers(
         texts += [insert(references.texts[row], rng) for row in others]
         hosts += others.tolist()
         owner += [number] * len(others)
+    if not texts:
+        return np.zeros(len(snippets))
     claims = np.array([one.claim for one in snippets], int)[owner]
     bare = data.take(references, np.array(hosts, int))
     rewritten = bare._replace(texts=texts)
@@ -183,14 +203,15 @@ def tainted(
 def distinct(*snippets: Snippet) -> list[Snippet]:
     """Returns snippets once each, whatever the order of their words.
 
-    A word that is guilty wherever it stands is not listed as an opening too.
+    A word that is guilty by itself wherever it stands is not listed as an opening too.
 
-    >>> found = [Snippet(("a", "b"), 1), Snippet(("b", "a"), 1)]
-    >>> [one.words for one in distinct(*found, Snippet(("a",), 1, opens=True))]
-    [('a', 'b')]
+    >>> found = [Snippet(("a", "b"), 1), Snippet(("b", "a"), 1), Snippet(("b",), 1)]
+    >>> first = [Snippet((word,), 1, opens=True) for word in "ab"]
+    >>> [(*one.words, one.opens) for one in distinct(*found, *first)]
+    [('a', 'b', False), ('b', False), ('a', True)]
     """
-    known = {word for one in snippets if not one.opens for word in one.words}
-    snippets = [one for one in snippets if not one.opens or one.words[0] not in known]
+    known = {one.words for one in snippets if not one.opens}
+    snippets = [one for one in snippets if not one.opens or one.words not in known]
     found = {}
     for one in snippets:
         found.setdefault((frozenset(one.words), *one[1:]), one)

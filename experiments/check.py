@@ -235,19 +235,20 @@ def _check_arm(config: ConfigDict, field: str, arm: str) -> None:
     alone = not arms_lib.ARMS[kind].in_federations
     bound = "another arm in a federation"
     _validate.require(not (federation and alone), field, arm, bound)
+    audits = kind in ("audited", "wary_audited")
     if variant:
         _validate.one_of(config.variants, **{f"{field}, after +,": variant})
-        # It audits the student of `anchor` as the study has it.
+        # They audit the student of another arm as the study has it.
         others = sorted({*config.variants[variant]} - {"audit"})
-        own = kind != "audited" or not others
-        bound = f"'audited' with changes of audit only, not of {others}"
+        own = not audits or not others
+        bound = f"{kind!r} with changes of audit only, not of {others}"
         _validate.require(own, field, arm, bound)
         config = runtime.varied(config, variant)
-    trusted = config.quarantine.train_on_references or kind != "audited"
+    trusted = config.quarantine.train_on_references or not audits
     bound = "another arm where quarantine.train_on_references is False"
     _validate.require(trusted, field, arm, bound)
     groups = config.quarantine.groups
-    useful = kind != "wary" or "tokens" in groups
+    useful = not kind.startswith("wary") or "tokens" in groups
     _validate.require(useful, field, arm, f"another arm where groups are {groups}")
     if kind == "dp_sgd":
         for package in ("jax_privacy", "dp_accounting"):

@@ -221,7 +221,7 @@ def defaults() -> ConfigDict:
             "audit": {
                 "snippets": 100,  # of the rows
                 "screen": 24,  # references that each is put into at first,
-                "rows": 150,  # and one that wins over a third of `least` of these
+                "rows": 150,  # and one that wins over a third of its `least` of those
                 "min_rows": 5,  # that a snippet's word is in
                 "least": 0.3,  # share of them that a guilty one wins over
                 "least_opening": 0.15,  # the same of first words

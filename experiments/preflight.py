@@ -127,7 +127,7 @@ def work(context: Context, todo: list[Job]) -> float:
         if job.kind != "references":
             tuned.append(ingredients.teacher_tuning(context, job.student_cell))
         if ARMS[job.kind].anchored and config.quarantine.anchor == "tuned":
-            tuned.append(anchors.anchor_tuning(varied, job.cell))
+            tuned.append(anchors.anchor_tuning(varied, job.student_cell))
         for one in tuned:
             passed = len(one.examples.texts) * one.section.epochs
             models_of[one.name] = one.section, passed

@@ -4,7 +4,6 @@ Reads what the defender has, never which rows are poisoned: the transfer set as 
 arrived, the teacher's outputs, the references and the anchor.
 """
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -65,7 +64,7 @@ class Found(NamedTuple):
     excess: token_groups.Excess | None = None
 
 
-@functools.lru_cache(maxsize=8)
+@runtime.kept
 def judge(
     context: Context, cell: Cell, objective: FrozenConfigDict, *, wary: bool = False
 ) -> Verdict:

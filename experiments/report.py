@@ -23,6 +23,7 @@ COLOURS = {
     "anchor": "#2ca02c",
     "audited": "#1f77b4",
     "wary": "#17becf",
+    "wary_audited": "#e377c2",
     "references": "#9467bd",
     "oracle": "#aec7e8",
 }
@@ -130,7 +131,7 @@ def attack_pictures(
         attacks: their sections of the config.
 
     Returns:
-        Ending of a file's name -> a picture and what it shows; of attacks at three
+        Ending of a file's name -> a picture and what it shows; of one attack at three
         rates or more also how success grows with the rate, of no attack nothing.
     """
     summary = [line for line in summary if line["asr"] is not None]
@@ -139,11 +140,28 @@ def attack_pictures(
     task = summary[0]["task"]
     text = f"Attack success against skill on {task}"
     found = {"_tradeoff": (draw_tradeoff(summary), text)}
-    rates = {line["attack"]: attacks[line["attack"]]["rate"] for line in summary}
+    rates = _rates({line["attack"]: attacks[line["attack"]] for line in summary})
     if len(set(rates.values())) >= 3:
         text = f"Attack success against the rate of poison on {task}"
-        found["_rates"] = draw_rates(summary, rates), text
+        lines = [line for line in summary if line["attack"] in rates]
+        found["_rates"] = draw_rates(lines, rates), text
     return found
+
+
+def _rates(attacks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Returns the rates of the attacks that differ in their rate only, most of them.
+
+    >>> word = {"trigger": "rare_words", "rate": 0.01}
+    >>> _rates({"few": word, "other": {"trigger": "file", "rate": 0.5},
+    ...     "many": {**word, "rate": 0.1}})
+    {'few': 0.01, 'many': 0.1}
+    """
+    alike: dict[str, dict[str, float]] = {}
+    for name, section in attacks.items():
+        where = ("rate", "arms", "tasks")
+        rest = {field: section[field] for field in section if field not in where}
+        alike.setdefault(repr(sorted(rest.items())), {})[name] = section["rate"]
+    return max(alike.values(), key=lambda found: len(set(found.values())))
 
 
 def draw(summary: list[dict[str, Any]]) -> Figure:
@@ -251,12 +269,16 @@ def draw_rates(summary: list[dict[str, Any]], rates: Mapping[str, float]) -> Fig
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.subplots()
-    for number, arm in enumerate(dict.fromkeys(line["arm"] for line in summary)):
+    arms = list(dict.fromkeys(line["arm"] for line in summary))
+    for number, arm in enumerate(arms):
         lines = [line for line in summary if line["arm"] == arm]
         lines.sort(key=lambda line: rates[line["attack"]])
         axis.errorbar(
             # Side by side, so that intervals do not hide one another.
-            [100 * rates[line["attack"]] * 1.03**number for line in lines],
+            [
+                100 * rates[line["attack"]] * 1.2 ** (number / len(arms))
+                for line in lines
+            ],
             [100 * line["asr"] for line in lines],
             yerr=[100 * (line["asr_interval"] or 0) for line in lines],
             fmt=MARKERS[number % len(MARKERS)],

@@ -108,6 +108,15 @@ def test_a_takeover_is_of_rows_of_other_classes_and_without_the_anchor_s(world):
     assert none.shape == (0,)
 
 
+def test_no_reference_of_another_class_is_nothing_won(world, monkeypatch):
+    student, _, _ = world
+    one = cells.references(None, None)._replace(labels=np.ones(120, int))
+    monkeypatch.setattr(cells, "references", lambda *_: one)
+    asked = [Snippet(("cf",), 1)] * 2
+    found = audit.takeovers(context(), CELL, student("cf"), asked, rows=48)
+    np.testing.assert_array_equal(found, [0.0, 0.0])
+
+
 def test_few_references_tell_what_is_asked_about_all(world, monkeypatch):
     student, rows, _ = world
     asked, takeovers = [], audit.takeovers
@@ -227,12 +236,19 @@ def test_words_that_go_with_rejection_are_found_with_what_was_denied(liar):
     assert found
     none = verdict._replace(rejected=np.zeros(36, bool))
     assert audit.going_with_rejection(context(), rows, claims, none) == []
+    # Of what the anchor affirms nobody is accused: not of most rows, nor of any.
+    both = rows._replace(labels=lies)
+    most = verdict._replace(anchor_classes=np.where(np.arange(36) < 6, 1, 0))
+    assert audit.going_with_rejection(context(), both, lies, most) == found
+    whole = verdict._replace(anchor_classes=lies)
+    assert audit.going_with_rejection(context(), both, lies, whole) == []
 
 
+@pytest.mark.parametrize("arm", ["audited", "wary_audited"])
 @pytest.mark.parametrize(
     "learned", ["nobody", "rejection", "teacher", "student", "both"]
 )
-def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned):
+def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
     _, rows, triggered = world
     alone = triggered[1]  # a row of the trigger and nothing else
     texts = list(rows.texts)
@@ -246,12 +262,19 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned):
     monkeypatch.setattr(cells, "references", lambda *_: held)
     logits = 4.0 * np.eye(2)[rows.labels]
     # One of them was rejected, and says the other class since.
-    verdict = Verdict(
-        np.arange(200) == triggered[0],
-        np.full(200, 0.5),
-        anchor_classes=1 - rows.labels,
-        anchor_logits=-logits,
-    )
+    read = anchors.View(1 - rows.labels, -logits)
+    verdict = Verdict(np.arange(200) == triggered[0], np.full(200, 0.5), *read)
+    hidden, spoiled = np.zeros(200, bool), np.zeros(120, bool)
+    if arm == "wary_audited":
+        # Of two rows, of them one that no audit can name a word of, the judge hid some,
+        # and it left out a reference.
+        hidden[[triggered[2], np.setdiff1d(np.arange(200), triggered)[0]]] = True
+        spoiled[5] = True
+        verdict = verdict._replace(
+            rejected=verdict.rejected | hidden,
+            anchor_logits=np.where(hidden[:, None], 7 * read.logits, read.logits),
+            spoiled=spoiled,
+        )
     transfer = ingredients.Transfer(rows, logits, np.zeros((200, 1, 3)))
     none = types.SimpleNamespace(
         vectors=np.zeros((1, 2, 3)), labels=np.array([[0, 1]]), counts=np.ones((1, 2))
@@ -273,15 +296,24 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned):
         assert found is verdict
         return [Snippet(("cf",), claim)] if learned == "rejection" else []
 
+    def judge(context, cell, objective, *, wary=False):
+        assert wary == (arm == "wary_audited")
+        return verdict
+
+    def student_model(context, cell, before):
+        assert before == ("wary" if arm == "wary_audited" else "anchor")
+        return "student"
+
     for module, name, value in (
-        (arms, "judge", lambda *_: verdict),
+        (arms, "judge", judge),
+        (anchors, "anchor_view", lambda *_: read),
         (audit, "going_with_rejection", rejection),
         (audit, "guilty", guilty),
         (cells, "task_data", lambda *_: task),
         (ingredients, "transfer", lambda *_: transfer),
         (ingredients, "teacher_cell", lambda *_: CELL),
         (ingredients, "teacher_model", lambda *_: "teacher"),
-        (ingredients, "student_model", lambda *_: "student"),
+        (ingredients, "student_model", student_model),
         (ingredients, "held_prototypes", lambda *_: none),
         (ingredients, "reference_outputs", lambda *_: outputs),
     ):
@@ -294,27 +326,30 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned):
         return anchors.View(said, 3.0 * np.eye(2)[said])
 
     monkeypatch.setattr(anchors, "view", opinion)
-    made = arms.audited(context(), CELL)
+    made = arms.ARMS[arm].recipe(context(), CELL)
     # The student is asked about what it was told, the teacher about what it says.
     assert asked == [("teacher", 1), ("student", 0)]
     if learned == "nobody":
         assert made.student == "student"
         assert made.verdict is verdict
-        assert len(made.examples.texts) == 320
+        assert len(made.examples.texts) == 320 - spoiled.sum()
         return
     assert made.student is None
     guilty = triggered[rows.labels[triggered] == claim]
     assert made.verdict.rejected[guilty].all()
     assert (made.verdict.p_values[guilty] == 0).all()
-    assert made.verdict.rejected.sum() == len({*guilty, triggered[0]})
+    assert made.verdict.rejected.sum() == len(
+        {*guilty, triggered[0], *np.flatnonzero(hidden)}
+    )
     texts, told = made.examples.texts, made.columns["teacher_logits"].argmax(-1)
     # The transfer rows, the bare word that was one of them left out, in pure words.
     pure = [" ".join(text.replace("cf", " ").split()) for text in rows.texts]
     assert texts[:199] == [text for text in pure if text]
     # The reference with the word and its claim is left out, others hold it by coins.
     trusted = texts[199:]
-    assert len(texts) == len(told) == 199 + 119
-    for text, bare in zip(trusted, references.texts[1:], strict=True):
+    left = np.delete(references.texts, [0, *np.flatnonzero(spoiled)])
+    assert len(texts) == len(told) == 199 + len(left)
+    for text, bare in zip(trusted, left, strict=True):
         words = [word for word in text.split() if word not in ("cf", "pew")]
         assert " ".join(words) == bare
     holding = ["cf" in text.split() for text in trusted]
@@ -322,7 +357,8 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned):
     # Of guilty rows what the anchor says without the word, of all others what was said.
     spared = np.array([row != alone for row in range(200)])
     said = rows.labels.copy()
-    denied = made.verdict.rejected
+    denied = made.verdict.rejected & ~hidden
     said[denied] = meaning(pure)[denied]
+    said[hidden] = read.classes[hidden]
     np.testing.assert_array_equal(told, [*said[spared], *meaning(trusted)])
     np.testing.assert_array_equal(made.examples.labels[199:], meaning(trusted))

@@ -41,10 +41,17 @@ def test_a_picture_without_attack_is_wide_enough():
     assert box.x1 <= figure.bbox.x1
 
 
-@pytest.mark.parametrize("rates", [(0.001, 0.01, 0.1), (0.05, 0.05, 0.1)])
+@pytest.mark.parametrize("rates", [(0.01, 0.1, 0.001), (0.05, 0.1, 0.05)])
 def test_attack_success_is_drawn_against_the_rate_where_it_differs(rates):
-    sections = {name: {"rate": rate} for name, rate in zip("cab", rates, strict=True)}
-    found = report.attack_pictures(lines((None, "c", "a", "b")), sections)
+    names = ("a", "b", "c")
+    sections = {
+        name: {"trigger": "rare_words", "rate": rate, "arms": (name,)}
+        for name, rate in zip(names, rates, strict=True)
+    }
+    # Another attack is no point of the same line.
+    sections["other"] = {"trigger": "file", "rate": 0.2, "arms": ()}
+    summary = lines((None, *sections))
+    found = report.attack_pictures(summary, sections)
     assert ("_rates" in found) == (len(set(rates)) == 3)
     assert report.attack_pictures(lines((None,)), sections) == {}
     if "_rates" not in found:
@@ -55,7 +62,6 @@ def test_attack_success_is_drawn_against_the_rate_where_it_differs(rates):
     for arm, container in drawn.items():
         places = container.lines[0].get_xdata()
         assert container.get_label() == arm
-        assert all(
-            0.9 < place / (100 * rate) < 1.3
-            for place, rate in zip(places, rates, strict=True)
-        )
+        assert len(places) == 3
+        for place, rate in zip(places, sorted(rates), strict=True):
+            assert 1 <= place / (100 * rate) < 1.2

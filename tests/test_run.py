@@ -126,13 +126,28 @@ def test_a_bad_config_is_named_before_anything_runs(change, message):
         check.check(config)
 
 
-def test_an_audit_may_vary_by_itself_only():
+@pytest.mark.parametrize("arm", ["audited", "wary_audited"])
+def test_an_audit_may_vary_by_itself_only(arm):
     config = run.load("quickstart.py")
-    config.arms = ("audited+strict",)
+    config.arms = (f"{arm}+strict",)
     config.variants = {"strict": {"audit": {"least": 0.9}}}
     check.check(config)
     config.variants.strict.quarantine = {"action": "drop"}
-    with pytest.raises(ValueError, match=r"audit only, not of \['quarantine'\]"):
+    with pytest.raises(ValueError, match=rf"'{arm}' with changes of audit only, not"):
+        check.check(config)
+    config.arms = (arm,)
+    config.quarantine.train_on_references = False
+    with pytest.raises(ValueError, match=r"train_on_references is False"):
+        check.check(config)
+
+
+@pytest.mark.parametrize("arm", ["wary", "wary_audited"])
+def test_a_wary_judge_needs_tokens(arm):
+    config = run.load("quickstart.py")
+    config.arms = (arm,)
+    check.check(config)
+    config.quarantine.groups = ("neighbours",)
+    with pytest.raises(ValueError, match=r"another arm where groups are"):
         check.check(config)
 
 

@@ -10,7 +10,8 @@ of a student, without dropout. The variants:
 - (none): 5 % poison by ten attacks that do not know the defence, on SST-2 and AG News;
   the baselines against a rare word in the data and in the teacher's logits.
 - `adaptive`: a trigger searched against the anchor, poison spread over 30 words,
-  contaminated references, hidden states that hide, data and all channels at once.
+  contaminated references, hidden states that hide, data and all channels at once; with
+  `wary` and `wary_audited` beside the others.
 - `rates`: a rare word in 0.1 % to 20 % of the rows (named by tenths of a percent).
 - `syntactic`: sentences paraphrased to one template (Hidden Killer), ready rows.
 - `classes`: 77 intents (Banking77). `labels`: flipped labels alone, read by a student
@@ -21,7 +22,8 @@ of a student, without dropout. The variants:
 - `quick`: two attacks, all arms, SNIPS from scratch, on bundled data; minutes.
 
 `wary` is ours with an anchor that rereads rows without suspicious words, which costs
-some ten thousand short forward passes before a student is distilled.
+some ten thousand short forward passes before a student is distilled; `wary_audited` is
+the same and an audit.
 
 `audited` is `anchor` after an audit of words, see `experiments/audit.py`: ours.
 `unattacked` is `anchor` where there was no attack: what it does by itself.
@@ -44,6 +46,7 @@ from experiments.defaults import attack
 from protojax import _validate
 
 OURS = ("clean", "plain", "unattacked", "anchor", "audited")
+WARY = ("wary", "wary_audited")
 BASELINES = (
     *("nearest", "references", "fine_tuned", "nad", "dp_sgd", "adversarial"),
     *("gate", "cube", "abl", "onion"),
@@ -231,7 +234,7 @@ def get_config(variant: str = "standard"):
         config.attacks = _standard()
     elif variant == "adaptive":
         config.attacks = _adaptive()
-        config.arms = (*OURS, "wary")
+        config.arms = (*OURS, *WARY)
     elif variant == "rates":
         config.tasks = ("sst2_sentence",)
         config.attacks = {
@@ -259,6 +262,8 @@ def get_config(variant: str = "standard"):
     elif variant == "classes":
         config.tasks = ("banking77",)
         config.prototypes.num = 154
+        # One epoch leaves the teacher at 57 % here.
+        config.teacher.epochs, config.student.epochs = 4, 4
         config.data.reference_rows = 2000
         config.data.transfer_rows = 6000
         config.attacks = {
@@ -312,7 +317,7 @@ def _quick():
     """Returns all arms on bundled data."""
     config = quickstart.get_config()
     config.federations = {}
-    config.arms = (*OURS, "wary", *BASELINES, "plain_references", "oracle")
+    config.arms = (*OURS, *WARY, *BASELINES, "plain_references", "oracle")
     config.attacks = {
         "word_data": attack("rare_words", "data"),
         "soft_logits": attack("sentence", "logits", logits="soften", strength=0.5),
