@@ -27,10 +27,11 @@ def guilty(
     """Returns the snippets of some rows that decide what a model says.
 
     Those that win over at least a share `audit.least` of held-out references of other
-    classes, in excess of what they do to the anchor, or `audit.least_opening` as first
-    words, which are few and innocent of more; those that win over less than a third of
-    that of the first few are not asked about the others. Words that go with their
-    claim in the references that hold them too mean it, and are not asked about.
+    classes, in excess of what they do to the anchor. First words of at least
+    `audit.min_rows_opening` rows are few and innocent of more: `audit.least_opening` is
+    enough. Those that win over less than a third of that of the first few references
+    are not asked about the others. Words that go with their claim in the references
+    that hold them too mean it, and are not asked about.
 
     Args:
         context: the study.
@@ -42,7 +43,6 @@ def guilty(
     config = context.config.audit
     references = cells.references(context, cell)
     held = shortcuts.word_sets(references.texts)
-    limits = {"num": config.snippets, "min_rows": config.min_rows}
 
     def means_it(one: Snippet) -> bool:
         share = np.mean(references.labels == one.claim)
@@ -50,8 +50,11 @@ def guilty(
 
     asked = [
         one
-        for kind in (shortcuts.snippets, shortcuts.openings)
-        for one in kind(examples.texts, claims, **limits)
+        for kind, fewest in (
+            (shortcuts.snippets, config.min_rows),
+            (shortcuts.openings, config.min_rows_opening),
+        )
+        for one in kind(examples.texts, claims, num=config.snippets, min_rows=fewest)
         if not means_it(one)
     ]
     for rows, part in ((config.screen, 1 / 3), (config.rows, 1)):

@@ -223,8 +223,9 @@ def defaults() -> ConfigDict:
                 "screen": 24,  # references that each is put into at first,
                 "rows": 150,  # and one that wins over a third of its `least` of those
                 "min_rows": 5,  # that a snippet's word is in
-                "least": 0.3,  # share of them that a guilty one wins over
-                "least_opening": 0.15,  # the same of first words
+                "least": 0.3,  # share of references that a guilty one wins over
+                "min_rows_opening": 20,  # the same of first words: a syntax that is a
+                "least_opening": 0.15,  # trigger opens many rows in few ways
                 # that a reference of another class holds all that was found, to one of
                 # the class that it claimed, see `audit.by_coins`; 1 is neutral
                 "odds": 1.5,
