@@ -217,7 +217,7 @@ def test_first_words_are_guilty_of_less(world, monkeypatch):
     found = audit.guilty(*asked, rows._replace(texts=texts), labels)
     assert Snippet(("when",), 1, opens=True) in found
     assert all(one.opens for one in found)
-    rarer = context(least=0.3, least_opening=0.15, min_rows_opening=23), *asked[1:]
+    rarer = context(least=0.3, least_opening=0.15, min_rows_opening=24), *asked[1:]
     assert audit.guilty(*rarer, rows._replace(texts=texts), labels) == []
     share = 0.1
     assert audit.guilty(*asked, rows._replace(texts=texts), labels) == []
