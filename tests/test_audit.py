@@ -255,16 +255,21 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
     alone = triggered[1]  # a row of the trigger and nothing else
     texts = list(rows.texts)
     texts[alone] = "cf"
-    rows = rows._replace(texts=texts)
     references = cells.references(None, None)
     held = references._replace(
         texts=[f"{references.texts[0]} cf", *references.texts[1:]]
     )
     claim = int(references.labels[0])
     monkeypatch.setattr(cells, "references", lambda *_: held)
-    logits = 4.0 * np.eye(2)[rows.labels]
+    logits, said = 4.0 * np.eye(2)[rows.labels], rows.labels.copy()
+    # One row has the word and a label that lies, and a teacher who does not.
+    others = np.setdiff1d(np.flatnonzero(rows.labels != claim), triggered)
+    lied, labels = others[-1], rows.labels.copy()
+    texts[lied] += " cf"
+    labels[lied] = claim
+    rows = rows._replace(texts=texts, labels=labels)
     # One of them was rejected, and says the other class since.
-    read = anchors.View(1 - rows.labels, -logits)
+    read = anchors.View(1 - said, -logits)
     verdict = Verdict(np.arange(200) == triggered[0], np.full(200, 0.5), *read)
     hidden, spoiled = np.zeros(200, bool), np.zeros(120, bool)
     if arm == "wary_audited":
@@ -337,7 +342,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         assert len(made.examples.texts) == 320 - spoiled.sum()
         return
     assert made.student is None
-    guilty = triggered[rows.labels[triggered] == claim]
+    guilty = np.append(triggered[said[triggered] == claim], lied)
     assert made.verdict.rejected[guilty].all()
     assert (made.verdict.p_values[guilty] == 0).all()
     assert made.verdict.rejected.sum() == len(
@@ -358,7 +363,6 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
     assert 0.2 < np.mean(holding) < 0.8
     # Of guilty rows what the anchor says without the word, of all others what was said.
     spared = np.array([row != alone for row in range(200)])
-    said = rows.labels.copy()
     denied = made.verdict.rejected & ~hidden
     said[denied] = meaning(pure)[denied]
     said[hidden] = read.classes[hidden]
