@@ -11,14 +11,12 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from experiments import (
-    anchors,
     audit,
     cells,
     filters,
     inference,
     ingredients,
     purify,
-    runtime,
     trainer,
 )
 from experiments.cells import Cell
@@ -275,7 +273,7 @@ def anchor(context: Context, cell: Cell) -> Recipe:
 
 
 def audited(context: Context, cell: Cell) -> Recipe:
-    """Does so, and makes words that decide what a model says mean nothing.
+    """Does what `anchor` does, and takes the meaning from words that decide alone.
 
     These are words that go with rejection, and what an audit of the teacher and of the
     student of `anchor` finds, who alone may have learned what was done to a teacher's
@@ -289,7 +287,7 @@ def audited(context: Context, cell: Cell) -> Recipe:
 
 
 def wary(context: Context, cell: Cell) -> Recipe:
-    """Does so against an attacker who knows the anchor, or taught it the trigger.
+    """Does what `anchor` does, against one who knows the anchor or taught it lies.
 
     Words that go with a claim are hidden from the anchor where it judges their rows,
     and references with a word that was found guilty do not train the student.
@@ -312,48 +310,20 @@ def _audited(context: Context, cell: Cell, verdict: Verdict, before: str) -> Rec
         verdict: what the group test says of the transfer rows.
         before: the arm whose student follows that verdict alone; it is asked too.
     """
-    transfer = ingredients.transfer(context, cell)
-    claims = transfer.logits.argmax(-1)
-    told = np.where(verdict.rejected, verdict.anchor_logits.argmax(-1), claims)
-    teacher = ingredients.teacher_model(
-        context, ingredients.teacher_cell(context, cell)
-    )
     student = ingredients.student_model(context, cell, before)
-    found = audit.distinct(
-        *audit.going_with_rejection(context, transfer.examples, claims, verdict),
-        *audit.guilty(context, cell, teacher, transfer.examples, claims),
-        *audit.guilty(context, cell, student, transfer.examples, told),
-    )
+    found = audit.found(context, cell, verdict, student)
     if not found:
         return _defended(context, cell, verdict)._replace(student=student)
-    listed = "; ".join(
-        f"{' '.join(one.words)!r}{' first' if one.opens else ''} -> {one.claim}"
-        for one in found
-    )
-    runtime.logger.info("%s: the audit found %s.", cell.folder, listed)
-    examples = transfer.examples
-    guilty = audit.tainted(found, examples, claims)
-    guilty |= audit.tainted(found, examples, examples.labels)
-    pure = audit.without(found, examples)
-    references = cells.references(context, cell)
-    rejected = verdict.rejected | guilty
-    classes, logits = verdict.anchor_classes.copy(), verdict.anchor_logits.copy()
-    # Of the others a wary judge has hidden what it found by itself.
-    read_whole = (logits == anchors.anchor_view(context, cell).logits).all(1)
-    rows = np.flatnonzero(rejected & read_whole)
-    classes[rows], logits[rows] = anchors.view(context, cell, data.take(pure, rows))
-    spoiled = audit.tainted(found, references, references.labels)
-    if verdict.spoiled is not None:
-        spoiled |= verdict.spoiled
-    verdict = Verdict(
-        rejected, np.where(guilty, 0.0, verdict.p_values), classes, logits, spoiled
-    )
+    transfer = ingredients.transfer(context, cell)
+    pure = audit.without(found, transfer.examples)
     recipe = _defended(
         context,
         cell,
-        verdict,
+        audit.amended(context, cell, verdict, found, pure),
         transfer=transfer._replace(examples=pure),
-        references=audit.by_coins(context, cell, found, references),
+        references=audit.by_coins(
+            context, cell, found, cells.references(context, cell)
+        ),
     )
     return _keep(recipe, np.flatnonzero(audit.has_words(recipe.examples)))
 

@@ -11,7 +11,7 @@ import collections
 import numpy as np
 from scipy import stats
 
-from experiments import anchors, cells, inference, ingredients
+from experiments import anchors, cells, inference, ingredients, runtime
 from experiments.cells import Cell
 from experiments.quarantine import Verdict
 from experiments.runtime import Context
@@ -43,11 +43,6 @@ def guilty(
     config = context.config.audit
     references = cells.references(context, cell)
     held = shortcuts.word_sets(references.texts)
-
-    def means_it(one: Snippet) -> bool:
-        share = np.mean(references.labels == one.claim)
-        return _means_it(one, references.labels[shortcuts.holding(one, held)], share)
-
     asked = [
         one
         for kind, fewest in (
@@ -55,7 +50,7 @@ def guilty(
             (shortcuts.openings, config.min_rows_opening),
         )
         for one in kind(examples.texts, claims, num=config.snippets, min_rows=fewest)
-        if not means_it(one)
+        if not _means_it(one, references.labels, shortcuts.holding(one, held))
     ]
     for rows, part in ((config.screen, 1 / 3), (config.rows, 1)):
         found = takeovers(context, cell, model, asked, rows=rows)
@@ -97,7 +92,7 @@ def going_with_rejection(
     return found
 
 
-def _means_it(snippet: Snippet, labels: np.ndarray, share: float) -> bool:
+def _means_it(snippet: Snippet, labels: np.ndarray, held: np.ndarray) -> bool:
     """Returns whether trusted rows that hold a snippet tend to be of its claim.
 
     That is most of them; many rows open in a word like "if", so that a majority means
@@ -108,21 +103,24 @@ def _means_it(snippet: Snippet, labels: np.ndarray, share: float) -> bool:
 
     Args:
         snippet: the words and their claim.
-        labels: `[rows]`, of the trusted rows that hold it.
-        share: of all trusted rows that are of the claim.
+        labels: `[references]`, int.
+        held: `[references]`, bool, which of them hold it.
 
-    >>> one = Snippet(("dull",), 0)
-    >>> [_means_it(one, labels, 0.5) for labels in (np.array([0, 0, 1]), np.zeros(0))]
-    [True, False]
-    >>> one = Snippet(("add",), 0, opens=True)
-    >>> [_means_it(one, np.zeros(count), 0.5) for count in (7, 8)]
-    [False, True]
-    >>> one = Snippet(("disposable",), 0)
-    >>> [_means_it(one, np.arange(8) % 3, share) for share in (1 / 77, 0.5)]
-    [True, False]
+    >>> def says(one, *rows):
+    ...     return _means_it(one, labels, np.isin(np.arange(len(labels)), rows))
+    >>> labels, dull = np.repeat([0, 1], 50), Snippet(("dull",), 0)
+    >>> says(dull, 0, 1, 50), says(dull), says(dull, *range(47, 55))
+    (True, False, False)
+    >>> add = Snippet(("add",), 0, opens=True)
+    >>> says(add, *range(7)), says(add, *range(8))
+    (False, True)
+    >>> labels = np.arange(77).repeat(3)
+    >>> says(Snippet(("disposable",), 0), *range(8))  # three of eight
+    True
     """
-    agree, rows = int(np.sum(labels == snippet.claim)), len(labels)
-    if stats.binom.sf(agree - 1, rows, share) < 1e-3:
+    claimed = labels == snippet.claim
+    agree, rows = int((held & claimed).sum()), int(held.sum())
+    if stats.binom.sf(agree - 1, rows, claimed.mean()) < 1e-3:
         return True
     if snippet.opens:
         return 10 * (agree + 1) >= 9 * (rows + 2)
@@ -193,13 +191,20 @@ def takeovers(
 
 
 def tainted(
-    snippets: list[Snippet], examples: Examples, claims: np.ndarray
+    snippets: list[Snippet], examples: Examples, *claims: np.ndarray
 ) -> np.ndarray:
-    """Returns `[rows]`, bool: which rows hold a snippet and claim what it goes with."""
+    """Returns `[rows]`, bool: which rows hold a snippet and claim what it goes with.
+
+    Args:
+        snippets: the words and their claims.
+        examples: the rows.
+        *claims: `[rows]`, what each claims; of several kinds of claim one is enough.
+    """
     rows = shortcuts.word_sets(examples.texts)
     found = np.zeros(len(rows), bool)
     for one in snippets:
-        found |= shortcuts.holding(one, rows) & (claims == one.claim)
+        claimed = np.any([kind == one.claim for kind in claims], axis=0)
+        found |= shortcuts.holding(one, rows) & claimed
     return found
 
 
@@ -219,6 +224,70 @@ def distinct(*snippets: Snippet) -> list[Snippet]:
     for one in snippets:
         found.setdefault((frozenset(one.words), *one[1:]), one)
     return list(found.values())
+
+
+def found(
+    context: Context, cell: Cell, verdict: Verdict, student: Model
+) -> list[Snippet]:
+    """Returns the words that go with rejection, or decide what a model says.
+
+    Args:
+        context: the study.
+        cell: the cell, whose teacher is asked.
+        verdict: what the group test says of its transfer rows.
+        student: one that followed the verdict; asked about what it was told.
+    """
+    transfer = ingredients.transfer(context, cell)
+    examples, claims = transfer.examples, transfer.logits.argmax(-1)
+    told = np.where(verdict.rejected, verdict.anchor_logits.argmax(-1), claims)
+    teacher = ingredients.teacher_model(
+        context, ingredients.teacher_cell(context, cell)
+    )
+    named = distinct(
+        *going_with_rejection(context, examples, claims, verdict),
+        *guilty(context, cell, teacher, examples, claims),
+        *guilty(context, cell, student, examples, told),
+    )
+    if named:
+        listed = "; ".join(
+            f"{' '.join(one.words)!r}{' first' if one.opens else ''} -> {one.claim}"
+            for one in named
+        )
+        runtime.logger.info("%s: the audit found %s.", cell.folder, listed)
+    return named
+
+
+def amended(
+    context: Context,
+    cell: Cell,
+    verdict: Verdict,
+    snippets: list[Snippet],
+    pure: Examples,
+) -> Verdict:
+    """Returns a verdict that also rejects what holds a snippet and claims its class.
+
+    Args:
+        context: the study.
+        cell: the cell.
+        verdict: what the group test says of the transfer rows.
+        snippets: what the audit found.
+        pure: the transfer rows without them, as the anchor is to read them.
+    """
+    transfer = ingredients.transfer(context, cell)
+    references = cells.references(context, cell)
+    examples, claims = transfer.examples, transfer.logits.argmax(-1)
+    suspect = tainted(snippets, examples, claims, examples.labels)
+    rejected = verdict.rejected | suspect
+    classes, logits = verdict.anchor_classes.copy(), verdict.anchor_logits.copy()
+    # Of the others a wary judge has hidden what it found by itself.
+    read_whole = (logits == anchors.anchor_view(context, cell).logits).all(1)
+    rows = np.flatnonzero(rejected & read_whole)
+    classes[rows], logits[rows] = anchors.view(context, cell, data.take(pure, rows))
+    spoiled = tainted(snippets, references, references.labels)
+    if verdict.spoiled is not None:
+        spoiled |= verdict.spoiled
+    p_values = np.where(suspect, 0.0, verdict.p_values)
+    return Verdict(rejected, p_values, classes, logits, spoiled)
 
 
 def without(snippets: list[Snippet], examples: Examples) -> Examples:

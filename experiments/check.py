@@ -248,7 +248,8 @@ def _check_arm(config: ConfigDict, field: str, arm: str) -> None:
     bound = "another arm where quarantine.train_on_references is False"
     _validate.require(trusted, field, arm, bound)
     groups = config.quarantine.groups
-    useful = not kind.startswith("wary") or "tokens" in groups
+    asked = "wary" in (kind, *arms_lib.ARMS[kind].needs)
+    useful = not asked or "tokens" in groups
     _validate.require(useful, field, arm, f"another arm where groups are {groups}")
     if kind == "dp_sgd":
         for package in ("jax_privacy", "dp_accounting"):

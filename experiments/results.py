@@ -157,8 +157,8 @@ def _on_front(line: dict[str, Any], lines: list[dict[str, Any]]) -> bool | None:
     """Returns whether no other defence has a lower ASR and as good a clean metric.
 
     None where there is nothing to compare: without an attack, for `WORLDS`, which are
-    no defences against it, and among a few, which compare at a glance. Ties
-    count for both.
+    no defences against it, and among a few, which compare at a glance. Ties count for
+    both.
 
     >>> found = {"plain": (0.9, 0.9), "anchor": (0.2, 0.9), "nad": (0.3, 0.95),
     ...     "cube": (0.3, 0.9), "abl": (0.2, 0.9)}

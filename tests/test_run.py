@@ -133,7 +133,8 @@ def test_an_audit_may_vary_by_itself_only(arm):
     config.variants = {"strict": {"audit": {"least": 0.9}}}
     check.check(config)
     config.variants.strict.quarantine = {"action": "drop"}
-    with pytest.raises(ValueError, match=rf"'{arm}' with changes of audit only, not"):
+    said = rf"'{arm}' with changes of audit only, not of \['quarantine'\]"
+    with pytest.raises(ValueError, match=said):
         check.check(config)
     config.arms = (arm,)
     config.quarantine.train_on_references = False
