@@ -87,6 +87,8 @@ class Arm(NamedTuple):
         goes_on: whether the student starts from that of the first of these, or anew.
         in_federations: whether it makes sense over many nodes.
         anchored: whether it asks the anchor, which then has to be trained before.
+        audits: whether it audits the student of the first that it needs, as the study
+            has it, and says with the help of the references what found words mean.
         learns_in: `(config, cell) -> Cell`, the cell that the student depends on; one
             that does not depend on the attack is trained once for all of them.
     """
@@ -97,6 +99,7 @@ class Arm(NamedTuple):
     goes_on: bool = False
     in_federations: bool = True
     anchored: bool = False
+    audits: bool = False
 
 
 def _distil(context: Context, assignment: str = "", weight: float | None = None):
@@ -464,11 +467,13 @@ ARMS: dict[str, Arm] = {
     # Nodes step together through full batches; the accounting needs coins.
     "dp_sgd": Arm(dp_sgd, in_federations=False),
     "anchor": Arm(anchor, anchored=True),
-    "audited": Arm(audited, needs=("anchor",), in_federations=False, anchored=True),
+    "audited": Arm(
+        audited, needs=("anchor",), in_federations=False, anchored=True, audits=True
+    ),
     "unattacked": Arm(unattacked, lambda config, cell: cell.clean, anchored=True),
     "wary": Arm(wary, anchored=True),
     "wary_audited": Arm(
-        wary_audited, needs=("wary",), in_federations=False, anchored=True
+        wary_audited, needs=("wary",), in_federations=False, anchored=True, audits=True
     ),
     "gate": Arm(gate, anchored=True),
     "plain_references": Arm(plain_references),

@@ -235,7 +235,7 @@ def _check_arm(config: ConfigDict, field: str, arm: str) -> None:
     alone = not arms_lib.ARMS[kind].in_federations
     bound = "another arm in a federation"
     _validate.require(not (federation and alone), field, arm, bound)
-    audits = kind in ("audited", "wary_audited")
+    audits = arms_lib.ARMS[kind].audits
     if variant:
         _validate.one_of(config.variants, **{f"{field}, after +,": variant})
         # They audit the student of another arm as the study has it.
