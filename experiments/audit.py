@@ -92,6 +92,41 @@ def going_with_rejection(
     return found
 
 
+def in_surplus(
+    context: Context, cell: Cell, examples: Examples, claims: np.ndarray
+) -> list[Snippet]:
+    """Returns the first words that too many rows of one claim have.
+
+    Too many beside the references, which come from where the rows do, poison apart: see
+    `shortcuts.surplus_p_value`, which has to be below `audit.surplus`. It takes no
+    model, so that it does not matter how little of a trigger one has learned.
+
+    Args:
+        context: the study.
+        cell: whose references are trusted.
+        examples: the transfer rows.
+        claims: `[rows]`, the class that goes with each.
+    """
+    config = context.config.audit
+    references = cells.references(context, cell)
+    rows, trusted = map(shortcuts.word_sets, (examples.texts, references.texts))
+    found = []
+    for one in shortcuts.openings(
+        examples.texts, claims, num=config.snippets, min_rows=config.min_rows_opening
+    ):
+        held = shortcuts.holding(one, trusted)
+        by_chance = shortcuts.surplus_p_value(
+            (shortcuts.holding(one, rows) & (claims == one.claim)).sum(),
+            (held & (references.labels == one.claim)).sum(),
+            num_rows=len(rows),
+            num_trusted=len(trusted),
+        )
+        meant = _means_it(one, references.labels, held)
+        if by_chance < config.surplus and not meant:
+            found.append(one)
+    return found
+
+
 def _means_it(snippet: Snippet, labels: np.ndarray, held: np.ndarray) -> bool:
     """Returns whether trusted rows that hold a snippet tend to be of its claim.
 
@@ -229,7 +264,7 @@ def distinct(*snippets: Snippet) -> list[Snippet]:
 def found(
     context: Context, cell: Cell, verdict: Verdict, student: Model
 ) -> list[Snippet]:
-    """Returns the words that go with rejection, or decide what a model says.
+    """Returns words that go with rejection, are too many, or decide what a model says.
 
     Args:
         context: the study.
@@ -245,6 +280,7 @@ def found(
     )
     named = distinct(
         *going_with_rejection(context, examples, claims, verdict),
+        *in_surplus(context, cell, examples, claims),
         *guilty(context, cell, teacher, examples, claims),
         *guilty(context, cell, student, examples, told),
     )

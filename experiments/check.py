@@ -184,9 +184,9 @@ def _check_objective(config: ConfigDict) -> None:
     _validate.require(odds >= 1, "audit.odds", odds, ">= 1")
     screen, bound = config.audit.screen, "<= audit.rows"
     _validate.require(screen <= config.audit.rows, "audit.screen", screen, bound)
-    for field in ("least", "least_opening"):
-        least = config.audit[field]
-        _validate.require(least <= 1, f"audit.{field}", least, "in (0, 1]")
+    for field in ("least", "least_opening", "surplus"):
+        share = config.audit[field]
+        _validate.require(share <= 1, f"audit.{field}", share, "in (0, 1]")
     rows = config.filters.min_cluster_rows
     _validate.require(rows >= 2, "filters.min_cluster_rows", rows, ">= 2")
     references = num_references(config)

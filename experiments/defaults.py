@@ -226,6 +226,8 @@ def defaults() -> ConfigDict:
                 "least": 0.3,  # share of references that a guilty one wins over
                 "min_rows_opening": 20,  # the same of first words: a syntax that is a
                 "least_opening": 0.15,  # trigger opens many rows in few ways
+                # chance that an innocent first word is in so many more rows of a claim
+                "surplus": 1e-3,  # than the references have
                 # that a reference of another class holds all that was found, to one of
                 # the class that it claimed, see `audit.by_coins`; 1 is neutral
                 "odds": 1.5,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
 from protojax import _validate
 
@@ -158,6 +159,44 @@ def holding(snippet: Snippet, rows: Sequence[dict[str, None]]) -> np.ndarray:
         return np.array([next(iter(row), "") == word for row in rows], bool)
     words = set(snippet.words)
     return np.array([words <= row.keys() for row in rows], bool)
+
+
+def surplus_p_value(
+    rows: ArrayLike, trusted: ArrayLike, *, num_rows: int, num_trusted: int
+) -> np.ndarray:
+    """Returns how likely chance puts so many of some rows among the untrusted ones.
+
+    Fisher's exact test, one-sided: of rows + trusted alike ones, drawn into a set of
+    num_rows and one of num_trusted, P(as many or more in the first). A trigger is in
+    more of them than that, whatever models have learned from it.
+
+    Args:
+        rows: any shape, int, how many of the untrusted rows are of a kind.
+        trusted: the same of the trusted ones.
+        num_rows: of all untrusted rows, > 0.
+        num_trusted: of all trusted rows, > 0.
+
+    Returns:
+        The p-values, float64.
+
+    Raises:
+        ValueError: more rows of a kind than there are, or fewer than none.
+
+    Source: R. A. Fisher, 1922. On the interpretation of χ² from contingency tables.
+
+    >>> surplus_p_value([3, 48], [1, 2], num_rows=3000, num_trusted=1000).round(4)
+    array([7.383e-01, 1.000e-04])
+    """
+    rows, trusted = np.asarray(rows), np.asarray(trusted)
+    for name, found, most in (
+        ("rows", rows, num_rows),
+        ("trusted", trusted, num_trusted),
+    ):
+        possible = bool(np.all((found >= 0) & (found <= most)))
+        _validate.require(possible, name, found, f"in [0, {most}]")
+    return stats.hypergeom.sf(
+        rows - 1, num_rows + num_trusted, rows + trusted, num_rows
+    )
 
 
 def without(snippets: Sequence[Snippet], text: str) -> str:

@@ -246,9 +246,52 @@ def test_words_that_go_with_rejection_are_found_with_what_was_denied(liar):
     assert audit.going_with_rejection(context(), both, lies, whole) == []
 
 
+@pytest.mark.parametrize(
+    ("rows", "trusted", "named"), [(30, 1, True), (30, 6, False), (15, 0, False)]
+)
+def test_first_words_that_the_references_lack(world, monkeypatch, rows, trusted, named):
+    _, poison, _ = world
+    references = cells.references(None, None)
+
+    def opened(examples, count):
+        texts = list(examples.texts)
+        for row in np.flatnonzero(examples.labels == 1)[:count]:
+            texts[row] = f"when {texts[row]}"
+        return examples._replace(texts=texts)
+
+    # One reference of the other class opens so; it says nothing of this claim.
+    other = int(np.flatnonzero(references.labels == 0)[0])
+    held = opened(references, trusted)
+    held.texts[other] = f"when {held.texts[other]}"
+    monkeypatch.setattr(cells, "references", lambda *_: held)
+    found = audit.in_surplus(context(), CELL, opened(poison, rows), poison.labels)
+    assert found == ([Snippet(("when",), 1, opens=True)] if named else [])
+
+
+def test_rows_like_the_references_have_no_surplus():
+    # Words of nature's frequencies, and a first word that means its class.
+    rng = np.random.default_rng(1)
+    words = np.array([f"w{number}" for number in range(200)])
+    share = 1 / np.arange(1, 201)
+
+    def drawn(rows):
+        first = rng.choice(words, rows, p=share / share.sum())
+        labels = rng.integers(0, 2, rows)
+        labels[first == "w0"] = 1
+        return Examples([f"{word} it is" for word in first], None, labels)
+
+    found = 0
+    for _ in range(20):
+        rows, references = drawn(3000), drawn(1000)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cells, "references", lambda *_: references)  # noqa: B023
+            found += len(audit.in_surplus(context(), CELL, rows, rows.labels))
+    assert found <= 1
+
+
 @pytest.mark.parametrize("arm", ["audited", "wary_audited"])
 @pytest.mark.parametrize(
-    "learned", ["nobody", "rejection", "teacher", "student", "both"]
+    "learned", ["nobody", "rejection", "surplus", "teacher", "student", "both"]
 )
 def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
     _, rows, triggered = world
@@ -303,6 +346,10 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         assert found is verdict
         return [Snippet(("cf",), claim)] if learned == "rejection" else []
 
+    def surplus(context, cell, examples, claims):
+        np.testing.assert_array_equal(claims, said)
+        return [Snippet(("cf",), claim)] if learned == "surplus" else []
+
     def judge(context, cell, objective, *, wary=False):
         assert wary == (arm == "wary_audited")
         return verdict
@@ -315,6 +362,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         (arms, "judge", judge),
         (anchors, "anchor_view", lambda *_: read),
         (audit, "going_with_rejection", rejection),
+        (audit, "in_surplus", surplus),
         (audit, "guilty", guilty),
         (cells, "task_data", lambda *_: task),
         (ingredients, "transfer", lambda *_: transfer),

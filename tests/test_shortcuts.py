@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from protojax import shortcuts
 from protojax.shortcuts import Snippet
@@ -156,3 +157,27 @@ def test_openings_are_the_first_words_alone():
     assert shortcuts.without(both, "so when") == "when"
     text = " ".join(rng.choice(COMMON, 3))
     assert shortcuts.without([found[0]], text) == text
+
+
+def test_surplus_is_fisher_s_exact_test():
+    rng = np.random.default_rng(3)
+    rows, trusted = rng.integers(0, 60, 50), rng.integers(0, 20, 50)
+    found = shortcuts.surplus_p_value(rows, trusted, num_rows=300, num_trusted=100)
+    tables = [[[a, 300 - a], [b, 100 - b]] for a, b in zip(rows, trusted, strict=True)]
+    exact = [stats.fisher_exact(t, alternative="greater").pvalue for t in tables]
+    np.testing.assert_allclose(found, exact, rtol=1e-9)
+
+
+def test_surplus_by_hand():
+    # Of four rows two are of a kind; both are untrusted in one of six draws.
+    assert shortcuts.surplus_p_value(2, 0, num_rows=2, num_trusted=2) == pytest.approx(
+        1 / 6
+    )
+    assert shortcuts.surplus_p_value(0, 2, num_rows=2, num_trusted=2) == 1
+    assert shortcuts.surplus_p_value(2, 2, num_rows=2, num_trusted=2) == 1
+
+
+@pytest.mark.parametrize(("rows", "trusted"), [(4, 0), (-1, 0), (0, 3)])
+def test_surplus_of_more_rows_than_there_are(rows, trusted):
+    with pytest.raises(ValueError, match=r"in \[0, [23]\]"):
+        shortcuts.surplus_p_value(rows, trusted, num_rows=3, num_trusted=2)
