@@ -99,7 +99,9 @@ def in_surplus(
 
     Too many beside the references, which come from where the rows do, poison apart: see
     `shortcuts.surplus_p_value`, which has to be below `audit.surplus`. It takes no
-    model, so that it does not matter how little of a trigger one has learned.
+    model, so that it does not matter how little of a trigger one has learned. Of a
+    claim that poison has made frequent every first word is in surplus, "what" too; so
+    all rows that open so, whatever they claim, have to be more than is likely as well.
 
     Args:
         context: the study.
@@ -114,15 +116,16 @@ def in_surplus(
     for one in shortcuts.openings(
         examples.texts, claims, num=config.snippets, min_rows=config.min_rows_opening
     ):
-        held = shortcuts.holding(one, trusted)
-        by_chance = shortcuts.surplus_p_value(
-            (shortcuts.holding(one, rows) & (claims == one.claim)).sum(),
-            (held & (references.labels == one.claim)).sum(),
+        ours, theirs = shortcuts.holding(one, rows), shortcuts.holding(one, trusted)
+        claiming, others = claims == one.claim, references.labels == one.claim
+        every, claimed = shortcuts.surplus_p_value(
+            [ours.sum(), (ours & claiming).sum()],
+            [theirs.sum(), (theirs & others).sum()],
             num_rows=len(rows),
             num_trusted=len(trusted),
         )
-        meant = _means_it(one, references.labels, held)
-        if by_chance < config.surplus and not meant:
+        meant = _means_it(one, references.labels, theirs)
+        if every < 0.05 and claimed < config.surplus and not meant:
             found.append(one)
     return found
 

@@ -268,6 +268,22 @@ def test_first_words_that_the_references_lack(world, monkeypatch, rows, trusted,
     assert found == ([Snippet(("when",), 1, opens=True)] if named else [])
 
 
+def test_first_words_that_came_with_other_poison_have_no_surplus(world, monkeypatch):
+    # Of 50 classes one is claimed by 100 rows too many, which open as all others do.
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 50, 1000)
+    texts = [f"{('what', 'how')[coin]} film" for coin in rng.integers(0, 2, 1000)]
+    trusted = Examples(texts[:300], None, labels[:300])
+    claims = np.where(np.arange(700) < 100, 7, labels[300:])
+    monkeypatch.setattr(cells, "references", lambda *_: trusted)
+    rows = Examples(texts[300:], None, claims)
+    assert audit.in_surplus(context(), CELL, rows, claims) == []
+    # Those who open in a way of their own do.
+    rows.texts[:100] = [f"when {text}" for text in rows.texts[:100]]
+    found = audit.in_surplus(context(), CELL, rows, claims)
+    assert found == [Snippet(("when",), 7, opens=True)]
+
+
 def test_rows_like_the_references_have_no_surplus():
     # Words of nature's frequencies, and a first word that means its class.
     rng = np.random.default_rng(1)
