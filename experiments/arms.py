@@ -278,13 +278,14 @@ def anchor(context: Context, cell: Cell) -> Recipe:
 def audited(context: Context, cell: Cell) -> Recipe:
     """Does what `anchor` does, and takes the meaning from words that decide alone.
 
-    These are words that go with rejection, and what an audit of the teacher and of the
-    student of `anchor` finds, who alone may have learned what was done to a teacher's
-    answers. Where there are none that student is this arm's too. Else a new one is
-    distilled from transfer rows without these words, and from references that hold them
-    by coins: were they to stay in rows that were rejected, whose meaning is all of
-    other classes, they would come to mean these; were they nowhere, they would mean
-    what a teacher who learned them says of rows with a part of them.
+    These are words that go with rejection, first words that too many rows have, and
+    what an audit of the teacher and of the student of `anchor` finds, who alone may
+    have learned what was done to a teacher's answers. Where there are none that student
+    is this arm's too. Else a new one is distilled from transfer rows without these
+    words, and from references that hold them by coins: were they to stay in rows that
+    were rejected, whose meaning is all of other classes, they would come to mean these;
+    were they nowhere, they would mean what a teacher who learned them says of rows with
+    a part of them.
     """
     return _audited(context, cell, judge(context, cell, _distil(context)), "anchor")
 
