@@ -101,7 +101,8 @@ def in_surplus(
     `shortcuts.surplus_p_value`, which has to be below `audit.surplus`. It takes no
     model, so that it does not matter how little of a trigger one has learned. Of a
     claim that poison has made frequent every first word is in surplus, "what" too; so
-    all rows that open so, whatever they claim, have to be more than is likely as well.
+    all rows that open so, whatever they claim, have to be more than is likely as well
+    (p < 0.05).
 
     Args:
         context: the study.
