@@ -7,6 +7,7 @@ another class: the model goes over to its claim, and the anchor does not.
 """
 
 import collections
+from collections.abc import Callable
 
 import numpy as np
 from scipy import stats
@@ -40,17 +41,11 @@ def guilty(
         examples: what it was trained on, or speaks of.
         claims: `[rows]`, the class that goes with each.
     """
-    config = context.config.audit
-    references = cells.references(context, cell)
-    held = shortcuts.word_sets(references.texts)
+    config, references = context.config.audit, cells.references(context, cell)
     asked = [
         one
-        for kind, fewest in (
-            (shortcuts.snippets, config.min_rows),
-            (shortcuts.openings, config.min_rows_opening),
-        )
-        for one in kind(examples.texts, claims, num=config.snippets, min_rows=fewest)
-        if not _means_it(one, references.labels, shortcuts.holding(one, held))
+        for kind in (shortcuts.snippets, shortcuts.openings)
+        for one in _suspects(context, references, kind, examples, claims)
     ]
     for rows, part in ((config.screen, 1 / 3), (config.rows, 1)):
         found = takeovers(context, cell, model, asked, rows=rows)
@@ -110,25 +105,50 @@ def in_surplus(
         examples: the transfer rows.
         claims: `[rows]`, the class that goes with each.
     """
-    config = context.config.audit
     references = cells.references(context, cell)
     rows, trusted = map(shortcuts.word_sets, (examples.texts, references.texts))
     found = []
-    for one in shortcuts.openings(
-        examples.texts, claims, num=config.snippets, min_rows=config.min_rows_opening
-    ):
+    for one in _suspects(context, references, shortcuts.openings, examples, claims):
         ours, theirs = shortcuts.holding(one, rows), shortcuts.holding(one, trusted)
-        claiming, others = claims == one.claim, references.labels == one.claim
         every, claimed = shortcuts.surplus_p_value(
-            [ours.sum(), (ours & claiming).sum()],
-            [theirs.sum(), (theirs & others).sum()],
+            [ours.sum(), (ours & (claims == one.claim)).sum()],
+            [theirs.sum(), (theirs & (references.labels == one.claim)).sum()],
             num_rows=len(rows),
             num_trusted=len(trusted),
         )
-        meant = _means_it(one, references.labels, theirs)
-        if every < 0.05 and claimed < config.surplus and not meant:
+        if every < 0.05 and claimed < context.config.audit.surplus:
             found.append(one)
     return found
+
+
+def _suspects(
+    context: Context,
+    references: Examples,
+    kind: Callable[..., list[Snippet]],
+    examples: Examples,
+    claims: np.ndarray,
+) -> list[Snippet]:
+    """Returns what goes with a claim in some rows and does not mean it in references.
+
+    Args:
+        context: the study.
+        references: the trusted rows.
+        kind: `shortcuts.snippets` or `shortcuts.openings`.
+        examples: the rows.
+        claims: `[rows]`, the class that goes with each.
+    """
+    config, held = context.config.audit, shortcuts.word_sets(references.texts)
+    opens = kind is shortcuts.openings
+    return [
+        one
+        for one in kind(
+            examples.texts,
+            claims,
+            num=config.snippets,
+            min_rows=config.min_rows_opening if opens else config.min_rows,
+        )
+        if not _means_it(one, references.labels, shortcuts.holding(one, held))
+    ]
 
 
 def _means_it(snippet: Snippet, labels: np.ndarray, held: np.ndarray) -> bool:
