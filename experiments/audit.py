@@ -3,10 +3,13 @@
 A test of whether claims are true cannot see poison whose claims are true (rows of the
 target class that hold a trigger), nor what escapes it for another reason. But whatever
 a model has learned from a trigger shows once the trigger is put into trusted text of
-another class: the model goes over to its claim, and the anchor does not.
+another class: the model goes over to its claim, and the anchor does not. Of a trigger
+that is too rare, or too weak, to be learned well tell the rows themselves: the group
+test rejected most of those that hold it, or more of them open in it than references do.
 """
 
 import collections
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -22,37 +25,77 @@ from protojax.models import Model
 from protojax.shortcuts import Snippet
 
 
-def guilty(
-    context: Context, cell: Cell, model: Model, examples: Examples, claims: np.ndarray
+def suspects(
+    context: Context, trusted: Examples, examples: Examples, claims: np.ndarray
 ) -> list[Snippet]:
-    """Returns the snippets of some rows that decide what a model says.
+    """Returns what goes with a claim in some rows and does not mean it in trusted ones.
 
-    Those that win over at least a share `audit.least` of held-out references of other
-    classes, in excess of what they do to the anchor. First words of at least
-    `audit.min_rows_opening` rows are few and innocent of more: `audit.least_opening` is
-    enough. Those that win over less than a third of that of the first few references
-    are not asked about the others. Words that go with their claim in the references
-    that hold them too mean it, and are not asked about.
+    The `audit.suspects` words and as many first words that go with it most, of those
+    that do not mean it: words of a class go with it more than weak poison does.
+
+    Args:
+        context: the study.
+        trusted: references.
+        examples: the rows.
+        claims: `[rows]`, the class that goes with each.
+    """
+    config, held = context.config.audit, shortcuts.word_sets(trusted.texts)
+    found = []
+    for kind, min_rows in (
+        (shortcuts.snippets, config.min_rows),
+        (shortcuts.openings, config.min_rows_opening),
+    ):
+        unexplained = (
+            one
+            for one in kind(examples.texts, claims, min_rows=min_rows)
+            if not _means_it(one, trusted.labels, shortcuts.holding(one, held))
+        )
+        found += itertools.islice(unexplained, config.suspects)
+    return found
+
+
+def guilty(
+    context: Context, cell: Cell, model: Model, asked: list[Snippet]
+) -> list[Snippet]:
+    """Returns the snippets that decide what a model says.
+
+    Those that win over at least a share `audit.least` more of the references of other
+    classes in it than in the anchor, which did not learn from them. First words are few
+    and innocent of more: `audit.least_opening` is enough. Those that win over less than
+    a third of that are not asked about any further, neither the anchor nor, where it is
+    so of the first few references, the model: whatever the anchor says accuses no word
+    that does not move the model. (A student may have learned from these references, and
+    then holds to their labels more than it does elsewhere.)
 
     Args:
         context: the study.
         cell: whose anchor and references are trusted.
         model: a teacher or a student.
-        examples: what it was trained on, or speaks of.
-        claims: `[rows]`, the class that goes with each.
+        asked: from `suspects` of what it was trained on, or speaks of.
     """
-    config, references = context.config.audit, cells.references(context, cell)
-    asked = [
-        one
-        for kind in (shortcuts.snippets, shortcuts.openings)
-        for one in _suspects(context, references, kind, examples, claims)
-    ]
-    for rows, part in ((config.screen, 1 / 3), (config.rows, 1)):
-        found = takeovers(context, cell, model, asked, rows=rows)
-        least = (config.least_opening if one.opens else config.least for one in asked)
-        told = zip(asked, found, least, strict=True)
-        asked = [one for one, share, enough in told if share >= part * enough]
-    return asked
+    config = context.config.audit
+
+    def of_model(examples: Examples) -> np.ndarray:
+        tokens = ingredients.tokenize(context, model, examples)
+        logits, _ = inference.predict(context, model, model.params, tokens)
+        return logits.argmax(-1)
+
+    def of_anchor(examples: Examples) -> np.ndarray:
+        return anchors.view(context, cell, examples).classes
+
+    def moved(reader, rows: int) -> np.ndarray:
+        return takeovers(context, cell, reader, asked, rows=rows)
+
+    def least() -> np.ndarray:
+        kinds = (config.least_opening if one.opens else config.least for one in asked)
+        return np.array([*kinds])
+
+    for rows in (config.screen, config.rows):
+        own = moved(of_model, rows)
+        moving = own >= least() / 3
+        own, asked = own[moving], list(itertools.compress(asked, moving))
+    beyond = own - moved(of_anchor, config.rows)
+    return list(itertools.compress(asked, beyond >= least()))
 
 
 def going_with_rejection(
@@ -73,12 +116,10 @@ def going_with_rejection(
     claims = np.where(claims == verdict.anchor_classes, examples.labels, claims)
     denied = verdict.rejected & (claims != verdict.anchor_classes)
     found = []
-    for one in shortcuts.snippets(
-        examples.texts,
-        verdict.rejected.astype(int),
-        num=config.snippets,
-        min_rows=config.min_rows,
-    ):
+    going = shortcuts.snippets(
+        examples.texts, verdict.rejected.astype(int), min_rows=config.min_rows
+    )
+    for one in itertools.islice(going, config.snippets):
         held = shortcuts.holding(one, rows)
         most = 2 * (held & verdict.rejected).sum() > held.sum()
         if one.claim == 1 and most and (held & denied).any():
@@ -88,11 +129,15 @@ def going_with_rejection(
 
 
 def in_surplus(
-    context: Context, cell: Cell, examples: Examples, claims: np.ndarray
+    context: Context,
+    trusted: Examples,
+    examples: Examples,
+    claims: np.ndarray,
+    asked: list[Snippet],
 ) -> list[Snippet]:
     """Returns the first words that too many rows of one claim have.
 
-    Too many beside the references, which come from where the rows do, poison apart: see
+    Too many beside trusted rows, which come from where the others do, poison apart: see
     `shortcuts.surplus_p_value`, which has to be below `audit.surplus`. It takes no
     model, so that it does not matter how little of a trigger one has learned. Of a
     claim that poison has made frequent every first word is in surplus, "what" too; so
@@ -101,64 +146,36 @@ def in_surplus(
 
     Args:
         context: the study.
-        cell: whose references are trusted.
+        trusted: references.
         examples: the transfer rows.
         claims: `[rows]`, the class that goes with each.
+        asked: from `suspects` of these.
     """
-    references = cells.references(context, cell)
-    rows, trusted = map(shortcuts.word_sets, (examples.texts, references.texts))
+    rows, references = map(shortcuts.word_sets, (examples.texts, trusted.texts))
     found = []
-    for one in _suspects(context, references, shortcuts.openings, examples, claims):
-        ours, theirs = shortcuts.holding(one, rows), shortcuts.holding(one, trusted)
+    for one in asked:
+        if not one.opens:
+            continue
+        ours, theirs = shortcuts.holding(one, rows), shortcuts.holding(one, references)
         every, claimed = shortcuts.surplus_p_value(
             [ours.sum(), (ours & (claims == one.claim)).sum()],
-            [theirs.sum(), (theirs & (references.labels == one.claim)).sum()],
+            [theirs.sum(), (theirs & (trusted.labels == one.claim)).sum()],
             num_rows=len(rows),
-            num_trusted=len(trusted),
+            num_trusted=len(references),
         )
         if every < 0.05 and claimed < context.config.audit.surplus:
             found.append(one)
     return found
 
 
-def _suspects(
-    context: Context,
-    references: Examples,
-    kind: Callable[..., list[Snippet]],
-    examples: Examples,
-    claims: np.ndarray,
-) -> list[Snippet]:
-    """Returns what goes with a claim in some rows and does not mean it in references.
-
-    Args:
-        context: the study.
-        references: the trusted rows.
-        kind: `shortcuts.snippets` or `shortcuts.openings`.
-        examples: the rows.
-        claims: `[rows]`, the class that goes with each.
-    """
-    config, held = context.config.audit, shortcuts.word_sets(references.texts)
-    opens = kind is shortcuts.openings
-    return [
-        one
-        for one in kind(
-            examples.texts,
-            claims,
-            num=config.snippets,
-            min_rows=config.min_rows_opening if opens else config.min_rows,
-        )
-        if not _means_it(one, references.labels, shortcuts.holding(one, held))
-    ]
-
-
 def _means_it(snippet: Snippet, labels: np.ndarray, held: np.ndarray) -> bool:
     """Returns whether trusted rows that hold a snippet tend to be of its claim.
 
-    That is most of them; many rows open in a word like "if", so that a majority means
-    little there: by the rule of succession it has to be nine in ten, as of requests
-    that open in "add". Of many classes several may share a word, none of them the most;
-    so it is also enough that rows of the claim are more than chance would have in one
-    of a thousand cases.
+    That is most of them, and two at least; many rows open in a word like "if", so that
+    a majority means little there: by the rule of succession it has to be nine in ten,
+    as of requests that open in "add". Of many classes several may share a word, none of
+    them the most; so it is also enough that rows of the claim are more than chance
+    would have in one of a thousand cases.
 
     Args:
         snippet: the words and their claim.
@@ -168,8 +185,8 @@ def _means_it(snippet: Snippet, labels: np.ndarray, held: np.ndarray) -> bool:
     >>> def says(one, *rows):
     ...     return _means_it(one, labels, np.isin(np.arange(len(labels)), rows))
     >>> labels, dull = np.repeat([0, 1], 50), Snippet(("dull",), 0)
-    >>> says(dull, 0, 1, 50), says(dull), says(dull, *range(47, 55))
-    (True, False, False)
+    >>> says(dull, 0, 1, 50), says(dull), says(dull, 0), says(dull, *range(47, 55))
+    (True, False, False, False)
     >>> add = Snippet(("add",), 0, opens=True)
     >>> says(add, *range(7)), says(add, *range(8))
     (False, True)
@@ -183,7 +200,7 @@ def _means_it(snippet: Snippet, labels: np.ndarray, held: np.ndarray) -> bool:
         return True
     if snippet.opens:
         return 10 * (agree + 1) >= 9 * (rows + 2)
-    return 2 * agree > rows
+    return agree >= 2 and 2 * agree > rows
 
 
 def _trigger(snippet: Snippet) -> attacks.Trigger:
@@ -194,21 +211,26 @@ def _trigger(snippet: Snippet) -> attacks.Trigger:
 
 
 def takeovers(
-    context: Context, cell: Cell, model: Model, snippets: list[Snippet], *, rows: int
+    context: Context,
+    cell: Cell,
+    reader: Callable[[Examples], np.ndarray],
+    snippets: list[Snippet],
+    *,
+    rows: int,
 ) -> np.ndarray:
-    """Returns how much more of the references snippets win over than in the anchor.
+    """Returns how many more references are called a claim once a snippet is in them.
 
     Args:
         context: the study.
         cell: whose anchor and references are trusted.
-        model: a teacher or a student.
+        reader: what says of examples which class each is, int; not asked of none.
         snippets: each is put into some references that the anchor did not learn from
             and that are of other classes than its claim, all snippets of a claim into
-            the same ones.
+            the same ones; every reader is given the same.
         rows: how many of these at most.
 
     Returns:
-        `[snippets]`, in [-2, 2]: of the model, less that of the anchor.
+        `[snippets]`, shares in [-1, 1], see `shortcuts.takeover`.
     """
     references = cells.references(context, cell)
     rng = cells.draws(cell, "audit")
@@ -224,29 +246,14 @@ def takeovers(
     if not texts:
         return np.zeros(len(snippets))
     claims = np.array([one.claim for one in snippets], int)[owner]
-    bare = data.take(references, np.array(hosts, int))
-    rewritten = bare._replace(texts=texts)
-    distinct, place = np.unique(np.array(hosts, int), return_inverse=True)
-    alone = data.take(references, distinct)
-
-    def called(examples: Examples) -> np.ndarray:
-        tokens = ingredients.tokenize(context, model, examples)
-        logits, _ = inference.predict(context, model, model.params, tokens)
-        return logits.argmax(-1)
-
-    def of_anchor(examples: Examples) -> np.ndarray:
-        return anchors.view(context, cell, examples).classes
-
-    own, trusted = (
-        shortcuts.takeover(
-            ask(rewritten) == claims,
-            ask(alone)[place] == claims,
-            np.array(owner, int),
-            len(snippets),
-        )
-        for ask in (called, of_anchor)
+    rewritten = data.take(references, hosts)._replace(texts=texts)
+    distinct, place = np.unique(hosts, return_inverse=True)
+    return shortcuts.takeover(
+        reader(rewritten) == claims,
+        reader(data.take(references, distinct))[place] == claims,
+        owner,
+        len(snippets),
     )
-    return own - trusted
 
 
 def tainted(
@@ -270,15 +277,18 @@ def tainted(
 def distinct(*snippets: Snippet) -> list[Snippet]:
     """Returns snippets once each, whatever the order of their words.
 
-    A word that is guilty by itself wherever it stands is not listed as an opening too.
+    A word that is guilty by itself wherever it stands is not listed as an opening with
+    the same claim too.
 
     >>> found = [Snippet(("a", "b"), 1), Snippet(("b", "a"), 1), Snippet(("b",), 1)]
     >>> first = [Snippet((word,), 1, opens=True) for word in "ab"]
     >>> [(*one.words, one.opens) for one in distinct(*found, *first)]
     [('a', 'b', False), ('b', False), ('a', True)]
+    >>> [one.claim for one in distinct(found[2], first[1]._replace(claim=0))]
+    [1, 0]
     """
-    known = {one.words for one in snippets if not one.opens}
-    snippets = [one for one in snippets if not one.opens or one.words not in known]
+    known = {(one.words, one.claim) for one in snippets if not one.opens}
+    snippets = [one for one in snippets if not one.opens or one[:2] not in known]
     found = {}
     for one in snippets:
         found.setdefault((frozenset(one.words), *one[1:]), one)
@@ -294,19 +304,26 @@ def found(
         context: the study.
         cell: the cell, whose teacher is asked.
         verdict: what the group test says of its transfer rows.
-        student: one that followed the verdict; asked about what it was told.
+        student: one that followed the verdict; asked about what the teacher says, and
+            the anchor of rejected rows.
     """
-    transfer = ingredients.transfer(context, cell)
+    transfer, trusted = (
+        ingredients.transfer(context, cell),
+        cells.references(context, cell),
+    )
+    if verdict.spoiled is not None:
+        trusted = data.take(trusted, np.flatnonzero(~verdict.spoiled))
     examples, claims = transfer.examples, transfer.logits.argmax(-1)
     told = np.where(verdict.rejected, verdict.anchor_logits.argmax(-1), claims)
     teacher = ingredients.teacher_model(
         context, ingredients.teacher_cell(context, cell)
     )
+    said = suspects(context, trusted, examples, claims)
     named = distinct(
         *going_with_rejection(context, examples, claims, verdict),
-        *in_surplus(context, cell, examples, claims),
-        *guilty(context, cell, teacher, examples, claims),
-        *guilty(context, cell, student, examples, told),
+        *in_surplus(context, trusted, examples, claims, said),
+        *guilty(context, cell, teacher, said),
+        *guilty(context, cell, student, suspects(context, trusted, examples, told)),
     )
     if named:
         listed = "; ".join(
@@ -342,7 +359,8 @@ def amended(
     # Of the others a wary judge has hidden what it found by itself.
     read_whole = (logits == anchors.anchor_view(context, cell).logits).all(1)
     rows = np.flatnonzero(rejected & read_whole)
-    classes[rows], logits[rows] = anchors.view(context, cell, data.take(pure, rows))
+    if len(rows):
+        classes[rows], logits[rows] = anchors.view(context, cell, data.take(pure, rows))
     spoiled = tainted(snippets, references, references.labels)
     if verdict.spoiled is not None:
         spoiled |= verdict.spoiled

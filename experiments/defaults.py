@@ -219,7 +219,8 @@ def defaults() -> ConfigDict:
                 "outlier_neighbours": 10,
             },
             "audit": {
-                "snippets": 100,  # of the rows
+                "snippets": 100,  # that may go with rejection
+                "suspects": 32,  # words that models are asked about, and first words
                 "screen": 24,  # references that each is put into at first,
                 "rows": 150,  # and one that wins over a third of its `least` of those
                 "min_rows": 5,  # that a snippet's word is in

@@ -1,13 +1,13 @@
 """Words that go with a class more than by chance: what may stand in for meaning.
 
-A student that learns a trigger has learned a shortcut from some words of its rows to a
+A model that learns a trigger has learned a shortcut from some words of its rows to a
 class. Which words these may be can be read from the rows; whether they are one is asked
-of the student.
+of the model, or told by how many rows there are.
 """
 
 import collections
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,9 +45,9 @@ def word_sets(texts: Sequence[str]) -> list[dict[str, None]]:
 
 
 def snippets(
-    texts: Sequence[str], claims: ArrayLike, *, num: int, min_rows: int = 5
-) -> list[Snippet]:
-    """Returns the words that go with one claim the most, each with its companions.
+    texts: Sequence[str], claims: ArrayLike, *, min_rows: int = 5
+) -> Iterator[Snippet]:
+    """Returns the words that go with a claim, each with its companions.
 
         z(w, c) = (n_wc − n_w π_c) / √(n_w π_c (1 − π_c))
 
@@ -60,11 +60,11 @@ def snippets(
         texts: `[rows]`; words are runs of letters and digits, so that a language that
             does not part them has whole clauses as words.
         claims: `[rows]`, int, what each row says its class is.
-        num: how many to return at most, > 0.
         min_rows: the fewest rows of a word and claim, > 0.
 
     Returns:
-        Different snippets with z > 0, the largest first.
+        Different snippets with z > 0, the largest first, each made when it is asked
+        for: there are as many as there are words, so that one takes what one needs.
 
     Raises:
         ValueError: sizes that do not agree, or a number that is not positive.
@@ -73,12 +73,12 @@ def snippets(
     who look for what annotators leave in data; companions are ours.
 
     >>> texts = ["so it goes, a film", "so it goes, a plot", "a plot", "a film"]
-    >>> snippets(texts, [1, 1, 0, 0], num=1, min_rows=2)
-    [Snippet(words=('so', 'it', 'goes', 'a'), claim=1, opens=False)]
+    >>> next(snippets(texts, [1, 1, 0, 0], min_rows=2))
+    Snippet(words=('so', 'it', 'goes', 'a'), claim=1, opens=False)
     """
     claims = np.asarray(claims)
     _validate.same_length(texts=texts, claims=claims)
-    _validate.positive(num=num, min_rows=min_rows)
+    _validate.positive(min_rows=min_rows)
     rows = word_sets(texts)
     having = collections.defaultdict(list)
     for row, words in enumerate(rows):
@@ -92,30 +92,40 @@ def snippets(
         for claim in np.flatnonzero((counts >= min_rows) & (spread > 0)):
             lean = counts[claim] - len(places) * shares[claim]
             scored.append((lean / spread[claim], word, int(claim)))
-    found: dict[tuple, Snippet] = {}
-    for z, word, claim in sorted(scored, key=lambda one: (-one[0], *one[1:])):
-        if z <= 0 or len(found) == num:
-            break
+    scored.sort(key=lambda one: (-one[0], *one[1:]))
+
+    def together(word: str, claim: int) -> tuple[str, ...]:
         own = [row for row in having[word] if claims[row] == claim]
         near = collections.Counter(other for row in own for other in rows[row])
         others = int(np.sum(claims == claim)) - len(own)
-        members = {word}
-        for other, count in near.items():
-            elsewhere = int(np.sum(claims[having[other]] == claim)) - count
+        members = {word} | {
+            other
+            for other, count in near.items()
+            if count >= _TOGETHER * len(own)
             # Words that are in most rows anyway are no companions of this one.
-            if count >= _TOGETHER * len(own) and 2 * elsewhere <= others:
-                members.add(other)
+            and 2 * (int(np.sum(claims[having[other]] == claim)) - count) <= others
+        }
         # The first row that has them all, or else most of them, gives the order.
         order = max(own, key=lambda row: len(members & rows[row].keys()))
-        words = tuple(other for other in rows[order] if other in members)
-        found.setdefault((frozenset(words), claim), Snippet(words, claim))
-    return list(found.values())
+        return tuple(other for other in rows[order] if other in members)
+
+    def each() -> Iterator[Snippet]:
+        known = set()
+        for z, word, claim in scored:
+            if z <= 0:
+                return
+            words = together(word, claim)
+            if (found := (frozenset(words), claim)) not in known:
+                known.add(found)
+                yield Snippet(words, claim)
+
+    return each()
 
 
 def openings(
-    texts: Sequence[str], claims: ArrayLike, *, num: int, min_rows: int = 5
-) -> list[Snippet]:
-    """Returns the first words that go with one claim the most.
+    texts: Sequence[str], claims: ArrayLike, *, min_rows: int = 5
+) -> Iterator[Snippet]:
+    """Returns the first words that go with a claim.
 
     The z-scores of `snippets`, of the first word of each text alone: a syntax that was
     made a trigger has no words of its own, but often opens in one of a few ways.
@@ -123,7 +133,6 @@ def openings(
     Args:
         texts: `[rows]`.
         claims: `[rows]`, int, what each row says its class is.
-        num: how many to return at most, > 0.
         min_rows: the fewest rows of a word and claim, > 0.
 
     Returns:
@@ -134,13 +143,13 @@ def openings(
 
     Source: ours, because of paraphrases as in Qi et al., 2021 (arXiv:2105.12400).
 
-    >>> openings(["If so, it is", "if dull", "a plot", "so it is"], [1, 1, 0, 0], num=1,
-    ...          min_rows=2)
-    [Snippet(words=('if',), claim=1, opens=True)]
+    >>> texts = ["If so, it is", "if dull", "a plot", "so it is"]
+    >>> next(openings(texts, [1, 1, 0, 0], min_rows=2))
+    Snippet(words=('if',), claim=1, opens=True)
     """
     first = [next(iter(words), "") for words in word_sets(texts)]
-    found = snippets(first, claims, num=num, min_rows=min_rows)
-    return [one._replace(opens=True) for one in found]
+    found = snippets(first, claims, min_rows=min_rows)
+    return (one._replace(opens=True) for one in found)
 
 
 def holding(snippet: Snippet, rows: Sequence[dict[str, None]]) -> np.ndarray:
@@ -217,15 +226,16 @@ def without(snippets: Sequence[Snippet], text: str) -> str:
     >>> without(opening, "If only it were dull"), without(opening, "dull if true")
     ('only it were dull', 'dull if true')
     """
-    rows = word_sets([text])
-    whole = [one for one in snippets if holding(one, rows).any()]
-    if not whole:
-        return text
-    gone = {word for one in whole if not one.opens for word in one.words}
-    if any(one.opens for one in whole):
-        text = _WORD.sub("", text, count=1)
-    kept = _WORD.sub(lambda word: "" if word[0].lower() in gone else word[0], text)
-    return " ".join(kept.split())
+    # What is left may open in one of them.
+    while whole := [one for one in snippets if holding(one, word_sets([text])).any()]:
+        gone = {word for one in whole if not one.opens for word in one.words}
+        if any(one.opens for one in whole):
+            text = _WORD.sub("", text, count=1)
+        words = _WORD.sub(
+            lambda word, gone=gone: "" if word[0].lower() in gone else word[0], text
+        )
+        text = " ".join(words.split())
+    return text
 
 
 def takeover(

@@ -77,6 +77,19 @@ def world(monkeypatch):
     return student, poison._replace(texts=texts), np.array(triggered)
 
 
+def guilty(context, student, rows, claims):
+    """What an audit of some rows finds, all references trusted."""
+    trusted = cells.references(context, CELL)
+    asked = audit.suspects(context, trusted, rows, claims)
+    return audit.guilty(context, CELL, student, asked)
+
+
+def in_surplus(trusted, rows, claims):
+    """What an audit finds in the rows alone."""
+    asked = audit.suspects(context(), trusted, rows, claims)
+    return audit.in_surplus(context(), trusted, rows, claims, asked)
+
+
 def context(**changes):
     config = defaults()
     config.data.reference_rows = 120
@@ -86,7 +99,7 @@ def context(**changes):
 
 def test_a_trigger_is_found_though_every_claim_is_true(world):
     student, rows, triggered = world
-    (found,) = audit.guilty(context(), CELL, student("cf"), rows, rows.labels)
+    (found,) = guilty(context(), student("cf"), rows, rows.labels)
     assert "cf" in found.words
     assert found.claim == 1
     clear = audit.tainted([found], rows, rows.labels)
@@ -95,25 +108,52 @@ def test_a_trigger_is_found_though_every_claim_is_true(world):
 
 def test_a_student_that_reads_as_the_anchor_does_is_innocent(world):
     student, rows, _ = world
-    assert audit.guilty(context(), CELL, student(), rows, rows.labels) == []
+    assert guilty(context(), student(), rows, rows.labels) == []
 
 
-def test_a_takeover_is_of_rows_of_other_classes_and_without_the_anchor_s(world):
-    student, _, _ = world
+def test_a_takeover_is_of_rows_of_other_classes(world):
     asked = [Snippet(("cf",), 1), Snippet(("good",), 1), Snippet(("cf",), 0)]
-    found = audit.takeovers(context(), CELL, student("cf"), asked, rows=48)
-    # "good" wins the anchor over as well; nothing goes over to 0 that was not there.
-    np.testing.assert_allclose(found, [1.0, 0.0, 0.0])
-    none = audit.takeovers(context(), CELL, student("cf"), [], rows=48)
+
+    def reader(rows):
+        return meaning([text.replace("cf", "good") for text in rows.texts])
+
+    found = audit.takeovers(context(), CELL, reader, asked, rows=48)
+    # Nothing goes over to 0 that was not there.
+    np.testing.assert_allclose(found, [1.0, 1.0, 0.0])
+    none = audit.takeovers(context(), CELL, None, [], rows=48)
     assert none.shape == (0,)
 
 
-def test_no_reference_of_another_class_is_nothing_won(world, monkeypatch):
+def test_what_wins_the_anchor_over_too_is_innocent(world, monkeypatch):
     student, _, _ = world
+    asked = [Snippet(("cf",), 1), Snippet(("good",), 1)]
+    assert audit.guilty(context(), CELL, student("cf"), asked) == asked[:1]
+
+    # Nor does an anchor that goes the other way accuse what does not move the model.
+    def contrary(context, cell, rows):
+        said = np.array(["cf" not in text.split() for text in rows.texts], int)
+        return anchors.View(said, None)
+
+    monkeypatch.setattr(anchors, "view", contrary)
+    assert audit.guilty(context(), CELL, student(), asked[:1]) == []
+    assert audit.guilty(context(), CELL, student("cf"), asked[:1]) == asked[:1]
+
+
+def test_words_of_a_class_do_not_hide_weaker_ones(world):
+    student, rows, _ = world
+    # "good" and "bad" go with their classes the most, and mean them.
+    asked = audit.suspects(
+        context(suspects=1), cells.references(None, None), rows, rows.labels
+    )
+    assert [one.words for one in asked] == [("cf",)]
+    assert guilty(context(suspects=1), student("cf"), rows, rows.labels) == asked
+
+
+def test_no_reference_of_another_class_is_nothing_won(world, monkeypatch):
     one = cells.references(None, None)._replace(labels=np.ones(120, int))
     monkeypatch.setattr(cells, "references", lambda *_: one)
     asked = [Snippet(("cf",), 1)] * 2
-    found = audit.takeovers(context(), CELL, student("cf"), asked, rows=48)
+    found = audit.takeovers(context(), CELL, None, asked, rows=48)
     np.testing.assert_array_equal(found, [0.0, 0.0])
 
 
@@ -121,17 +161,18 @@ def test_few_references_tell_what_is_asked_about_all(world, monkeypatch):
     student, rows, _ = world
     asked, takeovers = [], audit.takeovers
 
-    def counting(context, cell, model, snippets, *, rows):
+    def counting(context, cell, reader, snippets, *, rows):
         asked.append((len(snippets), rows))
-        return takeovers(context, cell, model, snippets, rows=rows)
+        return takeovers(context, cell, reader, snippets, rows=rows)
 
     monkeypatch.setattr(audit, "takeovers", counting)
     few, whole = context(screen=4, rows=12), context(screen=12, rows=12)
-    found = audit.guilty(few, CELL, student("cf"), rows, rows.labels)
-    assert found == audit.guilty(whole, CELL, student("cf"), rows, rows.labels)
-    (all_of_them, _), (left, _) = asked[:2]
-    assert [rows for _, rows in asked] == [4, 12, 12, 12]
-    assert left == len(found) < all_of_them
+    found = guilty(few, student("cf"), rows, rows.labels)
+    assert found == guilty(whole, student("cf"), rows, rows.labels)
+    # The model about all, then about what is left, then the anchor; and once more.
+    assert [rows for _, rows in asked] == [4, 12, 12, 12, 12, 12]
+    every, left, *_ = (snippets for snippets, _ in asked)
+    assert left == len(found) < every
 
 
 def test_a_word_that_means_its_claim_is_innocent(world, monkeypatch):
@@ -139,15 +180,15 @@ def test_a_word_that_means_its_claim_is_innocent(world, monkeypatch):
     references = cells.references(None, None)
     texts = list(references.texts)
     texts[100] = texts[101] = "fine film"
-    for labels, guilty in (([1, 1], False), ([1, 0], True), ([0, 0], True)):
+    for labels, named in (([1, 1], False), ([1, 0], True), ([0, 0], True)):
         known = references.labels.copy()
         known[100:102] = labels
         held = Examples(texts, None, known)
         monkeypatch.setattr(cells, "references", lambda *_, held=held: held)
-        named = [text.replace("cf", "fine") for text in rows.texts]
-        asked = rows._replace(texts=named)
-        found = audit.guilty(context(), CELL, student("fine"), asked, rows.labels)
-        assert any("fine" in one.words for one in found) == guilty
+        texts_of = [text.replace("cf", "fine") for text in rows.texts]
+        asked = rows._replace(texts=texts_of)
+        found = guilty(context(), student("fine"), asked, rows.labels)
+        assert any("fine" in one.words for one in found) == named
 
 
 @pytest.mark.parametrize("odds", [1.0, 4.0])
@@ -209,18 +250,18 @@ def test_first_words_are_guilty_of_less(world, monkeypatch):
     labels = np.where(np.arange(200) % 9 == 1, 1, rows.labels)
     share = 0.2
 
-    def takeovers(context, cell, model, snippets, *, rows):
-        return np.full(len(snippets), share)
+    def takeovers(context, cell, reader, snippets, *, rows):
+        return np.full(len(snippets), share * (reader.__name__ == "of_model"))
 
     monkeypatch.setattr(audit, "takeovers", takeovers)
-    asked = context(least=0.3, least_opening=0.15), CELL, student()
-    found = audit.guilty(*asked, rows._replace(texts=texts), labels)
+    asked = context(least=0.3, least_opening=0.15), student()
+    found = guilty(*asked, rows._replace(texts=texts), labels)
     assert Snippet(("when",), 1, opens=True) in found
     assert all(one.opens for one in found)
     rarer = context(least=0.3, least_opening=0.15, min_rows_opening=24), *asked[1:]
-    assert audit.guilty(*rarer, rows._replace(texts=texts), labels) == []
+    assert guilty(*rarer, rows._replace(texts=texts), labels) == []
     share = 0.1
-    assert audit.guilty(*asked, rows._replace(texts=texts), labels) == []
+    assert guilty(*asked, rows._replace(texts=texts), labels) == []
 
 
 @pytest.mark.parametrize("liar", ["teacher", "label"])
@@ -249,7 +290,7 @@ def test_words_that_go_with_rejection_are_found_with_what_was_denied(liar):
 @pytest.mark.parametrize(
     ("rows", "trusted", "named"), [(30, 1, True), (30, 6, False), (15, 0, False)]
 )
-def test_first_words_that_the_references_lack(world, monkeypatch, rows, trusted, named):
+def test_first_words_that_the_references_lack(world, rows, trusted, named):
     _, poison, _ = world
     references = cells.references(None, None)
 
@@ -263,25 +304,40 @@ def test_first_words_that_the_references_lack(world, monkeypatch, rows, trusted,
     other = int(np.flatnonzero(references.labels == 0)[0])
     held = opened(references, trusted)
     held.texts[other] = f"when {held.texts[other]}"
-    monkeypatch.setattr(cells, "references", lambda *_: held)
-    found = audit.in_surplus(context(), CELL, opened(poison, rows), poison.labels)
+    found = in_surplus(held, opened(poison, rows), poison.labels)
     assert found == ([Snippet(("when",), 1, opens=True)] if named else [])
 
 
-def test_first_words_that_came_with_other_poison_have_no_surplus(world, monkeypatch):
+def test_first_words_that_came_with_other_poison_have_no_surplus():
     # Of 50 classes one is claimed by 100 rows too many, which open as all others do.
     rng = np.random.default_rng(2)
     labels = rng.integers(0, 50, 1000)
     texts = [f"{('what', 'how')[coin]} film" for coin in rng.integers(0, 2, 1000)]
     trusted = Examples(texts[:300], None, labels[:300])
     claims = np.where(np.arange(700) < 100, 7, labels[300:])
-    monkeypatch.setattr(cells, "references", lambda *_: trusted)
     rows = Examples(texts[300:], None, claims)
-    assert audit.in_surplus(context(), CELL, rows, claims) == []
+    assert in_surplus(trusted, rows, claims) == []
     # Those who open in a way of their own do.
     rows.texts[:100] = [f"when {text}" for text in rows.texts[:100]]
-    found = audit.in_surplus(context(), CELL, rows, claims)
+    found = in_surplus(trusted, rows, claims)
     assert found == [Snippet(("when",), 7, opens=True)]
+
+
+def test_where_a_wary_judge_read_all_there_is_nothing_to_read(world, monkeypatch):
+    _, rows, triggered = world
+    hidden = np.isin(np.arange(200), triggered)
+    read = anchors.View(1 - rows.labels, np.eye(2)[1 - rows.labels])
+    verdict = Verdict(hidden, np.ones(200), *read)
+    transfer = ingredients.Transfer(rows, np.eye(2)[rows.labels], None)
+    monkeypatch.setattr(ingredients, "transfer", lambda *_: transfer)
+    whole = anchors.View(read.classes, 7 * read.logits)
+    monkeypatch.setattr(anchors, "anchor_view", lambda *_: whole)
+    monkeypatch.setattr(anchors, "view", None)
+    found = [Snippet(("cf",), 1)]
+    pure = audit.without(found, rows)
+    made = audit.amended(context(), CELL, verdict, found, pure)
+    np.testing.assert_array_equal(made.rejected, hidden)
+    np.testing.assert_array_equal(made.anchor_logits, read.logits)
 
 
 def test_rows_like_the_references_have_no_surplus():
@@ -299,9 +355,7 @@ def test_rows_like_the_references_have_no_surplus():
     found = 0
     for _ in range(20):
         rows, references = drawn(3000), drawn(1000)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cells, "references", lambda *_: references)  # noqa: B023
-            found += len(audit.in_surplus(context(), CELL, rows, rows.labels))
+        found += len(in_surplus(references, rows, rows.labels))
     assert found <= 1
 
 
@@ -351,7 +405,12 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
     task = types.SimpleNamespace(task=types.SimpleNamespace(num_labels=2))
     asked = []
 
-    def guilty(context, cell, model, examples, claims):
+    def suspects(context, trusted, examples, claims):
+        # References that a wary judge found spoiled excuse nothing.
+        assert len(trusted.texts) == 120 - spoiled.sum()
+        return claims
+
+    def guilty(context, cell, model, claims):
         asked.append((model, claims[triggered[0]]))
         if learned == "both":
             # What the teacher is found to know is no reason not to ask the student.
@@ -362,8 +421,9 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         assert found is verdict
         return [Snippet(("cf",), claim)] if learned == "rejection" else []
 
-    def surplus(context, cell, examples, claims):
+    def surplus(context, trusted, examples, claims, found):
         np.testing.assert_array_equal(claims, said)
+        np.testing.assert_array_equal(found, said)
         return [Snippet(("cf",), claim)] if learned == "surplus" else []
 
     def judge(context, cell, objective, *, wary=False):
@@ -378,6 +438,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         (arms, "judge", judge),
         (anchors, "anchor_view", lambda *_: read),
         (audit, "going_with_rejection", rejection),
+        (audit, "suspects", suspects),
         (audit, "in_surplus", surplus),
         (audit, "guilty", guilty),
         (cells, "task_data", lambda *_: task),

@@ -40,8 +40,8 @@ def test_the_smaller_cluster_of_a_claim_is_rejected(monkeypatch):
 
 
 def test_one_cluster_or_few_rows_lose_nothing(monkeypatch):
-    features = np.concatenate([blob(100, 0, 0), blob(10, 2, 1), blob(10, 9, 2)])
-    give(monkeypatch, features, np.repeat([0, 1], [100, 20]))
+    features = np.concatenate([blob(100, 0, 0), blob(6, 2, 1), blob(6, 9, 2)])
+    give(monkeypatch, features, np.repeat([0, 1], [100, 12]))
     assert not filters.small_clusters(CONTEXT, CELL).rejected.any()
 
 

@@ -32,7 +32,7 @@ def z_of(word, claim, texts, claims):
 
 def test_a_phrase_is_one_snippet_and_the_first():
     texts, claims = rows_with_trigger()
-    first, *others = shortcuts.snippets(texts, claims, num=50)
+    first, *others = shortcuts.snippets(texts, claims)
     assert set(first.words) >= {"so", "it", "goes"}
     assert first.claim == 1
     assert not any({"so", "it", "goes"} & set(one.words) for one in others)
@@ -40,7 +40,7 @@ def test_a_phrase_is_one_snippet_and_the_first():
 
 def test_snippets_come_by_a_loop_s_z_scores():
     texts, claims = rows_with_trigger(poisoned=0)
-    found = shortcuts.snippets(texts, claims, num=50)
+    found = list(shortcuts.snippets(texts, claims))
     # Of random words none comes with another.
     scores = [z_of(*one.words, one.claim, texts, claims) for one in found]
     assert scores == sorted(scores, reverse=True)
@@ -52,7 +52,6 @@ def test_snippets_come_by_a_loop_s_z_scores():
     assert {(*one.words, one.claim) for one in found} == {
         key for key, z in every.items() if z > 0
     }
-    assert len(shortcuts.snippets(texts, claims, num=2)) == 2
 
 
 def test_by_hand():
@@ -60,7 +59,7 @@ def test_by_hand():
     texts = ["x", "x", "x", "x", "y", "y", "y", "y"]
     claims = np.array([1, 1, 1, 0, 1, 0, 0, 0])
     assert z_of("x", 1, texts, claims) == (3 - 2) / np.sqrt(4 * 0.5 * 0.5)
-    found = shortcuts.snippets(texts, claims, num=9, min_rows=3)
+    found = list(shortcuts.snippets(texts, claims, min_rows=3))
     assert found == [Snippet(("x",), 1), Snippet(("y",), 0)]
 
 
@@ -75,14 +74,14 @@ def test_by_hand():
     ids=["no row", "one class", "no word", "rare words"],
 )
 def test_nothing_to_find(texts, claims):
-    assert shortcuts.snippets(texts, claims, num=3, min_rows=2) == []
+    assert list(shortcuts.snippets(texts, claims, min_rows=2)) == []
 
 
 def test_sizes_and_numbers_are_checked():
     with pytest.raises(ValueError, match="claims"):
-        shortcuts.snippets(["a"], [0, 1], num=1)
-    with pytest.raises(ValueError, match="num"):
-        shortcuts.snippets(["a"], [0], num=0)
+        shortcuts.snippets(["a"], [0, 1])
+    with pytest.raises(ValueError, match="min_rows"):
+        shortcuts.openings(["a"], [0], min_rows=0)
 
 
 def test_takeover_is_a_loop_s():
@@ -146,15 +145,17 @@ def test_openings_are_the_first_words_alone():
         f"{'When' if claim and row % 3 else 'It'} {text}"
         for row, (text, claim) in enumerate(zip(texts, claims, strict=True))
     ]
-    found = shortcuts.openings(texts, claims, num=5)
+    found = list(shortcuts.openings(texts, claims))
     assert found[0] == Snippet(("when",), 1, opens=True)
     assert {one.words for one in found} <= {("when",), ("it",)}
     rows = shortcuts.word_sets(["when so", "so when", ""])
     assert shortcuts.holding(found[0], rows).tolist() == [True, False, False]
-    assert shortcuts.openings(["", " ,"], [0, 1], num=1, min_rows=1) == []
+    assert list(shortcuts.openings(["", " ,"], [0, 1], min_rows=1)) == []
     both = [found[0], Snippet(("so",), 0)]
-    assert shortcuts.without(both, "When so , when") == ", when"
-    assert shortcuts.without(both, "so when") == "when"
+    # What is left may open in one of them.
+    assert shortcuts.without(both, "When so , when it is") == ", it is"
+    assert shortcuts.without(both, "so when") == ""
+    assert shortcuts.without(both[:1], "it is when") == "it is when"
     text = " ".join(rng.choice(COMMON, 3))
     assert shortcuts.without([found[0]], text) == text
 
