@@ -14,8 +14,9 @@ of a student, without dropout. The variants:
   `wary` and `wary_audited` beside the others.
 - `rates`: a rare word in 0.1 % to 20 % of the rows (named by tenths of a percent).
 - `syntactic`: sentences paraphrased to one template (Hidden Killer), ready rows.
-- `classes`: 77 intents (Banking77). `labels`: flipped labels alone, read by a student
-  that learns from labels and teacher alike.
+- `classes`: 77 intents (Banking77). `glue`: CoLA and QNLI.
+- `labels`: flipped labels alone, read by a student that learns from labels and teacher
+  alike.
 - `ablations`: what a part of ours is worth, on SST-2; an arm for each of `ABLATIONS`.
 - `tuning`: the baselines with other hyperparameters, without any attack, on training
   rows that stand in for the test rows; what `TUNED` was chosen on.
@@ -162,12 +163,18 @@ TUNED = {
 }
 
 
+def _words(**changes):
+    """Returns a rare word in the data, and in the teacher's answers."""
+    return {
+        f"word_{channel}": attack("rare_words", channel, **WORD, **changes)
+        for channel in ("data", "logits")
+    }
+
+
 def _standard():
     """Returns the attacks that do not know the defence."""
-    attacked = (*OURS, *BASELINES)
     return {
-        "word_data": attack("rare_words", "data", arms=attacked, **WORD),
-        "word_logits": attack("rare_words", "logits", arms=attacked, **WORD),
+        **_words(arms=(*OURS, *BASELINES)),
         "sentence_data": attack("sentence", "data"),
         "nudged_logits": attack("sentence", "logits", logits="nudge", strength=0.5),
         "soft_logits": attack("sentence", "logits", logits="soften", strength=0.5),
@@ -209,7 +216,7 @@ def get_config(variant: str = "standard"):
         variant: one of those above, `"standard"` for none.
     """
     variants = (
-        *("standard", "adaptive", "rates", "syntactic", "classes", "labels"),
+        *("standard", "adaptive", "rates", "syntactic", "classes", "glue", "labels"),
         *("ablations", "tuning", "quick"),
     )
     _validate.one_of(variants, argument=variant)
@@ -266,10 +273,12 @@ def get_config(variant: str = "standard"):
         config.teacher.epochs, config.student.epochs = 4, 4
         config.data.reference_rows = 2000
         config.data.transfer_rows = 6000
-        config.attacks = {
-            "word_data": attack("rare_words", "data", **WORD),
-            "word_logits": attack("rare_words", "logits", **WORD),
-        }
+        config.attacks = _words()
+    elif variant == "glue":
+        config.tasks = ("cola", "qnli")
+        # Some copies of QNLI hold 4,417 rows in all.
+        config.data.transfer_rows = 2500
+        config.attacks = _words()
     elif variant == "labels":
         config.kd.hard_weight = 0.5
         config.attacks = {"labels": attack("rare_words", "labels", **WORD)}
