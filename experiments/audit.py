@@ -61,11 +61,10 @@ def guilty(
 
     Those that win over at least a share `audit.least` more of the references of other
     classes in it than in the anchor, which did not learn from them. First words are few
-    and innocent of more: `audit.least_opening` is enough. Those that win over less than
-    a third of that are not asked about any further, neither the anchor nor, where it is
-    so of the first few references, the model: whatever the anchor says accuses no word
-    that does not move the model. (A student may have learned from these references, and
-    then holds to their labels more than it does elsewhere.)
+    and innocent of more: `audit.least_opening` is enough. Whatever the anchor says, a
+    snippet has to win over a third of that in the model; those that do not of the first
+    few references are not asked about the others. (A student may have learned from
+    these references, and then holds to their labels more than it does elsewhere.)
 
     Args:
         context: the study.
@@ -90,12 +89,11 @@ def guilty(
         kinds = (config.least_opening if one.opens else config.least for one in asked)
         return np.array([*kinds])
 
-    for rows in (config.screen, config.rows):
-        own = moved(of_model, rows)
-        moving = own >= least() / 3
-        own, asked = own[moving], list(itertools.compress(asked, moving))
+    screened = moved(of_model, config.screen) >= least() / 3
+    asked = list(itertools.compress(asked, screened))
+    own = moved(of_model, config.rows)
     beyond = own - moved(of_anchor, config.rows)
-    return list(itertools.compress(asked, beyond >= least()))
+    return list(itertools.compress(asked, (own >= least() / 3) & (beyond >= least())))
 
 
 def going_with_rejection(

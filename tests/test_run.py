@@ -240,8 +240,8 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "argument",
     [
-        *("standard", "adaptive", "rates", "syntactic", "classes", "labels", "quick"),
-        "ablations",
+        *("standard", "adaptive", "rates", "syntactic", "classes", "glue", "labels"),
+        *("ablations", "quick"),
     ],
 )
 def test_every_variant_of_the_bench_is_a_study(argument):
