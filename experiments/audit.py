@@ -82,18 +82,18 @@ def guilty(
     def of_anchor(examples: Examples) -> np.ndarray:
         return anchors.view(context, cell, examples).classes
 
-    def moved(reader, rows: int) -> np.ndarray:
-        return takeovers(context, cell, reader, asked, rows=rows)
-
-    def least() -> np.ndarray:
-        kinds = (config.least_opening if one.opens else config.least for one in asked)
-        return np.array([*kinds])
-
-    screened = moved(of_model, config.screen) >= least() / 3
-    asked = list(itertools.compress(asked, screened))
-    own = moved(of_model, config.rows)
-    beyond = own - moved(of_anchor, config.rows)
-    return list(itertools.compress(asked, (own >= least() / 3) & (beyond >= least())))
+    least = np.array(
+        [config.least_opening if one.opens else config.least for one in asked]
+    )
+    first = takeovers(context, cell, of_model, asked, rows=config.screen)
+    moving = first >= least / 3
+    asked, least = list(itertools.compress(asked, moving)), least[moving]
+    own, trusted = (
+        takeovers(context, cell, reader, asked, rows=config.rows)
+        for reader in (of_model, of_anchor)
+    )
+    decides = (own >= least / 3) & (own - trusted >= least)
+    return list(itertools.compress(asked, decides))
 
 
 def going_with_rejection(
@@ -305,10 +305,8 @@ def found(
         student: one that followed the verdict; asked about what the teacher says, and
             the anchor of rejected rows.
     """
-    transfer, trusted = (
-        ingredients.transfer(context, cell),
-        cells.references(context, cell),
-    )
+    transfer = ingredients.transfer(context, cell)
+    trusted = cells.references(context, cell)
     if verdict.spoiled is not None:
         trusted = data.take(trusted, np.flatnonzero(~verdict.spoiled))
     examples, claims = transfer.examples, transfer.logits.argmax(-1)
