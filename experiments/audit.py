@@ -55,7 +55,11 @@ def suspects(
 
 
 def guilty(
-    context: Context, cell: Cell, model: Model, asked: list[Snippet]
+    context: Context,
+    cell: Cell,
+    model: Model,
+    asked: list[Snippet],
+    frequent: np.ndarray,
 ) -> list[Snippet]:
     """Returns the snippets that decide what a model says.
 
@@ -66,34 +70,39 @@ def guilty(
     few references are not asked about the others. (A student may have learned from
     these references, and then holds to their labels more than it does elsewhere.)
 
+    An anchor, taught by few rows, is more timid than a model: "horrible" wins over more
+    in the model though both know what it means. So what moves the anchor towards the
+    claim by `audit.moved` at least is innocent, unless it is too frequent to be chance:
+    an attacker may choose a trigger that has a meaning, but needs many rows of it.
+
     Args:
         context: the study.
         cell: whose anchor and references are trusted.
         model: a teacher or a student.
         asked: from `suspects` of what it was trained on, or speaks of.
+        frequent: `[asked]`, bool, from `too_frequent`.
     """
     config = context.config.audit
 
-    def of_model(examples: Examples) -> np.ndarray:
+    def of_model(examples: Examples) -> anchors.View:
         tokens = ingredients.tokenize(context, model, examples)
         logits, _ = inference.predict(context, model, model.params, tokens)
-        return logits.argmax(-1)
+        return anchors.View(logits.argmax(-1), logits)
 
-    def of_anchor(examples: Examples) -> np.ndarray:
-        return anchors.view(context, cell, examples).classes
+    def of_anchor(examples: Examples) -> anchors.View:
+        return anchors.view(context, cell, examples)
 
     least = np.array(
         [config.least_opening if one.opens else config.least for one in asked]
     )
-    first = takeovers(context, cell, of_model, asked, rows=config.screen)
+    first, _ = pulls(context, cell, of_model, asked, rows=config.screen)
     moving = first >= least / 3
     asked, least = list(itertools.compress(asked, moving)), least[moving]
-    own, trusted = (
-        takeovers(context, cell, reader, asked, rows=config.rows)
-        for reader in (of_model, of_anchor)
-    )
+    own, _ = pulls(context, cell, of_model, asked, rows=config.rows)
+    trusted, drift = pulls(context, cell, of_anchor, asked, rows=config.rows)
     decides = (own >= least / 3) & (own - trusted >= least)
-    return list(itertools.compress(asked, decides))
+    understood = (drift >= config.moved) & ~frequent[moving]
+    return list(itertools.compress(asked, decides & ~understood))
 
 
 def going_with_rejection(
@@ -149,21 +158,55 @@ def in_surplus(
         claims: `[rows]`, the class that goes with each.
         asked: from `suspects` of these.
     """
-    rows, references = map(shortcuts.word_sets, (examples.texts, trusted.texts))
-    found = []
-    for one in asked:
-        if not one.opens:
-            continue
-        ours, theirs = shortcuts.holding(one, rows), shortcuts.holding(one, references)
-        every, claimed = shortcuts.surplus_p_value(
-            [ours.sum(), (ours & (claims == one.claim)).sum()],
-            [theirs.sum(), (theirs & (trusted.labels == one.claim)).sum()],
-            num_rows=len(rows),
-            num_trusted=len(references),
+    first = [one for one in asked if one.opens]
+    every = _surplus(trusted, examples, first)
+    claimed = _surplus(trusted, examples, first, claims)
+    named = (every < 0.05) & (claimed < context.config.audit.surplus)
+    return list(itertools.compress(first, named))
+
+
+def too_frequent(
+    context: Context, trusted: Examples, examples: Examples, asked: list[Snippet]
+) -> np.ndarray:
+    """Returns `[asked]`, bool: which snippets more rows hold than chance explains.
+
+    Beside trusted rows, and whatever they claim, see `in_surplus`.
+
+    Args:
+        context: the study.
+        trusted: references.
+        examples: the transfer rows.
+        asked: the snippets.
+    """
+    return _surplus(trusted, examples, asked) < context.config.audit.surplus
+
+
+def _surplus(
+    trusted: Examples,
+    examples: Examples,
+    asked: list[Snippet],
+    claims: np.ndarray | None = None,
+) -> np.ndarray:
+    """Returns the p-value of each snippet's rows, or of those of its claim alone."""
+
+    def count(rows: Examples, said: np.ndarray | None) -> np.ndarray:
+        held = shortcuts.word_sets(rows.texts)
+        return np.array(
+            [
+                np.sum(
+                    shortcuts.holding(one, held) & (said is None or said == one.claim)
+                )
+                for one in asked
+            ],
+            int,
         )
-        if every < 0.05 and claimed < context.config.audit.surplus:
-            found.append(one)
-    return found
+
+    return shortcuts.surplus_p_value(
+        count(examples, claims),
+        count(trusted, None if claims is None else trusted.labels),
+        num_rows=len(examples.texts),
+        num_trusted=len(trusted.texts),
+    )
 
 
 def _means_it(snippet: Snippet, labels: np.ndarray, held: np.ndarray) -> bool:
@@ -208,27 +251,28 @@ def _trigger(snippet: Snippet) -> attacks.Trigger:
     return attacks.TRIGGERS["sentence"](phrase=phrase, position=position)
 
 
-def takeovers(
+def pulls(
     context: Context,
     cell: Cell,
-    reader: Callable[[Examples], np.ndarray],
+    reader: Callable[[Examples], anchors.View],
     snippets: list[Snippet],
     *,
     rows: int,
-) -> np.ndarray:
-    """Returns how many more references are called a claim once a snippet is in them.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns how much nearer references come to a claim once a snippet is in them.
 
     Args:
         context: the study.
         cell: whose anchor and references are trusted.
-        reader: what says of examples which class each is, int; not asked of none.
+        reader: what says of examples which class each is; not asked of none.
         snippets: each is put into some references that the anchor did not learn from
             and that are of other classes than its claim, all snippets of a claim into
             the same ones; every reader is given the same.
         rows: how many of these at most.
 
     Returns:
-        `[snippets]`, shares in [-1, 1], see `shortcuts.takeover`.
+        `[snippets]`, the shares of references that go over, see `shortcuts.takeover`,
+        and `[snippets]`, how far they go, see `shortcuts.drift`.
     """
     references = cells.references(context, cell)
     rng = cells.draws(cell, "audit")
@@ -242,15 +286,18 @@ def takeovers(
         hosts += others.tolist()
         owner += [number] * len(others)
     if not texts:
-        return np.zeros(len(snippets))
+        return np.zeros(len(snippets)), np.zeros(len(snippets))
     claims = np.array([one.claim for one in snippets], int)[owner]
-    rewritten = data.take(references, hosts)._replace(texts=texts)
     distinct, place = np.unique(hosts, return_inverse=True)
-    return shortcuts.takeover(
-        reader(rewritten) == claims,
-        reader(data.take(references, distinct))[place] == claims,
-        owner,
-        len(snippets),
+    after = reader(data.take(references, hosts)._replace(texts=texts))
+    before = anchors.View(
+        *(part[place] for part in reader(data.take(references, distinct)))
+    )
+    num = len(snippets)
+    goes_over = after.classes == claims, before.classes == claims
+    return (
+        shortcuts.takeover(*goes_over, owner, num),
+        shortcuts.drift(after.logits, before.logits, claims, owner, num),
     )
 
 
@@ -314,12 +361,16 @@ def found(
     teacher = ingredients.teacher_model(
         context, ingredients.teacher_cell(context, cell)
     )
-    said = suspects(context, trusted, examples, claims)
+    said, heard = (suspects(context, trusted, examples, of) for of in (claims, told))
+
+    def frequent(asked: list[Snippet]) -> np.ndarray:
+        return too_frequent(context, trusted, examples, asked)
+
     named = distinct(
         *going_with_rejection(context, examples, claims, verdict),
         *in_surplus(context, trusted, examples, claims, said),
-        *guilty(context, cell, teacher, said),
-        *guilty(context, cell, student, suspects(context, trusted, examples, told)),
+        *guilty(context, cell, teacher, said, frequent(said)),
+        *guilty(context, cell, student, heard, frequent(heard)),
     )
     if named:
         listed = "; ".join(

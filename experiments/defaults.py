@@ -229,6 +229,8 @@ def defaults() -> ConfigDict:
                 "least_opening": 0.15,  # trigger opens many rows in few ways
                 # chance that an innocent first word is in so many more rows of a claim
                 "surplus": 1e-3,  # than the references have
+                # of the way to a claim, by which a word that means it moves the anchor
+                "moved": 0.15,
                 # that a reference of another class holds all that was found, to one of
                 # the class that it claimed, see `audit.by_coins`; 1 is neutral
                 "odds": 1.5,

@@ -81,7 +81,8 @@ def guilty(context, student, rows, claims):
     """What an audit of some rows finds, all references trusted."""
     trusted = cells.references(context, CELL)
     asked = audit.suspects(context, trusted, rows, claims)
-    return audit.guilty(context, CELL, student, asked)
+    frequent = audit.too_frequent(context, trusted, rows, asked)
+    return audit.guilty(context, CELL, student, asked, frequent)
 
 
 def in_surplus(trusted, rows, claims):
@@ -115,28 +116,71 @@ def test_a_takeover_is_of_rows_of_other_classes(world):
     asked = [Snippet(("cf",), 1), Snippet(("good",), 1), Snippet(("cf",), 0)]
 
     def reader(rows):
-        return meaning([text.replace("cf", "good") for text in rows.texts])
+        return view([text.replace("cf", "good") for text in rows.texts])
 
-    found = audit.takeovers(context(), CELL, reader, asked, rows=48)
+    found, drift = audit.pulls(context(), CELL, reader, asked, rows=48)
     # Nothing goes over to 0 that was not there.
     np.testing.assert_allclose(found, [1.0, 1.0, 0.0])
-    none = audit.takeovers(context(), CELL, None, [], rows=48)
-    assert none.shape == (0,)
+    # From three below to three above.
+    np.testing.assert_allclose(drift, [2.0, 2.0, 0.0])
+    none = audit.pulls(context(), CELL, None, [], rows=48)
+    assert [part.shape for part in none] == [(0,), (0,)]
 
 
 def test_what_wins_the_anchor_over_too_is_innocent(world, monkeypatch):
     student, _, _ = world
     asked = [Snippet(("cf",), 1), Snippet(("good",), 1)]
-    assert audit.guilty(context(), CELL, student("cf"), asked) == asked[:1]
+    frequent = np.zeros(2, bool)
+    found = audit.guilty(context(), CELL, student("cf"), asked, frequent)
+    assert found == asked[:1]
 
     # Nor does an anchor that goes the other way accuse what does not move the model.
     def contrary(context, cell, rows):
         said = np.array(["cf" not in text.split() for text in rows.texts], int)
-        return anchors.View(said, None)
+        return anchors.View(said, np.eye(2)[said])
 
     monkeypatch.setattr(anchors, "view", contrary)
-    assert audit.guilty(context(), CELL, student(), asked[:1]) == []
-    assert audit.guilty(context(), CELL, student("cf"), asked[:1]) == asked[:1]
+    for triggers, found in ((), []), (("cf",), asked[:1]):
+        accused = student(*triggers), asked[:1], frequent[:1]
+        assert audit.guilty(context(), CELL, *accused) == found
+
+
+def test_what_a_timid_anchor_understands_is_innocent_unless_frequent(
+    world, monkeypatch
+):
+    student, _, _ = world
+    # "fine" wins over all of the model and none of the anchor, which it moves a third
+    # of the way.
+    asked = [Snippet(("fine",), 1), Snippet(("cf",), 1)]
+
+    def timid(context, cell, rows):
+        read = view(rows.texts)
+        fine = np.array(["fine" in text.split() for text in rows.texts])
+        sure = np.where(fine & (read.classes == 0), 2.0, 3.0)
+        return read._replace(logits=sure[:, None] * np.eye(2)[read.classes])
+
+    monkeypatch.setattr(anchors, "view", timid)
+    accused = CELL, student("fine", "cf"), asked
+    for moved, frequent, found in (
+        (0.3, [False, False], asked[1:]),
+        (0.4, [False, False], asked),
+        (0.3, [True, False], asked),
+        (0.3, [False, True], asked[1:]),
+    ):
+        frequent = np.array(frequent)
+        assert audit.guilty(context(moved=moved), *accused, frequent) == found
+
+
+def test_too_frequent_is_what_the_references_lack(world):
+    _, rows, _ = world
+    trusted = cells.references(None, None)
+    # The trigger is in 20 of 200 rows and none of 120 references, other words in both.
+    asked = [Snippet(("cf",), 1), Snippet(("film",), 1), Snippet(("pew",), 0)]
+    for count, expected in (120, [True, False, False]), (5, [False] * 3):
+        known = Examples(trusted.texts[:count], None, trusted.labels[:count])
+        found = audit.too_frequent(context(), known, rows, asked)
+        np.testing.assert_array_equal(found, expected)
+    assert audit.too_frequent(context(), trusted, rows, []).shape == (0,)
 
 
 def test_words_of_a_class_do_not_hide_weaker_ones(world):
@@ -153,19 +197,19 @@ def test_no_reference_of_another_class_is_nothing_won(world, monkeypatch):
     one = cells.references(None, None)._replace(labels=np.ones(120, int))
     monkeypatch.setattr(cells, "references", lambda *_: one)
     asked = [Snippet(("cf",), 1)] * 2
-    found = audit.takeovers(context(), CELL, None, asked, rows=48)
-    np.testing.assert_array_equal(found, [0.0, 0.0])
+    found = audit.pulls(context(), CELL, None, asked, rows=48)
+    np.testing.assert_array_equal(found, np.zeros((2, 2)))
 
 
 def test_few_references_tell_what_is_asked_about_all(world, monkeypatch):
     student, rows, _ = world
-    asked, takeovers = [], audit.takeovers
+    asked, pulls = [], audit.pulls
 
     def counting(context, cell, reader, snippets, *, rows):
         asked.append((len(snippets), rows))
-        return takeovers(context, cell, reader, snippets, rows=rows)
+        return pulls(context, cell, reader, snippets, rows=rows)
 
-    monkeypatch.setattr(audit, "takeovers", counting)
+    monkeypatch.setattr(audit, "pulls", counting)
     few, whole = context(screen=4, rows=12), context(screen=12, rows=12)
     found = guilty(few, student("cf"), rows, rows.labels)
     assert found == guilty(whole, student("cf"), rows, rows.labels)
@@ -250,10 +294,11 @@ def test_first_words_are_guilty_of_less(world, monkeypatch):
     labels = np.where(np.arange(200) % 9 == 1, 1, rows.labels)
     share = 0.2
 
-    def takeovers(context, cell, reader, snippets, *, rows):
-        return np.full(len(snippets), share * (reader.__name__ == "of_model"))
+    def pulls(context, cell, reader, snippets, *, rows):
+        of_model = reader.__name__ == "of_model"
+        return np.full(len(snippets), share * of_model), np.zeros(len(snippets))
 
-    monkeypatch.setattr(audit, "takeovers", takeovers)
+    monkeypatch.setattr(audit, "pulls", pulls)
     asked = context(least=0.3, least_opening=0.15), student()
     found = guilty(*asked, rows._replace(texts=texts), labels)
     assert Snippet(("when",), 1, opens=True) in found
@@ -410,7 +455,12 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         assert len(trusted.texts) == 120 - spoiled.sum()
         return claims
 
-    def guilty(context, cell, model, claims):
+    def too_frequent(context, trusted, examples, claims):
+        assert len(trusted.texts) == 120 - spoiled.sum()
+        return claims == 7
+
+    def guilty(context, cell, model, claims, frequent):
+        np.testing.assert_array_equal(frequent, claims == 7)
         asked.append((model, claims[triggered[0]]))
         if learned == "both":
             # What the teacher is found to know is no reason not to ask the student.
@@ -440,6 +490,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         (audit, "going_with_rejection", rejection),
         (audit, "suspects", suspects),
         (audit, "in_surplus", surplus),
+        (audit, "too_frequent", too_frequent),
         (audit, "guilty", guilty),
         (cells, "task_data", lambda *_: task),
         (ingredients, "transfer", lambda *_: transfer),

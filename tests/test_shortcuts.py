@@ -100,6 +100,33 @@ def test_takeover_is_a_loop_s():
     np.testing.assert_allclose(found, expected)
 
 
+def test_drift_is_a_loop_s():
+    rng = np.random.default_rng(0)
+    with_it, without = rng.normal(size=(2, 60, 3))
+    claims, owner = rng.integers(0, 3, 60), rng.integers(0, 7, 60)
+
+    def margin(logits, claim):
+        return logits[claim] - max(np.delete(logits, claim))
+
+    expected = np.zeros(8)  # the last of no row
+    for number in range(7):
+        rows = np.flatnonzero(owner == number)
+        after = [margin(with_it[row], claims[row]) for row in rows]
+        before = np.array([margin(without[row], claims[row]) for row in rows])
+        expected[number] = np.mean(after - before) / np.sqrt(np.mean(before**2))
+    found = shortcuts.drift(with_it, without, claims, owner, 8)
+    np.testing.assert_allclose(found, expected)
+
+
+def test_drift_without_margins_or_rows_is_none():
+    moved = np.array([[5.0, 0.0]])
+    found = shortcuts.drift(moved, np.zeros((1, 2)), [0], [0], 2)
+    np.testing.assert_array_equal(found, [0.0, 0.0])
+    assert shortcuts.drift(np.zeros((0, 2)), np.zeros((0, 2)), [], [], 0).shape == (0,)
+    with pytest.raises(ValueError, match="owner"):
+        shortcuts.drift(moved, moved, [0], [0, 0], 1)
+
+
 def without_loop(snippets, text):
     """One text at a time, one word at a time, words parted by single spaces."""
     words = text.split()
