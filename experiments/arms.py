@@ -340,6 +340,12 @@ def unattacked(context: Context, cell: Cell) -> Recipe:
     return anchor(context, cell.clean)
 
 
+def unattacked_audited(context: Context, cell: Cell) -> Recipe:
+    """Does what `audited` does where there was no attack: what false alarms cost."""
+    verdict = judge(context, cell.clean, _distil(context))
+    return _audited(context, cell.clean, verdict, "unattacked")
+
+
 def gate(context: Context, cell: Cell) -> Recipe:
     """Does what `anchor` does, by a per-sample conformal gate, not the group test."""
     return _defended(context, cell, judge_rows(context, cell))
@@ -472,6 +478,14 @@ ARMS: dict[str, Arm] = {
         audited, needs=("anchor",), in_federations=False, anchored=True, audits=True
     ),
     "unattacked": Arm(unattacked, lambda config, cell: cell.clean, anchored=True),
+    "unattacked_audited": Arm(
+        unattacked_audited,
+        lambda config, cell: cell.clean,
+        needs=("unattacked",),
+        in_federations=False,
+        anchored=True,
+        audits=True,
+    ),
     "wary": Arm(wary, anchored=True),
     "wary_audited": Arm(
         wary_audited, needs=("wary",), in_federations=False, anchored=True, audits=True

@@ -149,7 +149,7 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 # Worlds, not defences: without the attack, and with its rows known.
-WORLDS = ("clean", "unattacked", "oracle")
+WORLDS = ("clean", "unattacked", "unattacked_audited", "oracle")
 FEW = 4
 
 

@@ -184,7 +184,8 @@ def test_results_hold_every_cell(finished):
         assert row["metric_name"] == "accuracy"
         assert row["step_seconds"] >= 0
     constrained = {row["arm"] for row in found["rows"] if row["bytes_per_node"]}
-    ours = {"anchor", "audited", "unattacked", "wary", "wary_audited"}
+    ours = {"anchor", "wary", "unattacked"}
+    ours |= {"audited", "wary_audited", "unattacked_audited"}
     assert constrained == {"nearest", "gate"} | ours
 
 

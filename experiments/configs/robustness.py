@@ -27,7 +27,8 @@ some ten thousand short forward passes before a student is distilled; `wary_audi
 the same and an audit.
 
 `audited` is `anchor` after an audit of words, see `experiments/audit.py`: ours.
-`unattacked` is `anchor` where there was no attack: what it does by itself.
+`unattacked` is `anchor` where there was no attack, `unattacked_audited` is `audited`
+there: what they do by themselves.
 
 Linear layers multiply in bfloat16, which is meant for a processor with units for it;
 `--config.teacher.products=float32`, likewise `student` and `anchor`, for others. There
@@ -46,7 +47,10 @@ from experiments.configs import pilot, quickstart
 from experiments.defaults import attack
 from protojax import _validate
 
-OURS = ("clean", "plain", "unattacked", "anchor", "audited")
+OURS = (
+    *("clean", "plain", "anchor", "audited"),
+    *("unattacked", "unattacked_audited"),
+)
 WARY = ("wary", "wary_audited")
 BASELINES = (
     *("nearest", "references", "fine_tuned", "nad", "dp_sgd", "adversarial"),
