@@ -18,10 +18,10 @@ from protojax.models import Model
 
 
 class View(NamedTuple):
-    """What the anchor says of some rows.
+    """What the anchor, or a model that is compared with it, says of some rows.
 
     Attributes:
-        classes: `[rows]`, int32, by the nearest of its prototypes.
+        classes: `[rows]`, int32; the anchor's by the nearest of its prototypes.
         logits: `[rows, num_labels]`.
     """
 

@@ -466,30 +466,27 @@ def _trusted_features(features, held: Prototypes, rejected, classes) -> np.ndarr
     return features
 
 
+def _clean_cell(config: Any, cell: Cell) -> Cell:
+    """Returns the cell without its attack."""
+    return cell.clean
+
+
+_AUDIT = Arm(audited, in_federations=False, anchored=True, audits=True)
 ARMS: dict[str, Arm] = {
-    "clean": Arm(clean, lambda config, cell: cell.clean),
+    "clean": Arm(clean, _clean_cell),
     "plain": Arm(plain),
     "nearest": Arm(nearest),
     "adversarial": Arm(adversarial),
     # Nodes step together through full batches; the accounting needs coins.
     "dp_sgd": Arm(dp_sgd, in_federations=False),
     "anchor": Arm(anchor, anchored=True),
-    "audited": Arm(
-        audited, needs=("anchor",), in_federations=False, anchored=True, audits=True
-    ),
-    "unattacked": Arm(unattacked, lambda config, cell: cell.clean, anchored=True),
-    "unattacked_audited": Arm(
-        unattacked_audited,
-        lambda config, cell: cell.clean,
-        needs=("unattacked",),
-        in_federations=False,
-        anchored=True,
-        audits=True,
+    "audited": _AUDIT._replace(recipe=audited, needs=("anchor",)),
+    "unattacked": Arm(unattacked, _clean_cell, anchored=True),
+    "unattacked_audited": _AUDIT._replace(
+        recipe=unattacked_audited, learns_in=_clean_cell, needs=("unattacked",)
     ),
     "wary": Arm(wary, anchored=True),
-    "wary_audited": Arm(
-        wary_audited, needs=("wary",), in_federations=False, anchored=True, audits=True
-    ),
+    "wary_audited": _AUDIT._replace(recipe=wary_audited, needs=("wary",)),
     "gate": Arm(gate, anchored=True),
     "plain_references": Arm(plain_references),
     "fine_tuned": Arm(fine_tuned, needs=("plain",), goes_on=True, in_federations=False),

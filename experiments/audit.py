@@ -3,9 +3,10 @@
 A test of whether claims are true cannot see poison whose claims are true (rows of the
 target class that hold a trigger), nor what escapes it for another reason. But whatever
 a model has learned from a trigger shows once the trigger is put into trusted text of
-another class: the model goes over to its claim, and the anchor does not. Of a trigger
-that is too rare, or too weak, to be learned well tell the rows themselves: the group
-test rejected most of those that hold it, or more of them open in it than references do.
+another class: the model goes over to its claim, and the anchor hardly moves. Of a
+trigger that is too rare, or too weak, to be learned well tell the rows themselves: the
+group test rejected most of those that hold it, or more of them open in it than
+references do.
 """
 
 import collections
@@ -71,9 +72,12 @@ def guilty(
     these references, and then holds to their labels more than it does elsewhere.)
 
     An anchor, taught by few rows, is more timid than a model: "horrible" wins over more
-    in the model though both know what it means. So what moves the anchor towards the
-    claim by `audit.moved` at least is innocent, unless it is too frequent to be chance:
-    an attacker may choose a trigger that has a meaning, but needs many rows of it.
+    in the model though both know what it means. So a word is innocent that the anchor
+    understands: it moves references of other classes by `audit.moved` at least towards
+    the claim, and those of the claim not away from it, as what only confuses would. It
+    has to be one word, or a trigger could bring a companion that has a meaning, and not
+    too frequent for chance, or the trigger could have one itself. In few rows it may:
+    of 3,000, beside 1,000 references without it, in 23.
 
     Args:
         context: the study.
@@ -101,8 +105,14 @@ def guilty(
     own, _ = pulls(context, cell, of_model, asked, rows=config.rows)
     trusted, drift = pulls(context, cell, of_anchor, asked, rows=config.rows)
     decides = (own >= least / 3) & (own - trusted >= least)
-    understood = (drift >= config.moved) & ~frequent[moving]
-    return list(itertools.compress(asked, decides & ~understood))
+    single = np.array([len(one.words) == 1 for one in asked], bool)
+    excused = decides & single & (drift >= config.moved) & ~frequent[moving]
+    understood = list(itertools.compress(asked, excused))
+    _, back = pulls(
+        context, cell, of_anchor, understood, rows=config.rows, of_claim=True
+    )
+    excused[excused] = back > 0
+    return list(itertools.compress(asked, decides & ~excused))
 
 
 def going_with_rejection(
@@ -166,19 +176,26 @@ def in_surplus(
 
 
 def too_frequent(
-    context: Context, trusted: Examples, examples: Examples, asked: list[Snippet]
+    context: Context,
+    trusted: Examples,
+    examples: Examples,
+    claims: np.ndarray,
+    asked: list[Snippet],
 ) -> np.ndarray:
     """Returns `[asked]`, bool: which snippets more rows hold than chance explains.
 
-    Beside trusted rows, and whatever they claim, see `in_surplus`.
+    All rows or those of the snippet's claim, beside trusted ones, see `in_surplus`.
 
     Args:
         context: the study.
         trusted: references.
         examples: the transfer rows.
+        claims: `[rows]`, the class that goes with each.
         asked: the snippets.
     """
-    return _surplus(trusted, examples, asked) < context.config.audit.surplus
+    every = _surplus(trusted, examples, asked)
+    claimed = _surplus(trusted, examples, asked, claims)
+    return np.minimum(every, claimed) < context.config.audit.surplus
 
 
 def _surplus(
@@ -191,15 +208,13 @@ def _surplus(
 
     def count(rows: Examples, said: np.ndarray | None) -> np.ndarray:
         held = shortcuts.word_sets(rows.texts)
-        return np.array(
-            [
-                np.sum(
-                    shortcuts.holding(one, held) & (said is None or said == one.claim)
-                )
-                for one in asked
-            ],
-            int,
-        )
+        found = np.zeros(len(asked), int)
+        for number, one in enumerate(asked):
+            counted = shortcuts.holding(one, held)
+            if said is not None:
+                counted &= said == one.claim
+            found[number] = counted.sum()
+        return found
 
     return shortcuts.surplus_p_value(
         count(examples, claims),
@@ -258,33 +273,35 @@ def pulls(
     snippets: list[Snippet],
     *,
     rows: int,
+    of_claim: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns how much nearer references come to a claim once a snippet is in them.
 
     Args:
         context: the study.
         cell: whose anchor and references are trusted.
-        reader: what says of examples which class each is; not asked of none.
-        snippets: each is put into some references that the anchor did not learn from
-            and that are of other classes than its claim, all snippets of a claim into
-            the same ones; every reader is given the same.
+        reader: what says of examples which class each is, and by which logits; not
+            asked of none.
+        snippets: each is put into some references that the anchor did not learn from,
+            all snippets of a claim into the same ones; every reader is given the same.
         rows: how many of these at most.
+        of_claim: whether they are those of the claim, and not those of other classes.
 
     Returns:
         `[snippets]`, the shares of references that go over, see `shortcuts.takeover`,
-        and `[snippets]`, how far they go, see `shortcuts.drift`.
+        and `[snippets]`, how far they go by their logits, see `shortcuts.drift`.
     """
     references = cells.references(context, cell)
     rng = cells.draws(cell, "audit")
     order = rng.permutation(anchors.anchor(context, cell).calibration)
     hosts, texts, owner = [], [], []
     for number, one in enumerate(snippets):
-        others = order[references.labels[order] != one.claim]
-        others = others[:rows]
+        chosen = order[(references.labels[order] == one.claim) == of_claim]
+        chosen = chosen[:rows]
         insert = _trigger(one)
-        texts += [insert(references.texts[row], rng) for row in others]
-        hosts += others.tolist()
-        owner += [number] * len(others)
+        texts += [insert(references.texts[row], rng) for row in chosen]
+        hosts += chosen.tolist()
+        owner += [number] * len(chosen)
     if not texts:
         return np.zeros(len(snippets)), np.zeros(len(snippets))
     claims = np.array([one.claim for one in snippets], int)[owner]
@@ -363,14 +380,15 @@ def found(
     )
     said, heard = (suspects(context, trusted, examples, of) for of in (claims, told))
 
-    def frequent(asked: list[Snippet]) -> np.ndarray:
-        return too_frequent(context, trusted, examples, asked)
-
+    often = [
+        too_frequent(context, trusted, examples, of, asked)
+        for of, asked in ((claims, said), (told, heard))
+    ]
     named = distinct(
         *going_with_rejection(context, examples, claims, verdict),
         *in_surplus(context, trusted, examples, claims, said),
-        *guilty(context, cell, teacher, said, frequent(said)),
-        *guilty(context, cell, student, heard, frequent(heard)),
+        *guilty(context, cell, teacher, said, often[0]),
+        *guilty(context, cell, student, heard, often[1]),
     )
     if named:
         listed = "; ".join(

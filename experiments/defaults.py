@@ -228,9 +228,9 @@ def defaults() -> ConfigDict:
                 "min_rows_opening": 20,  # the same of first words: a syntax that is a
                 "least_opening": 0.15,  # trigger opens many rows in few ways
                 # chance that an innocent first word is in so many more rows of a claim
-                "surplus": 1e-3,  # than the references have
-                # of the way to a claim, by which a word that means it moves the anchor
-                "moved": 0.15,
+                "surplus": 1e-3,  # than the references have, or any word in so many
+                # share of the way to the boundary by which a word that means its claim
+                "moved": 0.15,  # moves the anchor; it is innocent, unless in surplus
                 # that a reference of another class holds all that was found, to one of
                 # the class that it claimed, see `audit.by_coins`; 1 is neutral
                 "odds": 1.5,

@@ -275,12 +275,13 @@ def drift(
         d_s = mean_r (m(with_it_r) − m(without_r)) / √(mean_r m(without_r)²)
         m(l) = l_c − max_{k ≠ c} l_k
 
-    over the rows r of snippet s, each with logits l and claim c. By 0.15 one takes
-    them about a seventh of the way to the boundary, and hardly any over it: a timid
-    reader shows so what it takes a word to mean.
+    over the rows r of snippet s, each with logits l and claim c. At 0.15 rows go, on
+    average, about a seventh of the way to the boundary: a timid reader shows so what it
+    takes a word to mean. What only confuses it moves rows of other classes towards
+    every claim, and those of a claim away from it.
 
     Args:
-        with_it: `[rows, classes]`, logits of rows with the snippet.
+        with_it: `[rows, classes]`, logits of rows with the snippet, of >= 2 classes.
         without: `[rows, classes]`, logits of the same rows without it.
         claims: `[rows]`, int, the class that the snippet goes with.
         owner: `[rows]`, int, the snippet that each row is asked about.
@@ -290,7 +291,7 @@ def drift(
         `[num]`, float64; 0 where a snippet has no row, or its rows no margin.
 
     Raises:
-        ValueError: sizes that do not agree.
+        ValueError: sizes that do not agree, one class, or a claim that is none.
 
     Source: ours.
 
@@ -300,6 +301,13 @@ def drift(
     with_it, without = np.asarray(with_it, float), np.asarray(without, float)
     claims, owner = np.asarray(claims, int), np.asarray(owner, int)
     _validate.same_length(with_it=with_it, without=without, claims=claims, owner=owner)
+    shapes, classes = {with_it.shape, without.shape}, with_it.shape[-1]
+    _validate.require(
+        len(shapes) == 1, "with_it", with_it.shape, f"of shape {without.shape}"
+    )
+    _validate.require(classes >= 2, "with_it", with_it.shape, "two classes or more")
+    known = bool(np.all((claims >= 0) & (claims < classes)))
+    _validate.require(known, "claims", claims, f"in [0, {classes})")
 
     def margin(logits: np.ndarray) -> np.ndarray:
         claimed = claims[:, None] == np.arange(logits.shape[-1])

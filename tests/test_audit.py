@@ -81,7 +81,7 @@ def guilty(context, student, rows, claims):
     """What an audit of some rows finds, all references trusted."""
     trusted = cells.references(context, CELL)
     asked = audit.suspects(context, trusted, rows, claims)
-    frequent = audit.too_frequent(context, trusted, rows, asked)
+    frequent = audit.too_frequent(context, trusted, rows, claims, asked)
     return audit.guilty(context, CELL, student, asked, frequent)
 
 
@@ -145,42 +145,59 @@ def test_what_wins_the_anchor_over_too_is_innocent(world, monkeypatch):
         assert audit.guilty(context(), CELL, *accused) == found
 
 
-def test_what_a_timid_anchor_understands_is_innocent_unless_frequent(
-    world, monkeypatch
-):
+@pytest.mark.parametrize("meant", [True, False], ids=["meaning", "confusion"])
+def test_what_a_timid_anchor_understands_is_innocent(world, monkeypatch, meant):
     student, _, _ = world
     # "fine" wins over all of the model and none of the anchor, which it moves a third
-    # of the way.
-    asked = [Snippet(("fine",), 1), Snippet(("cf",), 1)]
+    # of the way; and from its own claim too, where it only confuses.
+    odd, fine, cf = (Snippet((word,), 1) for word in ("film", "fine", "cf"))
+    asked = [odd, fine, cf, Snippet(("fine", "cf"), 1)]
 
     def timid(context, cell, rows):
         read = view(rows.texts)
-        fine = np.array(["fine" in text.split() for text in rows.texts])
-        sure = np.where(fine & (read.classes == 0), 2.0, 3.0)
+        moved = np.array(["fine" in text.split() for text in rows.texts])
+        own = np.where(moved & (read.classes == 1), 4.0 if meant else 2.0, 3.0)
+        sure = np.where(moved & (read.classes == 0), 2.0, own)
         return read._replace(logits=sure[:, None] * np.eye(2)[read.classes])
 
     monkeypatch.setattr(anchors, "view", timid)
     accused = CELL, student("fine", "cf"), asked
-    for moved, frequent, found in (
-        (0.3, [False, False], asked[1:]),
-        (0.4, [False, False], asked),
-        (0.3, [True, False], asked),
-        (0.3, [False, True], asked[1:]),
+    rare = np.zeros(4, bool)
+    for moved, frequent, innocent in (
+        (0.3, rare, meant),
+        (0.4, rare, False),
+        # What does not move the model is not counted among those that are frequent.
+        (0.3, np.array([True, False, False, False]), meant),
+        (0.3, np.array([False, True, False, False]), False),
     ):
-        frequent = np.array(frequent)
-        assert audit.guilty(context(moved=moved), *accused, frequent) == found
+        found = audit.guilty(context(moved=moved), *accused, frequent)
+        # A companion that is understood excuses nothing.
+        assert found == ([cf, asked[3]] if innocent else [fine, cf, asked[3]])
 
 
-def test_too_frequent_is_what_the_references_lack(world):
-    _, rows, _ = world
-    trusted = cells.references(None, None)
-    # The trigger is in 20 of 200 rows and none of 120 references, other words in both.
-    asked = [Snippet(("cf",), 1), Snippet(("film",), 1), Snippet(("pew",), 0)]
-    for count, expected in (120, [True, False, False]), (5, [False] * 3):
-        known = Examples(trusted.texts[:count], None, trusted.labels[:count])
-        found = audit.too_frequent(context(), known, rows, asked)
-        np.testing.assert_array_equal(found, expected)
-    assert audit.too_frequent(context(), trusted, rows, []).shape == (0,)
+@pytest.mark.parametrize(
+    ("rows", "trusted", "claimed", "expected"),
+    [
+        (20, 0, 20, True),  # p = 6e-5
+        (8, 0, 8, False),  # 0.02
+        (20, 8, 10, False),  # all rows 0.24, those of the claim 0.5
+        (20, 8, 20, True),  # all rows as before, those of the claim 6e-5
+    ],
+)
+def test_too_frequent_is_what_the_references_lack(rows, trusted, claimed, expected):
+    def holding(count, of, labels):
+        texts = ["cf film" if row < count else "film" for row in range(of)]
+        return Examples(texts, None, labels)
+
+    # Of the references that hold it at most half are of its claim.
+    ours = holding(rows, 200, np.zeros(200, int))
+    claims = np.where(np.arange(200) < claimed, 1, 0)
+    labels = np.where(np.arange(120) < (4 if claimed < rows else 0), 1, 0)
+    theirs = holding(trusted, 120, labels)
+    asked = [Snippet(("cf",), 1), Snippet(("pew",), 0)]
+    found = audit.too_frequent(context(), theirs, ours, claims, asked)
+    np.testing.assert_array_equal(found, [expected, False])
+    assert audit.too_frequent(context(), theirs, ours, claims, []).shape == (0,)
 
 
 def test_words_of_a_class_do_not_hide_weaker_ones(world):
@@ -205,16 +222,17 @@ def test_few_references_tell_what_is_asked_about_all(world, monkeypatch):
     student, rows, _ = world
     asked, pulls = [], audit.pulls
 
-    def counting(context, cell, reader, snippets, *, rows):
+    def counting(context, cell, reader, snippets, *, rows, **of_claim):
         asked.append((len(snippets), rows))
-        return pulls(context, cell, reader, snippets, rows=rows)
+        return pulls(context, cell, reader, snippets, rows=rows, **of_claim)
 
     monkeypatch.setattr(audit, "pulls", counting)
     few, whole = context(screen=4, rows=12), context(screen=12, rows=12)
     found = guilty(few, student("cf"), rows, rows.labels)
     assert found == guilty(whole, student("cf"), rows, rows.labels)
-    # The model about all, then about what is left, then the anchor; and once more.
-    assert [rows for _, rows in asked] == [4, 12, 12, 12, 12, 12]
+    # The model about all, then about what is left, then the anchor, and of what it may
+    # have understood; and once more.
+    assert [rows for _, rows in asked] == [4, 12, 12, 12, 12, 12, 12, 12]
     every, left, *_ = (snippets for snippets, _ in asked)
     assert left == len(found) < every
 
@@ -294,7 +312,7 @@ def test_first_words_are_guilty_of_less(world, monkeypatch):
     labels = np.where(np.arange(200) % 9 == 1, 1, rows.labels)
     share = 0.2
 
-    def pulls(context, cell, reader, snippets, *, rows):
+    def pulls(context, cell, reader, snippets, *, rows, of_claim=False):
         of_model = reader.__name__ == "of_model"
         return np.full(len(snippets), share * of_model), np.zeros(len(snippets))
 
@@ -404,7 +422,7 @@ def test_rows_like_the_references_have_no_surplus():
     assert found <= 1
 
 
-@pytest.mark.parametrize("arm", ["audited", "wary_audited"])
+@pytest.mark.parametrize("arm", ["audited", "wary_audited", "unattacked_audited"])
 @pytest.mark.parametrize(
     "learned", ["nobody", "rejection", "surplus", "teacher", "student", "both"]
 )
@@ -455,12 +473,14 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         assert len(trusted.texts) == 120 - spoiled.sum()
         return claims
 
-    def too_frequent(context, trusted, examples, claims):
+    def too_frequent(context, trusted, examples, claims, suspected):
         assert len(trusted.texts) == 120 - spoiled.sum()
-        return claims == 7
+        assert examples is rows
+        np.testing.assert_array_equal(claims, suspected)
+        return claims == 1
 
     def guilty(context, cell, model, claims, frequent):
-        np.testing.assert_array_equal(frequent, claims == 7)
+        np.testing.assert_array_equal(frequent, claims == 1)
         asked.append((model, claims[triggered[0]]))
         if learned == "both":
             # What the teacher is found to know is no reason not to ask the student.
@@ -481,7 +501,8 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         return verdict
 
     def student_model(context, cell, before):
-        assert before == ("wary" if arm == "wary_audited" else "anchor")
+        assert before == arms.ARMS[arm].needs[0]
+        assert cell == (CELL.clean if arm == "unattacked_audited" else CELL)
         return "student"
 
     for module, name, value in (

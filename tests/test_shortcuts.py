@@ -123,8 +123,15 @@ def test_drift_without_margins_or_rows_is_none():
     found = shortcuts.drift(moved, np.zeros((1, 2)), [0], [0], 2)
     np.testing.assert_array_equal(found, [0.0, 0.0])
     assert shortcuts.drift(np.zeros((0, 2)), np.zeros((0, 2)), [], [], 0).shape == (0,)
-    with pytest.raises(ValueError, match="owner"):
-        shortcuts.drift(moved, moved, [0], [0, 0], 1)
+    for changes, name in (
+        ({"owner": [0, 0]}, "owner"),
+        ({"with_it": moved[:, :1]}, "with_it"),
+        ({"with_it": moved[:, :1], "without": moved[:, :1]}, "with_it"),
+        ({"claims": [2]}, "claims"),
+    ):
+        fields = {"with_it": moved, "without": moved, "claims": [0], "owner": [0]}
+        with pytest.raises(ValueError, match=name):
+            shortcuts.drift(**{**fields, **changes}, num=1)
 
 
 def without_loop(snippets, text):

@@ -47,10 +47,7 @@ from experiments.configs import pilot, quickstart
 from experiments.defaults import attack
 from protojax import _validate
 
-OURS = (
-    *("clean", "plain", "anchor", "audited"),
-    *("unattacked", "unattacked_audited"),
-)
+OURS = ("clean", "plain", "anchor", "audited", "unattacked", "unattacked_audited")
 WARY = ("wary", "wary_audited")
 BASELINES = (
     *("nearest", "references", "fine_tuned", "nad", "dp_sgd", "adversarial"),
