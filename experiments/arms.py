@@ -471,7 +471,7 @@ def _clean_cell(config: Any, cell: Cell) -> Cell:
     return cell.clean
 
 
-_AUDIT = Arm(audited, in_federations=False, anchored=True, audits=True)
+_AUDITS = {"in_federations": False, "anchored": True, "audits": True}
 ARMS: dict[str, Arm] = {
     "clean": Arm(clean, _clean_cell),
     "plain": Arm(plain),
@@ -480,13 +480,13 @@ ARMS: dict[str, Arm] = {
     # Nodes step together through full batches; the accounting needs coins.
     "dp_sgd": Arm(dp_sgd, in_federations=False),
     "anchor": Arm(anchor, anchored=True),
-    "audited": _AUDIT._replace(recipe=audited, needs=("anchor",)),
+    "audited": Arm(audited, needs=("anchor",), **_AUDITS),
     "unattacked": Arm(unattacked, _clean_cell, anchored=True),
-    "unattacked_audited": _AUDIT._replace(
-        recipe=unattacked_audited, learns_in=_clean_cell, needs=("unattacked",)
+    "unattacked_audited": Arm(
+        unattacked_audited, _clean_cell, needs=("unattacked",), **_AUDITS
     ),
     "wary": Arm(wary, anchored=True),
-    "wary_audited": _AUDIT._replace(recipe=wary_audited, needs=("wary",)),
+    "wary_audited": Arm(wary_audited, needs=("wary",), **_AUDITS),
     "gate": Arm(gate, anchored=True),
     "plain_references": Arm(plain_references),
     "fine_tuned": Arm(fine_tuned, needs=("plain",), goes_on=True, in_federations=False),

@@ -169,8 +169,7 @@ def in_surplus(
         asked: from `suspects` of these.
     """
     first = [one for one in asked if one.opens]
-    every = _surplus(trusted, examples, first)
-    claimed = _surplus(trusted, examples, first, claims)
+    every, claimed = _surplus(trusted, examples, claims, first)
     named = (every < 0.05) & (claimed < context.config.audit.surplus)
     return list(itertools.compress(first, named))
 
@@ -193,32 +192,26 @@ def too_frequent(
         claims: `[rows]`, the class that goes with each.
         asked: the snippets.
     """
-    every = _surplus(trusted, examples, asked)
-    claimed = _surplus(trusted, examples, asked, claims)
-    return np.minimum(every, claimed) < context.config.audit.surplus
+    p_values = _surplus(trusted, examples, claims, asked)
+    return p_values.min(0) < context.config.audit.surplus
 
 
 def _surplus(
-    trusted: Examples,
-    examples: Examples,
-    asked: list[Snippet],
-    claims: np.ndarray | None = None,
+    trusted: Examples, examples: Examples, claims: np.ndarray, asked: list[Snippet]
 ) -> np.ndarray:
-    """Returns the p-value of each snippet's rows, or of those of its claim alone."""
+    """Returns `[2, asked]`, p-values of all rows of a snippet and of its claim's."""
 
-    def count(rows: Examples, said: np.ndarray | None) -> np.ndarray:
+    def count(rows: Examples, claims: np.ndarray) -> np.ndarray:
         held = shortcuts.word_sets(rows.texts)
-        found = np.zeros(len(asked), int)
+        found = np.zeros((2, len(asked)), int)
         for number, one in enumerate(asked):
-            counted = shortcuts.holding(one, held)
-            if said is not None:
-                counted &= said == one.claim
-            found[number] = counted.sum()
+            holds = shortcuts.holding(one, held)
+            found[:, number] = holds.sum(), (holds & (claims == one.claim)).sum()
         return found
 
     return shortcuts.surplus_p_value(
         count(examples, claims),
-        count(trusted, None if claims is None else trusted.labels),
+        count(trusted, trusted.labels),
         num_rows=len(examples.texts),
         num_trusted=len(trusted.texts),
     )

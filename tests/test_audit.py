@@ -180,7 +180,7 @@ def test_what_a_timid_anchor_understands_is_innocent(world, monkeypatch, meant):
     [
         (20, 0, 20, True),  # p = 6e-5
         (8, 0, 8, False),  # 0.02
-        (20, 8, 10, False),  # all rows 0.24, those of the claim 0.5
+        (20, 8, 10, False),  # all rows 0.21, those of the claim 0.34
         (20, 8, 20, True),  # all rows as before, those of the claim 6e-5
     ],
 )
