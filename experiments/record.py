@@ -10,7 +10,8 @@ versions), and the table made of it between the README's two lines
     <!-- end -->
 
 so that no figure of it is typed by hand; a test holds every such table to its file. A
-line `<!-- published: pilot -->` makes a place for ours beside the published figures.
+line `<!-- overview: pilot -->` makes a place for a line an attack, and one
+`<!-- published: pilot -->` for ours beside the published figures.
 
 A study too long for one machine and day is recorded in pieces: several folders at once,
 and with `--add` beside what was recorded before. Their settings must be the same.
@@ -173,16 +174,21 @@ def filled(readme: str, name: str, found: dict[str, Any]) -> str:
         name: of the file.
         found: what it holds.
     """
-    readme = placed(readme, name, rendered(found))
-    if f"<!-- published: {name} -->" in readme:
-        readme = placed(readme, name, beside_published(found), kind="published")
+    for kind, table in KINDS.items():
+        if kind == "results" or f"<!-- {kind}: {name} -->" in readme:
+            readme = placed(readme, name, table(found), kind=kind)
     return readme
+
+
+def _summary(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the lines of a file, with None for what was not measured."""
+    measures = {name: None for m in results.MEASURES for name in (m, f"{m}_interval")}
+    return [{**measures, "attack": None, **line} for line in found["summary"]]
 
 
 def rendered(found: dict[str, Any]) -> str:
     """Returns the table of a file in `experiments/results`, and where it comes from."""
-    measures = {name: None for m in results.MEASURES for name in (m, f"{m}_interval")}
-    summary = [{**measures, "attack": None, **line} for line in found["summary"]]
+    summary = _summary(found)
     counts = sorted({line["seeds"] for line in summary})
     seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     commits = ", ".join(found["commits"])
@@ -190,6 +196,46 @@ def rendered(found: dict[str, Any]) -> str:
     return (
         f"{table}\n{seeds} seed(s), commit {commits}, jax {found['versions']['jax']}.\n"
     )
+
+
+# Column of the overview -> the measure, and the arm that has it.
+OVERVIEW = {
+    "ASR: null": ("asr", "clean"),
+    "plain": ("asr", "plain"),
+    "anchor": ("asr", "anchor"),
+    "audited": ("asr", "audited"),
+    "excess": ("excess_asr", "audited"),
+    "trigger": ("trigger_effect", "audited"),
+    "found": ("quarantine_recall", "audited"),
+    "kept: clean": ("target_kept", "clean"),
+    "kept: audited": ("target_kept", "audited"),
+    "accuracy: clean": ("clean_metric", "clean"),
+    "accuracy: plain": ("clean_metric", "plain"),
+    "accuracy: audited": ("clean_metric", "audited"),
+}
+
+
+def overview(found: dict[str, Any]) -> str:
+    """Returns a table with a line for each attack that `audited` was run against.
+
+    Args:
+        found: a file in `experiments/results`.
+    """
+    cells: dict[tuple[str, str], dict[str, dict]] = {}
+    for line in _summary(found):
+        cells.setdefault((line["task"], line["attack"]), {})[line["arm"]] = line
+    rows = [
+        ["task", "attack", "seeds", *OVERVIEW],
+        ["---", "---"] + ["--:"] * (1 + len(OVERVIEW)),
+    ]
+    for (task, attack), arms in cells.items():
+        if attack and "audited" in arms:
+            texts = [
+                results.percent(arms[arm], measure) if arm in arms else results.EMPTY
+                for measure, arm in OVERVIEW.values()
+            ]
+            rows.append([task, attack, str(arms["audited"]["seeds"]), *texts])
+    return results.piped(rows)
 
 
 # Arm -> attack success and what is lost of the clean accuracy, in percent and points,
@@ -233,7 +279,11 @@ def beside_published(found: dict[str, Any]) -> str:
         sides = zip(published or (None, None), *measured, strict=True)
         texts = [results.EMPTY if v is None else f"{v:.1f}" for s in sides for v in s]
         rows.append([arm, *texts])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return results.piped(rows)
+
+
+# What a line of the README may make a place for.
+KINDS = {"results": rendered, "overview": overview, "published": beside_published}
 
 
 def placed(readme: str, name: str, table: str, *, kind: str = "results") -> str:
@@ -242,7 +292,7 @@ def placed(readme: str, name: str, table: str, *, kind: str = "results") -> str:
     >>> placed("<!-- results: a -->\\nold\\n<!-- end -->\\n", "a", "new\\n")
     '<!-- results: a -->\\n\\nnew\\n\\n<!-- end -->\\n'
     """
-    inside = r"(?:(?!<!-- (?:results|published):).)*?"
+    inside = rf"(?:(?!<!-- (?:{'|'.join(KINDS)}):).)*?"
     start = rf"(<!-- {kind}: {re.escape(name)} -->\n)"
     place = re.compile(rf"{start}{inside}(<!-- end -->)", re.S)
     text, count = place.subn(lambda m: f"{m[1]}\n{table}\n{m[2]}", readme)

@@ -307,7 +307,17 @@ def legend(summary: list[dict[str, Any]]) -> str:
 def markdown(summary: list[dict[str, Any]]) -> str:
     """Returns the table in Markdown, for a README."""
     names, *rows = table(summary)
-    rows = [names, ["---"] * 3 + ["--:"] * (len(names) - 3), *rows]
+    return piped([names, ["---"] * 3 + ["--:"] * (len(names) - 3), *rows])
+
+
+def piped(rows: list[list[str]]) -> str:
+    """Returns rows of strings as Markdown writes a table.
+
+    >>> print(piped([["a", "b"], ["---", "--:"], ["c", "1"]]), end="")
+    | a | b |
+    | --- | --: |
+    | c | 1 |
+    """
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

@@ -119,6 +119,40 @@ def test_ours_stand_beside_the_published_figures(tmp_path, place):
     assert record.filled(place.read_text(), "it", found) == place.read_text()
 
 
+def test_an_overview_has_a_line_for_each_attack(tmp_path, place):
+    place.write_text(place.read_text() + "<!-- overview: it -->\n<!-- end -->\nlast\n")
+    audited = {"arm": "audited", "clean_metric": 0.625, "quarantine_recall": 1.0}
+    more = [
+        {**ROW, **audited, "seed": seed, "asr": asr, "target_kept": 0.75}
+        for seed, asr in ((0, 0.5), (1, 0.25))
+    ]
+    record.record("it", [study_of(tmp_path / "run", [*ROWS, *more])])
+    *_, table = place.read_text().partition("<!-- overview: it -->")
+    head, _, *lines = [line for line in table.splitlines() if line.startswith("| ")]
+    # Seed 1 has no clean student: no excess. Nobody tried `anchor`; the other task has
+    # no `audited`.
+    (line,) = lines
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in (head, line)]
+    assert dict(zip(*cells, strict=True)) == {
+        "task": "t",
+        "attack": "a",
+        "seeds": "2",
+        "ASR: null": "25.0",
+        "plain": "100.0",
+        "anchor": "–",
+        "audited": "37.5±158.8",
+        "excess": "25.0",
+        "trigger": "–",
+        "found": "100.0±0.0",
+        "kept: clean": "–",
+        "kept: audited": "75.0±0.0",
+        "accuracy: clean": "50.0",
+        "accuracy: plain": "50.0",
+        "accuracy: audited": "62.5±0.0",
+    }
+    assert table.endswith("last\n")
+
+
 def test_pieces_of_a_study_are_recorded_together(tmp_path, place):
     later = [{**row, "seed": 1, "commit": "def"} for row in ROWS]
     again = {**ROWS[1], "asr": 0.75}
