@@ -33,9 +33,9 @@ there: what they do by themselves.
 Linear layers multiply in bfloat16, which is meant for a processor with units for it;
 `--config.teacher.products=float32`, likewise `student` and `anchor`, for others. With
 matrix units (AMX) a seed of SST-2 takes about 55 minutes of one core and one of AG News
-45 without its baselines, with AVX-512 for bfloat16 alone 95 and 75, in float32 more than
-that; two processes with a folder and a core each (`taskset -c 0`) get more done than one
-with both. On an accelerator three seeds are one more axis with
+45 without its baselines, with AVX-512 for bfloat16 alone 95 and 75, in float32 more;
+two processes with a folder and a core each (`taskset -c 0`) get more done than one with
+both. On an accelerator three seeds are one more axis with
 `--config.seeds_at_once=3 --config.data.max_length=64 --config.data.buckets="(64,)"`.
 
 Run so far is what `experiments/README.md` shows. More is recorded beside it with
