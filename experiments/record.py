@@ -186,6 +186,15 @@ def _summary(found: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**measures, "attack": None, **line} for line in found["summary"]]
 
 
+def _cells(found: dict[str, Any]) -> dict[tuple[str, str], dict[str, dict]]:
+    """Returns the lines of each task and attack by their arms."""
+    cells: dict[tuple[str, str], dict[str, dict]] = {}
+    for line in _summary(found):
+        if line["attack"]:
+            cells.setdefault((line["task"], line["attack"]), {})[line["arm"]] = line
+    return cells
+
+
 def rendered(found: dict[str, Any]) -> str:
     """Returns the table of a file in `experiments/results`, and where it comes from."""
     summary = _summary(found)
@@ -221,21 +230,15 @@ def overview(found: dict[str, Any]) -> str:
     Args:
         found: a file in `experiments/results`.
     """
-    cells: dict[tuple[str, str], dict[str, dict]] = {}
-    for line in _summary(found):
-        cells.setdefault((line["task"], line["attack"]), {})[line["arm"]] = line
-    rows = [
-        ["task", "attack", "seeds", *OVERVIEW],
-        ["---", "---"] + ["--:"] * (1 + len(OVERVIEW)),
-    ]
-    for (task, attack), arms in cells.items():
-        if attack and "audited" in arms:
+    rows = [["task", "attack", "seeds", *OVERVIEW]]
+    for (task, attack), arms in _cells(found).items():
+        if "audited" in arms:
             texts = [
                 results.percent(arms[arm], measure) if arm in arms else results.EMPTY
                 for measure, arm in OVERVIEW.values()
             ]
             rows.append([task, attack, str(arms["audited"]["seeds"]), *texts])
-    return results.piped(rows)
+    return results.piped(rows, num_texts=2)
 
 
 # Arm -> attack success and what is lost of the clean accuracy, in percent and points,
@@ -256,30 +259,24 @@ def beside_published(found: dict[str, Any]) -> str:
     Args:
         found: a file in `experiments/results`.
     """
-    cells: dict[tuple[str, str], dict[str, dict]] = {}
-    for line in found["summary"]:
-        if line["arm"] in PUBLISHED and "attack" in line:
-            cells.setdefault((line["task"], line["attack"]), {})[line["arm"]] = line
-    cells = {name: arms for name, arms in cells.items() if len(arms) == len(PUBLISHED)}
+    cells = {
+        name: arms
+        for name, arms in _cells(found).items()
+        if PUBLISHED.keys() <= arms.keys()
+    }
     names = ["published", *(f"{task}, {attack}" for task, attack in cells)]
-    rows = [
-        [
-            "arm",
-            *(f"{name}: ASR" for name in names),
-            *(f"{name}: loss" for name in names),
-        ],
-        ["---"] + ["--:"] * (2 * len(names)),
-    ]
+    sides = [f"{name}: {side}" for side in ("ASR", "loss") for name in names]
+    rows = [["arm", *sides]]
     for arm, published in PUBLISHED.items():
         measured = [
             (100 * arms[arm]["asr"], 100 * (plain["clean_metric"] - own))
             for arms in cells.values()
             for plain, own in [(arms["plain"], arms[arm]["clean_metric"])]
         ]
-        sides = zip(published or (None, None), *measured, strict=True)
-        texts = [results.EMPTY if v is None else f"{v:.1f}" for s in sides for v in s]
+        values = zip(published or (None, None), *measured, strict=True)
+        texts = [results.EMPTY if v is None else f"{v:.1f}" for s in values for v in s]
         rows.append([arm, *texts])
-    return results.piped(rows)
+    return results.piped(rows, num_texts=1)
 
 
 # What a line of the README may make a place for.

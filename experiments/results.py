@@ -306,19 +306,24 @@ def legend(summary: list[dict[str, Any]]) -> str:
 
 def markdown(summary: list[dict[str, Any]]) -> str:
     """Returns the table in Markdown, for a README."""
-    names, *rows = table(summary)
-    return piped([names, ["---"] * 3 + ["--:"] * (len(names) - 3), *rows])
+    return piped(table(summary), num_texts=3)
 
 
-def piped(rows: list[list[str]]) -> str:
-    """Returns rows of strings as Markdown writes a table.
+def piped(rows: list[list[str]], *, num_texts: int) -> str:
+    """Returns rows of strings as a table in Markdown.
 
-    >>> print(piped([["a", "b"], ["---", "--:"], ["c", "1"]]), end="")
+    Args:
+        rows: those of the table, its names first.
+        num_texts: columns of text, which come first; the others hold figures.
+
+    >>> print(piped([["a", "b"], ["c", "1"]], num_texts=1), end="")
     | a | b |
     | --- | --: |
     | c | 1 |
     """
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    names, *rows = rows
+    rule = ["---"] * num_texts + ["--:"] * (len(names) - num_texts)
+    return "".join(f"| {' | '.join(row)} |\n" for row in (names, rule, *rows))
 
 
 def show(console: Console, table: Table) -> None:
