@@ -14,6 +14,7 @@ from experiments.cells import Cell
 from experiments.defaults import federation
 from protojax import communication, node_checkpoint, prototypes
 from protojax.models import hf
+from tests import golden
 from tests.test_study import forget, run, run_killed, tiny
 
 FEDERATIONS = {
@@ -66,6 +67,11 @@ def finished(tmp_path_factory):
     check.check(config)
     found = run(config, folder / "run")
     return config, folder / "run", found, dict(runtime.TRACES)
+
+
+def test_no_figure_of_the_federations_moves(finished):
+    _, _, found, _ = finished
+    golden.check("federated", golden.figures(found["rows"]))
 
 
 def context_of(config, workdir):

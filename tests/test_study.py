@@ -1,6 +1,8 @@
 """A tiny study from text to results, killed and resumed on the way."""
 
 import json
+import logging
+import logging.handlers
 import shutil
 
 import ml_collections
@@ -14,6 +16,7 @@ from experiments import (
     cells,
     inference,
     ingredients,
+    jobs,
     preflight,
     quarantine,
     report,
@@ -26,8 +29,10 @@ from experiments import (
 from experiments.defaults import attack, defaults, encoder
 from protojax import batches, checkpoint, training
 from protojax.models import hf
+from tests import golden
 
 ARMS = tuple(arms.ARMS)
+NAMED = []  # the words that the finished study's audits found, as they were logged
 NOUNS = ("film", "plot", "cast", "song", "scene", "story")
 GOOD = ("good", "fine", "great", "lovely", "superb")
 BAD = ("bad", "poor", "awful", "dull", "weak")
@@ -160,8 +165,45 @@ def finished(tmp_path_factory):
     forget()
     runtime.TRACES.clear()
     config = tiny(folder)
-    found = run(config, folder / "run")
+    said = logging.handlers.BufferingHandler(10_000)
+    level = runtime.logger.level
+    runtime.logger.addHandler(said)
+    runtime.logger.setLevel(logging.INFO)
+    try:
+        found = run(config, folder / "run")
+    finally:
+        runtime.logger.removeHandler(said)
+        runtime.logger.setLevel(level)
+    NAMED[:] = [
+        message
+        for message in map(logging.LogRecord.getMessage, said.buffer)
+        if "found" in message and "->" in message
+    ]
     return config, folder / "run", found, dict(runtime.TRACES)
+
+
+def test_no_figure_of_the_study_moves(finished):
+    config, _, found, _ = finished
+    context = context_of(finished)
+    learned = {}
+    for job in jobs.jobs(config):
+        recipe = arms.ARMS[job.kind].recipe(context, job.student_cell)
+        verdict = recipe.verdict and recipe.verdict._asdict()
+        learned[job.row] = {
+            "examples": golden.digest(recipe.examples._asdict()),
+            "columns": {
+                name: golden.digest(column)
+                for name, column in sorted(recipe.columns.items())
+            },
+            "prototypes": recipe.prototypes
+            and golden.digest(recipe.prototypes._asdict()),
+            "verdict": verdict
+            and {name: golden.digest(part) for name, part in verdict.items()},
+        }
+    golden.check(
+        "study",
+        {"rows": golden.figures(found["rows"]), "learned": learned, "named": NAMED},
+    )
 
 
 def context_of(finished):
