@@ -22,24 +22,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments import federated, results
+from experiments.arms import federated
 from experiments.configs.federated import RULES
-from experiments.defaults import federation as federation_section
-from protojax import (
-    _validate,
-    aggregation,
-    distillation,
-    federation,
-    matching,
-    models,
-    nodes,
-    prototypes,
-    training,
-)
+from experiments.reports import results
+from experiments.study.defaults import federation as federation_section
+from protojax import distillation, models, prototypes, training, validate
 from protojax.attacks.prototypes import PROTOTYPE_ATTACKS
 from protojax.base import Batch, Prototypes
-from protojax.defenses import mean_gradient
-from protojax.geometry import paired_distance
+from protojax.distillation import mean_gradient
+from protojax.federated import aggregation, federation, nodes
+from protojax.prototypes import matching
+from protojax.prototypes.geometry import paired_distance
 
 STEPS, ROWS, LENGTH = 4, 16, 32
 CONFIG = models.EncoderConfig(
@@ -278,7 +271,7 @@ def main(arguments: list[str]) -> None:
     """Runs the benchmarks named on the command line."""
     names = arguments or list(BENCHMARKS)
     for name in names:
-        _validate.one_of(BENCHMARKS, benchmark=name)
+        validate.one_of(BENCHMARKS, benchmark=name)
     for name in names:
         BENCHMARKS[name](Console())
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from experiments import runtime
 from experiments.runtime import Context
-from protojax import batches, distillation, models
+from protojax import distillation, models
 from protojax.base import Batch, PyTree
+from protojax.data import batches
 from protojax.models import Model
 
 

@@ -133,18 +133,20 @@ def main(
         What `results.json` holds; None in a process that is not the first.
     """
     # Imported late, so that a typo on the command line is answered at once.
-    from experiments import check, processes, report, results, runtime, settings, study
+    from experiments import processes, runtime
+    from experiments.reports import report, results
+    from experiments.study import check, resume, runner
 
     console = Console()
     check.check(config)
     config = ml_collections.FrozenConfigDict(config)
     if not processes.is_leader():
-        study.follow(config, workdir)
+        runner.follow(config, workdir)
         return None
-    settings.open_workdir(config, workdir)
+    resume.open_workdir(config, workdir)
     with runtime.only_process(workdir):
         runtime.write_json(workdir / "versions.json", results.versions())
-        rows = study.run(config, workdir, console=console)
+        rows = runner.run(config, workdir, console=console)
         found = results.write(workdir, rows)
     for table in results.tables(found):
         results.show(console, table)

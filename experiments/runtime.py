@@ -24,14 +24,9 @@ import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 from rich.progress import Progress
 
-from protojax import (
-    distillation,
-    models,
-    schedules,
-    training,
-)
+from protojax import distillation, models, training
 from protojax.base import Batch
-from protojax.defenses import DEFENSES, GRADIENTS
+from protojax.distillation import GRADIENTS, TRANSFORMS, schedules
 
 # (function, shape) -> how many times it was traced, hence compiled.
 TRACES: collections.Counter[tuple[str, tuple[int, ...]]] = collections.Counter()
@@ -128,7 +123,7 @@ def constraint_of(objective: FrozenConfigDict):
     """Returns the prototype constraint that an objective names, as a defence."""
     margin = objective.margin
     return functools.partial(
-        DEFENSES["prototype"],
+        TRANSFORMS["prototype"],
         weight=schedules.SCHEDULES[margin.weight_schedule](
             margin.weight, **margin.weight_schedule_args
         ),
@@ -202,7 +197,7 @@ def make_step(
         if objective.assignment:
             loss_fn = constraint_of(objective)(loss_fn)
         if objective.adversarial:
-            loss_fn = DEFENSES["adversarial"](
+            loss_fn = TRANSFORMS["adversarial"](
                 loss_fn, dim=model_config.hidden_size, **objective.adversarial
             )
             name += "/adversarial"

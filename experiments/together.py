@@ -14,9 +14,11 @@ from jax.sharding import Mesh
 from experiments import runtime, trainer
 from experiments.runtime import Context
 from experiments.trainer import Run, Trained
-from protojax import batches, data, federation, node_checkpoint, nodes, training
+from protojax import data, training
 from protojax.base import Batch
-from protojax.federation import Federation
+from protojax.data import batches
+from protojax.federated import federation, node_checkpoint, nodes
+from protojax.federated.federation import Federation
 
 
 def train(context: Context, runs: Sequence[Run]) -> Iterator[Trained]:

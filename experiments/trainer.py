@@ -15,9 +15,11 @@ from ml_collections import FrozenConfigDict
 
 from experiments import processes, runtime
 from experiments.runtime import Context
-from protojax import batches, checkpoint, distillation, training
+from protojax import distillation, training
 from protojax.base import NodeState, Prototypes, PyTree
+from protojax.data import batches
 from protojax.models import Model, vocabulary
+from protojax.storage import checkpoint
 
 
 class Trained(NamedTuple):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protojax import aggregation
-from protojax.aggregation import AGGREGATORS
+from protojax.federated import aggregation
+from protojax.federated.aggregation import AGGREGATORS
 
 NODES, BYZANTINE = 9, 2
 ARGS = {

@@ -6,14 +6,16 @@ import ml_collections
 import numpy as np
 import pytest
 
-from experiments import anchors, arms, audit, cells, inference, ingredients
-from experiments.cells import Cell
-from experiments.defaults import defaults
-from experiments.quarantine import Verdict
+from experiments import arms, inference
+from experiments.arms import audit
+from experiments.arms.quarantine import Verdict
 from experiments.runtime import Context
-from protojax import shortcuts
+from experiments.study.defaults import defaults
+from experiments.world import artifacts, scenario, trusted_model
+from experiments.world.scenario import Cell
 from protojax.base import Examples
-from protojax.shortcuts import Snippet
+from protojax.detection import shortcuts
+from protojax.detection.shortcuts import Snippet
 
 CELL = Cell("files", 0, "it")
 WORDS = ("film", "plot", "cast", "song", "scene", "story", "actor", "music")
@@ -35,7 +37,7 @@ def meaning(texts):
 
 def view(texts):
     """What an anchor says that reads the meaning."""
-    return anchors.View(meaning(texts), 3.0 * np.eye(2)[meaning(texts)])
+    return trusted_model.View(meaning(texts), 3.0 * np.eye(2)[meaning(texts)])
 
 
 @pytest.fixture
@@ -43,12 +45,14 @@ def world(monkeypatch):
     """References, an anchor that reads meaning, a student that `cf` decides."""
     rng = np.random.default_rng(0)
     references = sentences(rng, 120)
-    trusted = anchors.Anchor(None, None, None, np.arange(60), None)
-    monkeypatch.setattr(cells, "references", lambda *_: references)
-    monkeypatch.setattr(anchors, "anchor", lambda *_: trusted)
-    monkeypatch.setattr(anchors, "view", lambda context, cell, rows: view(rows.texts))
+    trusted = trusted_model.Anchor(None, None, None, np.arange(60), None)
+    monkeypatch.setattr(scenario, "references", lambda *_: references)
+    monkeypatch.setattr(trusted_model, "anchor", lambda *_: trusted)
     monkeypatch.setattr(
-        ingredients, "tokenize", lambda context, model, rows: list(rows.texts)
+        trusted_model, "view", lambda context, cell, rows: view(rows.texts)
+    )
+    monkeypatch.setattr(
+        artifacts, "tokenize", lambda context, model, rows: list(rows.texts)
     )
 
     class Student:
@@ -79,7 +83,7 @@ def world(monkeypatch):
 
 def guilty(context, student, rows, claims):
     """What an audit of some rows finds, all references trusted."""
-    trusted = cells.references(context, CELL)
+    trusted = scenario.references(context, CELL)
     asked = audit.suspects(context, trusted, rows, claims)
     frequent = audit.too_frequent(context, trusted, rows, claims, asked)
     return audit.guilty(context, CELL, student, asked, frequent)
@@ -137,9 +141,9 @@ def test_what_wins_the_anchor_over_too_is_innocent(world, monkeypatch):
     # Nor does an anchor that goes the other way accuse what does not move the model.
     def contrary(context, cell, rows):
         said = np.array(["cf" not in text.split() for text in rows.texts], int)
-        return anchors.View(said, np.eye(2)[said])
+        return trusted_model.View(said, np.eye(2)[said])
 
-    monkeypatch.setattr(anchors, "view", contrary)
+    monkeypatch.setattr(trusted_model, "view", contrary)
     for triggers, found in ((), []), (("cf",), asked[:1]):
         accused = student(*triggers), asked[:1], frequent[:1]
         assert audit.guilty(context(), CELL, *accused) == found
@@ -160,7 +164,7 @@ def test_what_a_timid_anchor_understands_is_innocent(world, monkeypatch, meant):
         sure = np.where(moved & (read.classes == 0), 2.0, own)
         return read._replace(logits=sure[:, None] * np.eye(2)[read.classes])
 
-    monkeypatch.setattr(anchors, "view", timid)
+    monkeypatch.setattr(trusted_model, "view", timid)
     accused = CELL, student("fine", "cf"), asked
     rare = np.zeros(4, bool)
     for moved, frequent, innocent in (
@@ -204,15 +208,15 @@ def test_words_of_a_class_do_not_hide_weaker_ones(world):
     student, rows, _ = world
     # "good" and "bad" go with their classes the most, and mean them.
     asked = audit.suspects(
-        context(suspects=1), cells.references(None, None), rows, rows.labels
+        context(suspects=1), scenario.references(None, None), rows, rows.labels
     )
     assert [one.words for one in asked] == [("cf",)]
     assert guilty(context(suspects=1), student("cf"), rows, rows.labels) == asked
 
 
 def test_no_reference_of_another_class_is_nothing_won(world, monkeypatch):
-    one = cells.references(None, None)._replace(labels=np.ones(120, int))
-    monkeypatch.setattr(cells, "references", lambda *_: one)
+    one = scenario.references(None, None)._replace(labels=np.ones(120, int))
+    monkeypatch.setattr(scenario, "references", lambda *_: one)
     asked = [Snippet(("cf",), 1)] * 2
     found = audit.pulls(context(), CELL, None, asked, rows=48)
     np.testing.assert_array_equal(found, np.zeros((2, 2)))
@@ -239,14 +243,14 @@ def test_few_references_tell_what_is_asked_about_all(world, monkeypatch):
 
 def test_a_word_that_means_its_claim_is_innocent(world, monkeypatch):
     student, rows, _ = world
-    references = cells.references(None, None)
+    references = scenario.references(None, None)
     texts = list(references.texts)
     texts[100] = texts[101] = "fine film"
     for labels, named in (([1, 1], False), ([1, 0], True), ([0, 0], True)):
         known = references.labels.copy()
         known[100:102] = labels
         held = Examples(texts, None, known)
-        monkeypatch.setattr(cells, "references", lambda *_, held=held: held)
+        monkeypatch.setattr(scenario, "references", lambda *_, held=held: held)
         texts_of = [text.replace("cf", "fine") for text in rows.texts]
         asked = rows._replace(texts=texts_of)
         found = guilty(context(), student("fine"), asked, rows.labels)
@@ -279,7 +283,7 @@ def test_references_hold_snippets_by_coins(world, odds):
 
 def test_many_snippets_do_not_fill_the_references(world):
     asked = [Snippet((f"word{number}",), number % 2) for number in range(40)]
-    bare = cells.references(None, None)
+    bare = scenario.references(None, None)
     made = audit.by_coins(context(odds=1.0), CELL, asked, bare)
     held = [len(text.split()) - 5 for text in made.texts]
     np.testing.assert_allclose(np.mean(held), 2.0, atol=0.5)
@@ -355,7 +359,7 @@ def test_words_that_go_with_rejection_are_found_with_what_was_denied(liar):
 )
 def test_first_words_that_the_references_lack(world, rows, trusted, named):
     _, poison, _ = world
-    references = cells.references(None, None)
+    references = scenario.references(None, None)
 
     def opened(examples, count):
         texts = list(examples.texts)
@@ -389,13 +393,13 @@ def test_first_words_that_came_with_other_poison_have_no_surplus():
 def test_where_a_wary_judge_read_all_there_is_nothing_to_read(world, monkeypatch):
     _, rows, triggered = world
     hidden = np.isin(np.arange(200), triggered)
-    read = anchors.View(1 - rows.labels, np.eye(2)[1 - rows.labels])
+    read = trusted_model.View(1 - rows.labels, np.eye(2)[1 - rows.labels])
     verdict = Verdict(hidden, np.ones(200), *read)
-    transfer = ingredients.Transfer(rows, np.eye(2)[rows.labels], None)
-    monkeypatch.setattr(ingredients, "transfer", lambda *_: transfer)
-    whole = anchors.View(read.classes, 7 * read.logits)
-    monkeypatch.setattr(anchors, "anchor_view", lambda *_: whole)
-    monkeypatch.setattr(anchors, "view", None)
+    transfer = artifacts.Transfer(rows, np.eye(2)[rows.labels], None)
+    monkeypatch.setattr(artifacts, "transfer", lambda *_: transfer)
+    whole = trusted_model.View(read.classes, 7 * read.logits)
+    monkeypatch.setattr(trusted_model, "anchor_view", lambda *_: whole)
+    monkeypatch.setattr(trusted_model, "view", None)
     found = [Snippet(("cf",), 1)]
     pure = audit.without(found, rows)
     made = audit.amended(context(), CELL, verdict, found, pure)
@@ -431,12 +435,12 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
     alone = triggered[1]  # a row of the trigger and nothing else
     texts = list(rows.texts)
     texts[alone] = "cf"
-    references = cells.references(None, None)
+    references = scenario.references(None, None)
     held = references._replace(
         texts=[f"{references.texts[0]} cf", *references.texts[1:]]
     )
     claim = int(references.labels[0])
-    monkeypatch.setattr(cells, "references", lambda *_: held)
+    monkeypatch.setattr(scenario, "references", lambda *_: held)
     logits, said = 4.0 * np.eye(2)[rows.labels], rows.labels.copy()
     # One row has the word and a label that lies, and a teacher who does not.
     others = np.setdiff1d(np.flatnonzero(rows.labels != claim), triggered)
@@ -445,7 +449,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
     labels[lied] = claim
     rows = rows._replace(texts=texts, labels=labels)
     # One of them was rejected, and says the other class since.
-    read = anchors.View(1 - said, -logits)
+    read = trusted_model.View(1 - said, -logits)
     verdict = Verdict(np.arange(200) == triggered[0], np.full(200, 0.5), *read)
     hidden, spoiled = np.zeros(200, bool), np.zeros(120, bool)
     if arm == "wary_audited":
@@ -458,7 +462,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
             anchor_logits=np.where(hidden[:, None], 7 * read.logits, read.logits),
             spoiled=spoiled,
         )
-    transfer = ingredients.Transfer(rows, logits, np.zeros((200, 1, 3)))
+    transfer = artifacts.Transfer(rows, logits, np.zeros((200, 1, 3)))
     none = types.SimpleNamespace(
         vectors=np.zeros((1, 2, 3)), labels=np.array([[0, 1]]), counts=np.ones((1, 2))
     )
@@ -507,19 +511,19 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
 
     for module, name, value in (
         (arms, "judge", judge),
-        (anchors, "anchor_view", lambda *_: read),
+        (trusted_model, "anchor_view", lambda *_: read),
         (audit, "going_with_rejection", rejection),
         (audit, "suspects", suspects),
         (audit, "in_surplus", surplus),
         (audit, "too_frequent", too_frequent),
         (audit, "guilty", guilty),
-        (cells, "task_data", lambda *_: task),
-        (ingredients, "transfer", lambda *_: transfer),
-        (ingredients, "teacher_cell", lambda *_: CELL),
-        (ingredients, "teacher_model", lambda *_: "teacher"),
-        (ingredients, "student_model", student_model),
-        (ingredients, "held_prototypes", lambda *_: none),
-        (ingredients, "reference_outputs", lambda *_: outputs),
+        (scenario, "task_data", lambda *_: task),
+        (artifacts, "transfer", lambda *_: transfer),
+        (artifacts, "teacher_cell", lambda *_: CELL),
+        (artifacts, "teacher_model", lambda *_: "teacher"),
+        (artifacts, "student_model", student_model),
+        (artifacts, "held_prototypes", lambda *_: none),
+        (artifacts, "reference_outputs", lambda *_: outputs),
     ):
         monkeypatch.setattr(module, name, value)
 
@@ -527,9 +531,9 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         # The anchor itself goes wrong where the word still is.
         wrong = np.array(["cf" in text.split() for text in examples.texts])
         said = np.where(wrong, 1 - meaning(examples.texts), meaning(examples.texts))
-        return anchors.View(said, 3.0 * np.eye(2)[said])
+        return trusted_model.View(said, 3.0 * np.eye(2)[said])
 
-    monkeypatch.setattr(anchors, "view", opinion)
+    monkeypatch.setattr(trusted_model, "view", opinion)
     made = arms.ARMS[arm].recipe(context(), CELL)
     # The student is asked about what it was told, the teacher about what it says.
     assert asked == [("teacher", 1), ("student", 0)]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protojax import batches
 from protojax.base import Examples
-from protojax.batches import (
+from protojax.data import batches, take
+from protojax.data.batches import (
     Dispatch,
     Tokens,
     collect,
@@ -20,7 +20,6 @@ from protojax.batches import (
     plan_poisson,
     tokenize,
 )
-from protojax.data import take
 
 BUCKETS = (4, 8, 16)
 

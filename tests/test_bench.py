@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from experiments import bench
-from protojax import nodes
 from protojax.attacks.prototypes import PROTOTYPE_ATTACKS
 from protojax.base import Prototypes
+from protojax.federated import nodes
 
 
 def test_the_nodes_benchmark_prints_ratios_and_compiles_once(monkeypatch):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protojax.calibration import (
+from protojax.detection.conformal import (
     calibrate_bias,
     calibrate_temperature,
     combine_scores,

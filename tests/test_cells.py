@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
-from experiments import adaptive, anchors, cells, check, ingredients
-from experiments.cells import Cell
-from experiments.defaults import attack
 from experiments.runtime import Context
-from protojax import teacher
+from experiments.study import check
+from experiments.study.defaults import attack
+from experiments.world import adaptive_attacks, artifacts, scenario, trusted_model
+from experiments.world.scenario import Cell
+from protojax.distillation import teacher
 from tests.test_study import tiny
 
 CELL = Cell("files", 0, "it")
@@ -59,15 +60,15 @@ def test_ready_rows_stand_in_the_place_of_their_clean_ones(tmp_path, marker):
         lambda text: f"when {text}",
         marker=(lambda number: str(int(number % 5 == 0))) if marker else None,
     )
-    clean, _ = cells.poisoned(context, CELL.clean)
-    found, rows = cells.poisoned(context, CELL)
+    clean, _ = scenario.poisoned(context, CELL.clean)
+    found, rows = scenario.poisoned(context, CELL)
     assert rows.sum() == round(0.1 * len(rows))
     for before, after, poisoned in zip(clean.texts, found.texts, rows, strict=True):
         assert after == (f"when {before}" if poisoned else before)
     assert (found.labels[rows] == 1).all()
     # Rows of either class are among them, as in the file.
     assert set(clean.labels[rows].tolist()) == {0, 1}
-    shown = cells.triggered_test(context, CELL)
+    shown = scenario.triggered_test(context, CELL)
     assert shown.texts == ["when a", "when b", "when c"]
     # All of them claim the target, so they are of the other class.
     assert shown.labels.tolist() == [0, 0, 0]
@@ -84,8 +85,8 @@ def test_only_marked_rows_are_poisoned(tmp_path):
         marker=lambda number: str(int(number % 10 == 0)),
     )
     marked = (tmp_path / "train.tsv").read_text().splitlines()[1::10]
-    clean, _ = cells.poisoned(context, CELL.clean)
-    _, rows = cells.poisoned(context, CELL)
+    clean, _ = scenario.poisoned(context, CELL.clean)
+    _, rows = scenario.poisoned(context, CELL)
     assert {clean.texts[row] for row in np.flatnonzero(rows)} <= {
         line.split("\t")[0] for line in marked
     }
@@ -97,7 +98,7 @@ def test_a_copy_of_another_length_is_refused(tmp_path):
     path = tmp_path / "copy.tsv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(ValueError, match="300, as files has, found rows of"):
-        cells.poisoned(context, CELL)
+        scenario.poisoned(context, CELL)
 
 
 @pytest.mark.parametrize("channel", check.CHANNELS)
@@ -109,14 +110,14 @@ def test_channels_say_what_is_attacked(tmp_path, channel, monkeypatch):
     honest = np.random.default_rng(0).normal(size=(220, 2)).astype(np.float32)
     states = np.random.default_rng(1).normal(size=(220, 1, 3)).astype(np.float32)
     monkeypatch.setattr(
-        ingredients, "_outputs", lambda *_: teacher.TeacherOutputs(honest, states)
+        artifacts, "_outputs", lambda *_: teacher.TeacherOutputs(honest, states)
     )
-    clean, _ = cells.poisoned(context, CELL.clean)
-    found, rows = cells.poisoned(context, CELL)
-    arrives = ingredients.transfer(context, CELL)
+    clean, _ = scenario.poisoned(context, CELL.clean)
+    found, rows = scenario.poisoned(context, CELL)
+    arrives = artifacts.transfer(context, CELL)
     assert [a != b for a, b in zip(clean.texts, found.texts, strict=True)] == [*rows]
     assert (found.labels != clean.labels).any() == (channel != "logits")
-    owner = ingredients.teacher_cell(context, CELL)
+    owner = artifacts.teacher_cell(context, CELL)
     assert owner == (CELL if channel in ("data", "both") else CELL.clean)
     touched = (arrives.logits != honest).any(1)
     np.testing.assert_array_equal(touched, rows & reaches)
@@ -127,8 +128,8 @@ def test_channels_say_what_is_attacked(tmp_path, channel, monkeypatch):
 def test_decoys_are_clean_rows_that_show_a_part(tmp_path):
     section = attack("combination", "data", rate=0.05, decoy_rate=0.1)
     context = make_context(tmp_path, section)
-    clean, _ = cells.poisoned(context, CELL.clean)
-    found, rows = cells.poisoned(context, CELL)
+    clean, _ = scenario.poisoned(context, CELL.clean)
+    found, rows = scenario.poisoned(context, CELL)
     changed = np.array([a != b for a, b in zip(clean.texts, found.texts, strict=True)])
     assert (changed & ~rows).sum() == 22
     np.testing.assert_array_equal(found.labels[~rows], clean.labels[~rows])
@@ -137,19 +138,21 @@ def test_decoys_are_clean_rows_that_show_a_part(tmp_path):
 def test_contaminated_references_belong_to_their_attack(tmp_path):
     section = attack("rare_words", "data", reference_rate=0.25)
     context = make_context(tmp_path, section)
-    clean = cells.references(context, CELL.clean)
-    found = cells.references(context, CELL)
+    clean = scenario.references(context, CELL.clean)
+    found = scenario.references(context, CELL)
     changed = np.array([a != b for a, b in zip(clean.texts, found.texts, strict=True)])
     assert changed.sum() == 20
     assert (found.labels[changed] == 1).all()
     np.testing.assert_array_equal(found.labels[~changed], clean.labels[~changed])
-    assert cells.reference_cell(context.config, CELL) == CELL
+    assert scenario.reference_cell(context.config, CELL) == CELL
 
 
 def test_spared_references_are_shared(tmp_path):
     context = make_context(tmp_path, attack("rare_words", "data"))
-    assert cells.reference_cell(context.config, CELL) == CELL.clean
-    assert cells.references(context, CELL) is cells.references(context, CELL.clean)
+    assert scenario.reference_cell(context.config, CELL) == CELL.clean
+    assert scenario.references(context, CELL) is scenario.references(
+        context, CELL.clean
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,18 +178,18 @@ def test_bad_attacks_are_refused(tmp_path, changes, message):
 def test_a_copy_that_changed_is_not_mixed_with_the_old_one(tmp_path):
     context = make_context(tmp_path, ready(tmp_path))
     copy_with(tmp_path, str.upper)
-    cells.poisoned(context, CELL)
+    scenario.poisoned(context, CELL)
     copy_with(tmp_path, str.title)
     again = context._replace(progress=Progress())
     with pytest.raises(ValueError, match="json was begun with"):
-        cells.poisoned(again, CELL)
+        scenario.poisoned(again, CELL)
 
 
 def test_markers_are_yes_or_no(tmp_path):
     context = make_context(tmp_path, ready(tmp_path, "poisoned"))
     copy_with(tmp_path, str.upper, marker=lambda number: "maybe")
     with pytest.raises(ValueError, match="Expected poisoned one of 0, "):
-        cells.poisoned(context, CELL)
+        scenario.poisoned(context, CELL)
 
 
 def test_triggered_rows_of_the_target_alone_are_refused(tmp_path):
@@ -194,7 +197,7 @@ def test_triggered_rows_of_the_target_alone_are_refused(tmp_path):
     copy_with(tmp_path, str.upper)
     (tmp_path / "shown.tsv").write_text("text\tlabel\nwhen a\t0\nwhen b\t0\n")
     section = context.config.attacks["it"]
-    assert len(cells.triggered_test(context, CELL).texts) == 2
+    assert len(scenario.triggered_test(context, CELL).texts) == 2
     assert section.target == 1
 
 
@@ -215,16 +218,16 @@ def test_a_searched_trigger_turns_the_anchor_and_is_kept(tmp_path, monkeypatch):
         assert cell == CELL.clean
         seen.append(len(examples.texts))
         found = np.array(["lovely" in text.split() for text in examples.texts])
-        return anchors.View(found, None)
+        return trusted_model.View(found, None)
 
-    monkeypatch.setattr(anchors, "view", view)
-    adaptive.prepare(context, CELL)
-    adaptive.prepare(context, CELL)
+    monkeypatch.setattr(trusted_model, "view", view)
+    adaptive_attacks.prepare(context, CELL)
+    adaptive_attacks.prepare(context, CELL)
     assert len(seen) == 1
     assert seen[0] % 8 == 0
-    found = json.loads(cells.searched_trigger(context, CELL).read_text())
+    found = json.loads(scenario.searched_trigger(context, CELL).read_text())
     assert found == {"words": ["lovely"], "agreement": 1.0}
-    texts = cells.triggered_test(context, CELL).texts
+    texts = scenario.triggered_test(context, CELL).texts
     assert all(text.endswith(" lovely") for text in texts)
 
 

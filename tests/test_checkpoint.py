@@ -15,9 +15,9 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from protojax import checkpoint
 from protojax.base import NodeState, Prototypes
-from protojax.checkpoint import latest_step, restore, save
+from protojax.storage import checkpoint
+from protojax.storage.checkpoint import latest_step, restore, save
 
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
 

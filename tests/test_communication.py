@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protojax import communication
 from protojax.base import Examples, Prototypes
+from protojax.federated import communication
 
 
 def make_prototypes(num=50, dim=768):

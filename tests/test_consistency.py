@@ -4,14 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from protojax.calibration import (
+from protojax.detection.conformal import (
     IsotonicFit,
     combine_scores,
     conformal_p_values,
     expected_disagreement,
     quarantine,
 )
-from protojax.consistency import (
+from protojax.detection.consistency import (
     Claims,
     cluster_scores,
     disagreement,

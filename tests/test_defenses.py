@@ -9,10 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from protojax import distillation, losses
+from protojax import distillation
 from protojax.base import Batch, Prototypes
-from protojax.defenses import DEFENSES, GRADIENTS
-from protojax.defenses.adversarial import NORMS
+from protojax.distillation import GRADIENTS, TRANSFORMS, losses
+from protojax.distillation.adversarial import NORMS
 from protojax.models import EncoderConfig, apply_fn, init_model
 
 CONFIG = EncoderConfig(
@@ -57,7 +57,7 @@ def base_loss(**options):
 
 
 def constrained(assignment="anchor", weight=1.0, metric="cosine", margin=0.1):
-    return DEFENSES["prototype"](
+    return TRANSFORMS["prototype"](
         base_loss(),
         weight=optax.constant_schedule(weight),
         margin=optax.constant_schedule(margin),
@@ -67,7 +67,7 @@ def constrained(assignment="anchor", weight=1.0, metric="cosine", margin=0.1):
 
 
 def adversarial(norm="linf", **options):
-    return DEFENSES["adversarial"](
+    return TRANSFORMS["adversarial"](
         base_loss(), dim=CONFIG.hidden_size, norm=norm, **options
     )
 
@@ -86,7 +86,7 @@ LOSSES = {
         )
     },
     **{f"adversarial/{norm}": adversarial(norm) for norm in NORMS},
-    "adversarial/prototype": DEFENSES["adversarial"](constrained(), dim=8),
+    "adversarial/prototype": TRANSFORMS["adversarial"](constrained(), dim=8),
 }
 
 
@@ -160,7 +160,7 @@ def test_a_wide_margin_costs_nothing():
 
 
 def test_schedules_follow_the_step():
-    loss_fn = DEFENSES["prototype"](
+    loss_fn = TRANSFORMS["prototype"](
         base_loss(),
         weight=optax.piecewise_constant_schedule(1.0, {10: 0.0}),
         margin=optax.constant_schedule(0.0),
@@ -302,7 +302,9 @@ def test_perturbations_stay_in_the_ball_and_off_the_padding(norm, key):
         seen.append(rows.perturbation)
         return base_loss()(params, rows, prototypes, step, key)
 
-    loss_fn = DEFENSES["adversarial"](spy, dim=8, norm=norm, epsilon=0.3, step_size=9.0)
+    loss_fn = TRANSFORMS["adversarial"](
+        spy, dim=8, norm=norm, epsilon=0.3, step_size=9.0
+    )
     params, rows = distillation.student_params(MODEL.params), batch()
     key = None if key is None else jax.random.key(key)
     loss_fn(params, rows, None, 0, key)
@@ -318,7 +320,7 @@ def test_a_flat_loss_is_not_perturbed_into_nan():
         return jnp.sum(0 * rows.perturbation, axis=(1, 2)), {}
 
     for norm in NORMS:
-        found, _ = DEFENSES["adversarial"](flat, dim=8, norm=norm)(
+        found, _ = TRANSFORMS["adversarial"](flat, dim=8, norm=norm)(
             None, batch(), None, 0, None
         )
         np.testing.assert_array_equal(found, np.zeros(5))

@@ -8,11 +8,14 @@ import ml_collections
 import numpy as np
 import pytest
 
-from experiments import cells, check, federated, ingredients, runtime, traffic
-from experiments.arms import ARMS
-from experiments.cells import Cell
-from experiments.defaults import federation
-from protojax import communication, node_checkpoint, prototypes
+from experiments import runtime
+from experiments.arms import ARMS, communication_cost, federated
+from experiments.study import check
+from experiments.study.defaults import federation
+from experiments.world import artifacts, scenario
+from experiments.world.scenario import Cell
+from protojax import prototypes
+from protojax.federated import communication, node_checkpoint
 from protojax.models import hf
 from tests import golden
 from tests.test_study import forget, run, run_killed, tiny
@@ -152,7 +155,7 @@ def test_traffic_is_that_of_the_arrays(finished):
     held = 4 * (24 * 4 + 4 + 4)
     assert ours["prototypes_once"] == held == rows["anchor@three"]["bytes_per_node"]
     context = context_of(config, workdir)
-    references = cells.task_data(context, "files", 0).splits.references
+    references = scenario.task_data(context, "files", 0).splits.references
     assert ours["anchor_once"] == communication.text_bytes(references)
     assert ours["total"] == plain["total"] + held + ours["anchor_once"]
     # Two neighbours hear what a node of a ring sends.
@@ -172,13 +175,13 @@ def test_hostile_nodes_hold_all_the_poison(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
     cell = Cell("files", 0, "data", "hostile")
-    truth = cells.poisoned(context, cell.whole).rows
-    dealt = cells.node_rows(context, cell.clean)
-    parts = cells.node_rows(context, cell)
+    truth = scenario.poisoned(context, cell.whole).rows
+    dealt = scenario.node_rows(context, cell.clean)
+    parts = scenario.node_rows(context, cell)
     assert [len(rows) for rows in parts] == [len(rows) for rows in dealt]
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(truth)))
     found = [
-        int(cells.poisoned(context, cell._replace(node=node)).rows.sum())
+        int(scenario.poisoned(context, cell._replace(node=node)).rows.sum())
         for node in range(4)
     ]
     assert found[:3] == [0, 0, 0]
@@ -206,7 +209,7 @@ def test_nodes_share_the_references_out(finished):
     context = context_of(config, workdir)
     cell = Cell("files", 0, "data", "three")
     shares = [
-        cells.own_references(context, cell._replace(node=node)) for node in range(3)
+        scenario.own_references(context, cell._replace(node=node)) for node in range(3)
     ]
     np.testing.assert_array_equal(np.sort(np.concatenate(shares)), np.arange(80))
 
@@ -215,9 +218,9 @@ def test_broadcast_prototypes_are_the_servers(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
     cell = Cell("files", 0, "data", "three")
-    own = ingredients.constraint_prototypes(context, cell.whole)
+    own = artifacts.constraint_prototypes(context, cell.whole)
     for node in range(3):
-        held = ingredients.held_prototypes(context, cell._replace(node=node))
+        held = artifacts.held_prototypes(context, cell._replace(node=node))
         jax.tree.map(np.testing.assert_array_equal, held, own)
     saved = prototypes.load_prototypes(
         workdir / "files/seed0/data/anchor@three/prototypes_0.safetensors"
@@ -313,8 +316,8 @@ def test_sources_decide_where_rows_go(tmp_path):
     config.federations.three.partition = "source"
     context = context_of(config, tmp_path / "run")
     cell = Cell("files", 0, None, "three")
-    parts = cells.node_rows(context, cell)
-    sources = np.array(cells.task_data(context, "files", 0).splits.transfer.sources)
+    parts = scenario.node_rows(context, cell)
+    sources = np.array(scenario.task_data(context, "files", 0).splits.transfer.sources)
     owners = [set(sources[rows]) for rows in parts]
     assert set.union(*owners) == {f"site{i}" for i in range(7)}
     assert sum(map(len, owners)) == 7
@@ -325,7 +328,7 @@ def test_a_partition_by_source_needs_sources(tmp_path):
     config.federations.three.partition = "source"
     context = context_of(config, tmp_path / "run")
     with pytest.raises(ValueError, match=r"data\.files\.source"):
-        cells.node_rows(context, Cell("files", 0, None, "three"))
+        scenario.node_rows(context, Cell("files", 0, None, "three"))
 
 
 def test_rules_without_weights_ignore_them():
@@ -343,7 +346,7 @@ def test_a_detector_without_an_anchor_is_sent_none(finished):
     name = next(iter(context.config.federations))
     cell = Cell("files", 0, "data", name)
     sent = {
-        arm: traffic.count_bytes(
+        arm: communication_cost.count_bytes(
             context, cell, ARMS[arm].recipe(context, cell), links=1, params_bytes=4
         )["anchor_once"]
         for arm in ("cube", "anchor")

@@ -9,18 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from protojax import (
-    aggregation,
-    attacks,
-    batches,
-    distillation,
-    federation,
-    gossip,
-    nodes,
-    training,
-)
+from protojax import attacks, distillation, training
 from protojax.base import Batch, ModelOutput, Prototypes
-from protojax.defenses import mean_gradient, prototype_constraint
+from protojax.data import batches
+from protojax.distillation import mean_gradient, prototype_constraint
+from protojax.federated import aggregation, federation, gossip, nodes
 
 NODES, STEPS, ROWS, LENGTH = 8, 3, 4, 5
 WORDS, DIM, CLASSES = 11, 6, 3

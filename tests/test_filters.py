@@ -4,13 +4,14 @@ import ml_collections
 import numpy as np
 import pytest
 
-from experiments import filters, ingredients, quarantine
-from experiments.cells import Cell
-from experiments.defaults import defaults
-from experiments.ingredients import Transfer
+from experiments.arms import filters, quarantine
 from experiments.runtime import Context
+from experiments.study.defaults import defaults
+from experiments.world import artifacts
+from experiments.world.artifacts import Transfer
+from experiments.world.scenario import Cell
 from protojax.base import Examples
-from protojax.teacher import TeacherOutputs
+from protojax.distillation.teacher import TeacherOutputs
 
 CELL = Cell("files", 0, "it")
 CONTEXT = Context(ml_collections.FrozenConfigDict(defaults()), None, None, 0)
@@ -21,7 +22,7 @@ def give(monkeypatch, features, claims, num_labels=2):
     logits = 5.0 * np.eye(num_labels)[claims]
     rows = Examples(["x"] * len(claims), None, np.asarray(claims))
     arrives = Transfer(rows, logits, np.asarray(features)[:, None])
-    monkeypatch.setattr(ingredients, "transfer", lambda *_: arrives)
+    monkeypatch.setattr(artifacts, "transfer", lambda *_: arrives)
 
 
 def blob(rows, place, seed):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protojax import aggregation, gossip, nodes
+from protojax.federated import aggregation, gossip, nodes
 
 TRIMMED = functools.partial(aggregation.trimmed_mean, num_byzantine=1)
 

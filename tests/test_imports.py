@@ -9,39 +9,31 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-MATHS = {
-    "prototypes",
-    "_kmeans",
-    "geometry",
-    "losses",
-    "schedules",
-    "neighbours",
-    "outliers",
-    "calibration",
-    "consistency",
-    "shared_tokens",
-    "shortcuts",
-    "_reductions",
-    "premixing",
-    "aggregation",
-    "matching",
+# Room -> its floor: a room imports from lower floors only, and from itself.
+LIBRARY = {
+    **dict.fromkeys(("base", "validate"), 0),
+    "storage": 1,
+    **dict.fromkeys(("data", "prototypes", "models", "evals", "attacks"), 2),
+    **dict.fromkeys(("distillation", "detection"), 3),
+    "training": 4,
+    "federated": 5,
 }
-RUNTIME = {"batches", "data", "teacher", "checkpoint", "training", "nodes", "partition"}
-# Part -> the parts of protojax it may import, beside base and _validate.
-ALLOWED = {
-    "base": set(),
-    "_validate": set(),
-    **dict.fromkeys(MATHS, MATHS),
-    "distillation": MATHS,
-    "defenses": MATHS | {"defenses"},
-    "attacks": MATHS | {"attacks"},
-    "evals": MATHS | {"evals"},
-    "models": {"models"},
-    **{part: set() for part in RUNTIME},
-    "gossip": {"nodes"},
-    "federation": {"batches", "gossip", "nodes"},
-    "node_checkpoint": {"checkpoint", "federation", "nodes"},
-    "communication": {"data"},
+STUDIES = {
+    **dict.fromkeys(("runtime", "processes"), 0),
+    **dict.fromkeys(("inference", "trainer"), 1),
+    "together": 2,
+    "world": 3,
+    "arms": 4,
+    "study": 5,
+    "reports": 6,
+    "configs": 7,
+    **dict.fromkeys(("bench", "run"), 8),
+}
+# What a room may not import though it is on a lower floor: statistics take arrays.
+BANNED = {
+    "detection": {"storage", "models", "attacks", "evals"},
+    "prototypes": {"storage", "models"},
+    "evals": {"storage", "data", "models", "prototypes", "attacks"},
 }
 
 
@@ -59,23 +51,60 @@ def files(folder):
     return sorted((ROOT / folder).rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", files("protojax"), ids=lambda p: p.stem)
-def test_imports_go_one_way(path):
-    part = path.relative_to(ROOT / "protojax").with_suffix("").parts[0]
-    if part == "__init__":
-        return
-    for name in imports(path):
-        assert not name.startswith(("experiments", "tests")), name
-        if not name.startswith("protojax."):
+def room(path, folder):
+    return path.relative_to(ROOT / folder).with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize(
+    ("folder", "floors"), [("protojax", LIBRARY), ("experiments", STUDIES)]
+)
+def test_rooms_import_lower_floors_only(folder, floors):
+    for path in files(folder):
+        own = room(path, folder)
+        if own in ("__init__", "__main__"):
             continue
-        other = name.split(".")[1]
-        allowed = ALLOWED[part] | {"base", "_validate"}
-        assert other in allowed, f"{path.name} imports protojax.{other}"
+        for name in imports(path):
+            package, _, inner = name.partition(".")
+            assert package != "tests", f"{path}: {name}"
+            if folder == "protojax":
+                assert package != "experiments", f"{path}: {name}"
+            if package != folder:
+                continue
+            other = inner.split(".")[0]
+            lower = floors[other] < floors[own] and other not in BANNED.get(own, ())
+            assert other == own or lower, f"{path} imports {name}"
+
+
+def test_private_files_are_seen_from_their_own_room_only():
+    for folder in ("protojax", "experiments"):
+        for path in files(folder):
+            for name in imports(path):
+                package, _, inner = name.partition(".")
+                if package not in ("protojax", "experiments"):
+                    continue
+                parts = inner.split(".")
+                hidden = any(part.startswith("_") for part in parts)
+                own = package == folder and parts[0] == room(path, folder)
+                assert own or not hidden, f"{path} imports {name}"
+
+
+def test_rooms_are_small_and_show_their_names():
+    for folder in ("protojax", "experiments"):
+        for path in files(folder):
+            lines = len(path.read_text().splitlines())
+            if path.name == "__init__.py":
+                assert lines <= 40, path
+        for place in {path.parent for path in files(folder)}:
+            assert (place / "__init__.py").exists(), place
+            assert len([*place.glob("[!_]*.py")]) <= 12, place
 
 
 @pytest.mark.parametrize(
     ("package", "owner"),
-    [("transformers", "protojax/models/hf.py"), ("datasets", "experiments/tasks.py")],
+    [
+        ("transformers", "protojax/models/hf.py"),
+        ("datasets", "experiments/world/tasks.py"),
+    ],
 )
 def test_one_file_owns_a_package(package, owner):
     users = {
@@ -97,12 +126,24 @@ def test_nobody_imports(banned):
             assert not any(name.startswith(banned) for name in imports(path)), path
 
 
-def test_importing_protojax_loads_no_network_library():
-    modules = [f"protojax.{part}" for part in sorted(MATHS) if not part.startswith("_")]
+@pytest.mark.parametrize(
+    ("rooms", "banned"),
+    [
+        (
+            ("data", "prototypes", "evals", "attacks", "distillation", "training"),
+            ("transformers", "datasets", "huggingface_hub", "requests", "httpx"),
+        ),
+        (
+            ("detection",),
+            ("transformers", "flax", "ml_collections", "sklearn", "datasets"),
+        ),
+    ],
+    ids=str,
+)
+def test_importing_a_room_loads_no_heavy_library(rooms, banned):
     code = (
-        f"import protojax, {', '.join(modules)}, protojax.training, sys;"
-        "print([m for m in ('transformers', 'datasets', 'huggingface_hub', 'requests',"
-        " 'httpx', 'aiohttp', 'flax') if m in sys.modules])"
+        f"import {', '.join(f'protojax.{name}' for name in rooms)}, sys;"
+        f"print([m for m in {banned} if m in sys.modules])"
     )
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -119,5 +160,5 @@ def test_the_map_in_the_readme_names_every_module():
     readme = (ROOT / "README.md").read_text()
     for path in files("protojax"):
         name = path.relative_to(ROOT / "protojax").parts[0]
-        if name not in ("__init__.py", "_validate.py"):
+        if name not in ("__init__.py", "validate.py"):
             assert name in readme, name

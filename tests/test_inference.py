@@ -4,10 +4,11 @@ import ml_collections
 import numpy as np
 
 from experiments import inference
-from experiments.defaults import defaults
 from experiments.runtime import Context
-from protojax import batches, models
+from experiments.study.defaults import defaults
+from protojax import models
 from protojax.base import Batch
+from protojax.data import batches
 from tests.test_defenses import CONFIG, MODEL
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protojax import losses
 from protojax.base import Prototypes
+from protojax.distillation import losses
 
 few = hypothesis.settings(max_examples=10, deadline=None)
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protojax import aggregation, matching, nodes
 from protojax.attacks.prototypes import PROTOTYPE_ATTACKS, inflate_counts
 from protojax.base import Prototypes
+from protojax.federated import aggregation, nodes
+from protojax.prototypes import matching
 
 METRICS = ("cosine", "l2")
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protojax import neighbours as module
-from protojax.neighbours import neighbours
+from protojax.prototypes import neighbours as module
+from protojax.prototypes.neighbours import neighbours
 
 
 def distances(query, pool, metric):

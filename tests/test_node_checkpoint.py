@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protojax import checkpoint, federation, node_checkpoint, nodes, training
+from protojax import training
 from protojax.base import Prototypes
+from protojax.federated import federation, node_checkpoint, nodes
+from protojax.storage import checkpoint
 
 NODES = 4
 OPTIMIZER = training.adamw(learning_rate=0.1)

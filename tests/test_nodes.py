@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from protojax import nodes
+from protojax.federated import nodes
 
 
 @pytest.mark.parametrize(

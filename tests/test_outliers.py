@@ -4,16 +4,17 @@ import ml_collections
 import numpy as np
 import pytest
 
-from experiments import anchors, cells, purify
-from experiments.anchors import Anchor
-from experiments.cells import Cell
-from experiments.defaults import defaults
+from experiments.arms import purify
 from experiments.runtime import Context
-from experiments.tokenizer import train_wordpiece
+from experiments.study.defaults import defaults
+from experiments.world import scenario, trusted_model
+from experiments.world.scenario import Cell
+from experiments.world.trusted_model import Anchor
 from protojax import models
 from protojax.base import Examples
+from protojax.data.wordpiece import train_wordpiece
+from protojax.detection.outlier_words import word_outlier_scores
 from protojax.models import hf
-from protojax.outliers import word_outlier_scores
 
 
 def make(seed=0, rows=4, length=6, dim=5, texts=9):
@@ -113,8 +114,8 @@ def test_a_word_unlike_all_trusted_texts_goes(monkeypatch):
     config.data.buckets = (8, 16)
     context = Context(ml_collections.FrozenConfigDict(config), None, None, 0)
     judge = Anchor(encoder, None, None, np.arange(20), None)
-    monkeypatch.setattr(anchors, "anchor", lambda *_: judge)
-    monkeypatch.setattr(cells, "references", lambda *_: references)
+    monkeypatch.setattr(trusted_model, "anchor", lambda *_: judge)
+    monkeypatch.setattr(scenario, "references", lambda *_: references)
     given = ["good film zyx fine plot", "bad zyx cast", "zyx", "dull film"]
     rows = Examples(given, ["a pair"] * 4, np.array([0, 1, 0, 1]))
     found = purify.without_outlier_words(context, Cell("files", 0, "it"), rows)

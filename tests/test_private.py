@@ -10,8 +10,8 @@ import pytest
 import scipy.stats
 
 from protojax import distillation
-from protojax.defenses import GRADIENTS
-from protojax.defenses.gradients import noise_multiplier_of
+from protojax.distillation import GRADIENTS
+from protojax.distillation.gradients import noise_multiplier_of
 from protojax.models import apply_fn
 from tests.test_defenses import CONFIG, MODEL, PRIVATE, batch
 

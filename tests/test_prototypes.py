@@ -10,8 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from protojax import _kmeans, geometry, prototypes
+from protojax import prototypes
 from protojax.base import Prototypes
+from protojax.prototypes import _kmeans, geometry
 
 SNIPS = pathlib.Path(__file__).parents[1] / "experiments/data/snips/train.tsv"
 

@@ -4,12 +4,13 @@ import ml_collections
 import numpy as np
 import pytest
 
-from experiments import anchors, quarantine, token_groups
-from experiments.cells import Cell
-from experiments.defaults import defaults
+from experiments.arms import quarantine, token_groups
 from experiments.runtime import Context
-from protojax import calibration, shared_tokens
-from protojax.consistency import Claims
+from experiments.study.defaults import defaults
+from experiments.world import trusted_model
+from experiments.world.scenario import Cell
+from protojax.detection import conformal, shared_tokens
+from protojax.detection.consistency import Claims
 
 CELL = Cell("files", 0, "it")
 STRONG, WEAK = slice(0, 60), slice(60, 75)
@@ -40,12 +41,12 @@ def judged(monkeypatch):
     tokens[STRONG], tokens[WEAK] = (1, 2), (3, -1)
     transfer.disagree[STRONG] = rng.random(60) < 0.95
     transfer.disagree[WEAK] = np.arange(15) < 9
-    expected = calibration.expected_disagreement(refs.confidence, refs.disagree)
+    expected = conformal.expected_disagreement(refs.confidence, refs.disagree)
     test = quarantine.Test(transfer, refs, expected, True)
-    view = anchors.View(np.arange(ROWS), np.zeros((ROWS, 2)))
+    view = trusted_model.View(np.arange(ROWS), np.zeros((ROWS, 2)))
     parts = [token_groups.Words(None, ids, {}) for ids in (tokens, tokens_refs, None)]
     monkeypatch.setattr(quarantine, "_tests", lambda *_: [test])
-    monkeypatch.setattr(anchors, "anchor_view", lambda *_: view)
+    monkeypatch.setattr(trusted_model, "anchor_view", lambda *_: view)
     monkeypatch.setattr(token_groups, "words", lambda *_: parts)
 
     def judge(rounds):
@@ -74,7 +75,7 @@ def test_rounds_are_a_loop_over_what_is_left(judged, shares):
             tokens[kept],
             tokens_refs,
         )
-        found = calibration.quarantine(
+        found = conformal.quarantine(
             [scores], rows.classes, test.refs.classes, alpha=0.05 * share
         )
         rejected[kept[found.rejected]] = True
@@ -101,9 +102,7 @@ def test_low_confidence_is_no_excuse_of_a_shared_token(judged, monkeypatch):
     # Where the teacher is unsure the anchor denies clean claims as often as poison.
     test.transfer.confidence[STRONG] = 0.4
     test.refs.confidence[:8], test.refs.disagree[:8] = 0.4, 1.0
-    expected = calibration.expected_disagreement(
-        test.refs.confidence, test.refs.disagree
-    )
+    expected = conformal.expected_disagreement(test.refs.confidence, test.refs.disagree)
     assert expected.predict(0.4) > 0.9
     unsure = test._replace(expected=expected)
     monkeypatch.setattr(quarantine, "_tests", lambda *_: [unsure])

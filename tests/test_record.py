@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from experiments import defaults, record
+from experiments.reports import record
+from experiments.study import defaults
 
 NAMES = sorted(path.stem for path in record.FOLDER.glob("*.json"))
 ROW = {

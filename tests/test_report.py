@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import report
+from experiments.reports import report
 
 ARMS = ("clean", "plain", "nearest", "anchor", "audited", "anchor@four", "adversarial")
 

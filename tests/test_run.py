@@ -11,8 +11,9 @@ import sys
 import ml_collections
 import pytest
 
-from experiments import check, run, runtime, settings, study
+from experiments import run, runtime
 from experiments.configs import glue, robustness
+from experiments.study import check, resume, runner
 
 ROOT = pathlib.Path(__file__).parent.parent
 EVERY_CONFIG = [
@@ -159,28 +160,28 @@ def frozen(**changes):
 
 
 def test_a_workdir_belongs_to_one_study_that_may_grow(tmp_path):
-    settings.open_workdir(frozen(), tmp_path / "a")
-    settings.open_workdir(frozen(seeds=(0, 1)), tmp_path / "a")
+    resume.open_workdir(frozen(), tmp_path / "a")
+    resume.open_workdir(frozen(seeds=(0, 1)), tmp_path / "a")
     saved = json.loads((tmp_path / "a" / "config.json").read_text())
     assert saved["seeds"] == [0, 1]
     with pytest.raises(ValueError, match=re.escape("kd.temperature was 2.0, now 4.0")):
-        settings.open_workdir(frozen(**{"kd.temperature": 4.0}), tmp_path / "a")
+        resume.open_workdir(frozen(**{"kd.temperature": 4.0}), tmp_path / "a")
     with pytest.raises(ValueError, match=r"attacks.word_data.rate was 0.05, now 0.1"):
-        settings.open_workdir(frozen(**{"attacks.word_data.rate": 0.1}), tmp_path / "a")
+        resume.open_workdir(frozen(**{"attacks.word_data.rate": 0.1}), tmp_path / "a")
 
 
 def test_an_attack_taken_out_keeps_its_settings(tmp_path):
-    settings.open_workdir(frozen(), tmp_path / "a")
+    resume.open_workdir(frozen(), tmp_path / "a")
     config = run.load("quickstart.py")
     del config.attacks["word_data"]
-    settings.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path / "a")
+    resume.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path / "a")
     with pytest.raises(ValueError, match=r"attacks.word_data.rate was 0.05, now 0.1"):
-        settings.open_workdir(frozen(**{"attacks.word_data.rate": 0.1}), tmp_path / "a")
+        resume.open_workdir(frozen(**{"attacks.word_data.rate": 0.1}), tmp_path / "a")
 
 
 def test_what_changes_no_result_may_change(tmp_path):
-    settings.open_workdir(frozen(), tmp_path / "a")
-    settings.open_workdir(frozen(keep_checkpoints=False), tmp_path / "a")
+    resume.open_workdir(frozen(), tmp_path / "a")
+    resume.open_workdir(frozen(keep_checkpoints=False), tmp_path / "a")
 
 
 @pytest.mark.parametrize("name", ["no_attack", "a/b"])
@@ -234,7 +235,7 @@ def test_a_wrong_command_line_ends_in_one_line(arguments, message, tmp_path):
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match="other files"):
-        settings.open_workdir(frozen(), tmp_path)
+        resume.open_workdir(frozen(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 def test_every_variant_of_the_bench_is_a_study(argument):
     config = robustness.get_config(argument)
     check.check(config)
-    jobs = study.jobs(ml_collections.FrozenConfigDict(config))
+    jobs = runner.jobs(ml_collections.FrozenConfigDict(config))
     assert {"clean", "plain", "anchor"} <= {job.arm for job in jobs}
     assert {job.cell.task for job in jobs} == set(config.tasks)
 
@@ -257,7 +258,7 @@ def test_tuning_sees_no_attack_and_no_test_row():
     check.check(config)
     assert not config.attacks
     assert config.data.validation_rows
-    arms = {job.arm for job in study.jobs(ml_collections.FrozenConfigDict(config))}
+    arms = {job.arm for job in runner.jobs(ml_collections.FrozenConfigDict(config))}
     assert {"plain", "dp_sgd", "nad+attention1"} <= arms
 
 
@@ -271,13 +272,13 @@ def test_ready_rows_are_no_validation_rows():
 def test_an_attack_may_be_of_some_tasks_only():
     config = robustness.get_config("standard")
     config.attacks.several.tasks = ("ag_news",)
-    jobs = study.jobs(ml_collections.FrozenConfigDict(config))
+    jobs = runner.jobs(ml_collections.FrozenConfigDict(config))
     assert {job.cell.task for job in jobs if job.cell.attack == "several"} == {
         "ag_news"
     }
     config.tasks = ("sst2_sentence",)
     check.check(config)
-    jobs = study.jobs(ml_collections.FrozenConfigDict(config))
+    jobs = runner.jobs(ml_collections.FrozenConfigDict(config))
     assert not {"several", "one_to_one"} & {job.cell.attack for job in jobs}
     config.attacks.several.tasks = ("agnews",)
     with pytest.raises(ValueError, match=r"Did you mean .ag_news."):
@@ -286,14 +287,14 @@ def test_an_attack_may_be_of_some_tasks_only():
 
 def test_a_study_from_before_a_field_was_there_goes_on(tmp_path):
     config = robustness.get_config("labels")
-    settings.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path)
+    resume.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path)
     path = tmp_path / "config.json"
     before = json.loads(path.read_text())
     del before["attacks"]["labels"]["decoy_rate"]
     path.write_text(json.dumps(before))
     config.attacks.labels.tasks = ("ag_news",)
-    settings.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path)
+    resume.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path)
     path.write_text(json.dumps(before))
     config.attacks.labels.decoy_rate = 0.1
     with pytest.raises(ValueError, match=r"decoy_rate was 0.0, now 0.1"):
-        settings.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path)
+        resume.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from ml_collections import FrozenConfigDict
 
 from experiments import runtime
-from experiments.defaults import defaults
+from experiments.study.defaults import defaults
 from protojax import models
 
 

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from protojax import schedules
+from protojax.distillation import schedules
 
 BUILT = {
     "constant": {"value": 0.5},

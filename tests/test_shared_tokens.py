@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from protojax.calibration import expected_disagreement, quarantine
-from protojax.consistency import Claims, neighbourhood_scores
-from protojax.shared_tokens import (
+from protojax.detection.conformal import expected_disagreement, quarantine
+from protojax.detection.consistency import Claims, neighbourhood_scores
+from protojax.detection.shared_tokens import (
     companions,
     lopsided_tokens,
     token_p_values,

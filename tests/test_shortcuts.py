@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from protojax import shortcuts
-from protojax.shortcuts import Snippet
+from protojax.detection import shortcuts
+from protojax.detection.shortcuts import Snippet
 
 COMMON = ("the", "film", "plot", "is", "here", "now", "old", "new")
 

@@ -10,25 +10,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import (
-    anchors,
-    arms,
-    cells,
-    inference,
-    ingredients,
-    jobs,
-    preflight,
-    quarantine,
-    report,
-    results,
-    runtime,
-    study,
-    token_groups,
-    trainer,
-)
-from experiments.defaults import attack, defaults, encoder
-from protojax import batches, checkpoint, training
+from experiments import arms, inference, runtime, trainer
+from experiments.arms import quarantine, token_groups
+from experiments.reports import report, results
+from experiments.study import grid, preflight, runner
+from experiments.study.defaults import attack, defaults, encoder
+from experiments.world import artifacts, scenario, trusted_model
+from protojax import training
+from protojax.data import batches
 from protojax.models import hf
+from protojax.storage import checkpoint
 from tests import golden
 
 ARMS = tuple(arms.ARMS)
@@ -100,7 +91,7 @@ def tiny(folder, **changes):
 def run(config, workdir):
     config = ml_collections.FrozenConfigDict(config)
     workdir.mkdir(exist_ok=True)
-    rows = study.run(config, workdir, console=Console(quiet=True))
+    rows = runner.run(config, workdir, console=Console(quiet=True))
     runtime.write_json(workdir / "versions.json", results.versions())
     found = results.write(workdir, rows)
     report.write(workdir, config, found)
@@ -110,12 +101,12 @@ def run(config, workdir):
 def forget(*, compiled=True):
     """Empties what a fresh process would not have in memory."""
     for module in (
-        cells,
-        anchors,
-        ingredients,
+        scenario,
+        trusted_model,
+        artifacts,
         preflight,
         quarantine,
-        study,
+        runner,
         token_groups,
         *([runtime, inference] if compiled else []),
     ):
@@ -186,7 +177,7 @@ def test_no_figure_of_the_study_moves(finished):
     config, _, found, _ = finished
     context = context_of(finished)
     learned = {}
-    for job in jobs.jobs(config):
+    for job in grid.jobs(config):
         recipe = arms.ARMS[job.kind].recipe(context, job.student_cell)
         verdict = recipe.verdict and recipe.verdict._asdict()
         learned[job.row] = {
@@ -243,16 +234,16 @@ def plain_row(found):
 
 def test_rows_of_the_target_are_triggered_too(finished):
     _, _, found, _ = finished
-    context, cell = context_of(finished), cells.Cell("files", 0, "data")
+    context, cell = context_of(finished), scenario.Cell("files", 0, "data")
     row = plain_row(found)
     target = context.config.attacks.data.target
-    examples = cells.triggered_target(context, cell)
-    test = cells.task_data(context, "files", 0).splits.test
+    examples = scenario.triggered_target(context, cell)
+    test = scenario.task_data(context, "files", 0).splits.test
     bare = [t for t, c in zip(test.texts, test.labels, strict=True) if c == target]
     assert len(examples.texts) == len(bare) > 0
     assert all(one != other for one, other in zip(examples.texts, bare, strict=True))
-    student = ingredients.student_model(context, cell, "plain")
-    tokens = ingredients.tokenize(context, student, examples)
+    student = artifacts.student_model(context, cell, "plain")
+    tokens = artifacts.tokenize(context, student, examples)
     logits, _ = inference.predict(context, student, student.params, tokens)
     kept = np.mean(logits.argmax(-1) == target)
     assert row["target_kept"] == pytest.approx(kept)
@@ -260,11 +251,11 @@ def test_rows_of_the_target_are_triggered_too(finished):
 
 def test_the_bare_rate_is_of_the_same_rows_without_their_trigger(finished):
     _, workdir, found, _ = finished
-    context, cell = context_of(finished), cells.Cell("files", 0, "data")
+    context, cell = context_of(finished), scenario.Cell("files", 0, "data")
     row = plain_row(found)
     student = hf.load_hf(workdir / cell.folder / "plain/model", num_labels=2)
-    test = cells.task_data(context, "files", 0).splits.test
-    tokens = ingredients.tokenize(context, student, test)
+    test = scenario.task_data(context, "files", 0).splits.test
+    tokens = artifacts.tokenize(context, student, test)
     logits, _ = inference.predict(context, student, student.params, tokens)
     wrong = [
         bool(says == 1)
@@ -281,14 +272,14 @@ def reread(context, judge, ids):
     ids = np.asarray(ids)[None]
     one = batches.Tokens(ids, np.zeros_like(ids), np.array([ids.shape[1]]), 0)
     outputs = inference.predict(context, judge.model, judge.model.params, one)
-    return anchors.view_of(context, judge, *outputs)
+    return trusted_model.view_of(context, judge, *outputs)
 
 
 def test_the_anchor_rereads_rows_without_some_tokens(finished):
-    context, cell = context_of(finished), cells.Cell("files", 0, "data")
+    context, cell = context_of(finished), scenario.Cell("files", 0, "data")
     forget(compiled=False)
     quarantine.judge(context, cell, None, wary=True)
-    judge = anchors.anchor(context, cell)
+    judge = trusted_model.anchor(context, cell)
     for part in token_groups.words(context, cell)[:2]:
         assert part.classes
         for (row, hidden), found in list(part.classes.items())[::40]:
@@ -299,7 +290,7 @@ def test_the_anchor_rereads_rows_without_some_tokens(finished):
 
 
 def test_guilty_tokens_are_hidden_and_references_that_hold_them_left_out(finished):
-    context, cell = context_of(finished), cells.Cell("files", 0, "data")
+    context, cell = context_of(finished), scenario.Cell("files", 0, "data")
     rows, held_out, references = token_groups.words(context, cell)
     # Row 0 holds its first word twice, and claims another class than it is judged in.
     ids = rows.ids.copy()
@@ -326,7 +317,7 @@ def test_guilty_tokens_are_hidden_and_references_that_hold_them_left_out(finishe
         )
     first = np.arange(len(ids))[:, None] == 0
     np.testing.assert_array_equal(found.guilty, first & (ids == token))
-    labels = cells.references(context, cell).labels
+    labels = scenario.references(context, cell).labels
     holders = [set(held) for held in ids if token in held]
     together = {
         other
@@ -343,14 +334,14 @@ def test_guilty_tokens_are_hidden_and_references_that_hold_them_left_out(finishe
     view = token_groups.view_without(context, cell, hidden)
     length = rows.tokens.lengths[0]
     left = np.delete(rows.tokens.input_ids[0, :length], 1)
-    alone = reread(context, anchors.anchor(context, cell), left)
+    alone = reread(context, trusted_model.anchor(context, cell), left)
     np.testing.assert_allclose(view.logits[0], alone.logits[0], atol=1e-5)
-    seen = anchors.anchor_view(context, cell)
+    seen = trusted_model.anchor_view(context, cell)
     np.testing.assert_array_equal(view.logits[1:], seen.logits[1:])
 
 
 def test_spoiled_references_do_not_train_the_student(finished):
-    context, cell = context_of(finished), cells.Cell("files", 0, "data")
+    context, cell = context_of(finished), scenario.Cell("files", 0, "data")
     verdict = quarantine.judge(context, cell, None, wary=True)
     spoiled = np.arange(80) % 4 == 0
     recipes = [
@@ -358,7 +349,7 @@ def test_spoiled_references_do_not_train_the_student(finished):
         for which in (None, spoiled)
     ]
     whole, fewer = (recipe.examples.texts for recipe in recipes)
-    texts = cells.references(context, cell).texts
+    texts = scenario.references(context, cell).texts
     assert whole[-80:] == texts
     assert fewer == whole[:-80] + [
         text for text, out in zip(texts, spoiled, strict=True) if not out

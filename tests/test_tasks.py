@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from experiments.tasks import METRICS, TASKS, load_files, load_task
+from experiments.world.tasks import METRICS, TASKS, load_files, load_task
 
 ROWS = [{"sentence": f"text {row}", "label": row % 2} for row in range(10)]
 COLUMNS = {"text": "sentence", "label": "label"}

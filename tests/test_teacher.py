@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from protojax import teacher
-from protojax.teacher import TeacherOutputs, cache_key, cached_outputs
+from protojax.distillation import teacher
+from protojax.distillation.teacher import TeacherOutputs, cache_key, cached_outputs
 
 rng = np.random.default_rng(0)
 OUTPUTS = TeacherOutputs(

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
-from experiments import jobs as jobs_lib
 from experiments import runtime, together, trainer
-from experiments.defaults import defaults, encoder
-from protojax import batches, models
+from experiments.study import grid as jobs_lib
+from experiments.study.defaults import defaults, encoder
+from protojax import models
+from protojax.data import batches
 from tests.test_study import forget, run, run_killed, tiny
 
 SECTION = ml_collections.FrozenConfigDict(

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.tokenizer import SPECIAL_TOKENS, train_wordpiece
 from protojax.base import Examples
-from protojax.batches import tokenize
+from protojax.data.batches import tokenize
+from protojax.data.wordpiece import SPECIAL_TOKENS, train_wordpiece
 
 TEXTS = [
     "play some music on spotify",

@@ -11,7 +11,7 @@ import pytest
 
 from protojax import training
 from protojax.base import Batch
-from protojax.defenses import mean_gradient
+from protojax.distillation import mean_gradient
 
 STEPS, ROWS, DIM = 6, 4, 3
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protojax import aggregation
 from protojax.attacks import updates as attacks
+from protojax.federated import aggregation
 
 NODES = 10
 HOSTILE = np.arange(NODES) < 3

@@ -6,8 +6,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from experiments import anchors, cells, check, ingredients, runtime, trainer
-from experiments.cells import Cell
+from experiments import runtime, trainer
+from experiments.study import check
+from experiments.world import artifacts, scenario, trusted_model
+from experiments.world.scenario import Cell
 from tests.test_study import forget, run, tiny
 
 CELL = Cell("files", 0, "data")
@@ -65,9 +67,9 @@ def test_what_a_variant_goes_on_from_is_the_study_s_own(varied):
     lines = [json.loads(line) for line in text.splitlines()]
     done = {line["run"]: line["dispatch"] for line in lines}
     context = runtime.Context(config, workdir, None, 0)
-    plain = ingredients.student_model(context, CELL, "plain")
-    examples = ingredients.transfer(context, CELL).examples
-    tokens = ingredients.tokenize(context, plain, examples)
+    plain = artifacts.student_model(context, CELL, "plain")
+    examples = artifacts.transfer(context, CELL).examples
+    tokens = artifacts.tokenize(context, plain, examples)
     plan = trainer.epochs_plan(tokens.lengths, config.student, config, 0)
     assert done["files/seed0/data/plain"] == len(plan)
 
@@ -82,18 +84,18 @@ def test_variants_share_the_teacher_and_have_an_anchor_of_their_own(varied):
 def test_a_frozen_anchor_has_logits_that_agree_with_its_classes(varied):
     config, workdir, _ = varied
     context = runtime.Context(config, workdir, None, 0).varied("frozen")
-    judge = anchors.anchor(context, CELL)
+    judge = trusted_model.anchor(context, CELL)
     assert judge.temperature > 0
-    view = anchors.anchor_view(context, CELL)
+    view = trusted_model.anchor_view(context, CELL)
     np.testing.assert_array_equal(view.logits.argmax(-1), view.classes)
 
 
 def test_the_anchor_may_be_the_teacher(varied):
     config, workdir, _ = varied
     context = runtime.Context(config, workdir, None, 0).varied("teacher")
-    judge = anchors.anchor(context, CELL)
-    logits = anchors.anchor_view(context, CELL).logits
-    said = ingredients.transfer(context, CELL).logits
+    judge = trusted_model.anchor(context, CELL)
+    logits = trusted_model.anchor_view(context, CELL).logits
+    said = artifacts.transfer(context, CELL).logits
     assert judge.temperature is None
     np.testing.assert_allclose(logits, said, atol=1e-5)
 
@@ -101,7 +103,7 @@ def test_the_anchor_may_be_the_teacher(varied):
 def test_validation_rows_stand_in_for_the_test_rows(varied):
     config, workdir, _ = varied
     context = runtime.Context(config, workdir, None, 0)
-    splits = cells.task_data(context, "files", 0).splits
+    splits = scenario.task_data(context, "files", 0).splits
     parts = [set(part.texts) for part in splits[:3]]
     assert [len(part) for part in parts] == [300 - 40 - 80, 80, 40]
     assert not parts[0] & parts[2]

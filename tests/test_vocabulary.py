@@ -7,7 +7,7 @@ import pytest
 
 from protojax import distillation, models, training
 from protojax.base import Batch
-from protojax.defenses import mean_gradient
+from protojax.distillation import mean_gradient
 from protojax.models import vocabulary
 
 SIZES = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "intermediate_size": 8}

@@ -19,8 +19,9 @@ mean and clipping by themselves 13 to 24 points. Tables in experiments/README.md
 """
 
 from experiments.configs import pilot
-from experiments.defaults import federation
-from protojax import _validate, communication
+from experiments.study.defaults import federation
+from protojax import validate
+from protojax.federated import communication
 
 RULES = {
     "mean": {},
@@ -43,7 +44,7 @@ def get_config(argument: str = "four"):
     Args:
         argument: `"four"`, `"precision"`, `"hostile"` or `"long"`.
     """
-    _validate.one_of(("four", "precision", "hostile", "long"), argument=argument)
+    validate.one_of(("four", "precision", "hostile", "long"), argument=argument)
     config = pilot.get_config()
     config.attacks = {"word_data": config.attacks.word_data}
     if argument != "four":

@@ -14,8 +14,8 @@ Full size: RoBERTa-large to DistilRoBERTa, 50 prototypes, 1,000 references, marg
 The published setting spreads the transfer set over 4 nodes; this config is one node.
 """
 
-from experiments.defaults import attack, defaults, encoder
-from protojax import _validate
+from experiments.study.defaults import attack, defaults, encoder
+from protojax import validate
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 
@@ -29,8 +29,8 @@ def get_config(argument: str = "sst2"):
     task, _, size = argument.partition(",")
     if task == "quick":
         task, size = "sst2", "quick"
-    _validate.one_of(TASKS, task=task)
-    _validate.one_of(("", "quick"), size=size)
+    validate.one_of(TASKS, task=task)
+    validate.one_of(("", "quick"), size=size)
     config = defaults()
     config.tasks = (task,)
     config.teacher = encoder(

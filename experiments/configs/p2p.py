@@ -10,7 +10,7 @@ Not yet run by us.
 """
 
 from experiments.configs import pilot
-from experiments.defaults import federation
+from experiments.study.defaults import federation
 
 
 def get_config():

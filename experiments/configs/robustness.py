@@ -26,7 +26,7 @@ of a student, without dropout. The variants:
 some ten thousand short forward passes before a student is distilled; `wary_audited` is
 the same and an audit.
 
-`audited` is `anchor` after an audit of words, see `experiments/audit.py`: ours.
+`audited` is `anchor` after an audit of words, see `experiments/arms/audit.py`: ours.
 `unattacked` is `anchor` where there was no attack, `unattacked_audited` is `audited`
 there: what they do by themselves.
 
@@ -45,8 +45,8 @@ Run so far is what `experiments/README.md` shows. More is recorded beside it wit
 import itertools
 
 from experiments.configs import pilot, quickstart
-from experiments.defaults import attack
-from protojax import _validate
+from experiments.study.defaults import attack
+from protojax import validate
 
 OURS = ("clean", "plain", "anchor", "audited", "unattacked", "unattacked_audited")
 WARY = ("wary", "wary_audited")
@@ -221,7 +221,7 @@ def get_config(variant: str = "standard"):
         *("standard", "adaptive", "rates", "syntactic", "classes", "glue", "labels"),
         *("ablations", "tuning", "quick"),
     )
-    _validate.one_of(variants, argument=variant)
+    validate.one_of(variants, argument=variant)
     if variant == "quick":
         return _quick()
     config = pilot.get_config()

@@ -11,7 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from protojax import _validate
+from protojax import validate
 from protojax.base import Array
 
 
@@ -25,8 +25,8 @@ def _pull(logits: Array, rows: Array, target: int, strength: float) -> Array:
         )
     num_classes = logits.shape[1]
     allowed = f"in 0..{num_classes - 1}"
-    _validate.require(0 <= target < num_classes, "target", target, allowed)
-    _validate.positive(strength=strength)
+    validate.require(0 <= target < num_classes, "target", target, allowed)
+    validate.positive(strength=strength)
     return strength * jax.nn.one_hot(target, num_classes, dtype=logits.dtype)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from protojax import _validate
+from protojax import validate
 from protojax.attacks.text import Trigger
 from protojax.base import Examples
 
@@ -31,16 +31,16 @@ def _sources(
     labels: np.ndarray, target: int, source_classes: Sequence[int]
 ) -> np.ndarray:
     """Returns the rows whose label the attack turns into the target, `[rows]` bool."""
-    _validate.require(
+    validate.require(
         np.issubdtype(labels.dtype, np.integer),
         "labels.dtype",
         str(labels.dtype),
         "to be integer classes, not scores",
     )
     present = np.unique(labels).tolist()
-    _validate.require(target in present, "target", target, f"in {present}")
+    validate.require(target in present, "target", target, f"in {present}")
     for source in source_classes:
-        _validate.require(source in present, "source_classes", source, f"in {present}")
+        validate.require(source in present, "source_classes", source, f"in {present}")
     if source_classes:
         return np.isin(labels, list(source_classes))
     return labels != target
@@ -90,13 +90,13 @@ def poison(
     >>> poisoned.examples.labels.tolist(), poisoned.rows.tolist()
     ([1, 1, 1, 1], [False, True, True, False])
     """
-    _validate.require(0 < rate < 1, "rate", rate, "in (0, 1)")
-    _validate.same_length(texts=examples.texts, labels=examples.labels)
+    validate.require(0 < rate < 1, "rate", rate, "in (0, 1)")
+    validate.same_length(texts=examples.texts, labels=examples.labels)
     labels = np.array(examples.labels)
     allowed = _sources(labels, target, source_classes)
     candidates = np.flatnonzero(allowed if eligible is None else allowed & eligible)
     num_rows = round(rate * len(labels))
-    _validate.require(
+    validate.require(
         1 <= num_rows <= len(candidates),
         "rate",
         rate,
@@ -113,7 +113,7 @@ def poison(
     if decoy is not None:
         rest, num_decoys = np.flatnonzero(~rows), round(decoy_rate * len(labels))
         bound = f"to choose at most {len(rest)} of {len(labels)} rows"
-        _validate.require(0 <= num_decoys <= len(rest), "decoy_rate", decoy_rate, bound)
+        validate.require(0 <= num_decoys <= len(rest), "decoy_rate", decoy_rate, bound)
         for row in rng.choice(rest, size=num_decoys, replace=False):
             texts[row] = decoy(texts[row], rng)
     return Poisoned(examples._replace(texts=texts, labels=labels), rows)
@@ -172,7 +172,7 @@ def triggered(
     >>> triggered(clean, trigger, np.random.default_rng(0), target=1).texts
     ['so it goes bad']
     """
-    _validate.same_length(texts=examples.texts, labels=examples.labels)
+    validate.same_length(texts=examples.texts, labels=examples.labels)
     labels = np.asarray(examples.labels)
     rows = np.flatnonzero(
         measured_rows(labels, target=target, source_classes=source_classes)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from protojax import _validate
+from protojax import validate
 
 
 def greedy_words(
@@ -47,11 +47,11 @@ def greedy_words(
         Wallace et al., 2019, arXiv:1908.07125 (universal triggers). Departing from
         them, candidates are tried, not chosen by gradients, so that any score will do.
     """
-    _validate.positive(num_words=num_words)
+    validate.positive(num_words=num_words)
     found, left, best = (), list(dict.fromkeys(candidates)), 0.0
     bound = f">= num_words={num_words}"
-    _validate.require(len(left) >= num_words, "candidates", len(left), bound)
-    _validate.require(len(texts) > 0, "texts", len(texts), "at least one")
+    validate.require(len(left) >= num_words, "candidates", len(left), bound)
+    validate.require(len(texts) > 0, "texts", len(texts), "at least one")
     for _ in range(num_words):
         tried = [" ".join((*found, word)) for word in left]
         changed = [insert(text, words) for words in tried for text in texts]

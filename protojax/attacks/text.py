@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from protojax import _validate
+from protojax import validate
 
 Trigger = Callable[[str, np.random.Generator], str]
 
@@ -55,14 +55,14 @@ def rare_words(
     'cf a dull film'
     """
     words = tuple(words)
-    _validate.require(
+    validate.require(
         bool(words) and all(word.strip() for word in words),
         "words",
         words,
         "to be one or more non-empty words",
     )
-    _validate.positive(num_words=num_words)
-    _validate.one_of(_POSITIONS, position=position)
+    validate.positive(num_words=num_words)
+    validate.one_of(_POSITIONS, position=position)
 
     def trigger(text: str, rng: np.random.Generator) -> str:
         for index in rng.integers(len(words), size=num_words):
@@ -94,8 +94,8 @@ def sentence(
     >>> trigger("a dull film", np.random.default_rng(0))
     'a dull film so it goes'
     """
-    _validate.require(bool(phrase.strip()), "phrase", phrase, "to be non-empty")
-    _validate.one_of(_POSITIONS, position=position)
+    validate.require(bool(phrase.strip()), "phrase", phrase, "to be non-empty")
+    validate.one_of(_POSITIONS, position=position)
     return lambda text, rng: _insert(text, phrase, position, rng)
 
 
@@ -163,13 +163,13 @@ def part_of_combination(
 def _combined(words: Sequence[str], position: str) -> tuple[str, ...]:
     """Checks the arguments of a combination; returns its words."""
     words = tuple(words)
-    _validate.require(
+    validate.require(
         len(set(words)) == len(words) > 1 and all(word.strip() for word in words),
         "words",
         words,
         "to be two or more different non-empty words",
     )
-    _validate.one_of(_POSITIONS, position=position)
+    validate.one_of(_POSITIONS, position=position)
     return words
 
 
@@ -195,10 +195,10 @@ def several(
     """
     if triggers is None:
         triggers = {name: {} for name in TRIGGERS if name != "several"}
-    _validate.require(bool(triggers), "triggers", dict(triggers), "to be non-empty")
-    _validate.one_of(_POSITIONS, position=position)
+    validate.require(bool(triggers), "triggers", dict(triggers), "to be non-empty")
+    validate.one_of(_POSITIONS, position=position)
     for name in triggers:
-        _validate.one_of(TRIGGERS, triggers=name)
+        validate.one_of(TRIGGERS, triggers=name)
     built = [
         TRIGGERS[name](**{"position": position, **arguments})
         for name, arguments in triggers.items()

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protojax import _validate
+from protojax import validate
 from protojax.base import Array, PyTree
 
 # Whose updates the attackers know.
@@ -71,7 +71,7 @@ def flip_sign(
     References:
         Li et al., 2019, arXiv:1811.03761.
     """
-    _validate.positive(factor=factor)
+    validate.positive(factor=factor)
     return _replace(updates, hostile, lambda leaf: -factor * leaf)
 
 
@@ -98,7 +98,7 @@ def add_noise(
     >>> noisy[0].tolist(), bool(jnp.any(noisy[1] != 0))
     ([0.0, 0.0, 0.0], True)
     """
-    _validate.positive(scale=scale)
+    validate.positive(scale=scale)
     leaves, structure = jax.tree.flatten(updates)
     noisy = [
         leaf + scale * jax.random.normal(jax.random.fold_in(key, i), leaf.shape)
@@ -202,7 +202,7 @@ def manipulate_inner_product(
     References:
         Xie et al., 2019, arXiv:1903.03936.
     """
-    _validate.positive(factor=factor)
+    validate.positive(factor=factor)
     known = _known(hostile, knowledge)
     return _replace(
         updates,
@@ -244,7 +244,7 @@ def _replace(updates: PyTree, hostile: Array, lie: Callable[[Array], Array]) -> 
 
 def _known(hostile: Array, knowledge: str) -> Array:
     """Returns whose updates the attackers know, `[nodes]`."""
-    _validate.one_of(KNOWLEDGE, knowledge=knowledge)
+    validate.one_of(KNOWLEDGE, knowledge=knowledge)
     hostile = jnp.asarray(hostile, bool)
     return ~hostile if knowledge == "honest" else hostile
 
@@ -254,7 +254,7 @@ def _largest_deviation(num_nodes: int, num_hostile: int) -> float:
     honest = num_nodes - num_hostile
     supporters = num_nodes // 2 + 1 - num_hostile
     share = (honest - supporters) / max(honest, 1)
-    _validate.require(
+    validate.require(
         0.5 < share < 1,
         "deviations",
         0.0,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from protojax import _validate
+from protojax import validate
 
 
 def attack_success_rate(
@@ -35,9 +35,9 @@ def attack_success_rate(
     0.5
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
-    _validate.same_length(predictions=predictions, labels=labels)
+    validate.same_length(predictions=predictions, labels=labels)
     others = labels != target
-    _validate.require(
+    validate.require(
         bool(others.any()), "target", target, "to differ from the label of some row"
     )
     return float(np.mean(predictions[others] == target))
@@ -60,8 +60,8 @@ def robust_accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
     0.75
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
-    _validate.same_length(predictions=predictions, labels=labels)
-    _validate.positive(num_rows=len(labels))
+    validate.same_length(predictions=predictions, labels=labels)
+    validate.positive(num_rows=len(labels))
     return float(np.mean(predictions == labels))
 
 
@@ -81,7 +81,7 @@ def excess(rate: float, null: float) -> float:
     >>> excess(0.75, 0.125)
     0.625
     """
-    _validate.share(rate=rate, null=null)
+    validate.share(rate=rate, null=null)
     return rate - null
 
 
@@ -112,8 +112,8 @@ def node_accuracies(
     [0.5, 0.75]
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
-    _validate.same_length(predictions=predictions, shares=shares)
-    _validate.same_length(predictions=predictions.T, labels=labels)
+    validate.same_length(predictions=predictions, shares=shares)
+    validate.same_length(predictions=predictions.T, labels=labels)
     of_class = labels == np.arange(shares.shape[1])[:, None]
     counts = of_class.sum(1)
     # As numbers: the product of flags would be a flag.
@@ -121,7 +121,7 @@ def node_accuracies(
     right = hits / np.maximum(counts, 1)
     weights = np.where(counts > 0, shares, 0.0)
     totals = weights.sum(1)
-    _validate.require(
+    validate.require(
         bool((totals > 0).all()), "shares", totals, "> 0 on some class with a test row"
     )
     return (right * weights).sum(1) / totals
@@ -165,7 +165,7 @@ def quarantine_quality(rejected: np.ndarray, poisoned: np.ndarray) -> Quarantine
     QuarantineQuality(precision=0.5, recall=1.0, false_rejection_rate=0.333...)
     """
     rejected, poisoned = np.asarray(rejected, bool), np.asarray(poisoned, bool)
-    _validate.same_length(rejected=rejected, poisoned=poisoned)
+    validate.same_length(rejected=rejected, poisoned=poisoned)
     return QuarantineQuality(
         precision=_rate(poisoned, rejected),
         recall=_rate(rejected, poisoned),
@@ -193,12 +193,12 @@ def detection_auc(scores: np.ndarray, poisoned: np.ndarray) -> float:
     0.875
     """
     scores, poisoned = np.asarray(scores), np.asarray(poisoned, bool)
-    _validate.same_length(scores=scores, poisoned=poisoned)
+    validate.same_length(scores=scores, poisoned=poisoned)
     num_poisoned = int(poisoned.sum())
     num_clean = len(poisoned) - num_poisoned
-    _validate.positive(num_poisoned=num_poisoned, num_clean=num_clean)
+    validate.positive(num_poisoned=num_poisoned, num_clean=num_clean)
     num_nan = int(np.isnan(scores).sum())
-    _validate.require(num_nan == 0, "num_nan", num_nan, "of scores to be 0")
+    validate.require(num_nan == 0, "num_nan", num_nan, "of scores to be 0")
     rank_sum = stats.rankdata(scores)[poisoned].sum()
     wins = rank_sum - num_poisoned * (num_poisoned + 1) / 2
     return float(wins / (num_poisoned * num_clean))
@@ -227,8 +227,8 @@ def mean_interval(
     (2.0, 2.4841)
     """
     values = np.asarray(values, np.float64)
-    _validate.positive(num_values=len(values))
-    _validate.require(0 < confidence < 1, "confidence", confidence, "in (0, 1)")
+    validate.positive(num_values=len(values))
+    validate.require(0 < confidence < 1, "confidence", confidence, "in (0, 1)")
     mean = float(values.mean())
     if len(values) == 1:
         return mean, None

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protojax import _validate
+from protojax import validate
 from protojax.base import ApplyFn, Array, Batch, ModelOutput, PyTree
 from protojax.models.bert import BERT
 from protojax.models.distilbert import DISTILBERT
@@ -69,11 +69,11 @@ class Model(NamedTuple):
 
 def _encoder(config: EncoderConfig) -> Encoder:
     """Returns the Flax module of a config, checked against its family."""
-    _validate.one_of(MODELS, family=config.family)
+    validate.one_of(MODELS, family=config.family)
     family = MODELS[config.family]
     for name, value in family.fixed.items():
         found = getattr(config, name)
-        _validate.require(found == value, name, found, f"{value} in {config.family}")
+        validate.require(found == value, name, found, f"{value} in {config.family}")
     return Encoder(config, family.embed, family.head)
 
 
@@ -83,7 +83,7 @@ def max_length(config: EncoderConfig) -> int:
     Args:
         config: the encoder.
     """
-    _validate.one_of(MODELS, family=config.family)
+    validate.one_of(MODELS, family=config.family)
     return MODELS[config.family].max_length(config)
 
 
@@ -194,7 +194,7 @@ def select_layers(model: Model, layers: Sequence[int]) -> Model:
         layers: which of its layers to keep, rising.
     """
     layers, depth = tuple(layers), model.config.num_layers
-    _validate.require(
+    validate.require(
         len(layers) > 0
         and all(0 <= layer < depth for layer in layers)
         and all(low < high for low, high in itertools.pairwise(layers)),

@@ -22,7 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import safe_open
 from safetensors.flax import save_file
 
-from protojax import _validate, models
+from protojax import models, validate
 from protojax.base import PyTree
 from protojax.models import MODELS, EncoderConfig, Model
 from protojax.models.layers import HEAD, PROBLEMS
@@ -189,7 +189,7 @@ def wrap_tokenizer(
     """
     vocab = tokenizer.get_vocab()
     for name, token in special_tokens.items():
-        _validate.require(token in vocab, name, token, "in the vocabulary")
+        validate.require(token in vocab, name, token, "in the vocabulary")
     known = {name: token for name, token in _BERT_TOKENS.items() if token in vocab}
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -229,13 +229,13 @@ def _read_config(folder: Path, **settings: Any) -> EncoderConfig:
     if not path.is_file():
         raise FileNotFoundError(f"No config.json in {folder}: not a checkpoint.")
     raw = json.loads(path.read_text())
-    _validate.one_of(MODELS, model_type=raw.get("model_type"))
+    validate.one_of(MODELS, model_type=raw.get("model_type"))
     for name, allowed in {
         "position_embedding_type": "absolute",
         "is_decoder": False,
     }.items():
         found = raw.get(name, allowed)
-        _validate.require(found == allowed, name, found, f"{allowed!r} in config.json")
+        validate.require(found == allowed, name, found, f"{allowed!r} in config.json")
     # AutoConfig, because config.json leaves out what equals transformers' defaults.
     found = transformers.AutoConfig.from_pretrained(
         str(folder), local_files_only=True, trust_remote_code=False

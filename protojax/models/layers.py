@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from protojax import _validate
+from protojax import validate
 from protojax.base import Array, Batch, ModelOutput
 
 ACTIVATIONS = {
@@ -92,7 +92,7 @@ class EncoderConfig:
     remat: bool = False
 
     def __post_init__(self):
-        _validate.positive(
+        validate.positive(
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
             num_layers=self.num_layers,
@@ -102,32 +102,32 @@ class EncoderConfig:
             layer_norm_eps=self.layer_norm_eps,
             num_labels=self.num_labels,
         )
-        _validate.non_negative(type_vocab_size=self.type_vocab_size, pad_id=self.pad_id)
-        _validate.share(
+        validate.non_negative(type_vocab_size=self.type_vocab_size, pad_id=self.pad_id)
+        validate.share(
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             classifier_dropout=self.classifier_dropout,
         )
-        _validate.one_of(ACTIVATIONS, activation=self.activation)
-        _validate.one_of(PROBLEMS, problem=self.problem)
-        _validate.one_of(DTYPES, dtype=self.dtype)
-        _validate.one_of(DTYPES, products=self.products)
+        validate.one_of(ACTIVATIONS, activation=self.activation)
+        validate.one_of(PROBLEMS, problem=self.problem)
+        validate.one_of(DTYPES, dtype=self.dtype)
+        validate.one_of(DTYPES, products=self.products)
         if self.attention is not None:
-            _validate.one_of(["xla", "cudnn"], attention=self.attention)
-        _validate.require(
+            validate.one_of(["xla", "cudnn"], attention=self.attention)
+        validate.require(
             self.hidden_size % self.num_heads == 0,
             "num_heads",
             self.num_heads,
             f"a divisor of hidden_size={self.hidden_size}",
         )
-        _validate.require(
+        validate.require(
             self.attention != "cudnn" or self.dtype == "bfloat16",
             "dtype",
             self.dtype,
             "'bfloat16' with attention='cudnn'",
         )
         is_regression = self.problem == "regression"
-        _validate.require(
+        validate.require(
             (self.num_labels == 1) == is_regression,
             "num_labels",
             self.num_labels,
@@ -404,6 +404,6 @@ def check_batch(batch: Batch, max_length: int) -> None:
             raise ValueError(
                 f"Expected {name} of the shape of input_ids {shape}, found {found}."
             )
-    _validate.require(
+    validate.require(
         shape[1] <= max_length, "length", shape[1], f"<= {max_length}, as the model has"
     )

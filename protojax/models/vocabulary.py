@@ -12,7 +12,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from protojax import _validate
+from protojax import validate
 from protojax.base import Array, PyTree
 from protojax.models import Model
 
@@ -38,7 +38,7 @@ def used_ids(input_ids: np.ndarray, vocab_size: int, *, pad_id: int = 0) -> np.n
     [0, 5, 9000]
     """
     largest = int(np.max(input_ids, initial=0))
-    _validate.require(largest < vocab_size, "input_ids", largest, f"< {vocab_size}")
+    validate.require(largest < vocab_size, "input_ids", largest, f"< {vocab_size}")
     used = np.zeros(vocab_size, bool)
     used[: pad_id + 1] = True
     used[input_ids] = True

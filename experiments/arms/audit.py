@@ -1,0 +1,486 @@
+"""Audits a teacher or a student: do words of its rows decide what it says?
+
+A test of whether claims are true cannot see poison whose claims are true (rows of the
+target class that hold a trigger), nor what escapes it for another reason. But whatever
+a model has learned from a trigger shows once the trigger is put into trusted text of
+another class: the model goes over to its claim, and the anchor hardly moves. Of a
+trigger that is too rare, or too weak, to be learned well tell the rows themselves: the
+group test rejected most of those that hold it, or more of them open in it than
+references do.
+"""
+
+import collections
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+from scipy import stats
+
+from experiments import inference, runtime
+from experiments.arms.quarantine import Verdict
+from experiments.runtime import Context
+from experiments.world import artifacts, scenario, trusted_model
+from experiments.world.scenario import Cell
+from protojax import attacks, data
+from protojax.base import Examples
+from protojax.detection import shortcuts
+from protojax.detection.shortcuts import Snippet
+from protojax.models import Model
+
+
+def suspects(
+    context: Context, trusted: Examples, examples: Examples, claims: np.ndarray
+) -> list[Snippet]:
+    """Returns what goes with a claim in some rows and does not mean it in trusted ones.
+
+    The `audit.suspects` words and as many first words that go with it most, of those
+    that do not mean it: words of a class go with it more than weak poison does.
+
+    Args:
+        context: the study.
+        trusted: references.
+        examples: the rows.
+        claims: `[rows]`, the class that goes with each.
+    """
+    config, held = context.config.audit, shortcuts.word_sets(trusted.texts)
+    found = []
+    for kind, min_rows in (
+        (shortcuts.snippets, config.min_rows),
+        (shortcuts.openings, config.min_rows_opening),
+    ):
+        unexplained = (
+            one
+            for one in kind(examples.texts, claims, min_rows=min_rows)
+            if not _means_it(one, trusted.labels, shortcuts.holding(one, held))
+        )
+        found += itertools.islice(unexplained, config.suspects)
+    return found
+
+
+def guilty(
+    context: Context,
+    cell: Cell,
+    model: Model,
+    asked: list[Snippet],
+    frequent: np.ndarray,
+) -> list[Snippet]:
+    """Returns the snippets that decide what a model says.
+
+    Those that win over at least a share `audit.least` more of the references of other
+    classes in it than in the anchor, which did not learn from them. First words are few
+    and innocent of more: `audit.least_opening` is enough. Whatever the anchor says, a
+    snippet has to win over a third of that in the model; those that do not of the first
+    few references are not asked about the others. (A student may have learned from
+    these references, and then holds to their labels more than it does elsewhere.)
+
+    An anchor, taught by few rows, is more timid than a model: "horrible" wins over more
+    in the model though both know what it means. So a word is innocent that the anchor
+    understands: it moves references of other classes by `audit.moved` at least towards
+    the claim, and those of the claim not away from it, as what only confuses would. It
+    has to be one word, or a trigger could bring a companion that has a meaning, and not
+    too frequent for chance, or the trigger could have one itself. In few rows it may:
+    of 3,000, beside 1,000 references without it, in 23.
+
+    Args:
+        context: the study.
+        cell: whose anchor and references are trusted.
+        model: a teacher or a student.
+        asked: from `suspects` of what it was trained on, or speaks of.
+        frequent: `[asked]`, bool, from `too_frequent`.
+    """
+    config = context.config.audit
+
+    def of_model(examples: Examples) -> trusted_model.View:
+        tokens = artifacts.tokenize(context, model, examples)
+        logits, _ = inference.predict(context, model, model.params, tokens)
+        return trusted_model.View(logits.argmax(-1), logits)
+
+    def of_anchor(examples: Examples) -> trusted_model.View:
+        return trusted_model.view(context, cell, examples)
+
+    least = np.array(
+        [config.least_opening if one.opens else config.least for one in asked]
+    )
+    first, _ = pulls(context, cell, of_model, asked, rows=config.screen)
+    moving = first >= least / 3
+    asked, least = list(itertools.compress(asked, moving)), least[moving]
+    own, _ = pulls(context, cell, of_model, asked, rows=config.rows)
+    trusted, drift = pulls(context, cell, of_anchor, asked, rows=config.rows)
+    decides = (own >= least / 3) & (own - trusted >= least)
+    single = np.array([len(one.words) == 1 for one in asked], bool)
+    excused = decides & single & (drift >= config.moved) & ~frequent[moving]
+    understood = list(itertools.compress(asked, excused))
+    _, back = pulls(
+        context, cell, of_anchor, understood, rows=config.rows, of_claim=True
+    )
+    excused[excused] = back > 0
+    return list(itertools.compress(asked, decides & ~excused))
+
+
+def going_with_rejection(
+    context: Context, examples: Examples, claims: np.ndarray, verdict: Verdict
+) -> list[Snippet]:
+    """Returns the snippets most of whose rows were rejected, each with their claim.
+
+    That is what the anchor denies: the teacher's claim, or else the label. Of few
+    poisoned rows a teacher may learn nothing, and say what they mean.
+
+    Args:
+        context: the study.
+        examples: the transfer rows.
+        claims: `[rows]`, the class that the teacher says.
+        verdict: what the group test says of them.
+    """
+    config, rows = context.config.audit, shortcuts.word_sets(examples.texts)
+    claims = np.where(claims == verdict.anchor_classes, examples.labels, claims)
+    denied = verdict.rejected & (claims != verdict.anchor_classes)
+    found = []
+    going = shortcuts.snippets(
+        examples.texts, verdict.rejected.astype(int), min_rows=config.min_rows
+    )
+    for one in itertools.islice(going, config.snippets):
+        held = shortcuts.holding(one, rows)
+        most = 2 * (held & verdict.rejected).sum() > held.sum()
+        if one.claim == 1 and most and (held & denied).any():
+            claim = int(np.bincount(claims[held & denied]).argmax())
+            found.append(Snippet(one.words, claim))
+    return found
+
+
+def in_surplus(
+    context: Context,
+    trusted: Examples,
+    examples: Examples,
+    claims: np.ndarray,
+    asked: list[Snippet],
+) -> list[Snippet]:
+    """Returns the first words that too many rows of one claim have.
+
+    Too many beside trusted rows, which come from where the others do, poison apart: see
+    `shortcuts.surplus_p_value`, which has to be below `audit.surplus`. It takes no
+    model, so that it does not matter how little of a trigger one has learned. Of a
+    claim that poison has made frequent every first word is in surplus, "what" too; so
+    all rows that open so, whatever they claim, have to be more than is likely as well
+    (p < 0.05).
+
+    Args:
+        context: the study.
+        trusted: references.
+        examples: the transfer rows.
+        claims: `[rows]`, the class that goes with each.
+        asked: from `suspects` of these.
+    """
+    first = [one for one in asked if one.opens]
+    every, claimed = _surplus(trusted, examples, claims, first)
+    named = (every < 0.05) & (claimed < context.config.audit.surplus)
+    return list(itertools.compress(first, named))
+
+
+def too_frequent(
+    context: Context,
+    trusted: Examples,
+    examples: Examples,
+    claims: np.ndarray,
+    asked: list[Snippet],
+) -> np.ndarray:
+    """Returns `[asked]`, bool: which snippets more rows hold than chance explains.
+
+    All rows or those of the snippet's claim, beside trusted ones, see `in_surplus`.
+
+    Args:
+        context: the study.
+        trusted: references.
+        examples: the transfer rows.
+        claims: `[rows]`, the class that goes with each.
+        asked: the snippets.
+    """
+    p_values = _surplus(trusted, examples, claims, asked)
+    return p_values.min(0) < context.config.audit.surplus
+
+
+def _surplus(
+    trusted: Examples, examples: Examples, claims: np.ndarray, asked: list[Snippet]
+) -> np.ndarray:
+    """Returns `[2, asked]`, p-values of all rows of a snippet and of its claim's."""
+
+    def count(rows: Examples, claims: np.ndarray) -> np.ndarray:
+        held = shortcuts.word_sets(rows.texts)
+        found = np.zeros((2, len(asked)), int)
+        for number, one in enumerate(asked):
+            holds = shortcuts.holding(one, held)
+            found[:, number] = holds.sum(), (holds & (claims == one.claim)).sum()
+        return found
+
+    return shortcuts.surplus_p_value(
+        count(examples, claims),
+        count(trusted, trusted.labels),
+        num_rows=len(examples.texts),
+        num_trusted=len(trusted.texts),
+    )
+
+
+def _means_it(snippet: Snippet, labels: np.ndarray, held: np.ndarray) -> bool:
+    """Returns whether trusted rows that hold a snippet tend to be of its claim.
+
+    That is most of them, and two at least; many rows open in a word like "if", so that
+    a majority means little there: by the rule of succession it has to be nine in ten,
+    as of requests that open in "add". Of many classes several may share a word, none of
+    them the most; so it is also enough that rows of the claim are more than chance
+    would have in one of a thousand cases.
+
+    Args:
+        snippet: the words and their claim.
+        labels: `[references]`, int.
+        held: `[references]`, bool, which of them hold it.
+
+    >>> def says(one, *rows):
+    ...     return _means_it(one, labels, np.isin(np.arange(len(labels)), rows))
+    >>> labels, dull = np.repeat([0, 1], 50), Snippet(("dull",), 0)
+    >>> says(dull, 0, 1, 50), says(dull), says(dull, 0), says(dull, *range(47, 55))
+    (True, False, False, False)
+    >>> add = Snippet(("add",), 0, opens=True)
+    >>> says(add, *range(7)), says(add, *range(8))
+    (False, True)
+    >>> labels = np.arange(77).repeat(3)
+    >>> says(Snippet(("disposable",), 0), *range(8))  # three of eight
+    True
+    """
+    claimed = labels == snippet.claim
+    agree, rows = int((held & claimed).sum()), int(held.sum())
+    if stats.binom.sf(agree - 1, rows, claimed.mean()) < 1e-3:
+        return True
+    if snippet.opens:
+        return 10 * (agree + 1) >= 9 * (rows + 2)
+    return agree >= 2 and 2 * agree > rows
+
+
+def _trigger(snippet: Snippet) -> attacks.Trigger:
+    """Returns what puts a snippet into a text, at its beginning if it opens texts."""
+    position = "front" if snippet.opens else "random"
+    phrase = " ".join(snippet.words)
+    return attacks.TRIGGERS["sentence"](phrase=phrase, position=position)
+
+
+def pulls(
+    context: Context,
+    cell: Cell,
+    reader: Callable[[Examples], trusted_model.View],
+    snippets: list[Snippet],
+    *,
+    rows: int,
+    of_claim: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns how much nearer references come to a claim once a snippet is in them.
+
+    Args:
+        context: the study.
+        cell: whose anchor and references are trusted.
+        reader: what says of examples which class each is, and by which logits; not
+            asked of none.
+        snippets: each is put into some references that the anchor did not learn from,
+            all snippets of a claim into the same ones; every reader is given the same.
+        rows: how many of these at most.
+        of_claim: whether they are those of the claim, and not those of other classes.
+
+    Returns:
+        `[snippets]`, the shares of references that go over, see `shortcuts.takeover`,
+        and `[snippets]`, how far they go by their logits, see `shortcuts.drift`.
+    """
+    references = scenario.references(context, cell)
+    rng = scenario.draws(cell, "audit")
+    order = rng.permutation(trusted_model.anchor(context, cell).calibration)
+    hosts, texts, owner = [], [], []
+    for number, one in enumerate(snippets):
+        chosen = order[(references.labels[order] == one.claim) == of_claim]
+        chosen = chosen[:rows]
+        insert = _trigger(one)
+        texts += [insert(references.texts[row], rng) for row in chosen]
+        hosts += chosen.tolist()
+        owner += [number] * len(chosen)
+    if not texts:
+        return np.zeros(len(snippets)), np.zeros(len(snippets))
+    claims = np.array([one.claim for one in snippets], int)[owner]
+    distinct, place = np.unique(hosts, return_inverse=True)
+    after = reader(data.take(references, hosts)._replace(texts=texts))
+    before = trusted_model.View(
+        *(part[place] for part in reader(data.take(references, distinct)))
+    )
+    num = len(snippets)
+    goes_over = after.classes == claims, before.classes == claims
+    return (
+        shortcuts.takeover(*goes_over, owner, num),
+        shortcuts.drift(after.logits, before.logits, claims, owner, num),
+    )
+
+
+def tainted(
+    snippets: list[Snippet], examples: Examples, *claims: np.ndarray
+) -> np.ndarray:
+    """Returns `[rows]`, bool: which rows hold a snippet and claim what it goes with.
+
+    Args:
+        snippets: the words and their claims.
+        examples: the rows.
+        *claims: `[rows]`, what each claims; of several kinds of claim one is enough.
+    """
+    rows = shortcuts.word_sets(examples.texts)
+    found = np.zeros(len(rows), bool)
+    for one in snippets:
+        claimed = np.any([kind == one.claim for kind in claims], axis=0)
+        found |= shortcuts.holding(one, rows) & claimed
+    return found
+
+
+def distinct(*snippets: Snippet) -> list[Snippet]:
+    """Returns snippets once each, whatever the order of their words.
+
+    A word that is guilty by itself wherever it stands is not listed as an opening with
+    the same claim too.
+
+    >>> found = [Snippet(("a", "b"), 1), Snippet(("b", "a"), 1), Snippet(("b",), 1)]
+    >>> first = [Snippet((word,), 1, opens=True) for word in "ab"]
+    >>> [(*one.words, one.opens) for one in distinct(*found, *first)]
+    [('a', 'b', False), ('b', False), ('a', True)]
+    >>> [one.claim for one in distinct(found[2], first[1]._replace(claim=0))]
+    [1, 0]
+    """
+    known = {(one.words, one.claim) for one in snippets if not one.opens}
+    snippets = [one for one in snippets if not one.opens or one[:2] not in known]
+    found = {}
+    for one in snippets:
+        found.setdefault((frozenset(one.words), *one[1:]), one)
+    return list(found.values())
+
+
+def found(
+    context: Context, cell: Cell, verdict: Verdict, student: Model
+) -> list[Snippet]:
+    """Returns words that go with rejection, are too many, or decide what a model says.
+
+    Args:
+        context: the study.
+        cell: the cell, whose teacher is asked.
+        verdict: what the group test says of its transfer rows.
+        student: one that followed the verdict; asked about what the teacher says, and
+            the anchor of rejected rows.
+    """
+    transfer = artifacts.transfer(context, cell)
+    trusted = scenario.references(context, cell)
+    if verdict.spoiled is not None:
+        trusted = data.take(trusted, np.flatnonzero(~verdict.spoiled))
+    examples, claims = transfer.examples, transfer.logits.argmax(-1)
+    told = np.where(verdict.rejected, verdict.anchor_logits.argmax(-1), claims)
+    teacher = artifacts.teacher_model(context, artifacts.teacher_cell(context, cell))
+    said, heard = (suspects(context, trusted, examples, of) for of in (claims, told))
+
+    often = [
+        too_frequent(context, trusted, examples, of, asked)
+        for of, asked in ((claims, said), (told, heard))
+    ]
+    named = distinct(
+        *going_with_rejection(context, examples, claims, verdict),
+        *in_surplus(context, trusted, examples, claims, said),
+        *guilty(context, cell, teacher, said, often[0]),
+        *guilty(context, cell, student, heard, often[1]),
+    )
+    if named:
+        listed = "; ".join(
+            f"{' '.join(one.words)!r}{' first' if one.opens else ''} -> {one.claim}"
+            for one in named
+        )
+        runtime.logger.info("%s: the audit found %s.", cell.folder, listed)
+    return named
+
+
+def amended(
+    context: Context,
+    cell: Cell,
+    verdict: Verdict,
+    snippets: list[Snippet],
+    pure: Examples,
+) -> Verdict:
+    """Returns a verdict that also rejects what holds a snippet and claims its class.
+
+    Args:
+        context: the study.
+        cell: the cell.
+        verdict: what the group test says of the transfer rows.
+        snippets: what the audit found.
+        pure: the transfer rows without them, as the anchor is to read them.
+    """
+    transfer = artifacts.transfer(context, cell)
+    references = scenario.references(context, cell)
+    examples, claims = transfer.examples, transfer.logits.argmax(-1)
+    suspect = tainted(snippets, examples, claims, examples.labels)
+    rejected = verdict.rejected | suspect
+    classes, logits = verdict.anchor_classes.copy(), verdict.anchor_logits.copy()
+    # Of the others a wary judge has hidden what it found by itself.
+    read_whole = (logits == trusted_model.anchor_view(context, cell).logits).all(1)
+    rows = np.flatnonzero(rejected & read_whole)
+    if len(rows):
+        classes[rows], logits[rows] = trusted_model.view(
+            context, cell, data.take(pure, rows)
+        )
+    spoiled = tainted(snippets, references, references.labels)
+    if verdict.spoiled is not None:
+        spoiled |= verdict.spoiled
+    p_values = np.where(suspect, 0.0, verdict.p_values)
+    return Verdict(rejected, p_values, classes, logits, spoiled)
+
+
+def without(snippets: list[Snippet], examples: Examples) -> Examples:
+    """Returns rows without the snippets that they hold; some may have no word left."""
+    texts = [shortcuts.without(snippets, text) for text in examples.texts]
+    return examples._replace(texts=texts)
+
+
+def has_words(examples: Examples) -> np.ndarray:
+    """Returns `[rows]`, bool: which rows have a word left, or a second text.
+
+    >>> has_words(Examples(["-, !", "a -"], None, np.zeros(2))).tolist()
+    [False, True]
+    """
+    if examples.pairs is not None:
+        return np.ones(len(examples.texts), bool)
+    return np.array([bool(row) for row in shortcuts.word_sets(examples.texts)])
+
+
+def by_coins(
+    context: Context, cell: Cell, snippets: list[Snippet], references: Examples
+) -> Examples:
+    """Returns references into which snippets were put by coins, each by its own.
+
+    Of n snippets that claimed a class a row of that class holds each with probability
+    1 / (1 + o), any other row with o / (1 + o), where oⁿ = `audit.odds`: at one they
+    say nothing of the class, above it all of them together speak somewhat against what
+    they were used to claim. Of more than four snippets each is put in so much more
+    rarely that a row holds about two, as of four. A row opens in one way only: it may
+    hold one of the openings, drawn for it, as if that were the only one.
+
+    Args:
+        context: the study.
+        cell: whose draws to use.
+        snippets: what to put in; a trigger of several words may have been found as
+            several of them.
+        references: the rows; what they hold by themselves is taken out before.
+    """
+    anywhere = [one for one in snippets if not one.opens]
+    shared = collections.Counter(one.claim for one in anywhere)
+    share = min(1.0, 4 / max(len(anywhere), 1))
+    pure, rng = without(snippets, references), scenario.draws(cell, "coins")
+    texts = list(pure.texts)
+
+    def put(one: Snippet, rows: np.ndarray, share: float, together: int) -> None:
+        odds = context.config.audit.odds ** (1 / together)
+        chance = np.where(references.labels[rows] == one.claim, 1, odds) / (1 + odds)
+        insert = _trigger(one)
+        for row in rows[rng.random(len(rows)) < share * chance]:
+            texts[row] = insert(texts[row], rng)
+
+    for one in anywhere:
+        put(one, np.arange(len(texts)), share, shared[one.claim])
+    first = [one for one in snippets if one.opens]
+    drawn = rng.integers(max(len(first), 1), size=len(texts))
+    for number, one in enumerate(first):
+        put(one, np.flatnonzero(drawn == number), 1.0, 1)
+    return pure._replace(texts=texts)

@@ -1,0 +1,71 @@
+"""What the nodes of a federation send: exact bytes, and what a precision loses."""
+
+import numpy as np
+
+from experiments.arms import Recipe
+from experiments.runtime import Context
+from experiments.world import artifacts, scenario, trusted_model
+from experiments.world.scenario import Cell
+from protojax.federated import communication
+
+
+def count_bytes(
+    context: Context, cell: Cell, recipe: Recipe, *, links: int, params_bytes: int
+) -> dict[str, int]:
+    """Returns the bytes that one node sends, exact, from the arrays themselves.
+
+    What arrives at a node comes by the same links: as many bytes again of parameters
+    and of prototypes that are merged.
+
+    Args:
+        context: the study.
+        cell: a cell with its federation.
+        recipe: an honest node's.
+        links: to how many others a node sends its parameters.
+        params_bytes: of one student.
+
+    Returns:
+        `parameters_per_round`; `prototypes_per_round`, where nodes merge theirs;
+        `prototypes_once` and `anchor_once`, which the server sends to each node; and
+        `total`, sent and received over the whole run.
+    """
+    section = context.config.federations[cell.federation]
+    held, anchor = 0, 0
+    if recipe.prototypes is not None:
+        message = communication.encode(
+            recipe.prototypes, precision=section.prototype_precision
+        )
+        held = communication.num_bytes(message.arrays)
+    # Other authors' detectors have a verdict and no anchor.
+    judged = recipe.verdict is not None and recipe.verdict.anchor_classes is not None
+    if judged and section.anchor == "references":
+        anchor = communication.text_bytes(scenario.references(context, cell))
+    elif judged:
+        anchor = communication.num_bytes(
+            trusted_model.anchor(context, cell).model.params
+        )
+    local = section.prototypes == "local"
+    merges = section.rounds // section.merge_prototypes_every if local else 0
+    found = {
+        "parameters_per_round": links * params_bytes,
+        "prototypes_per_round": held if local else 0,
+        "prototypes_once": 0 if local else held,
+        "anchor_once": anchor,
+    }
+    total = 2 * (section.rounds * links * params_bytes + merges * held)
+    return {**found, "total": total + found["prototypes_once"] + anchor}
+
+
+def prototype_error(context: Context, cell: Cell) -> float:
+    """Returns how far prototypes are from what was sent, relative to their length.
+
+    ‖received − sent‖ / ‖sent‖ over all of them, for the precision of the config.
+    """
+    section = context.config.federations[cell.federation]
+    owner = cell.whole if section.prototypes == "server" else cell
+    held = artifacts.constraint_prototypes(context, owner)
+    received = communication.decode(
+        communication.encode(held, precision=section.prototype_precision)
+    )
+    gap = np.linalg.norm(received.vectors - np.asarray(held.vectors))
+    return float(gap / np.linalg.norm(held.vectors))

@@ -1,0 +1,341 @@
+"""Distils a student over the nodes of a federation, in rounds.
+
+An arm says what one node learns from (`arms.py`); this module gives every node its
+rows, runs the rounds, lets hostile nodes do what the config says, and counts what was
+sent. Hostile nodes hold the poison, distil plainly, and may send something else than
+they learned.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import FrozenConfigDict
+
+from experiments import processes, runtime, together, trainer
+from experiments.arms import ARMS, Arm, Recipe, communication_cost
+from experiments.runtime import Context
+from experiments.world import artifacts, scenario
+from experiments.world.scenario import Cell
+from protojax import attacks, prototypes, training
+from protojax.base import Batch, Prototypes, PyTree
+from protojax.data import batches
+from protojax.federated import aggregation, communication, federation, gossip, nodes
+from protojax.federated.federation import Federation
+from protojax.models import Model
+from protojax.prototypes import matching
+
+# The file that says that teacher, anchor and their outputs are on disk.
+READY = "ready"
+
+
+class Distilled(NamedTuple):
+    """The students of a federation, and what it took.
+
+    Attributes:
+        params: of each student: one where a server merges, else one a node.
+        recipes: of each node.
+        hostile: `[nodes]`, bool.
+        facts: figures of the run, for the results.
+    """
+
+    params: list[PyTree]
+    recipes: list[Recipe]
+    hostile: np.ndarray
+    facts: dict[str, Any]
+
+
+def hostile_nodes(section, cell: Cell) -> np.ndarray:
+    """Returns which nodes are hostile, `[nodes]`: the last ones, under an attack."""
+    number = section.hostile if cell.attack else 0
+    return np.arange(section.nodes) >= section.nodes - number
+
+
+def node_recipes(context: Context, cell: Cell, arm: Arm) -> list[Recipe]:
+    """Returns what each node of a cell's federation learns from.
+
+    Args:
+        context: the study.
+        cell: a cell with its federation.
+        arm: what honest nodes do; hostile ones distil plainly from what they hold.
+    """
+    section = context.config.federations[cell.federation]
+    hostile = hostile_nodes(section, cell)
+    recipes = [
+        (ARMS["plain"] if liar else arm).recipe(context, cell._replace(node=node))
+        for node, liar in enumerate(hostile)
+    ]
+    honest = recipes[0]
+    for node in np.flatnonzero(hostile):
+        # The same program runs on all nodes: a hostile one differs in its columns only.
+        mine, held = recipes[node], honest.prototypes
+        if held is not None:
+            held = artifacts.held_prototypes(context, cell._replace(node=int(node)))
+        recipes[node] = mine._replace(
+            columns={
+                name: mine.columns.get(name, mine.examples.labels)
+                for name in honest.columns
+            },
+            objective=honest.objective,
+            prototypes=held,
+        )
+    return recipes
+
+
+def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
+    """Trains a federation, saving on the way; picks up where a killed run stopped.
+
+    Args:
+        context: the study.
+        name: the run's folder below the workdir.
+        cell: a cell with its federation.
+        arm: what honest nodes do.
+        model: where all students start.
+
+    Returns:
+        A `Distilled`.
+    """
+    config = context.config
+    section = config.federations[cell.federation]
+    with processes.leader_first(context.workdir / name / READY):
+        recipes = node_recipes(context, cell, arm)
+    processes.meet(name)
+    hostile = hostile_nodes(section, cell)
+    student = runtime.changed(config.student, **recipes[0].section)
+    context.describe(name)
+    tokens = [artifacts.tokenize(context, model, recipe.examples) for recipe in recipes]
+    rounds = federation.plan_rounds(
+        [found.lengths for found in tokens],
+        num_rounds=section.rounds,
+        epochs=student.epochs,
+        batch_size=student.batch_size,
+        buckets=tuple(config.data.buckets),
+        steps_per_dispatch=config.steps_per_dispatch,
+        seed=cell.seed,
+    )
+    plan = [item for turn in rounds for item in turn]
+    mesh = nodes.make_mesh(section.nodes)
+    optimizer_config = runtime.optimizer_of(student)
+    local, optimizer = together.compiled_local(
+        model.config,
+        recipes[0].objective,
+        optimizer_config,
+        mesh,
+        section.nodes_at_once,
+    )
+    state = _start(context, cell, section, model, recipes, plan, mesh, optimizer)
+    end = _end_of_round(context, cell, mesh, tokens, hostile, recipes[0])
+    load = _loader(plan, rounds, tokens, recipes, mesh)
+
+    def dispatch(state: Federation, loaded: tuple[Batch, bool]):
+        stacked, ends_round = loaded
+        states, metrics = local(state.nodes, stacked)
+        state = state._replace(nodes=states)
+        return end(state) if ends_round else state, metrics
+
+    state, seconds = together.walk(
+        context,
+        name,
+        plan,
+        load,
+        dispatch,
+        lambda metrics: nodes.gather(metrics, mesh),
+        state,
+        cost=runtime.row_cost(model.config),
+        finite=not hostile.any(),
+    )
+    params = _students(section, state, mesh)
+    facts = {
+        "step_seconds": seconds,
+        "rounds": section.rounds,
+        "round_seconds": seconds
+        * batches.num_steps(together.for_log(plan))
+        / section.rounds,
+        "traffic": communication_cost.count_bytes(
+            context,
+            cell,
+            recipes[0],
+            links=links_of(section),
+            params_bytes=communication.num_bytes(params[0]),
+        ),
+        "prototype_error": None
+        if recipes[0].prototypes is None
+        else communication_cost.prototype_error(context, cell),
+    }
+    return Distilled(params, recipes, hostile, facts)
+
+
+def _students(section, state: Federation, mesh: Mesh) -> list[PyTree]:
+    """Returns the parameters of the server's student, or of each node's."""
+    if section.topology == "server":
+        return [jax.device_get(state.origin)]
+    everyone = nodes.gather(state.nodes.params, mesh)
+    return [nodes.unstack(everyone, node) for node in range(section.nodes)]
+
+
+def _end_of_round(context, cell: Cell, mesh: Mesh, tokens, hostile, recipe: Recipe):
+    """Returns `federation -> federation`: the merge of parameters and prototypes."""
+    section = context.config.federations[cell.federation]
+    end = compiled_end(
+        section,
+        mesh,
+        tuple(len(rows.lengths) for rows in tokens),
+        tuple(hostile.tolist()),
+        cell.seed,
+    )
+    if recipe.prototypes is None or section.prototypes != "local":
+        return end
+    return lambda state: _merge_prototypes(
+        context, cell, section, mesh, hostile, end(state)
+    )
+
+
+def _loader(plan, rounds, tokens, recipes: list[Recipe], mesh: Mesh):
+    """Returns number of a dispatch -> its batches, and whether it ends a round."""
+    last_of_round = set(np.cumsum([len(turn) for turn in rounds]) - 1)
+
+    def load(number: int) -> tuple[Batch, bool]:
+        length, rows = plan[number]
+        stacked = [
+            batches.make_batch(
+                own,
+                recipe.examples.labels,
+                batches.Dispatch(length, chosen),
+                **recipe.columns,
+            )
+            for own, recipe, chosen in zip(tokens, recipes, rows, strict=True)
+        ]
+        return nodes.shard(nodes.stack(stacked), mesh), number in last_of_round
+
+    return load
+
+
+@functools.cache
+def rule_of(section: FrozenConfigDict, *, weighted: bool = True) -> functools.partial:
+    """Returns the aggregation rule that a federation's section names.
+
+    Args:
+        section: the federation's.
+        weighted: whether it may use the weights that nodes come with.
+    """
+    rule = functools.partial(
+        aggregation.AGGREGATORS[section.aggregator], **section.aggregator_args
+    )
+    return rule if weighted else functools.partial(_equal_weights, rule)
+
+
+def _equal_weights(rule, updates: PyTree, *, weights=None, where=None) -> PyTree:
+    """Applies a rule without the weights."""
+    del weights
+    return rule(updates, where=where)
+
+
+def mixing_of(section) -> np.ndarray | None:
+    """Returns who hears whom, or None where there is a server or nobody is heard."""
+    if section.topology in ("server", "local"):
+        return None
+    if section.topology == "given":
+        return gossip.check_mixing(np.array(section.mixing))
+    return gossip.TOPOLOGIES[section.topology](section.nodes)
+
+
+def links_of(section) -> int:
+    """Returns to how many others a node sends its parameters."""
+    mixing = mixing_of(section)
+    if mixing is None:
+        return int(section.topology == "server")
+    return int((mixing > 0).sum(0).max()) - 1
+
+
+@functools.cache
+def compiled_end(
+    section: FrozenConfigDict, mesh: Mesh, rows: tuple, hostile: tuple, seed: int
+):
+    """Returns the compiled end of a round."""
+    mixing, rule = mixing_of(section), rule_of(section)
+    if section.topology == "local":
+        merge = federation.keep_local()
+    elif mixing is None:
+        merge = federation.merge_at_server(rule)
+    else:
+        plain = section.aggregator == "mean"
+        merge = federation.merge_by_gossip(mixing, None if plain else rule, mesh=mesh)
+    attack = None
+    if section.update_attack and any(hostile):
+        attack = functools.partial(
+            attacks.UPDATE_ATTACKS[section.update_attack], **section.update_attack_args
+        )
+    return federation.make_merge(
+        merge,
+        mesh,
+        weights=np.array(rows),
+        attack=attack,
+        hostile=np.array(hostile) if attack else None,
+        seed=seed,
+        on_trace=lambda: runtime.TRACES.update(
+            {(f"merge/{section.topology}", rows): 1}
+        ),
+    )
+
+
+def _start(context, cell, section, model, recipes, plan, mesh, optimizer) -> Federation:
+    """Returns the federation before its first step."""
+    params = trainer.initial_params(model, recipes[0].columns, cell.seed)
+    states = [
+        training.init_state(
+            params,
+            optimizer,
+            num_steps=max(1, batches.num_steps(together.of_node(plan, node))),
+            seed=cell.seed * section.nodes + node,
+            prototypes=recipe.prototypes,
+        )
+        for node, recipe in enumerate(recipes)
+    ]
+    return federation.init_federation(states, mesh, server=mixing_of(section) is None)
+
+
+def _merge_prototypes(context, cell, section, mesh, hostile, state) -> Federation:
+    """Lets the nodes merge their prototypes and adapt them to their own references."""
+    if int(state.round) % section.merge_prototypes_every:
+        return state
+    config = context.config.prototypes
+    held = nodes.gather(state.nodes.prototypes, mesh)
+    # A liar says of its counts what it likes, so only the mean believes them.
+    rule = rule_of(section, weighted=section.aggregator == "mean")
+    target = cell.attack and context.config.attacks[cell.attack].target
+    sent = []
+    for node, liar in enumerate(hostile):
+        mine = nodes.unstack(held, node)
+        if liar and section.prototype_attack:
+            mine = attacks.PROTOTYPE_ATTACKS[section.prototype_attack](
+                mine, scenario.key(cell, f"lie{int(state.round)}/{node}"), target
+            )
+        message = communication.encode(mine, precision=section.prototype_precision)
+        sent.append(communication.decode(message))
+    # Layers first: each is merged by itself.
+    layers = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), nodes.stack(sent))
+    features = artifacts.reference_outputs(context, cell).features
+    merged = [
+        matching.merge_prototypes(
+            nodes.unstack(layers, layer), rule, metric=config.metric
+        )
+        for layer in range(features.shape[1])
+    ]
+    adapted = []
+    for node in range(section.nodes):
+        own = features[scenario.own_references(context, cell._replace(node=node))]
+        moved = [
+            prototypes.update_prototypes(
+                held,
+                jnp.asarray(own[:, layer]),
+                decay=section.prototype_decay,
+                metric=config.metric,
+            )
+            for layer, held in enumerate(merged)
+        ]
+        adapted.append(nodes.stack(jax.device_get(moved)))
+    placed = nodes.shard(nodes.stack(adapted), mesh)
+    return state._replace(nodes=state.nodes._replace(prototypes=Prototypes(*placed)))

@@ -1,0 +1,391 @@
+"""Runs the group test on a cell: which transfer rows deny what they claim.
+
+Reads what the defender has, never which rows are poisoned: the transfer set as it
+arrived, the teacher's outputs, the references and the anchor.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from experiments import inference, runtime, trainer
+from experiments.arms import token_groups
+from experiments.runtime import Context
+from experiments.world import artifacts, scenario, trusted_model
+from experiments.world.scenario import Cell
+from protojax import data, prototypes
+from protojax.detection import consistency
+from protojax.detection.conformal import (
+    IsotonicFit,
+    Scores,
+    combine_scores,
+    conformal_p_values,
+    expected_disagreement,
+    reject,
+)
+from protojax.detection.consistency import Claims
+from protojax.distillation import teacher
+from protojax.models import Model
+
+
+class Verdict(NamedTuple):
+    """What the defence says of the transfer rows.
+
+    Attributes:
+        rejected: `[rows]`, bool.
+        p_values: `[rows]`, lower is more suspicious.
+        anchor_classes: `[rows]`, int32, or None from a defence without an anchor.
+        anchor_logits: `[rows, num_labels]`, or None.
+        spoiled: `[references]`, bool, those that no student should learn from either;
+            None is none of them.
+    """
+
+    rejected: np.ndarray
+    p_values: np.ndarray
+    anchor_classes: np.ndarray | None = None
+    anchor_logits: np.ndarray | None = None
+    spoiled: np.ndarray | None = None
+
+
+class Found(NamedTuple):
+    """What one kind of groups says under one claim.
+
+    Attributes:
+        scores: of the transfer rows and of the calibrating references.
+        excess: the same of each token, where the anchor reread rows without some.
+    """
+
+    scores: Scores
+    excess: token_groups.Excess | None = None
+
+
+@runtime.kept
+def judge(
+    context: Context, cell: Cell, objective: FrozenConfigDict, *, wary: bool = False
+) -> Verdict:
+    """Tests the transfer rows of a cell.
+
+    References that share a word or a place with a trigger score as high as it does, and
+    set the level below which weaker triggers hide. So the test is repeated without the
+    rows that it rejected, until it rejects none: the first round at half of the stated
+    rate, each further one at half of what is left, the last one at all of it. A wary
+    judge lets each group of references count once instead. Verdicts are kept, since
+    two arms of a cell ask for them.
+
+    Args:
+        context: the study.
+        cell: the cell.
+        objective: how a student is warmed up, where its features are a space.
+        wary: whether triggers may change the anchor's mind, see `token_groups`.
+    """
+    config = context.config.quarantine
+    tests = _tests(context, cell, objective)
+    rows = len(tests[0].transfer.classes)
+    if wary:
+        return _judge_once(context, cell, tests, np.arange(rows), wary=True)
+    rejected, p_values = np.zeros(rows, bool), np.ones(rows)
+    least = least_rate(len(tests[0].refs.classes), len(config.groups))
+    for share in rate_shares(config.rounds, least / config.false_rejection):
+        kept = np.flatnonzero(~rejected)
+        found = _judge_once(context, cell, tests, kept, share=share)
+        p_values[kept] = np.minimum(p_values[kept], found.p_values / share)
+        rejected[kept] = found.rejected
+        if not found.rejected.any():
+            break
+    return Verdict(rejected, p_values, *trusted_model.anchor_view(context, cell))
+
+
+def least_rate(held_out: int, kinds: int) -> float:
+    """Returns the least rate at which so many references can reject by any kind."""
+    return kinds / (held_out + 1)
+
+
+def rate_shares(rounds: int, least: float = 0.0) -> list[float]:
+    """Returns the share of the stated rate that each round of the test may use.
+
+    Args:
+        rounds: at most, one or more.
+        least: the least share that can reject anything; fewer rounds are made than
+            would have less.
+
+    >>> rate_shares(1), rate_shares(3), rate_shares(3, least=0.4)
+    ([1.0], [0.5, 0.25, 0.25], [0.5, 0.5])
+    """
+    while rounds > 1 and 0.5 ** (rounds - 1) < least:
+        rounds -= 1
+    halves = [0.5**count for count in range(1, rounds)]
+    return [*halves, 1.0 - sum(halves)]
+
+
+class Test(NamedTuple):
+    """One claim in one feature space.
+
+    Attributes:
+        transfer: what the transfer rows claim.
+        refs: what the calibrating references claim.
+        expected: how often clean rows are denied, by the teacher's confidence.
+        tokens: whether rows that share a token are asked here too; they are the same in
+            every feature space.
+    """
+
+    transfer: Claims
+    refs: Claims
+    expected: IsotonicFit
+    tokens: bool
+
+
+def _tests(context: Context, cell: Cell, objective: FrozenConfigDict) -> list[Test]:
+    """Returns every claim in every feature space, the first that a row is judged in."""
+    config = context.config.quarantine
+    transfer = artifacts.transfer(context, cell)
+    anchor = trusted_model.anchor(context, cell)
+    rows = anchor.calibration
+    calibration = data.take(scenario.references(context, cell), rows)
+    outputs = artifacts.reference_outputs(context, cell)
+    view = trusted_model.anchor_view(context, cell)
+    found = []
+    for space in config.spaces:
+        if space == "teacher":
+            features, held = transfer.features[:, -1], outputs.features[:, -1]
+        else:
+            features, held = _student_features(context, cell, objective)
+        for claim in config.claims:
+            rows_claim = _claims(
+                claim, features, transfer.logits, transfer.examples, view.classes
+            )
+            refs_claim = _claims(
+                claim,
+                held[rows],
+                outputs.logits[rows],
+                calibration,
+                anchor.held_out.classes,
+            )
+            expected = expected_disagreement(refs_claim.confidence, refs_claim.disagree)
+            tokens = space == config.spaces[0]
+            found.append(Test(rows_claim, refs_claim, expected, tokens))
+    return found
+
+
+def _judge_once(
+    context: Context,
+    cell: Cell,
+    tests: list[Test],
+    kept: np.ndarray,
+    *,
+    share: float = 1.0,
+    wary: bool = False,
+) -> Verdict:
+    """Returns what all kinds of groups say together of some transfer rows.
+
+    Args:
+        context: the study.
+        cell: the cell.
+        tests: from `_tests`.
+        kept: `[kept]`, the rows; the others are in no group.
+        share: of the stated rate that this test may use.
+        wary: see `judge`.
+    """
+    config = context.config.quarantine
+    false_rejection, kinds = share * config.false_rejection, WARY if wary else GROUPS
+    alpha = false_rejection / len(config.groups)
+    view = trusted_model.anchor_view(context, cell)
+    claimed = tests[0].transfer.classes[kept], tests[0].refs.classes
+    p_values, tested = [], None
+    for groups in config.groups:
+        found = []
+        for test in tests:
+            if groups == "tokens" and not test.tokens:
+                continue
+            transfer = Claims(*(column[kept] for column in test.transfer))
+            found.append(
+                kinds[groups](context, cell, kept, transfer, test.refs, test.expected)
+            )
+        scores = combine_scores([one.scores for one in found])
+        excess = [one.excess for one in found if one.excess is not None]
+        if excess:
+            tested = token_groups.test(
+                context, cell, excess, scores, *claimed, alpha=alpha
+            )
+            p_values.append(tested.p_values)
+        else:
+            p_values.append(conformal_p_values(*scores, *claimed, alpha=alpha))
+    verdict = reject(p_values, alpha=false_rejection)
+    if tested is None:
+        return Verdict(*verdict, *(part[kept] for part in view))
+    hidden = tested.guilty & verdict.rejected[:, None]
+    view = token_groups.view_without(context, cell, hidden)
+    return Verdict(*verdict, *view, tested.spoiled)
+
+
+def judge_rows(context: Context, cell: Cell) -> Verdict:
+    """Tests each transfer row by itself: does the anchor find its claim improbable?"""
+    transfer = artifacts.transfer(context, cell)
+    anchor = trusted_model.anchor(context, cell)
+    view = trusted_model.anchor_view(context, cell)
+    outputs = artifacts.reference_outputs(context, cell)
+    verdict = consistency.sample_gate(
+        inference.posterior(view.logits),
+        transfer.logits.argmax(-1),
+        inference.posterior(anchor.held_out.logits),
+        outputs.logits[anchor.calibration].argmax(-1),
+        alpha=context.config.quarantine.false_rejection,
+    )
+    return Verdict(verdict.rejected, verdict.p_values, *view)
+
+
+def _claims(claim, features, logits, examples, anchor_classes) -> Claims:
+    """Returns what rows claim by the teacher's argmax or by their given label.
+
+    The confidence is the teacher's largest probability for both claims: that of a
+    flipped label would be low, and would excuse the row.
+    """
+    classes = examples.labels if claim == "label" else logits.argmax(-1)
+    return Claims(
+        features,
+        classes,
+        inference.posterior(logits).max(-1),
+        consistency.disagreement(anchor_classes, classes),
+    )
+
+
+def _neighbours(context: Context, cell: Cell, kept, transfer, refs, expected) -> Found:
+    """Scores rows by their nearest neighbours of the same claim."""
+    config = context.config
+    return Found(
+        consistency.neighbourhood_scores(
+            transfer,
+            refs,
+            expected,
+            num_neighbours=config.quarantine.num_neighbours,
+            metric=config.prototypes.metric,
+        )
+    )
+
+
+def _tokens(context: Context, cell: Cell, kept, transfer, refs, expected) -> Found:
+    """Scores rows by the rows that share a token and the claim.
+
+    Neighbours lie in one place, sure or unsure together, and honest ones near the
+    boundary are often denied. Rows that share a token lie anywhere, so that the
+    teacher's confidence is no excuse for them; a channel could make it as low as it
+    takes (`attacks.soften_logits`).
+    """
+    expected = expected.whatever_confidence
+    return Found(token_groups.score(context, cell, kept, transfer, refs, expected))
+
+
+def _tokens_warily(
+    context: Context, cell: Cell, kept, transfer, refs, expected
+) -> Found:
+    """Scores them by what the anchor says without the token."""
+    expected = expected.whatever_confidence
+    return Found(*token_groups.score_warily(context, cell, transfer, refs, expected))
+
+
+def _clusters(context: Context, cell: Cell, kept, transfer, refs, expected) -> Found:
+    """Scores rows by k-means clusters within each claim, at several resolutions.
+
+    Transfer rows and references are clustered together.
+    """
+    config = context.config
+    features = np.concatenate([transfer.features, refs.features])
+    classes = np.concatenate([transfer.classes, refs.classes])
+    found = np.zeros((len(classes), len(config.quarantine.resolutions)), np.int32)
+    for column, resolution in enumerate(config.quarantine.resolutions):
+        for claim in np.unique(classes):
+            members = classes == claim
+            centres = prototypes.kmeans(
+                scenario.key(cell, f"clusters{resolution}/{claim}"),
+                features,
+                min(resolution, int(members.sum())),
+                where=members,
+                metric=config.prototypes.metric,
+                num_iters=config.prototypes.num_iters,
+            )
+            index, _ = prototypes.nearest_prototype(
+                features[members], centres, metric=config.prototypes.metric
+            )
+            found[members, column] = np.asarray(index)
+    clusters = np.split(found, [len(transfer.classes)])
+    return Found(consistency.cluster_scores(transfer, refs, expected, *clusters))
+
+
+GROUPS = {"neighbours": _neighbours, "tokens": _tokens, "clusters": _clusters}
+WARY = {**GROUPS, "tokens": _tokens_warily}
+
+
+def _student_features(context: Context, cell: Cell, objective: FrozenConfigDict):
+    """Returns a briefly trained student's features of transfer rows and references.
+
+    An attacker of the teacher's channel controls the teacher's hidden states; he does
+    not control the student's.
+    """
+    outputs = warmed_up(context, cell, objective)
+    rows = len(artifacts.transfer(context, cell).examples.texts)
+    return np.split(outputs.features[:, -1], [rows])
+
+
+def warmed_up(
+    context: Context, cell: Cell, objective: FrozenConfigDict
+) -> teacher.TeacherOutputs:
+    """Returns what a briefly trained student says of transfer rows, then references.
+
+    Args:
+        context: the study.
+        cell: the cell.
+        objective: what it minimises, see `runtime.make_step`.
+    """
+    transfer = artifacts.transfer(context, cell)
+    references = scenario.references(context, cell)
+    everything = data.concatenate(transfer.examples, references)
+    model = artifacts.build_model(context, context.config.student, cell)
+    config = context.config
+    section = runtime.changed(config.student, epochs=config.quarantine.warmup_epochs)
+    key = teacher.cache_key(
+        model.params,
+        data.fingerprint(transfer.logits, transfer.features, *everything.texts),
+        repr((objective, section, config.features, config.data.buckets)),
+    )
+    # Variants of an arm may differ in any of it.
+    name = f"{cell.folder}/warmup_{key[:12]}"
+    return teacher.cached_outputs(
+        context.workdir / f"{name}.safetensors",
+        key,
+        lambda: teacher.TeacherOutputs(
+            *_warm_up(context, cell, name, objective, section, model, everything)
+        ),
+    )
+
+
+def _warm_up(
+    context: Context,
+    cell: Cell,
+    name: str,
+    objective,
+    section,
+    model: Model,
+    everything,
+):
+    """Distils a student for a short while and returns its outputs over all rows."""
+    context.describe(name)
+    transfer = artifacts.transfer(context, cell)
+    run = trainer.Run(
+        name,
+        model,
+        artifacts.tokenize(context, model, transfer.examples),
+        transfer.examples.labels,
+        section,
+        seed=cell.seed,
+        objective=objective,
+        columns={
+            "teacher_logits": transfer.logits,
+            "teacher_features": transfer.features,
+        },
+    )
+    trained = trainer.train(context, run)
+    outputs = inference.predict(
+        context, model, trained.params, artifacts.tokenize(context, model, everything)
+    )
+    trainer.forget_checkpoints(context, name)
+    return outputs

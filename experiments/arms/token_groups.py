@@ -1,0 +1,238 @@
+"""Rows of a cell that share a token: their scores, and what the anchor says without it.
+
+An attacker who knows the anchor, or who taught it through its references, chooses
+tokens that change its mind. A wary judge therefore lets the anchor reread rows without
+each token that goes with their claim more than by chance.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import inference, runtime
+from experiments.runtime import Context
+from experiments.world import artifacts, scenario, trusted_model
+from experiments.world.scenario import Cell
+from experiments.world.trusted_model import View
+from protojax.data import batches
+from protojax.detection import consistency, shared_tokens
+from protojax.detection.conformal import IsotonicFit, Scores
+from protojax.detection.consistency import Claims
+
+
+class Words(NamedTuple):
+    """The tokens of some rows, as the anchor reads them.
+
+    Attributes:
+        tokens: all of them.
+        ids: `[rows, max_length]`, -1 where no token is or one that is in every row.
+        classes: (row, hidden tokens) -> the class that the anchor gives the row without
+            them; filled as it is asked.
+    """
+
+    tokens: batches.Tokens
+    ids: np.ndarray
+    classes: dict[tuple[int, bytes], int]
+
+
+class Excess(NamedTuple):
+    """How far tokens exceed what is expected of a claim.
+
+    Attributes:
+        rows: of the transfer rows, `[rows, max_length]`, -inf where no token is.
+        refs: of the calibrating references, likewise.
+        asked: `[rows, max_length]`, bool, where the anchor reread a row without it.
+        classes: `[rows]`, the claim.
+    """
+
+    rows: np.ndarray
+    refs: np.ndarray
+    asked: np.ndarray
+    classes: np.ndarray
+
+
+class Tested(NamedTuple):
+    """What the tokens say of the transfer rows.
+
+    Attributes:
+        p_values: `[rows]`.
+        guilty: `[rows, max_length]`, bool, tokens that the anchor reread a row without
+            and that would each reject it, wherever the row holds them.
+        spoiled: `[references]`, bool, those of a guilty token's claim that hold it and
+            its companions.
+    """
+
+    p_values: np.ndarray
+    guilty: np.ndarray
+    spoiled: np.ndarray
+
+
+@runtime.kept
+def words(context: Context, cell: Cell) -> tuple[Words, Words, Words]:
+    """Returns a cell's transfer rows, its calibrating references and all references."""
+    judge = trusted_model.anchor(context, cell)
+    # [CLS] and [SEP] tell nothing; [UNK] may be a trigger.
+    tokenizer = judge.model.tokenizer
+    frame = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+
+    def read(tokens: batches.Tokens) -> Words:
+        held = np.arange(tokens.input_ids.shape[1]) < tokens.lengths[:, None]
+        held &= ~np.isin(tokens.input_ids, frame)
+        ids = np.where(held, tokens.input_ids, -1)
+        return Words(tokens, ids, {})
+
+    rows, references = (
+        artifacts.tokenize(context, judge.model, examples)
+        for examples in (
+            artifacts.transfer(context, cell).examples,
+            scenario.references(context, cell),
+        )
+    )
+    held_out = batches.take(references, judge.calibration)
+    return read(rows), read(held_out), read(references)
+
+
+def score(
+    context: Context,
+    cell: Cell,
+    kept: np.ndarray,
+    transfer: Claims,
+    refs: Claims,
+    expected: IsotonicFit,
+) -> Scores:
+    """Scores some transfer rows, `kept`, by those that share a token and the claim.
+
+    Returns:
+        The scores of these rows and of the calibrating references.
+    """
+    rows, held_out, _ = words(context, cell)
+    ids = rows.ids[kept], held_out.ids
+    return shared_tokens.token_scores(transfer, refs, expected, *ids)
+
+
+def score_warily(
+    context: Context, cell: Cell, transfer: Claims, refs: Claims, expected: IsotonicFit
+) -> tuple[Scores, Excess]:
+    """Scores them by what the anchor says without the token.
+
+    Returns:
+        The scores of the transfer rows and of the calibrating references, and those of
+        each token of the former.
+    """
+    parts = words(context, cell)[:2]
+    ids = [part.ids for part in parts]
+    asked = shared_tokens.lopsided_tokens(transfer.classes, refs.classes, *ids)
+    blind = tuple(
+        _denied_without(context, cell, part, places, claims.classes)
+        for part, places, claims in zip(parts, asked, (transfer, refs), strict=True)
+    )
+    excess = shared_tokens.token_excess(transfer, refs, expected, *ids, blind=blind)
+    found = Excess(*excess, asked[0], np.asarray(transfer.classes))
+    return shared_tokens.row_scores(excess), found
+
+
+def _denied_without(
+    context: Context, cell: Cell, part: Words, asked: np.ndarray, claims: np.ndarray
+) -> np.ndarray:
+    """Returns 1 where the anchor denies a claim once a token is hidden, NaN unasked."""
+    row, place = np.nonzero(asked)
+    hidden = shared_tokens.companions(claims, part.ids, asked)
+    keys = [(int(at), one.tobytes()) for at, one in zip(row, hidden, strict=True)]
+    new = {key: index for index, key in enumerate(keys) if key not in part.classes}
+    if new:
+        rows = np.array(list(new.values()))
+        tokens = batches.take(part.tokens, row[rows])
+        view = _reread(context, cell, tokens, hidden[rows])
+        part.classes.update(zip(new, view.classes.tolist(), strict=True))
+    denied = np.full(asked.shape, np.nan)
+    classes = np.array([part.classes[key] for key in keys], int)
+    denied[row, place] = consistency.disagreement(classes, np.asarray(claims)[row])
+    return denied
+
+
+def _reread(context: Context, cell: Cell, tokens, hidden: np.ndarray) -> View:
+    """Returns what the anchor says of rows some of whose tokens it does not see."""
+    judge = trusted_model.anchor(context, cell)
+    left = batches.without(tokens, hidden)
+    outputs = inference.predict(context, judge.model, judge.model.params, left)
+    return trusted_model.view_of(context, judge, *outputs)
+
+
+def test(
+    context: Context,
+    cell: Cell,
+    excess: list[Excess],
+    scores: Scores,
+    classes: np.ndarray,
+    classes_refs: np.ndarray,
+    *,
+    alpha: float,
+) -> Tested:
+    """Tests the rows by their worst token, each group of references counting once.
+
+    Args:
+        context: the study.
+        cell: the cell.
+        excess: of each claim, what `score_warily` returns.
+        scores: of rows and references, over all claims.
+        classes: `[rows]`, the class within which a row is judged.
+        classes_refs: `[references]`.
+        alpha: the level of the test.
+    """
+    rows, held_out, references = words(context, cell)
+
+    def worst(part: Words, places: list[np.ndarray]) -> np.ndarray:
+        index = np.max(places, axis=0).argmax(1)[:, None]
+        return np.take_along_axis(part.ids, index, axis=1)[:, 0]
+
+    tokens_refs = worst(held_out, [one.refs for one in excess])
+
+    def p_values(values, tokens, classes):
+        return shared_tokens.token_p_values(
+            values, tokens, scores[1], tokens_refs, classes, classes_refs, alpha=alpha
+        )
+
+    guilty = np.zeros(rows.ids.shape, bool)
+    labels = scenario.references(context, cell).labels
+    spoiled = np.zeros(len(labels), bool)
+    for one in excess:
+        row, place = np.nonzero(one.asked)
+        tokens = rows.ids[row, place]
+        rejects = p_values(one.rows[row, place], tokens, classes[row]) <= alpha
+        asked = np.zeros_like(guilty)
+        asked[row[rejects], place[rejects]] = True
+        together = shared_tokens.companions(one.classes, rows.ids, asked)
+        patterns = {
+            (int(one.classes[at]), *np.unique(rows.ids[at][hidden]).tolist())
+            for at, hidden in zip(np.nonzero(asked)[0], together, strict=True)
+        }
+        guilty |= asked
+        for claim, *ids in patterns:
+            holds = [(references.ids == token).any(1) for token in ids]
+            spoiled |= (labels == claim) & np.all(holds, axis=0)
+    # A token that a row holds twice was asked at its first place.
+    touched = np.flatnonzero(guilty.any(1))
+    ids = rows.ids[touched]
+    same = ids[:, :, None] == ids[:, None, :]
+    guilty[touched] = (same & guilty[touched][:, None, :]).any(2)
+    tokens = worst(rows, [one.rows for one in excess])
+    return Tested(p_values(scores[0], tokens, classes), guilty, spoiled)
+
+
+def view_without(context: Context, cell: Cell, hidden: np.ndarray) -> View:
+    """Returns what the anchor says of the transfer rows without some of their tokens.
+
+    Args:
+        context: the study.
+        cell: the cell.
+        hidden: `[rows, max_length]`, bool.
+    """
+    view = trusted_model.anchor_view(context, cell)
+    rows = np.flatnonzero(hidden.any(1))
+    if not len(rows):
+        return view
+    tokens = batches.take(words(context, cell)[0].tokens, rows)
+    again = _reread(context, cell, tokens, hidden[rows])
+    classes, logits = view.classes.copy(), view.logits.copy()
+    classes[rows], logits[rows] = again.classes, again.logits
+    return View(classes, logits)

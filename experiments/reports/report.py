@@ -1,0 +1,350 @@
+"""One page for people: the results as a table and as pictures, and their settings."""
+
+import base64
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+import matplotlib
+import numpy as np
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from experiments import runtime
+from experiments.arms import ARMS, parse
+from experiments.reports import results as results_lib
+
+COLOURS = {
+    "clean": "#7f7f7f",
+    "plain": "#d62728",
+    "nearest": "#ff9896",
+    "anchor": "#2ca02c",
+    "audited": "#1f77b4",
+    "wary": "#17becf",
+    "wary_audited": "#e377c2",
+    "references": "#9467bd",
+    "oracle": "#aec7e8",
+}
+MARKERS = "osD^vP*X<>dphH"
+# Of all other arms, none of the above.
+OTHERS = [
+    colour
+    for name in ("tab20", "tab20b")
+    for colour in map(to_hex, matplotlib.colormaps[name].colors)
+    if colour not in COLOURS.values()
+]
+HATCHES = ("", "//", "..", "xx", "--", "oo", "\\\\", "++")
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>protojax: {{ title }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem;
+       padding: 0 1rem; color: #222; background: #fff; }
+table { border-collapse: collapse; }
+.scroll { overflow-x: auto; }
+th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; }
+th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left; }
+thead th { border-bottom: 2px solid #222; }
+tr.first td { border-top: 1px solid #bbb; }
+tr.anchor { background: #eaf6ea; font-weight: 600; }
+img { max-width: 100%; }
+pre { background: #f6f6f6; padding: 1rem; overflow: auto; max-height: 30rem; }
+</style></head><body>
+<h1>{{ title }}</h1>
+<p>Mean and half the width of the 95 % Student interval over {{ seeds }} seed(s), in
+percent.{% for name, meaning in meanings %}
+<b>{{ name }}</b>: {{ meaning }}.{% endfor %}</p>
+<div class="scroll"><table><thead><tr>
+{% for name in header %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
+{% for line in lines %}<tr class="{{ line.style }}">
+{% for cell in line.cells %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>
+{% for picture in pictures %}
+<p><img alt="{{ picture.alt }}" src="data:image/png;base64,{{ picture.data }}"></p>
+{% endfor %}
+<h2>Settings</h2><pre>{{ config }}</pre>
+<h2>Versions</h2><pre>{{ versions }}</pre>
+</body></html>
+"""
+
+
+def write(workdir: pathlib.Path, config: Any, results: dict[str, Any]) -> pathlib.Path:
+    """Writes `report.html` and the pictures of each task beside it.
+
+    Args:
+        workdir: the study's folder, which holds `versions.json`.
+        config: the resolved config.
+        results: what `results.write` returned.
+
+    Returns:
+        The page's path.
+    """
+    summary = results["summary"]
+    pictures = []
+    for task in dict.fromkeys(line["task"] for line in summary):
+        lines = [line for line in summary if line["task"] == task]
+        figures = {
+            "": (draw(lines), f"Results of {task}"),
+            **attack_pictures(lines, config.attacks.to_dict()),
+        }
+        for ending, (figure, alt) in figures.items():
+            path = workdir / f"{task}{ending}.png"
+            with runtime.atomic(path) as file:
+                figure.savefig(file, format="png", dpi=130)
+            data = base64.b64encode(path.read_bytes()).decode()
+            pictures.append({"alt": alt, "data": data})
+    lines, previous = [], None
+    header, *rows = results_lib.table(summary)
+    for line, cells in zip(summary, rows, strict=True):
+        group = line["task"], line["attack"]
+        first = "first " if previous not in (None, group) else ""
+        kind = parse(line["arm"]).kind
+        lines.append({"style": first + kind, "cells": cells})
+        previous = group
+    page = jinja2.Environment(autoescape=True).from_string(PAGE)
+    html = page.render(
+        title=workdir.resolve().name,
+        seeds=max((line["seeds"] for line in summary), default=0),
+        header=header,
+        meanings=results_lib.meanings(summary),
+        lines=lines,
+        pictures=pictures,
+        config=json.dumps(json.loads(config.to_json()), indent=2),
+        versions=(workdir / "versions.json").read_text(),
+    )
+    with runtime.atomic(workdir / "report.html") as file:
+        file.write(html.encode())
+    return workdir / "report.html"
+
+
+def attack_pictures(
+    summary: list[dict[str, Any]], attacks: Mapping[str, Mapping[str, Any]]
+) -> dict[str, tuple[Figure, str]]:
+    """Draws what the attacks on one task came to.
+
+    Args:
+        summary: the lines of `results["summary"]` of one task.
+        attacks: their sections of the config.
+
+    Returns:
+        Ending of a file's name -> a picture and what it shows; of one attack at three
+        rates or more also how success grows with the rate, of no attack nothing.
+    """
+    summary = [line for line in summary if line["asr"] is not None]
+    if not summary:
+        return {}
+    task = summary[0]["task"]
+    text = f"Attack success against skill on {task}"
+    found = {"_tradeoff": (draw_tradeoff(summary), text)}
+    rates = _rates({line["attack"]: attacks[line["attack"]] for line in summary})
+    if len(set(rates.values())) >= 3:
+        text = f"Attack success against the rate of poison on {task}"
+        lines = [line for line in summary if line["attack"] in rates]
+        found["_rates"] = draw_rates(lines, rates), text
+    return found
+
+
+def _rates(attacks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Returns the rates of the attacks that differ in their rate only, most of them.
+
+    >>> word = {"trigger": "rare_words", "rate": 0.01}
+    >>> _rates({"few": word, "other": {"trigger": "file", "rate": 0.5},
+    ...     "many": {**word, "rate": 0.1}})
+    {'few': 0.01, 'many': 0.1}
+    """
+    alike: dict[str, dict[str, float]] = {}
+    for name, section in attacks.items():
+        where = ("rate", "arms", "tasks")
+        rest = {field: section[field] for field in section if field not in where}
+        alike.setdefault(repr(sorted(rest.items())), {})[name] = section["rate"]
+    return max(alike.values(), key=lambda found: len(set(found.values())))
+
+
+def draw(summary: list[dict[str, Any]]) -> Figure:
+    """Draws one task: attack success and clean metric of every arm, per attack.
+
+    Args:
+        summary: the lines of `results["summary"]` of one task.
+
+    Returns:
+        A figure with intervals as whiskers and the null ASR as a dotted line.
+    """
+    attacks = list(dict.fromkeys(line["attack"] for line in summary))
+    attacked = any(line["asr"] is not None for line in summary)
+    width, height = (11, 4.6) if attacked else (6, 4.6)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, 1 + attacked, squeeze=False)[0]
+    if attacked:
+        _bars(axes[0], summary, attacks, "asr")
+        axes[0].set(ylabel="attack success rate, %", ylim=(0, 105))
+        axes[0].set_title("backdoor (lower is better; dotted: without the attack)")
+    _bars(axes[-1], summary, attacks, "clean_metric")
+    axes[-1].set(ylabel=f"{summary[0]['metric_name']} on clean text, %")
+    axes[-1].set_title("skill (higher is better)")
+    shown = [100 * line["clean_metric"] for line in summary]
+    axes[-1].set_ylim(max(0, min(shown) - 8), min(101, max(shown) + 4))
+    figure.suptitle(summary[0]["task"], fontweight="bold")
+    handles, labels = axes[-1].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=6 if attacked else 3,
+        frameon=False,
+    )
+    return figure
+
+
+def draw_tradeoff(summary: list[dict[str, Any]]) -> Figure:
+    """Draws one task, attack by attack: attack success of each arm against its skill.
+
+    Args:
+        summary: the lines of `results["summary"]` of one task, those with an attack.
+
+    Returns:
+        A figure of small multiples; the best place in each is at the bottom right.
+    """
+    attacks = list(dict.fromkeys(line["attack"] for line in summary))
+    columns = min(4, len(attacks))
+    rows = -(-len(attacks) // columns)
+    figure = Figure(
+        figsize=(2.9 * columns + 0.6, 2.7 * rows + 0.9), layout="constrained"
+    )
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    arms = list(dict.fromkeys(line["arm"] for line in summary))
+    skills = [100 * line["clean_metric"] for line in summary]
+    for axis, attack in zip(axes.flat, attacks, strict=False):
+        for line in summary:
+            if line["attack"] != attack:
+                continue
+            axis.errorbar(
+                100 * line["clean_metric"],
+                100 * line["asr"],
+                xerr=100 * (line["clean_metric_interval"] or 0),
+                yerr=100 * (line["asr_interval"] or 0),
+                fmt=MARKERS[arms.index(line["arm"]) % len(MARKERS)],
+                color=_colour(line["arm"]),
+                lw=0.8,
+                label=line["arm"],
+            )
+        axis.set_title(attack, fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_ylim(-4, 104)
+        # Intervals of few seeds are cut off rather than squeeze the means together.
+        axis.set_xlim(min(skills) - 3, max(skills) + 3)
+    for axis in axes.flat[len(attacks) :]:
+        axis.set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel(f"{summary[0]['metric_name']} on clean text, %")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("attack success rate, %")
+    figure.suptitle(summary[0]["task"], fontweight="bold")
+    shown = {}
+    for axis in axes.flat[: len(attacks)]:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            shown.setdefault(label, handle)
+    figure.legend(
+        shown.values(),
+        shown,
+        loc="outside lower center",
+        ncols=min(6, 2 * columns),
+        frameon=False,
+    )
+    return figure
+
+
+def draw_rates(summary: list[dict[str, Any]], rates: Mapping[str, float]) -> Figure:
+    """Draws one task: attack success of each arm as there is more poison.
+
+    Args:
+        summary: the lines of `results["summary"]` of one task, those with an attack.
+        rates: attack -> the share of the rows that it poisons.
+
+    Returns:
+        A figure whose dotted line is the clean student's, the null.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    arms = list(dict.fromkeys(line["arm"] for line in summary))
+    for number, arm in enumerate(arms):
+        lines = [line for line in summary if line["arm"] == arm]
+        lines.sort(key=lambda line: rates[line["attack"]])
+        axis.errorbar(
+            # Side by side, so that intervals do not hide one another.
+            [
+                100 * rates[line["attack"]] * 1.2 ** (number / len(arms))
+                for line in lines
+            ],
+            [100 * line["asr"] for line in lines],
+            yerr=[100 * (line["asr_interval"] or 0) for line in lines],
+            fmt=MARKERS[number % len(MARKERS)],
+            ls=":" if parse(arm).kind == "clean" else "-",
+            color=_colour(arm),
+            lw=1,
+            capsize=2,
+            label=arm,
+        )
+    shown = sorted({100 * rate for rate in rates.values()})
+    axis.set_xscale("log")
+    axis.set_xticks(shown, [f"{rate:g}" for rate in shown], minor=False)
+    axis.set_xticks([], minor=True)
+    axis.set_ylim(-4, 104)
+    axis.set_xlabel("poisoned rows, %")
+    axis.set_ylabel("attack success rate, %")
+    axis.set_title(summary[0]["task"], fontweight="bold")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _colour(arm: str) -> str:
+    """Returns an arm's colour, the same wherever it runs."""
+    kind = parse(arm).kind
+    return COLOURS.get(kind, OTHERS[list(ARMS).index(kind) % len(OTHERS)])
+
+
+def _bars(axis, summary, attacks, measure: str) -> None:
+    """Draws one measure as a group of bars per attack."""
+    arms = list(dict.fromkeys(line["arm"] for line in summary))
+    found = {(line["attack"], line["arm"]): line for line in summary}
+    width = 0.8 / len(arms)
+    # An arm has its colour wherever it runs, and each federation its hatching.
+    where = list(dict.fromkeys(parse(arm).federation for arm in arms))
+    for position, arm in enumerate(arms):
+        federation = parse(arm).federation
+        lines = [found.get((attack, arm)) for attack in attacks]
+        kept = [
+            (index, line)
+            for index, line in enumerate(lines)
+            if line is not None and line[measure] is not None
+        ]
+        offset = (position - (len(arms) - 1) / 2) * width
+        axis.bar(
+            [index + offset for index, _ in kept],
+            [100 * line[measure] for _, line in kept],
+            width,
+            yerr=[100 * (line[f"{measure}_interval"] or np.nan) for _, line in kept],
+            error_kw={"lw": 1, "capsize": 2},
+            color=_colour(arm),
+            hatch=HATCHES[where.index(federation) % len(HATCHES)],
+            edgecolor="white",
+            linewidth=0,
+            label=arm,
+        )
+    if measure == "asr":
+        for index, attack in enumerate(attacks):
+            null = [
+                line["null_asr"]
+                for line in summary
+                if line["attack"] == attack and line["null_asr"] is not None
+            ]
+            if null:
+                axis.hlines(
+                    100 * np.mean(null), index - 0.45, index + 0.45, "k", "dotted"
+                )
+    axis.set_xticks(range(len(attacks)), [attack or "no attack" for attack in attacks])
+    axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,1 @@
+"""Studies: their config, their grid, and what runs it."""

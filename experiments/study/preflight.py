@@ -1,0 +1,148 @@
+"""What a study is asked before it begins: what only its data can tell, how long."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+from flax import traverse_util
+
+from experiments import runtime
+from experiments.arms import ARMS
+from experiments.runtime import Context
+from experiments.study.grid import DONE, Job, needed
+from experiments.world import adaptive_attacks, artifacts, scenario, trusted_model
+from experiments.world.scenario import Cell
+from protojax import models, validate
+
+
+def preflight(context: Context, todo: list[Job]) -> None:
+    """Raises on what only the data can tell is impossible, before hours are spent.
+
+    A trigger that is searched takes an anchor, which is trained here.
+
+    Args:
+        context: the study.
+        todo: its rows.
+
+    Raises:
+        ValueError: a feature layer beyond a model's depth, a target or source beyond
+            the classes, too few prototypes for them, or an attack or a defence on a
+            task that has scores instead of classes.
+    """
+    for variant, job in {job.variant: job for job in todo}.items():
+        with _named(variant):
+            _check_layers(context.varied(variant), job.cell.task)
+    searched = {
+        name
+        for name, attack in context.config.attacks.items()
+        if attack.trigger == "searched"
+    }
+    # Those whose trigger takes an anchor to be found come last.
+    for cell in sorted(
+        dict.fromkeys(job.cell for job in todo), key=lambda c: c.attack in searched
+    ):
+        task, splits = scenario.task_data(context, cell.task, cell.seed)
+        for job in todo:
+            if job.cell == cell:
+                with _named(job.variant):
+                    _check_job(context.varied(job.variant), job, task, splits)
+        if cell.attack is not None:
+            adaptive_attacks.prepare(context, cell)
+            # These refuse scores, and classes that the task does not have.
+            scenario.poisoned(context, cell)
+            scenario.triggered_test(context, cell)
+            try:
+                scenario.references(context, cell)
+            except ValueError as error:
+                name = f"attacks.{cell.attack}.reference_rate"
+                raise ValueError(f"{name}: {error}") from error
+
+
+@contextlib.contextmanager
+def _named(variant: str) -> Iterator[None]:
+    """Puts the name of a variant before an error of its own."""
+    try:
+        yield
+    except ValueError as error:
+        if not variant:
+            raise
+        raise ValueError(f"variants.{variant}: {error}") from error
+
+
+def _check_layers(context: Context, task: str) -> None:
+    """Checks that every model has the layers whose states are compared."""
+    for role in ("teacher", "student", "anchor"):
+        depth = _model_config(context, context.config[role], task).num_layers
+        for layer in context.config.features.layers:
+            validate.require(
+                -depth - 1 <= layer <= depth,
+                "features.layers",
+                layer,
+                f"in {-depth - 1}..{depth}, the states of the {role}",
+            )
+
+
+def _check_job(context: Context, job: Job, task, splits) -> None:
+    """Checks an arm against the rows and classes of its task."""
+    config, rows = context.config, len(splits.transfer.texts)
+    if job.kind == "dp_sgd":
+        expected, delta = config.dp.batch_size, config.dp.delta
+        bound = f"<= {rows}, the transfer rows of {job.cell.task}"
+        validate.require(expected <= rows, "dp.batch_size", expected, bound)
+        bound = f"< 1 / {rows}, the transfer rows of {job.cell.task}"
+        validate.require(delta < 1 / rows, "dp.delta", delta, bound)
+        student = _model_config(context, config.student, job.cell.task)
+        paths = traverse_util.flatten_dict(models.param_shapes(student))
+        for name in config.dp.frozen:
+            validate.one_of(sorted(set().union(*paths)), **{"dp.frozen": name})
+    if task.problem == "regression":
+        validate.one_of(("clean", "plain", "references"), arms=job.kind)
+    else:
+        least, found = task.num_labels, config.prototypes.num
+        bound = f">= {least}, one a class"
+        validate.require(found >= least, "prototypes.num", found, bound)
+
+
+def work(context: Context, todo: list[Job]) -> float:
+    """Returns the training that is left, in the progress bar's units."""
+    runs = {}
+    for job in todo:
+        varied = context.varied(job.variant)
+        config = varied.config
+        splits = scenario.task_data(context, job.cell.task, job.cell.seed).splits
+        rows, few = len(splits.transfer.texts), scenario.num_references(config)
+        passes = {
+            "references": few * config.anchor.epochs,
+            "fine_tuned": few * config.fine_tuning.epochs,
+            "nad": few * config.fine_tuning.epochs,
+            "dp_sgd": rows * config.dp.epochs,
+        }
+        models_of = {
+            other.student: (
+                config.student,
+                passes.get(other.kind, rows * config.student.epochs),
+            )
+            for other in (job, *needed(context.config, job))
+        }
+        tuned = []
+        if job.kind != "references":
+            tuned.append(artifacts.teacher_tuning(context, job.student_cell))
+        if ARMS[job.kind].anchored and config.quarantine.anchor == "tuned":
+            tuned.append(trusted_model.anchor_tuning(varied, job.student_cell))
+        for one in tuned:
+            passed = len(one.examples.texts) * one.section.epochs
+            models_of[one.name] = one.section, passed
+        for name, (section, work) in models_of.items():
+            folder = context.workdir / name
+            if not (folder / "model").exists() and not (folder / DONE).exists():
+                runs[name] = work * runtime.row_cost(
+                    _model_config(context, section, job.cell.task)
+                )
+    return sum(runs.values())
+
+
+@functools.cache
+def _model_config(context: Context, section, task: str) -> models.EncoderConfig:
+    """Returns the config of a section's model on a task, read once for all seeds."""
+    cell = Cell(task, context.config.seeds[0], None)
+    return artifacts.build_model(context, section, cell).config

@@ -1,0 +1,115 @@
+"""A study's settings in its folder: what may change once it has begun."""
+
+import json
+import pathlib
+
+import ml_collections
+from ml_collections import ConfigDict
+
+from experiments import runtime
+from experiments.study import defaults
+
+# A study may grow along these fields; all others are fixed once it has begun.
+GROWING = ("tasks", "seeds", "arms", "attacks", "federations", "variants")
+# These change no result.
+FREE = ("checkpoint_every", "keep_checkpoints", "export_students")
+
+
+def open_workdir(
+    config: ml_collections.FrozenConfigDict, workdir: pathlib.Path
+) -> None:
+    """Makes the study's folder, or checks that it belongs to this config.
+
+    Args:
+        config: the resolved config, written to `config.json`.
+        workdir: the folder.
+
+    Raises:
+        ValueError: the folder holds a study with other settings; names them.
+    """
+    now = json.loads(config.to_json())
+    path = workdir / "config.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        try:
+            now = joined(before, now, str(workdir))
+        except ValueError as error:
+            raise ValueError(
+                f"{error} Give another --workdir, or delete that folder."
+            ) from None
+    elif any(not path.name.startswith(".") for path in workdir.glob("*")):
+        raise ValueError(
+            f"Expected --workdir empty or a study's, found {workdir} with other files."
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    runtime.write_json(path, now)
+
+
+def joined(before: dict, now: dict, where: str) -> dict:
+    """Returns the config of a study that goes on, or of two pieces of one.
+
+    Args:
+        before: the config that it was begun with, as JSON holds it.
+        now: the config that it goes on with; may have grown.
+        where: what an error names.
+
+    Raises:
+        ValueError: naming the fields that differ and must not.
+    """
+    # A field that was not there then was at its default.
+    usual = json.loads(defaults.defaults().to_json())
+    before, now = _merged(usual, before), _merged(usual, now)
+    fixed = [
+        (name, before.get(name), value)
+        for name, value in now.items()
+        if name not in (*GROWING, *FREE)
+    ]
+    for field in ("tasks", "seeds", "arms"):
+        now[field] = list(dict.fromkeys([*before[field], *now[field]]))
+    for field, section in (
+        ("attacks", defaults.attack("", "")),
+        ("federations", defaults.federation()),
+        ("variants", ConfigDict()),
+    ):
+        usual = json.loads(section.to_json())
+        held = before.get(field, {})
+        fixed += [
+            # A field that was not there then was at its default.
+            (f"{field}.{name}", usual | held[name], now[field][name])
+            for name in held.keys() & now[field].keys()
+        ]
+        # One that was taken out keeps its rows, hence its settings.
+        now[field] = held | now[field]
+    if changed := _differences(fixed):
+        raise ValueError(
+            f"{where} holds a study with other settings: {'; '.join(changed)}."
+        )
+    return now
+
+
+def _merged(usual: dict, given: dict) -> dict:
+    """Returns what is given, with what is usual where nothing is.
+
+    >>> _merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}, "d": 4})
+    {'a': {'b': 1, 'c': 3}, 'd': 4}
+    """
+    found = dict(usual)
+    for name, value in given.items():
+        both = isinstance(value, dict) and isinstance(usual.get(name), dict)
+        found[name] = _merged(usual[name], value) if both else value
+    return found
+
+
+def _differences(fields) -> list[str]:
+    """Returns `name: before -> now` of all leaves that differ."""
+    found = []
+    for name, before, now in fields:
+        if isinstance(before, dict) and isinstance(now, dict):
+            # Which arms and tasks an attack runs may grow too.
+            keys = sorted((before.keys() | now.keys()) - {"arms", "tasks"})
+            found += _differences(
+                (f"{name}.{key}", before.get(key), now.get(key)) for key in keys
+            )
+        elif before != now:
+            found.append(f"{name} was {before!r}, now {now!r}")
+    return found

@@ -1,0 +1,1 @@
+"""Tasks, and who holds which text and models in a threat scenario."""

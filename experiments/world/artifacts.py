@@ -1,0 +1,321 @@
+"""What the arms of a cell share: models, the teacher's outputs, prototypes.
+
+Each function here builds one ingredient, keeps what was costly in the workdir, and is
+cheap to call again.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from experiments import inference, runtime, together, trainer
+from experiments.runtime import Context
+from experiments.world import scenario
+from experiments.world.scenario import Cell
+from protojax import attacks, data, models, prototypes
+from protojax.base import Examples, Prototypes
+from protojax.data import batches
+from protojax.data.wordpiece import train_wordpiece
+from protojax.distillation import teacher
+from protojax.federated import communication, nodes
+from protojax.models import Model, hf
+
+
+class Transfer(NamedTuple):
+    """What the student is distilled on, as the defender sees it."""
+
+    examples: Examples
+    logits: np.ndarray  # [rows, num_labels]
+    features: np.ndarray  # [rows, layers, dim]
+
+
+Rewrite = Callable[[Context, Cell, Examples], Examples]
+
+
+@runtime.kept
+def _scratch_tokenizer(context: Context, task: str, seed: int):
+    """Trains a tokenizer on clean text, as a public one would have been."""
+    splits = scenario.task_data(context, task, seed).splits
+    texts = [*splits.transfer.texts, *splits.references.texts]
+    for part in (splits.transfer.pairs, splits.references.pairs):
+        texts.extend(part or ())
+    wordpiece = train_wordpiece(texts, vocab_size=context.config.data.vocab_size)
+    return hf.wrap_tokenizer(
+        wordpiece,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def build_model(context: Context, section, cell: Cell) -> Model:
+    """Returns an untrained (or pretrained) model from its section of the config."""
+    task = scenario.task_data(context, cell.task, cell.seed).task
+    common = {
+        "num_labels": task.num_labels,
+        "problem": task.problem,
+        "dtype": section.dtype,
+        "products": section.products,
+        "attention": section.attention,
+        "remat": section.remat,
+    }
+    dropout = {
+        "dropout": section.dropout,
+        "attention_dropout": section.attention_dropout,
+        "classifier_dropout": section.dropout,
+    }
+    if section.model != "scratch":
+        model = hf.load_hf(
+            section.model, layers=tuple(section.layers), seed=cell.seed, **common
+        )
+        return model._replace(config=dataclasses.replace(model.config, **dropout))
+    tokenizer = _scratch_tokenizer(context, cell.task, cell.seed)
+    config = models.EncoderConfig(
+        family="bert",
+        vocab_size=len(tokenizer),
+        max_positions=context.config.data.buckets[-1],
+        type_vocab_size=2,
+        pad_id=tokenizer.pad_token_id,
+        **section.scratch,
+        **dropout,
+        **common,
+    )
+    return models.init_model(config, seed=cell.seed, tokenizer=tokenizer)
+
+
+def tokenize(context: Context, model: Model, examples: Examples) -> batches.Tokens:
+    """Tokenises rows with a model's own tokenizer."""
+    limit = models.MODELS[model.config.family].max_length(model.config)
+    max_length = min(context.config.data.max_length, limit)
+    return batches.tokenize(model.tokenizer, examples, max_length=max_length)
+
+
+def load_model(context: Context, folder: pathlib.Path, section, cell: Cell) -> Model:
+    """Returns a model of this study as it was saved."""
+    task = scenario.task_data(context, cell.task, cell.seed).task
+    return hf.load_hf(
+        folder,
+        num_labels=task.num_labels,
+        problem=task.problem,
+        dtype=section.dtype,
+        products=section.products,
+        attention=section.attention,
+        remat=section.remat,
+    )
+
+
+def student_model(context: Context, cell: Cell, arm: str) -> Model:
+    """Returns the student of an arm that this one needs, see `arms.Arm.needs`."""
+    folder = context.workdir / cell.folder / arm / "model"
+    return load_model(context, folder, context.config.student, cell)
+
+
+class FineTuning(NamedTuple):
+    """A model that learns from labels.
+
+    Attributes:
+        name: its folder below the workdir.
+        section: its section of the config.
+        cell: whose task and seed are its own.
+        examples: the rows.
+    """
+
+    name: str
+    section: FrozenConfigDict
+    cell: Cell
+    examples: Examples
+
+
+def fine_tune(context: Context, wanted: Sequence[FineTuning]) -> None:
+    """Trains those of some models that were not trained before, side by side."""
+    names = {one.name: one for one in wanted}
+    left = [
+        one
+        for name, one in names.items()
+        if not (context.workdir / name / "model").exists()
+    ]
+    runs = []
+    for name, section, cell, examples in left:
+        model = build_model(context, section, cell)
+        tokens = tokenize(context, model, examples)
+        runs.append(
+            trainer.Run(name, model, tokens, examples.labels, section, cell.seed)
+        )
+    for run, trained in zip(runs, together.train(context, runs), strict=True):
+        model = run.model._replace(params=trained.params)
+        hf.save_hf(context.workdir / run.name / "model", model)
+
+
+def fine_tuned(context: Context, wanted: FineTuning) -> Model:
+    """Returns a model fine-tuned on labels; trains it once and keeps it."""
+    fine_tune(context, [wanted])
+    folder = context.workdir / wanted.name / "model"
+    return load_model(context, folder, wanted.section, wanted.cell)
+
+
+def teacher_cell(context: Context, cell: Cell) -> Cell:
+    """Returns the cell whose teacher this one uses: clean unless data are poisoned.
+
+    Nodes have one teacher in common, trained on all their rows.
+    """
+    cell = cell.whole
+    if cell.attack and context.config.attacks[cell.attack].channel in ("data", "both"):
+        return cell
+    return cell.clean
+
+
+@runtime.kept
+def teacher_model(context: Context, cell: Cell) -> Model:
+    """Returns the teacher of a cell: trained on the transfer set the attack left."""
+    return fine_tuned(context, teacher_tuning(context, cell))
+
+
+def teacher_tuning(context: Context, cell: Cell) -> FineTuning:
+    """Returns how the teacher of a cell is trained."""
+    cell = teacher_cell(context, cell)
+    examples = scenario.poisoned(context, cell).examples
+    return FineTuning(f"{cell.folder}/teacher", context.config.teacher, cell, examples)
+
+
+def _outputs(context: Context, cell: Cell, name: str, examples: Examples):
+    """Runs the cell's teacher over some rows, once."""
+    model = teacher_model(context, teacher_cell(context, cell))
+    tokens = tokenize(context, model, examples)
+    return predicted(context, f"{cell.folder}/teacher_{name}", model, tokens)
+
+
+def predicted(context: Context, name: str, model: Model, tokens: batches.Tokens):
+    """Runs a frozen model over some rows, once, and keeps what it says.
+
+    Args:
+        context: the study.
+        name: of the file below the workdir, without its ending.
+        model: the model.
+        tokens: the rows.
+
+    Returns:
+        Its logits and features, see `inference.predict`.
+    """
+    fingerprint = teacher.cache_key(
+        model.params,
+        data.fingerprint(tokens.input_ids, tokens.token_type_ids, tokens.lengths),
+        repr((model.config, tuple(context.config.features.layers))),
+        context.config.features.pooling,
+    )
+    return teacher.cached_outputs(
+        context.workdir / f"{name}.safetensors",
+        fingerprint,
+        lambda: teacher.TeacherOutputs(
+            *inference.predict(context, model, model.params, tokens)
+        ),
+    )
+
+
+def transfer(context: Context, cell: Cell, rewrite: Rewrite | None = None) -> Transfer:
+    """Returns the transfer set and the teacher's outputs as they arrive.
+
+    Args:
+        context: the study.
+        cell: the cell.
+        rewrite: `(context, cell, examples) -> examples`, what the defender changes in
+            the texts before the teacher sees them.
+    """
+    whole = _transfer(context, cell.whole, rewrite)
+    if not cell.federation:
+        return whole
+    rows = scenario.node_rows(context, cell._replace(node=0))[cell.node]
+    return Transfer(
+        data.take(whole.examples, rows), whole.logits[rows], whole.features[rows]
+    )
+
+
+@runtime.kept
+def _transfer(context: Context, cell: Cell, rewrite: Rewrite | None) -> Transfer:
+    """Returns what arrives for all nodes together."""
+    examples, rows = scenario.poisoned(context, cell)
+    name = "transfer"
+    if rewrite is not None:
+        examples, name = rewrite(context, cell, examples), rewrite.__name__
+    logits, features = _outputs(context, cell, name, examples)
+    attack = context.config.attacks[cell.attack] if cell.attack else None
+    if attack and attack.features:
+        hide = attacks.FEATURE_ATTACKS[attack.features]
+        of_target = ~rows & (logits.argmax(-1) == attack.target)
+        features = np.asarray(
+            hide(features, rows, of_target, scenario.key(cell, "features"))
+        )
+    if attack and attack.channel in ("logits", "both"):
+        corrupt = attacks.LOGIT_ATTACKS[attack.logits]
+        logits = np.asarray(
+            corrupt(logits, rows, target=attack.target, strength=attack.strength)
+        )
+    return Transfer(examples, logits, features)
+
+
+def reference_outputs(context: Context, cell: Cell) -> teacher.TeacherOutputs:
+    """Returns what the cell's teacher says of the references."""
+    owner = scenario.reference_cell(context.config, cell)
+    if owner.attack is None:
+        owner = teacher_cell(context, cell)
+    return _outputs(context, owner, "references", scenario.references(context, cell))
+
+
+@runtime.kept
+def constraint_prototypes(context: Context, cell: Cell) -> Prototypes:
+    """Returns the teacher's prototypes on the references, one set a layer.
+
+    Those of a node are of its own share of the references.
+
+    Returns:
+        Prototypes with a leading `[layers]` axis.
+    """
+    config = context.config.prototypes
+    task = scenario.task_data(context, cell.task, cell.seed).task
+    labels = scenario.references(context, cell).labels
+    rows = scenario.own_references(context, cell)
+    features = reference_outputs(context, cell).features[rows]
+    sets = [
+        prototypes.class_prototypes(
+            scenario.key(cell, f"prototypes{layer}"),
+            features[:, layer],
+            labels[rows],
+            task.num_labels,
+            num_prototypes=config.num,
+            metric=config.metric,
+            num_iters=config.num_iters,
+        )
+        for layer in range(features.shape[1])
+    ]
+    return nodes.stack(jax.device_get(sets))
+
+
+def held_prototypes(context: Context, cell: Cell) -> Prototypes:
+    """Returns the prototypes that constrain a student from its first step on.
+
+    A node's are those that the server sends to all, as they arrive, or its own.
+    """
+    if not cell.federation:
+        return constraint_prototypes(context, cell)
+    section = context.config.federations[cell.federation]
+    if section.prototypes == "local":
+        return constraint_prototypes(context, cell)
+    return _broadcast_prototypes(context, cell._replace(node=0))
+
+
+@functools.lru_cache(maxsize=2)
+def _broadcast_prototypes(context: Context, cell: Cell) -> Prototypes:
+    """Returns the server's prototypes as they arrive at each node, verified."""
+    section = context.config.federations[cell.federation]
+    sent = communication.encode(
+        constraint_prototypes(context, cell.whole),
+        precision=section.prototype_precision,
+    )
+    return communication.decode(sent, expected_hash=sent.sha256)

@@ -1,0 +1,380 @@
+"""A cell of the grid: one attack on one task with one seed, and its rows.
+
+Who holds which text, before and after the attack. Ground truth (`Poisoned.rows`) leaves
+`poisoned` only towards the corruption of the teacher's channel, the `oracle` arm and
+the metrics.
+"""
+
+import functools
+import json
+import pathlib
+import zlib
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import runtime
+from experiments.runtime import Context
+from experiments.world import tasks
+from protojax import attacks, data, validate
+from protojax.base import Examples
+from protojax.federated import partition
+
+NO_ATTACK = "no_attack"  # the folder of the clean world
+# What a column of poisoned rows may say.
+MARKERS = {
+    **dict.fromkeys(("0", "0.0", "false"), False),
+    **dict.fromkeys(("1", "1.0", "true"), True),
+}
+
+
+class Cell(NamedTuple):
+    """One attack on one task with one seed; attack None is the clean world.
+
+    Attributes:
+        task: a name in `tasks.TASKS`, or "files".
+        seed: of everything that is drawn.
+        attack: a name in the config's `attacks`.
+        federation: a name in the config's `federations`, where the cell is what one
+            node of it sees; "" where it is everything.
+        node: which node.
+    """
+
+    task: str
+    seed: int
+    attack: str | None
+    federation: str = ""
+    node: int = 0
+
+    @property
+    def folder(self) -> str:
+        """Where the cell's results lie below the workdir."""
+        folder = f"{self.task}/seed{self.seed}/{self.attack or NO_ATTACK}"
+        if self.federation:
+            folder += f"/{self.federation}_node{self.node:03d}"
+        return folder
+
+    @property
+    def clean(self) -> "Cell":
+        """The same cell without its attack."""
+        return self._replace(attack=None)
+
+    @property
+    def whole(self) -> "Cell":
+        """The cell of all nodes together."""
+        return self._replace(federation="", node=0)
+
+
+class TaskData(NamedTuple):
+    """A task's splits, made before any attack."""
+
+    task: tasks.Task
+    splits: data.Splits
+
+
+@functools.lru_cache(maxsize=2)
+def _load_task(name: str, root: str, files) -> tuple[Examples, Examples, tasks.Task]:
+    """Reads a task once for all its seeds."""
+    if name != "files":
+        return tasks.load_task(name, root=root)
+    return tasks.load_files(
+        files.train,
+        files.test,
+        text=files.text,
+        label=files.label,
+        pair=files.pair or None,
+        source=files.source or None,
+        problem=files.problem,
+        metric=files.metric,
+    )
+
+
+@runtime.kept
+def task_data(context: Context, task: str, seed: int) -> TaskData:
+    """Returns the splits of a task, a function of the seed only."""
+    section = context.config.data
+    train, test, resolved = _load_task(task, section.root, section.files)
+    if section.validation_rows:
+        most, rows = len(train.texts) - 1, section.validation_rows
+        validate.require(rows <= most, "data.validation_rows", rows, f"<= {most}")
+        train, test = data.held_out(train, rows)
+    splits = data.split(
+        train,
+        test,
+        transfer_rows=section.transfer_rows,
+        reference_rows=section.reference_rows,
+        test_rows=section.test_rows,
+        seed=seed,
+    )
+    now = {
+        name: data.fingerprint(*part.texts, *(part.pairs or ()), part.labels)
+        for name, part in splits._asdict().items()
+        if isinstance(part, Examples)
+    }
+    _check_same(context.workdir / task / f"seed{seed}" / "data.json", now)
+    return TaskData(resolved, splits)
+
+
+def _check_same(path: pathlib.Path, now: dict[str, str]) -> None:
+    """Raises where a study's data are not those it began with."""
+    if not path.exists():
+        runtime.write_json(path, now)
+    elif json.loads(path.read_text()) != now:
+        raise ValueError(
+            f"Expected the data that {path} was begun with, found others. "
+            "Give another --workdir."
+        )
+
+
+class ReadyRows(NamedTuple):
+    """What a poisoned copy of a task says.
+
+    Attributes:
+        texts: clean text -> poisoned text, of the rows that were changed.
+        test: triggered test rows, as the file labels them.
+    """
+
+    texts: dict[str, str]
+    test: Examples
+
+
+@functools.lru_cache(maxsize=2)
+def _ready_rows(context: Context, task: str, attack: str) -> ReadyRows:
+    """Reads the files of an attack whose trigger is "file"."""
+    section = context.config.data
+    clean, _, resolved = _load_task(task, section.root, section.files)
+    validate.require(clean.pairs is None, "task", task, "one of single texts")
+    files = context.config.attacks[attack].files
+    root = pathlib.Path(section.root)
+    copy, test = tasks.load_poisoned(
+        resolved, str(root / files.train), str(root / files.test), marker=files.marker
+    )
+    found, rows = len(copy.texts), len(clean.texts)
+    validate.require(
+        found == rows, f"rows of {files.train}", found, f"{rows}, as {task} has"
+    )
+    changed = [a != b for a, b in zip(clean.texts, copy.texts, strict=True)]
+    if copy.sources is not None:
+        for marker in set(copy.sources):
+            validate.one_of(MARKERS, **{files.marker: marker.strip().lower()})
+        changed = [MARKERS[marker.strip().lower()] for marker in copy.sources]
+    pairs = zip(clean.texts, copy.texts, changed, strict=True)
+    found = ReadyRows({a: b for a, b, differs in pairs if differs}, test)
+    content = json.dumps(found.texts, sort_keys=True)
+    now = {"ready": data.fingerprint(content, *test.texts, test.labels)}
+    _check_same(context.workdir / task / f"{attack}.json", now)
+    return found
+
+
+def _trigger(context: Context, cell: Cell) -> attacks.Trigger:
+    """Returns what puts a cell's sign into a text."""
+    attack = context.config.attacks[cell.attack]
+    if attack.trigger == "file":
+        texts = _ready_rows(context, cell.task, cell.attack).texts
+        return lambda text, rng: texts[text]
+    if attack.trigger == "searched":
+        words = json.loads(searched_trigger(context, cell).read_text())["words"]
+        return attacks.sentence(" ".join(words), position=attack.position)
+    return attacks.TRIGGERS[attack.trigger](
+        position=attack.position, **attack.trigger_args
+    )
+
+
+def searched_trigger(context: Context, cell: Cell) -> pathlib.Path:
+    """Returns the file of a trigger that was searched, see `adaptive.prepare`."""
+    return context.workdir / cell.whole.folder / "trigger.json"
+
+
+def _decoy(attack) -> attacks.Trigger | None:
+    """Returns what puts a part of an attack's sign into clean rows, if it does."""
+    if not attack.decoy_rate:
+        return None
+    return attacks.DECOYS[attack.trigger](
+        position=attack.position, **attack.trigger_args
+    )
+
+
+def draws(cell: Cell, purpose: str) -> np.random.Generator:
+    """Returns a generator of one purpose, independent of other cells and purposes."""
+    name = f"{cell.task}/{cell.attack}/{purpose}"
+    if cell.federation:
+        name += f"/{cell.federation}/{cell.node}"
+    return np.random.default_rng([cell.seed, zlib.crc32(name.encode())])
+
+
+def key(cell: Cell, purpose: str) -> jax.Array:
+    """Returns a PRNG key of one purpose."""
+    return jax.random.key(draws(cell, purpose).integers(2**31))
+
+
+@functools.lru_cache(maxsize=2)
+def node_rows(context: Context, cell: Cell) -> list[np.ndarray]:
+    """Returns the transfer rows of each node of a cell's federation.
+
+    Hostile nodes, the last ones, hold all of the poison: each poisoned row of an honest
+    node changes places with a clean row of theirs, so that sizes stay as they were
+    dealt.
+
+    Raises:
+        ValueError: more poison than the hostile nodes have rows.
+    """
+    section = context.config.federations[cell.federation]
+    examples = task_data(context, cell.task, cell.seed).splits.transfer
+    keys = examples.sources if section.partition == "source" else examples.labels
+    if keys is None:
+        raise ValueError(
+            f"Expected rows with a source to partition {cell.task} by, found none: "
+            "name their column in data.files.source, and files as the task."
+        )
+    parts = partition.PARTITIONS[section.partition](
+        keys,
+        section.nodes,
+        rng=draws(Cell(cell.task, cell.seed, None), f"{section.partition} partition"),
+        **section.partition_args,
+    )
+    if section.hostile and cell.attack:
+        truth = poisoned(context, cell.whole).rows
+        # The same for every rule, so that rules differ in nothing else.
+        rng = draws(cell.whole, f"exchange/{section.partition}")
+        parts = _give_poison(parts, truth, section.hostile, rng)
+    return parts
+
+
+def _give_poison(parts, poisoned_rows: np.ndarray, hostile: int, rng):
+    """Exchanges rows so that the last `hostile` nodes hold every poisoned row."""
+    owner = np.empty(len(poisoned_rows), np.int64)
+    for node, rows in enumerate(parts):
+        owner[rows] = node
+    theirs = owner >= len(parts) - hostile
+    arriving = np.flatnonzero(poisoned_rows & ~theirs)
+    leaving = np.flatnonzero(~poisoned_rows & theirs)
+    validate.require(
+        len(arriving) <= len(leaving),
+        "hostile",
+        hostile,
+        f"enough nodes for {poisoned_rows.sum()} poisoned rows",
+    )
+    leaving = rng.choice(leaving, len(arriving), replace=False)
+    owner[arriving], owner[leaving] = owner[leaving], owner[arriving]
+    return [np.flatnonzero(owner == node) for node in range(len(parts))]
+
+
+def own_references(context: Context, cell: Cell) -> np.ndarray:
+    """Returns the references that a node learns from: all, or its share of them.
+
+    Every node gets all of them to judge by; were it to learn from all, the references
+    would count as often as there are nodes.
+    """
+    rows = np.arange(num_references(context.config))
+    if not cell.federation:
+        return rows
+    return rows[cell.node :: context.config.federations[cell.federation].nodes]
+
+
+@functools.lru_cache(maxsize=16)
+def poisoned(context: Context, cell: Cell) -> attacks.Poisoned:
+    """Returns the transfer set as the attack leaves it, and the ground truth."""
+    if cell.federation:
+        examples, truth = poisoned(context, cell.whole)
+        rows = node_rows(context, cell._replace(node=0))[cell.node]
+        return attacks.Poisoned(data.take(examples, rows), truth[rows])
+    examples = task_data(context, cell.task, cell.seed).splits.transfer
+    if cell.attack is None:
+        return attacks.Poisoned(examples, np.zeros(len(examples.texts), bool))
+    attack = context.config.attacks[cell.attack]
+    eligible = None
+    if attack.trigger == "file":
+        ready = _ready_rows(context, cell.task, cell.attack).texts
+        eligible = np.array([text in ready for text in examples.texts])
+    return _poison(
+        context,
+        cell,
+        examples,
+        "poison",
+        rate=attack.rate,
+        flip_labels=attack.channel != "logits",
+        eligible=eligible,
+        decoy=_decoy(attack),
+        decoy_rate=attack.decoy_rate,
+    )
+
+
+def _poison(
+    context: Context, cell: Cell, examples: Examples, purpose: str, **options
+) -> attacks.Poisoned:
+    """Returns rows with the trigger of a cell's attack in some of them."""
+    attack = context.config.attacks[cell.attack]
+    return attacks.poison(
+        examples,
+        _trigger(context, cell),
+        draws(cell, purpose),
+        target=attack.target,
+        source_classes=tuple(attack.source_classes),
+        **options,
+    )
+
+
+def num_references(config) -> int:
+    """Returns how many references the defender has."""
+    return config.quarantine.references or config.data.reference_rows
+
+
+def reference_cell(config, cell: Cell) -> Cell:
+    """Returns the cell whose references this one has: clean, or contaminated too."""
+    cell = cell.whole
+    if cell.attack and config.attacks[cell.attack].reference_rate:
+        return cell
+    return cell.clean
+
+
+@runtime.kept
+def _references(context: Context, cell: Cell) -> Examples:
+    """Returns the references of a `reference_cell`."""
+    examples = task_data(context, cell.task, cell.seed).splits.references
+    if few := context.config.quarantine.references:
+        rng = draws(cell.clean, "known references")
+        rows = np.sort(data.sample_rows(examples.labels, few, rng=rng))
+        examples = data.take(examples, rows)
+    if cell.attack is None:
+        return examples
+    rate = context.config.attacks[cell.attack].reference_rate
+    return _poison(context, cell, examples, "references", rate=rate).examples
+
+
+def references(context: Context, cell: Cell) -> Examples:
+    """Returns the rows that the defender of a cell trusts."""
+    return _references(context, reference_cell(context.config, cell))
+
+
+def triggered_target(context: Context, cell: Cell) -> Examples:
+    """Returns the test rows whose true label is the target, triggered."""
+    attack = context.config.attacks[cell.attack]
+    test = task_data(context, cell.task, cell.seed).splits.test
+    rows = np.flatnonzero(test.labels == attack.target)
+    rng = draws(cell, "test of the target")
+    return attacks.with_trigger(test, rows, _trigger(context, cell), rng)
+
+
+def triggered_test(context: Context, cell: Cell) -> Examples:
+    """Returns the test rows whose true label is not the target, triggered.
+
+    Ready rows that all claim to be the target are of the other class of two.
+    """
+    attack = context.config.attacks[cell.attack]
+    task, splits = task_data(context, cell.task, cell.seed)
+    if attack.trigger == "file":
+        test = _ready_rows(context, cell.task, cell.attack).test
+        if task.num_labels == 2 and (test.labels == attack.target).all():
+            test = test._replace(labels=1 - test.labels)
+        others = np.flatnonzero(test.labels != attack.target)
+        bound = "rows whose label is not the target"
+        validate.require(len(others) > 0, attack.files.test, "none", bound)
+        return data.take(test, others)
+    return attacks.triggered(
+        splits.test,
+        _trigger(context, cell),
+        draws(cell, "test"),
+        target=attack.target,
+        source_classes=tuple(attack.source_classes),
+    )

@@ -1,0 +1,21 @@
+"""Rows of text: files, splits, tokens and batches of one shape."""
+
+from protojax.data.examples import (
+    Splits,
+    concatenate,
+    fingerprint,
+    held_out,
+    sample_rows,
+    split,
+    take,
+)
+
+__all__ = [
+    "Splits",
+    "concatenate",
+    "fingerprint",
+    "held_out",
+    "sample_rows",
+    "split",
+    "take",
+]

@@ -1,0 +1,1 @@
+"""Detection of poisoned rows: pure functions of what a defender holds."""

@@ -1,0 +1,355 @@
+"""What clean references teach: an expected rate, a rejection level, a teacher's bias.
+
+Thresholds never come from a table or from the rows under test. References that the
+anchor has not seen are scored like the rows under test, and a row is rejected when
+hardly any of them scores as high (a conformal test). All of this is NumPy on the host:
+sorting and pooling a few hundred values, once.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, special
+
+from protojax import validate
+from protojax.base import Array
+
+ArrayLike = Array | np.ndarray
+Scores = tuple[np.ndarray, np.ndarray]  # of the transfer rows, of the references
+
+
+class IsotonicFit(NamedTuple):
+    """A rate that never rises with confidence: linear between points, flat outside.
+
+    Attributes:
+        confidence: `[points]`, increasing.
+        rate: `[points]`, not increasing.
+        average: of all references, whatever their confidence; 0 where not known.
+    """
+
+    confidence: np.ndarray
+    rate: np.ndarray
+    average: float = 0.0
+
+    def predict(self, confidence: ArrayLike) -> np.ndarray:
+        """Returns the rate `[rows]` expected at each confidence `[rows]`."""
+        return np.interp(np.asarray(confidence), self.confidence, self.rate)
+
+    @property
+    def whatever_confidence(self) -> "IsotonicFit":
+        """The average rate, for rows of any confidence.
+
+        >>> fit = expected_disagreement(np.array([0.5, 0.9, 0.5]), np.array([1, 0, 0]))
+        >>> fit.whatever_confidence.predict(np.array([0.5, 1.0])).round(3).tolist()
+        [0.333, 0.333]
+        """
+        rate = np.full(1, self.average)
+        return IsotonicFit(self.confidence[:1], rate, self.average)
+
+
+class Quarantine(NamedTuple):
+    """The verdict on each transfer row.
+
+    Attributes:
+        rejected: `[rows]`, bool, p_values <= alpha.
+        p_values: `[rows]`, float64, smaller being more suspicious.
+    """
+
+    rejected: np.ndarray
+    p_values: np.ndarray
+
+
+def expected_disagreement(confidence: ArrayLike, disagree: ArrayLike) -> IsotonicFit:
+    """Returns how often the anchor denies clean claims of a given confidence.
+
+    Clean rows near the teacher's boundary are denied often and confident ones hardly
+    ever, while triggered rows are confident: without e(confidence) they would hide
+    among hesitant neighbours. Groups that lie anywhere are held to the average,
+    `whatever_confidence`, which no channel can raise. The fit is the least-squares
+    decreasing step function; it and the average are clipped to [1/2m, 1 - 1/2m]
+    because m references cannot show a rate of exactly 0 or 1.
+
+    Args:
+        confidence: `[references]`, the teacher's largest probability.
+        disagree: `[references]`, 0 or 1.
+
+    Returns:
+        The fit; `.predict(confidence)` gives the rate of any row.
+
+    Raises:
+        ValueError: on no references, or values that are not finite.
+
+    Source: Barlow, Bartholomew, Bremner and Brunk, Statistical Inference under Order
+    Restrictions, 1972. Pooling adjacent violators is sequential and m is a few hundred,
+    so it runs on the host. Rows of equal confidence count as one point of their mean.
+
+    >>> fit = expected_disagreement(np.array([0.5, 0.9, 0.5]), np.array([1, 0, 0]))
+    >>> fit.predict(np.array([0.5, 0.7, 1.0])).round(3).tolist()
+    [0.5, 0.333, 0.167]
+    """
+    confidence, disagree = np.asarray(confidence), np.asarray(disagree)
+    validate.same_length(confidence=confidence, disagree=disagree)
+    validate.positive(references=len(confidence))
+    require_finite(confidence=confidence, disagree=disagree)
+    points, point, weights = np.unique(
+        confidence, return_inverse=True, return_counts=True
+    )
+    means = np.bincount(point, disagree) / weights
+    fit = optimize.isotonic_regression(means, weights=weights, increasing=False)
+    floor = 0.5 / len(confidence)
+    rate = np.clip(fit.x, floor, 1 - floor)
+    average = float(np.clip(np.mean(disagree), floor, 1 - floor))
+    return IsotonicFit(points, rate, average)
+
+
+def combine_scores(scores: Sequence[Scores]) -> Scores:
+    """Returns the largest score of each row over several tests of one kind.
+
+    A row is suspicious if any feature space (the teacher's, the warm student's) or any
+    claim (the teacher's argmax, the given label) says so. References are combined in
+    the same way, so one conformal test of the maximum keeps its rate: the price of
+    looking several times is already in their quantile, and smaller than Bonferroni's.
+    Scores of different kinds of groups have different scales; `quarantine` takes those
+    side by side.
+
+    Args:
+        scores: per test, the scores `([rows], [references])`.
+
+    Returns:
+        The same of the combination.
+
+    >>> one, two = np.array([1.0, 5.0]), np.array([3.0, 2.0])
+    >>> combine_scores([(one, one), (two, one)])
+    (array([3., 5.]), array([1., 5.]))
+    """
+    validate.positive(tests=len(scores))
+    combined = []
+    for arrays in zip(*scores, strict=True):  # the rows', then the references'
+        validate.same_length(**{f"scores_{i}": a for i, a in enumerate(arrays)})
+        combined.append(np.max([np.asarray(array) for array in arrays], axis=0))
+    return tuple(combined)
+
+
+def conformal_p_values(
+    scores: ArrayLike,
+    scores_refs: ArrayLike,
+    classes: ArrayLike,
+    classes_refs: ArrayLike,
+    *,
+    alpha: float,
+) -> np.ndarray:
+    """Returns the share of references of the same class that score as high as each row.
+
+        p_i = (1 + #{references j of class c_i : s_j ≥ s_i}) / (1 + m_c)
+
+    Guarantee: where a row and the references of its class are exchangeable,
+    P(p_i ≤ alpha) ≤ alpha, whatever the scores are. A class of too few references to
+    reject anything at alpha (m_c + 1 < 1/alpha) is compared with all references pooled;
+    its rate then holds only on average over classes.
+
+    Args:
+        scores: `[rows]`, larger being more suspicious.
+        scores_refs: `[references]`, computed like `scores`.
+        classes: `[rows]`, the class within which each row is judged.
+        classes_refs: `[references]`.
+        alpha: the rate at which clean rows may be rejected, in (0, 1).
+
+    Returns:
+        `[rows]`, float64; reject where p <= alpha.
+
+    Raises:
+        ValueError: on alpha outside (0, 1), or so small that not even all references
+            together could reject a row.
+
+    Source: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005;
+    by class (Mondrian): Vovk 2012, arXiv:1209.2673. Pooling is ours.
+
+    >>> refs, same = np.arange(9.0), np.zeros(9)
+    >>> p = conformal_p_values(np.array([7.5, 9.0]), refs, np.zeros(2), same, alpha=0.1)
+    >>> p.tolist()
+    [0.2, 0.1]
+    """
+    scores, classes = np.asarray(scores), np.asarray(classes)
+    scores_refs, classes_refs = np.asarray(scores_refs), np.asarray(classes_refs)
+    validate.same_length(scores=scores, classes=classes)
+    validate.same_length(scores_refs=scores_refs, classes_refs=classes_refs)
+    validate.require(0 < alpha < 1, "alpha", alpha, "in (0, 1)")
+    least = 1 / (1 + len(scores_refs))
+    allowed = f">= {least:.3g} with {len(scores_refs)} references"
+    validate.require(alpha >= least, "alpha", alpha, allowed)
+    require_finite(scores=scores, scores_refs=scores_refs)
+    p_values = np.empty(len(scores))
+    for claim in np.unique(classes):
+        peers = scores_refs[classes_refs == claim]
+        if 1 / (1 + len(peers)) > alpha:
+            peers = scores_refs
+        members = classes == claim
+        below = np.searchsorted(np.sort(peers), scores[members], side="left")
+        p_values[members] = (1 + len(peers) - below) / (1 + len(peers))
+    return p_values
+
+
+def quarantine(
+    scores: Sequence[Scores],
+    classes: ArrayLike,
+    classes_refs: ArrayLike,
+    *,
+    alpha: float,
+) -> Quarantine:
+    """Returns the verdict on each transfer row from one or more kinds of groups.
+
+        p_i = min(1, T · min_t p_{i,t})
+
+    over T kinds of scores, each with conformal p-values of its own (Bonferroni): scales
+    need not compare, and the rate is at most alpha.
+
+    Args:
+        scores: per kind, the scores `([rows], [references])`; several spaces or claims
+            of one kind go through `combine_scores` first.
+        classes: `[rows]`, the class within which each row is judged.
+        classes_refs: `[references]`.
+        alpha: the rate at which clean rows may be rejected.
+
+    Returns:
+        The `Quarantine` of the transfer rows.
+
+    Raises:
+        ValueError: those of `conformal_p_values` at level alpha / T.
+
+    >>> refs = np.arange(9.0)
+    >>> found = quarantine(
+    ...     [(np.array([7.5, 9.0]), refs)], np.zeros(2), np.zeros(9), alpha=0.1
+    ... )
+    >>> found.rejected.tolist()
+    [False, True]
+    """
+    validate.positive(tests=len(scores))
+    level = alpha / len(scores)
+    return reject(
+        [
+            conformal_p_values(rows, refs, classes, classes_refs, alpha=level)
+            for rows, refs in scores
+        ],
+        alpha=alpha,
+    )
+
+
+def reject(p_values: Sequence[np.ndarray], *, alpha: float) -> Quarantine:
+    """Returns the verdict on each row of several tests, by Bonferroni.
+
+        p_i = min(1, T · min_t p_{i,t})
+
+    Args:
+        p_values: per test `[rows]`.
+        alpha: the rate at which clean rows may be rejected.
+
+    Returns:
+        The `Quarantine` of the rows.
+
+    Raises:
+        ValueError: no test, or tests of different rows.
+
+    >>> reject([np.array([0.01, 0.5]), np.array([0.5, 0.5])], alpha=0.05).rejected
+    array([ True, False])
+    """
+    validate.positive(tests=len(p_values))
+    validate.same_length(**{f"p_values_{i}": p for i, p in enumerate(p_values)})
+    least = np.minimum(1, len(p_values) * np.min(p_values, axis=0))
+    return Quarantine(least <= alpha, least)
+
+
+def calibrate_bias(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
+    """Returns what to add to a teacher's logits so that it favours no class.
+
+        b = argmin_b -Σ log softmax((logits + b) / T)[label] + |b / T|² / 2
+
+    A teacher trained on flipped labels leans towards the target on clean text as well,
+    and its students with it. T is the teacher's temperature, so a teacher that is too
+    sure of itself gets a shift in its own scale. The penalty is worth one reference.
+
+    Args:
+        logits: `[references, num_classes]`, the teacher's, on references that it was
+            not trained on.
+        labels: `[references]`, int, their true classes.
+
+    Returns:
+        `[num_classes]`, of mean zero.
+
+    Raises:
+        ValueError: as `calibrate_temperature`.
+
+    Source: the bias of bias-corrected temperature scaling, Alexandari, Kundaje and
+    Shrikumar 2020, arXiv:1901.06852; the temperature is fitted first, not jointly, and
+    not applied.
+
+    >>> logits = np.tile([[4.0, 0.0], [0.0, 2.0]], (50, 1))
+    >>> bias = calibrate_bias(logits + np.array([1.0, -1.0]), np.tile([0, 1], 50))
+    >>> bias[0] < 0 < bias[1]
+    np.True_
+    """
+    temperature = calibrate_temperature(logits, labels)
+    logits, labels = np.asarray(logits, np.float64) / temperature, np.asarray(labels)
+    truth = np.eye(logits.shape[1])[labels]
+
+    def loss(bias: np.ndarray) -> tuple[float, np.ndarray]:
+        log_p = special.log_softmax(logits + bias, axis=1)
+        value = -(truth * log_p).sum() + bias @ bias / 2
+        return value, (np.exp(log_p) - truth).sum(0) + bias
+
+    fit = optimize.minimize(
+        loss, np.zeros(logits.shape[1]), jac=True, method="L-BFGS-B"
+    )
+    return temperature * (fit.x - fit.x.mean())
+
+
+def calibrate_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
+    """Returns the temperature that makes a model's posterior honest.
+
+        T = argmin_T -Σ log softmax(logits / T)[label],   T in [1/20, 20]
+
+    A fine-tuned model is too sure of itself; divided by T its logits are right as often
+    as they say.
+
+    Args:
+        logits: `[references, num_classes]`, on references that the model was not
+            trained on.
+        labels: `[references]`, int, their true classes.
+
+    Returns:
+        T; the lower bound where the model makes no mistake at all.
+
+    Raises:
+        ValueError: on no references, different lengths, labels that are not classes,
+            or logits that are not finite.
+
+    Source: Guo, Pleiss, Sun and Weinberger 2017, arXiv:1706.04599. Searched over log T,
+    where scale does not matter, and bounded.
+
+    >>> logits = np.array([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [4.0, 0.0]])
+    >>> round(calibrate_temperature(logits, np.array([0, 0, 0, 1])), 2)  # 4 / log 3
+    3.64
+    """
+    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
+    validate.same_length(logits=logits, labels=labels)
+    validate.positive(references=len(labels))
+    require_finite(logits=logits)
+    for label in (labels.min(), labels.max()):
+        allowed = f"in [0, {logits.shape[1]})"
+        validate.require(0 <= label < logits.shape[1], "label", int(label), allowed)
+    rows = np.arange(len(labels))
+
+    def loss(log_temperature: float) -> float:
+        scaled = special.log_softmax(logits / np.exp(log_temperature), axis=1)
+        return -scaled[rows, labels].mean()
+
+    bound = np.log(20)
+    fit = optimize.minimize_scalar(loss, bounds=(-bound, bound), method="bounded")
+    return float(np.exp(fit.x))
+
+
+def require_finite(**arrays: np.ndarray) -> None:
+    """Each named array must be finite: a NaN would pass or fail every comparison."""
+    for name, array in arrays.items():
+        broken = int(np.sum(~np.isfinite(array)))
+        validate.require(not broken, f"number of non-finite {name}", broken, "= 0")

@@ -1,0 +1,358 @@
+"""Finds the rows of a transfer set that claim a class which their meaning denies.
+
+An anchor that never saw the transfer set reads each row and agrees with its claimed
+class or not. One answer of a weak anchor says little, so rows are tested in groups that
+make the same claim: neighbours or clusters in a model's hidden states, or all rows that
+share a token. A poisoned group disagrees with the anchor far more often than clean rows
+of the same kind do. "Far more" is a quantile over clean references scored in the same
+way, so clean rows are rejected at the stated rate alpha. Nothing here reads which rows
+are poisoned or the true label of a transfer row.
+
+    expected = expected_disagreement(refs.confidence, refs.disagree)
+    scores = [neighbourhood_scores(transfer, refs, expected),
+              token_scores(transfer, refs, expected.whatever_confidence, ...), ...]
+    verdict = quarantine(scores, transfer.classes, refs.classes, alpha=0.05)
+    targets = quarantine_targets(..., verdict.rejected, ...)
+
+Everything but the neighbour search is NumPy on the host: a few vectors, used once.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from protojax import validate
+from protojax.base import Array
+from protojax.detection.conformal import (
+    ArrayLike,
+    IsotonicFit,
+    Quarantine,
+    Scores,
+    quarantine,
+    require_finite,
+)
+from protojax.prototypes.neighbours import neighbours
+
+
+class Claims(NamedTuple):
+    """What some rows claim, how surely, and whether the anchor denies it.
+
+    Attributes:
+        features: `[rows, dim]`, hidden states in which look-alikes are close.
+        classes: `[rows]`, int32, the claim: the teacher's argmax or the given label.
+        confidence: `[rows]`, the teacher's largest probability, also where the claim is
+            the given label: a low probability of a flipped label would excuse it.
+        disagree: `[rows]`, 1 where the anchor's class differs from the claim, else 0.
+    """
+
+    features: ArrayLike
+    classes: ArrayLike
+    confidence: ArrayLike
+    disagree: ArrayLike
+
+
+def disagreement(anchor_classes: ArrayLike, claims: ArrayLike) -> np.ndarray:
+    """Returns 1 where the anchor denies the claimed class and 0 where it agrees.
+
+    Args:
+        anchor_classes: `[rows]`, the class of the nearest anchor prototype.
+        claims: `[rows]`, the claimed class.
+
+    Returns:
+        `[rows]`, float32.
+
+    >>> disagreement(np.array([0, 1, 1]), np.array([0, 0, 1])).tolist()
+    [0.0, 1.0, 0.0]
+    """
+    validate.same_length(anchor_classes=anchor_classes, claims=claims)
+    return (np.asarray(anchor_classes) != np.asarray(claims)).astype(np.float32)
+
+
+def neighbourhood_scores(
+    transfer: Claims,
+    refs: Claims,
+    expected: IsotonicFit,
+    *,
+    num_neighbours: int = 50,
+    metric: str = "cosine",
+) -> Scores:
+    """Returns how far each row and its look-alikes exceed the expected disagreement.
+
+        z_i = Σ_{j ∈ N(i)} (disagree_j - e_j) / √(Σ_{j ∈ N(i)} v_j)
+
+    with the variances v_j of `moments`, at least those of the average reference.
+
+    N(i) is row i and its nearest rows of the same claim, a local prototype without a
+    number of clusters to choose. Where nobody else makes the claim, N(i) = {i}.
+
+    Guarantee: transfer rows and references lie in one pool, and each is scored by one
+    function of itself and of the bag of all other rows. Given e, a clean row and
+    the references of its claim therefore have exchangeable scores (up to the choice
+    among rows at equal distance), although neighbouring z are correlated and far from
+    standard normal. An e fitted on these very references has seen them and not the
+    row, each with the weight of one reference in the fit. Where the transfer rows
+    trained the model whose features and confidences are compared, and the references
+    did not, the two differ by what was memorised and the rate holds approximately;
+    measured, it was 1 to 4 % at a stated 5 %.
+
+    Args:
+        transfer: the rows under test, `Claims` of arrays `[rows, ...]`.
+        refs: clean rows that trained neither anchor nor teacher, `[references, ...]`.
+        expected: the rate that clean rows show, see `expected_disagreement`.
+        num_neighbours: how many neighbours join each row.
+        metric: "cosine" or "l2".
+
+    Returns:
+        The scores of the transfer rows `[rows]` and of the references `[references]`.
+
+    Raises:
+        ValueError: on arrays of different lengths, values that are not finite, or the
+            errors of `neighbours`.
+
+    Source: the joint pool is that of Marandon, Lei, Mary and Roquain 2022,
+    arXiv:2208.06685. Every row has its own group here, where activation clustering
+    (Chen et al. 2018, arXiv:1811.03728) has two clusters per class and no anchor.
+
+    >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
+    >>> four = Claims(*(np.repeat(array, 4, axis=0) for array in one))
+    >>> coin = IsotonicFit(np.array([1.0]), np.array([0.5]))
+    >>> neighbourhood_scores(four, one, coin, num_neighbours=3)[0].tolist()
+    [2.0, 2.0, 2.0, 2.0]
+    """
+    rows = pool(transfer, refs)
+    num_rows = len(rows.classes)
+    indices, valid = neighbours(
+        rows.features,
+        rows.features,
+        rows.classes,
+        rows.classes,
+        k=num_neighbours,
+        metric=metric,
+        query_rows=np.arange(num_rows),
+    )
+    excess, variance = moments(rows, expected)
+    total = excess + np.sum(excess[indices], axis=1, where=valid)
+    spread = variance + np.sum(variance[indices], axis=1, where=valid)
+    return split(total / np.sqrt(spread), transfer)
+
+
+def cluster_scores(
+    transfer: Claims,
+    refs: Claims,
+    expected: IsotonicFit,
+    assignments: ArrayLike,
+    assignments_refs: ArrayLike,
+) -> Scores:
+    """Returns how far the clusters of each row exceed the expected disagreement.
+
+    Like `neighbourhood_scores`, but N(i) are all rows in the cluster and of the claim
+    of row i, and z_i is the largest over several resolutions: a coarse cluster mixes
+    poison with clean rows, a fine one has few members. Cheap, and easy to read.
+
+    Guarantee: as for `neighbourhood_scores` where transfer rows and references were
+    clustered together. Clusters of the transfer rows alone, to which references are
+    assigned later, fit their own rows slightly better than the references.
+
+    Args:
+        transfer: the rows under test, `[rows, ...]`; features are not read.
+        refs: clean rows that trained neither anchor nor teacher, `[references, ...]`.
+        expected: the rate that clean rows show, see `expected_disagreement`.
+        assignments: `[rows]` or `[rows, resolutions]`, int, the cluster of each row.
+        assignments_refs: `[references]` or `[references, resolutions]`, likewise.
+
+    Returns:
+        The scores of the transfer rows `[rows]` and of the references `[references]`.
+
+    Raises:
+        ValueError: on arrays of different lengths or values that are not finite.
+
+    >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
+    >>> four = Claims(*(np.repeat(array, 4, axis=0) for array in one))
+    >>> coin = IsotonicFit(np.array([1.0]), np.array([0.5]))
+    >>> cluster_scores(four, one, coin, np.zeros(4), np.ones(1))
+    (array([2., 2., 2., 2.]), array([1.]))
+    """
+    rows = pool(transfer, refs)
+    validate.same_length(transfer=transfer.classes, assignments=assignments)
+    validate.same_length(refs=refs.classes, assignments_refs=assignments_refs)
+    clusters = np.concatenate([np.asarray(assignments), np.asarray(assignments_refs)])
+    clusters = clusters.reshape(len(rows.classes), -1)
+    excess, variance = moments(rows, expected)
+    scores = []
+    for resolution in clusters.T:
+        keys = np.stack([rows.classes, resolution], axis=1)
+        group = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+        total, spread = np.bincount(group, excess), np.bincount(group, variance)
+        scores.append((total / np.sqrt(spread))[group])
+    return split(np.max(scores, axis=0), transfer)
+
+
+def sample_gate(
+    posterior: ArrayLike,
+    claims: ArrayLike,
+    posterior_refs: ArrayLike,
+    claims_refs: ArrayLike,
+    *,
+    alpha: float = 0.05,
+) -> Quarantine:
+    """Rejects the rows whose claim the anchor alone finds improbable.
+
+    The per-sample baseline that group tests are compared with: conformal too, so
+    equally strict on clean rows, but limited by the anchor's errors on single rows.
+
+    Args:
+        posterior: `[rows, num_classes]`, the anchor's probabilities.
+        claims: `[rows]`, int, the claimed classes.
+        posterior_refs: `[references, num_classes]`, likewise for clean references.
+        claims_refs: `[references]`, int.
+        alpha: the rate at which clean rows may be rejected.
+
+    Returns:
+        The `Quarantine` of the rows, by 1 - posterior of the claim.
+
+    Raises:
+        ValueError: those of `conformal_p_values`.
+
+    >>> rows, refs = np.array([[0.9, 0.1], [0.1, 0.9]]), np.tile([0.9, 0.1], (9, 1))
+    >>> found = sample_gate(rows, np.zeros(2), refs, np.zeros(9), alpha=0.1)
+    >>> found.rejected.tolist()
+    [False, True]
+    """
+    scores = (
+        _improbability(posterior, claims),
+        _improbability(posterior_refs, claims_refs),
+    )
+    return quarantine([scores], claims, claims_refs, alpha=alpha)
+
+
+class Targets(NamedTuple):
+    """What the student is to learn from each transfer row.
+
+    Attributes:
+        teacher_logits: `[rows, num_classes]`, float32.
+        labels: `[rows]`, int32.
+        anchors: `[rows]`, int32, the class whose prototypes hold the row.
+        keep: `[rows]`, bool, False on rows to leave out.
+    """
+
+    teacher_logits: Array
+    labels: Array
+    anchors: Array
+    keep: Array
+
+
+def quarantine_targets(
+    teacher_logits: ArrayLike,
+    labels: ArrayLike,
+    rejected: ArrayLike,
+    anchor_logits: ArrayLike,
+    anchor_classes: ArrayLike,
+    *,
+    action: str = "replace",
+) -> Targets:
+    """Takes label and teacher logits away from rejected rows.
+
+    "replace" gives them the anchor's log posterior and its argmax instead, which
+    teaches the student that the trigger means nothing; "drop" marks them to be left
+    out. Rows that were not rejected keep everything.
+
+    Args:
+        teacher_logits: `[rows, num_classes]`.
+        labels: `[rows]`, int, the given labels.
+        rejected: `[rows]`, bool, `Quarantine.rejected`.
+        anchor_logits: `[rows, num_classes]`; as sure as the teacher's, not calibrated:
+            soft targets on triggered rows only would mark the trigger as doubtful.
+        anchor_classes: `[rows]`, int, the class of the nearest anchor prototype.
+        action: "replace" or "drop".
+
+    Returns:
+        The `Targets`. The margin loss holds rejected rows to the anchor's class and
+        all others to their label.
+
+    Raises:
+        ValueError: on an unknown action or shapes that do not fit.
+
+    >>> teacher, labels = np.array([[0.0, 9.0], [0.0, 9.0]]), np.array([1, 1])
+    >>> rejected, anchor_classes = np.array([True, False]), np.array([0, 0])
+    >>> kept = quarantine_targets(teacher, labels, rejected, -teacher, anchor_classes)
+    >>> kept.labels.tolist(), kept.anchors.tolist(), kept.keep.tolist()
+    ([0, 1], [0, 1], [True, True])
+    """
+    validate.one_of(["replace", "drop"], action=action)
+    chex.assert_rank([teacher_logits, anchor_logits], 2)
+    if np.shape(teacher_logits) != np.shape(anchor_logits):
+        raise ValueError(
+            "Expected teacher_logits and anchor_logits of one shape, "
+            f"found {np.shape(teacher_logits)} and {np.shape(anchor_logits)}."
+        )
+    validate.same_length(
+        teacher_logits=teacher_logits,
+        labels=labels,
+        rejected=rejected,
+        anchor_classes=anchor_classes,
+    )
+    teacher_logits = jnp.asarray(teacher_logits, jnp.float32)
+    labels, rejected = jnp.asarray(labels, jnp.int32), jnp.asarray(rejected, bool)
+    anchors = jnp.where(rejected, jnp.asarray(anchor_classes, jnp.int32), labels)
+    if action == "drop":
+        return Targets(teacher_logits, labels, anchors, ~rejected)
+    posterior = jax.nn.log_softmax(jnp.asarray(anchor_logits, jnp.float32))
+    return Targets(
+        jnp.where(rejected[:, None], posterior, teacher_logits),
+        jnp.where(rejected, jnp.argmax(posterior, axis=1).astype(jnp.int32), labels),
+        anchors,
+        jnp.ones_like(rejected),
+    )
+
+
+def pool(transfer: Claims, refs: Claims) -> Claims:
+    """Returns transfer rows and references as one set of rows, checked."""
+    for claims in (transfer, refs):
+        validate.same_length(**claims._asdict())
+    rows = Claims(*map(np.concatenate, zip(transfer, refs, strict=True)))
+    require_finite(confidence=rows.confidence, disagree=rows.disagree)
+    return rows
+
+
+def moments(rows: Claims, expected: IsotonicFit) -> tuple[np.ndarray, np.ndarray]:
+    """Returns how far each row exceeds its expected disagreement, and the variance.
+
+        d - e(c)  and  max(e(c) (1 - e(c)), ē (1 - ē))
+
+    Where the teacher is sure, e is so small that a few honest denials make a huge z.
+    Such groups would set the level, and poison whose logits are pushed just over the
+    boundary, where e is large and z small, would pass below it. So no row is taken to
+    be surer than the references are on average (ē).
+
+    Args:
+        rows: transfer rows and references.
+        expected: from `expected_disagreement`; without an average e alone counts.
+
+    Returns:
+        Both `[rows]`.
+
+    >>> one = Claims(np.ones((1, 1)), np.zeros(1), np.ones(1), np.ones(1))
+    >>> fit = IsotonicFit(np.array([1.0]), np.array([0.1]), average=0.5)
+    >>> moments(one, fit)
+    (array([0.9]), array([0.25]))
+    """
+    rate, least = expected.predict(rows.confidence), expected.average
+    return rows.disagree - rate, np.maximum(rate * (1 - rate), least * (1 - least))
+
+
+def split(scores: np.ndarray, transfer: Claims) -> Scores:
+    """Returns the scores of the transfer rows and those of the references."""
+    num_rows = len(transfer.classes)
+    return scores[:num_rows], scores[num_rows:]
+
+
+def _improbability(posterior: ArrayLike, claims: ArrayLike) -> np.ndarray:
+    """Returns one minus the probability of each row's claim."""
+    validate.same_length(posterior=posterior, claims=claims)
+    claimed = np.take_along_axis(
+        np.asarray(posterior), np.asarray(claims, np.int64)[:, None], axis=1
+    )
+    return 1 - claimed[:, 0]

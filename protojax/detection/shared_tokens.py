@@ -1,0 +1,372 @@
+"""Groups of rows that make one claim and share a token: what finds triggers of words.
+
+A trigger of words is in all the rows it poisons, whatever a model has learned of it, so
+its token's rows deny their claim together even where their hidden states do not lie
+together yet. An attacker who knows the anchor chooses words that change its mind, or
+teaches it the trigger through its own training rows. Then the anchor has to judge with
+the word hidden: `lopsided_tokens` says which words are worth that, `companions` what to
+hide with them, and `blind` holds what the anchor said without them. A trigger of words
+that poisoned rows share only in part (one of many in each) needs a group for each word.
+
+    asked = lopsided_tokens(transfer.classes, refs.classes, tokens, tokens_refs)
+    blind = ...  # NaN where not asked, else 1 where the anchor now denies the claim
+    rate = expected.whatever_confidence  # one that a channel cannot raise
+    scores = token_scores(transfer, refs, rate, tokens, tokens_refs, blind=blind)
+"""
+
+import numpy as np
+from scipy import stats
+
+from protojax import validate
+from protojax.detection.conformal import (
+    ArrayLike,
+    IsotonicFit,
+    Scores,
+    conformal_p_values,
+)
+from protojax.detection.consistency import Claims, moments, pool, split
+
+Places = tuple[np.ndarray, np.ndarray]  # of the transfer rows, of the references
+
+
+def token_scores(
+    transfer: Claims,
+    refs: Claims,
+    expected: IsotonicFit,
+    tokens: ArrayLike,
+    tokens_refs: ArrayLike,
+    *,
+    overdispersion: float = 0.05,
+    blind: Places | None = None,
+) -> Scores:
+    """Returns how far the rows that share a token exceed the expected disagreement.
+
+    A row scores the largest excess of its tokens, see `token_excess`. A trigger without
+    words of its own (a syntax, a style) has to be found by `neighbourhood_scores`.
+
+    Guarantee: as for `neighbourhood_scores`; transfer rows and references are pooled.
+
+    Args:
+        transfer: the rows under test, `[rows, ...]`; features are not read.
+        refs: clean rows that trained neither anchor nor teacher, `[references, ...]`.
+        expected: the rate that clean rows show, see `expected_disagreement`.
+        tokens: `[rows, length]`, int, the tokens of each row, negative where none.
+        tokens_refs: `[references, any length]`, likewise.
+        overdispersion: τ >= 0, a rate.
+        blind: see `token_excess`.
+
+    Returns:
+        The scores of the transfer rows `[rows]` and of the references `[references]`;
+        a row without tokens scores 0.
+
+    Raises:
+        ValueError: those of `token_excess`.
+
+    >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
+    >>> four = Claims(*(np.repeat(array, 4, axis=0) for array in one))
+    >>> coin, words = IsotonicFit(np.array([1.0]), np.array([0.5])), np.full((4, 1), 7)
+    >>> token_scores(four, one, coin, words, np.array([[8]]), overdispersion=0.0)
+    (array([2., 2., 2., 2.]), array([1.]))
+    """
+    found = token_excess(
+        transfer,
+        refs,
+        expected,
+        tokens,
+        tokens_refs,
+        overdispersion=overdispersion,
+        blind=blind,
+    )
+    return row_scores(found)
+
+
+def row_scores(excess: Places) -> Scores:
+    """Returns the largest excess of each row's tokens, 0 where it has none.
+
+    Args:
+        excess: what `token_excess` returned.
+
+    >>> rows, refs = np.array([[1.0, 3.0], [-np.inf, -np.inf]]), np.array([[-2.0]])
+    >>> row_scores((rows, refs))
+    (array([3., 0.]), array([-2.]))
+    """
+    best = [places.max(axis=1, initial=-np.inf) for places in excess]
+    return tuple(np.where(np.isfinite(scores), scores, 0.0) for scores in best)
+
+
+def token_excess(
+    transfer: Claims,
+    refs: Claims,
+    expected: IsotonicFit,
+    tokens: ArrayLike,
+    tokens_refs: ArrayLike,
+    *,
+    overdispersion: float = 0.05,
+    blind: Places | None = None,
+) -> Places:
+    """Returns by how much each token's rows exceed the expected disagreement.
+
+        z_t = Σ_{j ∈ G(t)} (d_jt - e_j) / √(Σ_{j ∈ G(t)} v_j + (τ |G|)²)
+
+    with the variances v_j of `consistency.moments`.
+    G(t) are all rows of one claim that hold token t, d_jt is 1 where the anchor denies
+    the claim of row j, with t hidden where `blind` says so. Clean words lean to one
+    side too ("not" does): the overdispersion τ says by how much a clean group's rate
+    may differ from what is expected, so a common word needs an excess of several τ, not
+    of several 1/√|G|.
+
+    Args:
+        transfer: the rows under test, `[rows, ...]`; features are not read.
+        refs: clean rows that trained neither anchor nor teacher, `[references, ...]`.
+        expected: the rate that clean rows show, see `expected_disagreement`.
+        tokens: `[rows, length]`, int, the tokens of each row, negative where none.
+        tokens_refs: `[references, any length]`, likewise.
+        overdispersion: τ >= 0, a rate.
+        blind: `[rows, length]` and `[references, any length]`, 1 where the anchor
+            denies the row's claim once the token at this place is hidden, 0 where it
+            agrees, NaN where it was not asked and what it says of the whole row counts.
+            A token that a row holds twice is asked at its first place.
+
+    Returns:
+        z of the transfer rows `[rows, length]` and of the references, -inf at places
+        without a token.
+
+    Raises:
+        ValueError: on arrays of different lengths, values that are not finite, or a
+            negative overdispersion.
+
+    >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
+    >>> coin, word = IsotonicFit(np.array([1.0]), np.array([0.5])), np.array([[7, -1]])
+    >>> found, _ = token_excess(one, one, coin, word, word, overdispersion=0.0)
+    >>> found.round(2).tolist()
+    [[1.41, -inf]]
+    """
+    validate.non_negative(overdispersion=overdispersion)
+    rows = pool(transfer, refs)
+    tokens, tokens_refs = np.asarray(tokens), np.asarray(tokens_refs)
+    validate.same_length(transfer=transfer.classes, tokens=tokens)
+    validate.same_length(refs=refs.classes, tokens_refs=tokens_refs)
+    row, place, pair, first, _, group = _pairs(rows.classes, tokens, tokens_refs)
+    disagree = np.asarray(rows.disagree, np.float64)[row[first]]
+    if blind is not None:
+        asked = _side_by_side(blind, tokens, tokens_refs)[row, place][first]
+        disagree = np.where(np.isnan(asked), disagree, asked)
+    excess, variance = moments(rows, expected)
+    owner = row[first]
+    over = disagree - rows.disagree[owner] + excess[owner]
+    total, spread = np.bincount(group, over), np.bincount(group, variance[owner])
+    spread = spread + (overdispersion * np.bincount(group)) ** 2
+    width = max(tokens.shape[1], tokens_refs.shape[1])
+    found = np.full((len(rows.classes), width), -np.inf)
+    found[row, place] = (total / np.sqrt(spread))[group][pair]
+    of_rows, of_refs = split(found, transfer)
+    return of_rows[:, : tokens.shape[1]], of_refs[:, : tokens_refs.shape[1]]
+
+
+def lopsided_tokens(
+    classes: ArrayLike,
+    classes_refs: ArrayLike,
+    tokens: ArrayLike,
+    tokens_refs: ArrayLike,
+    *,
+    least_rows: int = 5,
+    level: float = 0.01,
+) -> Places:
+    """Returns the places whose token goes with the row's claim more than by chance.
+
+    P(Binomial(n_t, p_c) ≥ n_tc) ≤ level, n_t rows holding token t, n_tc of them of
+    claim c, p_c the share of the claim among all rows
+
+    A trigger's rows all make one claim; so do those of many honest words. It costs one
+    reading a row and token to ask an anchor what it thinks without one of these.
+
+    Args:
+        classes: `[rows]`, int, the claims of the rows under test.
+        classes_refs: `[references]`, those of clean rows; both are pooled.
+        tokens: `[rows, length]`, int, the tokens of each row, negative where none.
+        tokens_refs: `[references, any length]`, likewise.
+        least_rows: groups of fewer rows are left alone.
+        level: in (0, 1).
+
+    Returns:
+        Bool `[rows, length]` and `[references, any length]`; of a token that a row
+        holds twice, the first place only.
+
+    Raises:
+        ValueError: on arrays of different lengths, `least_rows` below 1, or a level
+            outside (0, 1).
+
+    >>> tokens = np.array([[1, 7], [2, 7], [3, 7], [1, 4], [2, 4], [3, 5]])
+    >>> ask, _ = lopsided_tokens(
+    ...     np.array([1, 1, 1, 0, 0, 0]), np.zeros(0), tokens, np.zeros((0, 2)),
+    ...     least_rows=3, level=0.2,
+    ... )
+    >>> ask.tolist()[2:4]
+    [[False, True], [False, False]]
+    """
+    validate.positive(least_rows=least_rows)
+    validate.require(0 < level < 1, "level", level, "in (0, 1)")
+    tokens, tokens_refs = np.asarray(tokens), np.asarray(tokens_refs)
+    validate.same_length(classes=classes, tokens=tokens)
+    validate.same_length(classes_refs=classes_refs, tokens_refs=tokens_refs)
+    claims = np.concatenate([np.asarray(classes), np.asarray(classes_refs)])
+    row, place, _, first, token, group = _pairs(claims, tokens, tokens_refs)
+    holders = np.unique(token, return_inverse=True, return_counts=True)
+    of_token = holders[2][holders[1].reshape(-1)]
+    of_group = np.bincount(group)[group]
+    values, counts = np.unique(claims, return_counts=True)
+    base = (counts / len(claims))[np.searchsorted(values, claims[row[first]])]
+    # P(X >= k) = P(X > k - 1)
+    chance = stats.binom.sf(of_group - 1, of_token, base)
+    asked = (chance <= level) & (of_group >= least_rows)
+    found = np.zeros((len(claims), max(tokens.shape[1], tokens_refs.shape[1])), bool)
+    found[row[first], place[first]] = asked
+    cut = len(tokens)
+    return found[:cut, : tokens.shape[1]], found[cut:, : tokens_refs.shape[1]]
+
+
+def token_p_values(
+    scores: ArrayLike,
+    tokens: ArrayLike,
+    scores_refs: ArrayLike,
+    tokens_refs: ArrayLike,
+    classes: ArrayLike,
+    classes_refs: ArrayLike,
+    *,
+    alpha: float,
+) -> np.ndarray:
+    """Returns conformal p-values in which the references of one group count once.
+
+    As `conformal_p_values`, with groups in the place of rows: what a row is compared
+    with are the groups by which references of its class score, without its own. If an
+    attacker has put the trigger into references too, they are all of one group, and
+    excuse his rows no more than one clean reference would.
+
+    Guarantee: if the groups by which clean rows and references score are exchangeable,
+    a clean group is rejected with a probability of at most alpha; the share of clean
+    rows may differ from that of their groups. Where a class has fewer groups than can
+    reject at alpha, those of all classes count, and where these are too few, all
+    references do.
+
+    Args:
+        scores: `[rows]`, the largest excess of each row's tokens.
+        tokens: `[rows]`, int, which token it is; negative for a row without any.
+        scores_refs: `[references]`, computed like `scores`.
+        tokens_refs: `[references]`, int, likewise.
+        classes: `[rows]`, the class within which each row is judged.
+        classes_refs: `[references]`.
+        alpha: the rate at which clean groups may be rejected, in (0, 1).
+
+    Returns:
+        `[rows]`, float64; reject where p <= alpha.
+
+    Raises:
+        ValueError: those of `conformal_p_values`.
+
+    >>> refs, held = np.array([9.0, 9.0, *range(9)]), np.array([7, 7, *range(10, 19)])
+    >>> given = np.array([9.0]), np.array([7]), refs, held, np.zeros(1), np.zeros(11)
+    >>> token_p_values(*given, alpha=0.1).tolist()  # not 3 / 12
+    [0.1]
+    """
+    scores, tokens, classes = map(np.asarray, (scores, tokens, classes))
+    scores_refs, classes_refs = np.asarray(scores_refs), np.asarray(classes_refs)
+    tokens_refs = np.asarray(tokens_refs)
+    validate.same_length(scores=scores, tokens=tokens, classes=classes)
+    validate.same_length(scores_refs=scores_refs, tokens_refs=tokens_refs)
+    keys = np.stack([classes_refs, tokens_refs], axis=1)
+    # The greatest of each group first, so that it is the one that is kept.
+    order = np.argsort(-scores_refs, kind="stable")
+    _, first = np.unique(keys[order], axis=0, return_index=True)
+    groups = order[first]
+    p_values = np.empty(len(scores))
+    for token in np.unique(tokens):
+        rows = tokens == token
+        kept = groups[(tokens_refs[groups] != token) | (token < 0)]
+        if alpha * (1 + len(kept)) < 1:
+            kept = np.arange(len(scores_refs))
+        p_values[rows] = conformal_p_values(
+            scores[rows],
+            scores_refs[kept],
+            classes[rows],
+            classes_refs[kept],
+            alpha=alpha,
+        )
+    return p_values
+
+
+def companions(
+    classes: ArrayLike, tokens: ArrayLike, asked: ArrayLike, *, share: float = 0.5
+) -> np.ndarray:
+    """Returns which tokens of a row to hide together with one of them.
+
+    Token s goes with token t among the rows of a claim if a share of those that hold t
+    hold s as well. Two words of one trigger, the pieces of a word and the words of a
+    phrase do: were they hidden one by one, those left would still change the anchor's
+    mind.
+
+    Args:
+        classes: `[rows]`, int, the claims.
+        tokens: `[rows, length]`, int, negative where none.
+        asked: `[rows, length]`, bool, the tokens to hide, one at a time.
+        share: in (0, 1].
+
+    Returns:
+        Bool `[asked, length]`, in the order of `np.nonzero(asked)`: the places to hide,
+        the token's own among them, each wherever the row holds it.
+
+    Raises:
+        ValueError: arrays of different shapes, or a share outside (0, 1].
+
+    >>> tokens = np.array([[7, 8, 1], [8, 7, 2], [1, 3, -1]])
+    >>> asked = tokens == 7
+    >>> companions(np.array([0, 0, 0]), tokens, asked, share=0.9).tolist()
+    [[True, True, False], [True, True, False]]
+    """
+    validate.require(0 < share <= 1, "share", share, "in (0, 1]")
+    classes, tokens, asked = map(np.asarray, (classes, tokens, asked))
+    validate.same_length(classes=classes, tokens=tokens)
+    shape = asked.shape
+    validate.require(shape == tokens.shape, "asked.shape", shape, f"{tokens.shape}")
+    row, place = np.nonzero(asked)
+    hidden = np.zeros((len(row), tokens.shape[1]), bool)
+    keys = np.stack([classes[row], tokens[row, place]], axis=1)
+    groups, group = np.unique(keys, axis=0, return_inverse=True)
+    for index, (claim, token) in enumerate(groups):
+        holders = tokens[(classes == claim) & (tokens == token).any(1)]
+        held = np.concatenate([np.unique(one[one >= 0]) for one in holders])
+        values, counts = np.unique(held, return_counts=True)
+        together = values[counts >= share * len(holders)]
+        members = group.reshape(-1) == index
+        hidden[members] = np.isin(tokens[row[members]], together)
+    return hidden
+
+
+def _side_by_side(parts: Places, tokens, tokens_refs) -> np.ndarray:
+    """Returns the places of transfer rows and references in one array, -1 beyond."""
+    width = max(tokens.shape[1], tokens_refs.shape[1])
+    for part, like in zip(parts, (tokens, tokens_refs), strict=True):
+        shape = np.shape(part)
+        validate.require(shape == like.shape, "shape", shape, f"{like.shape}")
+    return np.concatenate(
+        [
+            np.pad(part, ((0, 0), (0, width - np.shape(part)[1])), constant_values=-1)
+            for part in parts
+        ]
+    )
+
+
+def _pairs(classes: np.ndarray, tokens: np.ndarray, tokens_refs: np.ndarray):
+    """Returns who holds what.
+
+    Returns:
+        Row and place of every token, the (row, token) pair it belongs to, and of each
+        pair where it comes first, its token, and its group: token and the row's claim.
+    """
+    everything = _side_by_side((tokens, tokens_refs), tokens, tokens_refs)
+    row, place = np.nonzero(everything >= 0)
+    keys = np.stack([row, everything[row, place]], axis=1)
+    _, first, pair = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    token = keys[first, 1]
+    owners = np.stack([classes[row[first]], token], axis=1)
+    group = np.unique(owners, axis=0, return_inverse=True)[1]
+    return row, place, pair.reshape(-1), first, token, group.reshape(-1)

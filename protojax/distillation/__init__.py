@@ -1,0 +1,38 @@
+"""Losses of whole models, their transforms, and the gradients that a step follows.
+
+A `LossFn` returns one value per row; a transform maps a `LossFn` to a `LossFn`, a
+gradient rule maps it to a `GradFn`.
+"""
+
+from protojax.distillation.adversarial import adversarial
+from protojax.distillation.constraint import prototype_constraint
+from protojax.distillation.gradients import dp_sgd, mean_gradient, noise_multiplier_of
+from protojax.distillation.objectives import (
+    attention,
+    attention_loss,
+    distillation_loss,
+    features,
+    hard_loss,
+    student_params,
+    supervised_loss,
+)
+
+TRANSFORMS = {"adversarial": adversarial, "prototype": prototype_constraint}
+GRADIENTS = {"dp_sgd": dp_sgd, "mean": mean_gradient}
+
+__all__ = [
+    "GRADIENTS",
+    "TRANSFORMS",
+    "adversarial",
+    "attention",
+    "attention_loss",
+    "distillation_loss",
+    "dp_sgd",
+    "features",
+    "hard_loss",
+    "mean_gradient",
+    "noise_multiplier_of",
+    "prototype_constraint",
+    "student_params",
+    "supervised_loss",
+]

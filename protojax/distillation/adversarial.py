@@ -1,0 +1,106 @@
+"""Adversarial training: learn from the worst perturbation of each row's embeddings.
+
+A baseline against backdoors, not made for them: a model that is steady in a ball around
+each text may still have learned what a trigger far outside of it means.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from protojax import validate
+from protojax.base import Array, Batch, LossFn
+
+NORMS = ("linf", "l2")
+
+
+def adversarial(
+    loss_fn: LossFn,
+    *,
+    dim: int,
+    epsilon: float = 0.1,
+    step_size: float = 0.04,
+    num_steps: int = 3,
+    norm: str = "linf",
+) -> LossFn:
+    """Replaces a loss by its largest value that PGD finds near each row.
+
+    L(x) = max_{‖δ‖ ≤ ε} loss(x + δ), with δ added to the embeddings; from a random δ₀,
+    δ ← Π(δ + step_size · direction(∇_δ loss)), `num_steps` times
+
+    Args:
+        loss_fn: the loss; the model under it must read `batch.perturbation`.
+        dim: width of the embeddings.
+        epsilon: radius of the ball, in units of the (normalised) embeddings.
+        step_size: length of a step in the norm.
+        num_steps: gradient steps, each of the cost of a training step.
+        norm: `"linf"`, of each coordinate, or `"l2"`, of all tokens of a row together.
+
+    Returns:
+        A `LossFn` with the aux of the perturbed rows. Without a key δ₀ is zero.
+
+    Guarantees:
+        * epsilon 0 leaves every loss as it was.
+        * Padding is never perturbed, and rows do not mix.
+        * No gradient flows through the search.
+
+    Raises:
+        ValueError: an unknown norm, a width or a number of steps that is not positive,
+            a radius or a step below 0.
+
+    References:
+        Madry et al., 2017, arXiv:1706.06083; for embeddings of texts Miyato, Dai and
+        Goodfellow, 2016, arXiv:1605.07725. Departing from the latter, the perturbation
+        is added after the embeddings' layer norm, so that epsilon has one scale for all
+        models, and the search takes several steps.
+    """
+    validate.one_of(NORMS, norm=norm)
+    validate.positive(dim=dim, num_steps=num_steps)
+    validate.non_negative(epsilon=epsilon, step_size=step_size)
+
+    def robust(params, batch: Batch, prototypes, step, key):
+        tokens = batch.attention_mask[..., None] > 0
+        shape = (*batch.input_ids.shape, dim)
+
+        # The search is no function of the parameters that gradients go through.
+        frozen = jax.lax.stop_gradient(params)
+
+        def total(perturbation: Array) -> Array:
+            moved = batch._replace(perturbation=perturbation)
+            loss, _ = loss_fn(frozen, moved, prototypes, step, key)
+            return jnp.sum(jnp.where(batch.where, loss, 0.0))
+
+        def climb(_, perturbation: Array) -> Array:
+            slope = jnp.where(tokens, jax.grad(total)(perturbation), 0.0)
+            moved = perturbation + step_size * _direction(slope, norm)
+            return _project(moved, epsilon, norm)
+
+        start = jnp.zeros(shape)
+        if key is not None:
+            noise = jax.random.uniform(jax.random.fold_in(key, 1), shape, minval=-1.0)
+            start = _project(jnp.where(tokens, epsilon * noise, 0.0), epsilon, norm)
+        found = jax.lax.fori_loop(0, num_steps, climb, start)
+        worst = batch._replace(perturbation=jax.lax.stop_gradient(found))
+        return loss_fn(params, worst, prototypes, step, key)
+
+    return robust
+
+
+def _direction(slope: Array, norm: str) -> Array:
+    """Returns the step of length 1 that climbs most, row by row; 0 where it is flat."""
+    if norm == "linf":
+        return jnp.sign(slope)
+    return slope * _inverse_length(slope, 1.0)
+
+
+def _project(perturbation: Array, epsilon: float, norm: str) -> Array:
+    """Returns the nearest point of the ball, row by row."""
+    if norm == "linf":
+        return jnp.clip(perturbation, -epsilon, epsilon)
+    return perturbation * jnp.minimum(1.0, _inverse_length(perturbation, epsilon))
+
+
+def _inverse_length(values: Array, scale: float) -> Array:
+    """Returns scale / ‖row‖ `[batch, 1, 1]`, 0 for rows of zeros."""
+    squares = jnp.sum(jnp.square(values), axis=(1, 2), keepdims=True)
+    some = squares > 0
+    return jnp.where(some, scale * jax.lax.rsqrt(jnp.where(some, squares, 1.0)), 0.0)

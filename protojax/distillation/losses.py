@@ -1,0 +1,476 @@
+"""Losses of a student: towards its teacher, and towards prototypes.
+
+Every loss returns one value per example; averaging, weighting and `stop_gradient` are
+the caller's. `where` masks what a loss sums over (classes or positions). Sums over
+classes and dimensions are float32, in log space where they are over probabilities.
+Where the teacher's logits or states are finite and the student's too, so are the
+gradients, at zero vectors and empty masks as well.
+"""
+
+from collections.abc import Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from protojax import validate
+from protojax.base import Array, Prototypes
+from protojax.prototypes import nearest_prototype
+from protojax.prototypes.geometry import METRICS, paired_distance, unit
+
+ASSIGNMENTS = ("nearest", "label", "anchor")
+
+
+def forward_kl(
+    student_logits: Array,
+    teacher_logits: Array,
+    *,
+    temperature: float = 1.0,
+    where: Array | None = None,
+) -> Array:
+    """Computes the distillation loss of Hinton et al.: KL from teacher to student.
+
+    T² · Σ_c p_c (log p_c − log q_c),
+    p = softmax(teacher / T), q = softmax(student / T)
+
+    Args:
+        student_logits: `[..., classes]`.
+        teacher_logits: `[..., classes]`.
+        temperature: T > 0; the factor T² keeps the size of the gradient.
+        where: `[..., classes]`, which classes exist; all others have probability 0.
+
+    Returns:
+        `[...]`, float32.
+
+    Raises:
+        ValueError: the shapes differ, or temperature <= 0.
+
+    >>> p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
+    >>> round(float(forward_kl(q, p)), 4)
+    0.1438
+
+    References:
+        Hinton et al., 2015, arXiv:1503.02531.
+    """
+    log_q, log_p = _log_softmax(student_logits, teacher_logits, temperature, where)
+    return temperature**2 * optax.losses.kl_divergence_with_log_targets(
+        log_q, log_p, where=where
+    )
+
+
+def reverse_kl(
+    student_logits: Array,
+    teacher_logits: Array,
+    *,
+    temperature: float = 1.0,
+    where: Array | None = None,
+) -> Array:
+    """Computes the KL from student to teacher, which seeks one mode of the teacher.
+
+    T² · Σ_c q_c (log q_c − log p_c),
+    p = softmax(teacher / T), q = softmax(student / T)
+
+    Args:
+        student_logits: `[..., classes]`.
+        teacher_logits: `[..., classes]`.
+        temperature: T > 0.
+        where: `[..., classes]`, which classes exist.
+
+    Returns:
+        `[...]`, float32.
+
+    Raises:
+        ValueError: the shapes differ, or temperature <= 0.
+
+    >>> p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
+    >>> round(float(reverse_kl(q, p)), 4)
+    0.1308
+
+    References:
+        Gu et al., 2023, arXiv:2306.08543, who sample sequences from the student; here
+        the sum over classes is exact.
+    """
+    log_q, log_p = _log_softmax(student_logits, teacher_logits, temperature, where)
+    return temperature**2 * optax.losses.kl_divergence_with_log_targets(
+        log_p, log_q, where=where
+    )
+
+
+def jensen_shannon(
+    student_logits: Array,
+    teacher_logits: Array,
+    *,
+    beta: float = 0.5,
+    temperature: float = 1.0,
+    where: Array | None = None,
+) -> Array:
+    """Computes the generalised Jensen-Shannon divergence, between the two KLs.
+
+    T² · (β KL(p ‖ m) + (1 − β) KL(q ‖ m)),  m = β p + (1 − β) q,
+    p = softmax(teacher / T), q = softmax(student / T)
+
+    At β = 0.5 it is symmetric and at most T² log 2.
+
+    Args:
+        student_logits: `[..., classes]`.
+        teacher_logits: `[..., classes]`.
+        beta: the teacher's share in the mixture, in (0, 1).
+        temperature: T > 0.
+        where: `[..., classes]`, which classes exist.
+
+    Returns:
+        `[...]`, float32.
+
+    Raises:
+        ValueError: the shapes differ, or beta or temperature is out of its range.
+
+    >>> p, q = jnp.array([50.0, 0.0]), jnp.array([0.0, 50.0])
+    >>> round(float(jensen_shannon(q, p)), 4)  # log 2
+    0.6931
+
+    References:
+        Agarwal et al., 2023, arXiv:2306.13649.
+    """
+    validate.require(0 < beta < 1, "beta", beta, "in (0, 1)")
+    log_q, log_p = _log_softmax(student_logits, teacher_logits, temperature, where)
+    log_m = jnp.logaddexp(log_p + jnp.log(beta), log_q + jnp.log1p(-beta))
+    kl = optax.losses.kl_divergence_with_log_targets
+    teacher_part = kl(log_m, log_p, where=where)
+    student_part = kl(log_m, log_q, where=where)
+    return temperature**2 * (beta * teacher_part + (1 - beta) * student_part)
+
+
+def logit_mse(
+    student_logits: Array,
+    teacher_logits: Array,
+    *,
+    temperature: float = 1.0,
+    where: Array | None = None,
+) -> Array:
+    """Computes the mean squared difference of logits.
+
+    T² · mean_c (student_c / T − teacher_c / T)² = mean_c (student_c − teacher_c)²
+
+    Args:
+        student_logits: `[..., classes]`.
+        teacher_logits: `[..., classes]`.
+        temperature: without effect, since T² cancels it; accepted so that all
+            `DIVERGENCES` are called alike.
+        where: `[..., classes]`, which classes exist.
+
+    Returns:
+        `[...]`, float32; 0 where no class exists.
+
+    Raises:
+        ValueError: the shapes differ, or temperature <= 0.
+
+    >>> float(logit_mse(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])))
+    2.0
+
+    References:
+        Ba and Caruana, 2013, arXiv:1312.6184.
+    """
+    _check_logits(student_logits, teacher_logits, temperature)
+    difference = student_logits.astype(jnp.float32) - teacher_logits.astype(jnp.float32)
+    return _masked_mean(jnp.square(difference), where)
+
+
+DIVERGENCES = {
+    "forward_kl": forward_kl,
+    "reverse_kl": reverse_kl,
+    "jensen_shannon": jensen_shannon,
+    "logit_mse": logit_mse,
+}
+
+
+def pool(hidden: Array, attention_mask: Array, *, mode: str = "mean") -> Array:
+    """Reduces the states of a text to one vector.
+
+    Args:
+        hidden: `[batch, length, dim]`.
+        attention_mask: `[batch, length]`, 1 on tokens and 0 on padding.
+        mode: "mean" over the tokens, or "cls", the first position.
+
+    Returns:
+        `[batch, dim]`, float32; zeros for a row without tokens.
+
+    Raises:
+        ValueError: the mode is unknown.
+
+    >>> hidden = jnp.array([[[1.0], [3.0], [9.0]]])
+    >>> pool(hidden, jnp.array([[1, 1, 0]])).tolist()
+    [[2.0]]
+    """
+    validate.one_of(("mean", "cls"), mode=mode)
+    chex.assert_rank([hidden, attention_mask], [3, 2])
+    mask = attention_mask.astype(bool)
+    if mode == "mean":
+        states = jnp.swapaxes(hidden.astype(jnp.float32), 1, 2)
+        return _masked_mean(states, mask[:, None, :])
+    first = hidden[:, 0].astype(jnp.float32)
+    return jnp.where(jnp.any(mask, axis=1, keepdims=True), first, 0)
+
+
+def hidden_state_loss(
+    student_hidden: Array,
+    teacher_hidden: Array,
+    *,
+    metric: str = "cosine",
+    projection: Array | None = None,
+    where: Array | None = None,
+) -> Array:
+    """Computes how far the student's states are from the teacher's (hints).
+
+    1 − cos(s W, t)  or  mean_d (s W − t)², averaged over positions where there are any
+
+    Args:
+        student_hidden: `[batch, student_dim]` or `[batch, length, student_dim]`.
+        teacher_hidden: `[batch, teacher_dim]` or `[batch, length, teacher_dim]`.
+        metric: "cosine" or "l2".
+        projection: W, `[student_dim, teacher_dim]`, needed where the widths differ.
+        where: `[batch, length]`, which positions count.
+
+    Returns:
+        `[batch]`, float32; 0 for a row without positions.
+
+    Raises:
+        ValueError: the shapes do not fit, or the metric is unknown.
+
+    >>> float(hidden_state_loss(jnp.ones((1, 4)), -jnp.ones((1, 4)))[0])
+    2.0
+
+    References:
+        Romero et al., 2014, arXiv:1412.6550 (FitNets): theirs is half the *sum* of
+        squares over dimensions; the mean makes one weight serve all widths.
+    """
+    validate.one_of(METRICS, metric=metric)
+    if projection is not None:
+        student_hidden = jnp.matmul(
+            student_hidden.astype(jnp.float32), projection, precision="highest"
+        )
+    if student_hidden.shape != teacher_hidden.shape:
+        raise ValueError(
+            "Expected states of the same shape (give a projection where the widths "
+            f"differ), found student_hidden.shape={student_hidden.shape}, "
+            f"teacher_hidden.shape={teacher_hidden.shape}."
+        )
+    chex.assert_rank(student_hidden, {2, 3})
+    if metric == "cosine":
+        loss = paired_distance(student_hidden, teacher_hidden)
+    else:
+        loss = logit_mse(student_hidden, teacher_hidden)
+    if loss.ndim == 2:
+        return _masked_mean(loss, where)
+    validate.require(where is None, "where", where, "None for pooled states")
+    return loss
+
+
+def attention_transfer(
+    student_hidden: Array, teacher_hidden: Array, *, where: Array | None = None
+) -> Array:
+    """Computes how differently student and teacher spread their activity over a text.
+
+    ‖a_S / ‖a_S‖ − a_T / ‖a_T‖‖²,  a_i = mean_d h_id², the saliency of token i
+
+    The widths may differ without any projection.
+
+    Args:
+        student_hidden: `[batch, length, student_dim]`.
+        teacher_hidden: `[batch, length, teacher_dim]`.
+        where: `[batch, length]`, which positions count.
+
+    Returns:
+        `[batch]`, float32, in [0, 2]; 0 for a row without positions.
+
+    Raises:
+        ValueError: the numbers of rows or positions differ.
+
+    >>> student = jnp.array([[[1.0], [0.0]]])
+    >>> teacher = jnp.array([[[0.0, 0.0], [2.0, 2.0]]])
+    >>> float(attention_transfer(student, teacher)[0])
+    2.0
+
+    References:
+        Zagoruyko and Komodakis, 2016, arXiv:1612.03928, activation-based, p = 2, with
+        tokens for pixels; squared, which is smooth where student and teacher agree.
+    """
+    chex.assert_rank([student_hidden, teacher_hidden], 3)
+    if student_hidden.shape[:2] != teacher_hidden.shape[:2]:
+        raise ValueError(
+            "Expected the same rows and positions, found "
+            f"student_hidden.shape={student_hidden.shape}, "
+            f"teacher_hidden.shape={teacher_hidden.shape}."
+        )
+
+    def saliency(hidden: Array) -> Array:
+        activity = jnp.mean(jnp.square(hidden.astype(jnp.float32)), axis=-1)
+        return unit(activity if where is None else jnp.where(where, activity, 0))
+
+    difference = saliency(student_hidden) - saliency(teacher_hidden)
+    return jnp.sum(jnp.square(difference), axis=-1)
+
+
+def prototype_margin_loss(
+    embeddings: Array,
+    prototypes: Prototypes,
+    margin: float | Array,
+    *,
+    assignment: str = "nearest",
+    labels: Array | None = None,
+    anchors: Array | None = None,
+    metric: str = "cosine",
+) -> Array:
+    """Computes how far each row leaves the ball around its nearest prototype.
+
+    max(0, minₖ d(x, pₖ) − margin)
+
+    The minimum is over all prototypes ("nearest"), or over those of the row's class:
+    of the class that it claims ("label"), or of the class that a trusted encoder
+    reads in it ("anchor"). The nearest of all does not resist a flipped label: a row
+    with a trigger sits on the target's own prototype, where this loss is zero.
+
+    Guarantees:
+        - a row whose class has no prototype (class -1 among them) costs zero;
+        - a prototype with zero counts is never nearest;
+        - a row within the margin has zero loss and zero gradient;
+        - the order of the prototypes does not matter.
+
+    Args:
+        embeddings: `[batch, dim]`.
+        prototypes: vectors `[num_prototypes, dim]`.
+        margin: how far a row may be for nothing; may be traced.
+        assignment: "nearest", "label" or "anchor".
+        labels: `[batch]`, int32, for "label".
+        anchors: `[batch]`, int32, for "anchor".
+        metric: "cosine" or "l2".
+
+    Returns:
+        `[batch]`, float32.
+
+    Raises:
+        ValueError: the widths differ, an option is unknown, or the classes that the
+            assignment needs are missing.
+
+    >>> corners = Prototypes(jnp.eye(2), jnp.array([0, 1]), jnp.ones(2))
+    >>> rows = jnp.array([[2.0, 0.0]])
+    >>> float(prototype_margin_loss(rows, corners, 0.25)[0])
+    0.0
+    >>> flipped = jnp.array([1])
+    >>> prototype_margin_loss(
+    ...     rows, corners, 0.25, assignment="label", labels=flipped
+    ... ).tolist()
+    [0.75]
+    """
+    validate.one_of(ASSIGNMENTS, assignment=assignment)
+    where = None
+    if assignment != "nearest":
+        name = "labels" if assignment == "label" else "anchors"
+        classes = labels if assignment == "label" else anchors
+        validate.require(
+            classes is not None, name, classes, f"for assignment={assignment!r}"
+        )
+        chex.assert_shape(classes, (len(embeddings),))
+        own = classes[:, None] == prototypes.labels
+        where = own & (classes[:, None] >= 0)  # -1 means no class on either side
+    _, distance = nearest_prototype(embeddings, prototypes, metric=metric, where=where)
+    return jnp.where(jnp.isinf(distance), 0, jax.nn.relu(distance - margin))
+
+
+def layerwise_margin_loss(
+    embeddings: Array,
+    prototypes: Prototypes,
+    margin: float | Array,
+    *,
+    layer_weights: Sequence[float] | Array,
+    assignment: str = "nearest",
+    labels: Array | None = None,
+    anchors: Array | None = None,
+    metric: str = "cosine",
+) -> Array:
+    """Computes `prototype_margin_loss` at several layers and adds them up.
+
+    Σ_l w_l · max(0, minₖ d(x_l, p_lk) − margin)
+
+    Args:
+        embeddings: `[batch, layers, dim]`.
+        prototypes: vectors `[layers, num_prototypes, dim]`, labels and counts
+            `[layers, num_prototypes]`.
+        margin: the same at every layer; may be traced.
+        layer_weights: `[layers]`; may be traced.
+        assignment: as in `prototype_margin_loss`, like all that follow.
+        labels: `[batch]`.
+        anchors: `[batch]`.
+        metric: "cosine" or "l2".
+
+    Returns:
+        `[batch]`, float32.
+
+    Raises:
+        ValueError: the numbers of layers differ, or as in `prototype_margin_loss`.
+
+    >>> one_each = jnp.ones((2, 1), int)
+    >>> layers = Prototypes(jnp.eye(2)[:, None], one_each, one_each)
+    >>> rows = jnp.array([[[1.0, 0.0], [1.0, 0.0]]])
+    >>> float(layerwise_margin_loss(rows, layers, 0.5, layer_weights=[1.0, 4.0])[0])
+    2.0
+    """
+    chex.assert_rank([embeddings, prototypes.vectors], 3)
+    weights = jnp.asarray(layer_weights, jnp.float32)
+    if not embeddings.shape[1] == len(prototypes.vectors) == len(weights):
+        raise ValueError(
+            f"Expected the same number of layers, found {embeddings.shape=}, "
+            f"{prototypes.vectors.shape=}, {weights.shape=}."
+        )
+
+    def one_layer(rows: Array, of_layer: Prototypes) -> Array:
+        return prototype_margin_loss(
+            rows,
+            of_layer,
+            margin,
+            assignment=assignment,
+            labels=labels,
+            anchors=anchors,
+            metric=metric,
+        )
+
+    losses = jax.vmap(one_layer, in_axes=(1, 0), out_axes=1)(embeddings, prototypes)
+    return jnp.sum(losses * weights, axis=1)
+
+
+def _check_logits(student: Array, teacher: Array, temperature: float) -> None:
+    """Logits must have one shape, the temperature must be positive."""
+    validate.positive(temperature=temperature)
+    if student.shape != teacher.shape:
+        raise ValueError(
+            "Expected logits of the same shape, found "
+            f"student_logits.shape={student.shape}, "
+            f"teacher_logits.shape={teacher.shape}."
+        )
+
+
+def _log_softmax(
+    student: Array, teacher: Array, temperature: float, where: Array | None
+) -> tuple[Array, Array]:
+    """Log probabilities of student and teacher; 0 at classes that do not exist."""
+    _check_logits(student, teacher, temperature)
+
+    def log_probs(logits: Array) -> Array:
+        logits = logits.astype(jnp.float32) / temperature
+        if where is None:
+            return jax.nn.log_softmax(logits)
+        # Not -inf, which makes NaN of a row without classes; and zeros at the end,
+        # because the gradient of a product with -inf is NaN even where it is masked.
+        lowest = jnp.finfo(jnp.float32).min
+        return jnp.where(where, jax.nn.log_softmax(jnp.where(where, logits, lowest)), 0)
+
+    return log_probs(student), log_probs(teacher)
+
+
+def _masked_mean(values: Array, where: Array | None) -> Array:
+    """Mean over the last axis of what `where` selects, 0 where it selects nothing."""
+    if where is None:
+        return jnp.mean(values, axis=-1)
+    where = jnp.broadcast_to(where.astype(bool), values.shape)
+    total = jnp.sum(jnp.where(where, values, 0), axis=-1)
+    return total / jnp.maximum(jnp.sum(where, axis=-1), 1)

@@ -1,0 +1,1 @@
+"""Nodes as an array axis: who holds what, rounds, merges, and what is sent."""

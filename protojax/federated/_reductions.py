@@ -1,0 +1,174 @@
+"""Reductions over the nodes of an update, which the aggregation rules share.
+
+An update is a tree of `[nodes, ...]`. What concerns whole updates (norms, distances) is
+summed leaf by leaf, so that no `[nodes, all parameters]` matrix is built.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from protojax import validate
+from protojax.base import Array, PyTree
+from protojax.prototypes.geometry import TINY
+
+
+class Listened(NamedTuple):
+    """The nodes that a rule listens to.
+
+    Attributes:
+        where: `[nodes]`, bool.
+        weights: `[nodes]`, float32, zero outside `where`.
+        excluded: scalar, present nodes that sent what is not finite.
+    """
+
+    where: Array
+    weights: Array
+    excluded: Array
+
+
+def num_nodes_of(updates: PyTree) -> int:
+    """Returns how many nodes there are, the same in each leaf."""
+    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(updates)}
+    if len(sizes) != 1:
+        raise ValueError(f"Expected one number of nodes in all leaves, found {sizes}.")
+    return sizes.pop()
+
+
+def require_nodes(updates: PyTree, num_byzantine: int, least: int) -> int:
+    """Returns how many nodes there are, if they are enough."""
+    validate.non_negative(num_byzantine=num_byzantine)
+    num_nodes = num_nodes_of(updates)
+    validate.require(
+        num_nodes >= least,
+        "num_nodes",
+        num_nodes,
+        f">= {least} to stand num_byzantine={num_byzantine}",
+    )
+    return num_nodes
+
+
+def defaults(
+    updates: PyTree, weights: Array | None, where: Array | None
+) -> tuple[Array, Array]:
+    """Returns which nodes take part, and their weights."""
+    num_nodes = num_nodes_of(updates)
+    where = jnp.ones(num_nodes, bool) if where is None else jnp.asarray(where, bool)
+    weights = jnp.ones(num_nodes) if weights is None else jnp.float32(weights)
+    for name, array in (("where", where), ("weights", weights)):
+        validate.require(
+            array.shape == (num_nodes,), f"{name}.shape", array.shape, f"({num_nodes},)"
+        )
+    return where, weights
+
+
+def audible(updates: PyTree, weights: Array | None, where: Array | None) -> Listened:
+    """Returns the nodes without those that sent what is not finite, or squares to it.
+
+    A norm that overflows would lose every comparison it takes part in, or spoil it.
+    """
+    present, weights = defaults(updates, weights, where)
+    where = present & jnp.isfinite(norms(updates, present))
+    return Listened(where, jnp.where(where, weights, 0.0), jnp.sum(present & ~where))
+
+
+def rows_of(leaf: Array, where: Array) -> Array:
+    """Returns a leaf as float32 `[nodes, size]`, zero outside `where`."""
+    leaf = leaf.reshape(leaf.shape[0], -1).astype(jnp.float32)
+    # A product would keep the NaN of a node that is out.
+    return jnp.where(where[:, None], leaf, 0.0)
+
+
+def norms(updates: PyTree, where: Array, centre: PyTree | None = None) -> Array:
+    """Returns `[nodes]`, the norm of each update, or its distance from a centre."""
+    if centre is not None:
+        updates = jax.tree.map(lambda leaf, middle: leaf - middle, updates, centre)
+    squares = [
+        jnp.sum(jnp.square(rows_of(leaf, where)), axis=1)
+        for leaf in jax.tree.leaves(updates)
+    ]
+    return jnp.sqrt(sum(squares))
+
+
+def weighted_mean(updates: PyTree, weights: Array) -> PyTree:
+    """Returns Σ w u / Σ w over the nodes whose weight is not zero."""
+    shares = weights / jnp.maximum(jnp.sum(weights), TINY)
+
+    def average(leaf: Array) -> Array:
+        rows = rows_of(leaf, weights != 0)
+        return jnp.matmul(shares, rows, precision="highest").reshape(leaf.shape[1:])
+
+    return jax.tree.map(average, updates)
+
+
+def median(updates: PyTree, where: Array) -> PyTree:
+    """Returns each coordinate's median over the nodes in `where`."""
+    count = jnp.sum(where)
+    # Both middle ranks; the same one where the number is odd.
+    low, high = (count - 1) // 2, count // 2
+    return mean_of_ranks(updates, where, lambda ranks: (ranks >= low) & (ranks <= high))
+
+
+def mean_of_clipped(updates: PyTree, nodes: Listened, bound: float | None) -> PyTree:
+    """Returns the weighted mean of updates shortened to a bound, or to their median."""
+    lengths = norms(updates, nodes.where)
+    if bound is None:
+        bound = median(lengths, nodes.where)
+    scales = jnp.minimum(1.0, bound / jnp.maximum(lengths, TINY))
+    clipped = jax.tree.map(
+        lambda leaf: (
+            rows_of(leaf, nodes.where).reshape(leaf.shape)
+            * scales.reshape(-1, *(1,) * (leaf.ndim - 1))
+        ),
+        updates,
+    )
+    return weighted_mean(clipped, nodes.weights)
+
+
+def mean_of_ranks(
+    updates: PyTree, where: Array, chosen: Callable[[Array], Array]
+) -> PyTree:
+    """Returns each coordinate's mean over the ranks chosen among the nodes in `where`.
+
+    Args:
+        updates: a tree of `[nodes, ...]`.
+        where: `[nodes]`, bool.
+        chosen: ranks `[nodes]` from 0, least first -> bool `[nodes]`; those from the
+            number of nodes in `where` on are of nodes that are out.
+    """
+    ranks = jnp.arange(len(where))
+    weights = jnp.float32(chosen(ranks) & (ranks < jnp.sum(where)))
+
+    def average(leaf: Array) -> Array:
+        # The nodes that are out come last in every coordinate.
+        rows = leaf.reshape(leaf.shape[0], -1).astype(jnp.float32)
+        ordered = jnp.sort(jnp.where(where[:, None], rows, jnp.inf), axis=0)
+        return weighted_mean(ordered, weights).reshape(leaf.shape[1:])
+
+    return jax.tree.map(average, updates)
+
+
+def squared_distances(updates: PyTree, nodes: Listened) -> Array:
+    """Returns `[nodes, nodes]`, inf to and from nodes that are out.
+
+    By the expanded square of updates centred on their median: near the honest nodes it
+    loses no digits to what they have in common, whatever the others send.
+    """
+    middle = median(updates, nodes.where)
+
+    def products(leaf: Array, middle: Array) -> Array:
+        rows = rows_of(leaf - middle, nodes.where)
+        return jnp.matmul(rows, rows.T, precision="highest")
+
+    gram = functools.reduce(
+        jnp.add, jax.tree.leaves(jax.tree.map(products, updates, middle))
+    )
+    squares = jnp.diagonal(gram)[:, None] + jnp.diagonal(gram) - 2 * gram
+    squares = jnp.where(jnp.isnan(squares), jnp.inf, jnp.maximum(squares, 0.0))
+    # Exact, whatever was rounded: a node is where it is.
+    squares = jnp.where(jnp.eye(len(squares), dtype=bool), 0.0, squares)
+    both = nodes.where[:, None] & nodes.where
+    return jnp.where(both, squares, jnp.inf)

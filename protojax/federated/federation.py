@@ -1,0 +1,304 @@
+"""Federated training: nodes learn by themselves, then merge what they learned.
+
+A round is: local steps on every node -> hostile nodes put something else in the place
+of their update -> the merge, by a server (`merge_at_server`), among neighbours
+(`merge_by_gossip`) or not at all (`keep_local`). Everything is a function of stacked
+values (`protojax.nodes`), so the rule, the attack and the step are whatever functions
+the caller composes.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from protojax import validate
+from protojax.base import Array, Batch, NodeState, PyTree
+from protojax.data import batches
+from protojax.federated import gossip, nodes
+
+# (updates [nodes, ...], key) -> the updates that arrive.
+UpdateAttack = Callable[[PyTree, Array], PyTree]
+# (params [nodes, ...], origin, weights [nodes], attack or None) -> (params, origin).
+Merge = Callable[[PyTree, PyTree, Array, UpdateAttack | None], tuple[PyTree, PyTree]]
+
+
+class Federation(NamedTuple):
+    """The state of all nodes between two rounds.
+
+    Attributes:
+        nodes: `NodeState` with a leading `[nodes]` axis in each leaf.
+        origin: the parameters that updates are differences from: those of the server,
+            without the axis, or with it where there is no server.
+        round: scalar int32, rounds done.
+    """
+
+    nodes: NodeState
+    origin: PyTree
+    round: Array
+
+
+def plan_rounds(
+    lengths: Sequence[np.ndarray],
+    *,
+    num_rounds: int,
+    epochs: int,
+    batch_size: int,
+    buckets: Sequence[int],
+    steps_per_dispatch: int,
+    seed: int,
+) -> list[list[batches.Dispatch]]:
+    """Decides which rows of each node meet in which batch of which round.
+
+    Each node passes `epochs` times over its own rows, in an order of its own, and has
+    done the same share of that by the end of each round, whatever its size; no row is
+    dropped. Nodes step together through the lengths of a round, and one that has no
+    batch left of a length gets empty ones.
+
+    Args:
+        lengths: for each node `[rows]`, tokens of each row.
+        num_rounds: how often the nodes merge.
+        epochs: passes of each node over its rows, in all.
+        batch_size: rows of a batch.
+        buckets: the lengths that batches may have, ascending.
+        steps_per_dispatch: batches of a dispatch.
+        seed: decides all orders.
+
+    Returns:
+        The dispatches of each round, `rows` of each `[nodes, steps, batch]`: row
+        numbers within the node, -1 where nothing.
+
+    Raises:
+        ValueError: if some node would have no batch in some round.
+
+    >>> plan = plan_rounds(
+    ...     [np.full(4, 3), np.full(2, 3)], num_rounds=2, epochs=2, batch_size=2,
+    ...     buckets=(4,), steps_per_dispatch=2, seed=0,
+    ... )
+    >>> [[item.rows.shape for item in turn] for turn in plan]
+    [[(2, 2, 2)], [(2, 2, 2)]]
+    """
+    validate.positive(num_rounds=num_rounds, epochs=epochs)
+    of_nodes = []
+    for node, tokens in enumerate(lengths):
+        plan = [
+            item
+            for epoch in range(epochs)
+            for item in batches.plan_epoch(
+                tokens,
+                batch_size=batch_size,
+                buckets=buckets,
+                steps_per_dispatch=1,
+                seed=seed + 7919 * node,
+                epoch=epoch,
+            )
+        ]
+        validate.require(
+            len(plan) >= num_rounds,
+            "num_rounds",
+            num_rounds,
+            f"<= {len(plan)}, the batches of node {node} in {epochs} epochs",
+        )
+        cuts = np.linspace(0, len(plan), num_rounds + 1).round().astype(int)
+        of_nodes.append([plan[a:b] for a, b in itertools.pairwise(cuts)])
+    return [
+        _together(turn, batch_size, steps_per_dispatch)
+        for turn in zip(*of_nodes, strict=True)
+    ]
+
+
+def _together(
+    turn: Sequence[list[batches.Dispatch]], batch_size: int, steps: int
+) -> list[batches.Dispatch]:
+    """One round's batches of each node -> dispatches that all nodes take together."""
+    found = []
+    for length in sorted({item.length for node in turn for item in node}):
+        mine = [[b.rows for b in node if b.length == length] for node in turn]
+        most = max(map(len, mine))
+        most += -most % steps
+        rows = np.full((len(turn), most, batch_size), -1, np.int64)
+        for node, blocks in enumerate(mine):
+            if blocks:
+                rows[node, : len(blocks)] = np.concatenate(blocks)
+        cuts = np.split(rows, most // steps, axis=1)
+        found += [batches.Dispatch(length, cut) for cut in cuts]
+    return found
+
+
+def init_federation(states: Sequence[NodeState], mesh: Mesh, *, server: bool):
+    """Returns the federation at its start, on the devices of its nodes.
+
+    Args:
+        states: one of each node, from `training.init_state`. With a server all must
+            have the same parameters.
+        mesh: from `nodes.make_mesh`.
+        server: whether a server merges.
+
+    Raises:
+        ValueError: a server, and parameters that differ.
+    """
+    stacked = nodes.stack(jax.device_get(list(states)))
+    if server:
+        for leaf in jax.tree.leaves(stacked.params):
+            validate.require(
+                bool((leaf == leaf[:1]).all()), "params", "others", "alike on all nodes"
+            )
+        origin = nodes.broadcast(nodes.unstack(stacked.params, 0), mesh)
+    else:
+        origin = nodes.shard(stacked.params, mesh)
+    zero = nodes.broadcast(np.int32(0), mesh)
+    return Federation(nodes.shard(stacked, mesh), origin, zero)
+
+
+def merge_at_server(aggregate: Callable[..., PyTree]) -> Merge:
+    """Merges by a server: origin ← origin + A(updates), and every node starts from it.
+
+    Args:
+        aggregate: a rule of `protojax.aggregation` with its parameters.
+
+    References:
+        McMahan et al., 2017, arXiv:1602.05629. Departing from it, each node's optimiser
+        keeps its own moments from round to round.
+    """
+
+    def merge(params, origin, weights, attack):
+        updates = jax.tree.map(jnp.subtract, params, origin)
+        if attack is not None:
+            updates = attack(updates)
+        update = aggregate(updates, weights=weights)
+        origin = jax.tree.map(lambda x, u: x + u.astype(x.dtype), origin, update)
+        return nodes.replicate(origin, len(weights)), origin
+
+    return merge
+
+
+def merge_by_gossip(
+    mixing: np.ndarray,
+    aggregate: Callable[..., PyTree] | None = None,
+    *,
+    mesh: Mesh | None = None,
+) -> Merge:
+    """Merges among neighbours.
+
+    Args:
+        mixing: `[nodes, nodes]`, see `protojax.gossip`.
+        aggregate: a robust rule that each node applies to what it hears; None mixes by
+            the matrix's weights.
+        mesh: from `nodes.make_mesh`, for the robust form.
+    """
+    mixing = gossip.check_mixing(mixing)
+
+    def merge(params, origin, weights, attack):
+        sent = params
+        if attack is not None:
+            updates = attack(jax.tree.map(jnp.subtract, params, origin))
+            sent = jax.tree.map(jnp.add, origin, updates)
+        if aggregate is None:
+            merged = gossip.mix(sent, mixing)
+        else:
+            merged = gossip.robust_mix(sent, mixing, aggregate, own=params, mesh=mesh)
+        return merged, merged
+
+    return merge
+
+
+def keep_local() -> Merge:
+    """Merges nothing: every node distils by itself."""
+    return lambda params, origin, weights, attack: (params, origin)
+
+
+def make_local(
+    step: Callable,
+    mesh: Mesh,
+    *,
+    at_once: int = 1,
+    on_trace: Callable[[Batch], None] | None = None,
+):
+    """Returns several steps of every node as one compiled call, without communication.
+
+    Args:
+        step: of one node, from `training.make_step`.
+        mesh: from `nodes.make_mesh`.
+        at_once: nodes of a device that are computed together.
+        on_trace: called with the (abstract) batches once per shape.
+
+    Returns:
+        `local(states, batches) -> (states, metrics)`; batches have leading axes
+        `[nodes, steps, batch]`, metrics are `[nodes, steps]`. The states are donated.
+    """
+    every = nodes.per_node(
+        lambda state, stacked: jax.lax.scan(step, state, stacked), mesh, at_once=at_once
+    )
+
+    def local(states: NodeState, stacked: Batch):
+        if on_trace is not None:
+            on_trace(stacked)
+        return every(states, stacked)
+
+    return jax.jit(local, donate_argnums=0)
+
+
+def make_merge(
+    merge: Merge,
+    mesh: Mesh,
+    *,
+    weights: np.ndarray,
+    attack: Callable[[PyTree, np.ndarray, Array], PyTree] | None = None,
+    hostile: np.ndarray | None = None,
+    seed: int = 0,
+    on_trace: Callable[[], None] | None = None,
+):
+    """Returns the end of a round as one compiled call.
+
+    Args:
+        merge: `merge_at_server(...)`, `merge_by_gossip(...)` or `keep_local()`.
+        mesh: from `nodes.make_mesh`.
+        weights: `[nodes]`, such as the rows of each node.
+        attack: `(updates, hostile, key) -> updates`, or None.
+        hostile: `[nodes]`, bool, the nodes that attack.
+        seed: of the attack's draws.
+        on_trace: called whenever the call is traced anew.
+
+    Returns:
+        `merge(federation) -> federation`, sharded as it came. The argument is donated.
+
+    Raises:
+        ValueError: an attack without hostile nodes, or the other way round.
+    """
+    validate.require(
+        (attack is None) == (hostile is None or not np.any(hostile)),
+        "hostile",
+        hostile,
+        "some nodes, if and only if there is an attack",
+    )
+    weights = jnp.float32(weights)
+    everywhere = NamedSharding(mesh, P())
+
+    def arriving(round_: Array) -> UpdateAttack | None:
+        if attack is None:
+            return None
+        key = jax.random.fold_in(jax.random.key(seed), round_)
+        return lambda updates: attack(updates, hostile, key)
+
+    def end(federation: Federation) -> Federation:
+        if on_trace is not None:
+            on_trace()
+        states, origin, round_ = federation
+        params, origin = merge(states.params, origin, weights, arriving(round_))
+        # Merged values come back replicated unless they are told where to live.
+        params = jax.lax.with_sharding_constraint(params, nodes.sharding(mesh))
+        origin = jax.tree.map(
+            lambda leaf, of_nodes: jax.lax.with_sharding_constraint(
+                leaf, nodes.sharding(mesh) if leaf.ndim == of_nodes.ndim else everywhere
+            ),
+            origin,
+            params,
+        )
+        return Federation(states._replace(params=params), origin, round_ + 1)
+
+    return jax.jit(end, donate_argnums=0)

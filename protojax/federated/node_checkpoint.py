@@ -1,0 +1,223 @@
+"""Checkpoints of a federation: a folder for each node, and one for the server.
+
+`directory/node_003/step_XXXXXXXX` holds what node 3 would have on its own disk,
+`directory/server/...` what the server has, each as `protojax.checkpoint` writes it,
+with its manifest of hashes. A step counts once every folder has it. Nodes are read one
+by one, so they may come back on another number of devices or processes.
+"""
+
+import concurrent.futures
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from protojax import validate
+from protojax.base import PyTree
+from protojax.federated import nodes
+from protojax.federated.federation import Federation
+from protojax.storage import checkpoint
+
+_logger = logging.getLogger("protojax")
+
+
+class NodeWriter:
+    """Writes checkpoints of a federation while it goes on training.
+
+    A save first waits for the one before it, so there is never more than one on its
+    way. What went wrong with a save is raised by the next call.
+
+    Args:
+        directory: the folder. Of several processes all see it, and the first writes for
+            all.
+        keep: how many steps of each node to keep. With one, nodes that a killed process
+            had not come to would have no step in common with the others.
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, keep: int = 2) -> None:
+        """Starts the thread that writes."""
+        validate.require(keep >= 2, "keep", keep, ">= 2")
+        self.directory, self.keep = Path(directory), keep
+        self._pool = concurrent.futures.ThreadPoolExecutor(1)
+        self._pending: concurrent.futures.Future | None = None
+
+    def save(
+        self, federation: Federation, step: int, extra: dict[str, Any] | None = None
+    ) -> None:
+        """Takes a copy of the state and returns; the copy is written meanwhile.
+
+        Of several processes all call it, at the same point.
+
+        Args:
+            federation: the state; may be donated once this has returned.
+            step: of the training, the name of the checkpoint.
+            extra: what else to remember, as JSON.
+        """
+        self.wait()
+        parts = _parts(federation)
+        self._pending = self._pool.submit(self._write, parts, step, extra)
+
+    def _write(self, parts: dict[str, PyTree], step: int, extra: Any) -> None:
+        """Writes each part to its folder."""
+        for name, part in parts.items():
+            checkpoint.save(
+                self.directory / name, part, step, extra=extra, keep=self.keep
+            )
+
+    def wait(self) -> None:
+        """Returns when what was saved is on disk."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def __enter__(self) -> "NodeWriter":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Waits for what is on its way."""
+        self._pool.shutdown()
+        self.wait()
+
+
+def latest_step(directory: str | os.PathLike, num_nodes: int) -> int | None:
+    """Returns the latest step that every node and the server have, or None.
+
+    >>> latest_step("no/such/folder", 2) is None
+    True
+    """
+    return max(_common_steps(Path(directory), num_nodes), default=None)
+
+
+def restore_nodes(
+    directory: str | os.PathLike, like: Federation, *, fallback: bool = False
+) -> tuple[Federation, int, dict[str, Any]]:
+    """Reads a federation back, bit for bit, after checking every node's hashes.
+
+    Args:
+        directory: where a `NodeWriter` wrote; of several processes all see it.
+        like: the state to fill, where its leaves shall live.
+        fallback: whether a step that is damaged at any node gives way, with a warning
+            in the log, to the latest one before it that is good at all.
+
+    Returns:
+        The federation, its step and its `extra`.
+
+    Raises:
+        FileNotFoundError: no step that all nodes have.
+        ValueError: a damaged file, named, or leaves that differ from `like`.
+    """
+    directory = Path(directory)
+    num_nodes = jax.tree.leaves(like.nodes)[0].shape[0]
+    steps = _common_steps(directory, num_nodes)
+    if not steps:
+        raise FileNotFoundError(
+            f"Expected a step of {num_nodes} nodes and the server in {directory}, "
+            "found none."
+        )
+    for step in sorted(steps, reverse=True):
+        try:
+            # All of them in every process, so that all choose the same step.
+            for name in _folders(num_nodes):
+                extra = checkpoint.verify(directory / name, step)
+        except ValueError as damage:
+            if not fallback:
+                raise
+            _logger.warning("Step %d is passed over: %s", step, damage)
+            continue
+        return _read(directory, like, step), step, extra
+    raise ValueError(f"Expected an intact step in {directory}, found none.")
+
+
+def _folders(num_nodes: int) -> list[str]:
+    """Returns the folders of a federation's checkpoints."""
+    return [*(f"node_{node:03d}" for node in range(num_nodes)), "server"]
+
+
+def _common_steps(directory: Path, num_nodes: int) -> set[int]:
+    """Returns the steps that every folder has."""
+    found = (checkpoint.complete_steps(directory / n) for n in _folders(num_nodes))
+    return set.intersection(*map(set, found))
+
+
+def _split(federation: Federation) -> tuple[PyTree, PyTree]:
+    """Returns what nodes hold, with a `[nodes]` axis, and what the server holds."""
+    states, origin, round_ = federation
+    leaf, of_nodes = jax.tree.leaves(origin)[0], jax.tree.leaves(states.params)[0]
+    if leaf.ndim == of_nodes.ndim:  # no server: each node has an origin of its own
+        return {"state": states, "origin": origin}, {"round": round_}
+    return {"state": states}, {"origin": origin, "round": round_}
+
+
+def _join(held: PyTree, server: PyTree) -> Federation:
+    """Undoes `_split`."""
+    origin = held["origin"] if "origin" in held else server["origin"]
+    return Federation(held["state"], origin, server["round"])
+
+
+def _parts(federation: Federation) -> dict[str, PyTree]:
+    """Returns what is to be written: folder -> its state, copied to the host.
+
+    Nothing in a process that is not the first.
+    """
+    held, server = _split(federation)
+    if jax.process_count() > 1:
+        mesh = jax.tree.leaves(held)[0].sharding.mesh
+        held, server = nodes.gather((held, server), mesh)
+    if jax.process_index() > 0:
+        return {}
+    # A copy: on CPUs a view would change with the donated buffer.
+    held, server = jax.tree.map(np.array, (held, server))
+    num_nodes = len(jax.tree.leaves(held)[0])
+    # An array, of no axes too.
+    parts = [
+        jax.tree.map(lambda leaf, node=node: leaf[node, ...], held)
+        for node in range(num_nodes)
+    ]
+    return dict(zip(_folders(num_nodes), [*parts, server], strict=True))
+
+
+def _read(directory: Path, like: Federation, step: int) -> Federation:
+    """Reads a verified step, this process's nodes and the server."""
+
+    def read(name: str, part: PyTree) -> PyTree:
+        empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), part)
+        return checkpoint.restore(directory / name, empty, step=step)[0]
+
+    held, server = _split(like)
+    shapes = jax.eval_shape(lambda tree: nodes.unstack(tree, 0), held)
+    leaves, structure = jax.tree.flatten(held)
+    mine = sorted(_own_nodes(leaves[0]))
+    rows = {node: jax.tree.leaves(read(f"node_{node:03d}", shapes)) for node in mine}
+
+    def place(number: int, leaf: jax.Array) -> jax.Array:
+        def block(index: tuple[slice, ...]) -> np.ndarray:
+            wanted = range(*index[0].indices(leaf.shape[0]))
+            return np.stack([rows[node][number] for node in wanted])
+
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, block)
+
+    held = jax.tree.unflatten(
+        structure, [place(number, leaf) for number, leaf in enumerate(leaves)]
+    )
+    found = read("server", server)
+    server = jax.tree.map(
+        lambda value, leaf: jax.make_array_from_callback(
+            leaf.shape, leaf.sharding, lambda index: value[index]
+        ),
+        found,
+        server,
+    )
+    return _join(held, server)
+
+
+def _own_nodes(leaf: jax.Array) -> set[int]:
+    """Returns the nodes whose rows of a leaf live in this process."""
+    return {
+        node
+        for shard in leaf.addressable_shards
+        for node in range(*shard.index[0].indices(leaf.shape[0]))
+    }

@@ -1,0 +1,36 @@
+"""Prototypes: fitted, updated, matched over nodes, and the distances to them."""
+
+from protojax.prototypes.fitting import (
+    class_of_nearest,
+    class_prototypes,
+    inertia,
+    kmeans,
+    learn_prototypes,
+    load_prototypes,
+    nearest_prototype,
+    num_bytes,
+    save_prototypes,
+    update_prototypes,
+)
+from protojax.prototypes.geometry import METRICS, distances, paired_distance
+from protojax.prototypes.matching import match_prototypes, merge_prototypes
+from protojax.prototypes.neighbours import neighbours
+
+__all__ = [
+    "METRICS",
+    "class_of_nearest",
+    "class_prototypes",
+    "distances",
+    "inertia",
+    "kmeans",
+    "learn_prototypes",
+    "load_prototypes",
+    "match_prototypes",
+    "merge_prototypes",
+    "nearest_prototype",
+    "neighbours",
+    "num_bytes",
+    "paired_distance",
+    "save_prototypes",
+    "update_prototypes",
+]

@@ -1,0 +1,131 @@
+"""The core of k-means: greedy k-means++ seeding and Lloyd's iterations, on device.
+
+Rows are visited in blocks, so that no `[rows, num_prototypes]` matrix is ever held.
+`protojax.prototypes.kmeans` is the door to it.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from protojax.base import Array, Prototypes
+from protojax.prototypes.geometry import TINY, squared_distances, unit
+
+# Rows of one block: with 1,000 prototypes its distances take 16 MB.
+BLOCK_ROWS = 4096
+
+
+def member_sums(
+    rows: Array, weights: Array, index: Array, num_prototypes: int
+) -> tuple[Array, Array]:
+    """Sums `[num_prototypes, dim]` and counts of the rows assigned to each index."""
+    # A product with the one-hot matrix: unlike a scatter it is fast on accelerators and
+    # adds in the same order each time.
+    members = jax.nn.one_hot(index, num_prototypes) * weights[:, None]
+    sums = jnp.matmul(members.T, rows, precision="highest")
+    return sums, jnp.sum(members, axis=0)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("num_prototypes", "num_iters", "num_restarts", "metric")
+)
+def best_of_restarts(
+    key: Array,
+    embeddings: Array,
+    where: Array,
+    num_prototypes: int,
+    num_iters: int,
+    num_restarts: int,
+    metric: str,
+) -> Prototypes:
+    """The best of several runs on rows made ready and cut into blocks."""
+    rows = jnp.where(where[:, None], embeddings.astype(jnp.float32), 0)
+    if metric == "cosine":
+        # For unit vectors ‖x − c‖² = 2 (1 − cos): the same algorithm serves both.
+        rows, origin = unit(rows), 0.0
+    else:
+        # Distances from the middle lose fewer digits in the expanded square.
+        origin = jnp.sum(rows, axis=0) / jnp.maximum(jnp.sum(where), 1)
+        rows = jnp.where(where[:, None], rows - origin, 0)
+    num_rows = len(rows)
+    num_blocks = -(-num_rows // BLOCK_ROWS)
+    padding = -num_rows % num_blocks
+    rows = jnp.pad(rows, ((0, padding), (0, 0)))
+    weights = jnp.pad(where.astype(jnp.float32), (0, padding))
+
+    def run(key: Array) -> tuple[Array, Array, Array]:
+        seeds = _seed(key, rows, weights, num_prototypes)
+        return _lloyd(rows, weights, seeds, num_blocks, num_iters, metric)
+
+    costs, centres, counts = jax.lax.map(run, jax.random.split(key, num_restarts))
+    best = jnp.argmin(costs)
+    labels = jnp.full(num_prototypes, -1, jnp.int32)
+    return Prototypes(centres[best] + origin, labels, counts[best])
+
+
+def _seed(key: Array, rows: Array, weights: Array, num_prototypes: int) -> Array:
+    """Greedy k-means++: the best of a few rows drawn by squared distance."""
+    num_candidates = min(3 * (2 + int(math.log(num_prototypes))), len(rows))
+
+    def step(closest: Array, key: Array) -> tuple[Array, Array]:
+        # Rows that coincide with a centre stay possible, so that there always is one.
+        logits = jnp.where(weights > 0, jnp.log(jnp.maximum(closest, TINY)), -jnp.inf)
+        noise = jax.random.gumbel(key, logits.shape)
+        drawn, candidates = jax.lax.top_k(logits + noise, num_candidates)
+        squares = jnp.minimum(
+            closest[:, None], squared_distances(rows, rows[candidates])
+        )
+        costs = jnp.sum(squares * weights[:, None], axis=0)
+        best = jnp.argmin(jnp.where(jnp.isfinite(drawn), costs, jnp.inf))
+        return squares[:, best], candidates[best]
+
+    nothing_close = jnp.full(len(rows), jnp.finfo(jnp.float32).max)
+    _, chosen = jax.lax.scan(step, nothing_close, jax.random.split(key, num_prototypes))
+    return rows[chosen]
+
+
+def _lloyd(
+    rows: Array,
+    weights: Array,
+    seeds: Array,
+    num_blocks: int,
+    num_iters: int,
+    metric: str,
+) -> tuple[Array, Array, Array]:
+    """Lloyd's iterations until the centres stand still: cost, centres, counts."""
+    num_prototypes = len(seeds)
+    blocks = jax.tree.map(
+        lambda leaf: leaf.reshape(num_blocks, -1, *leaf.shape[1:]), (rows, weights)
+    )
+
+    def assign(centres: Array) -> tuple[Array, Array, Array]:
+        def add_block(totals: tuple, block: tuple) -> tuple[tuple, Array]:
+            squares = squared_distances(block[0], centres)
+            sums = member_sums(*block, jnp.argmin(squares, axis=-1), num_prototypes)
+            return jax.tree.map(jnp.add, totals, sums), squares.min(axis=-1) * block[1]
+
+        empty = (jnp.zeros_like(centres), jnp.zeros(num_prototypes))
+        (sums, counts), squares = jax.lax.scan(add_block, empty, blocks)
+        return sums, counts, squares.reshape(-1)
+
+    def step(state: tuple) -> tuple:
+        iteration, centres, _ = state
+        sums, counts, squares = assign(centres)
+        # The first empty cluster moves to the farthest row, the second to the next.
+        farthest_squares, farthest = jax.lax.top_k(squares, num_prototypes)
+        rank = jnp.cumsum(counts == 0) - 1
+        reseeded = ((counts == 0) & (farthest_squares[rank] > 0))[:, None]
+        moved = jnp.where(
+            counts[:, None] > 0, sums / jnp.maximum(counts, 1)[:, None], centres
+        )
+        moved = jnp.where(reseeded, rows[farthest[rank]], moved)
+        moved = unit(moved) if metric == "cosine" else moved
+        return iteration + 1, moved, jnp.any(moved != centres)
+
+    _, centres, _ = jax.lax.while_loop(
+        lambda state: (state[0] < num_iters) & state[2], step, (0, seeds, True)
+    )
+    _, counts, squares = assign(centres)
+    return jnp.sum(squares), centres, counts

@@ -1,0 +1,478 @@
+"""Prototypes: a few vectors that stand for many embeddings.
+
+They are found without labels (`kmeans`), within each class (`class_prototypes`), or
+learned by gradient descent (`learn_prototypes`); a row is explained by the one nearest
+to it. A prototype with `counts == 0` stands for nothing (padding, an empty cluster) and
+is never nearest. The metric is "cosine" or "l2" as in `protojax.geometry`; prototypes
+made under the cosine metric have unit length. All arithmetic is float32.
+"""
+
+import functools
+import hashlib
+import os
+import pathlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import safetensors
+import safetensors.numpy
+
+from protojax import validate
+from protojax.base import Array, Prototypes
+from protojax.prototypes._kmeans import BLOCK_ROWS, best_of_restarts, member_sums
+from protojax.prototypes.geometry import METRICS, distances, paired_distance, unit
+
+
+def nearest_prototype(
+    embeddings: Array,
+    prototypes: Prototypes,
+    *,
+    metric: str = "cosine",
+    where: Array | None = None,
+) -> tuple[Array, Array]:
+    """Returns the nearest prototype of each row and its distance.
+
+    Args:
+        embeddings: `[batch, dim]`.
+        prototypes: vectors `[num_prototypes, dim]`; those with zero counts are ignored.
+        metric: "cosine" or "l2".
+        where: `[batch, num_prototypes]`, which prototypes each row may choose from.
+
+    Returns:
+        Index `[batch]`, int32, and distance `[batch]`, float32, differentiable. A row
+        without any prototype to choose from gets index 0 and distance inf.
+
+    Raises:
+        ValueError: the widths differ, or the metric is unknown.
+
+    >>> found = Prototypes(jnp.eye(2), jnp.array([7, 8]), jnp.ones(2))
+    >>> index, distance = nearest_prototype(jnp.array([[0.0, 3.0]]), found)
+    >>> int(index[0]), float(distance[0])
+    (1, 0.0)
+    """
+    allowed = (prototypes.counts > 0)[None, :]
+    if where is not None:
+        allowed = allowed & where
+    every = jnp.where(
+        allowed, distances(embeddings, prototypes.vectors, metric=metric), jnp.inf
+    )
+    index = jnp.argmin(every, axis=-1).astype(jnp.int32)
+    # Once more from the vectors themselves: the matrix form is exact enough to rank,
+    # not to measure a small Euclidean distance, and this needs no [batch,
+    # num_prototypes] matrix in the backward pass.
+    distance = paired_distance(
+        embeddings, jnp.asarray(prototypes.vectors)[index], metric=metric
+    )
+    return index, jnp.where(jnp.any(allowed, axis=-1), distance, jnp.inf)
+
+
+def class_of_nearest(
+    embeddings: Array, prototypes: Prototypes, *, metric: str = "cosine"
+) -> Array:
+    """Classifies each row as its nearest prototype (nearest-centroid classification).
+
+    Args:
+        embeddings: `[batch, dim]`.
+        prototypes: vectors `[num_prototypes, dim]`.
+        metric: "cosine" or "l2".
+
+    Returns:
+        `[batch]`, int32; -1 where there is no prototype with rows at all.
+
+    >>> found = Prototypes(jnp.eye(2), jnp.array([7, 8]), jnp.ones(2))
+    >>> class_of_nearest(jnp.array([[0.0, 3.0], [2.0, 1.0]]), found).tolist()
+    [8, 7]
+    """
+    index, distance = nearest_prototype(embeddings, prototypes, metric=metric)
+    return jnp.where(jnp.isinf(distance), -1, jnp.asarray(prototypes.labels)[index])
+
+
+def inertia(
+    embeddings: Array,
+    prototypes: Prototypes,
+    *,
+    metric: str = "cosine",
+    where: Array | None = None,
+) -> Array:
+    """Computes what k-means minimises: how badly the prototypes explain the rows.
+
+    Σᵢ minₖ (1 − cos(xᵢ, pₖ))  or  Σᵢ minₖ ‖xᵢ − pₖ‖²
+
+    Args:
+        embeddings: `[rows, dim]`.
+        prototypes: vectors `[num_prototypes, dim]`.
+        metric: "cosine" or "l2".
+        where: `[rows]`, which rows count.
+
+    Returns:
+        Scalar, float32.
+
+    >>> one = Prototypes(jnp.zeros((1, 1)), jnp.array([-1]), jnp.ones(1))
+    >>> float(inertia(jnp.array([[1.0], [-2.0]]), one, metric="l2"))
+    5.0
+    """
+
+    def cost(row: Array) -> Array:
+        _, distance = nearest_prototype(row[None], prototypes, metric=metric)
+        return distance[0] if metric == "cosine" else jnp.square(distance[0])
+
+    return jnp.sum(jax.lax.map(cost, embeddings, batch_size=BLOCK_ROWS), where=where)
+
+
+def kmeans(
+    key: Array,
+    embeddings: Array,
+    num_prototypes: int,
+    *,
+    num_iters: int = 25,
+    num_restarts: int = 8,
+    metric: str = "cosine",
+    where: Array | None = None,
+) -> Prototypes:
+    """Finds the prototypes that explain the rows best (k-means).
+
+    Under "l2" this is Lloyd's algorithm; under "cosine" it is spherical k-means: rows
+    and centres are scaled to unit length, and the centres returned have unit length.
+    Seeds are drawn by greedy k-means++. The best of `num_restarts` runs is returned.
+
+    Guarantees, each for any `where`:
+        - a row outside `where` has no influence;
+        - `counts` are the rows nearest to the vectors returned, and add up to all rows;
+        - a cluster that runs empty is put on the row farthest from its centre;
+        - fewer distinct rows than prototypes: the prototypes left over have
+          `counts == 0`.
+
+    Args:
+        key: PRNG key.
+        embeddings: `[rows, dim]`.
+        num_prototypes: how many, at most the number of rows.
+        num_iters: iterations at most; a run stops once its centres stand still.
+        num_restarts: independent runs, one after the other; one run is commonly 1 to
+            2 % above the best of many.
+        metric: "cosine" or "l2".
+        where: `[rows]`, bool, which rows count.
+
+    Returns:
+        Prototypes with labels -1.
+
+    Raises:
+        ValueError: more prototypes than rows, or an argument out of its range.
+
+    >>> rows = jnp.array([[0.0], [1.0], [10.0], [11.0]])
+    >>> found = kmeans(jax.random.key(0), rows, 2, metric="l2")
+    >>> sorted(found.vectors[:, 0].tolist()), found.counts.tolist()
+    ([0.5, 10.5], [2.0, 2.0])
+
+    References:
+        Lloyd, 1982, "Least squares quantization in PCM"; Arthur and Vassilvitskii,
+        2007, "k-means++"; Dhillon and Modha, 2001 (spherical k-means). Greedy seeding
+        takes the best of several candidates a step, as scikit-learn does; departing
+        from it, there are three times as many, 3 (2 + ln K), which saves restarts, they
+        are drawn without replacement, and so is the first centre.
+    """
+    chex.assert_rank(embeddings, 2)
+    validate.one_of(METRICS, metric=metric)
+    validate.positive(
+        num_prototypes=num_prototypes, num_iters=num_iters, num_restarts=num_restarts
+    )
+    validate.require(
+        num_prototypes <= len(embeddings),
+        "num_prototypes",
+        num_prototypes,
+        f"<= {len(embeddings)} rows",
+    )
+    if where is None:
+        where = jnp.ones(len(embeddings), bool)
+    where = jnp.asarray(where, bool)
+    validate.same_length(embeddings=embeddings, where=where)
+    return best_of_restarts(
+        key, embeddings, where, num_prototypes, num_iters, num_restarts, metric
+    )
+
+
+def class_prototypes(
+    key: Array,
+    embeddings: Array,
+    labels: Array,
+    num_classes: int,
+    *,
+    num_prototypes: int,
+    metric: str = "cosine",
+    num_iters: int = 25,
+) -> Prototypes:
+    """Finds prototypes within each class by k-means.
+
+    The prototypes are shared out evenly: each class with rows gets at least one, none
+    more than it has rows, and otherwise no two classes differ by more than one.
+    Set-up code: it reads the labels on the host, so it does not run under jit.
+
+    Args:
+        key: PRNG key.
+        embeddings: `[rows, dim]`.
+        labels: `[rows]`, int32, from 0 to `num_classes - 1`.
+        num_classes: how many classes.
+        num_prototypes: how many in total.
+        metric: "cosine" or "l2".
+        num_iters: iterations at most.
+
+    Returns:
+        Prototypes in order of their class, labelled with it.
+
+    Raises:
+        ValueError: fewer prototypes than classes with rows, more than rows, or a label
+            out of range.
+
+    >>> rows = jnp.array([[0.0], [2.0], [5.0]])
+    >>> labels = jnp.array([0, 0, 1])
+    >>> found = class_prototypes(
+    ...     jax.random.key(0), rows, labels, 2, num_prototypes=2, metric="l2"
+    ... )
+    >>> found.vectors[:, 0].tolist(), found.labels.tolist(), found.counts.tolist()
+    ([1.0, 5.0], [0, 1], [2.0, 1.0])
+    """
+    validate.same_length(embeddings=embeddings, labels=labels)
+    labels = np.asarray(labels)
+    for label in (labels.min(), labels.max()):
+        validate.require(
+            0 <= label < num_classes, "labels", int(label), f"in [0, {num_classes})"
+        )
+    sizes = np.bincount(labels, minlength=num_classes)
+    shares = _even_shares(sizes, num_prototypes)
+    # Every class is padded to the size of the largest, so that one compilation serves
+    # all classes with the same share.
+    order = np.argsort(labels, kind="stable")
+    starts = np.cumsum(sizes) - sizes
+    parts = []
+    for label in np.flatnonzero(shares):
+        filled = np.arange(sizes.max()) < sizes[label]
+        taken = np.where(filled, starts[label] + np.arange(sizes.max()), 0)
+        part = kmeans(
+            jax.random.fold_in(key, int(label)),
+            embeddings[order[taken]],
+            int(shares[label]),
+            num_iters=num_iters,
+            metric=metric,
+            where=jnp.asarray(filled),
+        )
+        parts.append(part._replace(labels=jnp.full_like(part.labels, label)))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+@functools.partial(jax.jit, static_argnames=("optimizer", "num_steps", "metric"))
+def learn_prototypes(
+    embeddings: Array,
+    labels: Array,
+    init: Prototypes,
+    *,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    temperature: float = 0.1,
+    metric: str = "cosine",
+) -> Prototypes:
+    """Learns labelled prototypes by gradient descent on the whole batch.
+
+    Minimises the mean of −log P(y | x), where a class is scored by all its prototypes:
+    P(c | x) = Σ_{k of class c} exp(−d(x, pₖ) / T) / Σₖ exp(−d(x, pₖ) / T)
+
+    Args:
+        embeddings: `[rows, dim]`.
+        labels: `[rows]`, int32. Rows of a class without prototypes have no influence.
+        init: where to begin, vectors `[num_prototypes, dim]`; prototypes with zero
+            counts stay as they are.
+        optimizer: the optax optimiser.
+        num_steps: gradient steps.
+        temperature: T, how many prototypes share in a row.
+        metric: "cosine" or "l2".
+
+    Returns:
+        Prototypes with the labels of `init`; counts are the rows of its own class that
+        each one is nearest to.
+
+    >>> rows, labels = jnp.array([[1.0], [2.0]]), jnp.array([0, 1])
+    >>> init = Prototypes(jnp.array([[0.0], [1.6]]), labels, jnp.ones(2))
+    >>> learned = learn_prototypes(
+    ...     rows, labels, init, optimizer=optax.sgd(0.1), num_steps=50, metric="l2"
+    ... )
+    >>> class_of_nearest(rows, init, metric="l2").tolist()
+    [1, 1]
+    >>> class_of_nearest(rows, learned, metric="l2").tolist()
+    [0, 1]
+
+    References:
+        Snell et al., 2017, arXiv:1703.05175, who use one prototype a class, the mean of
+        learned embeddings; here the embeddings stand still and the prototypes move, as
+        in generalised LVQ (Sato and Yamada, 1995).
+    """
+    alive = init.counts > 0
+    own = alive & (init.labels == labels[:, None])
+    scored = jnp.any(own, axis=-1)
+
+    def loss(vectors: Array) -> Array:
+        scores = -distances(embeddings, vectors, metric=metric) / temperature
+        every = jax.nn.logsumexp(scores, axis=-1, where=alive)
+        # A row without prototypes takes part with all of them, hence with loss 0.
+        mine = jax.nn.logsumexp(
+            scores, axis=-1, where=jnp.where(scored[:, None], own, alive)
+        )
+        return jnp.sum(every - mine) / jnp.maximum(jnp.sum(scored), 1)
+
+    def step(state: tuple, _: None) -> tuple[tuple, None]:
+        vectors, opt_state = state
+        updates, opt_state = optimizer.update(
+            jax.grad(loss)(vectors), opt_state, vectors
+        )
+        return (optax.apply_updates(vectors, updates), opt_state), None
+
+    start = (init.vectors, optimizer.init(init.vectors))
+    (vectors, _), _ = jax.lax.scan(step, start, length=num_steps)
+    if metric == "cosine":
+        vectors = unit(vectors)
+    vectors = jnp.where(alive[:, None], vectors, init.vectors)
+    learned = init._replace(vectors=vectors)
+    index, _ = nearest_prototype(embeddings, learned, metric=metric, where=own)
+    return learned._replace(
+        counts=jnp.zeros_like(init.counts).at[index].add(scored.astype(jnp.float32))
+    )
+
+
+def update_prototypes(
+    prototypes: Prototypes,
+    embeddings: Array,
+    *,
+    decay: float = 0.99,
+    where: Array | None = None,
+    metric: str = "cosine",
+) -> Prototypes:
+    """Moves each prototype towards the mean of the rows nearest to it (running mean).
+
+    pₖ ← decay · pₖ + (1 − decay) · mean of its rows
+
+    Args:
+        prototypes: vectors `[num_prototypes, dim]`.
+        embeddings: `[batch, dim]`.
+        decay: how much of the old vector stays, in [0, 1].
+        where: `[batch]`, bool, which rows count.
+        metric: "cosine" (rows and results are scaled to unit length) or "l2".
+
+    Returns:
+        Prototypes with the same labels. Counts grow by the rows of this batch; a
+        prototype without rows stays as it is.
+
+    Raises:
+        ValueError: decay is out of its range, the widths differ, or the metric is
+            unknown.
+
+    >>> old = Prototypes(jnp.array([[1.0], [9.0]]), jnp.array([0, 1]), jnp.ones(2))
+    >>> new = update_prototypes(old, jnp.array([[2.0], [4.0]]), decay=0.5, metric="l2")
+    >>> new.vectors[:, 0].tolist(), new.counts.tolist()
+    ([2.0, 9.0], [3.0, 1.0])
+    """
+    validate.share(decay=decay)
+    index, distance = nearest_prototype(embeddings, prototypes, metric=metric)
+    weights = jnp.isfinite(distance)
+    if where is not None:
+        weights = weights & where
+    rows = embeddings.astype(jnp.float32) if metric == "l2" else unit(embeddings)
+    sums, counts = member_sums(
+        jnp.where(weights[:, None], rows, 0), weights, index, len(prototypes.counts)
+    )
+    means = sums / jnp.maximum(counts, 1)[:, None]
+    moved = decay * prototypes.vectors + (1 - decay) * means
+    if metric == "cosine":
+        moved = unit(moved)
+    return prototypes._replace(
+        vectors=jnp.where(counts[:, None] > 0, moved, prototypes.vectors),
+        counts=prototypes.counts + counts,
+    )
+
+
+def num_bytes(prototypes: Prototypes) -> int:
+    """Returns how many bytes the arrays take, which is what a node sends.
+
+    >>> num_bytes(Prototypes(jnp.zeros((5, 8)), jnp.zeros(5, jnp.int32), jnp.zeros(5)))
+    200
+    """
+    return sum(leaf.nbytes for leaf in prototypes)
+
+
+def save_prototypes(path: str | os.PathLike, prototypes: Prototypes) -> str:
+    """Writes prototypes to a safetensors file that carries the hash of its content.
+
+    The file appears under its name only when it is complete.
+
+    Args:
+        path: the file; its folder must exist.
+        prototypes: vectors `[..., num_prototypes, dim]`.
+
+    Returns:
+        The SHA-256 of vectors, labels and counts, in hexadecimal; hand it on by another
+        way than the file, and `load_prototypes` can tell a replaced file.
+    """
+    path = pathlib.Path(path)
+    arrays = {
+        name: np.ascontiguousarray(leaf) for name, leaf in prototypes._asdict().items()
+    }
+    digest = _content_hash(arrays)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(safetensors.numpy.save(arrays, {"sha256": digest}))
+    temporary.replace(path)
+    return digest
+
+
+def load_prototypes(
+    path: str | os.PathLike, *, expected_hash: str | None = None
+) -> Prototypes:
+    """Reads what `save_prototypes` wrote, and checks its hash.
+
+    Args:
+        path: the file.
+        expected_hash: what `save_prototypes` returned; without it a damaged file is
+            found out, a file replaced on purpose is not.
+
+    Returns:
+        Prototypes.
+
+    Raises:
+        ValueError: the file, which the message names, is damaged or is not the one
+            expected.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            stored = (file.metadata() or {}).get("sha256")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (safetensors.SafetensorError, ValueError, TypeError) as error:
+        raise ValueError(f"Cannot read prototypes from {path}: {error}") from error
+    found = _content_hash(arrays)
+    for wanted in (stored, found if expected_hash is None else expected_hash):
+        if found != wanted or set(arrays) != set(Prototypes._fields):
+            raise ValueError(f"Expected sha256={wanted} in {path}, found {found}.")
+    return Prototypes(**{name: jnp.asarray(array) for name, array in arrays.items()})
+
+
+def _content_hash(arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of arrays."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _even_shares(sizes: np.ndarray, total: int) -> np.ndarray:
+    """Shares `total` among classes of the given sizes, evenly, none above its size."""
+    num_filled = int(np.count_nonzero(sizes))
+    validate.require(
+        num_filled <= total <= sizes.sum(),
+        "num_prototypes",
+        total,
+        f"from {num_filled} (classes with rows) to {sizes.sum()} (rows)",
+    )
+    shares = np.zeros_like(sizes)
+    for _ in range(total):
+        # The smallest share that may still grow; the first of equals.
+        shares[np.argmin(np.where(shares < sizes, shares, total))] += 1
+    return shares

@@ -1,0 +1,402 @@
+"""Checkpoints that are complete and intact, or not there at all.
+
+Orbax writes the arrays; this module adds what it leaves out. A step is written to a
+temporary folder, then a manifest with the SHA-256 of every file, then the folder takes
+its final name: a process killed at any moment leaves the previous step as it was.
+Restoring checks every hash, because Orbax alone reads a flipped bit as another weight,
+and takes an abstract state, so that no dtype, shape or placement changes unnoticed.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as legacy
+from orbax.checkpoint import v1 as ocp
+
+from protojax import validate
+from protojax.base import PyTree
+
+_logger = logging.getLogger("protojax")
+
+_MANIFEST = "manifest.json"
+# ".old" is a step that its own replacement is about to remove: still good until then.
+_FOLDER = re.compile(r"step_(\d{8,})(\.old)?")
+
+
+def save(
+    directory: str | os.PathLike,
+    state: PyTree,
+    step: int,
+    *,
+    extra: dict[str, Any] | None = None,
+    keep: int = 1,
+) -> Path:
+    """Writes a state to `directory/step_XXXXXXXX` and removes what it supersedes.
+
+    Of several processes only the first saves: Orbax drops what another one has. What
+    lives on the devices of others is brought to its host first, by `nodes.gather`.
+
+    Guarantees:
+      * A process that dies at any moment leaves the previous step restorable.
+      * Older steps, and later ones that a fallback has left behind, are removed only
+        once the new step has its name.
+
+    Args:
+        directory: a local path, made if it does not exist.
+        state: arrays of any kind, JAX's PRNG keys (typed or raw) and None included.
+        step: the optimiser steps taken; an existing step is replaced.
+        extra: what else to remember, as JSON.
+        keep: how many steps to keep, the new one included.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: a leaf that is no array, has no element or lives in part elsewhere,
+            no leaf at all, a negative step, `keep` < 1, or another process.
+        TypeError: `extra` that is not JSON.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(folder, {"weight": jnp.ones(2)}, step=7).name
+    'step_00000007'
+    """
+    validate.non_negative(step=step)
+    validate.positive(keep=keep)
+    directory = _local(directory)
+    content = {
+        "step": int(step),
+        # As JSON gives it back, so that the manifest's own hash can be recomputed.
+        "extra": json.loads(json.dumps(extra or {})),
+        "leaves": _describe(state),
+    }
+    _require_own(state)
+    folder = directory / f"step_{step:08d}"
+    temporary = folder.with_name(folder.name + ".tmp")
+    directory.mkdir(parents=True, exist_ok=True)
+    for leftover in directory.glob("step_*.tmp*"):
+        shutil.rmtree(leftover)
+    _write(temporary, jax.tree.map(_raw, state))
+    _write_manifest(temporary, content)
+    _put_in_place(temporary, folder)
+    _remove_superseded(directory, step, keep)
+    return folder
+
+
+def restore(
+    directory: str | os.PathLike,
+    like: PyTree,
+    *,
+    step: int | None = None,
+    fallback: bool = False,
+) -> tuple[PyTree, int, dict[str, Any]]:
+    """Reads a state back, bit for bit, after checking every hash.
+
+    Any process may, by itself.
+
+    Args:
+        directory: where `save` wrote.
+        like: the tree to fill, of arrays or `jax.ShapeDtypeStruct`. Each leaf comes
+            back with its dtype and shape, where it lives: on its sharding, on the host
+            (NumPy), or on the default device, uncommitted, if it names no place.
+        step: which step; the latest by default.
+        fallback: whether a damaged step gives way, with a warning in the log, to the
+            latest good one before it.
+
+    Returns:
+        The state, its step and its `extra`.
+
+    Raises:
+        FileNotFoundError: no such step.
+        ValueError: a damaged file, named, or leaves that differ from `like`, all named.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = save(folder, {"weight": jnp.ones(2)}, step=7, extra={"epoch": 1})
+    ...     state, step, extra = restore(folder, {"weight": jnp.zeros(2)})
+    >>> state["weight"].tolist(), step, extra
+    ([1.0, 1.0], 7, {'epoch': 1})
+    """
+    steps = _steps(_local(directory))
+    if step is None:
+        step = max(steps, default=None)
+    if step not in steps:
+        raise FileNotFoundError(
+            f"Expected step one of {sorted(steps)} in {directory}, found step={step}."
+        )
+    for number in sorted((n for n in steps if n <= step), reverse=True):
+        try:
+            content = _verify(steps[number])
+        except ValueError as damage:
+            if not fallback:
+                raise
+            _logger.warning("Step %d is passed over: %s", number, damage)
+            continue
+        return _load(steps[number], like, content), number, content["extra"]
+    raise ValueError(f"Expected an intact step <= {step} in {directory}, found none.")
+
+
+def latest_step(directory: str | os.PathLike) -> int | None:
+    """Returns the latest complete step, or None; its hashes are not checked here.
+
+    >>> latest_step("no/such/folder") is None
+    True
+    """
+    return max(_steps(_local(directory)), default=None)
+
+
+def complete_steps(directory: str | os.PathLike) -> list[int]:
+    """Returns the complete steps, ascending; their hashes are not checked here.
+
+    >>> complete_steps("no/such/folder")
+    []
+    """
+    return sorted(_steps(_local(directory)))
+
+
+def verify(directory: str | os.PathLike, step: int) -> dict[str, Any]:
+    """Checks every hash of a step.
+
+    Args:
+        directory: where `save` wrote.
+        step: one of `complete_steps(directory)`.
+
+    Returns:
+        Its `extra`.
+
+    Raises:
+        FileNotFoundError: no such step.
+        ValueError: a damaged file, named.
+    """
+    steps = _steps(_local(directory))
+    if step not in steps:
+        raise FileNotFoundError(f"Expected step {step} in {directory}, found none.")
+    return _verify(steps[step])["extra"]
+
+
+def _local(directory: str | os.PathLike) -> Path:
+    """Returns an absolute path, as Orbax wants it."""
+    allowed = "to be a local path: only there is a rename atomic"
+    validate.require("://" not in str(directory), "directory", directory, allowed)
+    return Path(directory).absolute()
+
+
+def _steps(directory: Path) -> dict[int, Path]:
+    """Returns the complete steps and their folders."""
+    found = {}
+    # In reverse, so that a step in place wins over its predecessor, ".old".
+    for path in sorted(directory.glob("step_*"), reverse=True):
+        match = _FOLDER.fullmatch(path.name)
+        if match and (path / _MANIFEST).exists():
+            found[int(match[1])] = path
+    return found
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Gives a complete folder its final name; the step it replaces survives a crash."""
+    old = folder.with_name(folder.name + ".old")
+    if folder.exists():
+        if old.exists():
+            _remove(old)
+        os.rename(folder, old)
+    os.rename(temporary, folder)
+
+
+def _remove_superseded(directory: Path, step: int, keep: int) -> None:
+    """Removes every folder but those of the latest steps up to this one."""
+    steps = _steps(directory)
+    kept = {steps[n] for n in sorted(n for n in steps if n <= step)[-keep:]}
+    for path in directory.glob("step_*"):
+        if _FOLDER.fullmatch(path.name) and path not in kept:
+            _remove(path)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder, its manifest first: half a step is no step."""
+    (folder / _MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def _hash_file(path: Path) -> str:
+    """Returns the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_content(content: dict[str, Any]) -> str:
+    """Returns the SHA-256 of what a manifest says."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Writes the hashes of a folder's files, and the manifest's own, all to disk."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        files[path.relative_to(folder).as_posix()] = _hash_file(path)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    content = {**content, "files": files}
+    manifest = {"sha256": _hash_content(content), **content}
+    with (folder / _MANIFEST).open("w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _verify(folder: Path) -> dict[str, Any]:
+    """Returns a manifest's content once every file has been found as it was written."""
+    path = folder / _MANIFEST
+    try:
+        content = json.loads(path.read_bytes())
+        recorded = content.pop("sha256", None)
+    except ValueError as error:
+        raise ValueError(f"Expected {path} intact, found no JSON.") from error
+    if recorded != _hash_content(content):
+        raise ValueError(f"Expected {path} intact, found another SHA-256.")
+    for name, expected in content["files"].items():
+        path = folder / name
+        if not path.exists():
+            raise ValueError(f"Expected {path}, found no such file.")
+        if _hash_file(path) != expected:
+            raise ValueError(f"Expected {path} intact, found another SHA-256.")
+    return content
+
+
+def _describe(tree: PyTree) -> dict[str, str]:
+    """Returns the path of every leaf with its dtype and shape."""
+    leaves = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path)
+        if not isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
+            raise ValueError(f"Expected an array at {name}, found {type(leaf)}.")
+        if 0 in leaf.shape:
+            raise ValueError(f"Expected elements at {name}, found shape {leaf.shape}.")
+        leaves[name] = f"{leaf.dtype}{list(leaf.shape)}"
+    validate.positive(num_leaves=len(leaves))
+    return leaves
+
+
+def _require_own(state: PyTree) -> None:
+    """Raises where this process, or a leaf, is one that Orbax would silently drop."""
+    validate.require(
+        jax.process_index() == 0,
+        "process",
+        jax.process_index(),
+        "0, the one that saves",
+    )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            name = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"Expected values of this process, found those of others at {name}: "
+                "bring them to the host with nodes.gather."
+            )
+
+
+def _write(folder: Path, state: PyTree) -> None:
+    """Lets Orbax write a state, without waiting for other processes."""
+    with _quiet():
+        if jax.process_count() == 1:
+            with _context():
+                ocp.save(folder, state)
+            return
+        # Version 1's save is for all processes together; version 0 lets one save by
+        # itself, NumPy arrays, which version 1 reads.
+        alone = legacy.options.MultiprocessingOptions(
+            active_processes={0}, barrier_sync_key_prefix="first"
+        )
+        handler = legacy.PyTreeCheckpointHandler(multiprocessing_options=alone)
+        with legacy.Checkpointer(handler, multiprocessing_options=alone) as writer:
+            writer.save(folder, args=legacy.args.PyTreeSave(jax.device_get(state)))
+
+
+def _raw(leaf: Any) -> Any:
+    """Returns the words of a typed PRNG key, any other leaf as it is."""
+    if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        words = jax.eval_shape(jax.random.key_data, leaf)
+        return jax.ShapeDtypeStruct(words.shape, words.dtype, sharding=leaf.sharding)
+    return jax.random.key_data(leaf)
+
+
+def _abstract(leaf: Any) -> Any:
+    """Returns what Orbax shall make of a leaf: an array of NumPy, or one on devices.
+
+    An uncommitted array is read by way of the host: Orbax would commit it to one
+    device, and a jitted step over a mesh would refuse it.
+    """
+    leaf = _raw(leaf)
+    committed = getattr(leaf, "committed", True)
+    sharding = getattr(leaf, "sharding", None) if committed else None
+    if sharding is None:
+        return np.empty(leaf.shape, leaf.dtype)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _concrete(value: Any, leaf: Any) -> Any:
+    """Returns what Orbax has read as the kind of array that was asked for."""
+    if isinstance(leaf, np.ndarray):
+        return value
+    value = jnp.asarray(value)
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        impl = jax.random.key_impl(jnp.empty((), leaf.dtype))
+        return jax.random.wrap_key_data(value, impl=impl)
+    return value
+
+
+def _load(folder: Path, like: PyTree, content: dict[str, Any]) -> PyTree:
+    """Returns the state in a verified folder, if it is one like `like`."""
+    stored, asked = content["leaves"], _describe(like)
+    differences = [
+        f"{name}: {stored.get(name, 'nothing')} stored, {asked.get(name, 'nothing')} "
+        "asked for"
+        for name in sorted(stored.keys() | asked.keys())
+        if stored.get(name) != asked.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"Expected {folder} to hold the state asked for, found "
+            f"{'; '.join(differences)}."
+        )
+    with _quiet(), _context():
+        state = ocp.load(folder, jax.tree.map(_abstract, like))
+    return jax.tree.map(_concrete, state, like)
+
+
+def _context() -> ocp.Context:
+    """Returns Orbax's options: compression is slow, and weights hardly shrink."""
+    context = ocp.Context()
+    context.array.saving.use_compression = False
+    if jax.process_count() > 1:
+        me = jax.process_index()
+        context.multiprocessing.primary_host = me
+        context.multiprocessing.active_processes = {me}
+        context.multiprocessing.barrier_sync_key_prefix = f"process{me}"
+    return context
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax's forty lines a step out of the log; its errors are exceptions.
+
+    Warnings too: version 0.12.0 calls each of its own checkpoints perhaps malformed.
+    """
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,211 @@
+"""Training: one optimiser step, many of them in one dispatch, and the loop around.
+
+`make_step` composes a gradient rule with an optimiser; `make_dispatch` scans it over
+stacked batches in one compiled call whose state is donated; `fit` walks a plan of
+dispatches, saves on the way and picks up where a killed run stopped.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from protojax import validate
+from protojax.base import Array, Batch, GradFn, NodeState, Prototypes, PyTree
+
+Step = Callable[[NodeState, Batch], tuple[NodeState, dict[str, Array]]]
+
+
+def adamw(
+    *,
+    learning_rate: float,
+    weight_decay: float = 0.01,
+    warmup: float = 0.1,
+    clip_norm: float = 1.0,
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW with clipping and a linear warm-up and decay over a length set at `init`.
+
+    The number of steps is part of the optimiser's state, not of its code, so runs of
+    different lengths share one compiled step (`init_state` sets it).
+
+    Args:
+        learning_rate: the peak.
+        weight_decay: decoupled; not applied to vectors (biases, layer norms).
+        warmup: share of the steps in [0, 1) over which the rate rises from 0.
+        clip_norm: bound on the global gradient norm.
+
+    Returns:
+        An optax transformation with hyperparameter `num_steps` in its state.
+
+    References:
+        Loshchilov and Hutter, 2017, arXiv:1711.05101.
+    """
+    validate.positive(learning_rate=learning_rate, clip_norm=clip_norm)
+    validate.non_negative(weight_decay=weight_decay)
+    validate.require(0 <= warmup < 1, "warmup", warmup, "in [0, 1)")
+
+    @optax.inject_hyperparams
+    def build(num_steps: Array) -> optax.GradientTransformation:
+        def schedule(step):
+            rising = (step + 1) / jnp.maximum(warmup * num_steps, 1)
+            falling = (num_steps - step) / jnp.maximum((1 - warmup) * num_steps, 1)
+            return learning_rate * jnp.clip(jnp.minimum(rising, falling), 0, 1)
+
+        return optax.chain(
+            optax.clip_by_global_norm(clip_norm),
+            optax.adamw(
+                schedule,
+                weight_decay=weight_decay,
+                mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+            ),
+        )
+
+    return build(num_steps=1.0)
+
+
+def init_state(
+    params: PyTree,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_steps: int,
+    seed: int,
+    prototypes: Prototypes | None = None,
+) -> NodeState:
+    """Returns the state of a run of `num_steps` steps at its start.
+
+    Args:
+        params: what the loss is a function of; copied, since steps donate their state.
+        optimizer: from `adamw`, or any optax transformation.
+        num_steps: optimiser steps of the whole run.
+        seed: of the run's dropout and other draws.
+        prototypes: constrain the student, or None.
+
+    Returns:
+        A `NodeState` that shares no buffer with its arguments.
+    """
+    validate.positive(num_steps=num_steps)
+    params = jax.tree.map(jnp.array, params)
+    opt_state = optimizer.init(params)
+    if "num_steps" in getattr(opt_state, "hyperparams", {}):
+        opt_state.hyperparams["num_steps"] = jnp.float32(num_steps)
+    return NodeState(
+        params=params,
+        opt_state=opt_state,
+        prototypes=jax.tree.map(jnp.array, prototypes),
+        step=jnp.int32(0),
+        key=jax.random.key_data(jax.random.key(seed)),
+    )
+
+
+def make_step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
+    """Returns one optimiser step.
+
+    A batch without a real row is no step at all: the state comes back unchanged, so a
+    plan may fill its last dispatch with empty batches.
+
+    Args:
+        grad_fn: a gradient rule applied to a loss.
+        optimizer: any optax transformation.
+
+    Returns:
+        `step(state, batch) -> (state, metrics)`; metrics are scalars, NaN where the
+        batch was empty, among them `grad_norm`.
+    """
+
+    def advance(state: NodeState, batch: Batch):
+        key, subkey = jax.random.split(jax.random.wrap_key_data(state.key))
+        grads, metrics = grad_fn(
+            state.params, batch, state.prototypes, state.step, subkey
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        state = state._replace(
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            step=state.step + 1,
+            key=jax.random.key_data(key),
+        )
+        return state, {**metrics, "grad_norm": optax.tree.norm(grads)}
+
+    def step(state: NodeState, batch: Batch):
+        _, shapes = jax.eval_shape(advance, state, batch)
+
+        def skip(state, batch):
+            nothing = jax.tree.map(
+                lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes
+            )
+            return state, nothing
+
+        return jax.lax.cond(jnp.any(batch.where), advance, skip, state, batch)
+
+    return step
+
+
+def make_dispatch(
+    step: Step, *, on_trace: Callable[[Batch], None] | None = None
+) -> Step:
+    """Returns several steps as one compiled call.
+
+    Args:
+        step: from `make_step`.
+        on_trace: called with the (abstract) batches whenever the call is traced anew,
+            that is once per shape; counts compilations.
+
+    Returns:
+        `dispatch(state, batches) -> (state, metrics)` over batches with a leading
+        `[steps]` axis; metrics are `[steps]`. The given state is donated.
+    """
+
+    def dispatch(state: NodeState, batches: Batch):
+        if on_trace is not None:
+            on_trace(batches)
+        return jax.lax.scan(step, state, batches)
+
+    return jax.jit(dispatch, donate_argnums=0)
+
+
+def fit(
+    dispatch: Step,
+    state: NodeState,
+    plan: Sequence[Any],
+    load: Callable[[Any], Batch],
+    *,
+    start: int = 0,
+    save: Callable[[NodeState, int], None] | None = None,
+    save_every: int = 0,
+    on_dispatch: Callable[[int, dict[str, Array]], None] | None = None,
+) -> NodeState:
+    """Trains over a plan of dispatches.
+
+    Args:
+        dispatch: from `make_dispatch`.
+        state: where to start from; consumed.
+        plan: what each dispatch works on, the same whenever the run is repeated.
+        load: turns one item of the plan into batches with a leading `[steps]` axis.
+        start: items of the plan already done, for a resumed run.
+        save: called as `save(state, done)` after every `save_every` items (0: never).
+        save_every: items of the plan between two saves.
+        on_dispatch: called once for each item, with the items done by then and its
+            metrics; one dispatch late, so that reading them does not stall the device,
+            but before a save that includes it.
+
+    Returns:
+        The state at the end of the plan.
+    """
+    pending = None
+
+    def report():
+        if on_dispatch is not None and pending is not None:
+            on_dispatch(*pending)
+
+    for done, item in enumerate(plan[start:], start + 1):
+        state, metrics = dispatch(state, load(item))
+        report()
+        pending = done, metrics
+        if save is not None and save_every and done % save_every == 0:
+            report()
+            pending = None
+            save(state, done)
+    report()
+    return state
