@@ -47,7 +47,7 @@ class Anchor(NamedTuple):
     model: Model
     prototypes: Prototypes
     temperature: float | None
-    conformal: np.ndarray
+    calibration: np.ndarray
     held_out: View | None
 
 
