@@ -87,6 +87,18 @@ class ModelOutput(NamedTuple):
     hidden_states: tuple[Array, ...] = ()
 
 
+class TeacherOutputs(NamedTuple):
+    """What a model says of each of some rows, on the host.
+
+    Attributes:
+        logits: `[rows, num_labels]`, float32.
+        features: `[rows, layers, dim]`, float32, pooled hidden states.
+    """
+
+    logits: np.ndarray
+    features: np.ndarray
+
+
 class NodeState(NamedTuple):
     """What one node carries from step to step.
 

@@ -11,28 +11,15 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from protojax.base import PyTree
+from protojax.base import PyTree, TeacherOutputs
 
 _logger = logging.getLogger("protojax")
-
-
-class TeacherOutputs(NamedTuple):
-    """What the teacher says about every row of a transfer set.
-
-    Attributes:
-        logits: `[rows, num_labels]`, float32.
-        features: `[rows, layers, dim]`, float32, pooled hidden states.
-    """
-
-    logits: np.ndarray
-    features: np.ndarray
 
 
 def cache_key(params: PyTree, *parts: str) -> str:

@@ -5,6 +5,7 @@ stacked batches in one compiled call whose state is donated; `fit` walks a plan 
 dispatches, saves on the way and picks up where a killed run stopped.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,58 @@ from protojax import validate
 from protojax.base import Array, Batch, GradFn, NodeState, Prototypes, PyTree
 
 Step = Callable[[NodeState, Batch], tuple[NodeState, dict[str, Array]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """The settings of `adamw`.
+
+    Attributes:
+        learning_rate: the peak.
+        weight_decay: decoupled; not applied to vectors (biases, layer norms).
+        warmup: fraction of the steps in [0, 1) over which the rate rises from 0.
+        clip_norm: bound on the global gradient norm.
+    """
+
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    clip_norm: float = 1.0
+
+    def __post_init__(self):
+        validate.positive(learning_rate=self.learning_rate, clip_norm=self.clip_norm)
+        validate.non_negative(weight_decay=self.weight_decay)
+        validate.require(0 <= self.warmup < 1, "warmup", self.warmup, "in [0, 1)")
+
+    def build(self) -> optax.GradientTransformationExtraArgs:
+        """The optimiser itself."""
+        return adamw(**{name: getattr(self, name) for name in OPTIMIZER})
+
+
+# The fields of a model's settings that its optimiser is made of.
+OPTIMIZER = tuple(field.name for field in dataclasses.fields(AdamW))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(AdamW):
+    """How long and by which steps a model learns.
+
+    Attributes:
+        epochs: passes over the rows.
+        batch_size: rows of a step.
+    """
+
+    epochs: int = 3
+    batch_size: int = 32
+
+    def __post_init__(self):
+        super().__post_init__()
+        validate.positive(epochs=self.epochs, batch_size=self.batch_size)
+
+    @property
+    def optimizer(self) -> AdamW:
+        """The optimiser's part, by which compiled steps are kept."""
+        return AdamW(**{name: getattr(self, name) for name in OPTIMIZER})
 
 
 def adamw(
@@ -42,9 +95,7 @@ def adamw(
     References:
         Loshchilov and Hutter, 2017, arXiv:1711.05101.
     """
-    validate.positive(learning_rate=learning_rate, clip_norm=clip_norm)
-    validate.non_negative(weight_decay=weight_decay)
-    validate.require(0 <= warmup < 1, "warmup", warmup, "in [0, 1)")
+    AdamW(learning_rate, weight_decay, warmup, clip_norm)  # checks them
 
     @optax.inject_hyperparams
     def build(num_steps: Array) -> optax.GradientTransformation:

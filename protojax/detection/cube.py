@@ -1,0 +1,56 @@
+"""CUBE: rows outside the largest cluster of what they claim."""
+
+import numpy as np
+
+from protojax import validate
+from protojax.detection.evidence import Evidence, Verdict
+
+
+def cube(
+    evidence: Evidence, *, components: int = 10, min_cluster_rows: int = 30, seed: int
+) -> Verdict:
+    """The rows that are not in the largest cluster of the rows that claim a class.
+
+    The teacher's hidden states of each claimed class are reduced, then clustered by
+    density; poison is expected to lie by itself. The p-value is the size of a row's
+    cluster in units of the largest.
+
+    Args:
+        evidence: the teacher's logits and features of the transfer rows are read.
+        components: principal components that are kept.
+        min_cluster_rows: the fewest rows of a cluster; a class of less than twice as
+            many is left as it is.
+        seed: of the principal components.
+
+    References:
+        Cui et al., 2022 (CUBE, arXiv:2206.08514). Departing from it, principal
+        components stand in the place of UMAP, the class is what the teacher says (as
+        in the channel that the student learns from), and rows of no cluster are kept:
+        they were a third of a poisoned class on SST-2, and all rows where there is only
+        one cluster.
+    """
+    # Imported late: the rest of the room needs no scikit-learn.
+    import sklearn.cluster
+    import sklearn.decomposition
+
+    validate.positive(components=components)
+    validate.require(
+        min_cluster_rows >= 2, "min_cluster_rows", min_cluster_rows, ">= 2"
+    )
+    claims = evidence.teacher.logits.argmax(-1)
+    p_values = np.ones(len(claims))
+    for claim in np.unique(claims):
+        rows = np.flatnonzero(claims == claim)
+        if len(rows) < 2 * min_cluster_rows:
+            continue
+        features = evidence.teacher.features[rows, -1]
+        reduced = sklearn.decomposition.PCA(
+            min(components, *features.shape), random_state=seed
+        ).fit_transform(features)
+        clusters = sklearn.cluster.HDBSCAN(
+            min_cluster_size=min_cluster_rows, copy=True
+        ).fit_predict(reduced)
+        sizes = np.bincount(clusters[clusters >= 0], minlength=1)
+        inside = clusters >= 0
+        p_values[rows[inside]] = sizes[clusters[inside]] / max(sizes.max(), 1)
+    return Verdict(p_values < 1, p_values)

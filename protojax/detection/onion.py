@@ -1,0 +1,84 @@
+"""ONION: texts without the words that make them unlike trusted ones."""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from protojax import validate
+from protojax.base import Examples
+
+
+class WordScores(NamedTuple):
+    """How little each word belongs to its text.
+
+    Attributes:
+        scores: `[rows, max_length]`, of each token the score of its word, see
+            `word_outlier_scores`; -inf where no word is.
+        words: `[rows, max_length]`, int, which word a token belongs to, -1 for none.
+        spans: `[rows, max_length, 2]`, int, the characters of each token.
+    """
+
+    scores: np.ndarray
+    words: np.ndarray
+    spans: np.ndarray
+
+
+def outlier_level(scored: WordScores, *, outlier_share: float) -> float:
+    """The score that no more than a share of the words of trusted rows exceed.
+
+    Args:
+        scored: of trusted rows.
+        outlier_share: in (0, 1).
+    """
+    validate.require(0 < outlier_share < 1, "outlier_share", outlier_share, "in (0, 1)")
+    firsts = np.diff(scored.words, axis=1, prepend=-1) > 0
+    return float(np.quantile(scored.scores[firsts], 1 - outlier_share))
+
+
+def without_outlier_words(
+    examples: Examples, scored: WordScores, level: float
+) -> Examples:
+    """The rows without the words whose score exceeds a level.
+
+    A text of outliers only stays as it is, and so do the second texts of pairs. What no
+    score was given to, as it lies beyond the model's length, is cut off: it would move
+    up into the model's view.
+
+    Args:
+        examples: the rows.
+        scored: their words.
+        level: from `outlier_level` of trusted rows.
+
+    References:
+        Qi et al., 2021 (ONION, arXiv:2011.10369), see `word_outlier_scores`. Departing
+        from it, training texts are cleaned: a student has no time to clean what it
+        reads.
+    """
+    validate.same_length(examples=examples.texts, scored=scored.scores)
+    counts = (scored.words >= 0).sum(1)
+    ends = np.where(
+        counts == counts.max(initial=0),
+        scored.spans[:, :, 1].max(1, initial=0),
+        np.iinfo(np.int32).max,
+    )
+    texts = [
+        _cut(text[:end], where[flagged])
+        for text, end, where, flagged in zip(
+            examples.texts, ends, scored.spans, scored.scores > level, strict=True
+        )
+    ]
+    return examples._replace(texts=texts)
+
+
+def _cut(text: str, spans: np.ndarray) -> str:
+    """A text without some stretches `[stretches, 2]` of its characters.
+
+    >>> _cut("a cf good film", np.array([[2, 4]]))
+    'a good film'
+    """
+    keep = np.ones(len(text), bool)
+    for start, end in spans:
+        keep[start:end] = False
+    rest = "".join(letter for letter, keeps in zip(text, keep, strict=True) if keeps)
+    return re.sub(r"\s+", " ", rest).strip() or text

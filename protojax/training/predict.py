@@ -1,0 +1,154 @@
+"""What a trained model says of rows: logits, features, attention."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from protojax import validate
+from protojax.base import Examples, PyTree, TeacherOutputs
+from protojax.data import batches
+from protojax.detection.evidence import Reader, Reading
+from protojax.models import MODELS, Model
+from protojax.training import programs
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """How long rows may be, and to which lengths they are padded.
+
+    Attributes:
+        max_length: tokens of a row, special tokens among them; longer ones are cut.
+        buckets: ascending lengths; a program is compiled for each.
+        steps_per_dispatch: steps of one compiled call.
+        evaluation_rows: rows of a batch of evaluation.
+    """
+
+    max_length: int = 128
+    buckets: tuple[int, ...] = (16, 32, 48, 64, 96, 128)
+    steps_per_dispatch: int = 8
+    evaluation_rows: int = 64
+
+    def __post_init__(self):
+        object.__setattr__(self, "buckets", tuple(self.buckets))
+        validate.positive(
+            max_length=self.max_length,
+            steps_per_dispatch=self.steps_per_dispatch,
+            evaluation_rows=self.evaluation_rows,
+        )
+        ascending = bool(self.buckets) and list(self.buckets) == sorted({*self.buckets})
+        validate.require(
+            ascending and self.buckets[-1] >= self.max_length,
+            "buckets",
+            self.buckets,
+            f"ascending, the last >= max_length={self.max_length}",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Which hidden states are a row's features.
+
+    Attributes:
+        layers: 0 is the embeddings and -1 the last layer.
+        pooling: how hidden states become one vector, "mean" or "cls".
+    """
+
+    layers: tuple[int, ...] = (-1,)
+    pooling: str = "mean"
+
+    def __post_init__(self):
+        object.__setattr__(self, "layers", tuple(self.layers))
+        distinct = 0 < len(self.layers) == len({*self.layers})
+        bound = "not empty and without repetition"
+        validate.require(distinct, "layers", self.layers, bound)
+        validate.one_of(("mean", "cls"), pooling=self.pooling)
+
+
+def tokenize(model: Model, examples: Examples, *, max_length: int) -> batches.Tokens:
+    """The rows in a model's own tokens, no longer than the model allows.
+
+    Args:
+        model: with its tokenizer.
+        examples: the rows.
+        max_length: in tokens.
+    """
+    limit = MODELS[model.config.family].max_length(model.config)
+    return batches.tokenize(
+        model.tokenizer, examples, max_length=min(max_length, limit)
+    )
+
+
+def predict(
+    model: Model,
+    tokens: batches.Tokens,
+    *,
+    lengths: Lengths,
+    features: Features,
+) -> TeacherOutputs:
+    """A model's outputs over some rows, in their order.
+
+    Args:
+        model: the model.
+        tokens: the rows in its tokens.
+        lengths: how they are padded.
+        features: which hidden states are kept.
+    """
+    forward = programs.forward_of(model.config, features.layers, features.pooling)
+    return TeacherOutputs(*over_rows(forward, model.params, tokens, lengths=lengths))
+
+
+def predict_attention(
+    model: Model, tokens: batches.Tokens, *, lengths: Lengths
+) -> np.ndarray:
+    """How active a model's tokens are, `[rows, layers, longest bucket]`."""
+    forward = programs.attention_of(model.config, lengths.buckets[-1])
+    return over_rows(forward, model.params, tokens, lengths=lengths)[0]
+
+
+def reader(model: Model, *, lengths: Lengths) -> Reader:
+    """A model as a function of examples; its classes are the argmax of its logits."""
+
+    def ask(examples: Examples) -> Reading:
+        tokens = tokenize(model, examples, max_length=lengths.max_length)
+        logits, _ = predict(model, tokens, lengths=lengths, features=Features())
+        return Reading(logits.argmax(-1), logits)
+
+    return ask
+
+
+def over_rows(
+    forward: Callable[..., tuple],
+    params: PyTree,
+    tokens: batches.Tokens,
+    *,
+    lengths: Lengths,
+    labels: np.ndarray | None = None,
+) -> tuple[np.ndarray, ...]:
+    """The outputs of a compiled function over all rows, in their order.
+
+    Args:
+        forward: `(params, batch) -> outputs`, a tuple of `[batch, ...]`.
+        params: what it is given beside the rows.
+        tokens: the rows.
+        lengths: how they are padded.
+        labels: `[rows, ...]`, what it finds as the labels of rows; zeros by default.
+    """
+    plan = batches.plan_evaluation(
+        tokens.lengths, batch_size=lengths.evaluation_rows, buckets=lengths.buckets
+    )
+    if labels is None:
+        labels = np.zeros(len(tokens.lengths), np.int32)
+    params = jax.tree.map(jnp.asarray, params)
+    outputs = []
+    for item in plan:
+        stacked = batches.make_batch(tokens, labels, item)
+        batch = jax.tree.map(lambda leaf: leaf[0], stacked)
+        outputs.append(forward(params, batch))
+    outputs = [jax.tree.map(lambda leaf: np.asarray(leaf)[None], o) for o in outputs]
+    rows = len(tokens.lengths)
+    return tuple(
+        batches.collect(plan, list(part), rows) for part in zip(*outputs, strict=True)
+    )
