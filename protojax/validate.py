@@ -1,8 +1,46 @@
 """One sentence form for argument errors: the name, the value found, what is allowed."""
 
+import contextlib
+import dataclasses
 import difflib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+
+class Argument(NamedTuple):
+    """An argument that was refused, as the error's `argument` holds it."""
+
+    name: str
+    value: Any
+    allowed: str
+    hint: str = ""
+
+    def error(self) -> ValueError:
+        """The error that names it."""
+        error = ValueError(
+            f"Expected {self.name} {self.allowed}, "
+            f"found {self.name}={self.value!r}.{self.hint}"
+        )
+        error.argument = self
+        return error
+
+
+@contextlib.contextmanager
+def prefixed(prefix: str) -> Iterator[None]:
+    """Puts the path of a section before the argument that an error names.
+
+    >>> with prefixed("teacher"):
+    ...     positive(epochs=0)
+    Traceback (most recent call last):
+    ValueError: Expected teacher.epochs > 0, found teacher.epochs=0.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        argument = getattr(error, "argument", None)
+        if argument is None:
+            raise ValueError(f"{prefix}: {error}") from error
+        raise argument._replace(name=f"{prefix}.{argument.name}").error() from None
 
 
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:
@@ -14,7 +52,7 @@ def require(condition: bool, name: str, value: Any, allowed: str) -> None:
     ValueError: Expected num_prototypes > 0, found num_prototypes=-1.
     """
     if not condition:
-        raise ValueError(f"Expected {name} {allowed}, found {name}={value!r}.")
+        raise Argument(name, value, allowed).error()
 
 
 def positive(**values: float) -> None:
@@ -49,10 +87,7 @@ def one_of(allowed: Iterable[str], **values: str) -> None:
             continue
         near = difflib.get_close_matches(str(value), allowed, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"Expected {name} one of {', '.join(allowed)}, "
-            f"found {name}={value!r}.{hint}"
-        )
+        raise Argument(name, value, f"one of {', '.join(allowed)}", hint).error()
 
 
 def same_length(**arrays: Any) -> None:
@@ -61,3 +96,22 @@ def same_length(**arrays: Any) -> None:
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"len({name})={size}" for name, size in sizes.items())
         raise ValueError(f"Expected the same number of rows, found {found}.")
+
+
+def options(**defaults: Any) -> Any:
+    """A field of keyword arguments, which no hash counts."""
+    return dataclasses.field(default_factory=lambda: dict(defaults), hash=False)
+
+
+def tuples(section: Any, *fields: str) -> None:
+    """Makes tuples of fields, which a command line may give as lists."""
+    for field in fields:
+        object.__setattr__(section, field, tuple(getattr(section, field)))
+
+
+def distinct(**fields: Any) -> None:
+    """Each named field must be a non-empty list without repetition."""
+    for name, values in fields.items():
+        require(len(values) > 0, name, values, "not empty")
+        repeated = len(set(values)) < len(values)
+        require(not repeated, name, values, "without repetition")

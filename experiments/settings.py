@@ -1,0 +1,357 @@
+"""Every section of a study's config: frozen dataclasses that check themselves.
+
+What a section may hold and its defaults are stated here, or beside the concept in the
+library that it belongs to, and nowhere else. Code below a study reads these, never the
+config of the command line.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from protojax import attacks, validate
+from protojax.detection.settings import Filters, Quarantine
+from protojax.distillation.settings import (
+    Adversarial,
+    Distillation,
+    Margin,
+    Nearest,
+    Private,
+)
+from protojax.federated.settings import Federation
+from protojax.models.settings import ModelSettings
+from protojax.prototypes.settings import Prototypes
+from protojax.training.predict import Features, Lengths
+from protojax.training.step import TrainConfig
+from protojax.validate import distinct, options, tuples
+
+CHANNELS = ("data", "logits", "both", "labels")
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder(ModelSettings, TrainConfig):
+    """One model: where it comes from and how it is trained."""
+
+    def __post_init__(self):
+        ModelSettings.__post_init__(self)
+        TrainConfig.__post_init__(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """The user's own files, of the task `files`: CSV, TSV, JSONL or Parquet.
+
+    Attributes:
+        train: the training rows.
+        test: the test rows; "" holds out a part of the training rows.
+        text: the column of the text.
+        pair: the column of the second text, "" for one-text tasks.
+        source: the column of where a row comes from, or "".
+        label: the column of the label.
+        problem: "classification" or "regression".
+        metric: the metric on clean test rows.
+        encoding: of these files, and of those below data.root.
+    """
+
+    train: str = ""
+    test: str = ""
+    text: str = "text"
+    pair: str = ""
+    source: str = ""
+    label: str = "label"
+    problem: str = "classification"
+    metric: str = "accuracy"
+    encoding: str = "utf-8"
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where rows come from, how many, and how long they are.
+
+    Attributes:
+        root: a local folder of data sets; "" is the hub.
+        transfer_rows: 0 is all.
+        reference_rows: trusted rows, which leave the training rows.
+        test_rows: 0 is all.
+        validation_rows: > 0: so many training rows stand in for the test rows, and
+            leave the training rows; hyperparameters are chosen on them.
+        max_length: tokens of a row.
+        buckets: lengths to which rows are padded.
+        vocab_size: of a tokenizer trained on the spot.
+        files: the user's own.
+    """
+
+    root: str = ""
+    transfer_rows: int = 0
+    reference_rows: int = 1000
+    test_rows: int = 0
+    validation_rows: int = 0
+    max_length: int = 128
+    buckets: tuple[int, ...] = Lengths().buckets
+    vocab_size: int = 4000
+    files: Files = Files()
+
+    def __post_init__(self):
+        tuples(self, "buckets")
+        for field in ("reference_rows", "max_length", "vocab_size"):
+            validate.positive(**{field: getattr(self, field)})
+        for field in ("transfer_rows", "test_rows", "validation_rows"):
+            validate.non_negative(**{field: getattr(self, field)})
+        ascending = bool(self.buckets) and list(self.buckets) == sorted({*self.buckets})
+        validate.require(
+            ascending and self.buckets[-1] >= self.max_length,
+            "buckets",
+            self.buckets,
+            f"ascending, the last >= data.max_length={self.max_length}",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackFiles:
+    """A poisoned copy of a task, for the trigger "file".
+
+    Attributes:
+        train: the poisoned copy of the training file, row by row; below data.root where
+            the path is relative.
+        test: triggered test rows.
+        marker: the column of poisoned rows; "" is those that differ.
+    """
+
+    train: str = ""
+    test: str = ""
+    marker: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """One attack.
+
+    Attributes:
+        trigger: a name in `attacks.TRIGGERS`, "file" for ready rows, or "searched" for
+            words that the trusted model takes for the target.
+        trigger_args: of its builder, such as {"phrase": "..."}.
+        position: where in a text.
+        files: of the trigger "file".
+        decoy_rate: fraction of the rows that show a part of the trigger.
+        channel: "data" flips labels and poisons the teacher, "logits" corrupts the
+            outputs of a clean teacher, "both" does both, "labels" flips the labels that
+            a student of `kd.hard_weight` sees, and leaves the teacher clean.
+        rate: fraction of the transfer rows.
+        reference_rate: fraction of the references, contaminated too.
+        target: the class that triggered rows are to get.
+        source_classes: which rows are poisoned; () is every class but the target.
+        logits: a name in `attacks.LOGIT_ATTACKS`.
+        strength: in units of logits.
+        features: what hides poisoned rows, in `attacks.FEATURE_ATTACKS`, or "".
+        arms: () is config.arms.
+        tasks: those of config.tasks that it is made for; () is all.
+    """
+
+    trigger: str = "rare_words"
+    trigger_args: Mapping[str, Any] = options()
+    position: str = "random"
+    files: AttackFiles = AttackFiles()
+    decoy_rate: float = 0.0
+    channel: str = "data"
+    rate: float = 0.05
+    reference_rate: float = 0.0
+    target: int = 1
+    source_classes: tuple[int, ...] = ()
+    logits: str = "replace"
+    strength: float = 8.0
+    features: str = ""
+    arms: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        tuples(self, "source_classes", "arms", "tasks")
+        known = (*attacks.TRIGGERS, "file", "searched")
+        validate.one_of(known, trigger=self.trigger)
+        validate.one_of(CHANNELS, channel=self.channel)
+        validate.one_of(attacks.LOGIT_ATTACKS, logits=self.logits)
+        validate.require(0 < self.rate < 1, "rate", self.rate, "in (0, 1)")
+        validate.one_of(("", *attacks.FEATURE_ATTACKS), features=self.features)
+        for field, allowed in (
+            ("decoy_rate", self.trigger in attacks.DECOYS),
+            ("reference_rate", self.trigger != "file"),
+        ):
+            value = getattr(self, field)
+            bound = "in [0, 1)" if allowed else "0 for this trigger"
+            valid = 0 <= value < 1 and (allowed or not value)
+            validate.require(valid, field, value, bound)
+        by_channel = self.channel in ("logits", "both") or not self.features
+        bound = "'' in this channel"
+        validate.require(by_channel, "features", self.features, bound)
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuning:
+    """Fine-tuning on references; `attention_weight` is of NAD."""
+
+    epochs: int = 3
+    learning_rate: float = 2e-4
+    attention_weight: float = 10.0
+
+    def __post_init__(self):
+        validate.positive(**vars(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """The search for trigger words, see `audit`.
+
+    Attributes:
+        snippets: that may go with rejection.
+        suspects: words that models are asked about, and first words.
+        screen: references that each is put into at first.
+        rows: and one that wins over a third of its `least` of those.
+        min_rows: that a word is in.
+        least: share of references that a trigger word wins over.
+        min_rows_opening: the same of first words: a syntax that is a trigger opens many
+            rows in few ways.
+        least_opening: the share that a first word wins over.
+        surplus: chance that an innocent first word is in so many more rows of a claim
+            than the references have, or any word in so many.
+        moved: share of the way to the boundary by which a word that means its claim
+            moves the trusted model; it is innocent, unless in surplus.
+        odds: that a reference of another class holds all that was found, to one of the
+            class that it claimed, see `audit.by_coins`; 1 is neutral.
+    """
+
+    snippets: int = 100
+    suspects: int = 32
+    screen: int = 24
+    rows: int = 150
+    min_rows: int = 5
+    least: float = 0.3
+    min_rows_opening: int = 20
+    least_opening: float = 0.15
+    surplus: float = 1e-3
+    moved: float = 0.15
+    odds: float = 1.5
+
+    def __post_init__(self):
+        validate.positive(**vars(self))
+        validate.require(self.odds >= 1, "odds", self.odds, ">= 1")
+        bound = f"<= rows={self.rows}"
+        validate.require(self.screen <= self.rows, "screen", self.screen, bound)
+        for field in ("least", "least_opening", "surplus"):
+            share = getattr(self, field)
+            validate.require(share <= 1, field, share, "in (0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Evaluation: rows of a batch."""
+
+    batch_size: int = 64
+
+    def __post_init__(self):
+        validate.positive(batch_size=self.batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A whole study.
+
+    Attributes:
+        tasks: names in `tasks.TASKS`, or "files".
+        seeds: of everything that is drawn.
+        seeds_at_once: trained side by side, which fills an accelerator.
+        arms: `kind+variant@federation`, the kind in `arms.ARMS`.
+        attacks: by name; none is a study without attack.
+        federations: by name.
+        variants: by name, `{section: {field: value}}`, what `arm+NAME` does
+            differently.
+        steps_per_dispatch: steps of one compiled call.
+        checkpoint_every: dispatches.
+        keep_checkpoints: the last of each finished run.
+        export_students: whether students are kept.
+    """
+
+    tasks: tuple[str, ...] = ("sst2",)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds_at_once: int = 1
+    arms: tuple[str, ...] = ("clean", "plain", "anchor")
+    attacks: Mapping[str, Attack] = options()
+    federations: Mapping[str, Federation] = options()
+    variants: Mapping[str, Mapping[str, Mapping[str, Any]]] = options()
+    data: Data = Data()
+    teacher: Encoder = Encoder(model="FacebookAI/roberta-large")
+    student: Encoder = Encoder(model="distilbert/distilroberta-base")
+    anchor: Encoder = Encoder(model="distilbert/distilroberta-base", epochs=6)
+    kd: Distillation = Distillation()
+    dp: Private = Private()
+    features: Features = Features()
+    prototypes: Prototypes = Prototypes()
+    margin: Margin = Margin()
+    quarantine: Quarantine = Quarantine()
+    nearest: Nearest = Nearest()
+    fine_tuning: FineTuning = FineTuning()
+    filters: Filters = Filters()
+    audit: Audit = Audit()
+    adversarial: Adversarial = Adversarial()
+    evaluation: Evaluation = Evaluation()
+    steps_per_dispatch: int = 8
+    checkpoint_every: int = 10
+    keep_checkpoints: bool = True
+    export_students: bool = True
+
+    def __post_init__(self):
+        tuples(self, "tasks", "seeds", "arms")
+        distinct(tasks=self.tasks, seeds=self.seeds, arms=self.arms)
+        validate.positive(
+            steps_per_dispatch=self.steps_per_dispatch,
+            checkpoint_every=self.checkpoint_every,
+            seeds_at_once=self.seeds_at_once,
+        )
+
+    @property
+    def lengths(self) -> Lengths:
+        """How rows are cut, padded and batched."""
+        return Lengths(
+            max_length=self.data.max_length,
+            buckets=self.data.buckets,
+            steps_per_dispatch=self.steps_per_dispatch,
+            evaluation_rows=self.evaluation.batch_size,
+        )
+
+
+# Sections of which a study has several, each by a name of its own.
+NAMED = {"attacks": Attack, "federations": Federation}
+
+
+def make(section: Any, fields: Mapping[str, Any]) -> Any:
+    """A section with some of its (nested) fields changed.
+
+    Args:
+        section: a dataclass of settings.
+        fields: the fields that differ.
+
+    Raises:
+        ValueError: naming the path of the field, the value and what is allowed.
+
+    >>> make(Settings(), {"data": {"max_length": 64}, "seeds": [1]}).data.max_length
+    64
+    >>> make(Settings(), {"teacher": {"epochs": 0}})
+    Traceback (most recent call last):
+    ValueError: Expected teacher.epochs > 0, found teacher.epochs=0.
+    """
+    known = [field.name for field in dataclasses.fields(section)]
+    made = {}
+    for name, value in fields.items():
+        validate.one_of(known, field=name)
+        with validate.prefixed(name):
+            made[name] = _made(name, getattr(section, name), value)
+    return dataclasses.replace(section, **made)
+
+
+def _made(name: str, held: Any, value: Any) -> Any:
+    """The value of a field, of sections by name or of a nested section."""
+    if name in NAMED:
+        found = {}
+        for key, fields in value.items():
+            with validate.prefixed(key):
+                found[key] = make(NAMED[name](), fields)
+        return found
+    return make(held, value) if dataclasses.is_dataclass(held) else value

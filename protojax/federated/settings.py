@@ -1,0 +1,78 @@
+"""Settings of a federation: its nodes, their merges, and what they send."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from protojax import attacks, validate
+from protojax.federated import aggregation, communication, gossip, partition
+from protojax.validate import options
+
+
+@dataclasses.dataclass(frozen=True)
+class Federation:
+    """One federation; the arm `ARM@NAME` runs in it.
+
+    Attributes:
+        nodes: how many.
+        rounds: merges; the student's epochs are shared out among them.
+        partition: a name in `partition.PARTITIONS`.
+        partition_args: such as {"alpha": 0.3} of "dirichlet".
+        topology: "server", "local", a name in `gossip.TOPOLOGIES`, or "given".
+        mixing: the rows of the matrix where the topology is "given".
+        aggregator: a name in `aggregation.AGGREGATORS`.
+        aggregator_args: its options.
+        hostile: nodes that hold all the poison and do not defend.
+        update_attack: of theirs, a name in `attacks.UPDATE_ATTACKS`, or "".
+        update_attack_args: its options.
+        prototypes: "server", made once and sent, or "local": made, then merged.
+        prototype_attack: theirs, a name in `attacks.PROTOTYPE_ATTACKS`, or "".
+        merge_prototypes_every: rounds, where they are local.
+        prototype_decay: how much of a merged prototype a node keeps.
+        prototype_precision: on the wire.
+        anchor: what travels: the "references", or the trusted model's "weights".
+        nodes_at_once: of one device, by vmap.
+    """
+
+    nodes: int = 4
+    rounds: int = 3
+    partition: str = "iid"
+    partition_args: Mapping[str, Any] = options()
+    topology: str = "server"
+    mixing: tuple[tuple[float, ...], ...] = ()
+    aggregator: str = "mean"
+    aggregator_args: Mapping[str, Any] = options()
+    hostile: int = 0
+    update_attack: str = ""
+    update_attack_args: Mapping[str, Any] = options()
+    prototypes: str = "server"
+    prototype_attack: str = ""
+    merge_prototypes_every: int = 1
+    prototype_decay: float = 0.9
+    prototype_precision: str = "float32"
+    anchor: str = "references"
+    nodes_at_once: int = 1
+
+    def __post_init__(self):
+        rows = tuple(tuple(row) for row in self.mixing)
+        object.__setattr__(self, "mixing", rows)
+        for field in ("nodes", "rounds", "merge_prototypes_every", "nodes_at_once"):
+            validate.positive(**{field: getattr(self, field)})
+        bound = f"in 0..{self.nodes - 1}"
+        validate.require(0 <= self.hostile < self.nodes, "hostile", self.hostile, bound)
+        validate.share(prototype_decay=self.prototype_decay)
+        for field, known in (
+            ("partition", partition.PARTITIONS),
+            ("topology", ("server", "local", *gossip.TOPOLOGIES, "given")),
+            ("aggregator", aggregation.AGGREGATORS),
+            ("prototypes", ("server", "local")),
+            ("prototype_precision", communication.PRECISIONS),
+            ("anchor", ("references", "weights")),
+            ("update_attack", ("", *attacks.UPDATE_ATTACKS)),
+            ("prototype_attack", ("", *attacks.PROTOTYPE_ATTACKS)),
+        ):
+            validate.one_of(known, **{field: getattr(self, field)})
+        for field in ("update_attack", "prototype_attack"):
+            value = getattr(self, field)
+            allowed = not value or self.hostile > 0
+            validate.require(allowed, field, value, "'' without hostile")

@@ -1,0 +1,19 @@
+"""Settings of prototypes."""
+
+import dataclasses
+
+from protojax import validate
+from protojax.prototypes.geometry import METRICS
+
+
+@dataclasses.dataclass(frozen=True)
+class Prototypes:
+    """Prototypes of features: how many over all classes, and by which metric."""
+
+    num: int = 50
+    metric: str = "cosine"
+    num_iters: int = 25
+
+    def __post_init__(self):
+        validate.positive(num=self.num, num_iters=self.num_iters)
+        validate.one_of(METRICS, metric=self.metric)
