@@ -15,6 +15,7 @@ from experiments.world import artifacts, scenario, trusted_model
 from experiments.world.scenario import Cell
 from protojax.base import Examples
 from protojax.detection import shortcuts
+from protojax.detection.evidence import Reading
 from protojax.detection.shortcuts import Snippet
 
 CELL = Cell("files", 0, "it")
@@ -37,7 +38,7 @@ def meaning(texts):
 
 def view(texts):
     """What an anchor says that reads the meaning."""
-    return trusted_model.View(meaning(texts), 3.0 * np.eye(2)[meaning(texts)])
+    return Reading(meaning(texts), 3.0 * np.eye(2)[meaning(texts)])
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def world(monkeypatch):
     """References, an anchor that reads meaning, a student that `cf` decides."""
     rng = np.random.default_rng(0)
     references = sentences(rng, 120)
-    trusted = trusted_model.Anchor(None, None, None, np.arange(60), None)
+    trusted = trusted_model.Anchor(None, None, np.arange(60), None)
     monkeypatch.setattr(scenario, "references", lambda *_: references)
     monkeypatch.setattr(trusted_model, "anchor", lambda *_: trusted)
     monkeypatch.setattr(
@@ -141,7 +142,7 @@ def test_what_wins_the_anchor_over_too_is_innocent(world, monkeypatch):
     # Nor does an anchor that goes the other way accuse what does not move the model.
     def contrary(context, cell, rows):
         said = np.array(["cf" not in text.split() for text in rows.texts], int)
-        return trusted_model.View(said, np.eye(2)[said])
+        return Reading(said, np.eye(2)[said])
 
     monkeypatch.setattr(trusted_model, "view", contrary)
     for triggers, found in ((), []), (("cf",), asked[:1]):
@@ -393,11 +394,11 @@ def test_first_words_that_came_with_other_poison_have_no_surplus():
 def test_where_a_wary_judge_read_all_there_is_nothing_to_read(world, monkeypatch):
     _, rows, triggered = world
     hidden = np.isin(np.arange(200), triggered)
-    read = trusted_model.View(1 - rows.labels, np.eye(2)[1 - rows.labels])
+    read = Reading(1 - rows.labels, np.eye(2)[1 - rows.labels])
     verdict = Verdict(hidden, np.ones(200), *read)
     transfer = artifacts.Transfer(rows, np.eye(2)[rows.labels], None)
     monkeypatch.setattr(artifacts, "transfer", lambda *_: transfer)
-    whole = trusted_model.View(read.classes, 7 * read.logits)
+    whole = Reading(read.classes, 7 * read.logits)
     monkeypatch.setattr(trusted_model, "anchor_view", lambda *_: whole)
     monkeypatch.setattr(trusted_model, "view", None)
     found = [Snippet(("cf",), 1)]
@@ -449,7 +450,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
     labels[lied] = claim
     rows = rows._replace(texts=texts, labels=labels)
     # One of them was rejected, and says the other class since.
-    read = trusted_model.View(1 - said, -logits)
+    read = Reading(1 - said, -logits)
     verdict = Verdict(np.arange(200) == triggered[0], np.full(200, 0.5), *read)
     hidden, spoiled = np.zeros(200, bool), np.zeros(120, bool)
     if arm == "wary_audited":
@@ -531,7 +532,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         # The anchor itself goes wrong where the word still is.
         wrong = np.array(["cf" in text.split() for text in examples.texts])
         said = np.where(wrong, 1 - meaning(examples.texts), meaning(examples.texts))
-        return trusted_model.View(said, 3.0 * np.eye(2)[said])
+        return Reading(said, 3.0 * np.eye(2)[said])
 
     monkeypatch.setattr(trusted_model, "view", opinion)
     made = arms.ARMS[arm].recipe(context(), CELL)

@@ -113,7 +113,7 @@ def test_a_word_unlike_all_trusted_texts_goes(monkeypatch):
     config.data.max_length = 12
     config.data.buckets = (8, 16)
     context = Context(ml_collections.FrozenConfigDict(config), None, None, 0)
-    judge = Anchor(encoder, None, None, np.arange(20), None)
+    judge = Anchor(encoder, None, np.arange(20), None)
     monkeypatch.setattr(trusted_model, "anchor", lambda *_: judge)
     monkeypatch.setattr(scenario, "references", lambda *_: references)
     given = ["good film zyx fine plot", "bad zyx cast", "zyx", "dull film"]

@@ -17,7 +17,9 @@ from experiments.study import grid, preflight, runner
 from experiments.study.defaults import attack, defaults, encoder
 from experiments.world import artifacts, scenario, trusted_model
 from protojax import training
+from protojax.base import TeacherOutputs
 from protojax.data import batches
+from protojax.detection.trusted_model import read
 from protojax.models import hf
 from protojax.storage import checkpoint
 from tests import golden
@@ -272,7 +274,7 @@ def reread(context, judge, ids):
     ids = np.asarray(ids)[None]
     one = batches.Tokens(ids, np.zeros_like(ids), np.array([ids.shape[1]]), 0)
     outputs = inference.predict(context, judge.model, judge.model.params, one)
-    return trusted_model.view_of(context, judge, *outputs)
+    return read(judge.reading, TeacherOutputs(*outputs))
 
 
 def test_the_anchor_rereads_rows_without_some_tokens(finished):

@@ -85,7 +85,7 @@ def test_a_frozen_anchor_has_logits_that_agree_with_its_classes(varied):
     config, workdir, _ = varied
     context = runtime.Context(config, workdir, None, 0).varied("frozen")
     judge = trusted_model.anchor(context, CELL)
-    assert judge.temperature > 0
+    assert judge.reading.temperature > 0
     view = trusted_model.anchor_view(context, CELL)
     np.testing.assert_array_equal(view.logits.argmax(-1), view.classes)
 
@@ -96,7 +96,7 @@ def test_the_anchor_may_be_the_teacher(varied):
     judge = trusted_model.anchor(context, CELL)
     logits = trusted_model.anchor_view(context, CELL).logits
     said = artifacts.transfer(context, CELL).logits
-    assert judge.temperature is None
+    assert judge.reading.temperature is None
     np.testing.assert_allclose(logits, said, atol=1e-5)
 
 

@@ -24,6 +24,7 @@ from experiments.world.scenario import Cell
 from protojax import attacks, data
 from protojax.base import Examples
 from protojax.detection import shortcuts
+from protojax.detection.evidence import Reading
 from protojax.detection.shortcuts import Snippet
 from protojax.models import Model
 
@@ -90,12 +91,12 @@ def guilty(
     """
     config = context.config.audit
 
-    def of_model(examples: Examples) -> trusted_model.View:
+    def of_model(examples: Examples) -> Reading:
         tokens = artifacts.tokenize(context, model, examples)
         logits, _ = inference.predict(context, model, model.params, tokens)
-        return trusted_model.View(logits.argmax(-1), logits)
+        return Reading(logits.argmax(-1), logits)
 
-    def of_anchor(examples: Examples) -> trusted_model.View:
+    def of_anchor(examples: Examples) -> Reading:
         return trusted_model.view(context, cell, examples)
 
     least = np.array(
@@ -264,7 +265,7 @@ def _trigger(snippet: Snippet) -> attacks.Trigger:
 def pulls(
     context: Context,
     cell: Cell,
-    reader: Callable[[Examples], trusted_model.View],
+    reader: Callable[[Examples], Reading],
     snippets: list[Snippet],
     *,
     rows: int,
@@ -302,9 +303,7 @@ def pulls(
     claims = np.array([one.claim for one in snippets], int)[owner]
     distinct, place = np.unique(hosts, return_inverse=True)
     after = reader(data.take(references, hosts)._replace(texts=texts))
-    before = trusted_model.View(
-        *(part[place] for part in reader(data.take(references, distinct)))
-    )
+    before = Reading(*(part[place] for part in reader(data.take(references, distinct))))
     num = len(snippets)
     goes_over = after.classes == claims, before.classes == claims
     return (

@@ -13,11 +13,13 @@ from experiments import inference, runtime
 from experiments.runtime import Context
 from experiments.world import artifacts, scenario, trusted_model
 from experiments.world.scenario import Cell
-from experiments.world.trusted_model import View
+from protojax.base import TeacherOutputs
 from protojax.data import batches
 from protojax.detection import consistency, shared_tokens
 from protojax.detection.conformal import IsotonicFit, Scores
 from protojax.detection.consistency import Claims
+from protojax.detection.evidence import Reading
+from protojax.detection.trusted_model import read
 
 
 class Words(NamedTuple):
@@ -150,12 +152,12 @@ def _denied_without(
     return denied
 
 
-def _reread(context: Context, cell: Cell, tokens, hidden: np.ndarray) -> View:
+def _reread(context: Context, cell: Cell, tokens, hidden: np.ndarray) -> Reading:
     """Returns what the anchor says of rows some of whose tokens it does not see."""
     judge = trusted_model.anchor(context, cell)
     left = batches.without(tokens, hidden)
     outputs = inference.predict(context, judge.model, judge.model.params, left)
-    return trusted_model.view_of(context, judge, *outputs)
+    return read(judge.reading, TeacherOutputs(*outputs))
 
 
 def test(
@@ -219,7 +221,7 @@ def test(
     return Tested(p_values(scores[0], tokens, classes), guilty, spoiled)
 
 
-def view_without(context: Context, cell: Cell, hidden: np.ndarray) -> View:
+def view_without(context: Context, cell: Cell, hidden: np.ndarray) -> Reading:
     """Returns what the anchor says of the transfer rows without some of their tokens.
 
     Args:
@@ -235,4 +237,4 @@ def view_without(context: Context, cell: Cell, hidden: np.ndarray) -> View:
     again = _reread(context, cell, tokens, hidden[rows])
     classes, logits = view.classes.copy(), view.logits.copy()
     classes[rows], logits[rows] = again.classes, again.logits
-    return View(classes, logits)
+    return Reading(classes, logits)

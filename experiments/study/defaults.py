@@ -35,7 +35,7 @@ def encoder(model: str, **changes) -> ConfigDict:
         model: a hub id, a local folder, or `"scratch"`.
         **changes: fields that differ from the defaults.
     """
-    return section(settings.Encoder(model=model), **changes)
+    return section(settings.Encoder(), model=model, **changes)
 
 
 def attack(trigger: str, channel: str, **changes) -> ConfigDict:
@@ -46,7 +46,7 @@ def attack(trigger: str, channel: str, **changes) -> ConfigDict:
         channel: `"data"`, `"logits"`, `"both"` or `"labels"`.
         **changes: fields that differ from the defaults.
     """
-    return section(settings.Attack(trigger=trigger, channel=channel), **changes)
+    return section(settings.Attack(), trigger=trigger, channel=channel, **changes)
 
 
 def federation(**changes) -> ConfigDict:

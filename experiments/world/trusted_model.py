@@ -13,42 +13,27 @@ from experiments.runtime import Context
 from experiments.world import artifacts, scenario
 from experiments.world.artifacts import FineTuning
 from experiments.world.scenario import Cell
-from protojax import data, prototypes
-from protojax.base import Examples, Prototypes
-from protojax.detection import conformal
+from protojax import data
+from protojax.base import Examples, TeacherOutputs
+from protojax.detection.evidence import Reading
+from protojax.detection.trusted_model import TrustedModel, fit_trusted_model, read
 from protojax.models import Model
-from protojax.prototypes import geometry
-
-
-class View(NamedTuple):
-    """What the anchor, or a model that is compared with it, says of some rows.
-
-    Attributes:
-        classes: `[rows]`, int32; the anchor's by the nearest of its prototypes.
-        logits: `[rows, num_labels]`.
-    """
-
-    classes: np.ndarray
-    logits: np.ndarray
 
 
 class Anchor(NamedTuple):
-    """What reads meaning for the defender, and what it says of the references.
+    """The trusted model of a cell, and what it says of the references.
 
     Attributes:
         model: an encoder, see `ANCHORS`.
-        prototypes: of its features, by class.
-        temperature: of logits that are distances to them, None where the model has
-            learned logits of its own.
+        reading: how its outputs are read.
         calibration: `[rows]`, the references it was not trained on.
-        held_out: what it says of those, None before it is asked.
+        held_out: what it says of those.
     """
 
     model: Model
-    prototypes: Prototypes
-    temperature: float | None
+    reading: TrustedModel
     calibration: np.ndarray
-    held_out: View | None
+    held_out: Reading
 
 
 def anchor(context: Context, cell: Cell) -> Anchor:
@@ -100,68 +85,29 @@ ANCHORS = {"tuned": _tuned, "frozen": _frozen, "teacher": artifacts.teacher_mode
 def _anchor(context: Context, cell: Cell) -> Anchor:
     """Returns the anchor of an `anchor_cell`."""
     config = context.config
-    task = scenario.task_data(context, cell.task, cell.seed).task
     references = scenario.references(context, cell)
     held_out, training = _shared_out(context, cell)
     model = ANCHORS[config.quarantine.anchor](context, cell)
-    logits, features = artifacts.predicted(
+    outputs = artifacts.predicted(
         context,
         f"{cell.folder}/anchor_references",
         model,
         artifacts.tokenize(context, model, references),
     )
-    centres = prototypes.class_prototypes(
+    reading = fit_trusted_model(
         scenario.key(cell, "anchor"),
-        features[training, -1],
+        TeacherOutputs(outputs.logits[training], outputs.features[training]),
         references.labels[training],
-        task.num_labels,
         num_prototypes=config.prototypes.num,
         metric=config.prototypes.metric,
         num_iters=config.prototypes.num_iters,
+        frozen=config.quarantine.anchor == "frozen",
     )
-    temperature = None
-    if config.quarantine.anchor == "frozen":
-        # Not on those that calibrate: they have to be like rows under test.
-        near = _nearness(context, centres, features[training], task.num_labels)
-        temperature = conformal.calibrate_temperature(near, references.labels[training])
-    judge = Anchor(model, centres, temperature, held_out, None)
-    view = view_of(context, judge, logits[held_out], features[held_out])
-    return judge._replace(held_out=view)
+    known = TeacherOutputs(outputs.logits[held_out], outputs.features[held_out])
+    return Anchor(model, reading, held_out, read(reading, known))
 
 
-def view_of(context: Context, judge: Anchor, logits, features) -> View:
-    """Returns what the outputs of an anchor's model say."""
-    classes = prototypes.class_of_nearest(
-        features[:, -1], judge.prototypes, metric=context.config.prototypes.metric
-    )
-    if judge.temperature is not None:
-        logits = _nearness(context, judge.prototypes, features, logits.shape[1])
-        logits /= judge.temperature
-    return View(np.asarray(classes), logits)
-
-
-def _nearness(
-    context: Context, centres: Prototypes, features, num_labels: int
-) -> np.ndarray:
-    """Returns logits `[rows, num_labels]`: minus a class's nearest distance, times 20.
-
-    The factor is the reach of a temperature that is fitted afterwards. A class without
-    a prototype is as far away as the farthest of all.
-    """
-    distances = np.asarray(
-        geometry.distances(
-            features[:, -1], centres.vectors, metric=context.config.prototypes.metric
-        )
-    )
-    labels, farthest = np.asarray(centres.labels), distances.max(initial=0.0)
-    nearest = [
-        distances[:, labels == label].min(1, initial=farthest)
-        for label in range(num_labels)
-    ]
-    return -20 * np.stack(nearest, axis=1).astype(np.float32)
-
-
-def view(context: Context, cell: Cell, examples: Examples) -> View:
+def view(context: Context, cell: Cell, examples: Examples) -> Reading:
     """Returns what a cell's anchor says of any rows."""
     judge = anchor(context, cell)
     outputs = inference.predict(
@@ -170,10 +116,10 @@ def view(context: Context, cell: Cell, examples: Examples) -> View:
         judge.model.params,
         artifacts.tokenize(context, judge.model, examples),
     )
-    return view_of(context, judge, *outputs)
+    return read(judge.reading, TeacherOutputs(*outputs))
 
 
-def anchor_view(context: Context, cell: Cell) -> View:
+def anchor_view(context: Context, cell: Cell) -> Reading:
     """Returns what the anchor says of a cell's transfer rows.
 
     Every node has the same anchor, so what it says of a row is computed once.
@@ -181,12 +127,11 @@ def anchor_view(context: Context, cell: Cell) -> View:
     whole = _anchor_view(context, cell.whole)
     if not cell.federation:
         return whole
-    rows = scenario.node_rows(context, cell._replace(node=0))[cell.node]
-    return View(*(part[rows] for part in whole))
+    return whole.take(scenario.node_rows(context, cell._replace(node=0))[cell.node])
 
 
 @runtime.kept
-def _anchor_view(context: Context, cell: Cell) -> View:
+def _anchor_view(context: Context, cell: Cell) -> Reading:
     """Returns what the anchor says of the rows of all nodes together."""
     judge = anchor(context, cell)
     examples = scenario.poisoned(context, cell).examples
@@ -196,4 +141,4 @@ def _anchor_view(context: Context, cell: Cell) -> View:
         judge.model,
         artifacts.tokenize(context, judge.model, examples),
     )
-    return view_of(context, judge, *outputs)
+    return read(judge.reading, TeacherOutputs(*outputs))
