@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:
     """Raises `Expected {name} {allowed}, found {name}={value}.` unless condition holds.
@@ -53,6 +55,18 @@ def one_of(allowed: Iterable[str], **values: str) -> None:
             f"Expected {name} one of {', '.join(allowed)}, "
             f"found {name}={value!r}.{hint}"
         )
+
+
+def shape(expected: tuple[int, ...], **arrays: Any) -> None:
+    """Each named array must have the shape, which broadcasting would not ask for.
+
+    >>> shape((2, 3), where=np.ones(3))
+    Traceback (most recent call last):
+    ValueError: Expected where.shape (2, 3), found where.shape=(3,).
+    """
+    for name, array in arrays.items():
+        found = np.shape(array)
+        require(found == tuple(expected), f"{name}.shape", found, f"{expected}")
 
 
 def same_length(**arrays: Any) -> None:
