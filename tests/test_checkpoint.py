@@ -164,9 +164,11 @@ def test_nothing_there(tmp_path):
 
 
 def test_other_files_and_folders_are_left_alone(tmp_path):
-    for name in ("step_", "step_1", "step_00000009.backup", "best"):
+    foreign = ("step_", "step_1", "step_00000009.backup", "best", ".git")
+    for name in (*foreign, "step_1.tmp", "step_00000009.tmp.mine", "step_x.tmp"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text("{}")
+    (tmp_path / "step_00000009.tmp").write_text("a file: steps are folders")
     before = set(tmp_path.iterdir())
     save(tmp_path, {"w": jnp.zeros(2)}, 4)
     assert latest_step(tmp_path) == 4

@@ -32,6 +32,8 @@ _logger = logging.getLogger("protojax")
 _MANIFEST = "manifest.json"
 # ".old" is a step that its own replacement is about to remove: still good until then.
 _FOLDER = re.compile(r"step_(\d{8,})(\.old)?")
+# What this module was writing, and what Orbax was writing for it.
+_LEFTOVER = re.compile(r"step_\d{8,}\.tmp(\.orbax-checkpoint-tmp)?")
 
 
 def save(
@@ -86,7 +88,8 @@ def save(
     temporary = folder.with_name(folder.name + ".tmp")
     directory.mkdir(parents=True, exist_ok=True)
     for leftover in directory.glob("step_*.tmp*"):
-        shutil.rmtree(leftover)
+        if _LEFTOVER.fullmatch(leftover.name) and leftover.is_dir():
+            shutil.rmtree(leftover)
     _write(temporary, jax.tree.map(_raw, state))
     _write_manifest(temporary, content)
     _put_in_place(temporary, folder)
