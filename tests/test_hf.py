@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 
-from protojax import models
+from protojax import models, storage
 from protojax.base import Batch
 from protojax.models import MODELS, hf
 
@@ -415,6 +415,17 @@ def test_a_rename_that_fails_puts_the_older_checkpoint_back(tmp_path, monkeypatc
         hf.save_hf(tmp_path / "saved", models.select_layers(model, (1,)))
     assert hf.load_hf(tmp_path / "saved", num_labels=3).config == model.config
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+
+
+def test_a_model_set_aside_by_a_killed_process_is_put_back(tmp_path):
+    model = hf.load_hf(golden("bert"), num_labels=3)
+    hf.save_hf(tmp_path / "saved", model)
+    mark = "protojax-" + "0" * 32
+    (tmp_path / "saved").rename(tmp_path / f".saved.{mark}.old")
+    (tmp_path / f".saved.{mark}.new").mkdir()
+    storage.remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+    assert hf.load_hf(tmp_path / "saved", num_labels=3).config == model.config
 
 
 def test_without_a_tokenizer(tmp_path):

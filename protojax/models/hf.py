@@ -9,8 +9,6 @@ import fnmatch
 import json
 import logging
 import re
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import safe_open
 from safetensors.flax import save_file
 
-from protojax import models, validate
+from protojax import models, storage, validate
 from protojax.base import PyTree
 from protojax.models import MODELS, EncoderConfig, Model
 from protojax.models.layers import HEAD, PROBLEMS
@@ -128,26 +126,12 @@ def save_hf(folder: str | Path, model: Model) -> None:
             f"{folder} holds {', '.join(foreign)}: more than a checkpoint. "
             "Save to a folder of its own."
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    stem = f".{folder.name}.{uuid.uuid4().hex}"
-    new, old = folder.with_name(f"{stem}.new"), folder.with_name(f"{stem}.old")
-    try:
+    with storage.atomic_folder(folder) as new:
         new.mkdir()
         _write_config(new, model.config)
         _write_params(new, model)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(new)
-        if folder.exists():
-            folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_tokenizer(folder: str | Path) -> transformers.PreTrainedTokenizerBase | None:

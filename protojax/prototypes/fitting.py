@@ -8,9 +8,7 @@ made under the cosine metric have unit length. All arithmetic is float32.
 """
 
 import functools
-import hashlib
 import os
-import pathlib
 
 import chex
 import jax
@@ -20,7 +18,7 @@ import optax
 import safetensors
 import safetensors.numpy
 
-from protojax import validate
+from protojax import storage, validate
 from protojax.base import Array, Prototypes
 from protojax.prototypes._kmeans import BLOCK_ROWS, best_of_restarts, member_sums
 from protojax.prototypes.geometry import METRICS, distances, paired_distance, unit
@@ -434,21 +432,19 @@ def save_prototypes(path: str | os.PathLike, prototypes: Prototypes) -> str:
     The file appears under its name only when it is complete.
 
     Args:
-        path: the file; its folder must exist.
+        path: the file; its folder is made if it does not exist.
         prototypes: vectors `[..., num_prototypes, dim]`.
 
     Returns:
         The SHA-256 of vectors, labels and counts, in hexadecimal; hand it on by another
         way than the file, and `load_prototypes` can tell a replaced file.
     """
-    path = pathlib.Path(path)
     arrays = {
         name: np.ascontiguousarray(leaf) for name, leaf in prototypes._asdict().items()
     }
     digest = _content_hash(arrays)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(safetensors.numpy.save(arrays, {"sha256": digest}))
-    temporary.replace(path)
+    with storage.atomic(path) as file:
+        file.write(safetensors.numpy.save(arrays, {"sha256": digest}))
     return digest
 
 
@@ -484,12 +480,7 @@ def load_prototypes(
 
 def _content_hash(arrays: dict[str, np.ndarray]) -> str:
     """SHA-256 over the names, types, shapes and bytes of arrays."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = arrays[name]
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    return storage.hash_arrays({name: arrays[name] for name in sorted(arrays)})
 
 
 def _even_shares(sizes: np.ndarray, total: int) -> np.ndarray:
