@@ -19,7 +19,7 @@ from protojax import distillation, training
 from protojax.base import NodeState, Prototypes, PyTree
 from protojax.data import batches
 from protojax.models import Model, vocabulary
-from protojax.storage import checkpoint
+from protojax.storage import checkpoint, fingerprint
 
 
 class Trained(NamedTuple):
@@ -134,9 +134,15 @@ def train(context: Context, whole: Run) -> Trained:
     state = start_of(run, optimizer, batches.num_steps(plan))
     folder = context.workdir / run.name / "checkpoints"
     start, extra = 0, {}
+    # A checkpoint of another run, other rows or other words is not one of this.
+    identity = fingerprint(
+        run.name, str(run.seed), kept, run.tokens.input_ids, run.labels
+    )
     if checkpoint.latest_step(folder) is not None:
         try:
-            state, start, extra = checkpoint.restore(folder, state, fallback=True)
+            state, start, extra = checkpoint.restore(
+                folder, state, fallback=True, identity=identity
+            )
         except ValueError as error:
             runtime.logger.warning(
                 "%s starts anew, no checkpoint is intact: %s", run.name, error
@@ -146,7 +152,7 @@ def train(context: Context, whole: Run) -> Trained:
 
     def save(state, done):
         log.flush()
-        checkpoint.save(folder, state, done, keep=2, extra=log.extra)
+        checkpoint.save(folder, state, done, keep=2, extra=log.extra, identity=identity)
         log.resume_timing()
 
     state = training.fit(
@@ -161,7 +167,7 @@ def train(context: Context, whole: Run) -> Trained:
     )
     log.flush()
     if config.keep_checkpoints and start < len(plan):
-        checkpoint.save(folder, state, len(plan), extra=log.extra)
+        checkpoint.save(folder, state, len(plan), extra=log.extra, identity=identity)
     return end_of(whole, jax.device_get(state.params), kept, log.step_seconds)
 
 
