@@ -46,7 +46,8 @@ def train(context: Context, runs: Sequence[Run]) -> Iterator[Trained]:
         for run in group:
             context.describe(run.name)
             yield trainer.train(context, run)
-            trainer.forget_checkpoints(context, run.name)
+            secret = run.draws_in_secret(context.config)
+            trainer.forget_checkpoints(context, run.name, secret=secret)
 
 
 def _train(context: Context, whole: Sequence[Run]) -> list[Trained]:

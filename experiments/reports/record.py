@@ -39,6 +39,7 @@ IDENTITY = ("task", "attack", "arm", "seed")
 # What is kept of a row.
 KEPT = (
     *(*IDENTITY, "metric_name", "commit", "step_rows", "noise_multiplier"),
+    "epsilon_nominal",
     *(name for name in results.MEASURES if name not in results.COMPARED),
 )
 

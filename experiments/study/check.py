@@ -158,7 +158,11 @@ def _check_objective(config: ConfigDict) -> None:
         }
     )
     validate.positive(
-        **{f"dp.{name}": value for name, value in config.dp.items() if name != "frozen"}
+        **{
+            f"dp.{name}": value
+            for name, value in config.dp.items()
+            if name not in ("frozen", "reproducible")
+        }
     )
     is_names = not isinstance(config.dp.frozen, str)
     validate.require(is_names, "dp.frozen", config.dp.frozen, "a tuple of names")

@@ -173,6 +173,9 @@ def defaults() -> ConfigDict:
                 "frozen": ("embeddings",),  # parameters without a gradient
                 "epochs": 6,
                 "learning_rate": 5e-4,
+                # Coins and noise of the seed, which is written down: epsilon is
+                # nominal then, what would hold if nobody knew the seed.
+                "reproducible": False,
             },
             "features": {"layers": (-1,), "pooling": "mean"},
             "prototypes": {"num": 50, "metric": "cosine", "num_iters": 25},

@@ -220,7 +220,8 @@ def plan_poisson(
         num_steps: batches of the whole run.
         buckets: the lengths that batches may have, ascending.
         steps_per_dispatch: batches of a dispatch.
-        seed: decides all coins.
+        seed: decides all coins; that of a private run is to be secret, as
+            `secrets.randbits(128)` is.
 
     Returns:
         The dispatches, in their order.
