@@ -81,6 +81,7 @@ def tiny(folder, **changes):
     }
     config.dp.batch_size = 32
     config.dp.epochs = 1
+    config.dp.reproducible = True  # studies are compared digit by digit
     config.steps_per_dispatch = 8
     config.checkpoint_every = 1000
     config.keep_checkpoints = False
@@ -492,6 +493,29 @@ def test_damaged_checkpoints_cost_a_restart_only(finished, tmp_path, caplog):
     found = run(config, tmp_path)
     assert "starts anew" in caplog.text
     assert found["rows"][0]["clean_metric"] == expected["rows"][0]["clean_metric"]
+
+
+def test_a_private_student_leaves_no_draws_behind(finished, tmp_path):
+    base, workdir, before, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    folder = tmp_path / "run/files/seed0/data/dp_sgd"
+    shutil.rmtree(folder)
+    folder.with_suffix(".json").unlink()
+    config = base.copy_and_resolve_references()
+    config.dp.reproducible, config.keep_checkpoints = False, True
+    config.checkpoint_every = 1
+    config.arms = ("dp_sgd",)
+    del config.attacks["logits"]
+    (row,) = run(config, tmp_path / "run")["rows"]
+    (nominal,) = [row for row in before["rows"] if row["arm"] == "dp_sgd"]
+    assert (row["epsilon_nominal"], nominal["epsilon_nominal"]) == (False, True)
+    assert row["noise_multiplier"] == nominal["noise_multiplier"] > 0
+    assert (folder / "model").exists()
+    assert not (folder / "checkpoints").exists()
+    for path in folder.rglob("*.json"):
+        assert "coins" not in path.read_text()
+    plain = next(row for row in before["rows"] if row["arm"] == "plain")
+    assert plain["epsilon_nominal"] is None
 
 
 def test_students_need_not_be_kept(finished, tmp_path):
