@@ -372,6 +372,29 @@ def test_bytes_are_those_of_the_arrays(finished):
     assert row["bytes_per_node"] == 6 * (24 * 4 + 4 + 4)  # vectors, labels, counts
 
 
+def test_models_carry_the_names_of_their_classes(tmp_path):
+    config = tiny(tmp_path)
+    for name in ("train.tsv", "test.tsv"):
+        path = tmp_path / name
+        text = path.read_text().replace("\t0\n", "\tbad\n").replace("\t1\n", "\tgood\n")
+        path.write_text(text)
+    frozen = ml_collections.FrozenConfigDict(config)
+    context, cell = (
+        runtime.Context(frozen, tmp_path, None, 0),
+        scenario.Cell("files", 0, None),
+    )
+    model = artifacts.build_model(context, frozen.student, cell)
+    assert model.label_names == ("bad", "good")
+    hf.save_hf(tmp_path / "model", model._replace(label_names=("x", "y")))
+    config.student.model = str(tmp_path / "model")
+    frozen = ml_collections.FrozenConfigDict(config)
+    loaded = artifacts.load_model(context, tmp_path / "model", frozen.student, cell)
+    assert loaded.label_names == ("x", "y")
+    # What is trained on the task's classes is named after them.
+    model = artifacts.build_model(context, frozen.student, cell)
+    assert model.label_names == ("bad", "good")
+
+
 def test_each_step_is_compiled_at_most_once_a_shape(finished):
     *_, traces = finished
     assert traces
@@ -384,6 +407,7 @@ def test_students_and_pictures_lie_in_the_workdir(finished):
     assert not (folder / "checkpoints").exists()
     model = hf.load_hf(folder / "model", num_labels=2)
     assert model.config.hidden_size == 16
+    assert model.label_names == ("0", "1")
     assert (folder / "prototypes_0.safetensors").exists()
     page = (workdir / "report.html").read_text()
     assert "anchor" in page
