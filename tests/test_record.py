@@ -5,8 +5,7 @@ import re
 
 import pytest
 
-from experiments import pages
-from experiments.reports import record
+from experiments.reports import pages, record
 from experiments.study import defaults
 
 NAMES = record.names()

@@ -39,7 +39,7 @@ both. On an accelerator three seeds are one more axis with
 `--config.seeds_at_once=3 --config.data.max_length=64 --config.data.buckets="(64,)"`.
 
 Run so far is what `docs/results` shows. More is recorded beside it with
-`python -m experiments.record robustness FOLDER --add --pictures`.
+`python -m experiments.reports.record robustness FOLDER --add --pictures`.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """Puts the results of studies into the repository and its documents, as they are.
 
-    python -m experiments.record pilot runs/pilot --task=sst2_sentence
+    python -m experiments.reports.record pilot runs/pilot --task=sst2_sentence
 
 writes `experiments/records/pilot.jsonl` (settings and versions first, then a line for
 every row of the study: one student of one seed), and the table of means and intervals
@@ -25,9 +25,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from experiments import pages, runtime
+from experiments import runtime
 from experiments.arms import ARMS, parse
-from experiments.reports import report, results
+from experiments.reports import pages, report, results
 from experiments.study import resume as settings_lib
 from protojax import validate
 

@@ -18,7 +18,7 @@ from typing import Any
 from experiments import runtime
 from experiments.reports import results
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def whole(summary: list[dict[str, Any]]) -> list[dict[str, Any]]:
