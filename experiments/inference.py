@@ -39,7 +39,11 @@ def predict(
 
     Returns:
         Logits `[rows, num_labels]` and features `[rows, layers, dim]`.
+
+    Raises:
+        ValueError: on a token that the model's word embedding has no row for.
     """
+    batches.check_ids(tokens, model.config.vocab_size)
     config = context.config.features
     forward = compiled_forward(model.config, tuple(config.layers), config.pooling)
     return over_rows(context, forward, params, tokens)
@@ -49,6 +53,7 @@ def predict_attention(
     context: Context, model: Model, tokens: batches.Tokens
 ) -> np.ndarray:
     """Returns `[rows, layers, longest bucket]`, how active a model's tokens are."""
+    batches.check_ids(tokens, model.config.vocab_size)
     forward = compiled_attention(model.config, context.config.data.buckets[-1])
     return over_rows(context, forward, model.params, tokens)[0]
 

@@ -144,7 +144,7 @@ def main(
         runner.follow(config, workdir)
         return None
     resume.open_workdir(config, workdir)
-    with runtime.only_process(workdir):
+    with runtime.only_process(workdir, config.tasks):
         runtime.write_json(workdir / "versions.json", results.versions())
         rows = runner.run(config, workdir, console=console)
         found = results.write(workdir, rows)

@@ -11,14 +11,11 @@ import copy
 import dataclasses
 import fcntl
 import functools
-import json
 import logging
-import os
 import pathlib
-import shutil
 import subprocess
-from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -27,6 +24,9 @@ from rich.progress import Progress
 from protojax import distillation, models, training
 from protojax.base import Batch
 from protojax.distillation import GRADIENTS, TRANSFORMS, schedules
+from protojax.storage import atomic as atomic
+from protojax.storage import remove_leftovers
+from protojax.storage import write_json as write_json
 
 # (function, shape) -> how many times it was traced, hence compiled.
 TRACES: collections.Counter[tuple[str, tuple[int, ...]]] = collections.Counter()
@@ -222,40 +222,27 @@ def compiled_dispatch(
 
 
 @contextlib.contextmanager
-def atomic(path: pathlib.Path) -> Iterator[IO[bytes]]:
-    """Opens a file under a temporary name that becomes `path` once it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def only_process(workdir: pathlib.Path) -> Iterator[None]:
+def only_process(workdir: pathlib.Path, folders: Sequence[str] = ()) -> Iterator[None]:
     """Holds a study's folder for this process, and clears what a killed one left.
+
+    Only temporary files and folders of this program go; a user's hidden ones stay.
+
+    Args:
+        workdir: the study's folder.
+        folders: those in it that are the study's own, such as its tasks'; cleared with
+            all below them, `workdir` itself without.
 
     Raises:
         ValueError: another process works in it.
     """
-    with (workdir / ".lock").open("w") as file:
+    # Not emptied: a user may have a file of that name.
+    with (workdir / ".lock").open("a") as file:
         try:
             # Freed by the system however the process ends.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"Another process works in {workdir}.") from None
-        for path in [*workdir.rglob(".*"), *workdir.rglob("*.tmp")]:
-            if path.name != ".lock" and path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != ".lock":
-                path.unlink(missing_ok=True)
+        remove_leftovers(workdir)
+        for name in folders:
+            remove_leftovers(workdir / name, below=True)
         yield
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a value as JSON, whole or not at all."""
-    with atomic(path) as file:
-        file.write((json.dumps(value, indent=1) + "\n").encode())

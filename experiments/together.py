@@ -46,7 +46,8 @@ def train(context: Context, runs: Sequence[Run]) -> Iterator[Trained]:
         for run in group:
             context.describe(run.name)
             yield trainer.train(context, run)
-            trainer.forget_checkpoints(context, run.name)
+            secret = run.draws_in_secret(context.config)
+            trainer.forget_checkpoints(context, run.name, secret=secret)
 
 
 def _train(context: Context, whole: Sequence[Run]) -> list[Trained]:
@@ -97,6 +98,7 @@ def _train(context: Context, whole: Sequence[Run]) -> list[Trained]:
 
     # A checkpoint of other seeds or words is not one of this run.
     names, texts = [run.name for run in runs], [run.tokens.input_ids for run in runs]
+    labels = [run.labels for run in runs]
     state, seconds = walk(
         context,
         first.name,
@@ -107,7 +109,7 @@ def _train(context: Context, whole: Sequence[Run]) -> list[Trained]:
         state,
         cost=runtime.row_cost(first.model.config),
         finite=True,
-        identity=data.fingerprint(*names, kept, *texts),
+        identity=data.fingerprint(*names, kept, *texts, *labels),
     )
     everyone = nodes.gather(state.nodes.params, mesh)
     # Steps together are more than those of one, who may have no batch in some.
@@ -175,25 +177,24 @@ def walk(
     """
     config = context.config
     folder = context.workdir / name / "checkpoints"
+    identity = data.fingerprint(name, identity)
     start, extra, num_nodes = 0, {}, plan[0].rows.shape[0]
     if node_checkpoint.latest_step(folder, num_nodes) is not None:
         try:
             found, done, said = node_checkpoint.restore_nodes(
-                folder, state, fallback=True
+                folder, state, fallback=True, identity=identity
             )
-            if said.get("identity", "") != identity:
-                raise ValueError("Expected checkpoints of the same runs, found others.")
             state, start, extra = found, done, said
         except ValueError as error:
             runtime.logger.warning("%s starts anew: %s", name, error)
     log = trainer.MetricsLog(
         context, name, for_log(plan), cost, start, extra, finite=finite
     )
-    with node_checkpoint.NodeWriter(folder) as writer:
+    with node_checkpoint.NodeWriter(folder, identity=identity) as writer:
 
         def save(state: Federation, done: int) -> None:
             log.flush()
-            writer.save(state, done, {**log.extra, "identity": identity})
+            writer.save(state, done, log.extra)
             log.resume_timing()
 
         def report(done: int, metrics) -> None:
@@ -212,7 +213,7 @@ def walk(
         )
         log.flush()
         if config.keep_checkpoints and start < len(plan):
-            writer.save(state, len(plan), {**log.extra, "identity": identity})
+            writer.save(state, len(plan), log.extra)
     return state, log.step_seconds
 
 

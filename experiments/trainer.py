@@ -2,6 +2,7 @@
 
 import collections
 import json
+import secrets
 import shutil
 import statistics
 import time
@@ -19,7 +20,7 @@ from protojax import distillation, training
 from protojax.base import NodeState, Prototypes, PyTree
 from protojax.data import batches
 from protojax.models import Model, vocabulary
-from protojax.storage import checkpoint
+from protojax.storage import checkpoint, fingerprint
 
 
 class Trained(NamedTuple):
@@ -68,6 +69,10 @@ class Run(NamedTuple):
         """Whether no row may matter much: batches are drawn by coins."""
         return self.objective.get("gradient", {}).get("name") == "dp_sgd"
 
+    def draws_in_secret(self, config: FrozenConfigDict) -> bool:
+        """Whether coins and noise come from the operating system, not from `seed`."""
+        return self.private and not config.dp.reproducible
+
 
 def used_ids(runs: Sequence[Run]) -> np.ndarray:
     """Returns the rows of the word embedding that runs of one model need.
@@ -105,13 +110,20 @@ def initial_params(model: Model, columns: Mapping[str, np.ndarray], seed: int):
     return distillation.student_params(model.params, projection)
 
 
-def start_of(run: Run, optimizer, num_steps: int) -> NodeState:
-    """Returns the state of a run of so many steps before its first."""
+def start_of(run: Run, optimizer, num_steps: int, *, secret: bool = False) -> NodeState:
+    """Returns the state of a run of so many steps before its first.
+
+    Args:
+        run: the run.
+        optimizer: its optimiser.
+        num_steps: of the whole run.
+        secret: whether its draws are the operating system's, not its seed's.
+    """
     return training.init_state(
         initial_params(run.model, run.columns, run.seed),
         optimizer,
         num_steps=num_steps,
-        seed=run.seed,
+        seed=None if secret else run.seed,
         prototypes=run.prototypes,
     )
 
@@ -123,20 +135,41 @@ def end_of(run: Run, params: PyTree, kept: np.ndarray, seconds: float) -> Traine
 
 
 def train(context: Context, whole: Run) -> Trained:
-    """Trains a model, saving on the way; picks up where a killed run stopped."""
+    """Trains a model, saving on the way; picks up where a killed run stopped.
+
+    A private run's coins and noise are drawn from the operating system's entropy, and
+    are nowhere but in its checkpoints, without which it could not go on; these go with
+    its end (`forget_checkpoints`), whatever `keep_checkpoints` says.
+    """
     config, kept = context.config, used_ids([whole])
     run = narrowed(whole, kept)
     dispatch, optimizer = runtime.compiled_dispatch(
         run.model.config, run.objective, runtime.optimizer_of(run.section)
     )
     make_plan = poisson_plan if run.private else epochs_plan
-    plan = make_plan(run.tokens.lengths, run.section, config, run.seed)
-    state = start_of(run, optimizer, batches.num_steps(plan))
+    secret = run.draws_in_secret(config)
+    coins = secrets.randbits(128) if secret else run.seed
+    plan = make_plan(run.tokens.lengths, run.section, config, coins)
+    state = start_of(run, optimizer, batches.num_steps(plan), secret=secret)
     folder = context.workdir / run.name / "checkpoints"
     start, extra = 0, {}
+    # A checkpoint of another run, other rows or other words is not one of this.
+    identity = fingerprint(
+        run.name, str(run.seed), kept, run.tokens.input_ids, run.labels
+    )
     if checkpoint.latest_step(folder) is not None:
         try:
-            state, start, extra = checkpoint.restore(folder, state, fallback=True)
+            found, done, said = checkpoint.restore(
+                folder, state, fallback=True, identity=identity
+            )
+            if secret:
+                if "coins" not in said:
+                    raise ValueError(
+                        "Expected checkpoints with their coins, found none."
+                    )
+                coins = said["coins"]
+                plan = make_plan(run.tokens.lengths, run.section, config, coins)
+            state, start, extra = found, done, said
         except ValueError as error:
             runtime.logger.warning(
                 "%s starts anew, no checkpoint is intact: %s", run.name, error
@@ -146,7 +179,8 @@ def train(context: Context, whole: Run) -> Trained:
 
     def save(state, done):
         log.flush()
-        checkpoint.save(folder, state, done, keep=2, extra=log.extra)
+        extra = {**log.extra, "coins": coins} if secret else log.extra
+        checkpoint.save(folder, state, done, keep=2, extra=extra, identity=identity)
         log.resume_timing()
 
     state = training.fit(
@@ -160,14 +194,17 @@ def train(context: Context, whole: Run) -> Trained:
         on_dispatch=log,
     )
     log.flush()
-    if config.keep_checkpoints and start < len(plan):
-        checkpoint.save(folder, state, len(plan), extra=log.extra)
+    if config.keep_checkpoints and not secret and start < len(plan):
+        checkpoint.save(folder, state, len(plan), extra=log.extra, identity=identity)
     return end_of(whole, jax.device_get(state.params), kept, log.step_seconds)
 
 
-def forget_checkpoints(context: Context, name: str) -> None:
-    """Removes a finished run's checkpoints, unless the config keeps the last."""
-    if not context.config.keep_checkpoints:
+def forget_checkpoints(context: Context, name: str, *, secret: bool = False) -> None:
+    """Removes a finished run's checkpoints, unless the config keeps the last.
+
+    Those whose draws are secret go in any case: noise that is known hides nothing.
+    """
+    if secret or not context.config.keep_checkpoints:
         shutil.rmtree(context.workdir / name / "checkpoints", ignore_errors=True)
 
 

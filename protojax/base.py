@@ -14,6 +14,9 @@ import numpy as np
 Array = jax.Array
 PyTree = Any
 
+# What a model answers: a class of several, or one score.
+PROBLEMS = ("classification", "regression")
+
 
 class Prototypes(NamedTuple):
     """A few vectors that stand for many.

@@ -43,6 +43,9 @@ def prefixed(prefix: str) -> Iterator[None]:
         raise argument._replace(name=f"{prefix}.{argument.name}").error() from None
 
 
+import numpy as np
+
+
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:
     """Raises `Expected {name} {allowed}, found {name}={value}.` unless condition holds.
 
@@ -88,6 +91,18 @@ def one_of(allowed: Iterable[str], **values: str) -> None:
         near = difflib.get_close_matches(str(value), allowed, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise Argument(name, value, f"one of {', '.join(allowed)}", hint).error()
+
+
+def shape(expected: tuple[int, ...], **arrays: Any) -> None:
+    """Each named array must have the shape, which broadcasting would not ask for.
+
+    >>> shape((2, 3), where=np.ones(3))
+    Traceback (most recent call last):
+    ValueError: Expected where.shape (2, 3), found where.shape=(3,).
+    """
+    for name, array in arrays.items():
+        found = np.shape(array)
+        require(found == tuple(expected), f"{name}.shape", found, f"{expected}")
 
 
 def same_length(**arrays: Any) -> None:

@@ -20,6 +20,8 @@ from protojax.data.batches import (
     plan_poisson,
     tokenize,
 )
+from protojax.data.wordpiece import train_wordpiece
+from protojax.models import hf
 
 BUCKETS = (4, 8, 16)
 
@@ -95,6 +97,67 @@ def test_tokenize_clips_a_megabyte(caplog):
 def test_tokenize_needs_room_for_a_token():
     with pytest.raises(ValueError, match="max_length > 3, the special tokens"):
         tokenize(WordTokenizer(), make_examples(2, pairs=True), max_length=3)
+
+
+@pytest.fixture(scope="module")
+def wordpiece():
+    """A tokenizer of transformers that does what BERT's does."""
+    trained = train_wordpiece(["a dull film", "a warm one"], vocab_size=200)
+    return hf.wrap_tokenizer(trained)
+
+
+@pytest.mark.parametrize(
+    "filler",
+    [" " * 700, "\n \t" * 400, "\u200b" * 900, "x" * 700, "e" + "\u0301" * 700],
+    ids=["spaces", "white", "zero-width", "unknown", "accents"],
+)
+@pytest.mark.parametrize("paired", [False, True])
+def test_no_text_is_clipped_before_it_fills_a_row(wordpiece, filler, paired):
+    texts = [f"{filler} a dull film", f"a {filler} warm one" * 3, filler, "warm " * 900]
+    pairs = texts[::-1] if paired else None
+    tokens = tokenize(wordpiece, Examples(texts, pairs, np.zeros(4)), max_length=32)
+    expected = wordpiece(
+        texts, pairs, truncation=True, max_length=32, padding="max_length"
+    )
+    assert tokens.input_ids.tolist() == expected["input_ids"]
+    assert tokens.lengths.tolist() == [sum(m) for m in expected["attention_mask"]]
+
+
+def test_clipping_cuts_no_word(wordpiece):
+    # The cut at 80 characters is within the last word, which fills the row.
+    texts = ["  ".join(["film"] * 3).ljust(78) + "dull " * 90]
+    tokens = tokenize(wordpiece, Examples(texts, None, np.zeros(1)), max_length=4)
+    expected = wordpiece(texts, truncation=True, max_length=4)["input_ids"]
+    assert tokens.input_ids.tolist() == expected
+
+
+def test_tokenize_refuses_ids_beyond_the_embedding():
+    tokenizer, examples = WordTokenizer(), make_examples(3, prefix="sixteen_letters_")
+    tokens = tokenize(tokenizer, examples, max_length=8, vocab_size=27)
+    assert tokens.input_ids.max() == 26
+    message = r"token ids in \[0, 26\), .*found id 26 in row 0\. Give the model"
+    with pytest.raises(ValueError, match=message):
+        tokenize(tokenizer, examples, max_length=8, vocab_size=26)
+    # Padding is looked up like any token, and NaN there is NaN everywhere.
+    with pytest.raises(ValueError, match="found id 40 in the padding"):
+        tokenize(WordTokenizer(40), examples, max_length=8, vocab_size=40)
+
+
+@pytest.mark.parametrize("wrong", [-1, 10, 2**31 - 1])
+def test_ids_that_have_no_row(wrong):
+    ids = np.ones((3, 4), np.int32)
+    tokens = Tokens(ids, np.zeros_like(ids), np.full(3, 4), 0)
+    batches.check_ids(tokens, 10)
+    ids[2, 1] = wrong
+    with pytest.raises(ValueError, match=f"found id {wrong} in row 2"):
+        batches.check_ids(tokens, 10)
+
+
+def test_tokenize_needs_a_tokenizer():
+    with pytest.raises(
+        ValueError, match=r"Expected a tokenizer, found None.*vocab\.txt"
+    ):
+        tokenize(None, make_examples(2), max_length=8)
 
 
 plans = {

@@ -164,9 +164,11 @@ def test_nothing_there(tmp_path):
 
 
 def test_other_files_and_folders_are_left_alone(tmp_path):
-    for name in ("step_", "step_1", "step_00000009.backup", "best"):
+    foreign = ("step_", "step_1", "step_00000009.backup", "best", ".git")
+    for name in (*foreign, "step_1.tmp", "step_00000009.tmp.mine", "step_x.tmp"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text("{}")
+    (tmp_path / "step_00000009.tmp").write_text("a file: steps are folders")
     before = set(tmp_path.iterdir())
     save(tmp_path, {"w": jnp.zeros(2)}, 4)
     assert latest_step(tmp_path) == 4
@@ -197,7 +199,7 @@ def test_dying_at_any_moment_loses_nothing(tmp_path, monkeypatch, step, death):
         raise KeyboardInterrupt
 
     def die_before_the_new_step_is_in_place(source, target):
-        if str(source).endswith(".tmp"):
+        if str(source).endswith(".new"):
             die()
         return os.replace(source, target)
 
@@ -205,9 +207,9 @@ def test_dying_at_any_moment_loses_nothing(tmp_path, monkeypatch, step, death):
         if death == "orbax":
             patch.setattr(checkpoint.ocp, "save", die)
         elif death == "manifest":
-            patch.setattr(checkpoint, "_write_manifest", die)
+            patch.setattr(checkpoint.manifest, "write", die)
         elif death == "rename":
-            patch.setattr(checkpoint.os, "rename", die_before_the_new_step_is_in_place)
+            patch.setattr(os, "rename", die_before_the_new_step_is_in_place)
         else:
             patch.setattr(checkpoint.shutil, "rmtree", die)
         with pytest.raises(KeyboardInterrupt):
@@ -227,7 +229,7 @@ def test_dying_at_any_moment_loses_nothing(tmp_path, monkeypatch, step, death):
 SAVE_FOREVER = """
 import itertools, sys
 import numpy as np
-from protojax.checkpoint import save
+from protojax.storage.checkpoint import save
 
 for step in itertools.count(1):
     save(sys.argv[1], {"w": np.full(100_000, step)}, step)
@@ -304,6 +306,19 @@ def test_fallback_takes_the_latest_good_step_and_says_so(tmp_path, caplog):
     assert [record.levelno for record in said] == [logging.WARNING] * 2
     assert "Step 4 is passed over" in said[0].getMessage()
     assert restore(tmp_path, like, step=1, fallback=True)[1] == 1
+
+
+def test_killed_between_two_renames(tmp_path):
+    state = {"w": jnp.zeros(4)}
+    folder = save(tmp_path, state, 1)
+    aside = tmp_path / f".step_00000001.protojax-{'0' * 32}.old"
+    folder.rename(aside)
+    assert latest_step(tmp_path) == 1
+    assert_same(restore(tmp_path, state)[0], state)
+    save(tmp_path, state, 2, keep=2)
+    assert [latest_step(tmp_path), checkpoint.complete_steps(tmp_path)] == [2, [1, 2]]
+    names = ["step_00000001", "step_00000002"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_saving_after_a_fallback_removes_the_damaged_future(tmp_path):

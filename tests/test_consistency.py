@@ -376,6 +376,15 @@ def test_sample_gate_by_hand():
     np.testing.assert_array_equal(found.rejected, [False, True])
 
 
+@pytest.mark.parametrize("claim", [-1, 2])
+def test_sample_gate_names_claims_that_are_no_class(claim):
+    posterior, refs = np.array([[0.9, 0.1]]), np.tile([0.9, 0.1], (19, 1))
+    with pytest.raises(ValueError, match=rf"claims in \[0, 2\), found claims={claim}"):
+        sample_gate(posterior, np.array([claim]), refs, np.zeros(19))
+    with pytest.raises(ValueError, match="claims"):
+        sample_gate(posterior, np.zeros(1), refs, np.full(19, claim))
+
+
 def test_sample_gate_keeps_its_rate():
     rng = np.random.default_rng(11)
     rates = []

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 
-from protojax import models
+from protojax import models, storage
 from protojax.base import Batch
 from protojax.models import MODELS, hf
 
@@ -141,6 +141,7 @@ def test_round_trip_is_exact(family, tmp_path):
     again = hf.load_hf(tmp_path / "deep" / "saved", num_labels=3)
     assert again.config == model.config
     chex.assert_trees_all_equal(again.params, model.params)
+    assert again.label_names == model.label_names == ("bad", "fair", "good")
     assert again.tokenizer(TEXTS, PAIRS) == model.tokenizer(TEXTS, PAIRS)
     ours = load_file(tmp_path / "deep" / "saved" / "model.safetensors")
     theirs = load_file(golden(family) / "model.safetensors")
@@ -157,7 +158,8 @@ def test_saved_config(family, tmp_path):
     assert saved["model_type"] == family
     assert saved["architectures"] == [MODELS[family].architecture]
     assert saved["problem_type"] == "single_label_classification"
-    assert saved["id2label"] == {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}
+    assert saved["id2label"] == {"0": "bad", "1": "fair", "2": "good"}
+    assert saved["label2id"] == {"bad": 0, "fair": 1, "good": 2}
     assert "auto_map" not in saved
 
 
@@ -167,15 +169,22 @@ def test_regression_round_trip(tmp_path):
     hf.save_hf(tmp_path / "saved", model)
     saved = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert saved["problem_type"] == "regression"
+    # The head is fresh: it has nothing of the classes that config.json names.
     assert saved["id2label"] == {"0": "LABEL_0"}
     again = hf.load_hf(tmp_path / "saved", num_labels=1, problem="regression")
     chex.assert_trees_all_equal(again.params, model.params)
+    hf.save_hf(tmp_path / "named", again._replace(label_names=("score",)))
+    again = hf.load_hf(tmp_path / "named", num_labels=1, problem="regression")
+    assert again.label_names == ("score",)
+    saved = json.loads((tmp_path / "named" / "config.json").read_text())
+    assert saved["id2label"] == {"0": "score"}
 
 
 def test_student_of_some_layers():
     teacher = hf.load_hf(golden("bert"), num_labels=3)
     student = hf.load_hf(golden("bert"), num_labels=3, layers=(0, 2))
     expected = models.select_layers(teacher, (0, 2))
+    assert student.label_names == expected.label_names == teacher.label_names
     assert student.config == expected.config
     chex.assert_trees_all_equal(student.params, expected.params)
 
@@ -415,6 +424,17 @@ def test_a_rename_that_fails_puts_the_older_checkpoint_back(tmp_path, monkeypatc
         hf.save_hf(tmp_path / "saved", models.select_layers(model, (1,)))
     assert hf.load_hf(tmp_path / "saved", num_labels=3).config == model.config
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+
+
+def test_a_model_set_aside_by_a_killed_process_is_put_back(tmp_path):
+    model = hf.load_hf(golden("bert"), num_labels=3)
+    hf.save_hf(tmp_path / "saved", model)
+    mark = "protojax-" + "0" * 32
+    (tmp_path / "saved").rename(tmp_path / f".saved.{mark}.old")
+    (tmp_path / f".saved.{mark}.new").mkdir()
+    storage.remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+    assert hf.load_hf(tmp_path / "saved", num_labels=3).config == model.config
 
 
 def test_without_a_tokenizer(tmp_path):

@@ -32,7 +32,7 @@ STUDIES = {
 # What a room may not import though it is on a lower floor: statistics take arrays.
 BANNED = {
     "detection": {"storage", "models", "attacks", "evals"},
-    "prototypes": {"storage", "models"},
+    "prototypes": {"models"},
     "evals": {"storage", "data", "models", "prototypes", "attacks"},
 }
 

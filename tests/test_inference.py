@@ -2,6 +2,7 @@
 
 import ml_collections
 import numpy as np
+import pytest
 
 from experiments import inference
 from experiments.runtime import Context
@@ -52,3 +53,14 @@ def test_attention_is_that_of_each_row_alone_and_as_long_as_the_longest_bucket()
             expected = np.sqrt(np.square(state[0]).mean(-1))
             np.testing.assert_allclose(found[row, layer, :length], expected, rtol=1e-5)
         assert (found[row, :, length:] == 0).all()
+
+
+@pytest.mark.parametrize("wrong", [-1, CONFIG.vocab_size])
+def test_no_row_has_a_token_that_the_model_does_not_know(wrong):
+    context, tokens = make()
+    tokens.input_ids[4, 1] = wrong
+    message = rf"in \[0, {CONFIG.vocab_size}\), .* found id {wrong} in row 4"
+    with pytest.raises(ValueError, match=message):
+        inference.predict(context, MODEL, MODEL.params, tokens)
+    with pytest.raises(ValueError, match=message):
+        inference.predict_attention(context, MODEL, tokens)

@@ -171,6 +171,52 @@ def test_jensen_shannon_names_bad_beta(beta):
         losses.jensen_shannon(np.zeros(2), np.zeros(2), beta=beta)
 
 
+@pytest.mark.parametrize("name", sorted(set(losses.DIVERGENCES) - {"logit_mse"}))
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_largest_logits_have_finite_gradients(name, masked):
+    largest = 3.4e38
+    student = np.array(
+        [[largest, -largest, 0], [-largest, largest, largest], [0, 1, 2]]
+    )
+    teacher = student[:, ::-1].copy()
+    where = np.array([True, False, True]) if masked else None
+    loss = functools.partial(losses.DIVERGENCES[name], where=where)
+    for pair in ((student, teacher), (teacher, student), (student, 0 * student)):
+        found = loss(*pair)
+        assert np.isfinite(found).all()
+        assert (found >= -1e-6).all()
+        assert_finite_gradient(loss, *pair)
+    # Finite logits this far apart are one-hot, as those less far apart are.
+    student, teacher = student[:2], teacher[:2]
+    far = losses.forward_kl(student / 1e34, teacher / 1e34)
+    np.testing.assert_array_equal(losses.forward_kl(student, teacher) > 1, far > 1)
+
+
+@pytest.mark.parametrize("name", losses.DIVERGENCES)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_never_cheap(name, value):
+    student, teacher = random(2, 3), random(2, 3, seed=1)
+    for place in np.ndindex(2, 3):
+        broken = student.copy()
+        broken[place] = value
+        for pair in ((broken, teacher), (teacher, broken)):
+            finite = np.isfinite(losses.DIVERGENCES[name](*pair))
+            np.testing.assert_array_equal(finite, np.arange(2) != place[0])
+
+
+@pytest.mark.parametrize("name", losses.DIVERGENCES)
+@pytest.mark.parametrize("shape", [(3, 1), (1, 3), (2,), (1,), (), (1, 3, 3)])
+def test_a_mask_of_classes_is_not_broadcast(name, shape):
+    row = random(3, 3)
+    with pytest.raises(ValueError, match=r"where\.shape"):
+        losses.DIVERGENCES[name](row, row, where=np.ones(shape, bool))
+    by_class = losses.DIVERGENCES[name](row, -row, where=np.array([1, 0, 1]) > 0)
+    full = np.broadcast_to(np.array([1, 0, 1]) > 0, (3, 3))
+    np.testing.assert_array_equal(
+        losses.DIVERGENCES[name](row, -row, where=full), by_class
+    )
+
+
 # --- hidden states -----------------------------------------------------------------
 
 
@@ -259,6 +305,34 @@ def test_hidden_state_loss_names_both_widths():
         losses.hidden_state_loss(
             np.zeros((1, 4)), np.zeros((1, 4)), where=np.ones((1, 1))
         )
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1), (1, 2), (), (2, 2, 1)])
+def test_a_mask_of_positions_is_not_broadcast(shape):
+    hidden, where = random(2, 2, 4), np.ones(shape, bool)
+    for loss in (losses.hidden_state_loss, losses.attention_transfer):
+        with pytest.raises(ValueError, match=r"where\.shape \(2, 2\)"):
+            loss(hidden, hidden, where=where)
+    for mode in ("mean", "cls"):
+        with pytest.raises(ValueError, match=r"attention_mask\.shape \(2, 2\)"):
+            losses.pool(hidden, where, mode=mode)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_states_that_are_not_finite_are_never_cheap(value):
+    hidden = random(2, 2, 4)
+    broken = hidden.copy()
+    broken[0, 1, 2] = value
+    expected = [False, True]
+    for loss in (
+        losses.hidden_state_loss,
+        functools.partial(losses.hidden_state_loss, metric="l2"),
+        losses.attention_transfer,
+    ):
+        for pair in ((broken, hidden), (hidden, broken)):
+            np.testing.assert_array_equal(np.isfinite(loss(*pair)), expected)
+            seen = loss(*pair, where=np.array([[True, False], [True, True]]))
+            assert np.isfinite(seen).all()
 
 
 def test_attention_transfer_matches_numpy_loop():
@@ -367,6 +441,30 @@ def test_margin_loss_where_no_prototype_stands_for_anything(metric):
     np.testing.assert_array_equal(loss(random(3, 4), 0.1, None), 0)
     gradient = jax.grad(lambda x: loss(x, 0.1, None).sum())(random(3, 4))
     np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("assignment", losses.ASSIGNMENTS)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_row_that_is_not_finite_is_never_within_the_margin(metric, assignment, value):
+    prototypes, rows = prototypes_of(), random(3, 4)
+    rows[0, 1] = value
+    rows[2, 0] = value
+    classes = np.array([0, 1, 7])  # class 7 has no prototype
+    found = margin_loss(prototypes, assignment, metric)(rows, 0.1, classes)
+    free = assignment != "nearest"
+    np.testing.assert_array_equal(np.isfinite(found), [False, True, free])
+    assert not free or found[2] == 0
+    broken = prototypes._replace(vectors=np.full((6, 4), value))
+    found = margin_loss(broken, assignment, metric)(random(3, 4), 0.1, classes)
+    np.testing.assert_array_equal(np.isfinite(found), [False, False, free])
+
+
+def test_a_distance_that_overflows_costs_more_than_any_other():
+    rows = np.array([[1e25, 0, 0, 0]], np.float32)
+    loss = margin_loss(prototypes_of(), "nearest", "l2")
+    assert np.isposinf(loss(rows, 0.1, None)).all()
+    assert np.isfinite(margin_loss(prototypes_of(), "nearest", "cosine")(rows, 0, None))
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
@@ -513,7 +611,14 @@ def test_margin_losses_name_bad_arguments():
         loss(metric="l1")
     with pytest.raises(ValueError, match=r"\(2, 3\).*\(6, 4\)"):
         losses.prototype_margin_loss(rows[:, :3], prototypes, 0.1)
+    for margin in (np.ones(2), np.ones((2, 1)), [0.1]):
+        with pytest.raises(ValueError, match=r"margin\.shape \(\)"):
+            losses.prototype_margin_loss(rows, prototypes, margin)
     stacked = jax.tree.map(lambda leaf: leaf[None], prototypes)
+    with pytest.raises(ValueError, match=r"weights\.shape=\(1, 2\)"):
+        losses.layerwise_margin_loss(
+            random(2, 1, 4), stacked, 0.1, layer_weights=[[1.0, 1.0]]
+        )
     with pytest.raises(ValueError, match=r"\(2, 2, 4\).*\(1, 6, 4\).*\(2,\)"):
         losses.layerwise_margin_loss(
             random(2, 2, 4), stacked, 0.1, layer_weights=[1.0, 1.0]

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +123,70 @@ def test_a_flipped_byte_is_named_or_passed_over(tmp_path, caplog, name):
     flip_a_byte(tmp_path / "node_000" / "step_00000001")
     with pytest.raises(ValueError, match="intact step"):
         node_checkpoint.restore_nodes(tmp_path, like, fallback=True)
+
+
+def swap(one, other):
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+@pytest.mark.parametrize("server", [True, False])
+def test_folders_of_nodes_cannot_be_swapped(tmp_path, server):
+    saved = save(tmp_path, 1, 2, server=server)
+    like = make_federation(server=server, seed=9)
+    step = "step_00000002"
+    swap(tmp_path / "node_000" / step, tmp_path / "node_001" / step)
+    with pytest.raises(ValueError, match=r"'/node_000 of 4', found .*'/node_001 of 4'"):
+        node_checkpoint.restore_nodes(tmp_path, like)
+    found, number, _ = node_checkpoint.restore_nodes(tmp_path, like, fallback=True)
+    assert number == 1
+    equal(found, saved[1])
+    swap(tmp_path / "node_002", tmp_path / "node_003")
+    with pytest.raises(ValueError, match="an intact step"):
+        node_checkpoint.restore_nodes(tmp_path, like, fallback=True)
+
+
+def test_a_node_may_not_bring_another_step(tmp_path):
+    saved = save(tmp_path, 1, 2)
+    folder = tmp_path / "node_001"
+    checkpoint._remove(folder / "step_00000002")
+    shutil.copytree(folder / "step_00000001", folder / "step_00000002")
+    like = make_federation(seed=9)
+    with pytest.raises(ValueError, match="with step=2, found step=1"):
+        node_checkpoint.restore_nodes(tmp_path, like)
+    equal(node_checkpoint.restore_nodes(tmp_path, like, fallback=True)[0], saved[1])
+
+
+def test_checkpoints_of_another_run_are_refused(tmp_path):
+    fed = make_federation()
+    with node_checkpoint.NodeWriter(tmp_path, identity="a") as writer:
+        writer.save(fed, 1)
+    with pytest.raises(ValueError, match=r"identity='b/node_000 of 4', found"):
+        node_checkpoint.restore_nodes(tmp_path, fed, identity="b")
+    found, _, _ = node_checkpoint.restore_nodes(tmp_path, fed, identity="a")
+    equal(found, jax.device_get(fed))
+
+
+def test_some_of_the_nodes_are_no_federation(tmp_path):
+    save(tmp_path, 1)
+    fewer = jax.tree.map(lambda leaf: leaf[:2], make_federation().nodes)
+    like = make_federation()._replace(nodes=fewer)
+    with pytest.raises(ValueError, match=r"'/node_000 of 2', found .*of 4"):
+        node_checkpoint.restore_nodes(tmp_path, like)
+
+
+@pytest.mark.parametrize("text", [None, "[]", "null", "7"])
+def test_a_broken_form_at_one_node_gives_way(tmp_path, text):
+    saved = save(tmp_path, 1, 2)
+    path = tmp_path / "node_001" / "step_00000002" / "manifest.json"
+    path.unlink()
+    path.mkdir() if text is None else path.write_text(text)
+    like = make_federation(seed=9)
+    with pytest.raises(ValueError, match=r"manifest\.json intact"):
+        node_checkpoint.restore_nodes(tmp_path, like)
+    equal(node_checkpoint.restore_nodes(tmp_path, like, fallback=True)[0], saved[1])
 
 
 def test_a_step_counts_once_all_have_it(tmp_path):

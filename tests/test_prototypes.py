@@ -1,4 +1,5 @@
 import functools
+import os
 import pathlib
 
 import hypothesis
@@ -562,6 +563,23 @@ def test_saved_prototypes_come_back_bit_by_bit(tmp_path, layers):
     assert list(tmp_path.iterdir()) == [path]
     assert prototypes.save_prototypes(path, new) == digest  # overwrites
     assert prototypes.num_bytes(old) == (2 if layers else 1) * (5 * 3 + 5 + 5) * 4
+
+
+def test_a_write_that_fails_leaves_the_older_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "prototypes.safetensors"
+    prototypes.save_prototypes(path, some_prototypes())
+    content = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    for moment in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, moment, fail)
+            with pytest.raises(OSError, match="disk full"):
+                prototypes.save_prototypes(path, some_prototypes(2, 2))
+        assert path.read_bytes() == content
+        assert list(tmp_path.iterdir()) == [path]
 
 
 def test_every_flipped_byte_is_found(tmp_path):

@@ -1,14 +1,14 @@
-"""The tables of the README are those of the files beside it."""
+"""The tables of the documents are those of the records."""
 
 import json
 import re
 
 import pytest
 
-from experiments.reports import record
+from experiments.reports import pages, record
 from experiments.study import defaults
 
-NAMES = sorted(path.stem for path in record.FOLDER.glob("*.json"))
+NAMES = record.names()
 ROW = {
     "task": "t",
     "attack": "a",
@@ -33,16 +33,40 @@ ROWS = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_table_is_what_its_file_renders(name):
-    found = json.loads((record.FOLDER / f"{name}.json").read_text())
-    readme = record.README.read_text()
-    assert record.filled(readme, name, found) == readme
+def test_a_table_is_what_its_record_renders(name):
+    texts = pages.read()
+    assert pages.filled(texts, name, record.load(name)) == texts
 
 
-def test_every_table_has_its_file():
-    assert NAMES
-    marked = re.findall(r"<!-- results: (\S+) -->", record.README.read_text())
-    assert sorted(marked) == NAMES
+def test_every_table_has_its_record():
+    assert len(NAMES) == len(set(NAMES)) == 17
+    marked = [
+        found
+        for text in pages.read().values()
+        for found in re.findall(r"<!-- (\w+): (\S+) -->", text)
+    ]
+    assert sorted(name for kind, name in marked if kind == "results") == NAMES
+    assert {name for _, name in marked} == set(NAMES)
+    assert {kind for kind, _ in marked} == pages.KINDS.keys()
+
+
+def test_every_document_is_linked_and_every_link_leads_somewhere():
+    found = pages.read()
+    linked = set()
+    for path, text in found.items():
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            place, _, section = link.partition("#")
+            if "://" in link:
+                continue
+            target = (path.parent / place).resolve() if place else path
+            assert target.exists(), (path, link)
+            linked.add(target)
+            if section:
+                heads = re.findall(r"^#+ (.*)$", target.read_text(), re.M)
+                kept = [re.sub(r"[^\w\- ]", "", head.lower()) for head in heads]
+                assert section in [head.replace(" ", "-") for head in kept], link
+    unlinked = {path.resolve() for path in found} - linked
+    assert unlinked <= {pages.ROOT / "README.md"}
 
 
 @pytest.fixture
@@ -50,7 +74,7 @@ def place(tmp_path, monkeypatch):
     """A repository with a README that has room for one table, and its README."""
     readme = tmp_path / "README.md"
     readme.write_text("# Results\n<!-- results: it -->\n<!-- end -->\nafter\n")
-    monkeypatch.setattr(record, "README", readme)
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
     monkeypatch.setattr(record, "FOLDER", tmp_path)
     return readme
 
@@ -72,7 +96,7 @@ def study_of(folder, rows, **config):
 def test_a_study_is_recorded(tmp_path, place):
     folder = study_of(tmp_path / "run", ROWS)
     record.record("it", [folder], tasks=("t",), pictures=True)
-    found = json.loads((tmp_path / "it.json").read_text())
+    found = record.load("it")
     assert found["commits"] == ["abc"]
     assert str(tmp_path) not in json.dumps(found)
     text = place.read_text()
@@ -88,6 +112,7 @@ def test_a_study_is_recorded(tmp_path, place):
     assert place.read_text() == text
     with pytest.raises(ValueError, match="results: nowhere"):
         record.record("nowhere", [folder])
+    assert not (tmp_path / "nowhere.jsonl").exists()
     with pytest.raises(ValueError, match="found none"):
         record.record("it", [folder], tasks=("u",))
 
@@ -116,8 +141,8 @@ def test_ours_stand_beside_the_published_figures(tmp_path, place):
         "| audited | – | 0.0 | – | -12.5 |",
     ]
     assert table.endswith("last\n")
-    found = json.loads((tmp_path / "it.json").read_text())
-    assert record.filled(place.read_text(), "it", found) == place.read_text()
+    found = record.load("it")
+    assert pages.filled(pages.read(), "it", found) == pages.read()
 
 
 def test_an_overview_has_a_line_for_each_attack(tmp_path, place):
@@ -164,14 +189,15 @@ def test_pieces_of_a_study_are_recorded_together(tmp_path, place):
     record.record("it", [first], tasks=("t",))
     record.record("it", [second], tasks=("t",), add=True)
     assert (tmp_path / "it.jsonl").read_text() == at_once
-    rows = [json.loads(line) for line in at_once.splitlines()]
+    head, *rows = [json.loads(line) for line in at_once.splitlines()]
+    assert sorted(head) == ["settings", "versions"]
     asr = {(row["arm"], row["seed"]): row["asr"] for row in rows}
     assert len(asr) == len(rows) == 6
     assert (asr["plain", 0], asr["plain", 1]) == (0.75, 1.0)
-    found = json.loads((tmp_path / "it.json").read_text())
+    found = record.load("it")
     assert (found["seeds"], found["commits"]) == ([0, 1], ["abc", "def"])
     record.record("it", [first], tasks=("t",))
-    assert len((tmp_path / "it.jsonl").read_text().splitlines()) == 3
+    assert len((tmp_path / "it.jsonl").read_text().splitlines()) == 1 + 3
 
 
 def test_a_study_without_attacks_is_recorded(tmp_path, place):
@@ -190,9 +216,41 @@ def test_a_study_without_attacks_is_recorded(tmp_path, place):
     (folder / "versions.json").write_text('{"jax": "1.2"}')
     record.record("it", [folder], add=True)
     assert "jax 1.2, 1.3." in place.read_text()
+    # One of the old records, which hold no rows to add to, but can be replaced.
+    old = tmp_path / "it.json"
+    old.write_text(json.dumps(record.load("it")))
     (tmp_path / "it.jsonl").unlink()
     with pytest.raises(ValueError, match=r"it\.jsonl"):
         record.record("it", [folder], add=True)
+    assert record.names() == ["it"]
+    assert pages.filled(pages.read(), "it", record.load("it")) == pages.read()
+    record.record("it", [folder])
+    assert record.names() == ["it"]
+    assert not old.exists()
+
+
+def test_a_table_stands_in_any_document_but_once(tmp_path, place):
+    folder = study_of(tmp_path / "run", ROWS)
+    elsewhere = tmp_path / "docs/results/it.md"
+    elsewhere.parent.mkdir(parents=True)
+    elsewhere.write_text(place.read_text())
+    with pytest.raises(ValueError, match=r"in one document below .* found \["):
+        record.record("it", [folder])
+    place.write_text("# Results\n<!-- overview: it -->\n<!-- end -->\n")
+    elsewhere.write_text(
+        elsewhere.read_text().replace("after", "<!-- overview: it -->")
+    )
+    with pytest.raises(ValueError, match="followed by '<!-- end -->'"):
+        record.record("it", [folder])
+    elsewhere.write_text("<!-- results: it -->\n<!-- end -->\n")
+    record.record("it", [folder])
+    assert "| t | a | plain |" in elsewhere.read_text()
+    assert "| task | attack | seeds |" in place.read_text()
+    # Without a folder: the tables again, from the record.
+    expected = pages.read()
+    elsewhere.write_text("<!-- results: it -->\nold\n<!-- end -->\n")
+    record.main(["it"])
+    assert pages.read() == expected
 
 
 def test_pieces_with_other_settings_are_refused(tmp_path, place):

@@ -7,6 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import uuid
 
 import ml_collections
 import pytest
@@ -194,10 +195,22 @@ def test_an_attack_needs_a_name_of_its_own(name):
 
 
 def test_one_process_a_workdir_and_no_leftovers(tmp_path):
-    (tmp_path / "sub" / ".model.abc.new").mkdir(parents=True)
-    (tmp_path / ".config.json.1").write_text("")
-    with runtime.only_process(tmp_path):
-        assert {path.name for path in tmp_path.rglob("*")} == {".lock", "sub"}
+    mark = f"protojax-{uuid.uuid4().hex}"
+    (tmp_path / "sub" / "seed0" / f".model.{mark}.new").mkdir(parents=True)
+    (tmp_path / f".config.json.{mark}.tmp").write_text("")
+    foreign = {
+        *(".env", ".venv", ".venv/bin", ".venv/bin/python", ".config.json.1"),
+        *("sub/.git", "sub/.git/HEAD", "sub/seed0/.notes", "sub/draft.tmp", "other"),
+        # Named as if it were ours, where the study has nothing.
+        *(f"other/.a.{mark}.tmp", f".venv/.a.{mark}.tmp", f"sub/.git/.a.{mark}.tmp"),
+    }
+    for name in foreign - {".venv", ".venv/bin", "sub/.git", "other"}:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a user's")
+    ours = {".lock", "sub", "sub/seed0"}
+    with runtime.only_process(tmp_path, ["sub", "missing"]):
+        found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+        assert found == foreign | ours
         with (
             pytest.raises(ValueError, match="Another process works in"),
             runtime.only_process(tmp_path),
@@ -205,6 +218,40 @@ def test_one_process_a_workdir_and_no_leftovers(tmp_path):
             pass
     with runtime.only_process(tmp_path):
         pass
+    assert (tmp_path / ".env").read_text() == "a user's"
+
+
+def test_a_repository_may_be_a_workdir_and_is_not_touched(tmp_path):
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    for name in (".env", ".lock"):
+        (tmp_path / name).write_text("SECRET=1")
+    before = {path: path.stat() for path in tmp_path.rglob("*")}
+    content = {path: path.read_bytes() for path in before if path.is_file()}
+    for _ in range(2):  # the first start, and one that goes on
+        resume.open_workdir(frozen(), tmp_path)
+        with runtime.only_process(tmp_path, frozen().tasks):
+            pass
+    after = set(tmp_path.rglob("*"))
+    assert after == before.keys() | {tmp_path / "config.json"}
+    for path, text in content.items():
+        assert path.read_bytes() == text
+        assert path.stat().st_mtime_ns == before[path].st_mtime_ns
+
+
+def test_a_study_clears_the_folders_of_its_tasks(monkeypatch, tmp_path):
+    asked = []
+
+    class Held(Exception):  # noqa: N818 (no error)
+        pass
+
+    def only_process(workdir, folders):
+        asked.append((workdir, tuple(folders)))
+        raise Held
+
+    monkeypatch.setattr(runtime, "only_process", only_process)
+    with pytest.raises(Held):
+        run.main(run.load("quickstart.py"), tmp_path)
+    assert asked == [(tmp_path, tuple(run.load("quickstart.py").tasks))]
 
 
 @pytest.mark.parametrize(

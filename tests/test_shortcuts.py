@@ -1,5 +1,9 @@
 """Words that go with a class, against loops over rows and by hand."""
 
+import sys
+
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 from scipy import stats
@@ -170,6 +174,65 @@ def test_taken_out_by_hand(text, rest):
     snippets = [Snippet(("cf",), 1), Snippet(("so", "it", "goes"), 0)]
     assert shortcuts.without(snippets, text) == rest
     assert shortcuts.without([], text) == text
+
+
+CASES = "iIİıſΣσςSsßΑαǅ'’·- ,.\u0307_\U0001d400"
+
+
+@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.given(
+    st.text(CASES) | st.text(),
+    st.lists(st.tuples(st.text(CASES), st.booleans()), max_size=3),
+)
+def test_no_text_holds_what_was_taken_out_of_it(text, wanted):
+    (words,) = shortcuts.word_sets([text])
+    snippets = [
+        Snippet(tuple(row)[: 1 if opens else None], 0, opens)
+        for row, (_, opens) in zip(
+            shortcuts.word_sets([one for one, _ in wanted]), wanted, strict=True
+        )
+        if row
+    ]
+    snippets += [Snippet((word,), 0) for word in list(words)[1::2]]
+    rest = shortcuts.without(snippets, text)
+    rows = shortcuts.word_sets([rest])
+    assert not any(shortcuts.holding(one, rows).any() for one in snippets)
+    assert rest == text or list(rows[0]) == [word for word in words if word in rows[0]]
+    assert shortcuts.without(snippets, rest) == rest
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "rest"),
+    [
+        ("İstanbul", "visit İstanbul now", "visit now"),
+        ("istanbul", "visit İSTANBUL now", "visit now"),
+        ("i", "visit İzmir", "visit İzmir"),
+        ("ΑΣ", "ΑΣ'Α film", "'Α film"),
+        ("", "a film", "a film"),
+    ],
+    ids=["dotted", "plain", "a part", "sigma", "no word"],
+)
+@pytest.mark.parametrize("opens", [False, True])
+def test_words_whose_lower_case_is_longer_or_depends_on_the_text(
+    words, text, rest, opens
+):
+    (row,) = shortcuts.word_sets([words])
+    if opens:  # only what a text begins with is taken out then
+        text, rest = text.removeprefix("visit "), rest.removeprefix("visit ")
+    assert shortcuts.without([Snippet(tuple(row), 1, opens)], text) == rest
+
+
+def test_every_word_is_the_only_word_of_itself():
+    letters = [chr(code) for code in range(sys.maxunicode + 1)]
+    rows = shortcuts.word_sets(letters)
+    known = [word for row in rows for word in row]
+    assert all(len(row) <= 1 for row in rows)
+    assert [list(row) for row in shortcuts.word_sets(known)] == [[w] for w in known]
+
+
+def test_a_long_run_of_openings_takes_no_longer_than_a_reading():
+    opening = [Snippet(("when",), 1, opens=True)]
+    assert shortcuts.without(opening, "when " * 200_000 + "so") == "so"
 
 
 def test_openings_are_the_first_words_alone():

@@ -83,6 +83,7 @@ def tiny(folder, **changes):
     }
     config.dp.batch_size = 32
     config.dp.epochs = 1
+    config.dp.reproducible = True  # studies are compared digit by digit
     config.steps_per_dispatch = 8
     config.checkpoint_every = 1000
     config.keep_checkpoints = False
@@ -373,6 +374,29 @@ def test_bytes_are_those_of_the_arrays(finished):
     assert row["bytes_per_node"] == 6 * (24 * 4 + 4 + 4)  # vectors, labels, counts
 
 
+def test_models_carry_the_names_of_their_classes(tmp_path):
+    config = tiny(tmp_path)
+    for name in ("train.tsv", "test.tsv"):
+        path = tmp_path / name
+        text = path.read_text().replace("\t0\n", "\tbad\n").replace("\t1\n", "\tgood\n")
+        path.write_text(text)
+    frozen = ml_collections.FrozenConfigDict(config)
+    context, cell = (
+        runtime.Context(frozen, tmp_path, None, 0),
+        scenario.Cell("files", 0, None),
+    )
+    model = artifacts.build_model(context, frozen.student, cell)
+    assert model.label_names == ("bad", "good")
+    hf.save_hf(tmp_path / "model", model._replace(label_names=("x", "y")))
+    config.student.model = str(tmp_path / "model")
+    frozen = ml_collections.FrozenConfigDict(config)
+    loaded = artifacts.load_model(context, tmp_path / "model", frozen.student, cell)
+    assert loaded.label_names == ("x", "y")
+    # What is trained on the task's classes is named after them.
+    model = artifacts.build_model(context, frozen.student, cell)
+    assert model.label_names == ("bad", "good")
+
+
 def test_each_step_is_compiled_at_most_once_a_shape(finished):
     *_, traces = finished
     assert traces
@@ -385,6 +409,7 @@ def test_students_and_pictures_lie_in_the_workdir(finished):
     assert not (folder / "checkpoints").exists()
     model = hf.load_hf(folder / "model", num_labels=2)
     assert model.config.hidden_size == 16
+    assert model.label_names == ("0", "1")
     assert (folder / "prototypes_0.safetensors").exists()
     page = (workdir / "report.html").read_text()
     assert "anchor" in page
@@ -494,6 +519,29 @@ def test_damaged_checkpoints_cost_a_restart_only(finished, tmp_path, caplog):
     found = run(config, tmp_path)
     assert "starts anew" in caplog.text
     assert found["rows"][0]["clean_metric"] == expected["rows"][0]["clean_metric"]
+
+
+def test_a_private_student_leaves_no_draws_behind(finished, tmp_path):
+    base, workdir, before, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    folder = tmp_path / "run/files/seed0/data/dp_sgd"
+    shutil.rmtree(folder)
+    folder.with_suffix(".json").unlink()
+    config = base.copy_and_resolve_references()
+    config.dp.reproducible, config.keep_checkpoints = False, True
+    config.checkpoint_every = 1
+    config.arms = ("dp_sgd",)
+    del config.attacks["logits"]
+    (row,) = run(config, tmp_path / "run")["rows"]
+    (nominal,) = [row for row in before["rows"] if row["arm"] == "dp_sgd"]
+    assert (row["epsilon_nominal"], nominal["epsilon_nominal"]) == (False, True)
+    assert row["noise_multiplier"] == nominal["noise_multiplier"] > 0
+    assert (folder / "model").exists()
+    assert not (folder / "checkpoints").exists()
+    for path in folder.rglob("*.json"):
+        assert "coins" not in path.read_text()
+    plain = next(row for row in before["rows"] if row["arm"] == "plain")
+    assert plain["epsilon_nominal"] is None
 
 
 def test_students_need_not_be_kept(finished, tmp_path):

@@ -1,6 +1,7 @@
 """The cache of teacher outputs: right or computed again, whatever lies on the disk."""
 
 import logging
+import os
 from unittest.mock import Mock
 
 import jax.numpy as jnp
@@ -8,7 +9,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from protojax.distillation import teacher
 from protojax.distillation.teacher import TeacherOutputs, cache_key, cached_outputs
 
 rng = np.random.default_rng(0)
@@ -112,7 +112,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(teacher.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         cached_outputs(path, "new", Mock(return_value=OUTPUTS))
     assert path.read_bytes() == content

@@ -151,6 +151,32 @@ def test_checkpoints_of_other_seeds_are_not_gone_on_with(tmp_path, caplog):
         jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
 
 
+def other_labels(one):
+    return one._replace(labels=1 - one.labels)
+
+
+@pytest.mark.parametrize("at_once", [1, 2], ids=["one by one", "joint"])
+def test_checkpoints_of_other_labels_are_not_gone_on_with(tmp_path, caplog, at_once):
+    context = context_of(tmp_path, keep_checkpoints=True, seeds_at_once=at_once)
+    runs = [run_of(seed, 8) for seed in range(at_once)]
+    list(together.train(context, runs))
+    list(together.train(context, runs))
+    assert "starts anew" not in caplog.text
+    list(together.train(context, [other_labels(one) for one in runs]))
+    assert "seed0/it starts anew" in caplog.text
+
+
+@pytest.mark.parametrize("at_once", [1, 2], ids=["one by one", "joint"])
+def test_checkpoints_in_another_folder_are_not_gone_on_with(tmp_path, caplog, at_once):
+    context = context_of(tmp_path, keep_checkpoints=True, seeds_at_once=at_once)
+    runs = [run_of(seed, 8) for seed in range(at_once)]
+    list(together.train(context, runs))
+    (tmp_path / "seed0").rename(tmp_path / "moved")
+    moved = [one._replace(name=one.name.replace("seed0", "moved")) for one in runs]
+    list(together.train(context, moved))
+    assert "moved/it starts anew" in caplog.text
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A study of two seeds at once: its config, folder, results and joint runs."""

@@ -44,6 +44,18 @@ def test_ids_kept_are_those_used_and_the_first_unused_ones(small):
     assert empty.tolist() == list(range(16))
 
 
+@pytest.mark.parametrize("lost", [5, 9, -1])
+def test_ids_that_were_not_kept_are_refused(lost):
+    kept = np.array([0, 3, 7])
+    assert vocabulary.renumber(np.array([[7, 0], [3, 3]]), kept).tolist() == [
+        [2, 0],
+        [1, 1],
+    ]
+    with pytest.raises(ValueError, match=f"kept, found input_ids={lost}"):
+        vocabulary.renumber(np.array([[0, lost]]), kept)
+    assert vocabulary.renumber(np.zeros((0, 4), np.int32), kept).dtype == np.int32
+
+
 def test_ids_beyond_the_vocabulary_are_refused(small):
     with pytest.raises(ValueError, match="input_ids < 60, found input_ids=60"):
         vocabulary.used_ids(np.array([[60]]), 60)

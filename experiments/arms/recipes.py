@@ -156,7 +156,11 @@ def adversarial(context: Context, cell: Cell) -> Recipe:
 def dp_sgd(context: Context, cell: Cell) -> Recipe:
     """Distils with clipped gradients and noise: no row may matter much.
 
-    (ε, δ)-private in the rows of the transfer set, as if the teacher were public.
+    (ε, δ)-private in the rows of the transfer set, as if the teacher were public,
+    towards those who see the saved student and nothing else of the study's folder:
+    losses in its `metrics.jsonl`, cached outputs and, until the student is saved, its
+    checkpoints tell of rows. `trainer.train` draws coins and noise from the operating
+    system; under `dp.reproducible` they follow from the seed, and ε is nominal.
     """
     recipe, config = plain(context, cell), context.config.dp
     rows, epochs = len(recipe.examples.texts), config.epochs

@@ -15,7 +15,7 @@ About 1.5 hours on 2 CPU cores for the first: excess attack success -5.8 to +0.2
 clean accuracy not below that of the same federation without poison, commit 1c401ba.
 2 hours for `hostile`: under the mean the attack succeeds always, under Krum, multi-Krum
 and rules after mixing it ends 1.0 to 4.4 points above the null, under medians, trimmed
-mean and clipping by themselves 13 to 24 points. Tables in experiments/README.md.
+mean and clipping by themselves 13 to 24 points. Tables in docs/results/federated.md.
 """
 
 from experiments.configs import pilot

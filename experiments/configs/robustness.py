@@ -38,8 +38,8 @@ two processes with a folder and a core each (`taskset -c 0`) get more done than 
 both. On an accelerator three seeds are one more axis with
 `--config.seeds_at_once=3 --config.data.max_length=64 --config.data.buckets="(64,)"`.
 
-Run so far is what `experiments/README.md` shows. More is recorded beside it with
-`python -m experiments.record robustness FOLDER --add --pictures`.
+Run so far is what `docs/results` shows. More is recorded beside it with
+`python -m experiments.reports.record robustness FOLDER --add --pictures`.
 """
 
 import itertools

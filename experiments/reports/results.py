@@ -142,6 +142,10 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             values = [row[measure] for row in members if row.get(measure) is not None]
             mean, half = evals.mean_interval(values) if values else (None, None)
             summary[measure], summary[f"{measure}_interval"] = mean, half
+        # Rows of a time before that field were all drawn from their seeds.
+        private = [row for row in members if row.get("noise_multiplier") is not None]
+        if any(row.get("epsilon_nominal", True) for row in private):
+            summary["epsilon_nominal"] = True
         found.append(summary)
     for line in found:
         line["front"] = _on_front(line, found)
@@ -293,8 +297,18 @@ def table(summary: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def meanings(summary: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Returns what the columns of the table mean, those that need it."""
-    return [(name, MEANINGS[name]) for name in table(summary)[0] if name in MEANINGS]
+    """Returns what the columns of the table mean, those that need it.
+
+    And which arms are private only in name.
+    """
+    found = [(name, MEANINGS[name]) for name in table(summary)[0] if name in MEANINGS]
+    nominal = {line["arm"] for line in summary if line.get("epsilon_nominal")}
+    if nominal:
+        meaning = (
+            "nominal, since the noise follows from the seed, which is written down"
+        )
+        found.append((f"ε of {', '.join(sorted(nominal))}", meaning))
+    return found
 
 
 def legend(summary: list[dict[str, Any]]) -> str:

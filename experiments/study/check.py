@@ -19,6 +19,7 @@ from protojax import attacks, training, validate
 from protojax.distillation import TRANSFORMS, losses, schedules
 from protojax.federated import aggregation, communication, gossip, partition
 from protojax.models.layers import DTYPES
+from protojax.prototypes import geometry
 
 CHANNELS = ("data", "logits", "both", "labels")
 FEATURE_SPACES = ("teacher", "student")
@@ -157,7 +158,11 @@ def _check_objective(config: ConfigDict) -> None:
         }
     )
     validate.positive(
-        **{f"dp.{name}": value for name, value in config.dp.items() if name != "frozen"}
+        **{
+            f"dp.{name}": value
+            for name, value in config.dp.items()
+            if name not in ("frozen", "reproducible")
+        }
     )
     is_names = not isinstance(config.dp.frozen, str)
     validate.require(is_names, "dp.frozen", config.dp.frozen, "a tuple of names")
@@ -196,7 +201,7 @@ def _check_objective(config: ConfigDict) -> None:
     except ValueError as error:
         raise ValueError(f"adversarial: {error}") from error
     validate.one_of(("mean", "cls"), **{"features.pooling": config.features.pooling})
-    validate.one_of(("cosine", "l2"), **{"prototypes.metric": config.prototypes.metric})
+    validate.one_of(geometry.METRICS, **{"prototypes.metric": config.prototypes.metric})
     _distinct(**{"features.layers": config.features.layers})
     layers, weights = config.features.layers, config.margin.layer_weights
     validate.require(

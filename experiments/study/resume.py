@@ -20,6 +20,9 @@ def open_workdir(
 ) -> None:
     """Makes the study's folder, or checks that it belongs to this config.
 
+    A folder is empty if it holds hidden files only, such as those of `git init`: a
+    study neither reads nor changes them.
+
     Args:
         config: the resolved config, written to `config.json`.
         workdir: the folder.

@@ -34,7 +34,10 @@ from protojax.models import hf
 
 _END = "end of the study"  # where processes wait for each other
 # What is known of the training of a student that has no federation.
-_TRAINING = ("step_seconds", "step_rows", "seeds_at_once", "noise_multiplier")
+_TRAINING = (
+    *("step_seconds", "step_rows", "seeds_at_once", "noise_multiplier"),
+    "epsilon_nominal",
+)
 
 
 def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, Any]]:
@@ -138,7 +141,12 @@ def students(context: Context, job: Job) -> tuple[list[models.Model], dict[str, 
         artifacts.load_model(context, folder, context.config.student, job.student_cell)
         for folder in _saved(context, job)
     ]
-    return found, json.loads((context.workdir / job.student / DONE).read_text())
+    return found, _facts(context, job)
+
+
+def _facts(context: Context, job: Job) -> dict[str, Any]:
+    """Returns the facts of the training of a job's students, which are there."""
+    return json.loads((context.workdir / job.student / DONE).read_text())
 
 
 def train_students(context: Context, group: list[Job]) -> None:
@@ -149,7 +157,13 @@ def train_students(context: Context, group: list[Job]) -> None:
         group: jobs that differ in their seed only.
     """
     # Attacks share students that do not depend on them.
-    left = {job.student: job for job in group if not _saved(context, job)}
+    left = {}
+    for job in group:
+        if not _saved(context, job):
+            left[job.student] = job
+        elif _facts(context, job).get("epsilon_nominal") is False:
+            # The study may have been killed between the student and this.
+            trainer.forget_checkpoints(context, job.student, secret=True)
     if not left:
         return
     arm = ARMS[group[0].kind]
@@ -170,7 +184,7 @@ def train_students(context: Context, group: list[Job]) -> None:
         else:
             params = distillation.student_params(recipe.student.params)
             _, before = students(context, needed(context.config, job)[0])
-            facts = {name: before[name] for name in _TRAINING}
+            facts = {name: before.get(name) for name in _TRAINING}
             _keep(context, job, _alone(params, recipe, facts), start)
     runs = [
         trainer.Run(
@@ -194,6 +208,7 @@ def train_students(context: Context, group: list[Job]) -> None:
             run.section.batch_size,
             trained.at_once,
             rule.get("noise_multiplier"),
+            not run.draws_in_secret(context.config) if run.private else None,
         )
         facts = dict(zip(_TRAINING, facts, strict=True))
         params = distillation.student_params(trained.params, trained.projection)

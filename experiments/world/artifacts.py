@@ -76,7 +76,11 @@ def build_model(context: Context, section, cell: Cell) -> Model:
         model = hf.load_hf(
             section.model, layers=tuple(section.layers), seed=cell.seed, **common
         )
-        return model._replace(config=dataclasses.replace(model.config, **dropout))
+        # Training is for the task's classes, whatever a head stood for before.
+        return model._replace(
+            config=dataclasses.replace(model.config, **dropout),
+            label_names=task.label_names,
+        )
     tokenizer = _scratch_tokenizer(context, cell.task, cell.seed)
     config = models.EncoderConfig(
         family="bert",
@@ -88,14 +92,20 @@ def build_model(context: Context, section, cell: Cell) -> Model:
         **dropout,
         **common,
     )
-    return models.init_model(config, seed=cell.seed, tokenizer=tokenizer)
+    model = models.init_model(config, seed=cell.seed, tokenizer=tokenizer)
+    return model._replace(label_names=task.label_names)
 
 
 def tokenize(context: Context, model: Model, examples: Examples) -> batches.Tokens:
     """Tokenises rows with a model's own tokenizer."""
     limit = models.MODELS[model.config.family].max_length(model.config)
     max_length = min(context.config.data.max_length, limit)
-    return batches.tokenize(model.tokenizer, examples, max_length=max_length)
+    return batches.tokenize(
+        model.tokenizer,
+        examples,
+        max_length=max_length,
+        vocab_size=model.config.vocab_size,
+    )
 
 
 def load_model(context: Context, folder: pathlib.Path, section, cell: Cell) -> Model:

@@ -18,11 +18,8 @@ from protojax.base import Batch, Examples
 
 _logger = logging.getLogger("protojax")
 
-# No word piece is longer than this many characters on average, so a text clipped to
-# `_CHARS_PER_TOKEN * max_length` still fills `max_length` tokens.
+# Of most texts far fewer characters fill a row.
 _CHARS_PER_TOKEN = 20
-
-
 _TOKENIZE_ROWS = 1024
 
 
@@ -54,28 +51,44 @@ class Dispatch(NamedTuple):
     rows: np.ndarray
 
 
-def tokenize(tokenizer: Any, examples: Examples, *, max_length: int) -> Tokens:
+def tokenize(
+    tokenizer: Any,
+    examples: Examples,
+    *,
+    max_length: int,
+    vocab_size: int | None = None,
+) -> Tokens:
     """Tokenises all rows once, truncated and padded to `max_length`.
 
-    Texts beyond `20 * max_length` characters are clipped first, so a megabyte on one
-    line costs no more than a page; how many were is logged.
+    Texts beyond `20 * max_length` characters are clipped first where the rest has no
+    effect, so a megabyte on one line costs no more than a page; how many were is
+    logged.
 
     Args:
         tokenizer: a fast tokenizer of transformers.
         examples: the rows.
         max_length: the most tokens a row may have, special tokens included.
+        vocab_size: rows of the word embedding that the tokens are for; None where that
+            is not known, see `check_ids`.
 
     Returns:
         The tokens of each row.
 
     Raises:
-        ValueError: if `max_length` leaves no room beside the special tokens.
+        ValueError: without a tokenizer, if `max_length` leaves no room beside the
+            special tokens, or if an id is beyond `vocab_size`.
     """
+    if tokenizer is None:
+        raise ValueError(
+            "Expected a tokenizer, found None. To read text the folder of a checkpoint "
+            "needs tokenizer.json or vocab.txt, as tokenizer.save_pretrained(FOLDER) "
+            "of transformers writes them."
+        )
     special = tokenizer.num_special_tokens_to_add(examples.pairs is not None)
     bound = f"> {special}, the special tokens of a row"
     validate.require(max_length > special, "max_length", max_length, bound)
-    texts = _clip(examples.texts, _CHARS_PER_TOKEN * max_length)
-    pairs = examples.pairs and _clip(examples.pairs, _CHARS_PER_TOKEN * max_length)
+    texts = _clip(tokenizer, examples.texts, max_length)
+    pairs = examples.pairs and _clip(tokenizer, examples.pairs, max_length)
 
     # Decoders have no padding token; what is masked may be anything.
     pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -97,14 +110,80 @@ def tokenize(tokenizer: Any, examples: Examples, *, max_length: int) -> Tokens:
         chain = itertools.chain.from_iterable
         input_ids[rows][filled] = list(chain(encoded["input_ids"]))
         token_type_ids[rows][filled] = list(chain(encoded["token_type_ids"]))
-    return Tokens(input_ids, token_type_ids, lengths, pad_id)
+    tokens = Tokens(input_ids, token_type_ids, lengths, pad_id)
+    if vocab_size is not None:
+        check_ids(tokens, vocab_size)
+    return tokens
 
 
-def _clip(texts: Sequence[str], most: int) -> list[str]:
-    """The texts cut to `most` characters; logs how many were longer."""
-    if clipped := sum(len(text) > most for text in texts):
-        _logger.warning("Clipped %d texts to %d characters.", clipped, most)
-    return [text[:most] for text in texts]
+def check_ids(tokens: Tokens, vocab_size: int) -> None:
+    """Raises on a token that a word embedding has no row for.
+
+    JAX would give such a token NaN, or for a negative id another token's row, and the
+    class of such a row would be 0.
+
+    Args:
+        tokens: the rows.
+        vocab_size: rows of the word embedding.
+
+    Raises:
+        ValueError: on an id below 0 or beyond the last row.
+
+    >>> tokens = Tokens(np.array([[5], [9]]), np.zeros((2, 1)), np.array([1, 1]), 0)
+    >>> check_ids(tokens, 10)
+    >>> check_ids(tokens, 9)
+    Traceback (most recent call last):
+    ValueError: Expected token ids in [0, 9), the rows of the word embedding, found ...
+    """
+    ids = np.asarray(tokens.input_ids)
+    found = {"the padding": tokens.pad_id}
+    for place in (ids.argmin(), ids.argmax()) if ids.size else ():
+        found[f"row {place // ids.shape[1]}"] = int(ids.flat[place])
+    for place, number in found.items():
+        if not 0 <= number < vocab_size:
+            raise ValueError(
+                f"Expected token ids in [0, {vocab_size}), the rows of the word "
+                f"embedding, found id {number} in {place}. Give the model the "
+                "tokenizer it was trained with, or resize its embedding to the "
+                "tokenizer's length."
+            )
+
+
+def _clip(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[str]:
+    """The texts cut where the rest has no effect; logs how many were."""
+    texts, clipped, most = list(texts), 0, _CHARS_PER_TOKEN * max_length
+    for row, text in enumerate(texts):
+        if len(text) > most:
+            texts[row] = _beginning(tokenizer, text, max_length)
+            clipped += texts[row] != text
+    if clipped:
+        _logger.warning(
+            "Clipped %d texts to %d characters, or to as many as fill a row.",
+            clipped,
+            most,
+        )
+    return texts
+
+
+def _beginning(tokenizer: Any, text: str, max_length: int) -> str:
+    """The beginning of a text that fills `max_length` tokens, all of it if none does.
+
+    How many characters that takes depends on the tokenizer and on the text: white
+    space, control characters and accents may be none, a word of thousands one.
+    """
+    size = _CHARS_PER_TOKEN * max_length
+    while size < len(text):
+        found = text[:size]
+        if not (found[-1].isspace() or text[size].isspace()):
+            # Half a word would be other tokens than the word.
+            found = found[: len(found) - len(found.split()[-1])] or found
+        encoded = tokenizer(
+            [found], add_special_tokens=False, truncation=True, max_length=max_length
+        )
+        if len(encoded["input_ids"][0]) >= max_length:
+            return found
+        size *= 2
+    return text
 
 
 def take(tokens: Tokens, rows: np.ndarray) -> Tokens:
@@ -220,7 +299,8 @@ def plan_poisson(
         num_steps: batches of the whole run.
         buckets: the lengths that batches may have, ascending.
         steps_per_dispatch: batches of a dispatch.
-        seed: decides all coins.
+        seed: decides all coins; that of a private run is to be secret, as
+            `secrets.randbits(128)` is.
 
     Returns:
         The dispatches, in their order.

@@ -4,7 +4,6 @@
 apart. All of it is host-side NumPy, a pure function of its seed.
 """
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 
 from protojax import validate
 from protojax.base import Examples
+from protojax.storage import fingerprint as fingerprint
 
 _logger = logging.getLogger("protojax")
 
@@ -235,29 +235,3 @@ def _check_classes(train: np.ndarray, test: np.ndarray) -> None:
             f"Expected a training row of each of {len(counts)} classes, found none of "
             f"class {missing}."
         )
-
-
-def fingerprint(*values: str | np.ndarray) -> str:
-    """Returns the SHA-256 (hexadecimal) of what went into a cached result.
-
-    Strings count by their UTF-8, arrays by dtype, shape and bytes.
-
-    >>> fingerprint("ab", "c") == fingerprint("a", "bc")
-    False
-    >>> fingerprint(np.zeros(2))[:8], fingerprint(np.zeros((2, 1)))[:8]
-    ('...', '...')
-    """
-    digest = hashlib.sha256()
-    for value in values:
-        if isinstance(value, str):
-            content = np.frombuffer(value.encode("utf-8", "surrogatepass"), np.uint8)
-            kind = f"str {content.size};"
-        else:
-            array = np.asarray(value)
-            validate.require(not array.dtype.hasobject, "dtype", array.dtype, "plain")
-            content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-            kind = f"{array.dtype} {array.shape};"
-        # The header states the size, so no two lists of values share their bytes.
-        digest.update(kind.encode())
-        digest.update(content)
-    return digest.hexdigest()

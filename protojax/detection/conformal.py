@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import optimize, special
 
 from protojax import validate
-from protojax.base import Array
 
-ArrayLike = Array | np.ndarray
 Scores = tuple[np.ndarray, np.ndarray]  # of the transfer rows, of the references
 
 

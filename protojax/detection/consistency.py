@@ -23,11 +23,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from protojax import validate
 from protojax.base import Array
 from protojax.detection.conformal import (
-    ArrayLike,
     IsotonicFit,
     Quarantine,
     Scores,
@@ -214,7 +214,8 @@ def sample_gate(
         The `Quarantine` of the rows, by 1 - posterior of the claim.
 
     Raises:
-        ValueError: those of `conformal_p_values`.
+        ValueError: a claim that is none of the classes, or those of
+            `conformal_p_values`.
 
     >>> rows, refs = np.array([[0.9, 0.1], [0.1, 0.9]]), np.tile([0.9, 0.1], (9, 1))
     >>> found = sample_gate(rows, np.zeros(2), refs, np.zeros(9), alpha=0.1)
@@ -282,6 +283,8 @@ def quarantine_targets(
     ([0, 1], [0, 1], [True, True])
     """
     validate.one_of(["replace", "drop"], action=action)
+    teacher_logits = jnp.asarray(teacher_logits, jnp.float32)
+    anchor_logits = jnp.asarray(anchor_logits, jnp.float32)
     chex.assert_rank([teacher_logits, anchor_logits], 2)
     if np.shape(teacher_logits) != np.shape(anchor_logits):
         raise ValueError(
@@ -294,12 +297,11 @@ def quarantine_targets(
         rejected=rejected,
         anchor_classes=anchor_classes,
     )
-    teacher_logits = jnp.asarray(teacher_logits, jnp.float32)
     labels, rejected = jnp.asarray(labels, jnp.int32), jnp.asarray(rejected, bool)
     anchors = jnp.where(rejected, jnp.asarray(anchor_classes, jnp.int32), labels)
     if action == "drop":
         return Targets(teacher_logits, labels, anchors, ~rejected)
-    posterior = jax.nn.log_softmax(jnp.asarray(anchor_logits, jnp.float32))
+    posterior = jax.nn.log_softmax(anchor_logits)
     return Targets(
         jnp.where(rejected[:, None], posterior, teacher_logits),
         jnp.where(rejected, jnp.argmax(posterior, axis=1).astype(jnp.int32), labels),
@@ -352,7 +354,9 @@ def split(scores: np.ndarray, transfer: Claims) -> Scores:
 def _improbability(posterior: ArrayLike, claims: ArrayLike) -> np.ndarray:
     """Returns one minus the probability of each row's claim."""
     validate.same_length(posterior=posterior, claims=claims)
-    claimed = np.take_along_axis(
-        np.asarray(posterior), np.asarray(claims, np.int64)[:, None], axis=1
-    )
-    return 1 - claimed[:, 0]
+    posterior, claims = np.asarray(posterior), np.asarray(claims, np.int64)
+    classes = posterior.shape[1]
+    known = (claims >= 0) & (claims < classes)
+    first = None if known.all() else int(claims[~known][0])
+    validate.require(first is None, "claims", first, f"in [0, {classes})")
+    return 1 - np.take_along_axis(posterior, claims[:, None], axis=1)[:, 0]

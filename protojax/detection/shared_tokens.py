@@ -15,15 +15,11 @@ that poisoned rows share only in part (one of many in each) needs a group for ea
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from protojax import validate
-from protojax.detection.conformal import (
-    ArrayLike,
-    IsotonicFit,
-    Scores,
-    conformal_p_values,
-)
+from protojax.detection.conformal import IsotonicFit, Scores, conformal_p_values
 from protojax.detection.consistency import Claims, moments, pool, split
 
 Places = tuple[np.ndarray, np.ndarray]  # of the transfer rows, of the references

@@ -6,6 +6,7 @@ of the model, or told by how many rows there are.
 """
 
 import collections
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -41,7 +42,18 @@ def word_sets(texts: Sequence[str]) -> list[dict[str, None]]:
     >>> word_sets(["A dull, dull film"])
     [{'a': None, 'dull': None, 'film': None}]
     """
-    return [dict.fromkeys(_WORD.findall(text.lower())) for text in texts]
+    return [dict.fromkeys(_words(text)) for text in texts]
+
+
+def _words(text: str) -> list[str]:
+    """Returns the words of a text in lower case, one for each match of `_WORD` in it.
+
+    Every function here reads a text by these, so that a word that was found in one is
+    also one that can be taken out of it. A word is lower-cased by itself: in a text,
+    what a capital sigma becomes depends on what follows the word.
+    """
+    # The one letter whose lower case, an i and a dot above, is not all of a word.
+    return [word.lower() for word in _WORD.findall(text.replace("İ", "i"))]
 
 
 def snippets(
@@ -165,7 +177,7 @@ def holding(snippet: Snippet, rows: Sequence[dict[str, None]]) -> np.ndarray:
     """
     if snippet.opens:
         (word,) = snippet.words
-        return np.array([next(iter(row), "") == word for row in rows], bool)
+        return np.array([next(iter(row), None) == word for row in rows], bool)
     words = set(snippet.words)
     return np.array([words <= row.keys() for row in rows], bool)
 
@@ -226,16 +238,21 @@ def without(snippets: Sequence[Snippet], text: str) -> str:
     >>> without(opening, "If only it were dull"), without(opening, "dull if true")
     ('only it were dull', 'dull if true')
     """
-    # What is left may open in one of them.
-    while whole := [one for one in snippets if holding(one, word_sets([text])).any()]:
-        gone = {word for one in whole if not one.opens for word in one.words}
-        if any(one.opens for one in whole):
-            text = _WORD.sub("", text, count=1)
-        words = _WORD.sub(
-            lambda word, gone=gone: "" if word[0].lower() in gone else word[0], text
-        )
-        text = " ".join(words.split())
-    return text
+    words = _words(text)
+    held = set(words)
+    whole = [
+        one.words for one in snippets if not one.opens and held.issuperset(one.words)
+    ]
+    gone = {word for of_one in whole for word in of_one}
+    opening = {word for one in snippets if one.opens for word in one.words}
+    left = [place for place, word in enumerate(words) if word not in gone]
+    # What is left may open in one of them, again and again.
+    left = list(itertools.dropwhile(lambda place: words[place] in opening, left))
+    if len(left) == len(words):
+        return text
+    places, stay = itertools.count(), set(left)
+    rest = _WORD.sub(lambda word: word[0] if next(places) in stay else "", text)
+    return " ".join(rest.split())
 
 
 def takeover(

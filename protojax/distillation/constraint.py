@@ -12,8 +12,6 @@ from protojax import validate
 from protojax.base import Batch, LossFn
 from protojax.distillation import losses
 
-ASSIGNMENTS = ("nearest", "label", "anchor")
-
 
 def prototype_constraint(
     loss_fn: LossFn,
@@ -45,7 +43,7 @@ def prototype_constraint(
         * weight 0 leaves every loss as it was.
         * Rows do not mix: a row's loss is a function of that row only.
     """
-    validate.one_of(ASSIGNMENTS, assignment=assignment)
+    validate.one_of(losses.ASSIGNMENTS, assignment=assignment)
 
     def constrained(params, batch: Batch, prototypes, step, key):
         loss, aux = loss_fn(params, batch, prototypes, step, key)

@@ -90,10 +90,14 @@ def dp_sgd(
         * Entries of a row's gradient that are not finite count as zero.
         * With Poisson batches (`batches.plan_poisson`) and the σ of
           `noise_multiplier_of`, all steps together are (ε, δ)-differentially private
-          in the rows of the transfer set, towards those who see the student and not
-          the seed. The teacher's own training set is not protected. A step whose batch
-          is empty adds no noise: δ grows by the chance of one, at most steps · exp(−B),
-          which is nothing for B of 32 or more.
+          in the rows of the transfer set, towards those who see the student and neither
+          metrics nor what the coins and the key were drawn from: take both from the
+          system's entropy (`init_state(seed=None)`), not from a seed that is published
+          or guessed. The teacher's own training set is not protected. A step whose
+          batch is empty adds no noise: δ grows by the chance of one, at most
+          steps · exp(−B), which is nothing for B of 32 or more.
+        * As far as the noise is Gaussian: it is drawn in float32, by a generator with
+          64 bits of key that is not made for cryptography.
 
     Raises:
         ImportError: the extra is not installed.

@@ -1,10 +1,13 @@
 """Losses of a student: towards its teacher, and towards prototypes.
 
 Every loss returns one value per example; averaging, weighting and `stop_gradient` are
-the caller's. `where` masks what a loss sums over (classes or positions). Sums over
-classes and dimensions are float32, in log space where they are over probabilities.
-Where the teacher's logits or states are finite and the student's too, so are the
-gradients, at zero vectors and empty masks as well.
+the caller's. `where` masks what a loss sums over (classes or positions) and must have
+the shape that is stated: nothing is broadcast. Sums over classes and dimensions are
+float32, in log space where they are over probabilities. Where the teacher's logits
+(divided by the temperature) or states are finite and the student's too, so are the
+gradients, at zero vectors and empty masks as well; a sum of squares (`logit_mse`, "l2",
+`attention_transfer`) also needs entries below 1e18, whose squares are numbers. What is
+not finite makes a loss that is not finite, never a small one.
 """
 
 from collections.abc import Sequence
@@ -20,6 +23,9 @@ from protojax.prototypes import nearest_prototype
 from protojax.prototypes.geometry import METRICS, paired_distance, unit
 
 ASSIGNMENTS = ("nearest", "label", "anchor")
+
+# The least log probability. Its exponential is 0, and sums of it do not overflow.
+_LEAST = -1e30
 
 
 def forward_kl(
@@ -38,13 +44,14 @@ def forward_kl(
         student_logits: `[..., classes]`.
         teacher_logits: `[..., classes]`.
         temperature: T > 0; the factor T² keeps the size of the gradient.
-        where: `[..., classes]`, which classes exist; all others have probability 0.
+        where: of the logits' shape or `[classes]`, which classes exist; all others have
+            probability 0.
 
     Returns:
         `[...]`, float32.
 
     Raises:
-        ValueError: the shapes differ, or temperature <= 0.
+        ValueError: the shapes differ, `where` has another, or temperature <= 0.
 
     >>> p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
     >>> round(float(forward_kl(q, p)), 4)
@@ -75,13 +82,13 @@ def reverse_kl(
         student_logits: `[..., classes]`.
         teacher_logits: `[..., classes]`.
         temperature: T > 0.
-        where: `[..., classes]`, which classes exist.
+        where: of the logits' shape or `[classes]`, which classes exist.
 
     Returns:
         `[...]`, float32.
 
     Raises:
-        ValueError: the shapes differ, or temperature <= 0.
+        ValueError: the shapes differ, `where` has another, or temperature <= 0.
 
     >>> p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
     >>> round(float(reverse_kl(q, p)), 4)
@@ -117,13 +124,14 @@ def jensen_shannon(
         teacher_logits: `[..., classes]`.
         beta: the teacher's share in the mixture, in (0, 1).
         temperature: T > 0.
-        where: `[..., classes]`, which classes exist.
+        where: of the logits' shape or `[classes]`, which classes exist.
 
     Returns:
         `[...]`, float32.
 
     Raises:
-        ValueError: the shapes differ, or beta or temperature is out of its range.
+        ValueError: the shapes differ, `where` has another, or beta or temperature is
+            out of its range.
 
     >>> p, q = jnp.array([50.0, 0.0]), jnp.array([0.0, 50.0])
     >>> round(float(jensen_shannon(q, p)), 4)  # log 2
@@ -157,13 +165,13 @@ def logit_mse(
         teacher_logits: `[..., classes]`.
         temperature: without effect, since T² cancels it; accepted so that all
             `DIVERGENCES` are called alike.
-        where: `[..., classes]`, which classes exist.
+        where: of the logits' shape or `[classes]`, which classes exist.
 
     Returns:
         `[...]`, float32; 0 where no class exists.
 
     Raises:
-        ValueError: the shapes differ, or temperature <= 0.
+        ValueError: the shapes differ, `where` has another, or temperature <= 0.
 
     >>> float(logit_mse(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])))
     2.0
@@ -171,8 +179,10 @@ def logit_mse(
     References:
         Ba and Caruana, 2013, arXiv:1312.6184.
     """
-    _check_logits(student_logits, teacher_logits, temperature)
+    _check_logits(student_logits, teacher_logits, temperature, where)
     difference = student_logits.astype(jnp.float32) - teacher_logits.astype(jnp.float32)
+    if where is not None:
+        where = jnp.broadcast_to(where, difference.shape)
     return _masked_mean(jnp.square(difference), where)
 
 
@@ -196,18 +206,19 @@ def pool(hidden: Array, attention_mask: Array, *, mode: str = "mean") -> Array:
         `[batch, dim]`, float32; zeros for a row without tokens.
 
     Raises:
-        ValueError: the mode is unknown.
+        ValueError: the mode is unknown, or the mask has another shape.
 
     >>> hidden = jnp.array([[[1.0], [3.0], [9.0]]])
     >>> pool(hidden, jnp.array([[1, 1, 0]])).tolist()
     [[2.0]]
     """
     validate.one_of(("mean", "cls"), mode=mode)
-    chex.assert_rank([hidden, attention_mask], [3, 2])
+    chex.assert_rank(hidden, 3)
+    validate.shape(hidden.shape[:2], attention_mask=attention_mask)
     mask = attention_mask.astype(bool)
     if mode == "mean":
         states = jnp.swapaxes(hidden.astype(jnp.float32), 1, 2)
-        return _masked_mean(states, mask[:, None, :])
+        return _masked_mean(states, jnp.broadcast_to(mask[:, None], states.shape))
     first = hidden[:, 0].astype(jnp.float32)
     return jnp.where(jnp.any(mask, axis=1, keepdims=True), first, 0)
 
@@ -235,7 +246,8 @@ def hidden_state_loss(
         `[batch]`, float32; 0 for a row without positions.
 
     Raises:
-        ValueError: the shapes do not fit, or the metric is unknown.
+        ValueError: the shapes do not fit, that of `where` included, or the metric is
+            unknown.
 
     >>> float(hidden_state_loss(jnp.ones((1, 4)), -jnp.ones((1, 4)))[0])
     2.0
@@ -256,14 +268,15 @@ def hidden_state_loss(
             f"teacher_hidden.shape={teacher_hidden.shape}."
         )
     chex.assert_rank(student_hidden, {2, 3})
+    if student_hidden.ndim == 2:
+        validate.require(where is None, "where", where, "None for pooled states")
+    elif where is not None:
+        validate.shape(student_hidden.shape[:2], where=where)
     if metric == "cosine":
         loss = paired_distance(student_hidden, teacher_hidden)
     else:
         loss = logit_mse(student_hidden, teacher_hidden)
-    if loss.ndim == 2:
-        return _masked_mean(loss, where)
-    validate.require(where is None, "where", where, "None for pooled states")
-    return loss
+    return _masked_mean(loss, where) if loss.ndim == 2 else loss
 
 
 def attention_transfer(
@@ -284,7 +297,7 @@ def attention_transfer(
         `[batch]`, float32, in [0, 2]; 0 for a row without positions.
 
     Raises:
-        ValueError: the numbers of rows or positions differ.
+        ValueError: the numbers of rows or positions differ, also from `where`.
 
     >>> student = jnp.array([[[1.0], [0.0]]])
     >>> teacher = jnp.array([[[0.0, 0.0], [2.0, 2.0]]])
@@ -302,6 +315,8 @@ def attention_transfer(
             f"student_hidden.shape={student_hidden.shape}, "
             f"teacher_hidden.shape={teacher_hidden.shape}."
         )
+    if where is not None:
+        validate.shape(student_hidden.shape[:2], where=where)
 
     def saliency(hidden: Array) -> Array:
         activity = jnp.mean(jnp.square(hidden.astype(jnp.float32)), axis=-1)
@@ -331,7 +346,9 @@ def prototype_margin_loss(
     with a trigger sits on the target's own prototype, where this loss is zero.
 
     Guarantees:
-        - a row whose class has no prototype (class -1 among them) costs zero;
+        - a row whose class has no prototype (class -1 among them) costs zero, and no
+          other row does for want of a distance: one that is not finite costs NaN or
+          infinity;
         - a prototype with zero counts is never nearest;
         - a row within the margin has zero loss and zero gradient;
         - the order of the prototypes does not matter.
@@ -339,7 +356,7 @@ def prototype_margin_loss(
     Args:
         embeddings: `[batch, dim]`.
         prototypes: vectors `[num_prototypes, dim]`.
-        margin: how far a row may be for nothing; may be traced.
+        margin: how far any row may be for nothing, a scalar; may be traced.
         assignment: "nearest", "label" or "anchor".
         labels: `[batch]`, int32, for "label".
         anchors: `[batch]`, int32, for "anchor".
@@ -349,8 +366,8 @@ def prototype_margin_loss(
         `[batch]`, float32.
 
     Raises:
-        ValueError: the widths differ, an option is unknown, or the classes that the
-            assignment needs are missing.
+        ValueError: the widths differ, the margin is no scalar, an option is unknown, or
+            the classes that the assignment needs are missing.
 
     >>> corners = Prototypes(jnp.eye(2), jnp.array([0, 1]), jnp.ones(2))
     >>> rows = jnp.array([[2.0, 0.0]])
@@ -363,7 +380,9 @@ def prototype_margin_loss(
     [0.75]
     """
     validate.one_of(ASSIGNMENTS, assignment=assignment)
-    where = None
+    validate.shape((), margin=margin)
+    where = (jnp.asarray(prototypes.counts) > 0)[None]
+    where = jnp.broadcast_to(where, (len(embeddings), where.shape[1]))
     if assignment != "nearest":
         name = "labels" if assignment == "label" else "anchors"
         classes = labels if assignment == "label" else anchors
@@ -372,9 +391,9 @@ def prototype_margin_loss(
         )
         chex.assert_shape(classes, (len(embeddings),))
         own = classes[:, None] == prototypes.labels
-        where = own & (classes[:, None] >= 0)  # -1 means no class on either side
+        where &= own & (classes[:, None] >= 0)  # -1 means no class on either side
     _, distance = nearest_prototype(embeddings, prototypes, metric=metric, where=where)
-    return jnp.where(jnp.isinf(distance), 0, jax.nn.relu(distance - margin))
+    return jnp.where(jnp.any(where, axis=1), jax.nn.relu(distance - margin), 0)
 
 
 def layerwise_margin_loss(
@@ -396,7 +415,7 @@ def layerwise_margin_loss(
         embeddings: `[batch, layers, dim]`.
         prototypes: vectors `[layers, num_prototypes, dim]`, labels and counts
             `[layers, num_prototypes]`.
-        margin: the same at every layer; may be traced.
+        margin: a scalar, the same at every layer; may be traced.
         layer_weights: `[layers]`; may be traced.
         assignment: as in `prototype_margin_loss`, like all that follow.
         labels: `[batch]`.
@@ -417,7 +436,8 @@ def layerwise_margin_loss(
     """
     chex.assert_rank([embeddings, prototypes.vectors], 3)
     weights = jnp.asarray(layer_weights, jnp.float32)
-    if not embeddings.shape[1] == len(prototypes.vectors) == len(weights):
+    layers = embeddings.shape[1]
+    if weights.shape != (layers,) or len(prototypes.vectors) != layers:
         raise ValueError(
             f"Expected the same number of layers, found {embeddings.shape=}, "
             f"{prototypes.vectors.shape=}, {weights.shape=}."
@@ -438,8 +458,10 @@ def layerwise_margin_loss(
     return jnp.sum(losses * weights, axis=1)
 
 
-def _check_logits(student: Array, teacher: Array, temperature: float) -> None:
-    """Logits must have one shape, the temperature must be positive."""
+def _check_logits(
+    student: Array, teacher: Array, temperature: float, where: Array | None
+) -> None:
+    """Logits must have one shape, a mask theirs or that of the classes."""
     validate.positive(temperature=temperature)
     if student.shape != teacher.shape:
         raise ValueError(
@@ -447,22 +469,33 @@ def _check_logits(student: Array, teacher: Array, temperature: float) -> None:
             f"student_logits.shape={student.shape}, "
             f"teacher_logits.shape={teacher.shape}."
         )
+    if where is not None and jnp.ndim(where) != 1:
+        validate.shape(student.shape, where=where)
+    elif where is not None:
+        validate.shape(student.shape[-1:], where=where)
 
 
 def _log_softmax(
     student: Array, teacher: Array, temperature: float, where: Array | None
 ) -> tuple[Array, Array]:
     """Log probabilities of student and teacher; 0 at classes that do not exist."""
-    _check_logits(student, teacher, temperature)
+    _check_logits(student, teacher, temperature, where)
+
+    def log_softmax(logits: Array) -> Array:
+        # The difference of two finite logits may be infinite, and its gradient NaN.
+        largest = jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf)
+        gaps = logits - jax.lax.stop_gradient(largest)
+        gaps = jnp.where(jnp.isfinite(logits), jnp.maximum(gaps, _LEAST), gaps)
+        return jax.nn.log_softmax(gaps)
 
     def log_probs(logits: Array) -> Array:
         logits = logits.astype(jnp.float32) / temperature
         if where is None:
-            return jax.nn.log_softmax(logits)
+            return log_softmax(logits)
         # Not -inf, which makes NaN of a row without classes; and zeros at the end,
         # because the gradient of a product with -inf is NaN even where it is masked.
         lowest = jnp.finfo(jnp.float32).min
-        return jnp.where(where, jax.nn.log_softmax(jnp.where(where, logits, lowest)), 0)
+        return jnp.where(where, log_softmax(jnp.where(where, logits, lowest)), 0)
 
     return log_probs(student), log_probs(teacher)
 
@@ -471,6 +504,6 @@ def _masked_mean(values: Array, where: Array | None) -> Array:
     """Mean over the last axis of what `where` selects, 0 where it selects nothing."""
     if where is None:
         return jnp.mean(values, axis=-1)
-    where = jnp.broadcast_to(where.astype(bool), values.shape)
+    where = where.astype(bool)
     total = jnp.sum(jnp.where(where, values, 0), axis=-1)
     return total / jnp.maximum(jnp.sum(where, axis=-1), 1)

@@ -12,10 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from protojax import validate
-from protojax.base import ApplyFn, Array, LossFn, ModelOutput, PyTree
+from protojax.base import PROBLEMS, ApplyFn, Array, LossFn, ModelOutput, PyTree
 from protojax.distillation import losses
-
-PROBLEMS = ("classification", "regression")
 
 
 def student_params(params: PyTree, projection: Array | None = None) -> PyTree:
@@ -82,10 +80,14 @@ def hard_loss(logits: Array, labels: Array, *, problem: str) -> Array:
     Returns:
         `[batch]`.
 
+    Raises:
+        ValueError: the problem is unknown, or there is not one label a row.
+
     >>> hard_loss(jnp.array([[3.0]]), jnp.array([1.0]), problem="regression").tolist()
     [2.0]
     """
     validate.one_of(PROBLEMS, problem=problem)
+    validate.shape(logits.shape[:1], labels=labels)
     if problem == "regression":
         return optax.losses.l2_loss(logits[:, 0], labels)
     return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)

@@ -39,6 +39,8 @@ class Private:
         frozen: parameters without a gradient.
         epochs: passes over the rows, expected.
         learning_rate: the peak.
+        reproducible: coins and noise are those of the seed, which is written down: ε is
+            nominal then, what would hold if nobody knew the seed.
     """
 
     epsilon: float = 8.0
@@ -49,12 +51,15 @@ class Private:
     frozen: tuple[str, ...] = ("embeddings",)
     epochs: int = 6
     learning_rate: float = 5e-4
+    reproducible: bool = False
 
     def __post_init__(self):
         is_names = not isinstance(self.frozen, str)
         validate.require(is_names, "frozen", self.frozen, "a tuple of names")
         tuples(self, "frozen")
-        numbers = {k: v for k, v in vars(self).items() if k != "frozen"}
+        numbers = {
+            k: v for k, v in vars(self).items() if k not in ("frozen", "reproducible")
+        }
         validate.positive(**numbers)
         validate.require(self.delta < 1, "delta", self.delta, "in (0, 1)")
         # A smaller batch may be empty, and a step without rows adds no noise.

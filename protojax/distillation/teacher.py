@@ -5,8 +5,6 @@ most of the work of a distillation. The file knows what it was computed from and
 hash of what it holds: one that is out of date or damaged is computed again, never used.
 """
 
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -17,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from protojax import storage
 from protojax.base import PyTree, TeacherOutputs
 
 _logger = logging.getLogger("protojax")
@@ -38,16 +37,9 @@ def cache_key(params: PyTree, *parts: str) -> str:
     >>> key == cache_key({"weight": np.ones(2)}, "data", "another tokenizer")
     False
     """
-    digest = hashlib.sha256()
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-    shapes = {name: [str(x.dtype), list(x.shape)] for name, x in arrays.items()}
-    # The header fixes the length of all that follows, so no two inputs read alike.
-    header = json.dumps([shapes, parts]).encode()
-    digest.update(len(header).to_bytes(8, "little") + header)
-    for array in arrays.values():
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-    return digest.hexdigest()
+    arrays = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    return storage.hash_arrays(arrays, *parts)
 
 
 def cached_outputs(
@@ -107,11 +99,6 @@ def _read(path: Path, key: str) -> TeacherOutputs:
 
 def _write(path: Path, key: str, outputs: TeacherOutputs) -> None:
     """Writes a file that appears under its name only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     tensors = {name: np.ascontiguousarray(x) for name, x in outputs._asdict().items()}
-    try:
+    with storage.atomic_path(path) as temporary:
         save_file(tensors, temporary, {"key": key, "sha256": cache_key(outputs)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,9 +1,10 @@
 """Checkpoints of a federation: a folder for each node, and one for the server.
 
 `directory/node_003/step_XXXXXXXX` holds what node 3 would have on its own disk,
-`directory/server/...` what the server has, each as `protojax.checkpoint` writes it,
-with its manifest of hashes. A step counts once every folder has it. Nodes are read one
-by one, so they may come back on another number of devices or processes.
+`directory/server/...` what the server has, each as `storage.checkpoint` writes it, with
+its manifest of hashes, which says whose it is. A step counts once every folder has it.
+Nodes are read one by one, so they may come back on another number of devices or
+processes.
 """
 
 import concurrent.futures
@@ -35,12 +36,16 @@ class NodeWriter:
             all.
         keep: how many steps of each node to keep. With one, nodes that a killed process
             had not come to would have no step in common with the others.
+        identity: of the run; only who gives the same can restore its checkpoints.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int = 2) -> None:
+    def __init__(
+        self, directory: str | os.PathLike, *, keep: int = 2, identity: str = ""
+    ) -> None:
         """Starts the thread that writes."""
         validate.require(keep >= 2, "keep", keep, ">= 2")
         self.directory, self.keep = Path(directory), keep
+        self.identity = identity
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._pending: concurrent.futures.Future | None = None
 
@@ -64,7 +69,12 @@ class NodeWriter:
         """Writes each part to its folder."""
         for name, part in parts.items():
             checkpoint.save(
-                self.directory / name, part, step, extra=extra, keep=self.keep
+                self.directory / name,
+                part,
+                step,
+                extra=extra,
+                keep=self.keep,
+                identity=_identity(self.identity, name, len(parts) - 1),
             )
 
     def wait(self) -> None:
@@ -93,22 +103,29 @@ def latest_step(directory: str | os.PathLike, num_nodes: int) -> int | None:
 
 
 def restore_nodes(
-    directory: str | os.PathLike, like: Federation, *, fallback: bool = False
+    directory: str | os.PathLike,
+    like: Federation,
+    *,
+    fallback: bool = False,
+    identity: str = "",
 ) -> tuple[Federation, int, dict[str, Any]]:
     """Reads a federation back, bit for bit, after checking every node's hashes.
 
     Args:
         directory: where a `NodeWriter` wrote; of several processes all see it.
         like: the state to fill, where its leaves shall live.
-        fallback: whether a step that is damaged at any node gives way, with a warning
-            in the log, to the latest one before it that is good at all.
+        fallback: whether a step that is damaged at any node, or not that node's, gives
+            way, with a warning in the log, to the latest one before it that is good at
+            all.
+        identity: what its `NodeWriter` was made with.
 
     Returns:
         The federation, its step and its `extra`.
 
     Raises:
         FileNotFoundError: no step that all nodes have.
-        ValueError: a damaged file, named, or leaves that differ from `like`.
+        ValueError: a damaged file, named; a folder of another step, node, number of
+            nodes or identity; leaves that differ from `like`.
     """
     directory = Path(directory)
     num_nodes = jax.tree.leaves(like.nodes)[0].shape[0]
@@ -122,19 +139,28 @@ def restore_nodes(
         try:
             # All of them in every process, so that all choose the same step.
             for name in _folders(num_nodes):
-                extra = checkpoint.verify(directory / name, step)
+                extra = checkpoint.verify(
+                    directory / name,
+                    step,
+                    identity=_identity(identity, name, num_nodes),
+                )
         except ValueError as damage:
             if not fallback:
                 raise
             _logger.warning("Step %d is passed over: %s", step, damage)
             continue
-        return _read(directory, like, step), step, extra
+        return _read(directory, like, step, identity), step, extra
     raise ValueError(f"Expected an intact step in {directory}, found none.")
 
 
 def _folders(num_nodes: int) -> list[str]:
     """Returns the folders of a federation's checkpoints."""
     return [*(f"node_{node:03d}" for node in range(num_nodes)), "server"]
+
+
+def _identity(run: str, name: str, num_nodes: int) -> str:
+    """Returns what the manifests in one folder of a run say they are of."""
+    return f"{run}/{name} of {num_nodes}"
 
 
 def _common_steps(directory: Path, num_nodes: int) -> set[int]:
@@ -180,14 +206,16 @@ def _parts(federation: Federation) -> dict[str, PyTree]:
     return dict(zip(_folders(num_nodes), [*parts, server], strict=True))
 
 
-def _read(directory: Path, like: Federation, step: int) -> Federation:
+def _read(directory: Path, like: Federation, step: int, identity: str) -> Federation:
     """Reads a verified step, this process's nodes and the server."""
 
     def read(name: str, part: PyTree) -> PyTree:
         empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), part)
-        return checkpoint.restore(directory / name, empty, step=step)[0]
+        whose = _identity(identity, name, num_nodes)
+        return checkpoint.restore(directory / name, empty, step=step, identity=whose)[0]
 
     held, server = _split(like)
+    num_nodes = len(jax.tree.leaves(held)[0])
     shapes = jax.eval_shape(lambda tree: nodes.unstack(tree, 0), held)
     leaves, structure = jax.tree.flatten(held)
     mine = sorted(_own_nodes(leaves[0]))

@@ -60,11 +60,14 @@ class Model(NamedTuple):
         params: nested dict of float32 arrays, such as
             `params["layers_0"]["attention"]["query"]["kernel"]`.
         tokenizer: a transformers tokenizer, or None.
+        label_names: the name of each class, in the order of the logits; empty where
+            they have none.
     """
 
     config: EncoderConfig
     params: PyTree
     tokenizer: Any = None
+    label_names: tuple[str, ...] = ()
 
 
 def _encoder(config: EncoderConfig) -> Encoder:
@@ -206,4 +209,4 @@ def select_layers(model: Model, layers: Sequence[int]) -> Model:
     for i, layer in enumerate(layers):
         params[f"layers_{i}"] = model.params[f"layers_{layer}"]
     config = dataclasses.replace(model.config, num_layers=len(layers))
-    return Model(config, params, model.tokenizer)
+    return model._replace(config=config, params=params)

@@ -6,26 +6,19 @@ trusted. The only file of protojax that imports transformers.
 """
 
 import fnmatch
-import json
 import logging
-import re
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import huggingface_hub
 import jax.numpy as jnp
 import transformers
-from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import safe_open
+from flax.traverse_util import flatten_dict
 from safetensors.flax import save_file
 
-from protojax import models, validate
-from protojax.base import PyTree
-from protojax.models import MODELS, EncoderConfig, Model
-from protojax.models.layers import HEAD, PROBLEMS
+from protojax import models, storage, validate
+from protojax.models import MODELS, EncoderConfig, Model, _config_json, _tensors
 
 _LOG = logging.getLogger("protojax")
 _FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]  # all that is ever read
@@ -46,16 +39,6 @@ _BERT_TOKENS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-_PROBLEM_TYPES = dict(
-    zip(PROBLEMS, ["single_label_classification", "regression"], strict=True)
-)
-_OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-_LEAVES = {
-    "bias": "bias",
-    "embedding": "weight",
-    "kernel": "weight",
-    "scale": "weight",
-}
 
 
 def load_hf(
@@ -75,10 +58,12 @@ def load_hf(
 
     A checkpoint without a head (a bare or masked-language encoder) gets a fresh one,
     and a warning on the logger "protojax" says so. A head for another number of labels
-    is an error.
+    or another problem is an error. The names of its classes are those of config.json;
+    a fresh head has none.
 
     Args:
-        name_or_path: a local folder, or a name on the Hugging Face Hub.
+        name_or_path: a local folder, `~` for the home folder, or a name on the Hugging
+            Face Hub.
         num_labels: logits per row; 1 for regression.
         problem: "classification" or "regression".
         dtype: "float32" or "bfloat16", what the body computes in.
@@ -90,13 +75,24 @@ def load_hf(
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        OSError: where the checkpoint cannot be had or lacks a file.
-        ValueError: where protojax has no such family, or the tensors do not fit; one
+        OSError: where the checkpoint cannot be had, lacks a file or holds one that is
+            not whole.
+        ValueError: where protojax has no such family, config.json or the tokenizer
+            contradicts the tensors, a weight is not finite, or tensors do not fit; one
             message names all of them.
     """
     folder = _fetch(name_or_path, revision)
-    config = _read_config(
-        folder,
+    path = folder / "config.json"
+    raw = _config_json.read_config(folder)
+    # The headers come first: what config.json says of sizes is bounded by them.
+    found = _tensors.headers(folder, raw["model_type"])
+    values, tokenizer = _with_defaults(path), load_tokenizer(folder)
+    config = _config_json.encoder_config(
+        path,
+        raw["model_type"],
+        values,
+        {name: stored.shape for name, stored in found.items()},
+        pad_id=None if tokenizer is None else tokenizer.pad_token_id,
         num_labels=num_labels,
         problem=problem,
         dtype=dtype,
@@ -104,7 +100,14 @@ def load_hf(
         attention=attention,
         remat=remat,
     )
-    model = Model(config, _read_params(folder, config, seed), load_tokenizer(folder))
+    _check_tokenizer(folder, tokenizer, config.vocab_size)
+    own_head = "classifier" not in _tensors.fresh_modules(config, found)
+    if own_head:
+        _config_json.check_problem(path, raw, problem)
+    params = _tensors.read_params(folder, config, found, seed)
+    # After the tensors, whose error says more where the number of labels is another.
+    names = _config_json.label_names(path, raw, num_labels) if own_head else ()
+    model = Model(config, params, tokenizer, names)
     return models.select_layers(model, layers) if layers else model
 
 
@@ -116,38 +119,26 @@ def save_hf(folder: str | Path, model: Model) -> None:
 
     Args:
         folder: where to; its parents are made.
-        model: what to save, with its tokenizer if it has one.
+        model: what to save, with its tokenizer and the names of its classes if it has
+            them.
 
     Raises:
         FileExistsError: where the folder holds what this function never writes.
+        ValueError: where there is not one name a class.
     """
-    folder = Path(folder).resolve()
+    folder = _expanded(folder).resolve()
     foreign = _foreign_files(folder)
     if foreign:
         raise FileExistsError(
             f"{folder} holds {', '.join(foreign)}: more than a checkpoint. "
             "Save to a folder of its own."
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    stem = f".{folder.name}.{uuid.uuid4().hex}"
-    new, old = folder.with_name(f"{stem}.new"), folder.with_name(f"{stem}.old")
-    try:
+    with storage.atomic_folder(folder) as new:
         new.mkdir()
-        _write_config(new, model.config)
+        _write_config(new, model.config, model.label_names)
         _write_params(new, model)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(new)
-        if folder.exists():
-            folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_tokenizer(folder: str | Path) -> transformers.PreTrainedTokenizerBase | None:
@@ -155,13 +146,25 @@ def load_tokenizer(folder: str | Path) -> transformers.PreTrainedTokenizerBase |
 
     Args:
         folder: with tokenizer.json or the older vocabulary files.
+
+    Raises:
+        OSError: on a file that is only a pointer of git-LFS.
+        ValueError: where the files make no tokenizer.
     """
-    folder = Path(folder)
-    if not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
+    folder = _expanded(folder)
+    files = [path for pattern in _VOCABULARIES for path in folder.glob(pattern)]
+    if not files:
         return None
-    return transformers.AutoTokenizer.from_pretrained(
-        str(folder), local_files_only=True, trust_remote_code=False
-    )
+    for path in files:
+        _config_json.refuse_pointer(path)
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # of three libraries
+        raise ValueError(
+            f"The files in {folder} make no tokenizer ({_config_json.one_line(error)})."
+        ) from error
 
 
 def wrap_tokenizer(
@@ -201,7 +204,7 @@ def wrap_tokenizer(
 
 def _fetch(name_or_path: str | Path, revision: str | None) -> Path:
     """Returns the local folder of a checkpoint, downloading it if it has to."""
-    folder = Path(name_or_path)
+    folder = _expanded(name_or_path)
     if folder.is_dir():
         return folder
     try:
@@ -223,176 +226,74 @@ def _fetch(name_or_path: str | Path, revision: str | None) -> Path:
     return Path(fetched)
 
 
-def _read_config(folder: Path, **settings: Any) -> EncoderConfig:
-    """Returns the config of a checkpoint and of what the caller wants from it."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"No config.json in {folder}: not a checkpoint.")
-    raw = json.loads(path.read_text())
-    validate.one_of(MODELS, model_type=raw.get("model_type"))
-    for name, allowed in {
-        "position_embedding_type": "absolute",
-        "is_decoder": False,
-    }.items():
-        found = raw.get(name, allowed)
-        validate.require(found == allowed, name, found, f"{allowed!r} in config.json")
-    # AutoConfig, because config.json leaves out what equals transformers' defaults.
-    found = transformers.AutoConfig.from_pretrained(
-        str(folder), local_files_only=True, trust_remote_code=False
-    ).to_dict()
-    family = MODELS[raw["model_type"]]
-    values = {ours: found[theirs] for ours, theirs in family.fields.items()}
-    if values["classifier_dropout"] is None:
-        values["classifier_dropout"] = values["dropout"]
-    return EncoderConfig(family=raw["model_type"], **values, **family.fixed, **settings)
+def _expanded(folder: str | Path) -> Path:
+    """Returns a path with its `~` replaced by the home folder."""
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:  # the home of a user who is not there
+        raise OSError(f"{str(folder)!r}: {error}") from error
 
 
-def _write_config(folder: Path, config: EncoderConfig) -> None:
+def _with_defaults(path: Path) -> dict[str, Any]:
+    """Returns what config.json says and what it leaves out, transformers' defaults."""
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            str(path.parent), local_files_only=True, trust_remote_code=False
+        ).to_dict()
+    except Exception as error:  # of three libraries
+        raise ValueError(
+            f"{path} is no config ({_config_json.one_line(error)})."
+        ) from error
+
+
+def _check_tokenizer(folder: Path, tokenizer: Any, vocab_size: int) -> None:
+    """Raises on tokens that the word embedding has no row for."""
+    if tokenizer is None:
+        _LOG.warning(
+            "%s holds no tokenizer, none of %s: the model reads ids, no text.",
+            folder,
+            ", ".join(_VOCABULARIES),
+        )
+        return
+    vocab = tokenizer.get_vocab()
+    token = max(vocab, key=vocab.get, default="")
+    largest = vocab.get(token, -1)
+    if largest >= vocab_size:
+        raise ValueError(
+            f"Expected ids < {vocab_size}, the rows of the word embedding, from the "
+            f"tokenizer in {folder}, found id {largest} of token {token!r}. Give the "
+            "checkpoint the tokenizer it was trained with, or resize its embedding: "
+            "model.resize_token_embeddings(len(tokenizer)) of transformers."
+        )
+
+
+def _write_config(
+    folder: Path, config: EncoderConfig, label_names: Sequence[str]
+) -> None:
     """Writes config.json as transformers does."""
+    names = list(label_names or _config_json.placeholders(config.num_labels).values())
+    one_each = len(set(names)) == len(names) == config.num_labels
+    bound = f"{config.num_labels} different ones, or none"
+    validate.require(one_each, "label_names", tuple(names), bound)
     family = MODELS[config.family]
     values = {theirs: getattr(config, ours) for ours, theirs in family.fields.items()}
     saved = transformers.AutoConfig.for_model(
         config.family,
         architectures=[family.architecture],
-        id2label={i: f"LABEL_{i}" for i in range(config.num_labels)},
-        label2id={f"LABEL_{i}": i for i in range(config.num_labels)},
-        problem_type=_PROBLEM_TYPES[config.problem],
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
+        problem_type=_config_json.PROBLEM_TYPES[config.problem],
         dtype="float32",
         **values,
     )
     saved.save_pretrained(folder)
 
 
-class _Tensor(NamedTuple):
-    """A tensor of a checkpoint: which parameter, of which shape there, transposed."""
-
-    path: tuple[str, ...]
-    shape: tuple[int, ...]
-    transposed: bool
-
-
-def _tensors(config: EncoderConfig) -> dict[str, _Tensor]:
-    """Returns what a classifier's checkpoint holds, by name."""
-    tensors = {}
-    for path, leaf in flatten_dict(models.param_shapes(config)).items():
-        module, kind = "/".join(path[:-1]), path[-1]
-        layer = re.match(r"layers_(\d+)/", module)
-        if layer:
-            module = module.replace(layer[0], "layers_{i}/", 1)
-        name = MODELS[config.family].modules[module].format(i=layer and layer[1])
-        transposed = kind == "kernel"
-        shape = leaf.shape[::-1] if transposed else leaf.shape
-        tensors[f"{name}.{_LEAVES[kind]}"] = _Tensor(path, shape, transposed)
-    return tensors
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """Returns the safetensors files of a checkpoint."""
-    single, index = (
-        folder / "model.safetensors",
-        folder / "model.safetensors.index.json",
-    )
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        shards = set(json.loads(index.read_text())["weight_map"].values())
-        files = [folder / Path(shard).name for shard in sorted(shards)]
-        absent = [file.name for file in files if not file.is_file()]
-        if absent:
-            raise FileNotFoundError(f"{folder} lacks {', '.join(absent)}.")
-        return files
-    raise FileNotFoundError(
-        f"No model.safetensors in {folder}. If it holds pytorch_model.bin instead: "
-        "that is a pickle, which can run any code, and protojax opens none. If you "
-        "trust it, convert it once where PyTorch is installed: transformers."
-        "AutoModelForSequenceClassification.from_pretrained(OLD).save_pretrained(NEW)."
-    )
-
-
-def _read_params(folder: Path, config: EncoderConfig, seed: int) -> PyTree:
-    """Returns the parameters of a checkpoint, a missing head drawn from the seed."""
-    prefix = MODELS[config.family].prefix
-    expected = {
-        name.removeprefix(prefix): tensor for name, tensor in _tensors(config).items()
-    }
-    found = {}
-    for path in _weight_files(folder):
-        file = safe_open(path, framework="flax")
-        for name in file.keys():  # noqa: SIM118 (safe_open is no dict)
-            found[_plain_name(name, prefix)] = (file, name)
-    shapes = {
-        name: tuple(file.get_slice(stored).get_shape())
-        for name, (file, stored) in found.items()
-    }
-    held = {tensor.path[0] for name, tensor in expected.items() if name in found}
-    fresh = [module for module in HEAD if module not in held]
-    expected = {n: t for n, t in expected.items() if t.path[0] not in fresh}
-    _check(folder, config, expected, shapes)
-    flat = {}
-    for name, tensor in expected.items():
-        file, stored = found[name]
-        value = file.get_tensor(stored).astype(jnp.float32)
-        flat[tensor.path] = value.T if tensor.transposed else value
-    if fresh:
-        absent = " and no ".join(fresh)
-        _LOG.warning("%s has no %s: drawn from seed %d.", folder, absent, seed)
-        shapes = models.param_shapes(config)
-        head = {module: shapes[module] for module in fresh}
-        flat |= flatten_dict(models.init_params(head, seed=seed))
-    return unflatten_dict(flat)
-
-
-def _plain_name(name: str, prefix: str) -> str:
-    """Returns a tensor's name without prefix and in today's spelling."""
-    name = name.removeprefix(prefix)
-    for old, new in _OLD_NAMES.items():
-        if name.endswith(old):
-            name = name.removesuffix(old) + new
-    return name
-
-
-def _check(
-    folder: Path,
-    config: EncoderConfig,
-    expected: dict[str, _Tensor],
-    shapes: dict[str, tuple[int, ...]],
-) -> None:
-    """Raises one error that lists every tensor that does not fit."""
-    extra = sorted(shapes.keys() - expected.keys())
-    ignored = [n for n in extra if n.startswith(MODELS[config.family].ignored)]
-    if ignored:
-        _LOG.info("%s: ignored %s.", folder, ", ".join(ignored))
-    problems = {
-        "missing": sorted(expected.keys() - shapes.keys()),
-        "unexpected": [name for name in extra if name not in ignored],
-        "mis-shaped": [
-            f"{name} {shapes[name]} instead of {tensor.shape}"
-            for name, tensor in expected.items()
-            if shapes.get(name, tensor.shape) != tensor.shape
-        ],
-    }
-    if not any(problems.values()):
-        return
-    lines = [f"The tensors in {folder} do not fit {config.family}."]
-    for kind, names in problems.items():
-        if names:
-            lines.append(f"  {len(names)} {kind}: {', '.join(names)}")
-    for name, tensor in expected.items():
-        labels = shapes.get(name, (config.num_labels,))[0]
-        if tensor.path == ("classifier", "kernel") and labels != config.num_labels:
-            lines.append(
-                f"  Its classifier has {labels} labels, found num_labels="
-                f"{config.num_labels}. For another task start from a checkpoint "
-                "without a classifier."
-            )
-    raise ValueError("\n".join(lines))
-
-
 def _write_params(folder: Path, model: Model) -> None:
     """Writes model.safetensors under the names of a classifier's checkpoint."""
     params = flatten_dict(model.params)
     tensors = {}
-    for name, tensor in _tensors(model.config).items():
+    for name, tensor in _tensors.expected_tensors(model.config).items():
         value = jnp.asarray(params[tensor.path], jnp.float32)
         tensors[name] = value.T if tensor.transposed else value
     path = folder / "model.safetensors"

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from protojax import validate
-from protojax.base import Array, Batch, ModelOutput
+from protojax.base import PROBLEMS, Array, Batch, ModelOutput
 
 ACTIVATIONS = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -28,7 +28,6 @@ ACTIVATIONS = {
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
 }
-PROBLEMS = ("classification", "regression")
 DTYPES = ("float32", "bfloat16")
 HEAD = ("pooler", "classifier")  # what a checkpoint may lack and every family has
 

@@ -57,8 +57,16 @@ def renumber(input_ids: np.ndarray, kept: np.ndarray) -> np.ndarray:
     Args:
         input_ids: `[rows, length]`, each among `kept`.
         kept: `[kept]`, rising.
+
+    Raises:
+        ValueError: an id that is not among `kept`.
     """
-    return np.searchsorted(kept, input_ids).astype(np.asarray(input_ids).dtype)
+    ids, kept = np.asarray(input_ids), np.asarray(kept)
+    places = np.minimum(np.searchsorted(kept, ids), len(kept) - 1)
+    lost = ids[kept[places] != ids]
+    first = int(lost[0]) if lost.size else None
+    validate.require(first is None, "input_ids", first, "among those kept")
+    return places.astype(ids.dtype)
 
 
 def narrow(model: Model, kept: np.ndarray) -> Model:

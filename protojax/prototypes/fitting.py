@@ -8,9 +8,7 @@ made under the cosine metric have unit length. All arithmetic is float32.
 """
 
 import functools
-import hashlib
 import os
-import pathlib
 
 import chex
 import jax
@@ -20,7 +18,7 @@ import optax
 import safetensors
 import safetensors.numpy
 
-from protojax import validate
+from protojax import storage, validate
 from protojax.base import Array, Prototypes
 from protojax.prototypes._kmeans import BLOCK_ROWS, best_of_restarts, member_sums
 from protojax.prototypes.geometry import METRICS, distances, paired_distance, unit
@@ -43,29 +41,33 @@ def nearest_prototype(
 
     Returns:
         Index `[batch]`, int32, and distance `[batch]`, float32, differentiable. A row
-        without any prototype to choose from gets index 0 and distance inf.
+        without any prototype to choose from gets index 0 and distance inf. A row that
+        is not finite gets one it may choose, and a distance that is not finite.
 
     Raises:
-        ValueError: the widths differ, or the metric is unknown.
+        ValueError: the widths differ, `where` has another shape, or the metric is
+            unknown.
 
     >>> found = Prototypes(jnp.eye(2), jnp.array([7, 8]), jnp.ones(2))
     >>> index, distance = nearest_prototype(jnp.array([[0.0, 3.0]]), found)
     >>> int(index[0]), float(distance[0])
     (1, 0.0)
     """
-    allowed = (prototypes.counts > 0)[None, :]
+    vectors = jnp.asarray(prototypes.vectors)
+    alive = jnp.asarray(prototypes.counts) > 0
+    allowed = alive[None, :]
     if where is not None:
+        validate.shape((len(embeddings), len(vectors)), where=where)
         allowed = allowed & where
-    every = jnp.where(
-        allowed, distances(embeddings, prototypes.vectors, metric=metric), jnp.inf
-    )
+    every = distances(embeddings, vectors, metric=metric, where=alive)
+    # Overflow is farther than all others, yet not as far as what is not allowed.
+    every = jnp.minimum(every, jnp.finfo(jnp.float32).max)
+    every = jnp.where(allowed, every, jnp.inf)
     index = jnp.argmin(every, axis=-1).astype(jnp.int32)
     # Once more from the vectors themselves: the matrix form is exact enough to rank,
     # not to measure a small Euclidean distance, and this needs no [batch,
     # num_prototypes] matrix in the backward pass.
-    distance = paired_distance(
-        embeddings, jnp.asarray(prototypes.vectors)[index], metric=metric
-    )
+    distance = paired_distance(embeddings, vectors[index], metric=metric)
     return index, jnp.where(jnp.any(allowed, axis=-1), distance, jnp.inf)
 
 
@@ -80,14 +82,15 @@ def class_of_nearest(
         metric: "cosine" or "l2".
 
     Returns:
-        `[batch]`, int32; -1 where there is no prototype with rows at all.
+        `[batch]`, int32; -1 for a row whose distance is not finite, and where there
+        is no prototype with rows at all.
 
     >>> found = Prototypes(jnp.eye(2), jnp.array([7, 8]), jnp.ones(2))
     >>> class_of_nearest(jnp.array([[0.0, 3.0], [2.0, 1.0]]), found).tolist()
     [8, 7]
     """
     index, distance = nearest_prototype(embeddings, prototypes, metric=metric)
-    return jnp.where(jnp.isinf(distance), -1, jnp.asarray(prototypes.labels)[index])
+    return jnp.where(jnp.isfinite(distance), jnp.asarray(prototypes.labels)[index], -1)
 
 
 def inertia(
@@ -108,12 +111,18 @@ def inertia(
         where: `[rows]`, which rows count.
 
     Returns:
-        Scalar, float32.
+        Scalar, float32; NaN or infinite where a row that counts is not finite.
+
+    Raises:
+        ValueError: the widths differ, `where` has another shape, or the metric is
+            unknown.
 
     >>> one = Prototypes(jnp.zeros((1, 1)), jnp.array([-1]), jnp.ones(1))
     >>> float(inertia(jnp.array([[1.0], [-2.0]]), one, metric="l2"))
     5.0
     """
+    if where is not None:
+        validate.shape((len(embeddings),), where=where)
 
     def cost(row: Array) -> Array:
         _, distance = nearest_prototype(row[None], prototypes, metric=metric)
@@ -159,7 +168,9 @@ def kmeans(
         Prototypes with labels -1.
 
     Raises:
-        ValueError: more prototypes than rows, or an argument out of its range.
+        ValueError: more prototypes than rows, an argument out of its range, or rows
+            that are not finite, or whose squares are not under "l2": a NaN is near
+            nothing. (Under jit nothing can be raised: some vectors are NaN then.)
 
     >>> rows = jnp.array([[0.0], [1.0], [10.0], [11.0]])
     >>> found = kmeans(jax.random.key(0), rows, 2, metric="l2")
@@ -187,9 +198,23 @@ def kmeans(
     if where is None:
         where = jnp.ones(len(embeddings), bool)
     where = jnp.asarray(where, bool)
-    validate.same_length(embeddings=embeddings, where=where)
+    validate.shape((len(embeddings),), where=where)
+    _check_finite(embeddings, where, metric)
     return best_of_restarts(
         key, embeddings, where, num_prototypes, num_iters, num_restarts, metric
+    )
+
+
+def _check_finite(embeddings: Array, where: Array, metric: str) -> None:
+    """Rows that count must be finite, which can be seen outside of jit only."""
+    if isinstance(embeddings, jax.core.Tracer) or isinstance(where, jax.core.Tracer):
+        return
+    rows = jnp.asarray(embeddings, jnp.float32)
+    if metric == "l2":
+        rows = jnp.sum(jnp.square(rows), axis=-1, keepdims=True)
+    broken = int(jnp.sum(where & ~jnp.all(jnp.isfinite(rows), axis=-1)))
+    validate.require(
+        not broken, "number of rows with NaN, infinity or overflow", broken, "= 0"
     )
 
 
@@ -311,7 +336,8 @@ def learn_prototypes(
     scored = jnp.any(own, axis=-1)
 
     def loss(vectors: Array) -> Array:
-        scores = -distances(embeddings, vectors, metric=metric) / temperature
+        found = distances(embeddings, vectors, metric=metric, where=alive)
+        scores = -found / temperature
         every = jax.nn.logsumexp(scores, axis=-1, where=alive)
         # A row without prototypes takes part with all of them, hence with loss 0.
         mine = jax.nn.logsumexp(
@@ -354,7 +380,8 @@ def update_prototypes(
         prototypes: vectors `[num_prototypes, dim]`.
         embeddings: `[batch, dim]`.
         decay: how much of the old vector stays, in [0, 1].
-        where: `[batch]`, bool, which rows count.
+        where: `[batch]`, bool, which rows count; one whose distance is not finite
+            does not.
         metric: "cosine" (rows and results are scaled to unit length) or "l2".
 
     Returns:
@@ -362,8 +389,8 @@ def update_prototypes(
         prototype without rows stays as it is.
 
     Raises:
-        ValueError: decay is out of its range, the widths differ, or the metric is
-            unknown.
+        ValueError: decay is out of its range, the widths differ, `where` has another
+            shape, or the metric is unknown.
 
     >>> old = Prototypes(jnp.array([[1.0], [9.0]]), jnp.array([0, 1]), jnp.ones(2))
     >>> new = update_prototypes(old, jnp.array([[2.0], [4.0]]), decay=0.5, metric="l2")
@@ -374,6 +401,7 @@ def update_prototypes(
     index, distance = nearest_prototype(embeddings, prototypes, metric=metric)
     weights = jnp.isfinite(distance)
     if where is not None:
+        validate.shape(weights.shape, where=where)
         weights = weights & where
     rows = embeddings.astype(jnp.float32) if metric == "l2" else unit(embeddings)
     sums, counts = member_sums(
@@ -404,21 +432,19 @@ def save_prototypes(path: str | os.PathLike, prototypes: Prototypes) -> str:
     The file appears under its name only when it is complete.
 
     Args:
-        path: the file; its folder must exist.
+        path: the file; its folder is made if it does not exist.
         prototypes: vectors `[..., num_prototypes, dim]`.
 
     Returns:
         The SHA-256 of vectors, labels and counts, in hexadecimal; hand it on by another
         way than the file, and `load_prototypes` can tell a replaced file.
     """
-    path = pathlib.Path(path)
     arrays = {
         name: np.ascontiguousarray(leaf) for name, leaf in prototypes._asdict().items()
     }
     digest = _content_hash(arrays)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(safetensors.numpy.save(arrays, {"sha256": digest}))
-    temporary.replace(path)
+    with storage.atomic(path) as file:
+        file.write(safetensors.numpy.save(arrays, {"sha256": digest}))
     return digest
 
 
@@ -454,12 +480,7 @@ def load_prototypes(
 
 def _content_hash(arrays: dict[str, np.ndarray]) -> str:
     """SHA-256 over the names, types, shapes and bytes of arrays."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = arrays[name]
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    return storage.hash_arrays({name: arrays[name] for name in sorted(arrays)})
 
 
 def _even_shares(sizes: np.ndarray, total: int) -> np.ndarray:

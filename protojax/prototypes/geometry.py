@@ -1,8 +1,11 @@
 """Distances between vectors: the cosine distance 1 − cos(x, p), in [0, 2], and "l2".
 
 A zero vector has no direction: it is at cosine distance 1 from everything, and all
-gradients at it, or at a Euclidean distance of 0, are zero instead of infinite. All
-arithmetic is float32, whatever the input.
+gradients at it, or at a Euclidean distance of 0, are zero instead of infinite. A vector
+that is not finite is at distance NaN or infinity, never near. All arithmetic is
+float32, whatever the input: the square of a Euclidean distance overflows from about
+1e19 on, and such a distance is infinite (NaN in `distances`, where two infinite terms
+cancel). A direction has no such bound.
 """
 
 import chex
@@ -19,7 +22,7 @@ TINY = 1e-24
 
 
 def unit(vectors: Array) -> Array:
-    """Returns vectors scaled to unit length; a zero vector stays zero.
+    """Vectors scaled to unit length; a zero vector stays zero.
 
     The gradient at a zero vector is zero, not infinite.
 
@@ -27,12 +30,18 @@ def unit(vectors: Array) -> Array:
         vectors: `[..., dim]`.
 
     Returns:
-        `[..., dim]`, float32.
+        `[..., dim]`, float32; NaN somewhere in a vector that is not finite.
 
     >>> unit(jnp.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
     [[0.6..., 0.8...], [0.0, 0.0]]
     """
-    vectors = vectors.astype(jnp.float32)
+    vectors = jnp.asarray(vectors, jnp.float32)
+    # Powers of two, which change no digit, bring large entries to where the squares
+    # are finite; all others are left as they are.
+    largest = jnp.max(jnp.abs(vectors), axis=-1, keepdims=True, initial=0)
+    vectors = vectors * jnp.select(
+        [largest > 2.0**80, largest > 2.0**30], [2.0**-100, 2.0**-55], 1.0
+    )
     squares = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
     nonzero = squares > TINY
     return vectors * jnp.where(
@@ -40,18 +49,28 @@ def unit(vectors: Array) -> Array:
     )
 
 
-def distances(embeddings: Array, vectors: Array, *, metric: str = "cosine") -> Array:
-    """Computes the distance of every row to every vector by one matrix product.
+def distances(
+    embeddings: Array,
+    vectors: Array,
+    *,
+    metric: str = "cosine",
+    where: Array | None = None,
+) -> Array:
+    """Distances of every row to every vector, by one matrix product.
 
     d(x, p) = 1 − x·p / (‖x‖ ‖p‖)  or  √(‖x‖² − 2 x·p + ‖p‖²)
 
-    The second form loses digits where ‖x − p‖ is small beside ‖x‖; `paired_distance`
-    does not. A zero vector is at cosine distance 1 from everything.
+    The second form is taken about the mean of the vectors, so that an offset that rows
+    and vectors have in common costs no digits. It still loses some where ‖x − p‖ is
+    small beside the spread of the vectors; `paired_distance` does not. A zero vector is
+    at cosine distance 1 from everything.
 
     Args:
         embeddings: `[batch, dim]`.
         vectors: `[num_prototypes, dim]`.
         metric: "cosine" or "l2".
+        where: `[num_prototypes]`, bool, which vectors are meant; the distances to the
+            others, which may hold anything, are to be masked.
 
     Returns:
         `[batch, num_prototypes]`, float32.
@@ -67,7 +86,10 @@ def distances(embeddings: Array, vectors: Array, *, metric: str = "cosine") -> A
     if metric == "cosine":
         products = jnp.matmul(unit(embeddings), unit(vectors).T, precision="highest")
         return jnp.clip(1 - products, 0, 2)
-    return _safe_sqrt(squared_distances(embeddings, vectors))
+    embeddings = jnp.asarray(embeddings, jnp.float32)
+    vectors = jnp.asarray(vectors, jnp.float32)
+    origin = _origin(vectors, where)
+    return _safe_sqrt(squared_distances(embeddings - origin, vectors - origin))
 
 
 def paired_distance(a: Array, b: Array, *, metric: str = "cosine") -> Array:
@@ -105,10 +127,24 @@ def _check_widths(embeddings: Array, vectors: Array) -> None:
         )
 
 
+def _origin(vectors: Array, where: Array | None) -> Array:
+    """Mean of the finite entries of some of the vectors, `[dim]`.
+
+    Distances are the same from any origin: one entry that is not finite need not spoil
+    those to other vectors, and no gradient passes.
+    """
+    counted = jnp.isfinite(vectors)
+    if where is not None:
+        counted = counted & where[:, None]
+    # The quotient comes first: a sum of large entries would overflow.
+    parts = vectors / jnp.maximum(jnp.sum(counted, axis=0), 1)
+    return jax.lax.stop_gradient(jnp.sum(parts, axis=0, where=counted))
+
+
 def _safe_sqrt(squares: Array) -> Array:
-    """Square root with zero gradient at 0."""
-    positive = squares > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
+    """Square root with zero gradient at 0; that of NaN is NaN."""
+    zero = squares == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))
 
 
 def squared_distances(a: Array, b: Array) -> Array:

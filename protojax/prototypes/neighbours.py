@@ -14,6 +14,7 @@ import numpy as np
 
 from protojax import validate
 from protojax.base import Array
+from protojax.prototypes.geometry import METRICS, unit
 
 _TILE = 32  # values per tile of the two-stage top-k: the fastest from 50,000 rows on
 
@@ -65,7 +66,7 @@ def neighbours(
     ([1, 0, 1, 0], [True, True, True, False])
     """
     validate.positive(k=k, block_rows=block_rows, pool_rows=len(pool))
-    validate.one_of(["cosine", "l2"], metric=metric)
+    validate.one_of(METRICS, metric=metric)
     validate.same_length(queries=queries, query_groups=query_groups)
     validate.same_length(pool=pool, pool_groups=pool_groups)
     if np.ndim(queries) != 2 or np.shape(queries)[1:] != np.shape(pool)[1:]:
@@ -108,20 +109,12 @@ def _embed(queries: Array, pool: Array, *, metric: str) -> tuple[Array, Array, A
     """Returns q, p and o [rows] such that the nearest p has the largest q·p - o."""
     queries, pool = jnp.asarray(queries, jnp.float32), jnp.asarray(pool, jnp.float32)
     if metric == "cosine":
-        return _unit(queries), _unit(pool), jnp.zeros(len(pool))
+        return unit(queries), unit(pool), jnp.zeros(len(pool))
     # -‖q - p‖²/2 = q·p - ‖p‖²/2 + a term of q alone. Distances do not depend on the
     # origin, rounding does: it is least where the rows are centred.
     centre = jnp.mean(pool, axis=0)
     queries, pool = queries - centre, pool - centre
     return queries, pool, jnp.sum(pool**2, axis=-1) / 2
-
-
-def _unit(rows: Array) -> Array:
-    """Returns rows of length one, zero rows as they are."""
-    # The largest entry goes first, so that no square overflows or vanishes.
-    largest = jnp.max(jnp.abs(rows), axis=-1, keepdims=True)
-    rows = rows / jnp.where(largest > 0, largest, 1)
-    return rows / jnp.maximum(jnp.linalg.norm(rows, axis=-1, keepdims=True), 1)
 
 
 @jax.jit

@@ -4,11 +4,11 @@ Orbax writes the arrays; this module adds what it leaves out. A step is written 
 temporary folder, then a manifest with the SHA-256 of every file, then the folder takes
 its final name: a process killed at any moment leaves the previous step as it was.
 Restoring checks every hash, because Orbax alone reads a flipped bit as another weight,
-and takes an abstract state, so that no dtype, shape or placement changes unnoticed.
+and takes an abstract state, so that no dtype, shape or placement changes unnoticed. The
+manifest says which step of which run it is, so that no folder passes for another.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -26,12 +26,13 @@ from orbax.checkpoint import v1 as ocp
 
 from protojax import validate
 from protojax.base import PyTree
+from protojax.storage import files, manifest
 
 _logger = logging.getLogger("protojax")
 
-_MANIFEST = "manifest.json"
-# ".old" is a step that its own replacement is about to remove: still good until then.
-_FOLDER = re.compile(r"step_(\d{8,})(\.old)?")
+_FOLDER = re.compile(r"step_(\d{8,})")
+# What earlier versions of this module, and Orbax for them, called a half-written step.
+_LEFTOVER = re.compile(r"step_\d{8,}\.tmp(\.orbax-checkpoint-tmp)?")
 
 
 def save(
@@ -41,6 +42,7 @@ def save(
     *,
     extra: dict[str, Any] | None = None,
     keep: int = 1,
+    identity: str = "",
 ) -> Path:
     """Writes a state to `directory/step_XXXXXXXX` and removes what it supersedes.
 
@@ -58,6 +60,8 @@ def save(
         step: the optimiser steps taken; an existing step is replaced.
         extra: what else to remember, as JSON.
         keep: how many steps to keep, the new one included.
+        identity: what the state belongs to, such as a run's name and the hash of its
+            rows; only who gives the same can restore it.
 
     Returns:
         The folder.
@@ -77,19 +81,20 @@ def save(
     directory = _local(directory)
     content = {
         "step": int(step),
+        "identity": identity,
         # As JSON gives it back, so that the manifest's own hash can be recomputed.
         "extra": json.loads(json.dumps(extra or {})),
         "leaves": _describe(state),
     }
     _require_own(state)
     folder = directory / f"step_{step:08d}"
-    temporary = folder.with_name(folder.name + ".tmp")
     directory.mkdir(parents=True, exist_ok=True)
-    for leftover in directory.glob("step_*.tmp*"):
+    files.remove_leftovers(directory)
+    for leftover in _folders(directory, _LEFTOVER):
         shutil.rmtree(leftover)
-    _write(temporary, jax.tree.map(_raw, state))
-    _write_manifest(temporary, content)
-    _put_in_place(temporary, folder)
+    with files.atomic_folder(folder) as temporary:
+        _write(temporary, jax.tree.map(_raw, state))
+        manifest.write(temporary, content)
     _remove_superseded(directory, step, keep)
     return folder
 
@@ -100,6 +105,7 @@ def restore(
     *,
     step: int | None = None,
     fallback: bool = False,
+    identity: str = "",
 ) -> tuple[PyTree, int, dict[str, Any]]:
     """Reads a state back, bit for bit, after checking every hash.
 
@@ -111,15 +117,18 @@ def restore(
             back with its dtype and shape, where it lives: on its sharding, on the host
             (NumPy), or on the default device, uncommitted, if it names no place.
         step: which step; the latest by default.
-        fallback: whether a damaged step gives way, with a warning in the log, to the
-            latest good one before it.
+        fallback: whether a step that is damaged, whatever the form, or of another
+            identity gives way, with a warning in the log, to the latest good one before
+            it.
+        identity: what it was saved with.
 
     Returns:
         The state, its step and its `extra`.
 
     Raises:
         FileNotFoundError: no such step.
-        ValueError: a damaged file, named, or leaves that differ from `like`, all named.
+        ValueError: a damaged file, named, one that cannot be read included; a folder of
+            another step or identity; leaves that differ from `like`, all named.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -137,13 +146,12 @@ def restore(
         )
     for number in sorted((n for n in steps if n <= step), reverse=True):
         try:
-            content = _verify(steps[number])
-        except ValueError as damage:
+            content = manifest.verify(steps[number], number, identity)
+            return _load(steps[number], like, content), number, content["extra"]
+        except manifest.DamagedError as damage:
             if not fallback:
                 raise
             _logger.warning("Step %d is passed over: %s", number, damage)
-            continue
-        return _load(steps[number], like, content), number, content["extra"]
     raise ValueError(f"Expected an intact step <= {step} in {directory}, found none.")
 
 
@@ -165,24 +173,28 @@ def complete_steps(directory: str | os.PathLike) -> list[int]:
     return sorted(_steps(_local(directory)))
 
 
-def verify(directory: str | os.PathLike, step: int) -> dict[str, Any]:
-    """Checks every hash of a step.
+def verify(
+    directory: str | os.PathLike, step: int, *, identity: str = ""
+) -> dict[str, Any]:
+    """Checks every hash of a step, and that it is the one asked for.
 
     Args:
         directory: where `save` wrote.
         step: one of `complete_steps(directory)`.
+        identity: what it was saved with.
 
     Returns:
         Its `extra`.
 
     Raises:
         FileNotFoundError: no such step.
-        ValueError: a damaged file, named.
+        ValueError: a damaged file, named, one that cannot be read included; a folder of
+            another step or identity.
     """
     steps = _steps(_local(directory))
     if step not in steps:
         raise FileNotFoundError(f"Expected step {step} in {directory}, found none.")
-    return _verify(steps[step])["extra"]
+    return manifest.verify(steps[step], step, identity)["extra"]
 
 
 def _local(directory: str | os.PathLike) -> Path:
@@ -194,83 +206,42 @@ def _local(directory: str | os.PathLike) -> Path:
 
 def _steps(directory: Path) -> dict[int, Path]:
     """Returns the complete steps and their folders."""
-    found = {}
-    # In reverse, so that a step in place wins over its predecessor, ".old".
-    for path in sorted(directory.glob("step_*"), reverse=True):
-        match = _FOLDER.fullmatch(path.name)
-        if match and (path / _MANIFEST).exists():
-            found[int(match[1])] = path
-    return found
+    places = {path: path for path in _folders(directory, _FOLDER)}
+    # A step that its own replacement was about to remove is good until then.
+    for place, old in files.set_aside(directory).items():
+        if _FOLDER.fullmatch(place.name):
+            places[place] = old
+    return {
+        int(_FOLDER.fullmatch(place.name)[1]): path
+        for place, path in places.items()
+        # Of os.path, which takes a folder that cannot be entered for one without.
+        if os.path.exists(path / manifest.NAME)
+    }
 
 
-def _put_in_place(temporary: Path, folder: Path) -> None:
-    """Gives a complete folder its final name; the step it replaces survives a crash."""
-    old = folder.with_name(folder.name + ".old")
-    if folder.exists():
-        if old.exists():
-            _remove(old)
-        os.rename(folder, old)
-    os.rename(temporary, folder)
+def _folders(directory: Path, pattern: re.Pattern) -> list[Path]:
+    """Returns the folders whose whole names match; links and files are no steps."""
+    return [
+        path
+        for path in sorted(directory.glob("step_*"))
+        if pattern.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    ]
 
 
 def _remove_superseded(directory: Path, step: int, keep: int) -> None:
     """Removes every folder but those of the latest steps up to this one."""
     steps = _steps(directory)
     kept = {steps[n] for n in sorted(n for n in steps if n <= step)[-keep:]}
-    for path in directory.glob("step_*"):
-        if _FOLDER.fullmatch(path.name) and path not in kept:
+    for path in _folders(directory, _FOLDER):
+        if path not in kept:
             _remove(path)
 
 
 def _remove(folder: Path) -> None:
     """Removes a folder, its manifest first: half a step is no step."""
-    (folder / _MANIFEST).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a damaged step may have a folder there
+        (folder / manifest.NAME).unlink()
     shutil.rmtree(folder)
-
-
-def _hash_file(path: Path) -> str:
-    """Returns the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _hash_content(content: dict[str, Any]) -> str:
-    """Returns the SHA-256 of what a manifest says."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _write_manifest(folder: Path, content: dict[str, Any]) -> None:
-    """Writes the hashes of a folder's files, and the manifest's own, all to disk."""
-    files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        files[path.relative_to(folder).as_posix()] = _hash_file(path)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    content = {**content, "files": files}
-    manifest = {"sha256": _hash_content(content), **content}
-    with (folder / _MANIFEST).open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _verify(folder: Path) -> dict[str, Any]:
-    """Returns a manifest's content once every file has been found as it was written."""
-    path = folder / _MANIFEST
-    try:
-        content = json.loads(path.read_bytes())
-        recorded = content.pop("sha256", None)
-    except ValueError as error:
-        raise ValueError(f"Expected {path} intact, found no JSON.") from error
-    if recorded != _hash_content(content):
-        raise ValueError(f"Expected {path} intact, found another SHA-256.")
-    for name, expected in content["files"].items():
-        path = folder / name
-        if not path.exists():
-            raise ValueError(f"Expected {path}, found no such file.")
-        if _hash_file(path) != expected:
-            raise ValueError(f"Expected {path} intact, found another SHA-256.")
-    return content
 
 
 def _describe(tree: PyTree) -> dict[str, str]:
@@ -370,8 +341,13 @@ def _load(folder: Path, like: PyTree, content: dict[str, Any]) -> PyTree:
             f"Expected {folder} to hold the state asked for, found "
             f"{'; '.join(differences)}."
         )
-    with _quiet(), _context():
-        state = ocp.load(folder, jax.tree.map(_abstract, like))
+    try:
+        with _quiet(), _context():
+            state = ocp.load(folder, jax.tree.map(_abstract, like))
+    except OSError as error:
+        raise manifest.DamagedError(
+            f"Expected {folder} intact, found {error}."
+        ) from error
     return jax.tree.map(_concrete, state, like)
 
 

@@ -6,11 +6,13 @@ dispatches, saves on the way and picks up where a killed run stopped.
 """
 
 import dataclasses
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from protojax import validate
@@ -121,7 +123,7 @@ def init_state(
     optimizer: optax.GradientTransformation,
     *,
     num_steps: int,
-    seed: int,
+    seed: int | None,
     prototypes: Prototypes | None = None,
 ) -> NodeState:
     """Returns the state of a run of `num_steps` steps at its start.
@@ -130,23 +132,31 @@ def init_state(
         params: what the loss is a function of; copied, since steps donate their state.
         optimizer: from `adamw`, or any optax transformation.
         num_steps: optimiser steps of the whole run.
-        seed: of the run's dropout and other draws.
+        seed: of the run's dropout and other draws. None takes their key from the
+            operating system's entropy: noise that is to hide something must not follow
+            from a number that is written down, nor from the 32 bits that a seed has.
         prototypes: constrain the student, or None.
 
     Returns:
-        A `NodeState` that shares no buffer with its arguments.
+        A `NodeState` that shares no buffer with its arguments. Its key, 64 bits of
+        which JAX's counter-based generator (Threefry) makes all draws, is in each
+        checkpoint of it.
     """
     validate.positive(num_steps=num_steps)
     params = jax.tree.map(jnp.array, params)
     opt_state = optimizer.init(params)
     if "num_steps" in getattr(opt_state, "hyperparams", {}):
         opt_state.hyperparams["num_steps"] = jnp.float32(num_steps)
+    key = jax.random.key_data(jax.random.key(seed or 0))
+    if seed is None:
+        words = np.frombuffer(secrets.token_bytes(key.nbytes), np.uint32)
+        key = jnp.array(words.reshape(key.shape))
     return NodeState(
         params=params,
         opt_state=opt_state,
         prototypes=jax.tree.map(jnp.array, prototypes),
         step=jnp.int32(0),
-        key=jax.random.key_data(jax.random.key(seed)),
+        key=key,
     )
 
 

@@ -1,0 +1,312 @@
+"""Files and folders that are whole or not there at all, and their hashes.
+
+A file is written beside its place under a temporary name and renamed once it is on
+disk. All temporary names have one form, `.NAME.protojax-<32 hex digits>.KIND`, which
+nothing else makes, so that what a killed process left can be told from a user's hidden
+files.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from protojax import validate
+
+# What follows the kind is of libraries that write beside the name they are given.
+_TEMPORARY = re.compile(
+    r"\.(?P<name>.+)\.protojax-[0-9a-f]{32}\.(?P<kind>tmp|new|old)(?P<rest>\..*)?",
+    re.DOTALL,
+)
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary name beside a file's place; what is written there gets that place.
+
+    Args:
+        path: the file; its folder is made if it does not exist.
+
+    Yields:
+        Where to write the file. Once the block ends it is brought to disk and renamed;
+        if the block raises, it is removed and `path` is as it was.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_path(f"{folder}/new/a.txt") as temporary:
+    ...         _ = temporary.write_text("whole")
+    ...     [found.name for found in Path(folder, "new").iterdir()]
+    ['a.txt']
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path, uuid.uuid4().hex, "tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """An open file that takes its place once it is whole and on disk.
+
+    Args:
+        path: the file; its folder is made if it does not exist.
+
+    Yields:
+        The file, for bytes. If the block raises, `path` is as it was.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic(f"{folder}/a.txt") as file:
+    ...         _ = file.write(b"whole")
+    ...     Path(folder, "a.txt").read_text()
+    'whole'
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        yield file
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes a value as JSON, whole or not at all.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_json(f"{folder}/a.json", {"rate": 0.5})
+    ...     Path(folder, "a.json").read_text().split()
+    ['{', '"rate":', '0.5', '}']
+    """
+    with atomic(path) as file:
+        file.write((json.dumps(value, indent=1) + "\n").encode())
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary name beside a folder's place; the folder made there gets that place.
+
+    What lies at `path` is set aside by one rename before another puts the new folder
+    there, and removed after that. A process that dies between the two leaves it to be
+    found by `set_aside` and put back by `remove_leftovers`.
+
+    Args:
+        path: the folder; those above it are made if they do not exist.
+
+    Yields:
+        Where to make the folder, which the block must do. Once the block ends its files
+        are brought to disk and it is renamed; if the block or a rename raises, it is
+        removed and `path` is as it was.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for text in ("older", "newer"):
+    ...         with atomic_folder(f"{folder}/a") as temporary:
+    ...             temporary.mkdir()
+    ...             _ = (temporary / "b.txt").write_text(text)
+    ...     found = [(place.name, place.is_dir()) for place in Path(folder).iterdir()]
+    ...     found, Path(folder, "a/b.txt").read_text()
+    ([('a', True)], 'newer')
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unique = uuid.uuid4().hex
+    new, old = _temporary(path, unique, "new"), _temporary(path, unique, "old")
+    try:
+        yield new
+        for found in new.rglob("*"):
+            _sync(found) if found.is_file() else _sync_folder(found)
+        _sync_folder(new)
+        if os.path.lexists(path):
+            path.rename(old)
+        try:
+            new.rename(path)
+        except BaseException:
+            if os.path.lexists(old):
+                old.rename(path)
+            raise
+    finally:
+        for found in _entries(path.parent):
+            if found.name.startswith(new.name):
+                _remove(found)
+    _sync_folder(path.parent)
+    _remove(old)
+
+
+def remove_leftovers(folder: str | os.PathLike, *, below: bool = False) -> None:
+    """Removes what killed writers of this module left; touches no other name.
+
+    What `atomic_folder` had set aside is put back where nothing has its place. No other
+    process may be writing there.
+
+    Args:
+        folder: where files were written; it need not exist.
+        below: whether folders in it are cleared too, all the way down; hidden ones,
+            such as `.git`, and links are not entered.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ours = f".a.json.protojax-{'0' * 32}.tmp"
+    ...     for name in (ours, ".env", ".a.json.123"):
+    ...         Path(folder, name).touch()
+    ...     remove_leftovers(folder)
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['.a.json.123', '.env']
+    """
+    folder = Path(folder)
+    for place, old in set_aside(folder).items():
+        old.rename(place)
+    for path in _entries(folder):
+        if _TEMPORARY.fullmatch(path.name):
+            _remove(path)
+        elif below and not path.name.startswith(".") and _is_folder(path):
+            remove_leftovers(path, below=True)
+
+
+def set_aside(folder: str | os.PathLike) -> dict[Path, Path]:
+    """The folders that a killed `atomic_folder` has moved and put nothing in place of.
+
+    Args:
+        folder: the one that they were in; it need not exist.
+
+    Returns:
+        Place -> where the content lies now.
+
+    >>> set_aside("no/such/folder")
+    {}
+    """
+    found = {}
+    for path in _entries(Path(folder)):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and match["kind"] == "old" and not match["rest"]:
+            place = path.with_name(match["name"])
+            if not os.path.lexists(place):
+                found[place] = path
+    return found
+
+
+def fingerprint(*values: str | np.ndarray) -> str:
+    """The SHA-256 (hexadecimal) of what went into a cached result.
+
+    Strings count by their UTF-8, arrays by dtype, shape and bytes.
+
+    >>> fingerprint("ab", "c") == fingerprint("a", "bc")
+    False
+    >>> fingerprint(np.zeros(2))[:8], fingerprint(np.zeros((2, 1)))[:8]
+    ('...', '...')
+    """
+    chunks = []
+    for value in values:
+        if isinstance(value, str):
+            content = value.encode("utf-8", "surrogatepass")
+            kind = f"str {len(content)};"
+        else:
+            array = np.asarray(value)
+            content, kind = _bytes_of(array), f"{array.dtype} {array.shape};"
+        # The header states the size, so no two lists of values share their bytes.
+        chunks += [kind.encode(), content]
+    return _sha256(chunks)
+
+
+def hash_arrays(arrays: Mapping[str, Any], *parts: str) -> str:
+    """The SHA-256 (hexadecimal) of named arrays and of what else goes with them.
+
+    Args:
+        arrays: name -> array, of NumPy or JAX; name, dtype, shape and bytes count, and
+            their order.
+        *parts: hashes or names.
+
+    >>> one, other = {"a": np.zeros(2)}, {"b": np.zeros(2)}
+    >>> hash_arrays(one) == hash_arrays(one), hash_arrays(one) == hash_arrays(other)
+    (True, False)
+    """
+    held = {name: np.asarray(array) for name, array in arrays.items()}
+    shapes = {name: [str(x.dtype), list(x.shape)] for name, x in held.items()}
+    # The header fixes the length of all that follows, so no two inputs read alike.
+    header = json.dumps([shapes, parts]).encode()
+    size = len(header).to_bytes(8, "little")
+    return _sha256([size + header, *map(_bytes_of, held.values())])
+
+
+def hash_json(value: Any) -> str:
+    """The SHA-256 (hexadecimal) of what JSON can hold; the order of keys is no part.
+
+    >>> hash_json({"a": 1, "b": [2]}) == hash_json({"b": [2], "a": 1})
+    True
+    """
+    return _sha256([json.dumps(value, sort_keys=True).encode()])
+
+
+def hash_file(path: str | os.PathLike) -> str:
+    """The SHA-256 (hexadecimal) of a file.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     hash_file(file.name)[:8]
+    'e3b0c442'
+    """
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256(chunks: Iterable[bytes | np.ndarray]) -> str:
+    """The SHA-256 of bytes, one chunk after the other."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _bytes_of(array: np.ndarray) -> np.ndarray:
+    """The bytes of an array, in the order of its rows."""
+    validate.require(not array.dtype.hasobject, "dtype", array.dtype, "plain")
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _temporary(path: Path, unique: str, kind: str) -> Path:
+    """The temporary name of a file or folder, beside its place."""
+    return path.with_name(f".{path.name}.protojax-{unique}.{kind}")
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds; nothing where there is no such folder."""
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder and no link to one."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, a link or a folder with all below, if it is there."""
+    if _is_folder(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file is on disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Waits until a folder's names are on disk, where the system can say so."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
