@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 class Argument(NamedTuple):
     """An argument that was refused, as the error's `argument` holds it."""
@@ -41,9 +43,6 @@ def prefixed(prefix: str) -> Iterator[None]:
         if argument is None:
             raise ValueError(f"{prefix}: {error}") from error
         raise argument._replace(name=f"{prefix}.{argument.name}").error() from None
-
-
-import numpy as np
 
 
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:
