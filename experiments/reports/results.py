@@ -13,7 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from experiments import runtime
-from experiments.arms import parse
+from experiments.arms import is_recommended, parse
 from protojax import evals
 
 PACKAGES = (
@@ -370,6 +370,6 @@ def tables(results: dict[str, Any]) -> list[Table]:
         for index, name in enumerate(names):
             shown.add_column(name, justify="right" if index else "left", no_wrap=True)
         for _, _, *row in rows:
-            shown.add_row(*row, style="green" if row[0].startswith("anchor") else "")
+            shown.add_row(*row, style="green" if is_recommended(row[0]) else "")
         found.append(shown)
     return found
