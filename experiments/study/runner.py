@@ -24,9 +24,9 @@ from rich.progress import (
 from experiments import arms, inference, processes, runtime, together, trainer
 from experiments.arms import ARMS, federated
 from experiments.runtime import Context
-from experiments.study.grid import DONE, Job, jobs, needed
+from experiments.study.grid import DONE, Job, job_of, jobs, needed
 from experiments.study.preflight import preflight, work
-from experiments.world import artifacts, scenario, tasks, trusted_model
+from experiments.world import artifacts, scenario, tasks
 from experiments.world.scenario import Cell
 from protojax import attacks, distillation, evals, models, prototypes, validate
 from protojax.federated import partition
@@ -74,7 +74,8 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
             progress.update(context.task_id, total=1, completed=1)
         for group in _groups(config, todo):
             runtime.make_room()
-            train_students(context, group)
+            for job in group:
+                train_students(context, job)
             for job in group:
                 row = evaluate(context, job)
                 runtime.write_json(workdir / job.row, row)
@@ -97,7 +98,7 @@ def _todo(config, workdir: pathlib.Path) -> list[Job]:
 
 
 def _groups(config, todo: list[Job]) -> list[list[Job]]:
-    """Returns jobs in groups of those that are trained at once: of several seeds."""
+    """Returns jobs in groups that differ in their seed only, to be trained first."""
     if config.seeds_at_once == 1:
         return [[job] for job in todo]
     found: dict[tuple, list[Job]] = {}
@@ -135,73 +136,58 @@ def students(context: Context, job: Job) -> tuple[list[models.Model], dict[str, 
 
     There is one, or one a node where no server merges them.
     """
-    train_students(context, [job])
+    train_students(context, job)
+    facts = _facts(context, job)
     context = context.varied(job.variant)
     found = [
         artifacts.load_model(context, folder, context.config.student, job.student_cell)
         for folder in _saved(context, job)
     ]
-    return found, _facts(context, job)
+    return found, facts
 
 
 def _facts(context: Context, job: Job) -> dict[str, Any]:
-    """Returns the facts of the training of a job's students, which are there."""
+    """Returns what is known of the training of a job's students."""
     return json.loads((context.workdir / job.student / DONE).read_text())
 
 
-def train_students(context: Context, group: list[Job]) -> None:
-    """Trains the students of one arm for several seeds, those that are not there yet.
+def train_students(context: Context, job: Job) -> None:
+    """Trains the students of a job, unless they are there.
 
-    Args:
-        context: the study.
-        group: jobs that differ in their seed only.
+    With them train those of the seeds that the config puts beside its own, kept or not:
+    a study that was killed between two of them goes on with the same group.
     """
     # Attacks share students that do not depend on them.
-    left = {}
-    for job in group:
-        if not _saved(context, job):
-            left[job.student] = job
-        elif _facts(context, job).get("epsilon_nominal") is False:
+    if _saved(context, job):
+        if _facts(context, job).get("epsilon_nominal") is False:
             # The study may have been killed between the student and this.
             trainer.forget_checkpoints(context, job.student, secret=True)
-    if not left:
         return
-    arm = ARMS[group[0].kind]
-    if group[0].federation:
-        for job in left.values():
-            start, done = distil_federated(context, job)
-            _keep(context, job, done, start)
-            trainer.forget_checkpoints(context, job.student)
+    if job.federation:
+        start, done = distil_federated(context, job)
+        _keep(context, job, done, start)
+        trainer.forget_checkpoints(context, job.student)
         return
-    _prepare(context, list(left.values()), arm)
-    starts = [_start(context, job) for job in left.values()]
-    context = context.varied(group[0].variant)
-    made = []
-    for job, start in zip(left.values(), starts, strict=True):
-        recipe = arm.recipe(context, job.student_cell)
-        if recipe.student is None:
-            made.append((job, start, recipe))
-        else:
-            params = distillation.student_params(recipe.student.params)
-            _, before = students(context, needed(context.config, job)[0])
-            facts = {name: before.get(name) for name in _TRAINING}
-            _keep(context, job, _alone(params, recipe, facts), start)
-    runs = [
-        trainer.Run(
-            job.student,
-            start,
-            artifacts.tokenize(context, start, recipe.examples),
-            recipe.examples.labels,
-            runtime.changed(context.config.student, **recipe.section),
-            seed=job.cell.seed,
-            columns=recipe.columns,
-            objective=recipe.objective,
-            prototypes=recipe.prototypes,
-        )
-        for job, start, recipe in made
+    seeds = together.seeds_beside(context.config, job.cell.seed)
+    group = [
+        job_of(context.config, job.cell._replace(seed=seed), job.arm) for seed in seeds
     ]
-    ended = together.train(context, runs)
-    for (job, start, recipe), run, trained in zip(made, runs, ended, strict=True):
+    starts = [_start(context, one) for one in group]
+    whole, context = context, context.varied(job.variant)
+    done = {one.student for one in group if _saved(context, one)}
+    made = []
+    for one, start in zip(group, starts, strict=True):
+        recipe = ARMS[one.kind].recipe(context, one.student_cell)
+        if recipe.student is None:
+            made.append((one, start, recipe, _run(context, one, start, recipe)))
+        elif one.student not in done:
+            before = _facts(whole, needed(whole.config, one)[0])
+            facts = {name: before.get(name) for name in _TRAINING}
+            params = distillation.student_params(recipe.student.params)
+            _keep(context, one, _alone(params, recipe, facts), start)
+    ended = together.train(context, [run for *_, run in made], done=done)
+    left = [part for part in made if part[0].student not in done]
+    for (one, start, recipe, run), trained in zip(left, ended, strict=True):
         rule = recipe.objective.get("gradient", {})
         facts = (
             trained.step_seconds,
@@ -212,7 +198,24 @@ def train_students(context: Context, group: list[Job]) -> None:
         )
         facts = dict(zip(_TRAINING, facts, strict=True))
         params = distillation.student_params(trained.params, trained.projection)
-        _keep(context, job, _alone(params, recipe, facts), start)
+        _keep(context, one, _alone(params, recipe, facts), start)
+
+
+def _run(
+    context: Context, job: Job, start: models.Model, recipe: arms.Recipe
+) -> trainer.Run:
+    """Returns the training run of a recipe, of a student that has no federation."""
+    return trainer.Run(
+        job.student,
+        start,
+        artifacts.tokenize(context, start, recipe.examples),
+        recipe.examples.labels,
+        runtime.changed(context.config.student, **recipe.section),
+        seed=job.cell.seed,
+        columns=recipe.columns,
+        objective=recipe.objective,
+        prototypes=recipe.prototypes,
+    )
 
 
 def _alone(params, recipe: arms.Recipe, facts: dict[str, Any]) -> federated.Distilled:
@@ -241,30 +244,6 @@ def distil_federated(
     arm = ARMS[job.kind]
     done = federated.distil(context, job.student, job.student_cell, arm, start)
     return start, done
-
-
-def _prepare(context: Context, group: list[Job], arm: arms.Arm) -> None:
-    """Trains side by side what the recipes of several seeds would train by themselves.
-
-    That is teachers, anchors, and the students that others start from; the latter as
-    the study has them, without the variant.
-    """
-    if len(group) == 1:
-        return
-    for before in zip(*(needed(context.config, job) for job in group), strict=True):
-        train_students(context, list(before))
-    context = context.varied(group[0].variant)
-    fine_tune, tuned = artifacts.fine_tune, context.config.quarantine.anchor
-    if group[0].kind != "references":
-        fine_tune(
-            context,
-            [artifacts.teacher_tuning(context, job.student_cell) for job in group],
-        )
-    if arm.anchored and tuned == "tuned":
-        fine_tune(
-            context,
-            [trusted_model.anchor_tuning(context, job.student_cell) for job in group],
-        )
 
 
 def _keep(
@@ -300,9 +279,12 @@ def _keep(
 
 def _start(context: Context, job: Job) -> models.Model:
     """Returns what a job's training starts from: a new student, or another arm's."""
-    before = [students(context, other)[0] for other in needed(context.config, job)]
+    before = needed(context.config, job)
+    for other in before:
+        train_students(context, other)
     if ARMS[job.kind].goes_on:
-        return before[0][0]
+        (student,), _ = students(context, before[0])
+        return student
     section = context.varied(job.variant).config.student
     return artifacts.build_model(context, section, job.student_cell)
 

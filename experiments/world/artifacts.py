@@ -7,7 +7,7 @@ cheap to call again.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -144,30 +144,45 @@ class FineTuning(NamedTuple):
     examples: Examples
 
 
-def fine_tune(context: Context, wanted: Sequence[FineTuning]) -> None:
-    """Trains those of some models that were not trained before, side by side."""
-    names = {one.name: one for one in wanted}
-    left = [
-        one
-        for name, one in names.items()
-        if not (context.workdir / name / "model").exists()
-    ]
+Tuning = Callable[[Context, Cell], FineTuning]
+
+
+def fine_tune(context: Context, tuning: Tuning, cell: Cell) -> None:
+    """Trains a cell's model side by side with those of the seeds beside its own.
+
+    Models that were trained before are kept; they train again only as a part of the
+    program of one that was not, see `together.train`.
+
+    Args:
+        context: the study.
+        tuning: says of a cell how its model is trained.
+        cell: the cell.
+    """
+    seeds = together.seeds_beside(context.config, cell.seed)
+    wanted = [tuning(context, cell._replace(seed=seed)) for seed in seeds]
+    done = {
+        one.name for one in wanted if (context.workdir / one.name / "model").exists()
+    }
     runs = []
-    for name, section, cell, examples in left:
+    for name, section, cell, examples in wanted:
         model = build_model(context, section, cell)
         tokens = tokenize(context, model, examples)
         runs.append(
             trainer.Run(name, model, tokens, examples.labels, section, cell.seed)
         )
-    for run, trained in zip(runs, together.train(context, runs), strict=True):
+    left = [run for run in runs if run.name not in done]
+    ended = together.train(context, runs, done=done)
+    for run, trained in zip(left, ended, strict=True):
         model = run.model._replace(params=trained.params)
         hf.save_hf(context.workdir / run.name / "model", model)
 
 
-def fine_tuned(context: Context, wanted: FineTuning) -> Model:
-    """Returns a model fine-tuned on labels; trains it once and keeps it."""
-    fine_tune(context, [wanted])
+def fine_tuned(context: Context, tuning: Tuning, cell: Cell) -> Model:
+    """Returns a cell's model fine-tuned on labels; trains it once and keeps it."""
+    wanted = tuning(context, cell)
     folder = context.workdir / wanted.name / "model"
+    if not folder.exists():
+        fine_tune(context, tuning, cell)
     return load_model(context, folder, wanted.section, wanted.cell)
 
 
@@ -185,7 +200,7 @@ def teacher_cell(context: Context, cell: Cell) -> Cell:
 @runtime.kept
 def teacher_model(context: Context, cell: Cell) -> Model:
     """Returns the teacher of a cell: trained on the transfer set the attack left."""
-    return fine_tuned(context, teacher_tuning(context, cell))
+    return fine_tuned(context, teacher_tuning, cell)
 
 
 def teacher_tuning(context: Context, cell: Cell) -> FineTuning:
