@@ -193,7 +193,11 @@ def defaults() -> ConfigDict:
                 "groups": ("neighbours", "tokens"),  # and "clusters"
                 "num_neighbours": 50,
                 "resolutions": (20, 50, 100),  # clusters a claimed class
+                # In this order: rows that share a token are asked in the first space,
+                # which is the same in all of them.
                 "spaces": ("teacher",),
+                # In this order: rows are compared with the references that make the
+                # same claim, by the first of these.
                 "claims": ("teacher", "label"),
                 "false_rejection": 0.05,
                 # of the test at most, each without what was rejected before, at half of
