@@ -7,7 +7,6 @@ on from there, and one that is finished only gathers its rows.
 import functools
 import json
 import pathlib
-import shutil
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments import arms, inference, processes, runtime, together, trainer
+from experiments import (
+    arms,
+    inference,
+    processes,
+    runtime,
+    saved,
+    together,
+    trainer,
+)
 from experiments.arms import ARMS, federated
 from experiments.runtime import Context
 from experiments.study.grid import DONE, Job, job_of, jobs, needed
@@ -30,7 +37,6 @@ from experiments.world import artifacts, scenario, tasks
 from experiments.world.scenario import Cell
 from protojax import attacks, distillation, evals, models, prototypes, validate
 from protojax.federated import partition
-from protojax.models import hf
 
 _END = "end of the study"  # where processes wait for each other
 # What is known of the training of a student that has no federation.
@@ -88,7 +94,7 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
             # First the file that says the student is whole.
             (workdir / job.student / DONE).unlink(missing_ok=True)
             for folder in (workdir / job.student).glob("**/model"):
-                shutil.rmtree(folder)
+                saved.remove(folder)
     return [json.loads((workdir / job.row).read_text()) for job in jobs(config)]
 
 
@@ -140,7 +146,13 @@ def students(context: Context, job: Job) -> tuple[list[models.Model], dict[str, 
     facts = _facts(context, job)
     context = context.varied(job.variant)
     found = [
-        artifacts.load_model(context, folder, context.config.student, job.student_cell)
+        artifacts.load_model(
+            context,
+            folder,
+            context.config.student,
+            job.student_cell,
+            run=context.workdir / job.student,
+        )
         for folder in _saved(context, job)
     ]
     return found, facts
@@ -220,7 +232,8 @@ def _run(
 
 def _alone(params, recipe: arms.Recipe, facts: dict[str, Any]) -> federated.Distilled:
     """Returns what came of a student that has no federation."""
-    return federated.Distilled([params], [recipe], np.zeros(1, bool), facts)
+    held = [] if recipe.prototypes is None else [recipe.prototypes]
+    return federated.Distilled([params], [recipe], held, np.zeros(1, bool), facts)
 
 
 def distil_federated(
@@ -254,22 +267,23 @@ def _keep(
     one_each = len(done.params) > 1
     for node, params in enumerate(done.params):
         place = folder / f"node_{node:03d}" if one_each else folder
-        hf.save_hf(place / "model", start._replace(params=params["model"]))
+        saved.save(place / "model", start._replace(params=params["model"]))
         if "projection" in params:
             with runtime.atomic(place / "projection.npy") as file:
                 np.save(file, params["projection"])
-    held = done.recipes[0].prototypes
-    if held is not None:
+    for node, held in enumerate(done.prototypes):
+        place = folder if len(done.prototypes) == 1 else folder / f"node_{node:03d}"
+        place.mkdir(parents=True, exist_ok=True)
         for layer in range(held.vectors.shape[0]):
             prototypes.save_prototypes(
-                folder / f"prototypes_{layer}.safetensors",
+                place / f"prototypes_{layer}.safetensors",
                 type(held)(*(leaf[layer] for leaf in held)),
             )
     facts = {
         "commit": runtime.commit(),
         **done.facts,
         "transfer_rows": sum(len(recipe.examples.texts) for recipe in done.recipes),
-        "bytes_per_node": 0 if held is None else prototypes.num_bytes(held),
+        "bytes_per_node": sum(map(prototypes.num_bytes, done.prototypes[:1])),
         "hostile_nodes": int(done.hostile.sum()),
         **_quarantine_facts(context, job.student_cell, done),
     }
@@ -339,6 +353,7 @@ def evaluate(context: Context, job: Job) -> dict[str, Any]:
         "untriggered_asr": None,
         "robust_accuracy": None,
         "target_kept": None,
+        "evaluated_commit": runtime.commit(),
         **facts,
         **_fairness(context, job, predicted, facts),
     }

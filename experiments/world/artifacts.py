@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from experiments import inference, runtime, together, trainer
+from experiments import inference, runtime, saved, together, trainer
 from experiments.runtime import Context
 from experiments.world import scenario
 from experiments.world.scenario import Cell
@@ -108,8 +108,27 @@ def tokenize(context: Context, model: Model, examples: Examples) -> batches.Toke
     )
 
 
-def load_model(context: Context, folder: pathlib.Path, section, cell: Cell) -> Model:
-    """Returns a model of this study as it was saved."""
+def load_model(
+    context: Context,
+    folder: pathlib.Path,
+    section,
+    cell: Cell,
+    *,
+    run: pathlib.Path | None = None,
+) -> Model:
+    """Returns a model of this study as it was saved.
+
+    Args:
+        context: the study.
+        folder: the model's.
+        section: the model's section of the config.
+        cell: the cell.
+        run: the folder of the run that it came from; the one above by default.
+
+    Raises:
+        ValueError: a file that is not as it was written.
+    """
+    saved.check(folder, run=run or folder.parent)
     task = scenario.task_data(context, cell.task, cell.seed).task
     return hf.load_hf(
         folder,
@@ -174,7 +193,7 @@ def fine_tune(context: Context, tuning: Tuning, cell: Cell) -> None:
     ended = together.train(context, runs, done=done)
     for run, trained in zip(left, ended, strict=True):
         model = run.model._replace(params=trained.params)
-        hf.save_hf(context.workdir / run.name / "model", model)
+        saved.save(context.workdir / run.name / "model", model)
 
 
 def fine_tuned(context: Context, tuning: Tuning, cell: Cell) -> Model:
@@ -222,7 +241,9 @@ def predicted(context: Context, name: str, model: Model, tokens: batches.Tokens)
 
     Args:
         context: the study.
-        name: of the file below the workdir, without its ending.
+        name: of the file below the workdir, without its key and ending. The key is in
+            the name, so that variants with another model or other layers each have a
+            file of their own.
         model: the model.
         tokens: the rows.
 
@@ -236,7 +257,7 @@ def predicted(context: Context, name: str, model: Model, tokens: batches.Tokens)
         context.config.features.pooling,
     )
     return teacher.cached_outputs(
-        context.workdir / f"{name}.safetensors",
+        context.workdir / f"{name}_{fingerprint[:16]}.safetensors",
         fingerprint,
         lambda: teacher.TeacherOutputs(
             *inference.predict(context, model, model.params, tokens)
@@ -290,7 +311,13 @@ def reference_outputs(context: Context, cell: Cell) -> teacher.TeacherOutputs:
     owner = scenario.reference_cell(context.config, cell)
     if owner.attack is None:
         owner = teacher_cell(context, cell)
-    return _outputs(context, owner, "references", scenario.references(context, cell))
+    return _reference_outputs(context, owner)
+
+
+@runtime.kept
+def _reference_outputs(context: Context, owner: Cell) -> teacher.TeacherOutputs:
+    """Returns what a teacher says of the references of a cell that shares them."""
+    return _outputs(context, owner, "references", scenario.references(context, owner))
 
 
 @runtime.kept
