@@ -14,6 +14,11 @@ def is_leader() -> bool:
     return jax.process_index() == 0
 
 
+def number() -> int:
+    """Returns which process this is, 0 for the first."""
+    return jax.process_index()
+
+
 def are_several() -> bool:
     """Returns whether this process is one of several."""
     return jax.process_count() > 1

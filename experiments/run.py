@@ -141,21 +141,40 @@ def main(
     check.check(config)
     config = ml_collections.FrozenConfigDict(config)
     if not processes.is_leader():
-        runner.follow(config, workdir)
+        with error_kept(workdir / f"error_{processes.number()}.log"):
+            runner.follow(config, workdir)
         return None
-    resume.open_workdir(config, workdir)
-    with runtime.only_process(workdir, config.tasks):
-        runtime.write_json(workdir / "versions.json", results.versions())
+    # A folder that is not this study's is left as it is, without a lock or an error.
+    resume.check_workdir(config, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    alone = runtime.only_process(workdir, config.tasks)
+    with alone, error_kept(workdir / "error.log"):
+        resume.open_workdir(config, workdir)
+        results.note_versions(workdir)
         rows = runner.run(config, workdir, console=console)
         found = results.write(workdir, rows)
+        page = report.write(workdir, config, found)
     for table in results.tables(found):
         results.show(console, table)
     console.print(results.legend(found["summary"]))
-    page = report.write(workdir, config, found)
     console.print(
         f"Results: {workdir / 'results.json'}\nReport:  {page}", soft_wrap=True
     )
     return found
+
+
+@contextlib.contextmanager
+def error_kept(path: pathlib.Path) -> Iterator[None]:
+    """Writes the traceback of what `run` says in a line to a file, and goes on raising.
+
+    Only where that file is this process's to write, and its disk not full.
+    """
+    try:
+        yield
+    except (ValueError, OSError):
+        with contextlib.suppress(OSError):
+            path.write_text(traceback.format_exc())
+        raise
 
 
 class Once(logging.Filter):
@@ -173,9 +192,19 @@ class Once(logging.Filter):
         return new
 
 
+def is_news(record: logging.LogRecord) -> bool:
+    """Returns whether a record says more than an error that is raised as well.
+
+    Orbax, which logs through absl, logs an error with its traceback in each of its
+    threads: pages of them on a full disk, whose last line `run` prints.
+    """
+    return not (record.name == "absl" and record.exc_info)
+
+
 def log_to_terminal() -> None:
     """Shows warnings, and of protojax itself what was counted and repaired too."""
     handler = RichHandler(show_path=False, show_time=False)
+    handler.addFilter(is_news)
     handler.addFilter(Once())
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[handler], force=True
@@ -228,8 +257,6 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         print(f"\nStopped. The same command goes on from where {workdir} stands.")
         sys.exit(130)
     except (ValueError, OSError) as error:
-        if workdir.is_dir():
-            (workdir / "error.log").write_text(traceback.format_exc())
         sys.exit(f"{type(error).__name__}: {error}")
 
 

@@ -3,10 +3,15 @@
 A model of tens of millions of weights leaves an accelerator idle most of the time;
 three of them take hardly longer than one. Seeds are then what nodes are in a
 federation without any merge: each has rows, order and dropout of its own.
+
+Which seeds train side by side is a matter of the config alone (`seeds_beside`), never
+of what a killed study had come to: the words that a group's models know and the lengths
+that they step through are the group's, so a seed that trained beside others would not
+come out the same.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -21,7 +26,24 @@ from protojax.federated import federation, node_checkpoint, nodes
 from protojax.federated.federation import Federation
 
 
-def train(context: Context, runs: Sequence[Run]) -> Iterator[Trained]:
+def seeds_beside(config, seed: int) -> tuple[int, ...]:
+    """Returns the seeds that train side by side with one, itself among them.
+
+    >>> from ml_collections import ConfigDict
+    >>> config = ConfigDict({"seeds": (4, 5, 6), "seeds_at_once": 2})
+    >>> [seeds_beside(config, seed) for seed in (4, 5, 6)]
+    [(4, 5), (4, 5), (6,)]
+    """
+    seeds, at_once = tuple(config.seeds), config.seeds_at_once
+    if seed not in seeds:
+        return (seed,)
+    start = seeds.index(seed) // at_once * at_once
+    return seeds[start : start + at_once]
+
+
+def train(
+    context: Context, runs: Sequence[Run], *, done: Collection[str] = ()
+) -> Iterator[Trained]:
     """Trains some models, `seeds_at_once` of them at a time.
 
     One after the other go those that differ in more than seed and rows, such as models
@@ -29,21 +51,28 @@ def train(context: Context, runs: Sequence[Run]) -> Iterator[Trained]:
 
     Args:
         context: the study.
-        runs: what to train.
+        runs: what to train, all that the config puts side by side.
+        done: names of those whose result is kept already. They train again only where
+            they are part of the program of one that is not.
 
     Yields:
-        What each came to, in their order; the seconds of a step are a share. To be kept
-        before the next is asked for: the checkpoints that it came from go then.
+        What each of the others came to, in their order; the seconds of a step are a
+        share. To be kept before the next is asked for: the checkpoints that they came
+        from go once all of a group are.
     """
     at_once = context.config.seeds_at_once
     for start in range(0, len(runs), at_once):
         group = runs[start : start + at_once]
         alike = {(run.model.config, run.objective, run.section) for run in group}
         if len(group) > 1 and len(alike) == 1 and not group[0].private:
-            yield from _train(context, group)
+            if not {run.name for run in group} <= set(done):
+                ended = zip(group, _train(context, group), strict=True)
+                yield from (found for run, found in ended if run.name not in done)
             trainer.forget_checkpoints(context, group[0].name)
             continue
         for run in group:
+            if run.name in done:
+                continue
             context.describe(run.name)
             yield trainer.train(context, run)
             secret = run.draws_in_secret(context.config)
@@ -63,9 +92,9 @@ def _train(context: Context, whole: Sequence[Run]) -> list[Trained]:
         batch_size=first.section.batch_size,
         buckets=tuple(config.data.buckets),
         steps_per_dispatch=config.steps_per_dispatch,
-        seed=first.seed,
+        seed=[run.seed for run in runs],
     )
-    # They come by length; learning wants them mixed.
+    # They come by length, the same for all; learning wants them mixed.
     rng = np.random.default_rng(first.seed)
     plan = [epoch[i] for epoch in epochs for i in rng.permutation(len(epoch))]
     mesh = nodes.make_mesh(len(runs))

@@ -246,7 +246,7 @@ def poisson_plan(
 
 
 class MetricsLog:
-    """Appends one line per dispatch to `metrics.jsonl`, and measures the step time.
+    """Appends a line per dispatch to a run's `metrics.jsonl`, measures the step time.
 
     It moves the progress bar too, by `cost` a row; all of what `start` skips at once.
     """
@@ -261,7 +261,7 @@ class MetricsLog:
         self.lines: list[str] = []
         # length -> seconds of a step in each of its dispatches
         self.seconds: dict[str, list[float]] = extra.get("step_seconds", {})
-        self.path = context.workdir / "metrics.jsonl"
+        self.path = context.workdir / name / "metrics.jsonl"
         self._forget(start)
         self.traced = sum(runtime.TRACES.values())
         self.last = time.perf_counter()
@@ -277,12 +277,11 @@ class MetricsLog:
                 file.write("".join(kept).encode())
 
     def _later(self, line: str, start: int) -> bool:
-        """Returns whether a line is of this run, after `start`, or cut short."""
+        """Returns whether a line is of a dispatch after `start`, or cut short."""
         try:
-            found = json.loads(line)
+            return json.loads(line)["dispatch"] > start
         except json.JSONDecodeError:
             return True
-        return found["run"] == self.name and found["dispatch"] > start
 
     def __call__(self, done: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of one dispatch, the `done`-th of the plan."""
@@ -309,6 +308,7 @@ class MetricsLog:
     def flush(self) -> None:
         """Writes what has gathered since the last flush."""
         if processes.is_leader():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
                 file.writelines(line + "\n" for line in self.lines)
         self.lines.clear()

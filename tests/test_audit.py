@@ -395,7 +395,7 @@ def test_where_a_wary_judge_read_all_there_is_nothing_to_read(world, monkeypatch
     _, rows, triggered = world
     hidden = np.isin(np.arange(200), triggered)
     read = Reading(1 - rows.labels, np.eye(2)[1 - rows.labels])
-    verdict = Verdict(hidden, np.ones(200), *read)
+    verdict = Verdict(hidden, np.ones(200), *read, reread=hidden)
     transfer = artifacts.Transfer(rows, np.eye(2)[rows.labels], None)
     monkeypatch.setattr(artifacts, "transfer", lambda *_: transfer)
     whole = Reading(read.classes, 7 * read.logits)
@@ -462,6 +462,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
             rejected=verdict.rejected | hidden,
             anchor_logits=np.where(hidden[:, None], 7 * read.logits, read.logits),
             spoiled=spoiled,
+            reread=hidden,
         )
     transfer = artifacts.Transfer(rows, logits, np.zeros((200, 1, 3)))
     none = types.SimpleNamespace(

@@ -1,7 +1,6 @@
 """Studies over many nodes: who holds what, who learns what, what is sent."""
 
 import functools
-import json
 
 import jax
 import ml_collections
@@ -18,7 +17,7 @@ from protojax import prototypes
 from protojax.federated import communication, node_checkpoint
 from protojax.models import hf
 from tests import golden
-from tests.test_study import forget, run, run_killed, tiny
+from tests.test_study import forget, metrics_of, run, run_killed, tiny
 
 FEDERATIONS = {
     "three": {"nodes": 3, "rounds": 2},
@@ -61,6 +60,9 @@ def make_config(folder, **changes):
     return config
 
 
+MERGED = []  # the prototypes of all nodes after each merge
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("federated")
@@ -68,7 +70,16 @@ def finished(tmp_path_factory):
     runtime.TRACES.clear()
     config = make_config(folder)
     check.check(config)
-    found = run(config, folder / "run")
+    merge = federated._merge_prototypes
+
+    def watched(*args):
+        state = merge(*args)
+        MERGED.append(jax.device_get(state.nodes.prototypes))
+        return state
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(federated, "_merge_prototypes", watched)
+        found = run(config, folder / "run")
     return config, folder / "run", found, dict(runtime.TRACES)
 
 
@@ -228,6 +239,52 @@ def test_broadcast_prototypes_are_the_servers(finished):
     np.testing.assert_array_equal(saved.vectors, own.vectors[0])
 
 
+def test_local_prototypes_are_exported_as_the_nodes_end_with_them(finished):
+    config, workdir, _, _ = finished
+    folder = workdir / "files/seed0/data/anchor@hostile"
+    assert not list(folder.glob("prototypes_*"))
+    assert len(MERGED) == config.federations.hostile.rounds
+    context = context_of(config, workdir)
+    for node in range(4):
+        exported = prototypes.load_prototypes(
+            folder / f"node_{node:03d}/prototypes_0.safetensors"
+        )
+        last = jax.tree.map(lambda leaf, node=node: leaf[node, 0], MERGED[-1])
+        jax.tree.map(np.testing.assert_array_equal, exported, last)
+        cell = Cell("files", 0, "data", "hostile", node)
+        first = artifacts.held_prototypes(context, cell)
+        assert not np.array_equal(exported.vectors, first.vectors[0])
+
+
+def test_what_a_node_that_does_not_defend_says_in_a_column_of_a_defence(finished):
+    config, workdir, _, _ = finished
+    context = context_of(config, workdir)
+    recipe = ARMS["plain"].recipe(context, Cell("files", 0, "data", "hostile", 3))
+    labels = federated._claimed(recipe, "anchors")
+    np.testing.assert_array_equal(labels, recipe.examples.labels)
+    with pytest.raises(ValueError, match="columns of a hostile node"):
+        federated._claimed(recipe, "teacher_attention")
+
+
+def test_what_the_teacher_says_of_references_is_computed_once(finished, monkeypatch):
+    config, workdir, _, _ = finished
+    context, asked = context_of(config, workdir), []
+    predicted = artifacts.predicted
+
+    def counted(context, name, *rest):
+        asked.append(name)
+        return predicted(context, name, *rest)
+
+    monkeypatch.setattr(artifacts, "predicted", counted)
+    cell = Cell("files", 0, "data", "hostile")
+    found = [
+        artifacts.reference_outputs(context, cell._replace(node=node))
+        for node in (0, 1, 0)
+    ]
+    assert asked == ["files/seed0/data/teacher_references"]
+    assert found[0] is found[1] is found[2]
+
+
 def test_a_killed_federation_resumes_to_the_same_numbers(
     finished, tmp_path, monkeypatch
 ):
@@ -247,8 +304,13 @@ def test_a_killed_federation_resumes_to_the_same_numbers(
         jax.tree.map(
             np.testing.assert_array_equal, *(student.params for student in students)
         )
-    metrics = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    keys = [(line["run"], line["dispatch"]) for line in map(json.loads, metrics)]
+    held = list((workdir / "files/seed0/data/anchor@hostile").rglob("prototypes_*"))
+    assert len(held) == 4
+    for path in held:
+        other = tmp_path / "run" / path.relative_to(workdir)
+        assert other.read_bytes() == path.read_bytes()
+    metrics = metrics_of(tmp_path / "run")
+    keys = [(line["run"], line["dispatch"]) for line in metrics]
     assert len(keys) == len(set(keys))
 
 

@@ -191,6 +191,26 @@ def test_a_sharded_round_equals_a_loop_over_nodes(kind, num_devices):
         assert int(merged.round) == 1
 
 
+def test_a_node_with_a_seed_of_its_own_has_the_same_order_beside_anyone():
+    settings = {"num_rounds": 2, "epochs": 2, "batch_size": 4, "buckets": (4, 8)}
+    lengths = np.random.default_rng(0).integers(2, 9, 30)
+
+    def batches_of(node, *others, seed):
+        turns = federation.plan_rounds(
+            others, **settings, steps_per_dispatch=2, seed=seed
+        )
+        return [
+            {tuple(row) for item in turn for row in item.rows[node] if row[0] >= 0}
+            for turn in turns
+        ]
+
+    second = batches_of(1, lengths[:20], lengths, seed=(3, 5))
+    assert second == batches_of(0, lengths, lengths[:7], seed=(5, 0))
+    assert second != batches_of(1, lengths[:20], lengths, seed=(3, 6))
+    with pytest.raises(ValueError, match="zip"):
+        batches_of(0, lengths, lengths, seed=(3,))
+
+
 @pytest.mark.parametrize("at_once", [2, 8])
 def test_nodes_computed_together_end_alike(at_once):
     mesh = nodes.make_mesh(NODES, jax.devices()[:1])

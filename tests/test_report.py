@@ -1,8 +1,13 @@
 """Pictures hold all that they draw."""
 
-import pytest
+import json
 
-from experiments.reports import report
+import pytest
+from ml_collections import FrozenConfigDict
+
+from experiments.arms import ARMS as KNOWN
+from experiments.arms import is_recommended
+from experiments.reports import report, results
 
 ARMS = ("clean", "plain", "nearest", "anchor", "audited", "anchor@four", "adversarial")
 
@@ -65,3 +70,31 @@ def test_attack_success_is_drawn_against_the_rate_where_it_differs(rates):
         assert len(places) == 3
         for place, rate in zip(places, sorted(rates), strict=True):
             assert 1 <= place / (100 * rate) < 1.2
+
+
+def summary_of(arms):
+    """Lines of one attack as `results.summarise` makes them."""
+    row = {"task": "t", "attack": "a", "seed": 0, "metric_name": "accuracy"}
+    rows = [{**row, "arm": arm, "asr": 0.5, "clean_metric": 0.9} for arm in arms]
+    return results.summarise(results.compared(rows))
+
+
+def test_the_recommended_defence_is_the_one_that_stands_out(tmp_path):
+    arms = ("clean", "anchor", "audited", "audited+strict", "wary_audited", "anchor@x")
+    summary = summary_of(arms)
+    expected = [arm for arm in arms if arm.startswith("audited")]
+    (shown,) = results.tables({"summary": summary})
+    names = list(shown.columns[0].cells)
+    styles = [row.style for row in shown.rows]
+    assert [n for n, s in zip(names, styles, strict=True) if s] == expected
+    (tmp_path / "versions.json").write_text(json.dumps({}))
+    config = FrozenConfigDict({"attacks": {"a": {"trigger": "file", "rate": 0.1}}})
+    page = report.write(tmp_path, config, {"summary": summary}).read_text()
+    lines = page.split("<tr class=")[1:]
+    marked = [line for line in lines if "recommended" in line.partition(">")[0]]
+    assert [line.split("<td>")[3].partition("<")[0] for line in marked] == expected
+
+
+def test_one_defence_is_recommended_and_former_names_are_not():
+    assert [name for name in KNOWN if is_recommended(name)] == ["audited"]
+    assert not is_recommended("former+variant")

@@ -14,6 +14,7 @@ import pytest
 
 from experiments import run, runtime
 from experiments.configs import glue, robustness
+from experiments.reports import results
 from experiments.study import check, resume, runner
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -44,6 +45,13 @@ def test_what_was_counted_is_shown_and_shown_once(capsys):
         run.log_to_terminal()
         for name in ("protojax", "protojax", "other"):
             logging.getLogger(name).info("3 duplicates removed by %s", name)
+        try:
+            raise OSError("disk full")
+        except OSError:
+            # As Orbax does of what it raises too.
+            logging.getLogger("absl").exception("a thread raised")
+            logging.getLogger("other").exception("another thread failed")
+        logging.getLogger("absl").error("nobody raised this")
     finally:
         for logger, (handlers, level) in zip(loggers, before, strict=True):
             logger.handlers[:] = handlers
@@ -51,6 +59,9 @@ def test_what_was_counted_is_shown_and_shown_once(capsys):
     shown = capsys.readouterr().out
     assert shown.count("duplicates removed") == 1
     assert "by protojax" in shown
+    assert "a thread raised" not in shown
+    assert "another thread failed" in shown
+    assert "nobody raised this" in shown
 
 
 def test_a_typo_in_a_config_name_suggests_the_nearest():
@@ -160,8 +171,96 @@ def frozen(**changes):
     return ml_collections.FrozenConfigDict(config)
 
 
+def begin(workdir):
+    """Puts a file there that a study writes once it has computed something."""
+    path = workdir / "snips/seed0/no_attack/teacher/metrics.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("")
+
+
+def test_a_study_that_computed_nothing_may_have_other_settings(tmp_path):
+    resume.open_workdir(frozen(), tmp_path / "a")
+    data = tmp_path / "a/snips/seed0/data.json"
+    data.parent.mkdir(parents=True)
+    data.write_text("{}")
+    (tmp_path / "a/versions.json").write_text("[]")
+    (tmp_path / "a/error.log").write_text("typo")
+    resume.open_workdir(frozen(**{"kd.temperature": 4.0}), tmp_path / "a")
+    saved = json.loads((tmp_path / "a/config.json").read_text())
+    assert saved["kd"]["temperature"] == 4.0
+    # Hashes of data under the former settings.
+    assert not data.exists()
+    begin(tmp_path / "a")
+    with pytest.raises(ValueError, match=re.escape("kd.temperature was 4.0, now 2.0")):
+        resume.open_workdir(frozen(), tmp_path / "a")
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "[]", "7"])
+def test_the_settings_of_something_else_are_left_alone(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match="other files"):
+        resume.open_workdir(frozen(), tmp_path)
+    assert (tmp_path / "config.json").read_text() == content
+
+
+def test_a_corrected_typo_is_not_refused(tmp_path, monkeypatch):
+    config = run.load("quickstart.py")
+    config.tasks = ("files",)
+    config.data.files.train = str(tmp_path / "typo.tsv")
+    with pytest.raises(SystemExit, match=r"typo\.tsv"):
+        run.run(config, tmp_path / "study")
+    assert "Traceback" in (tmp_path / "study/error.log").read_text()
+    config.data.files.train = str(tmp_path / "right.tsv")
+    with pytest.raises(SystemExit, match=r"FileNotFoundError.*right\.tsv"):
+        run.run(config, tmp_path / "study")
+
+
+def test_a_second_run_leaves_the_folder_of_the_first_alone(tmp_path):
+    resume.open_workdir(frozen(), tmp_path)
+
+    def files():
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    with runtime.only_process(tmp_path):
+        before = files()
+        config = run.load("quickstart.py")
+        config.kd.temperature = 4.0
+        with pytest.raises(SystemExit, match="Another process works in"):
+            run.run(config, tmp_path)
+        assert files() == before
+
+
+def test_an_error_is_kept_unless_the_disk_is_full(tmp_path, monkeypatch):
+    path = tmp_path / "error.log"
+    with pytest.raises(ValueError, match="said"), run.error_kept(path):
+        raise ValueError("said")
+    assert path.read_text().endswith("ValueError: said\n")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_text", full)
+    with pytest.raises(ValueError, match="said") as caught, run.error_kept(path):
+        raise ValueError("said")
+    assert "No space" not in str(caught.value)
+
+
+def test_versions_of_each_run_are_kept(tmp_path, monkeypatch):
+    for commit in ("a", "a", "b", "a"):
+        monkeypatch.setattr(runtime, "commit", lambda commit=commit: commit)
+        results.note_versions(tmp_path)
+    found = results.read_versions(tmp_path)
+    assert [versions["commit"] for versions in found] == ["a", "b", "a"]
+    # As an earlier version wrote it.
+    (tmp_path / "versions.json").write_text('{"commit": "old"}')
+    results.note_versions(tmp_path)
+    found = results.read_versions(tmp_path)
+    assert [versions["commit"] for versions in found] == ["old", "a"]
+
+
 def test_a_workdir_belongs_to_one_study_that_may_grow(tmp_path):
     resume.open_workdir(frozen(), tmp_path / "a")
+    begin(tmp_path / "a")
     resume.open_workdir(frozen(seeds=(0, 1)), tmp_path / "a")
     saved = json.loads((tmp_path / "a" / "config.json").read_text())
     assert saved["seeds"] == [0, 1]
@@ -173,6 +272,7 @@ def test_a_workdir_belongs_to_one_study_that_may_grow(tmp_path):
 
 def test_an_attack_taken_out_keeps_its_settings(tmp_path):
     resume.open_workdir(frozen(), tmp_path / "a")
+    begin(tmp_path / "a")
     config = run.load("quickstart.py")
     del config.attacks["word_data"]
     resume.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path / "a")
@@ -182,6 +282,7 @@ def test_an_attack_taken_out_keeps_its_settings(tmp_path):
 
 def test_what_changes_no_result_may_change(tmp_path):
     resume.open_workdir(frozen(), tmp_path / "a")
+    begin(tmp_path / "a")
     resume.open_workdir(frozen(keep_checkpoints=False), tmp_path / "a")
 
 
@@ -335,6 +436,7 @@ def test_an_attack_may_be_of_some_tasks_only():
 def test_a_study_from_before_a_field_was_there_goes_on(tmp_path):
     config = robustness.get_config("labels")
     resume.open_workdir(ml_collections.FrozenConfigDict(config), tmp_path)
+    begin(tmp_path)
     path = tmp_path / "config.json"
     before = json.loads(path.read_text())
     del before["attacks"]["labels"]["decoy_rate"]

@@ -3,6 +3,7 @@
 import json
 import logging
 import logging.handlers
+import pathlib
 import shutil
 
 import ml_collections
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import arms, inference, runtime, trainer
+from experiments import arms, inference, runtime, saved, trainer
 from experiments.arms import quarantine, token_groups
 from experiments.reports import report, results
 from experiments.study import grid, preflight, runner
@@ -95,10 +96,16 @@ def run(config, workdir):
     config = ml_collections.FrozenConfigDict(config)
     workdir.mkdir(exist_ok=True)
     rows = runner.run(config, workdir, console=Console(quiet=True))
-    runtime.write_json(workdir / "versions.json", results.versions())
+    results.note_versions(workdir)
     found = results.write(workdir, rows)
     report.write(workdir, config, found)
     return found
+
+
+def metrics_of(workdir):
+    """The lines that all runs of a study have logged."""
+    paths = sorted(workdir.rglob("metrics.jsonl"))
+    return [json.loads(x) for path in paths for x in path.read_text().splitlines()]
 
 
 def forget(*, compiled=True):
@@ -219,6 +226,7 @@ def test_results_hold_every_cell(finished):
         assert row["excess_asr"] == pytest.approx(row["asr"] - row["null_asr"])
         assert row["metric_name"] == "accuracy"
         assert row["step_seconds"] >= 0
+        assert row["evaluated_commit"] == row["commit"] == runtime.commit()
     constrained = {row["arm"] for row in found["rows"] if row["bytes_per_node"]}
     ours = {"anchor", "wary", "unattacked"}
     ours |= {"audited", "wary_audited", "unattacked_audited"}
@@ -415,9 +423,9 @@ def test_students_and_pictures_lie_in_the_workdir(finished):
     assert "anchor" in page
     for picture in ("files.png", "files_tradeoff.png"):
         assert (workdir / picture).read_bytes().startswith(b"\x89PNG")
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
     runs = {json.loads(line)["run"] for line in lines}
-    assert "files/seed0/data/anchor" in runs
+    assert runs == {"files/seed0/data/anchor"}
 
 
 def test_a_killed_study_resumes_to_the_same_numbers(finished, tmp_path, monkeypatch):
@@ -432,16 +440,12 @@ def test_a_killed_study_resumes_to_the_same_numbers(finished, tmp_path, monkeypa
         ]
 
     assert without_time(found) == without_time(expected)
-    metrics = [
-        json.loads(line)
-        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    ]
-    keys = [(line["run"], line["dispatch"]) for line in metrics]
-    assert len(keys) == len(set(keys))
-    whole = (finished[1] / "metrics.jsonl").read_text().splitlines()
-    assert sorted(keys) == sorted(
-        (line["run"], line["dispatch"]) for line in map(json.loads, whole)
+    keys, whole = (
+        [(line["run"], line["dispatch"]) for line in metrics_of(folder)]
+        for folder in (tmp_path / "run", finished[1])
     )
+    assert len(keys) == len(set(keys))
+    assert sorted(keys) == sorted(whole)
 
 
 def test_the_anchor_arm_is_not_the_anchor_encoder(finished, tmp_path):
@@ -544,14 +548,91 @@ def test_a_private_student_leaves_no_draws_behind(finished, tmp_path):
     assert plain["epsilon_nominal"] is None
 
 
+def flip(path):
+    """Flips one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 64
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("owner", ["data/teacher", "no_attack/anchor_encoder"])
+def test_a_flipped_bit_of_a_model_is_named_with_its_remedy(finished, tmp_path, owner):
+    config, workdir, expected, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    cell, part = tmp_path / "run/files/seed0/data", tmp_path / "run/files/seed0" / owner
+    shutil.rmtree(cell / "anchor")
+    (cell / "anchor.json").unlink()
+    flip(part / "model/model.safetensors")
+    forget(compiled=False)
+    with pytest.raises(ValueError, match=f"{owner}/model/model.safetensors with") as e:
+        run(config, tmp_path / "run")
+    assert f"Delete {part} and" in str(e.value)
+    shutil.rmtree(part)
+    forget(compiled=False)
+    rows = run(config, tmp_path / "run")["rows"]
+    ignored = ("step_seconds", "step_ratio")
+    for row, other in zip(rows, expected["rows"], strict=True):
+        assert {**row, **dict.fromkeys(ignored)} == {**other, **dict.fromkeys(ignored)}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("damage", [flip, pathlib.Path.unlink])
+def test_each_file_of_a_saved_model_is_checked(finished, tmp_path, name, damage):
+    folder = tmp_path / "plain/model"
+    shutil.copytree(finished[1] / "files/seed0/data/plain", folder.parent)
+    saved.check(folder, run=folder.parent)
+    damage(folder / name)
+    with pytest.raises(ValueError, match=f"{name} with the SHA-256"):
+        saved.check(folder, run=folder.parent)
+
+
+def test_a_model_without_a_manifest_is_taken_as_it_is(finished, tmp_path):
+    """Put there by hand, or by an earlier version."""
+    folder = tmp_path / "plain/model"
+    shutil.copytree(finished[1] / "files/seed0/data/plain/model", folder)
+    saved.check(folder, run=folder.parent)
+    manifest = saved.manifest_of(folder)
+    for content in ("", "7", "{", "[1]"):
+        manifest.write_text(content)
+        with pytest.raises(ValueError, match=r"sha256\.json whole, found it damaged"):
+            saved.check(folder, run=folder.parent)
+
+
+def test_a_model_is_there_with_its_manifest_or_not_at_all(
+    finished, tmp_path, monkeypatch
+):
+    """Dies at each step of a save, over nothing and over an older model."""
+    context, cell = context_of(finished), scenario.Cell("files", 0, "data")
+    model = artifacts.student_model(context, cell, "plain")
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    for owner, name in ((saved.hf, "save_hf"), (runtime, "write_json")):
+        folder = tmp_path / name / "model"
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, die)
+            with pytest.raises(KeyboardInterrupt):
+                saved.save(folder, model)
+        assert not folder.exists()
+        for _ in range(2):
+            saved.save(folder, model)
+            saved.check(folder, run=folder.parent)
+        assert {path.name for path in folder.parent.iterdir()} == {
+            "model",
+            "model.sha256.json",
+        }
+
+
 def test_students_need_not_be_kept(finished, tmp_path):
     base, workdir, expected, _ = finished
     shutil.copytree(workdir, tmp_path / "run")
     config = base.copy_and_resolve_references()
     config.export_students = False
     assert run(config, tmp_path / "run")["rows"] == expected["rows"]
-    left = {path.parent.name for path in (tmp_path / "run").rglob("model")}
-    assert left == {"teacher", "anchor_encoder"}
+    for name in ("model", "model.sha256.json"):
+        left = {path.parent.name for path in (tmp_path / "run").rglob(name)}
+        assert left == {"teacher", "anchor_encoder"}
 
 
 def test_a_finished_study_only_gathers_its_rows(finished, monkeypatch):

@@ -1,6 +1,7 @@
 """Several seeds side by side are what each of them is by itself."""
 
 import json
+import shutil
 
 import jax
 import ml_collections
@@ -13,6 +14,7 @@ from experiments.study import grid as jobs_lib
 from experiments.study.defaults import defaults, encoder
 from protojax import models
 from protojax.data import batches
+from protojax.models import hf
 from tests.test_study import forget, run, run_killed, tiny
 
 SECTION = ml_collections.FrozenConfigDict(
@@ -64,18 +66,54 @@ def by_itself(one, plan):
     return jax.device_get(state.params["model"])
 
 
+def plan_of(context, runs, monkeypatch):
+    """The dispatches in which some runs train together."""
+    with monkeypatch.context() as patch:
+        plans, walk = [], together.walk
+
+        def watched(context, name, plan, *rest, **options):
+            plans.append(plan)
+            return walk(context, name, plan, *rest, **options)
+
+        patch.setattr(together, "walk", watched)
+        list(together.train(context, runs))
+    (plan,) = plans
+    return plan
+
+
+def test_the_order_of_a_seed_is_its_own(tmp_path, monkeypatch):
+    def batches_of(plan):
+        blocks = [row[row >= 0] for item in plan for row in item.rows]
+        return sorted(tuple(block) for block in blocks if len(block))
+
+    context, own = context_of(tmp_path), run_of(1, 12)
+    found = []
+    for place, runs in ((1, (run_of(0, 12), own)), (0, (own, run_of(2, 9)))):
+        plan = plan_of(context, runs, monkeypatch)
+        found.append(batches_of(together.of_node(plan, place)))
+    assert found[0] == found[1]
+    alone = trainer.epochs_plan(own.tokens.lengths, SECTION, context.config, own.seed)
+    assert found[0] == batches_of(alone)
+
+
+def test_what_is_kept_trains_again_beside_others_only(tmp_path):
+    given = [run_of(seed, 8) for seed in (0, 1)]
+    context = context_of(tmp_path)
+    whole = list(together.train(context, given))
+    (second,) = together.train(context, given, done={given[0].name})
+    jax.tree.map(np.testing.assert_array_equal, second.params, whole[1].params)
+    assert second.at_once == 2
+    assert list(together.train(context, given, done={one.name for one in given})) == []
+    alone = context_of(tmp_path, seeds_at_once=1)
+    (found,) = together.train(alone, given, done={given[0].name})
+    assert found.at_once == 1
+
+
 @pytest.mark.parametrize("rows", [(10, 10), (16, 7)], ids=["even", "uneven"])
 def test_seeds_at_once_are_seeds_by_themselves(tmp_path, monkeypatch, rows):
     given = [run_of(seed, count) for seed, count in enumerate(rows)]
-    plans, walk = [], together.walk
-
-    def watched(context, name, plan, *rest, **options):
-        plans.append(plan)
-        return walk(context, name, plan, *rest, **options)
-
-    monkeypatch.setattr(together, "walk", watched)
     found = list(together.train(context_of(tmp_path), given))
-    (plan,) = plans
+    plan = plan_of(context_of(tmp_path), given, monkeypatch)
     for number, (one, trained) in enumerate(zip(given, found, strict=True)):
         own = together.of_node(plan, number)
         members = np.concatenate([item.rows.ravel() for item in own])
@@ -235,4 +273,61 @@ def test_a_killed_joint_study_resumes_to_the_same_numbers(
         path = workdir / f"files/seed{row['seed']}/data/plain.json"
         before = json.loads(path.read_text())
         for field in ("clean_metric", "asr", "robust_accuracy"):
-            assert row[field] == pytest.approx(before[field])
+            assert row[field] == before[field]
+
+
+def weights_of(workdir):
+    """The bytes of every model of a study."""
+    paths = sorted(workdir.rglob("model/model.safetensors"))
+    return {str(path.relative_to(workdir)): path.read_bytes() for path in paths}
+
+
+def test_a_study_killed_after_each_model_ends_bit_for_bit_the_same(
+    finished, tmp_path, monkeypatch
+):
+    config, workdir, expected, _ = finished
+    config = config.copy_and_resolve_references()
+    config.checkpoint_every = 5
+    save, seen, of_this_life, kills = hf.save_hf, set(), [], 0
+
+    class KilledError(Exception):
+        pass
+
+    def mortal(folder, model):
+        """Dies after each model's first save, and before each second of a life."""
+        if of_this_life:
+            raise KilledError
+        save(folder, model)
+        of_this_life.append(folder)
+        if folder not in seen:
+            seen.add(folder)
+            raise KilledError
+
+    monkeypatch.setattr(hf, "save_hf", mortal)
+    while True:
+        forget(compiled=False)
+        of_this_life.clear()
+        try:
+            found = run(config, tmp_path)
+            break
+        except KilledError:
+            kills += 1
+            assert kills < 50, "no progress"
+    whole = weights_of(workdir)
+    assert len(seen) == len(whole) < kills
+    assert weights_of(tmp_path) == whole
+    measures = ("clean_metric", "asr", "robust_accuracy", "seeds_at_once")
+    for row, other in zip(found["rows"], expected["rows"], strict=True):
+        assert [row[name] for name in measures] == [other[name] for name in measures]
+
+
+def test_a_student_that_is_lost_comes_back_bit_for_bit(finished, tmp_path):
+    config, workdir, _, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    lost = tmp_path / "run/files/seed1/data"
+    shutil.rmtree(lost / "plain")
+    shutil.rmtree(lost / "teacher")
+    (lost / "plain.json").unlink()
+    forget(compiled=False)
+    run(config, tmp_path / "run")
+    assert weights_of(tmp_path / "run") == weights_of(workdir)

@@ -1,7 +1,5 @@
 """Arms that do something differently, in a study that is otherwise the same."""
 
-import json
-
 import ml_collections
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from experiments import runtime, trainer
 from experiments.study import check
 from experiments.world import artifacts, scenario, trusted_model
 from experiments.world.scenario import Cell
-from tests.test_study import forget, run, tiny
+from tests.test_study import forget, metrics_of, run, tiny
 
 CELL = Cell("files", 0, "data")
 
@@ -63,15 +61,20 @@ def test_a_variant_changes_its_own_arm_only(varied):
 
 def test_what_a_variant_goes_on_from_is_the_study_s_own(varied):
     config, workdir, _ = varied
-    text = (workdir / "metrics.jsonl").read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
-    done = {line["run"]: line["dispatch"] for line in lines}
+    done = {line["run"]: line["dispatch"] for line in metrics_of(workdir)}
     context = runtime.Context(config, workdir, None, 0)
     plain = artifacts.student_model(context, CELL, "plain")
     examples = artifacts.transfer(context, CELL).examples
     tokens = artifacts.tokenize(context, plain, examples)
     plan = trainer.epochs_plan(tokens.lengths, config.student, config, 0)
     assert done["files/seed0/data/plain"] == len(plan)
+
+
+def test_what_anchors_of_variants_say_lies_side_by_side(varied):
+    _, workdir, _ = varied
+    # The tuned one, the same of few references, the frozen one and the teacher.
+    assert len(list((workdir / CELL.folder).glob("anchor_transfer_*"))) == 4
+    assert len(list(workdir.rglob("teacher_transfer_*"))) == 1
 
 
 def test_variants_share_the_teacher_and_have_an_anchor_of_their_own(varied):

@@ -414,8 +414,8 @@ def amended(
     rejected = verdict.rejected | suspect
     classes, logits = verdict.anchor_classes.copy(), verdict.anchor_logits.copy()
     # Of the others a wary judge has hidden what it found by itself.
-    read_whole = (logits == trusted_model.anchor_view(context, cell).logits).all(1)
-    rows = np.flatnonzero(rejected & read_whole)
+    reread = np.zeros_like(rejected) if verdict.reread is None else verdict.reread
+    rows = np.flatnonzero(rejected & ~reread)
     if len(rows):
         classes[rows], logits[rows] = trusted_model.view(
             context, cell, data.take(pure, rows)
@@ -424,7 +424,7 @@ def amended(
     if verdict.spoiled is not None:
         spoiled |= verdict.spoiled
     p_values = np.where(suspect, 0.0, verdict.p_values)
-    return Verdict(rejected, p_values, classes, logits, spoiled)
+    return Verdict(rejected, p_values, classes, logits, spoiled, verdict.reread)
 
 
 def without(snippets: list[Snippet], examples: Examples) -> Examples:

@@ -20,7 +20,7 @@ from experiments.arms import ARMS, Arm, Recipe, communication_cost
 from experiments.runtime import Context
 from experiments.world import artifacts, scenario
 from experiments.world.scenario import Cell
-from protojax import attacks, prototypes, training
+from protojax import attacks, prototypes, training, validate
 from protojax.base import Batch, Prototypes, PyTree
 from protojax.data import batches
 from protojax.federated import aggregation, communication, federation, gossip, nodes
@@ -38,12 +38,15 @@ class Distilled(NamedTuple):
     Attributes:
         params: of each student: one where a server merges, else one a node.
         recipes: of each node.
+        prototypes: that constrain students at the end of training: one set where all
+            hold the same, else one a node, none without a constraint.
         hostile: `[nodes]`, bool.
         facts: figures of the run, for the results.
     """
 
     params: list[PyTree]
     recipes: list[Recipe]
+    prototypes: list[Prototypes]
     hostile: np.ndarray
     facts: dict[str, Any]
 
@@ -76,13 +79,27 @@ def node_recipes(context: Context, cell: Cell, arm: Arm) -> list[Recipe]:
             held = artifacts.held_prototypes(context, cell._replace(node=int(node)))
         recipes[node] = mine._replace(
             columns={
-                name: mine.columns.get(name, mine.examples.labels)
+                name: mine.columns[name]
+                if name in mine.columns
+                else _claimed(mine, name)
                 for name in honest.columns
             },
             objective=honest.objective,
             prototypes=held,
         )
     return recipes
+
+
+def _claimed(recipe: Recipe, column: str) -> np.ndarray:
+    """Returns what a plain recipe says in a column that a defence has.
+
+    Raises:
+        ValueError: a column for which a node that does not defend has no value.
+    """
+    # To hold meaning to the class that a row claims is no defence.
+    known = {"anchors": recipe.examples.labels}
+    validate.one_of(known, **{"columns of a hostile node": column})
+    return known[column]
 
 
 def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
@@ -165,7 +182,21 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
         if recipes[0].prototypes is None
         else communication_cost.prototype_error(context, cell),
     }
-    return Distilled(params, recipes, hostile, facts)
+    held = _prototypes(section, state, recipes, mesh)
+    return Distilled(params, recipes, held, hostile, facts)
+
+
+def _prototypes(
+    section, state: Federation, recipes: list[Recipe], mesh: Mesh
+) -> list[Prototypes]:
+    """Returns the prototypes that all nodes hold at the end, or those of each."""
+    if recipes[0].prototypes is None:
+        return []
+    if section.prototypes != "local":
+        return [recipes[0].prototypes]
+    # Merged, and adapted to each node's own references, since they were made.
+    everyone = nodes.gather(state.nodes.prototypes, mesh)
+    return [nodes.unstack(everyone, node) for node in range(section.nodes)]
 
 
 def _students(section, state: Federation, mesh: Mesh) -> list[PyTree]:

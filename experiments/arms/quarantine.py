@@ -39,6 +39,8 @@ class Verdict(NamedTuple):
         anchor_logits: `[rows, num_labels]`, or None.
         spoiled: `[references]`, bool, those that no student should learn from either;
             None is none of them.
+        reread: `[rows]`, bool, those of which the anchor was shown a part only; None is
+            none of them.
     """
 
     rejected: np.ndarray
@@ -46,6 +48,7 @@ class Verdict(NamedTuple):
     anchor_classes: np.ndarray | None = None
     anchor_logits: np.ndarray | None = None
     spoiled: np.ndarray | None = None
+    reread: np.ndarray | None = None
 
 
 class Found(NamedTuple):
@@ -215,7 +218,7 @@ def _judge_once(
         return Verdict(*verdict, *(part[kept] for part in view))
     hidden = tested.guilty & verdict.rejected[:, None]
     view = token_groups.view_without(context, cell, hidden)
-    return Verdict(*verdict, *view, tested.spoiled)
+    return Verdict(*verdict, *view, tested.spoiled, hidden.any(1))
 
 
 def judge_rows(context: Context, cell: Cell) -> Verdict:

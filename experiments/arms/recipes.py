@@ -86,6 +86,7 @@ class Arm(NamedTuple):
             has it, and says with the help of the references what found words mean.
         learns_in: `(config, cell) -> Cell`, the cell that the student depends on; one
             that does not depend on the attack is trained once for all of them.
+        recommended: whether it is the defence to use; tables highlight it.
     """
 
     recipe: Callable[[Context, Cell], Recipe]
@@ -95,6 +96,7 @@ class Arm(NamedTuple):
     in_federations: bool = True
     anchored: bool = False
     audits: bool = False
+    recommended: bool = False
 
 
 def _distil(context: Context, assignment: str = "", weight: float | None = None):
@@ -465,6 +467,17 @@ def _trusted_features(features, held: Prototypes, rejected, classes) -> np.ndarr
     return features
 
 
+def is_recommended(arm: str) -> bool:
+    """Returns whether an arm is the defence to use, whatever its variant.
+
+    >>> is_recommended("audited"), is_recommended("anchor"), is_recommended("former")
+    (True, False, False)
+    """
+    # A table may be made of a study whose arms have other names by now.
+    known = ARMS.get(parse(arm).kind)
+    return known is not None and known.recommended
+
+
 def _clean_cell(config: Any, cell: Cell) -> Cell:
     """Returns the cell without its attack."""
     return cell.clean
@@ -479,7 +492,7 @@ ARMS: dict[str, Arm] = {
     # Nodes step together through full batches; the accounting needs coins.
     "dp_sgd": Arm(dp_sgd, in_federations=False),
     "anchor": Arm(anchor, anchored=True),
-    "audited": Arm(audited, needs=("anchor",), **_AUDITS),
+    "audited": Arm(audited, needs=("anchor",), recommended=True, **_AUDITS),
     "unattacked": Arm(unattacked, _clean_cell, anchored=True),
     "unattacked_audited": Arm(
         unattacked_audited, _clean_cell, needs=("unattacked",), **_AUDITS

@@ -36,8 +36,8 @@ FOLDER = pathlib.Path(__file__).parents[1] / "records"
 IDENTITY = ("task", "attack", "arm", "seed")
 # What is kept of a row.
 KEPT = (
-    *(*IDENTITY, "metric_name", "commit", "step_rows", "noise_multiplier"),
-    "epsilon_nominal",
+    *(*IDENTITY, "metric_name", "commit", "evaluated_commit"),
+    *("step_rows", "noise_multiplier", "epsilon_nominal"),
     *(name for name in results.MEASURES if name not in results.COMPARED),
 )
 
@@ -123,7 +123,7 @@ def record(
             f"Expected rows of {tasks or 'any task'} in {workdirs}, found none."
         )
     ordered = sorted(rows.values(), key=_place)
-    versions = [json.loads((w / "versions.json").read_text()) for w in workdirs]
+    versions = [found for w in workdirs for found in results.read_versions(w)]
     versions += [before["versions"]] if before else []
     head = {"settings": settings, "versions": _all_of(versions)}
     found = _found(ordered, **head)
@@ -179,6 +179,12 @@ def _rows(workdir: pathlib.Path, tasks: tuple[str, ...]) -> list[dict[str, Any]]
     return [
         row for row in found if "arm" in row and row["task"] in (tasks or [row["task"]])
     ]
+
+
+def _commits(row: dict[str, Any]) -> set[str]:
+    """Returns the commits that trained and that evaluated the student of a row."""
+    names = ("commit", "evaluated_commit")
+    return {row[name] for name in names if row.get(name)} or {"unknown"}
 
 
 def _identity(row: dict[str, Any]) -> tuple:

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from experiments import runtime
-from experiments.arms import ARMS, parse
+from experiments.arms import ARMS, is_recommended, parse
 from experiments.reports import results as results_lib
 
 COLOURS = {
@@ -50,7 +50,7 @@ th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; }
 th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left; }
 thead th { border-bottom: 2px solid #222; }
 tr.first td { border-top: 1px solid #bbb; }
-tr.anchor { background: #eaf6ea; font-weight: 600; }
+tr.recommended { background: #eaf6ea; font-weight: 600; }
 img { max-width: 100%; }
 pre { background: #f6f6f6; padding: 1rem; overflow: auto; max-height: 30rem; }
 </style></head><body>
@@ -101,9 +101,12 @@ def write(workdir: pathlib.Path, config: Any, results: dict[str, Any]) -> pathli
     header, *rows = results_lib.table(summary)
     for line, cells in zip(summary, rows, strict=True):
         group = line["task"], line["attack"]
-        first = "first " if previous not in (None, group) else ""
-        kind = parse(line["arm"]).kind
-        lines.append({"style": first + kind, "cells": cells})
+        styles = {
+            "first": previous not in (None, group),
+            "recommended": is_recommended(line["arm"]),
+        }
+        style = " ".join(name for name, holds in styles.items() if holds)
+        lines.append({"style": style, "cells": cells})
         previous = group
     page = jinja2.Environment(autoescape=True).from_string(PAGE)
     html = page.render(

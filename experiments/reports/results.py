@@ -1,6 +1,7 @@
 """From the rows of a study to its results: null and excess ASR, means, intervals."""
 
 import importlib.metadata
+import json
 import pathlib
 import platform
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from experiments import runtime
-from experiments.arms import parse
+from experiments.arms import is_recommended, parse
 from protojax import evals
 
 PACKAGES = (
@@ -60,6 +61,23 @@ def versions() -> dict[str, Any]:
         **{name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": [str(device) for device in jax.devices()],
     }
+
+
+def note_versions(workdir: pathlib.Path) -> None:
+    """Adds the versions of this run to `versions.json`, unless they are its last."""
+    known, now = read_versions(workdir), versions()
+    if known[-1:] != [now]:
+        runtime.write_json(workdir / "versions.json", [*known, now])
+
+
+def read_versions(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the versions of all runs of a study that differ, oldest first."""
+    path = workdir / "versions.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    # A study of an earlier version knows its last run only.
+    return found if isinstance(found, list) else [found]
 
 
 def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -370,6 +388,6 @@ def tables(results: dict[str, Any]) -> list[Table]:
         for index, name in enumerate(names):
             shown.add_column(name, justify="right" if index else "left", no_wrap=True)
         for _, _, *row in rows:
-            shown.add_row(*row, style="green" if row[0].startswith("anchor") else "")
+            shown.add_row(*row, style="green" if is_recommended(row[0]) else "")
         found.append(shown)
     return found

@@ -15,6 +15,41 @@ GROWING = ("tasks", "seeds", "arms", "attacks", "federations", "variants")
 FREE = ("checkpoint_every", "keep_checkpoints", "export_students")
 
 
+def check_workdir(
+    config: ml_collections.FrozenConfigDict, workdir: pathlib.Path
+) -> dict:
+    """Returns what a study's `config.json` is to hold; writes nothing.
+
+    A study that has computed nothing yet may have any settings: a path that was
+    mistyped and corrected is no other study.
+
+    Args:
+        config: the resolved config.
+        workdir: the folder, which need not exist.
+
+    Raises:
+        ValueError: the folder holds something else, or a study with other settings;
+            names them.
+    """
+    now = json.loads(config.to_json())
+    path = workdir / "config.json"
+    before = json.loads(path.read_text()) if path.exists() else None
+    if isinstance(before, dict) and before.keys() >= {"tasks", "seeds", "arms"}:
+        if not has_computed(workdir):
+            return now
+        try:
+            return joined(before, now, str(workdir))
+        except ValueError as error:
+            raise ValueError(
+                f"{error} Give another --workdir, or delete that folder."
+            ) from None
+    if any(not path.name.startswith(".") for path in workdir.glob("*")):
+        raise ValueError(
+            f"Expected --workdir empty or a study's, found {workdir} with other files."
+        )
+    return now
+
+
 def open_workdir(
     config: ml_collections.FrozenConfigDict, workdir: pathlib.Path
 ) -> None:
@@ -28,24 +63,43 @@ def open_workdir(
         workdir: the folder.
 
     Raises:
-        ValueError: the folder holds a study with other settings; names them.
+        ValueError: see `check_workdir`.
     """
-    now = json.loads(config.to_json())
-    path = workdir / "config.json"
-    if path.exists():
-        before = json.loads(path.read_text())
-        try:
-            now = joined(before, now, str(workdir))
-        except ValueError as error:
-            raise ValueError(
-                f"{error} Give another --workdir, or delete that folder."
-            ) from None
-    elif any(not path.name.startswith(".") for path in workdir.glob("*")):
-        raise ValueError(
-            f"Expected --workdir empty or a study's, found {workdir} with other files."
-        )
+    now = check_workdir(config, workdir)
+    if not has_computed(workdir):
+        # Hashes of data that no result was made of.
+        for path in _files(workdir):
+            if len(path.parts) > 1:
+                (workdir / path).unlink()
     workdir.mkdir(parents=True, exist_ok=True)
-    runtime.write_json(path, now)
+    runtime.write_json(workdir / "config.json", now)
+
+
+def has_computed(workdir: pathlib.Path) -> bool:
+    """Returns whether a study's folder holds more than settings and hashes of data."""
+    return not all(_is_prelude(path) for path in _files(workdir))
+
+
+def _files(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files of a study but hidden ones, as paths below its folder."""
+    below = (path.relative_to(workdir) for path in workdir.rglob("*") if path.is_file())
+    return [path for path in below if not any(p.startswith(".") for p in path.parts)]
+
+
+def _is_prelude(path: pathlib.Path) -> bool:
+    """Returns whether a study writes a file before it computes anything.
+
+    >>> [_is_prelude(pathlib.Path(name)) for name in (
+    ...     "error.log", "sst2/seed0/data.json", "sst2/syntax.json", "thesis.tex",
+    ...     "sst2/seed0/no_attack/plain.json")]
+    [True, True, True, False, False]
+    """
+    if len(path.parts) == 1:
+        known = ("config.json", "versions.json")
+        return path.name in known or path.suffix == ".log"
+    # TASK/ATTACK.json and TASK/SEED/data.json, see `cells`.
+    data, ready = len(path.parts) == 3, len(path.parts) == 2
+    return (data and path.name == "data.json") or (ready and path.suffix == ".json")
 
 
 def joined(before: dict, now: dict, where: str) -> dict:

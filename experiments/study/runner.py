@@ -7,7 +7,6 @@ on from there, and one that is finished only gathers its rows.
 import functools
 import json
 import pathlib
-import shutil
 from typing import Any
 
 import numpy as np
@@ -21,16 +20,23 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments import arms, inference, processes, runtime, together, trainer
+from experiments import (
+    arms,
+    inference,
+    processes,
+    runtime,
+    saved,
+    together,
+    trainer,
+)
 from experiments.arms import ARMS, federated
 from experiments.runtime import Context
-from experiments.study.grid import DONE, Job, jobs, needed
+from experiments.study.grid import DONE, Job, job_of, jobs, needed
 from experiments.study.preflight import preflight, work
-from experiments.world import artifacts, scenario, tasks, trusted_model
+from experiments.world import artifacts, scenario, tasks
 from experiments.world.scenario import Cell
 from protojax import attacks, distillation, evals, models, prototypes, validate
 from protojax.federated import partition
-from protojax.models import hf
 
 _END = "end of the study"  # where processes wait for each other
 # What is known of the training of a student that has no federation.
@@ -74,7 +80,8 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
             progress.update(context.task_id, total=1, completed=1)
         for group in _groups(config, todo):
             runtime.make_room()
-            train_students(context, group)
+            for job in group:
+                train_students(context, job)
             for job in group:
                 row = evaluate(context, job)
                 runtime.write_json(workdir / job.row, row)
@@ -87,7 +94,7 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
             # First the file that says the student is whole.
             (workdir / job.student / DONE).unlink(missing_ok=True)
             for folder in (workdir / job.student).glob("**/model"):
-                shutil.rmtree(folder)
+                saved.remove(folder)
     return [json.loads((workdir / job.row).read_text()) for job in jobs(config)]
 
 
@@ -97,7 +104,7 @@ def _todo(config, workdir: pathlib.Path) -> list[Job]:
 
 
 def _groups(config, todo: list[Job]) -> list[list[Job]]:
-    """Returns jobs in groups of those that are trained at once: of several seeds."""
+    """Returns jobs in groups that differ in their seed only, to be trained first."""
     if config.seeds_at_once == 1:
         return [[job] for job in todo]
     found: dict[tuple, list[Job]] = {}
@@ -135,73 +142,64 @@ def students(context: Context, job: Job) -> tuple[list[models.Model], dict[str, 
 
     There is one, or one a node where no server merges them.
     """
-    train_students(context, [job])
+    train_students(context, job)
+    facts = _facts(context, job)
     context = context.varied(job.variant)
     found = [
-        artifacts.load_model(context, folder, context.config.student, job.student_cell)
+        artifacts.load_model(
+            context,
+            folder,
+            context.config.student,
+            job.student_cell,
+            run=context.workdir / job.student,
+        )
         for folder in _saved(context, job)
     ]
-    return found, _facts(context, job)
+    return found, facts
 
 
 def _facts(context: Context, job: Job) -> dict[str, Any]:
-    """Returns the facts of the training of a job's students, which are there."""
+    """Returns what is known of the training of a job's students."""
     return json.loads((context.workdir / job.student / DONE).read_text())
 
 
-def train_students(context: Context, group: list[Job]) -> None:
-    """Trains the students of one arm for several seeds, those that are not there yet.
+def train_students(context: Context, job: Job) -> None:
+    """Trains the students of a job, unless they are there.
 
-    Args:
-        context: the study.
-        group: jobs that differ in their seed only.
+    With them train those of the seeds that the config puts beside its own, kept or not:
+    a study that was killed between two of them goes on with the same group.
     """
     # Attacks share students that do not depend on them.
-    left = {}
-    for job in group:
-        if not _saved(context, job):
-            left[job.student] = job
-        elif _facts(context, job).get("epsilon_nominal") is False:
+    if _saved(context, job):
+        if _facts(context, job).get("epsilon_nominal") is False:
             # The study may have been killed between the student and this.
             trainer.forget_checkpoints(context, job.student, secret=True)
-    if not left:
         return
-    arm = ARMS[group[0].kind]
-    if group[0].federation:
-        for job in left.values():
-            start, done = distil_federated(context, job)
-            _keep(context, job, done, start)
-            trainer.forget_checkpoints(context, job.student)
+    if job.federation:
+        start, done = distil_federated(context, job)
+        _keep(context, job, done, start)
+        trainer.forget_checkpoints(context, job.student)
         return
-    _prepare(context, list(left.values()), arm)
-    starts = [_start(context, job) for job in left.values()]
-    context = context.varied(group[0].variant)
-    made = []
-    for job, start in zip(left.values(), starts, strict=True):
-        recipe = arm.recipe(context, job.student_cell)
-        if recipe.student is None:
-            made.append((job, start, recipe))
-        else:
-            params = distillation.student_params(recipe.student.params)
-            _, before = students(context, needed(context.config, job)[0])
-            facts = {name: before.get(name) for name in _TRAINING}
-            _keep(context, job, _alone(params, recipe, facts), start)
-    runs = [
-        trainer.Run(
-            job.student,
-            start,
-            artifacts.tokenize(context, start, recipe.examples),
-            recipe.examples.labels,
-            runtime.changed(context.config.student, **recipe.section),
-            seed=job.cell.seed,
-            columns=recipe.columns,
-            objective=recipe.objective,
-            prototypes=recipe.prototypes,
-        )
-        for job, start, recipe in made
+    seeds = together.seeds_beside(context.config, job.cell.seed)
+    group = [
+        job_of(context.config, job.cell._replace(seed=seed), job.arm) for seed in seeds
     ]
-    ended = together.train(context, runs)
-    for (job, start, recipe), run, trained in zip(made, runs, ended, strict=True):
+    starts = [_start(context, one) for one in group]
+    whole, context = context, context.varied(job.variant)
+    done = {one.student for one in group if _saved(context, one)}
+    made = []
+    for one, start in zip(group, starts, strict=True):
+        recipe = ARMS[one.kind].recipe(context, one.student_cell)
+        if recipe.student is None:
+            made.append((one, start, recipe, _run(context, one, start, recipe)))
+        elif one.student not in done:
+            before = _facts(whole, needed(whole.config, one)[0])
+            facts = {name: before.get(name) for name in _TRAINING}
+            params = distillation.student_params(recipe.student.params)
+            _keep(context, one, _alone(params, recipe, facts), start)
+    ended = together.train(context, [run for *_, run in made], done=done)
+    left = [part for part in made if part[0].student not in done]
+    for (one, start, recipe, run), trained in zip(left, ended, strict=True):
         rule = recipe.objective.get("gradient", {})
         facts = (
             trained.step_seconds,
@@ -212,12 +210,30 @@ def train_students(context: Context, group: list[Job]) -> None:
         )
         facts = dict(zip(_TRAINING, facts, strict=True))
         params = distillation.student_params(trained.params, trained.projection)
-        _keep(context, job, _alone(params, recipe, facts), start)
+        _keep(context, one, _alone(params, recipe, facts), start)
+
+
+def _run(
+    context: Context, job: Job, start: models.Model, recipe: arms.Recipe
+) -> trainer.Run:
+    """Returns the training run of a recipe, of a student that has no federation."""
+    return trainer.Run(
+        job.student,
+        start,
+        artifacts.tokenize(context, start, recipe.examples),
+        recipe.examples.labels,
+        runtime.changed(context.config.student, **recipe.section),
+        seed=job.cell.seed,
+        columns=recipe.columns,
+        objective=recipe.objective,
+        prototypes=recipe.prototypes,
+    )
 
 
 def _alone(params, recipe: arms.Recipe, facts: dict[str, Any]) -> federated.Distilled:
     """Returns what came of a student that has no federation."""
-    return federated.Distilled([params], [recipe], np.zeros(1, bool), facts)
+    held = [] if recipe.prototypes is None else [recipe.prototypes]
+    return federated.Distilled([params], [recipe], held, np.zeros(1, bool), facts)
 
 
 def distil_federated(
@@ -243,30 +259,6 @@ def distil_federated(
     return start, done
 
 
-def _prepare(context: Context, group: list[Job], arm: arms.Arm) -> None:
-    """Trains side by side what the recipes of several seeds would train by themselves.
-
-    That is teachers, anchors, and the students that others start from; the latter as
-    the study has them, without the variant.
-    """
-    if len(group) == 1:
-        return
-    for before in zip(*(needed(context.config, job) for job in group), strict=True):
-        train_students(context, list(before))
-    context = context.varied(group[0].variant)
-    fine_tune, tuned = artifacts.fine_tune, context.config.quarantine.anchor
-    if group[0].kind != "references":
-        fine_tune(
-            context,
-            [artifacts.teacher_tuning(context, job.student_cell) for job in group],
-        )
-    if arm.anchored and tuned == "tuned":
-        fine_tune(
-            context,
-            [trusted_model.anchor_tuning(context, job.student_cell) for job in group],
-        )
-
-
 def _keep(
     context: Context, job: Job, done: federated.Distilled, start: models.Model
 ) -> None:
@@ -275,22 +267,23 @@ def _keep(
     one_each = len(done.params) > 1
     for node, params in enumerate(done.params):
         place = folder / f"node_{node:03d}" if one_each else folder
-        hf.save_hf(place / "model", start._replace(params=params["model"]))
+        saved.save(place / "model", start._replace(params=params["model"]))
         if "projection" in params:
             with runtime.atomic(place / "projection.npy") as file:
                 np.save(file, params["projection"])
-    held = done.recipes[0].prototypes
-    if held is not None:
+    for node, held in enumerate(done.prototypes):
+        place = folder if len(done.prototypes) == 1 else folder / f"node_{node:03d}"
+        place.mkdir(parents=True, exist_ok=True)
         for layer in range(held.vectors.shape[0]):
             prototypes.save_prototypes(
-                folder / f"prototypes_{layer}.safetensors",
+                place / f"prototypes_{layer}.safetensors",
                 type(held)(*(leaf[layer] for leaf in held)),
             )
     facts = {
         "commit": runtime.commit(),
         **done.facts,
         "transfer_rows": sum(len(recipe.examples.texts) for recipe in done.recipes),
-        "bytes_per_node": 0 if held is None else prototypes.num_bytes(held),
+        "bytes_per_node": sum(map(prototypes.num_bytes, done.prototypes[:1])),
         "hostile_nodes": int(done.hostile.sum()),
         **_quarantine_facts(context, job.student_cell, done),
     }
@@ -300,9 +293,12 @@ def _keep(
 
 def _start(context: Context, job: Job) -> models.Model:
     """Returns what a job's training starts from: a new student, or another arm's."""
-    before = [students(context, other)[0] for other in needed(context.config, job)]
+    before = needed(context.config, job)
+    for other in before:
+        train_students(context, other)
     if ARMS[job.kind].goes_on:
-        return before[0][0]
+        (student,), _ = students(context, before[0])
+        return student
     section = context.varied(job.variant).config.student
     return artifacts.build_model(context, section, job.student_cell)
 
@@ -357,6 +353,7 @@ def evaluate(context: Context, job: Job) -> dict[str, Any]:
         "untriggered_asr": None,
         "robust_accuracy": None,
         "target_kept": None,
+        "evaluated_commit": runtime.commit(),
         **facts,
         **_fairness(context, job, predicted, facts),
     }

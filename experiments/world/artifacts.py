@@ -7,14 +7,14 @@ cheap to call again.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from experiments import inference, runtime, together, trainer
+from experiments import inference, runtime, saved, together, trainer
 from experiments.runtime import Context
 from experiments.world import scenario
 from experiments.world.scenario import Cell
@@ -108,8 +108,27 @@ def tokenize(context: Context, model: Model, examples: Examples) -> batches.Toke
     )
 
 
-def load_model(context: Context, folder: pathlib.Path, section, cell: Cell) -> Model:
-    """Returns a model of this study as it was saved."""
+def load_model(
+    context: Context,
+    folder: pathlib.Path,
+    section,
+    cell: Cell,
+    *,
+    run: pathlib.Path | None = None,
+) -> Model:
+    """Returns a model of this study as it was saved.
+
+    Args:
+        context: the study.
+        folder: the model's.
+        section: the model's section of the config.
+        cell: the cell.
+        run: the folder of the run that it came from; the one above by default.
+
+    Raises:
+        ValueError: a file that is not as it was written.
+    """
+    saved.check(folder, run=run or folder.parent)
     task = scenario.task_data(context, cell.task, cell.seed).task
     return hf.load_hf(
         folder,
@@ -144,30 +163,45 @@ class FineTuning(NamedTuple):
     examples: Examples
 
 
-def fine_tune(context: Context, wanted: Sequence[FineTuning]) -> None:
-    """Trains those of some models that were not trained before, side by side."""
-    names = {one.name: one for one in wanted}
-    left = [
-        one
-        for name, one in names.items()
-        if not (context.workdir / name / "model").exists()
-    ]
+Tuning = Callable[[Context, Cell], FineTuning]
+
+
+def fine_tune(context: Context, tuning: Tuning, cell: Cell) -> None:
+    """Trains a cell's model side by side with those of the seeds beside its own.
+
+    Models that were trained before are kept; they train again only as a part of the
+    program of one that was not, see `together.train`.
+
+    Args:
+        context: the study.
+        tuning: says of a cell how its model is trained.
+        cell: the cell.
+    """
+    seeds = together.seeds_beside(context.config, cell.seed)
+    wanted = [tuning(context, cell._replace(seed=seed)) for seed in seeds]
+    done = {
+        one.name for one in wanted if (context.workdir / one.name / "model").exists()
+    }
     runs = []
-    for name, section, cell, examples in left:
+    for name, section, cell, examples in wanted:
         model = build_model(context, section, cell)
         tokens = tokenize(context, model, examples)
         runs.append(
             trainer.Run(name, model, tokens, examples.labels, section, cell.seed)
         )
-    for run, trained in zip(runs, together.train(context, runs), strict=True):
+    left = [run for run in runs if run.name not in done]
+    ended = together.train(context, runs, done=done)
+    for run, trained in zip(left, ended, strict=True):
         model = run.model._replace(params=trained.params)
-        hf.save_hf(context.workdir / run.name / "model", model)
+        saved.save(context.workdir / run.name / "model", model)
 
 
-def fine_tuned(context: Context, wanted: FineTuning) -> Model:
-    """Returns a model fine-tuned on labels; trains it once and keeps it."""
-    fine_tune(context, [wanted])
+def fine_tuned(context: Context, tuning: Tuning, cell: Cell) -> Model:
+    """Returns a cell's model fine-tuned on labels; trains it once and keeps it."""
+    wanted = tuning(context, cell)
     folder = context.workdir / wanted.name / "model"
+    if not folder.exists():
+        fine_tune(context, tuning, cell)
     return load_model(context, folder, wanted.section, wanted.cell)
 
 
@@ -185,7 +219,7 @@ def teacher_cell(context: Context, cell: Cell) -> Cell:
 @runtime.kept
 def teacher_model(context: Context, cell: Cell) -> Model:
     """Returns the teacher of a cell: trained on the transfer set the attack left."""
-    return fine_tuned(context, teacher_tuning(context, cell))
+    return fine_tuned(context, teacher_tuning, cell)
 
 
 def teacher_tuning(context: Context, cell: Cell) -> FineTuning:
@@ -207,7 +241,9 @@ def predicted(context: Context, name: str, model: Model, tokens: batches.Tokens)
 
     Args:
         context: the study.
-        name: of the file below the workdir, without its ending.
+        name: of the file below the workdir, without its key and ending. The key is in
+            the name, so that variants with another model or other layers each have a
+            file of their own.
         model: the model.
         tokens: the rows.
 
@@ -221,7 +257,7 @@ def predicted(context: Context, name: str, model: Model, tokens: batches.Tokens)
         context.config.features.pooling,
     )
     return teacher.cached_outputs(
-        context.workdir / f"{name}.safetensors",
+        context.workdir / f"{name}_{fingerprint[:16]}.safetensors",
         fingerprint,
         lambda: teacher.TeacherOutputs(
             *inference.predict(context, model, model.params, tokens)
@@ -275,7 +311,13 @@ def reference_outputs(context: Context, cell: Cell) -> teacher.TeacherOutputs:
     owner = scenario.reference_cell(context.config, cell)
     if owner.attack is None:
         owner = teacher_cell(context, cell)
-    return _outputs(context, owner, "references", scenario.references(context, cell))
+    return _reference_outputs(context, owner)
+
+
+@runtime.kept
+def _reference_outputs(context: Context, owner: Cell) -> teacher.TeacherOutputs:
+    """Returns what a teacher says of the references of a cell that shares them."""
+    return _outputs(context, owner, "references", scenario.references(context, owner))
 
 
 @runtime.kept

@@ -70,7 +70,7 @@ def _shared_out(context: Context, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
 
 def _tuned(context: Context, cell: Cell) -> Model:
     """Returns the anchor's encoder, fine-tuned."""
-    return artifacts.fine_tuned(context, anchor_tuning(context, cell))
+    return artifacts.fine_tuned(context, anchor_tuning, cell)
 
 
 def _frozen(context: Context, cell: Cell) -> Model:

@@ -51,7 +51,7 @@ def plan_rounds(
     batch_size: int,
     buckets: Sequence[int],
     steps_per_dispatch: int,
-    seed: int,
+    seed: int | Sequence[int],
 ) -> list[list[batches.Dispatch]]:
     """Decides which rows of each node meet in which batch of which round.
 
@@ -67,7 +67,8 @@ def plan_rounds(
         batch_size: rows of a batch.
         buckets: the lengths that batches may have, ascending.
         steps_per_dispatch: batches of a dispatch.
-        seed: decides all orders.
+        seed: decides all orders; a sequence holds one for each node, which then passes
+            over its rows in the order that it would have without the others.
 
     Returns:
         The dispatches of each round, `rows` of each `[nodes, steps, batch]`: row
@@ -84,8 +85,13 @@ def plan_rounds(
     [[(2, 2, 2)], [(2, 2, 2)]]
     """
     validate.positive(num_rounds=num_rounds, epochs=epochs)
+    seeds = (
+        [seed + 7919 * node for node in range(len(lengths))]
+        if isinstance(seed, int | np.integer)
+        else seed
+    )
     of_nodes = []
-    for node, tokens in enumerate(lengths):
+    for node, (tokens, own) in enumerate(zip(lengths, seeds, strict=True)):
         plan = [
             item
             for epoch in range(epochs)
@@ -94,7 +100,7 @@ def plan_rounds(
                 batch_size=batch_size,
                 buckets=buckets,
                 steps_per_dispatch=1,
-                seed=seed + 7919 * node,
+                seed=own,
                 epoch=epoch,
             )
         ]

@@ -1,0 +1,78 @@
+"""Saved models with the SHA-256 of their files, so that a flipped bit is no weight.
+
+Beside a model's folder lies a manifest, `model.sha256.json`. It is written before the
+folder takes its name: a model of a study is there with its manifest or not at all. One
+without a manifest was put there by hand, or by an earlier version, and is not checked.
+"""
+
+import hashlib
+import json
+import pathlib
+import shutil
+
+from experiments import runtime
+from protojax.models import Model, hf
+
+
+def manifest_of(folder: pathlib.Path) -> pathlib.Path:
+    """Returns the file that holds the hashes of a model's folder.
+
+    >>> manifest_of(pathlib.Path("teacher/model")).name
+    'model.sha256.json'
+    """
+    return folder.with_name(f"{folder.name}.sha256.json")
+
+
+def save(folder: pathlib.Path, model: Model) -> None:
+    """Writes a model and its manifest; an older model there is replaced."""
+    new = folder.with_name(f".{folder.name}.new")
+    hf.save_hf(new, model)
+    if folder.exists():
+        shutil.rmtree(folder)
+    runtime.write_json(manifest_of(folder), _hashes(new))
+    new.rename(folder)
+
+
+def check(folder: pathlib.Path, *, run: pathlib.Path) -> None:
+    """Checks the files of a model against its manifest, if it has one.
+
+    Args:
+        folder: the model's.
+        run: what to delete so that it is trained anew.
+
+    Raises:
+        ValueError: a file that is not as it was written, named, with the remedy.
+    """
+    manifest = manifest_of(folder)
+    if not manifest.exists():
+        return
+    remedy = f"Delete {run} and give the same command again: it is trained anew."
+    try:
+        expected = dict(json.loads(manifest.read_text()))
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"Expected {manifest} whole, found it damaged. {remedy}"
+        ) from None
+    found = _hashes(folder)
+    for name, digest in expected.items():
+        if found.get(name) != digest:
+            state = "another" if name in found else "no such file"
+            raise ValueError(
+                f"Expected {folder / name} with the SHA-256 that it was written with, "
+                f"found {state}. {remedy}"
+            )
+
+
+def remove(folder: pathlib.Path) -> None:
+    """Removes a model and its manifest."""
+    shutil.rmtree(folder)
+    manifest_of(folder).unlink(missing_ok=True)
+
+
+def _hashes(folder: pathlib.Path) -> dict[str, str]:
+    """Returns the SHA-256 of each file of a folder."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
