@@ -1,5 +1,5 @@
 """How each student is distilled: the arms of a study."""
 
-from experiments.arms.recipes import ARMS, Arm, Name, Recipe, parse
+from experiments.arms.recipes import ARMS, Arm, Name, Recipe, is_recommended, parse
 
-__all__ = ["ARMS", "Arm", "Name", "Recipe", "parse"]
+__all__ = ["ARMS", "Arm", "Name", "Recipe", "is_recommended", "parse"]
