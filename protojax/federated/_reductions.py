@@ -93,34 +93,25 @@ def outvoting(
     weights: Array | None,
     where: Array | None,
 ) -> tuple[Listened, Array]:
-    """Returns whom a rule listens to that needs 2 f + `spare` nodes to stand f.
-
-    The bound is asked twice: of the shape, and of the nodes that take part.
+    """Returns whom a rule listens to that outvotes f nodes if 2 f + `spare` take part.
 
     Args:
         updates: a tree of `[nodes, ...]`.
         num_byzantine: f, the most Byzantine nodes to stand.
-        spare: how many nodes more than 2 f the rule needs.
+        spare: how many nodes more than 2 f the rule needs, unless f is 0.
         weights: `[nodes]` or None.
         where: `[nodes]`, bool, or None.
 
     Returns:
         The nodes, none where too few take part, and how many of them may be Byzantine:
         f without those who are out because of what they sent.
-
-    Raises:
-        ValueError: fewer than 2 f + `spare` nodes.
     """
-    require_nodes(updates, num_byzantine, 2 * num_byzantine + spare)
     nodes = audible(updates, weights, where)
     left = jnp.maximum(num_byzantine - nodes.excluded, 0)
-    enough = jnp.sum(nodes.where) >= 2 * left + spare
-    return (
-        nodes._replace(
-            where=nodes.where & enough, weights=jnp.where(enough, nodes.weights, 0.0)
-        ),
-        left,
-    )
+    # The shape says nothing of how many take part, and under jit nothing can raise.
+    enough = (jnp.sum(nodes.where) >= 2 * left + spare) | (left == 0)
+    where, weights = nodes.where & enough, jnp.where(enough, nodes.weights, 0.0)
+    return nodes._replace(where=where, weights=weights), left
 
 
 def rows_of(leaf: Array, where: Array) -> Array:
@@ -255,19 +246,24 @@ def squared_distances(updates: PyTree, nodes: Listened) -> Array:
     return jnp.where(both, squares, jnp.inf)
 
 
-def changes_of_cost(updates: PyTree, nodes: Listened, centre: PyTree) -> Array:
-    """Returns `[nodes]`, Σⱼ wⱼ (‖uⱼ − uᵢ‖ − ‖uⱼ − c‖), inf for nodes that are out.
+def best_update(
+    updates: PyTree, nodes: Listened, centre: PyTree
+) -> tuple[Array, Array]:
+    """Returns the node whose update has the least summed distance, and if it is better.
 
-    What going from a centre c to a node's update i adds to the summed distance, from
-    products of differences from c, as (‖uᵢ‖² − 2 uⱼ·uᵢ) / (‖uⱼ − uᵢ‖ + ‖uⱼ‖): the
-    difference of two sums would lose its digits to a node that is far away.
+    Better than a centre c, where Σⱼ wⱼ (‖uⱼ − uᵢ‖ − ‖uⱼ − c‖) is below 0 by more than
+    rounding. From products of differences from c, as (‖uᵢ‖² − 2 uⱼ·uᵢ) / (‖uⱼ − uᵢ‖ +
+    ‖uⱼ‖): a difference of two sums would lose its digits to a node that is far away.
     """
     gram = centred_products(updates, nodes.where, centre)
     squares = jnp.diagonal(gram)
+    lengths = jnp.sqrt(squares)
     gaps = jnp.sqrt(jnp.maximum(squares[:, None] + squares - 2 * gram, 0.0))
-    changes = (squares - 2 * gram) / jnp.maximum(
-        gaps + jnp.sqrt(squares)[:, None], TINY
-    )
-    heard = (nodes.weights > 0)[:, None]
-    total = jnp.sum(jnp.where(heard, nodes.weights[:, None] * changes, 0.0), axis=0)
-    return jnp.where(nodes.where & jnp.isfinite(total), total, jnp.inf)
+    changes = (squares - 2 * gram) / jnp.maximum(gaps + lengths[:, None], TINY)
+    weights = jnp.where(nodes.where, nodes.weights, 0.0)[:, None]
+    total = jnp.sum(jnp.where(weights > 0, weights * changes, 0.0), axis=0)
+    # By the triangle inequality no change is larger than the way to the update.
+    total += 1e-6 * jnp.sum(weights) * lengths
+    total = jnp.where(nodes.where & jnp.isfinite(total), total, jnp.inf)
+    best = jnp.argmin(total)
+    return best, total[best] < 0

@@ -111,8 +111,7 @@ def trimmed_mean(
     | n and what they send            | result                                     |
     | ------------------------------- | ------------------------------------------ |
     | n <= 2 f                        | ValueError                                 |
-    | n > 2 f, of them too few in     | zeros                                      |
-    |   `where`                       |                                            |
+    | 2 f or fewer of them take part  | zeros                                      |
     | n = 2 f + 1                     | the median                                 |
     | k nodes send NaN, Inf or 1e30   | the rest, trimmed by f − k                 |
     | no node takes part              | zeros                                      |
@@ -136,6 +135,7 @@ def trimmed_mean(
     References:
         Yin et al., 2018, arXiv:1803.01498.
     """
+    _reductions.require_nodes(updates, num_byzantine, 2 * num_byzantine + 1)
     nodes, trim = _reductions.outvoting(updates, num_byzantine, 1, weights, where)
     count = jnp.sum(nodes.where)
     return _reductions.mean_of_ranks(
@@ -197,12 +197,9 @@ def geometric_median(
 
     start = _reductions.weighted_median(updates, nodes.weights)
     centre = jax.lax.fori_loop(0, num_iters, step, start)
-    changes = _reductions.changes_of_cost(updates, nodes, centre)
-    best = jnp.argmin(changes)
+    best, better = _reductions.best_update(updates, nodes, centre)
     return jax.tree.map(
-        lambda leaf, middle: jnp.where(
-            changes[best] < 0, leaf[best].astype(jnp.float32), middle
-        ),
+        lambda leaf, middle: jnp.where(better, leaf[best].astype(jnp.float32), middle),
         updates,
         centre,
     )

@@ -46,7 +46,7 @@ def _int8(vectors: np.ndarray) -> dict[str, np.ndarray]:
     scales = (largest / 127).astype(np.float32)
     # Of the least numbers 127 steps fall short of the largest if the scale was rounded
     # down, and a scale may be rounded to 0.
-    short = np.float64(scales) * 127.5 < largest
+    short = (largest > 0) & (np.float64(scales) * 127.5 <= largest)
     scales = np.where(short, np.nextafter(scales, np.float32(1)), scales)
     # 0 times infinity would warn, and say no more.
     scales = np.where(np.isfinite(largest), scales, np.float32(np.nan))

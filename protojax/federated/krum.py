@@ -23,16 +23,17 @@ def krum(
 
     Formal guarantees:
       * The result is some node's update, unchanged; the first of equals.
-      * With at most f Byzantine nodes and n >= 2 f + 3 it is an honest node's, or
-        within √((n − f − 2) / (n − 2 f − 1)) times the honest nodes' diameter of one.
+      * With at most f Byzantine nodes among n >= 2 f + 2 that take part it is an honest
+        node's, or within √((n − f − 2) / (n − 2 f − 1)) times the honest nodes'
+        diameter of one.
       * With n >= 2 f + 3 it is (α, f)-resilient: its expectation points within an angle
         of the honest gradient, if the honest updates' spread is small beside it.
 
     | n and what they send            | result                                     |
     | ------------------------------- | ------------------------------------------ |
     | n < 2 f + 3                     | ValueError                                 |
-    | n >= 2 f + 3, of them too few   | zeros                                      |
-    |   in `where`                    |                                            |
+    | 0 < f, and fewer than 2 f + 2   | zeros                                      |
+    |   of them take part             |                                            |
     | all send the same               | it                                         |
     | k nodes send NaN, Inf or 1e30   | Krum of the rest with f − k                |
     | no node takes part              | zeros                                      |
@@ -76,14 +77,14 @@ def multi_krum(
     """Computes the mean of the m updates with the best Krum scores.
 
     Formal guarantees:
-      * With at most f Byzantine nodes and n >= 2 f + 3 each of the m is an honest
-        node's update, or as near to one as that of `krum`.
+      * With at most f Byzantine nodes among n >= 2 f + 2 that take part each of the m
+        is an honest node's update, or as near to one as that of `krum`.
 
     | n and what they send            | result                                     |
     | ------------------------------- | ------------------------------------------ |
     | n < 2 f + 3                     | ValueError                                 |
-    | n >= 2 f + 3, of them too few   | zeros                                      |
-    |   in `where`                    |                                            |
+    | 0 < f, and fewer than 2 f + 2   | zeros                                      |
+    |   of them take part             |                                            |
     | m outside 1..n − f              | ValueError                                 |
     | m = 1                           | Krum's                                     |
     | k nodes send NaN, Inf or 1e30   | multi-Krum of the rest with f − k          |
@@ -109,10 +110,10 @@ def multi_krum(
     References:
         Blanchard et al., 2017, arXiv:1703.02757.
     """
-    nodes, left = _reductions.outvoting(updates, num_byzantine, 3, weights, where)
-    num_nodes = len(nodes.where)
+    num_nodes = _reductions.require_nodes(updates, num_byzantine, 2 * num_byzantine + 3)
+    nodes, left = _reductions.outvoting(updates, num_byzantine, 2, weights, where)
     honest = jnp.sum(nodes.where) - left
-    near = honest - 2
+    near = jnp.maximum(honest - 2, 1)
     if num_selected is not None:
         most = num_nodes - num_byzantine
         allowed = f"in 1..{most}, n - f"
@@ -124,7 +125,7 @@ def multi_krum(
         selected = near
     squares = _reductions.squared_distances(updates, nodes)
     # A node's nearest is itself, at distance 0: one more rank, nothing more to the sum.
-    ranks = jnp.arange(num_nodes) <= jnp.maximum(near, 1)
+    ranks = jnp.arange(num_nodes) <= near
     scores = jnp.sum(jnp.sort(squares, axis=1), axis=1, where=ranks)
     # An overflow is a score that loses to all but the nodes that are out.
     scores = jnp.minimum(scores, jnp.finfo(jnp.float32).max)

@@ -52,8 +52,8 @@ def mix_neighbours(
     References:
         Allouah et al., 2023, arXiv:2302.01772.
     """
+    num_nodes = _reductions.require_nodes(updates, num_byzantine, 2 * num_byzantine + 1)
     nodes, left = _reductions.outvoting(updates, num_byzantine, 1, weights, where)
-    num_nodes = len(nodes.where)
     squares = _reductions.squared_distances(updates, nodes)
     count = jnp.sum(nodes.where) - left
     order = jnp.argsort(squares, axis=1, stable=True)
@@ -88,8 +88,7 @@ def mixed(rule: Callable[..., PyTree]) -> Callable[..., PyTree]:
     | n and what they send            | result                                     |
     | ------------------------------- | ------------------------------------------ |
     | n < 2 f + 1                     | ValueError                                 |
-    | n > 2 f, of them too few in     | zeros                                      |
-    |   `where`                       |                                            |
+    | 2 f or fewer of them take part  | zeros                                      |
     | f = 0                           | the mean                                   |
     | all send the same               | it                                         |
     | k nodes send NaN, Inf or 1e30   | that of the rest with f − k                |
