@@ -62,6 +62,39 @@ def test_a_changed_message_is_refused(precision, name):
         communication.decode(changed)
 
 
+@pytest.mark.parametrize("sent", communication.PRECISIONS)
+@pytest.mark.parametrize("said", communication.PRECISIONS)
+def test_a_changed_precision_is_refused(sent, said):
+    message = communication.encode(make_prototypes(3, 4), precision=sent)
+    changed = message._replace(precision=said)
+    if said == sent:
+        communication.decode(changed)
+        return
+    with pytest.raises(ValueError, match="sha256"):
+        communication.decode(changed, expected_hash=message.sha256)
+
+
+def test_int8_keeps_numbers_of_every_size():
+    rng = np.random.default_rng(0)
+    # From the least number there is to the greatest, and each step of the least.
+    sizes = [*np.logspace(-45, 38.5, 500), *(1.4e-45 * np.arange(1, 1500))]
+    vectors = np.float32(rng.uniform(-1, 1, (len(sizes), 4)) * np.array(sizes)[:, None])
+    vectors[:, 0] = np.float32(sizes)
+    held = Prototypes(vectors, np.zeros(len(sizes)), np.ones(len(sizes)))
+    found = communication.decode(communication.encode(held, precision="int8"))
+    error = np.abs(np.float64(found.vectors) - vectors).max(1)
+    bound = np.abs(np.float64(vectors)).max(1) / 254 * (1 + 1e-5) + 1.4e-45
+    assert (error <= bound).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_int8_says_what_is_not_finite(bad):
+    held = Prototypes(np.float32([[bad, 1.0], [2.0, 1.0]]), np.zeros(2), np.ones(2))
+    found = communication.decode(communication.encode(held, precision="int8"))
+    assert np.isnan(found.vectors[0]).all()
+    assert np.isfinite(found.vectors[1]).all()
+
+
 def test_a_forged_message_is_refused():
     honest = communication.encode(make_prototypes(3, 4))
     forged = communication.encode(make_prototypes(4, 4))

@@ -336,6 +336,16 @@ def test_an_attack_needs_attackers(attack, hostile):
         )
 
 
+@pytest.mark.parametrize("weight", [-1.0, np.nan, np.inf])
+def test_weights_of_nodes_are_weights(weight):
+    with pytest.raises(ValueError, match="weights >= 0 and finite"):
+        federation.make_merge(
+            federation.keep_local(),
+            nodes.make_mesh(NODES),
+            weights=np.array([weight, *[1.0] * (NODES - 1)]),
+        )
+
+
 def test_a_server_wants_one_start():
     with pytest.raises(ValueError, match="alike on all nodes"):
         federation.init_federation(

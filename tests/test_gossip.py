@@ -99,6 +99,43 @@ def test_robust_mixing_is_each_node_by_itself(mixing):
         )
 
 
+def wheel():
+    """Twelve nodes that hear seven to nine, and one that hears all (Metropolis)."""
+    gaps = np.subtract.outer(np.arange(12), np.arange(12)) % 12
+    heard = np.minimum(gaps, 12 - gaps) <= 3
+    heard[0] = heard[:, 0] = True
+    np.fill_diagonal(heard, False)
+    degrees = heard.sum(1)
+    mixing = np.where(heard, 1 / (1 + np.maximum.outer(degrees, degrees)), 0.0)
+    return gossip.check_mixing(mixing + np.diag(1 - mixing.sum(1)))
+
+
+@pytest.mark.parametrize("name", sorted(aggregation.AGGREGATORS))
+def test_a_node_that_hears_few_stands_as_many_liars(name):
+    counts = "krum" in name or "trimmed" in name or "mixed" in name
+    args = {"num_byzantine": 2} if counts else {}
+    rule = functools.partial(aggregation.AGGREGATORS[name], **args)
+    mixing = wheel()
+    assert len(set((mixing > 0).sum(1))) > 2
+    honest = ~np.isin(np.arange(12), (5, 6))
+    # Not evenly apart: two of the same distance are chosen between by rounding.
+    states = np.random.default_rng(0).uniform(0, 0.5, 12)
+    states = np.where(honest, states, 1e3)[:, None]
+    states = jnp.float32(states)
+    found = np.asarray(gossip.robust_mix(states, mixing, rule))
+    if name != "mean":
+        most = 1.0 if "clipping" in name else 0.5
+        assert ((found >= 0) & (found <= most))[honest].all()
+    for node in np.flatnonzero(honest):
+        weights = mixing[node]
+        heard = np.flatnonzero(weights)
+        differences = states[heard] - states[node]
+        moved = rule(differences, weights=jnp.asarray(weights[heard]))
+        np.testing.assert_allclose(
+            found[node], states[node] + moved, rtol=1e-4, atol=1e-5
+        )
+
+
 def test_a_mean_in_the_place_of_the_rule_mixes():
     states, mixing = make_states(6), gossip.exponential(6)
     jax.tree.map(

@@ -160,6 +160,89 @@ def test_liars_do_not_move_merged_prototypes_beyond_the_honest_spread(kind, rule
     assert jnp.all(found.counts < 21)
 
 
+def lacking(prototypes, *classes):
+    """A node that holds nothing of some classes."""
+    gone = jnp.isin(prototypes.labels, jnp.array(classes))
+    return prototypes._replace(
+        vectors=jnp.where(gone[:, None], 0.0, prototypes.vectors),
+        counts=jnp.where(gone, 0.0, prototypes.counts),
+    )
+
+
+def claiming(far, *, labels):
+    """A liar that claims all classes, all in one place."""
+    held = make_prototypes(0, labels=labels)
+    vectors = jnp.full_like(held.vectors, far)
+    return held._replace(vectors=vectors, counts=jnp.full_like(held.counts, 5))
+
+
+SKEWED_RULES = {
+    "median": aggregation.coordinate_median,
+    "geometric_median": lambda updates, weights=None, where=None: (
+        aggregation.geometric_median(updates, where=where)
+    ),
+    "trimmed_mean": functools.partial(aggregation.trimmed_mean, num_byzantine=1),
+    "krum": functools.partial(aggregation.krum, num_byzantine=1),
+    "multi_krum": functools.partial(aggregation.multi_krum, num_byzantine=1),
+}
+
+
+@pytest.mark.parametrize("far", [2.0, 1e3, 1e6, 1e30])
+@pytest.mark.parametrize("rule", SKEWED_RULES)
+@pytest.mark.parametrize("metric", METRICS)
+def test_liars_do_not_own_the_classes_that_honest_nodes_lack(metric, rule, far):
+    labels = (0, 0, 1, 1, 2, 2, 3, 3)
+    # Who lacks what: class 0 is held by all, 1 and 2 by four, 3 by one of five.
+    gaps = [(3,), (3,), (3,), (1,), (2, 3)]
+    honest = [
+        lacking(make_prototypes(seed, labels=labels, jitter=0.05), *classes)
+        for seed, classes in enumerate(gaps)
+    ]
+    liar = claiming(far, labels=labels)
+    sets = [shuffle(s, i) for i, s in enumerate([liar, *honest])]
+    stacked = jax.tree.map(jnp.asarray, nodes.stack(sets))
+    found = matching.merge_prototypes(
+        stacked, SKEWED_RULES[rule], num_byzantine=1, metric=metric
+    )
+    np.testing.assert_array_equal(found.labels, labels)
+    # One honest node and one liar hold class 3, and nobody knows who is who.
+    np.testing.assert_array_equal(found.counts > 0, np.array(labels) < 3)
+    np.testing.assert_array_equal(found.vectors[6:], 0)
+    merged = np.asarray(found.vectors)
+    for slot, label in enumerate(labels[:6]):
+        places = np.stack([h.vectors[slot] for h in honest if h.counts[slot] > 0])
+        if metric == "cosine":
+            places /= np.linalg.norm(places, axis=-1, keepdims=True)
+        spread = np.linalg.norm(places[:, None] - places, axis=-1).max()
+        gap = np.linalg.norm(
+            merged[None, 2 * label : 2 * label + 2] - places[:1], axis=-1
+        )
+        assert gap.min() <= spread * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("num_byzantine", [0, 1, 2, None])
+@pytest.mark.parametrize("holders", range(1, 8))
+def test_more_than_twice_the_liars_hold_a_prototype(num_byzantine, holders):
+    honest = [make_prototypes(seed, jitter=0.05) for seed in range(8)]
+    sets = [h if i < holders else lacking(h, 1) for i, h in enumerate(honest)]
+    stacked = jax.tree.map(jnp.asarray, nodes.stack(sets))
+    found = matching.merge_prototypes(
+        stacked,
+        aggregation.coordinate_median,
+        num_byzantine=num_byzantine,
+        metric="l2",
+    )
+    f = 8 // 4 if num_byzantine is None else num_byzantine
+    assert (found.counts[:2] > 0).all()
+    assert ((found.counts[2:] > 0) == (holders > 2 * f)).all()
+
+
+def test_a_negative_number_of_liars_is_refused():
+    stacked = jax.tree.map(lambda leaf: leaf[None], make_prototypes(0))
+    with pytest.raises(ValueError, match="num_byzantine >= 0"):
+        matching.merge_prototypes(stacked, aggregation.mean, num_byzantine=-1)
+
+
 def test_a_mean_is_moved_by_a_liar():
     honest = [make_prototypes(seed, jitter=0.05) for seed in range(3)]
     liar = inflate_counts(honest[0], jax.random.key(0), 1)

@@ -21,7 +21,7 @@ class Listened(NamedTuple):
 
     Attributes:
         where: `[nodes]`, bool.
-        weights: `[nodes]`, float32, zero outside `where`.
+        weights: `[nodes]`, float32, zero outside `where`, the largest in [1/2, 1).
         excluded: scalar, present nodes that sent what is not finite.
     """
 
@@ -54,7 +54,7 @@ def require_nodes(updates: PyTree, num_byzantine: int, least: int) -> int:
 def defaults(
     updates: PyTree, weights: Array | None, where: Array | None
 ) -> tuple[Array, Array]:
-    """Returns which nodes take part, and their weights."""
+    """Returns which nodes take part, and their weights, those below 0 and NaN as 0."""
     num_nodes = num_nodes_of(updates)
     where = jnp.ones(num_nodes, bool) if where is None else jnp.asarray(where, bool)
     weights = jnp.ones(num_nodes) if weights is None else jnp.float32(weights)
@@ -62,7 +62,18 @@ def defaults(
         validate.require(
             array.shape == (num_nodes,), f"{name}.shape", array.shape, f"({num_nodes},)"
         )
-    return where, weights
+    # A node may say of its weight what it likes, also under jit, where nothing raises.
+    valid = jnp.isfinite(weights) & (weights > 0)
+    return where, scaled(jnp.where(valid, weights, 0.0))
+
+
+def scaled(weights: Array) -> Array:
+    """Returns weights times a power of 2, exact, so that the largest is in [1/2, 1).
+
+    Neither their sum nor a weight over a distance then overflows, or vanishes.
+    """
+    _, exponent = jnp.frexp(jnp.max(weights))
+    return jnp.ldexp(weights, -exponent)
 
 
 def audible(updates: PyTree, weights: Array | None, where: Array | None) -> Listened:
@@ -73,6 +84,34 @@ def audible(updates: PyTree, weights: Array | None, where: Array | None) -> List
     present, weights = defaults(updates, weights, where)
     where = present & jnp.isfinite(norms(updates, present))
     return Listened(where, jnp.where(where, weights, 0.0), jnp.sum(present & ~where))
+
+
+def outvoting(
+    updates: PyTree,
+    num_byzantine: int,
+    spare: int,
+    weights: Array | None,
+    where: Array | None,
+) -> tuple[Listened, Array]:
+    """Returns whom a rule listens to that outvotes f nodes if 2 f + `spare` take part.
+
+    Args:
+        updates: a tree of `[nodes, ...]`.
+        num_byzantine: f, the most Byzantine nodes to stand.
+        spare: how many nodes more than 2 f the rule needs, unless f is 0.
+        weights: `[nodes]` or None.
+        where: `[nodes]`, bool, or None.
+
+    Returns:
+        The nodes, none where too few take part, and how many of them may be Byzantine:
+        f without those who are out because of what they sent.
+    """
+    nodes = audible(updates, weights, where)
+    left = jnp.maximum(num_byzantine - nodes.excluded, 0)
+    # The shape says nothing of how many take part, and under jit nothing can raise.
+    enough = (jnp.sum(nodes.where) >= 2 * left + spare) | (left == 0)
+    where, weights = nodes.where & enough, jnp.where(enough, nodes.weights, 0.0)
+    return nodes._replace(where=where, weights=weights), left
 
 
 def rows_of(leaf: Array, where: Array) -> Array:
@@ -95,6 +134,7 @@ def norms(updates: PyTree, where: Array, centre: PyTree | None = None) -> Array:
 
 def weighted_mean(updates: PyTree, weights: Array) -> PyTree:
     """Returns Σ w u / Σ w over the nodes whose weight is not zero."""
+    weights = scaled(weights)
     shares = weights / jnp.maximum(jnp.sum(weights), TINY)
 
     def average(leaf: Array) -> Array:
@@ -110,6 +150,34 @@ def median(updates: PyTree, where: Array) -> PyTree:
     # Both middle ranks; the same one where the number is odd.
     low, high = (count - 1) // 2, count // 2
     return mean_of_ranks(updates, where, lambda ranks: (ranks >= low) & (ranks <= high))
+
+
+def weighted_median(updates: PyTree, weights: Array) -> PyTree:
+    """Returns each coordinate's weighted median; that of `median` if all are equal.
+
+    The mean of the least and the greatest value that have at most half of the weight on
+    either side, so nodes of less than half of the weight never take it out of the range
+    of the others, however many they are. Nodes of weight 0 have no influence.
+    """
+    # Equal weights become 1, whose sums are exact.
+    weights = weights / jnp.maximum(jnp.max(weights), TINY)
+
+    def middle(leaf: Array) -> Array:
+        rows = leaf.reshape(leaf.shape[0], -1).astype(jnp.float32)
+        rows = jnp.where(weights[:, None] > 0, rows, jnp.inf)
+        rows, sizes = jax.lax.sort(
+            (rows, jnp.broadcast_to(weights[:, None], rows.shape)), dimension=0
+        )
+        below = jnp.cumsum(sizes, axis=0)
+        half = below[-1:] / 2
+        low, high = (
+            jnp.take_along_axis(rows, jnp.argmax(reached, 0, keepdims=True), axis=0)
+            for reached in (below >= half, below > half)
+        )
+        found = jnp.where(half > 0, 0.5 * low + 0.5 * high, 0.0)
+        return found.reshape(leaf.shape[1:])
+
+    return jax.tree.map(middle, updates)
 
 
 def mean_of_clipped(updates: PyTree, nodes: Listened, bound: float | None) -> PyTree:
@@ -151,24 +219,51 @@ def mean_of_ranks(
     return jax.tree.map(average, updates)
 
 
+def centred_products(updates: PyTree, where: Array, centre: PyTree) -> Array:
+    """Returns `[nodes, nodes]`, the inner products of updates − centre."""
+
+    def products(leaf: Array, middle: Array) -> Array:
+        rows = rows_of(leaf - middle, where)
+        return jnp.matmul(rows, rows.T, precision="highest")
+
+    return functools.reduce(
+        jnp.add, jax.tree.leaves(jax.tree.map(products, updates, centre))
+    )
+
+
 def squared_distances(updates: PyTree, nodes: Listened) -> Array:
     """Returns `[nodes, nodes]`, inf to and from nodes that are out.
 
     By the expanded square of updates centred on their median: near the honest nodes it
     loses no digits to what they have in common, whatever the others send.
     """
-    middle = median(updates, nodes.where)
-
-    def products(leaf: Array, middle: Array) -> Array:
-        rows = rows_of(leaf - middle, nodes.where)
-        return jnp.matmul(rows, rows.T, precision="highest")
-
-    gram = functools.reduce(
-        jnp.add, jax.tree.leaves(jax.tree.map(products, updates, middle))
-    )
+    gram = centred_products(updates, nodes.where, median(updates, nodes.where))
     squares = jnp.diagonal(gram)[:, None] + jnp.diagonal(gram) - 2 * gram
     squares = jnp.where(jnp.isnan(squares), jnp.inf, jnp.maximum(squares, 0.0))
     # Exact, whatever was rounded: a node is where it is.
     squares = jnp.where(jnp.eye(len(squares), dtype=bool), 0.0, squares)
     both = nodes.where[:, None] & nodes.where
     return jnp.where(both, squares, jnp.inf)
+
+
+def best_update(
+    updates: PyTree, nodes: Listened, centre: PyTree
+) -> tuple[Array, Array]:
+    """Returns the node whose update has the least summed distance, and if it is better.
+
+    Better than a centre c, where Σⱼ wⱼ (‖uⱼ − uᵢ‖ − ‖uⱼ − c‖) is below 0 by more than
+    rounding. From products of differences from c, as (‖uᵢ‖² − 2 uⱼ·uᵢ) / (‖uⱼ − uᵢ‖ +
+    ‖uⱼ‖): a difference of two sums would lose its digits to a node that is far away.
+    """
+    gram = centred_products(updates, nodes.where, centre)
+    squares = jnp.diagonal(gram)
+    lengths = jnp.sqrt(squares)
+    gaps = jnp.sqrt(jnp.maximum(squares[:, None] + squares - 2 * gram, 0.0))
+    changes = (squares - 2 * gram) / jnp.maximum(gaps + lengths[:, None], TINY)
+    weights = jnp.where(nodes.where, nodes.weights, 0.0)[:, None]
+    total = jnp.sum(jnp.where(weights > 0, weights * changes, 0.0), axis=0)
+    # By the triangle inequality no change is larger than the way to the update.
+    total += 1e-6 * jnp.sum(weights) * lengths
+    total = jnp.where(nodes.where & jnp.isfinite(total), total, jnp.inf)
+    best = jnp.argmin(total)
+    return best, total[best] < 0

@@ -12,9 +12,13 @@ Every rule takes `(updates, *, weights, where)` and its own parameters:
 
 Robust rules first leave out the nodes that sent a number which is not finite, or so
 large that its square is not; each one that is out is a Byzantine node less among the
-rest. All arithmetic is float32, and no rule builds a `[nodes, all parameters]` matrix:
-what concerns whole updates (norms, distances) is summed leaf by leaf. `mixed_` rules
-mix updates with their nearest neighbours first, see `premixing`.
+rest. A rule that needs so many nodes to stand f asks that of the nodes that take part,
+not of the places in the array: too few places are an error; too few that take part give
+zeros, as nobody does. A weight that is negative or not finite counts as 0.
+
+All arithmetic is float32, and no rule builds a `[nodes, all parameters]` matrix: what
+concerns whole updates (norms, distances) is summed leaf by leaf. `mixed_` rules mix
+updates with their nearest neighbours first, see `premixing`.
 """
 
 from collections.abc import Callable
@@ -25,6 +29,7 @@ import jax.numpy as jnp
 from protojax import validate
 from protojax.base import Array, PyTree
 from protojax.federated import _reductions
+from protojax.federated.krum import krum, multi_krum
 from protojax.federated.premixing import mixed
 
 
@@ -106,6 +111,7 @@ def trimmed_mean(
     | n and what they send            | result                                     |
     | ------------------------------- | ------------------------------------------ |
     | n <= 2 f                        | ValueError                                 |
+    | 2 f or fewer of them take part  | zeros                                      |
     | n = 2 f + 1                     | the median                                 |
     | k nodes send NaN, Inf or 1e30   | the rest, trimmed by f − k                 |
     | no node takes part              | zeros                                      |
@@ -130,126 +136,11 @@ def trimmed_mean(
         Yin et al., 2018, arXiv:1803.01498.
     """
     _reductions.require_nodes(updates, num_byzantine, 2 * num_byzantine + 1)
-    nodes = _reductions.audible(updates, weights, where)
+    nodes, trim = _reductions.outvoting(updates, num_byzantine, 1, weights, where)
     count = jnp.sum(nodes.where)
-    # Absent nodes may leave too few to trim that many: then the middle ones stay.
-    most = jnp.maximum(count - 1, 0) // 2
-    trim = jnp.clip(num_byzantine - nodes.excluded, 0, most)
     return _reductions.mean_of_ranks(
         updates, nodes.where, lambda ranks: (ranks >= trim) & (ranks < count - trim)
     )
-
-
-def krum(
-    updates: PyTree,
-    *,
-    num_byzantine: int,
-    weights: Array | None = None,
-    where: Array | None = None,
-) -> PyTree:
-    """Returns the one update that has the closest neighbours.
-
-    argminᵢ Σ_{j among the n − f − 2 nearest to i} ‖uᵢ − uⱼ‖²
-
-    Formal guarantees:
-      * The result is some node's update, unchanged; the first of equals.
-      * With n >= 2 f + 3 it is (α, f)-resilient: its expectation points within an angle
-        of the honest gradient, if the honest updates' spread is small beside it.
-
-    | n and what they send            | result                                     |
-    | ------------------------------- | ------------------------------------------ |
-    | n < 2 f + 3                     | ValueError                                 |
-    | all send the same               | it                                         |
-    | k nodes send NaN, Inf or 1e30   | Krum of the rest with f − k                |
-    | no node takes part              | zeros                                      |
-
-    Args:
-        updates: a tree of `[nodes, ...]`.
-        num_byzantine: f, the most Byzantine nodes to stand.
-        weights: ignored.
-        where: `[nodes]`, bool, the nodes that take part; all by default.
-
-    Returns:
-        A tree of `[...]`, float32.
-
-    Raises:
-        ValueError: too few nodes.
-
-    >>> updates = jnp.array([[1.0], [1.5], [2.25], [1.5], [50.0]])
-    >>> krum(updates, num_byzantine=1).tolist()
-    [1.5]
-
-    References:
-        Blanchard et al., 2017, arXiv:1703.02757.
-    """
-    return multi_krum(
-        updates,
-        num_byzantine=num_byzantine,
-        num_selected=1,
-        weights=weights,
-        where=where,
-    )
-
-
-def multi_krum(
-    updates: PyTree,
-    *,
-    num_byzantine: int,
-    num_selected: int | None = None,
-    weights: Array | None = None,
-    where: Array | None = None,
-) -> PyTree:
-    """Computes the mean of the m updates with the best Krum scores.
-
-    Formal guarantees:
-      * Those of `krum` for each of the m, while m <= n − f − 2.
-
-    | n and what they send            | result                                     |
-    | ------------------------------- | ------------------------------------------ |
-    | n < 2 f + 3                     | ValueError                                 |
-    | m outside 1..n − f              | ValueError                                 |
-    | m = 1                           | Krum's                                     |
-    | k nodes send NaN, Inf or 1e30   | multi-Krum of the rest with f − k          |
-    | fewer than m are left           | the mean of those                          |
-
-    Args:
-        updates: a tree of `[nodes, ...]`.
-        num_byzantine: f, the most Byzantine nodes to stand.
-        num_selected: m; n − f − 2 by default.
-        weights: ignored.
-        where: `[nodes]`, bool, the nodes that take part; all by default.
-
-    Returns:
-        A tree of `[...]`, float32.
-
-    Raises:
-        ValueError: too few nodes, or m out of its range.
-
-    >>> updates = jnp.array([[1.0], [1.5], [2.25], [1.75], [50.0]])
-    >>> multi_krum(updates, num_byzantine=1, num_selected=2).tolist()
-    [1.625]
-
-    References:
-        Blanchard et al., 2017, arXiv:1703.02757.
-    """
-    num_nodes = _reductions.require_nodes(updates, num_byzantine, 2 * num_byzantine + 3)
-    if num_selected is None:
-        num_selected = num_nodes - num_byzantine - 2
-    most = num_nodes - num_byzantine
-    validate.require(
-        1 <= num_selected <= most, "num_selected", num_selected, f"in 1..{most}, n - f"
-    )
-    nodes = _reductions.audible(updates, weights, where)
-    squares = _reductions.squared_distances(updates, nodes)
-    near = jnp.sum(nodes.where) - (num_byzantine - nodes.excluded).clip(0) - 2
-    # A node's nearest is itself, at distance 0: one more rank, nothing more to the sum.
-    ranks = jnp.arange(num_nodes) <= jnp.maximum(near, 1)
-    scores = jnp.sum(jnp.sort(squares, axis=1), axis=1, where=ranks)
-    # An overflow is a score that loses to all but the nodes that are out.
-    scores = jnp.minimum(scores, jnp.finfo(jnp.float32).max)
-    order = jnp.argsort(jnp.where(nodes.where, scores, jnp.inf), stable=True)
-    chosen = jnp.zeros(num_nodes, bool).at[order[:num_selected]].set(True)
-    return _reductions.weighted_mean(updates, jnp.float32(chosen & nodes.where))
 
 
 def geometric_median(
@@ -260,26 +151,22 @@ def geometric_median(
     weights: Array | None = None,
     where: Array | None = None,
 ) -> PyTree:
-    """Finds the point with the least summed distance to all updates.
+    """Approximates the point with the least summed distance to all updates.
 
-    argmin_z Σᵢ wᵢ ‖uᵢ − z‖, by Weiszfeld's iteration from the coordinate median:
-    z ← Σᵢ βᵢ uᵢ / Σᵢ βᵢ with βᵢ = wᵢ / max(ν, ‖uᵢ − z‖)
+    argmin_z Σᵢ wᵢ ‖uᵢ − z‖, by Weiszfeld's iteration from the weighted median of each
+    coordinate: z ← Σᵢ βᵢ uᵢ / Σᵢ βᵢ with βᵢ = wᵢ / max(ν, ‖uᵢ − z‖). If an update has a
+    smaller summed distance than where that ends, the best of them is the result.
 
-    Formal guarantees:
-      * While Byzantine nodes hold less than half of the weight it stays within a factor
-        2 (1 − q) / (1 − 2 q) of the honest updates' radius around their own geometric
-        median, q being the Byzantine share of the weight.
-
-    | n and what they send            | result                                     |
-    | ------------------------------- | ------------------------------------------ |
-    | one node                        | its update                                 |
-    | all send the same               | it                                         |
-    | a node sends NaN, Inf or 1e30   | the geometric median of the others         |
-    | no node takes part              | zeros                                      |
+    Formal guarantees, up to rounding, after any number of iterations:
+      * No update has a smaller summed distance.
+      * So while Byzantine nodes hold a share q < 1/2 of the weight, however many they
+        are, the result is within a factor 2 (1 − q) / (1 − 2 q) of the honest updates'
+        radius around any one of them, and even of their mean distance from it.
 
     Args:
         updates: a tree of `[nodes, ...]`.
-        num_iters: iterations; each reads all updates twice.
+        num_iters: iterations; each reads all updates twice. More come nearer to the
+            least summed distance, and change nothing about the guarantees.
         smoothing: ν, the distance below which a node pulls no harder.
         weights: `[nodes]`, such as the rows of each node; equal by default.
         where: `[nodes]`, bool, the nodes that take part; all by default.
@@ -295,7 +182,9 @@ def geometric_median(
 
     References:
         Weiszfeld, 1937; Pillutla et al., 2019, arXiv:1912.13445, who start from the
-        mean. The median is nearer where a node sends numbers that are huge.
+        mean. The median is nearer where a node sends numbers that are huge. The bound
+        is theirs for the exact point; comparing with the updates makes it hold of a
+        truncated iteration.
     """
     validate.positive(num_iters=num_iters, smoothing=smoothing)
     nodes = _reductions.audible(updates, weights, where)
@@ -306,8 +195,14 @@ def geometric_median(
             updates, nodes.weights / jnp.maximum(smoothing, norms)
         )
 
-    start = _reductions.median(updates, nodes.where)
-    return jax.lax.fori_loop(0, num_iters, step, start)
+    start = _reductions.weighted_median(updates, nodes.weights)
+    centre = jax.lax.fori_loop(0, num_iters, step, start)
+    best, better = _reductions.best_update(updates, nodes, centre)
+    return jax.tree.map(
+        lambda leaf, middle: jnp.where(better, leaf[best].astype(jnp.float32), middle),
+        updates,
+        centre,
+    )
 
 
 def centred_clipping(

@@ -264,7 +264,7 @@ def make_merge(
     Args:
         merge: `merge_at_server(...)`, `merge_by_gossip(...)` or `keep_local()`.
         mesh: from `nodes.make_mesh`.
-        weights: `[nodes]`, such as the rows of each node.
+        weights: `[nodes]`, >= 0, such as the rows of each node.
         attack: `(updates, hostile, key) -> updates`, or None.
         hostile: `[nodes]`, bool, the nodes that attack.
         seed: of the attack's draws.
@@ -274,8 +274,12 @@ def make_merge(
         `merge(federation) -> federation`, sharded as it came. The argument is donated.
 
     Raises:
-        ValueError: an attack without hostile nodes, or the other way round.
+        ValueError: an attack without hostile nodes, or the other way round; a weight
+            that is negative or not finite.
     """
+    weights = np.asarray(weights, np.float32)
+    valid = bool((np.isfinite(weights) & (weights >= 0)).all())
+    validate.require(valid, "weights", weights.tolist(), ">= 0 and finite")
     validate.require(
         (attack is None) == (hostile is None or not np.any(hostile)),
         "hostile",

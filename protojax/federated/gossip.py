@@ -187,7 +187,7 @@ def robust_mix(
         return jax.tree.map(lambda x, move: x + move.astype(x.dtype), mine, moved)
 
     # The rule checks numbers of nodes by shapes, so the fewest heard is asked first.
-    fewest = int((np.asarray(mixing) > 0).sum(1).min())
+    fewest = int((weights > 0).sum(1).min())
     jax.eval_shape(aggregate, jax.tree.map(lambda leaf: leaf[:fewest], sent))
     # One node after the other: each step holds one copy of all its neighbours.
     if mesh is None:

@@ -39,7 +39,8 @@ def mix_neighbours(
 
     Returns:
         A tree of `[nodes, ...]`, float32; NaN for a node that sent what is not finite,
-        so that a rule still knows it by that.
+        so that a rule still knows it by that, for one that takes no part, and for all
+        where fewer than 2 f + 1 take part.
 
     Raises:
         ValueError: n < 2 f + 1.
@@ -52,9 +53,9 @@ def mix_neighbours(
         Allouah et al., 2023, arXiv:2302.01772.
     """
     num_nodes = _reductions.require_nodes(updates, num_byzantine, 2 * num_byzantine + 1)
-    nodes = _reductions.audible(updates, weights, where)
+    nodes, left = _reductions.outvoting(updates, num_byzantine, 1, weights, where)
     squares = _reductions.squared_distances(updates, nodes)
-    count = jnp.sum(nodes.where) - (num_byzantine - nodes.excluded).clip(0)
+    count = jnp.sum(nodes.where) - left
     order = jnp.argsort(squares, axis=1, stable=True)
     nearest = jnp.arange(num_nodes) < jnp.maximum(count, 1)
     chosen = jnp.zeros((num_nodes, num_nodes), bool)
@@ -87,6 +88,7 @@ def mixed(rule: Callable[..., PyTree]) -> Callable[..., PyTree]:
     | n and what they send            | result                                     |
     | ------------------------------- | ------------------------------------------ |
     | n < 2 f + 1                     | ValueError                                 |
+    | 2 f or fewer of them take part  | zeros                                      |
     | f = 0                           | the mean                                   |
     | all send the same               | it                                         |
     | k nodes send NaN, Inf or 1e30   | that of the rest with f − k                |

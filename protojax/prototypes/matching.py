@@ -14,6 +14,7 @@ import optax
 
 from protojax import validate
 from protojax.base import Array, Prototypes, PyTree
+from protojax.federated import _reductions
 from protojax.prototypes.geometry import METRICS, distances, paired_distance, unit
 
 
@@ -71,33 +72,45 @@ def match_prototypes(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("aggregate", "metric"))
+@functools.partial(jax.jit, static_argnames=("aggregate", "num_byzantine", "metric"))
 def merge_prototypes(
     stacked: Prototypes,
     aggregate: Callable[..., PyTree],
     *,
+    num_byzantine: int | None = None,
     metric: str = "cosine",
 ) -> Prototypes:
     """Merges the prototypes of all nodes: matched within class, then aggregated.
 
-    The order is that of the node in the middle: the one whose median matching cost to
-    the others is least, so that a minority of hostile nodes does not choose it.
+    The order within a class is that of the node in its middle: of those who hold the
+    class the one whose median matching cost to the others is least, so that a minority
+    of hostile nodes does not choose it, nor one that claims every class.
 
     Formal guarantees:
-      * The order of a node's prototypes has no influence.
-      * With a rule that stands f Byzantine nodes, and no more than f of them, merged
-        prototypes stay within what the rule guarantees of the honest ones. A rule that
-        uses weights believes the counts: where nodes may lie, give it none.
+      * The order of a node's prototypes has no influence, but on the order within each
+        class.
+      * A prototype that 2 f nodes or fewer hold has no counts. So with no more than f
+        Byzantine nodes those who hold one are honest in their majority, and with a rule
+        that stands any minority, or f and is sure of its own bounds, merged prototypes
+        stay within what the rule guarantees of the honest ones. A rule that uses
+        weights believes the counts: where nodes may lie, give it none.
 
     Args:
         stacked: vectors `[nodes, num_prototypes, dim]`.
         aggregate: a rule of `protojax.aggregation` with its parameters; it is given the
             nodes' counts as weights.
+        num_byzantine: f, the most Byzantine nodes to stand; by default a quarter of the
+            nodes, so that what more than half of them hold is kept. 0 keeps what only
+            one node holds.
         metric: "cosine" (vectors are scaled to unit length) or "l2".
 
     Returns:
-        Prototypes `[num_prototypes, dim]`. Counts are the rule's aggregate of the
-        nodes' counts; 0 where no node has a prototype.
+        Prototypes `[num_prototypes, dim]`, classes ascending. Counts are the rule's
+        aggregate of the nodes' counts; 0 where 2 f nodes or fewer have a prototype, or
+        fewer than the rule needs to stand its own f.
+
+    Raises:
+        ValueError: `num_byzantine` below 0, an unknown metric, or from the rule.
 
     >>> from protojax.aggregation import mean
     >>> first = Prototypes(jnp.eye(2), jnp.array([0, 0]), jnp.ones(2))
@@ -106,15 +119,23 @@ def merge_prototypes(
     >>> merge_prototypes(both, mean).vectors.tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
+    if num_byzantine is None:
+        num_byzantine = len(stacked.counts) // 4
+    validate.non_negative(num_byzantine=num_byzantine)
+    usable = _usable(stacked)
+    vectors = jnp.where(usable[..., None], stacked.vectors, 0.0)
     if metric == "cosine":
-        stacked = stacked._replace(vectors=unit(stacked.vectors))
-    reference = jax.tree.map(lambda leaf: leaf[_middle(stacked, metric)], stacked)
+        vectors = unit(vectors)
+    stacked = Prototypes(vectors, stacked.labels, jnp.where(usable, stacked.counts, 0))
+    reference = _reference(stacked, metric)
     matched = jax.vmap(lambda node: match_prototypes(node, reference, metric=metric))(
         stacked
     )
 
     def merge(vectors: Array, counts: Array) -> tuple[Array, Array]:
         present = counts > 0
+        # Of no more nodes than that f liars would be half, or all.
+        present &= jnp.sum(present) > 2 * num_byzantine
         return (
             aggregate(vectors, weights=counts, where=present),
             aggregate(counts, where=present),
@@ -127,24 +148,70 @@ def merge_prototypes(
 
 
 def _usable(prototypes: Prototypes) -> Array:
-    """Returns `[num_prototypes]`, those that stand for rows and are numbers."""
-    finite = jnp.all(jnp.isfinite(prototypes.vectors), axis=-1)
-    return finite & jnp.isfinite(prototypes.counts) & (prototypes.counts > 0)
+    """Returns `[..., num_prototypes]`, those that stand for rows and have distances."""
+    squares = jnp.sum(jnp.square(jnp.float32(prototypes.vectors)), axis=-1)
+    # Four of them add up to the square of a distance. NaN is not below either.
+    near = squares <= jnp.finfo(jnp.float32).max / 8
+    return near & jnp.isfinite(prototypes.counts) & (prototypes.counts > 0)
 
 
-def _middle(stacked: Prototypes, metric: str) -> Array:
-    """Returns the node that half of the nodes are nearest to."""
+def _reference(stacked: Prototypes, metric: str) -> Prototypes:
+    """Returns, class by class, the prototypes of the node in the middle.
 
-    lengths = jnp.linalg.norm(stacked.vectors, axis=-1)
-    # No distance is larger: a prototype without a partner costs more than any with one.
-    far = 2 * jnp.max(lengths, where=_usable(stacked), initial=1.0)
+    The classes that all nodes hold in full come from one node.
+    """
+    usable = stacked.counts > 0
+    # Sorted, the middle node's labels are the ones that most nodes have.
+    labels = jnp.sort(jnp.sort(stacked.labels, axis=1), axis=0)
+    labels = labels[(len(labels) - 1) // 2]
+    # [nodes, slots, places]: what a node holds for a place of the reference.
+    alike = stacked.labels[..., None] == labels
+    holds = alike & usable[..., None]
+    full = jnp.sum(holds, axis=1) == jnp.sum(labels[:, None] == labels, axis=0)
+    middle = _middle(stacked, metric, alike, holds, jnp.all(full, axis=0))
+    # The place's rank among those of its class is that of the slot which fills it.
+    rank = jnp.sum(jnp.tril(labels[:, None] == labels), axis=1)
+    fills = holds & (jnp.cumsum(holds, axis=1) == rank)
+    places = jnp.arange(len(labels))
+    slots = jnp.argmax(fills, axis=1)[middle, places]
+    filled = jnp.any(fills, axis=1)[middle, places]
+    return Prototypes(
+        stacked.vectors[middle, slots],
+        labels,
+        jnp.where(filled, stacked.counts[middle, slots], 0.0),
+    )
+
+
+def _middle(
+    stacked: Prototypes, metric: str, alike: Array, holds: Array, complete: Array
+) -> Array:
+    """Returns `[places]`, the node nearest to half of those who hold the class.
+
+    Args:
+        stacked: vectors `[nodes, slots, dim]`.
+        metric: "cosine" or "l2".
+        alike: `[nodes, slots, places]`, whether the labels agree.
+        holds: the same, of usable prototypes.
+        complete: `[places]`, whether all nodes hold all prototypes of the class.
+    """
 
     def cost(node: Prototypes, other: Prototypes) -> Array:
         found = match_prototypes(node, other, metric=metric)
         pairs = paired_distance(found.vectors, other.vectors, metric=metric)
-        return jnp.sum(jnp.where(found.counts > 0, pairs, far))
+        # A prototype without a partner costs what the other's could be apart at most:
+        # by a liar's own length it could make up for any distance.
+        lengths = jnp.linalg.norm(other.vectors, axis=-1)
+        far = 2.0 if metric == "cosine" else 2 * jnp.max(lengths)
+        pairs = jnp.where(found.counts > 0, pairs, far)
+        return jnp.where(other.counts > 0, pairs, 0.0)
 
-    costs = jax.vmap(lambda node: jax.vmap(lambda other: cost(node, other))(stacked))(
+    # [nodes, others, the others' slots]
+    pairs = jax.vmap(lambda node: jax.vmap(lambda other: cost(node, other))(stacked))(
         stacked
     )
-    return jnp.argmin(jnp.median(costs, axis=1))
+    whole = jnp.any(alike & complete, axis=-1)
+    together = jnp.float32(alike | (whole[..., None] & complete))
+    costs = jnp.einsum("noi,oij->jon", pairs, together, precision="highest")
+    held = jnp.any(holds, axis=1).T
+    medians = jax.vmap(_reductions.median)(costs, held)
+    return jnp.argmin(jnp.where(held, medians, jnp.inf), axis=1)
