@@ -143,7 +143,8 @@ def defaults() -> ConfigDict:
                 "max_length": 128,
                 "buckets": (16, 32, 48, 64, 96, 128),
                 "vocab_size": 4000,  # of a tokenizer trained on the spot
-                # task="files": any local CSV, TSV, JSONL or Parquet
+                # task="files": any local CSV, TSV, JSONL or Parquet, the first three
+                # compressed (.gz) or not
                 "files": {
                     "train": "",
                     "test": "",
@@ -153,6 +154,8 @@ def defaults() -> ConfigDict:
                     "label": "label",
                     "problem": "classification",
                     "metric": "accuracy",
+                    # of these files, and of those below data.root
+                    "encoding": "utf-8",
                 },
             },
             "teacher": encoder("FacebookAI/roberta-large"),
