@@ -5,6 +5,7 @@ argument to the config; `--config.kd.temperature=4` overrides a field. The same 
 resumes a study that was stopped.
 """
 
+import ast
 import contextlib
 import difflib
 import importlib.util
@@ -13,7 +14,7 @@ import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 # Or transformers tells each user that PyTorch is missing.
@@ -43,6 +44,52 @@ HEARTBEAT = flags.DEFINE_integer(
 )
 
 
+HELP = """{usage}
+
+usage: python -m experiments.run --config=NAME[:ARGUMENT] [--config.FIELD=VALUE ...]
+
+configs, or --config=FILE for one of your own:
+{configs}
+
+flags:
+  --config.FIELD=VALUE: Overrides a field; experiments/defaults.py says what they are.
+    A list needs its brackets and quotes: --config.seeds='(0,1,2)'.
+{flags}
+
+examples:
+  python -m experiments.run --config=quickstart.py
+  python -m experiments.run --config=pilot.py --workdir=runs/mine \\
+    --config.tasks="('files',)" --config.data.files.train=rows.csv \\
+    --config.data.files.text=sentence --config.attacks={{}}
+"""
+
+
+def help_text() -> str:
+    """The answer to `--help`: the usage, the configs, the flags and two examples.
+
+    >>> "--config=quickstart.py" in help_text()
+    True
+    """
+    found = (WORKDIR, DISTRIBUTED, COORDINATOR, NUM_PROCESSES, PROCESS_ID, HEARTBEAT)
+    shown = [f"  --{holder.name}: {flags.FLAGS[holder.name].help}" for holder in found]
+    said = [f"  {name:<15} {first}" for name, first in configs().items()]
+    return HELP.format(
+        usage=(__doc__ or "").strip(), configs="\n".join(said), flags="\n".join(shown)
+    )
+
+
+def configs() -> dict[str, str]:
+    """The name of each config that comes with this package -> what it says it is.
+
+    >>> configs()["quickstart.py"]
+    'The whole path on bundled data, from scratch, in minutes on a laptop.'
+    """
+    return {
+        path.name: (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
+        for path in sorted(CONFIGS.glob("[!_]*.py"))
+    }
+
+
 def resolve(value: str) -> str:
     """Returns a config argument with its file looked up in `experiments/configs/`.
 
@@ -61,7 +108,7 @@ def resolve(value: str) -> str:
     for path in (pathlib.Path(name), CONFIGS / name):
         if path.is_file():
             return f"{path}{colon}{argument}"
-    known = sorted(path.name for path in CONFIGS.glob("[!_]*.py"))
+    known = list(configs())
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(
@@ -260,6 +307,41 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
+def check_overrides(
+    config: ml_collections.ConfigDict, arguments: Iterable[str]
+) -> None:
+    """Raises on one whole number for a list: three seeds, or the seed number three?
+
+    Args:
+        config: what the overrides made of it.
+        arguments: the command line.
+
+    Raises:
+        ValueError: naming the field, and how its lists are written.
+
+    >>> config = ml_collections.ConfigDict({"seeds": (3,)})
+    >>> check_overrides(config, ["--config.seeds=(0,1,2)"])
+    >>> check_overrides(config, ["--config.seeds=3"])
+    Traceback (most recent call last):
+    ValueError: Expected --config.seeds a list, ...
+    """
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or not name.startswith("config."):
+            continue
+        value = value if equals else next(rest, "")
+        held = config
+        for part in name.split(".")[1:]:
+            held = held.get(part) if hasattr(held, "get") else None
+        value = value.strip(" ()")
+        if isinstance(held, tuple) and value.lstrip("+-").isdecimal():
+            raise ValueError(
+                f"Expected --{name} a list, such as --{name}='(0,1,2)', found {value}: "
+                f"--{name}='({value},)' is the one number."
+            )
+
+
 def parse_flags(arguments: list[str]) -> list[str]:
     """Returns what is left of the command line once its flags are read.
 
@@ -267,7 +349,9 @@ def parse_flags(arguments: list[str]) -> list[str]:
         SystemExit: with one line that says what is wrong, and the nearest name.
     """
     try:
-        return flags.FLAGS(arguments)
+        left = flags.FLAGS(arguments)
+        check_overrides(flags.FLAGS["config"].value, arguments)
+        return left
     except (AttributeError, KeyError) as error:
         # ml_collections quotes its own message twice.
         reason = str(error).strip("\"'").replace("\\'", "'").replace("\\n", " ")
@@ -279,13 +363,19 @@ def parse_flags(arguments: list[str]) -> list[str]:
 
 def cli() -> None:
     """The command line."""
+    if {"--help", "-help", "-h", "--helpshort", "--helpfull"} & {*sys.argv[1:]}:
+        print(help_text(), end="")
+        return
     try:
         arguments = resolve_arguments(sys.argv)
     except ValueError as error:
         sys.exit(str(error))
     if not any(argument.startswith("--config=") for argument in arguments):
-        known = ", ".join(sorted(path.name for path in CONFIGS.glob("[!_]*.py")))
-        sys.exit(f"Expected --config=NAME, one of {known}, or --config=FILE.")
+        known = ", ".join(configs())
+        sys.exit(
+            f"Expected --config=NAME, one of {known}, or --config=FILE. --help says "
+            "more."
+        )
     sys.argv[:] = arguments
     config_flag = config_flags.DEFINE_config_file("config", None, "The study's config.")
     app.run(

@@ -8,7 +8,7 @@ import pytest
 from rich.progress import Progress
 
 from experiments.runtime import Context
-from experiments.study import check
+from experiments.study import check, grid, preflight
 from experiments.study.defaults import attack
 from experiments.world import adaptive_attacks, artifacts, scenario, trusted_model
 from experiments.world.scenario import Cell
@@ -178,11 +178,41 @@ def test_bad_attacks_are_refused(tmp_path, changes, message):
 def test_a_copy_that_changed_is_not_mixed_with_the_old_one(tmp_path):
     context = make_context(tmp_path, ready(tmp_path))
     copy_with(tmp_path, str.upper)
-    scenario.poisoned(context, CELL)
+    begun = preflight.fingerprints(context, CELL)
+    preflight.write_fingerprints(begun)
+    preflight.check_unchanged(begun)
     copy_with(tmp_path, str.title)
     again = context._replace(progress=Progress())
-    with pytest.raises(ValueError, match="json was begun with"):
-        scenario.poisoned(again, CELL)
+    found = preflight.fingerprints(again, CELL)
+    with pytest.raises(ValueError, match=r"it\.json was begun with"):
+        preflight.check_unchanged(found)
+
+
+def test_to_read_data_writes_nothing(tmp_path):
+    context = make_context(tmp_path, ready(tmp_path))
+    copy_with(tmp_path, str.upper)
+    scenario.poisoned(context, CELL)
+    scenario.triggered_test(context, CELL)
+    scenario.references(context, CELL)
+    found = preflight.fingerprints(context, CELL)
+    preflight.check_unchanged(found)
+    assert not list(context.workdir.iterdir())
+    names = {str(path.relative_to(context.workdir)) for path in found}
+    assert names == {"files/seed0/data.json", "files/it.json"}
+
+
+def test_a_study_that_is_refused_holds_to_no_data(tmp_path):
+    section = attack("rare_words", "data", target=7)
+    context = make_context(tmp_path, section, arms=("plain",))
+    with pytest.raises(ValueError, match="target"):
+        preflight.preflight(context, grid.jobs(context.config))
+    assert not list(context.workdir.rglob("data.json"))
+    section.target = 1
+    config = tiny(tmp_path, arms=("plain",))
+    config.attacks = {"it": section}
+    context = context._replace(config=ml_collections.FrozenConfigDict(config))
+    preflight.preflight(context, grid.jobs(context.config))
+    assert len(list(context.workdir.rglob("data.json"))) == 1
 
 
 def test_markers_are_yes_or_no(tmp_path):

@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protojax.base import Examples
-from protojax.data import concatenate, fingerprint, sample_rows, split, take
+from protojax.data import (
+    concatenate,
+    fingerprint,
+    held_out,
+    rows_to_hold_out,
+    sample_rows,
+    split,
+    take,
+)
 
 
 def make_examples(num_rows, num_classes=2, pairs=False, prefix="text"):
@@ -150,6 +158,44 @@ def test_split_errors(labels, test_label, reference_rows, message):
     test = Examples(["x"], None, np.array([test_label], np.int32))
     with pytest.raises(ValueError, match=message):
         split(train, test, transfer_rows=0, reference_rows=reference_rows, seed=0)
+
+
+def test_a_class_without_a_row_is_called_by_its_name():
+    train = make_examples(8)
+    test = Examples(["x"], None, np.array([2], np.int32))
+    names = ("neg", "pos", "third")
+    with pytest.raises(ValueError, match="found none of class 'third'"):
+        split(train, test, transfer_rows=0, reference_rows=4, seed=0, label_names=names)
+
+
+@given(
+    counts=st.lists(st.integers(1, 9), min_size=2, max_size=6),
+    fraction=st.floats(0, 0.5),
+)
+@settings(max_examples=50, deadline=None)
+def test_the_only_row_of_a_class_is_not_held_out(counts, fraction):
+    labels = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
+    spare = [count for count in counts if count > 1]
+    if not spare:
+        with pytest.raises(ValueError, match="a class of two rows"):
+            rows_to_hold_out(labels, 1)
+        return
+    num_rows = max(len(spare), int(fraction * sum(spare)))
+    rows = rows_to_hold_out(labels, num_rows)
+    assert len(set(rows.tolist())) == len(rows) == num_rows
+    found = np.bincount(labels[rows], minlength=len(counts))
+    assert ((found > 0) == (np.array(counts) > 1)).all()
+    train = Examples([str(row) for row in range(len(labels))], None, labels)
+    rest, chosen = held_out(train, num_rows)
+    assert set(rest.labels) == set(labels)
+    assert chosen.texts == [str(row) for row in rows]
+
+
+@pytest.mark.parametrize("scale", [1, 1.5])
+def test_where_no_class_has_one_row_the_choice_is_of_all_rows(scale):
+    labels = np.arange(20) % 3 * scale
+    chosen = sample_rows(labels, 5, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(rows_to_hold_out(labels, 5), chosen)
 
 
 def test_concatenate_keeps_columns_together():

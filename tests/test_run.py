@@ -364,6 +364,8 @@ def test_a_study_clears_the_folders_of_its_tasks(monkeypatch, tmp_path):
         (["--config.kd.temperature=3"], "Expected --config=NAME"),
         (["--config", "quickstart.py", "--wordir=x"], "Did you mean: workdir"),
         (["--config=quickstart.py", "--config.arms=('plian',)"], "'plain'"),
+        (["--config=quickstart.py", "--config.seeds=3"], "--config.seeds='(0,1,2)'"),
+        (["--config=quickstart.py", "--config.tasks=files"], "data.files.train a file"),
     ],
 )
 def test_a_wrong_command_line_ends_in_one_line(arguments, message, tmp_path):
@@ -378,6 +380,100 @@ def test_a_wrong_command_line_ends_in_one_line(arguments, message, tmp_path):
     assert found.returncode != 0
     assert message in found.stderr
     assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_helps(option, tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-m", "experiments.run", option],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+    ).stdout
+    for name in ("workdir", "coordinator", "heartbeat_seconds", "config.FIELD=VALUE"):
+        assert f"--{name}: " in found
+    for path in run.CONFIGS.glob("[!_]*.py"):
+        first = path.read_text().partition("\n")[0].strip('"')
+        assert re.search(rf"{re.escape(path.name)} +{re.escape(first)}", found)
+    assert "usage: python -m experiments.run --config=NAME" in found
+    examples = found.partition("examples:")[2]
+    assert examples.count("python -m experiments.run --config=") == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ("--config.seeds=3", "seeds"),
+        ("--config.seeds=(3)", "seeds"),
+        ("-config.student.layers= 2", "student.layers"),
+        ("--config.quarantine.resolutions=+50", "quarantine.resolutions"),
+    ],
+)
+def test_one_whole_number_is_no_list(given, field):
+    config = run.load("quickstart.py")
+    message = rf"--config.{field} a list, such as --config.{field}='\(0,1,2\)'"
+    for arguments in ([given], given.split("=")):
+        with pytest.raises(ValueError, match=message):
+            run.check_overrides(config, ["run", *arguments])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("--config.seeds=(3,)", "--config.seeds=0,1", "--config.seeds=[3]"),
+        *("--config.arms=plain", "--config.kd.temperature=3", "--workdir=3"),
+    ],
+)
+def test_a_list_and_one_name_are_lists(given):
+    run.check_overrides(run.load("quickstart.py"), ["run", given])
+
+
+@pytest.mark.parametrize("field", ["train", "text", "label"])
+def test_own_files_need_a_file_and_its_columns(field):
+    config = run.load("quickstart.py")
+    config.tasks = ("files",)
+    config.data.files.train = "rows.csv"
+    check.check(config)
+    config.data.files[field] = ""
+    with pytest.raises(ValueError, match=rf"Expected data.files.{field} a "):
+        check.check(config)
+
+
+FEW = {"data.reference_rows": 12}
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        (("clean", "plain", "cube", "dp_sgd", "references"), None),
+        (("nearest",), "prototypes.num <= 8"),
+        (("plain", "anchor"), "quarantine.false_rejection >= "),
+        (("onion",), "filters.outlier_neighbours <= 8"),
+        # Its needs are trained too.
+        (("audited",), "quarantine.false_rejection >= "),
+    ],
+)
+def test_few_references_concern_only_arms_that_are_asked_for(arms, message):
+    config = run.load("quickstart.py")
+    config.update_from_flattened_dict(FEW)
+    config.attacks.word_logits.arms = config.arms = arms
+    if message is None:
+        check.check(config)
+    else:
+        with pytest.raises(ValueError, match=message):
+            check.check(config)
+
+
+def test_a_searched_trigger_asks_the_anchor():
+    config = run.load("quickstart.py")
+    config.update_from_flattened_dict(FEW)
+    config.arms = config.attacks.word_logits.arms = ("plain",)
+    check.check(config)
+    config.attacks.word_data.trigger = "searched"
+    with pytest.raises(ValueError, match=r"quarantine.false_rejection >= "):
+        check.check(config)
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):

@@ -1,3 +1,4 @@
+import gzip
 import json
 import logging
 import os
@@ -90,6 +91,9 @@ def test_pairs_and_scores(tmp_path):
         ([1.0, 0.0, "1"], ("0", "1"), [1, 0, 1]),
         ([True, False, True], ("0", "1"), [1, 0, 1]),
         ([-1, 1, 1], ("-1", "1"), [0, 1, 1]),
+        (["1.0", "0.0", 1], ("0", "1"), [1, 0, 1]),
+        (["-1.00", "10.0", "2"], ("-1", "2", "10"), [0, 2, 1]),
+        (["v1.0", "1.0", "v1.0"], ("1", "v1.0"), [1, 0, 1]),
     ],
 )
 def test_label_names_as_found(tmp_path, labels, names, classes):
@@ -98,6 +102,73 @@ def test_label_names_as_found(tmp_path, labels, names, classes):
     train, _, task = load_files(path, path, **COLUMNS)
     assert task.label_names == names
     assert train.labels.tolist() == classes
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
+def test_whole_numbers_with_a_point_are_classes_in_every_format(tmp_path, suffix):
+    rows = [{**row, "label": float(row["label"])} for row in ROWS]
+    path = write(tmp_path / f"train.{suffix}", rows)
+    train, _, task = load_files(path, path, **COLUMNS)
+    assert task.label_names == ("0", "1")
+    assert train.labels.tolist() == [row["label"] for row in ROWS]
+    rows[3]["label"] = 0.5
+    path = write(tmp_path / f"train.{suffix}", rows)
+    with pytest.raises(ValueError, match=r"fractions such as '0\.5'. Scores need"):
+        load_files(path, path, **COLUMNS)
+
+
+def test_fractions_beside_a_nan_are_no_classes(tmp_path):
+    path = broken(tmp_path, "sentence,label\na,0.5\nb,1.5\nc,nan\n", "csv")
+    with pytest.raises(ValueError, match="Scores need problem='regression'"):
+        load_files(path, path, **COLUMNS)
+
+
+def test_the_classes_and_their_rows_are_logged(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "protojax")
+    rows = [{"sentence": "x", "label": label} for label in ("pos", "neg", "pos")]
+    train = write(tmp_path / "train.csv", rows)
+    test = write(tmp_path / "test.csv", rows[:1])
+    load_files(train, test, **COLUMNS)
+    assert "train.csv: 3 rows of 2 classes: neg (1), pos (2)." in caplog.text
+    assert "test.csv: 1 rows of 1 classes: neg (0), pos (1)." in caplog.text
+    write(tmp_path / "sst2/train.jsonl", ROWS)
+    load_task("sst2", root=str(tmp_path))
+    assert "10 rows of 2 classes: negative (5), positive (5)." in caplog.text
+    load_files(
+        write(tmp_path / "scores.jsonl", ROWS),
+        train.replace("train", "scores").replace("csv", "jsonl"),
+        problem="regression",
+        metric="pearson",
+        **COLUMNS,
+    )
+    assert "scores.jsonl: 10 scores in [0, 1]." in caplog.text
+    assert not [record for record in caplog.records if "taken for" in record.message]
+
+
+def test_a_thousand_classes_are_not_all_shown(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "protojax")
+    rows = [{"sentence": "x", "label": f"text {row}"} for row in range(1000)]
+    path = write(tmp_path / "train.jsonl", rows)
+    load_files(path, path, **COLUMNS)
+    assert "text 188 (1) and 900 more." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["pos", "neg", "Pos"], "'Pos', 'pos' are taken for 2 classes"),
+        (["a b", "ab", "c"], "'a b', 'ab' are taken for 2 classes"),
+        (["pos", "neg", "nan"], "label 'nan' is taken for a class"),
+        (["pos", "neg", "NULL"], "label 'NULL' is taken for a class"),
+        ([0, 1, "N/A"], "label 'N/A' is taken for a class"),
+        (["label", "other", "other"], "'label' is taken for a class, it is the column"),
+    ],
+)
+def test_doubtful_labels_are_warned_of(tmp_path, caplog, labels, message):
+    rows = [{"sentence": "text", "label": label} for label in labels]
+    path = write(tmp_path / "train.jsonl", rows)
+    load_files(path, path, **COLUMNS)
+    assert message in caplog.text
 
 
 def test_declared_labels_as_numbers_or_names(tmp_path):
@@ -136,6 +207,15 @@ def test_missing_test_file_is_held_out(tmp_path, caplog, rows, held_out):
     assert f"{held_out} of {len(rows)} rows held out" in caplog.text
     again = load_task("sst2", root=str(tmp_path))
     assert list(again[1].texts) == list(test.texts)
+
+
+def test_the_only_row_of_a_class_is_learned_from(tmp_path, caplog):
+    rows = [*ROWS, {"sentence": "rare", "label": 7}, {"sentence": "odd", "label": 9}]
+    train, test, task = load_files(write(tmp_path / "train.jsonl", rows), **COLUMNS)
+    assert task.label_names == ("0", "1", "7", "9")
+    assert {"rare", "odd"} < set(train.texts)
+    assert sorted(test.labels) == [0, 1]
+    assert "2 of 12 rows held out" in caplog.text
 
 
 def test_held_out_rows_hold_every_class(tmp_path):
@@ -269,6 +349,59 @@ BAD_FILES = {
         "jsonl",
         "row 1: 'sentence' is no text but",
     ),
+    "column twice": (
+        "sentence,label,id,label\na,0,7,1\n",
+        "csv",
+        r"line 1: expected each column once, found 'label' at positions 2 and 4",
+    ),
+    "column twice, tabs": (
+        "\nsentence\tsentence\tlabel\na\tb\t0\n",
+        "tsv",
+        r"line 2: expected each column once, found 'sentence' at positions 1 and 2",
+    ),
+    "key twice": (
+        GOOD_LINES + '{"sentence": "x", "label": 0, "label": 1}\n',
+        "jsonl",
+        "line 11: expected each column once, found 'label' at positions 2 and 3",
+    ),
+    "header again": (
+        "sentence,label\na,0\nb,1\nsentence, label\nc,1\n",
+        "csv",
+        "row 4: expected a row, found the header again",
+    ),
+    "several labels": (
+        GOOD_LINES + line("x", ["0", "1"]),
+        "jsonl",
+        "row 11: 'label' is no class but list, expected one name or number",
+    ),
+    "a record for a label": (
+        GOOD_LINES + line("x", {"0": 1}),
+        "jsonl",
+        "row 11: 'label' is no class but dict",
+    ),
+    "UTF-16": (
+        "sentence,label\na,0\nb,1\n".encode("utf-16"),
+        "csv",
+        "found UTF-16: set data.files.encoding='utf-16'",
+    ),
+    "UTF-16 without a mark": (
+        "sentence\tlabel\na\t0\nb\t1\n".encode("utf-16-le"),
+        "tsv",
+        "found UTF-16-LE: set data.files.encoding='utf-16-le'",
+    ),
+    "Latin-1": (
+        b"sentence,label\n"
+        + "".join(f"café {row},{row % 2}\n" for row in range(20)).encode("latin-1"),
+        "csv",
+        "other bytes in 20 of 21 lines. Name the encoding in data.files.encoding",
+    ),
+    "not gzip": ("sentence,label\na,0\n", "csv.gz", "not a whole gzip file"),
+    "half a gzip": (
+        gzip.compress(GOOD_LINES.encode())[:40],
+        "jsonl.gz",
+        "not a whole gzip file",
+    ),
+    "compressed Parquet": ("PAR?", "parquet.gz", "in .gz behind one of those of text"),
     "not parquet": ("PAR?", "parquet", "broken.parquet: not a parquet file"),
     "unknown suffix": ("a", "xlsx", "end in one of jsonl, csv, tsv, parquet"),
 }
@@ -339,7 +472,7 @@ def test_missing_files(tmp_path, good):
     with pytest.raises(FileNotFoundError, match="found none"):
         load_files(good, str(tmp_path), **COLUMNS)
     with pytest.raises(
-        FileNotFoundError, match=r"cola/train.\{jsonl,csv,tsv,parquet\}"
+        FileNotFoundError, match=r"cola/train.\{jsonl,csv,tsv,parquet,ndjson\}"
     ):
         load_task("cola", root=str(tmp_path))
 
@@ -357,11 +490,12 @@ def test_two_files_of_one_stem(tmp_path):
         ({"problem": "ranking"}, "problem one of classification, regression"),
         ({"metric": "pearson"}, "metric one of accuracy, f1, matthews"),
         ({"problem": "regression"}, "metric one of pearson, spearman"),
+        ({"train": ""}, "Expected data.files.train a file, found data.files.train=''"),
     ],
 )
 def test_load_files_rejects_settings(good, settings, message):
     with pytest.raises(ValueError, match=message):
-        load_files(good, good, **COLUMNS, **settings)
+        load_files(**{"train": good, "test": good, **COLUMNS, **settings})
 
 
 def test_f1_is_for_two_classes(tmp_path):
@@ -377,6 +511,96 @@ def test_bytes_that_are_not_utf8_are_replaced_and_counted(tmp_path, caplog):
     train, _, _ = load_files(path, path, **COLUMNS)
     assert train.texts == ["na\ufffdve", "caf\ufffd", "réal"]
     assert "broken.tsv: replaced bytes in 2 lines not UTF-8" in caplog.text
+
+
+@pytest.mark.parametrize(("lines", "fine"), [(900, False), (1100, True)])
+def test_a_file_of_which_over_a_hundredth_is_not_utf8_is_refused(
+    tmp_path, caplog, lines, fine
+):
+    # Eleven lines and the header.
+    rows = [f"a {row}\t{row % 2}\n".encode() for row in range(lines - 12)]
+    rows += [b"caf\xe9 %d\t%d\n" % (row, row % 2) for row in range(11)]
+    path = broken(tmp_path, b"sentence\tlabel\n" + b"".join(rows), "tsv")
+    if fine:
+        assert len(load_files(path, path, **COLUMNS)[0].texts) == lines - 1
+        assert "replaced bytes in 11 lines" in caplog.text
+    else:
+        with pytest.raises(ValueError, match="other bytes in 11 of 900 lines"):
+            load_files(path, path, **COLUMNS)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "csv.gz"])
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-16-be"])
+def test_an_encoding_that_is_named(tmp_path, caplog, suffix, encoding):
+    separator = "," if "csv" in suffix else "\t"
+    if suffix == "jsonl":
+        content = "".join(
+            json.dumps(
+                {"sentence": f"café {row}", "label": row % 2}, ensure_ascii=False
+            )
+            + "\n"
+            for row in range(20)
+        )
+    else:
+        rows = [f"café {row}{separator}{row % 2}\r\n" for row in range(20)]
+        content = f"sentence{separator}label\r\n" + "".join(rows)
+    content = content.encode(encoding)
+    content = gzip.compress(content) if suffix.endswith("gz") else content
+    path = broken(tmp_path, content, suffix)
+    train, _, _ = load_files(path, path, encoding=encoding, **COLUMNS)
+    assert train.texts == [f"café {row}" for row in range(20)]
+    assert "replaced" not in caplog.text
+    folder = tmp_path / "sst2"
+    folder.mkdir()
+    (folder / f"train.{suffix}").write_bytes(content)
+    train, test, _ = load_task("sst2", root=str(tmp_path), encoding=encoding)
+    assert len(train.texts) + len(test.texts) == 20
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ("latin-one", "data.files.encoding such as .* found data.files.encoding='lat"),
+        ("base64", "data.files.encoding such as"),
+        ("ascii", "broken.tsv: not ascii, which data.files.encoding says"),
+        ("utf-16", "broken.tsv: not utf-16, which data.files.encoding says"),
+    ],
+)
+def test_a_wrong_encoding_is_named(tmp_path, encoding, message):
+    path = broken(tmp_path, "sentence\tlabel\né\t0\nb\t1\n", "tsv")
+    with pytest.raises(ValueError, match=message):
+        load_files(path, path, encoding=encoding, **COLUMNS)
+
+
+@pytest.mark.parametrize("name", ["ROWS.CSV", "rows.Jsonl", "rows.ndjson", "rows.TSV"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_names_of_the_formats(tmp_path, name, compressed):
+    suffix = Path(name).suffix.lower().replace("ndjson", "jsonl")
+    content = Path(write(tmp_path / f"plain{suffix}", ROWS)).read_bytes()
+    path = tmp_path / (f"{name}.gz" if compressed else name)
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    train, _, _ = load_files(str(path), str(path), **COLUMNS)
+    assert train.texts == [row["sentence"] for row in ROWS]
+    (tmp_path / "sst2").mkdir()
+    path.rename(tmp_path / "sst2" / f"train{''.join(path.suffixes)}")
+    # Another stem, and no format.
+    write(tmp_path / "sst2/train.old.csv", ROWS[:1])
+    (tmp_path / "sst2/train.txt").write_text("")
+    train, test, _ = load_task("sst2", root=str(tmp_path))
+    assert len(train.texts) + len(test.texts) == 10
+
+
+def test_columns_without_a_name_are_nobodys(tmp_path):
+    path = broken(tmp_path, "sentence,label,,\na,0,,\nb,1,,\n", "csv")
+    assert load_files(path, path, **COLUMNS)[0].texts == ["a", "b"]
+
+
+def test_parquet_with_a_column_twice(tmp_path):
+    columns = [pyarrow.array(["a", "b"]), pyarrow.array([0, 1]), pyarrow.array([1, 0])]
+    table = pyarrow.Table.from_arrays(columns, names=["sentence", "label", "label"])
+    pyarrow.parquet.write_table(table, path := tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="'label' at positions 2 and 3"):
+        load_files(str(path), str(path), **COLUMNS)
 
 
 def test_half_surrogates_are_replaced_and_counted(tmp_path, caplog):

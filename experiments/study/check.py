@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+from collections.abc import Iterable
 
 import jax
 import ml_collections
@@ -39,6 +40,14 @@ def check(config: ConfigDict) -> None:
         _distinct(**{field: config[field]})
     for task in config.tasks:
         validate.one_of([*tasks_lib.TASKS, "files"], task=task)
+    if "files" in config.tasks:
+        for field, bound in (
+            ("train", "a file of your rows"),
+            ("text", "a column's name"),
+            ("label", "a column's name"),
+        ):
+            value = config.data.files[field]
+            validate.require(bool(value), f"data.files.{field}", value, bound)
     _check_settings(config)
     for name, fields in config.variants.items():
         _check_variant(config, name, fields)
@@ -187,15 +196,14 @@ def _check_objective(config: ConfigDict) -> None:
         validate.require(share <= 1, f"audit.{field}", share, "in (0, 1]")
     rows = config.filters.min_cluster_rows
     validate.require(rows >= 2, "filters.min_cluster_rows", rows, ">= 2")
-    references = num_references(config)
-    neighbours = config.filters.outlier_neighbours
-    trusted = references - round(config.quarantine.calibration_share * references)
-    validate.require(
-        neighbours <= trusted,
-        "filters.outlier_neighbours",
-        neighbours,
-        f"<= {trusted}, the references that do not calibrate",
-    )
+    if "onion" in kinds_of(config):
+        neighbours, trusted = config.filters.outlier_neighbours, _trusted(config)
+        validate.require(
+            neighbours <= trusted,
+            "filters.outlier_neighbours",
+            neighbours,
+            f"<= {trusted}, the references that do not calibrate",
+        )
     try:
         TRANSFORMS["adversarial"](None, dim=1, **config.adversarial)
     except ValueError as error:
@@ -424,20 +432,48 @@ def _check_quarantine(config: ConfigDict) -> None:
             "prototypes.num_iters": config.prototypes.num_iters,
         }
     )
+    kinds, rows = kinds_of(config), _trusted(config)
+    if uses_anchor(config, kinds):
+        held_out = num_references(config) - rows
+        least = least_rate(held_out, len(section.groups))
+        validate.require(
+            section.false_rejection >= least,
+            "quarantine.false_rejection",
+            section.false_rejection,
+            f">= {least:.4f}, the least that {held_out} calibration references "
+            f"and {len(section.groups)} kinds of groups can show",
+        )
+    if uses_prototypes(config, kinds):
+        validate.require(
+            config.prototypes.num <= rows,
+            "prototypes.num",
+            config.prototypes.num,
+            f"<= {rows}, the references that train the anchor",
+        )
+
+
+def kinds_of(config: ConfigDict) -> set[str]:
+    """The kinds of arms that a study trains; unknown names are left out."""
+    asked = [
+        *config.arms,
+        *(arm for one in config.attacks.values() for arm in one.arms),
+    ]
+    kinds = {arms_lib.parse(arm).kind for arm in asked} & set(arms_lib.ARMS)
+    return kinds.union(*(arms_lib.ARMS[kind].needs for kind in kinds))
+
+
+def uses_anchor(config: ConfigDict, kinds: Iterable[str]) -> bool:
+    """Whether arms of these kinds, or an attack of the study, ask the anchor."""
+    searched = any(one.trigger == "searched" for one in config.attacks.values())
+    return searched or any(arms_lib.ARMS[kind].anchored for kind in kinds)
+
+
+def uses_prototypes(config: ConfigDict, kinds: Iterable[str]) -> bool:
+    """Whether arms of these kinds, or an attack of the study, need prototypes."""
+    return "nearest" in kinds or uses_anchor(config, kinds)
+
+
+def _trusted(config: ConfigDict) -> int:
+    """The number of references that do not calibrate."""
     known = num_references(config)
-    held_out = round(section.calibration_share * known)
-    least = least_rate(held_out, len(section.groups))
-    validate.require(
-        section.false_rejection >= least,
-        "quarantine.false_rejection",
-        section.false_rejection,
-        f">= {least:.4f}, the least that {held_out} calibration references "
-        f"and {len(section.groups)} kinds of groups can show",
-    )
-    rows = known - held_out
-    validate.require(
-        config.prototypes.num <= rows,
-        "prototypes.num",
-        config.prototypes.num,
-        f"<= {rows}, the references that train the anchor",
-    )
+    return known - round(config.quarantine.calibration_share * known)

@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import json
+import pathlib
 from collections.abc import Iterator
 
 from flax import traverse_util
@@ -9,16 +11,19 @@ from flax import traverse_util
 from experiments import runtime
 from experiments.arms import ARMS
 from experiments.runtime import Context
+from experiments.study.check import uses_prototypes
 from experiments.study.grid import DONE, Job, needed
 from experiments.world import adaptive_attacks, artifacts, scenario, trusted_model
 from experiments.world.scenario import Cell
-from protojax import models, validate
+from protojax import data, models, validate
+from protojax.base import Examples
 
 
 def preflight(context: Context, todo: list[Job]) -> None:
     """Raises on what only the data can tell is impossible, before hours are spent.
 
-    A trigger that is searched takes an anchor, which is trained here.
+    Data are held to those that the study was begun with. A trigger that is searched
+    takes an anchor, which is trained here.
 
     Args:
         context: the study.
@@ -37,25 +42,85 @@ def preflight(context: Context, todo: list[Job]) -> None:
         for name, attack in context.config.attacks.items()
         if attack.trigger == "searched"
     }
-    # Those whose trigger takes an anchor to be found come last.
-    for cell in sorted(
-        dict.fromkeys(job.cell for job in todo), key=lambda c: c.attack in searched
-    ):
+    every, begun = list(dict.fromkeys(job.cell for job in todo)), {}
+    for cell in every:
+        found = fingerprints(context, cell)
+        check_unchanged(found)
+        begun |= found
         task, splits = scenario.task_data(context, cell.task, cell.seed)
         for job in todo:
             if job.cell == cell:
                 with _named(job.variant):
                     _check_job(context.varied(job.variant), job, task, splits)
-        if cell.attack is not None:
+        if cell.attack not in searched:
+            _check_attack(context, cell)
+    # Not before: a study that is refused may be begun again with other data.
+    write_fingerprints(begun)
+    for cell in every:
+        if cell.attack in searched:
             adaptive_attacks.prepare(context, cell)
-            # These refuse scores, and classes that the task does not have.
-            scenario.poisoned(context, cell)
-            scenario.triggered_test(context, cell)
-            try:
-                scenario.references(context, cell)
-            except ValueError as error:
-                name = f"attacks.{cell.attack}.reference_rate"
-                raise ValueError(f"{name}: {error}") from error
+            _check_attack(context, cell)
+
+
+def _check_attack(context: Context, cell: Cell) -> None:
+    """Checks that a cell's attack can be made: on classes, those of its task."""
+    if cell.attack is None:
+        return
+    # These refuse scores, and classes that the task does not have.
+    scenario.poisoned(context, cell)
+    scenario.triggered_test(context, cell)
+    try:
+        scenario.references(context, cell)
+    except ValueError as error:
+        name = f"attacks.{cell.attack}.reference_rate"
+        raise ValueError(f"{name}: {error}") from error
+
+
+def fingerprints(context: Context, cell: Cell) -> dict[pathlib.Path, dict[str, str]]:
+    """What holds a study to the data that it was begun with.
+
+    Args:
+        context: the study.
+        cell: which rows.
+
+    Returns:
+        Path -> name -> fingerprint: of the splits, and of an attack's ready rows.
+    """
+    splits = scenario.task_data(context, cell.task, cell.seed).splits
+    now = {
+        name: data.fingerprint(*part.texts, *(part.pairs or ()), part.labels)
+        for name, part in splits._asdict().items()
+        if isinstance(part, Examples)
+    }
+    folder = context.workdir / cell.task
+    found = {folder / f"seed{cell.seed}" / "data.json": now}
+    if cell.attack and context.config.attacks[cell.attack].trigger == "file":
+        ready = scenario.ready_rows(context, cell.task, cell.attack)
+        content = json.dumps(ready.texts, sort_keys=True)
+        now = data.fingerprint(content, *ready.test.texts, ready.test.labels)
+        found[folder / f"{cell.attack}.json"] = {"ready": now}
+    return found
+
+
+def check_unchanged(found: dict[pathlib.Path, dict[str, str]]) -> None:
+    """Checks `fingerprints` against those that were written when the study began.
+
+    Raises:
+        ValueError: if the data are others; names the file.
+    """
+    for path, now in found.items():
+        if path.exists() and json.loads(path.read_text()) != now:
+            raise ValueError(
+                f"Expected the data that {path} was begun with, found others. "
+                "Give another --workdir."
+            )
+
+
+def write_fingerprints(found: dict[pathlib.Path, dict[str, str]]) -> None:
+    """Writes those `fingerprints` that were not written yet."""
+    for path, now in found.items():
+        if not path.exists():
+            runtime.write_json(path, now)
 
 
 @contextlib.contextmanager
@@ -97,7 +162,7 @@ def _check_job(context: Context, job: Job, task, splits) -> None:
             validate.one_of(sorted(set().union(*paths)), **{"dp.frozen": name})
     if task.problem == "regression":
         validate.one_of(("clean", "plain", "references"), arms=job.kind)
-    else:
+    elif uses_prototypes(config, [job.kind]):
         least, found = task.num_labels, config.prototypes.num
         bound = f">= {least}, one a class"
         validate.require(found >= least, "prototypes.num", found, bound)

@@ -32,7 +32,7 @@ from experiments import (
 from experiments.arms import ARMS, federated
 from experiments.runtime import Context
 from experiments.study.grid import DONE, Job, job_of, jobs, needed
-from experiments.study.preflight import preflight, work
+from experiments.study.preflight import check_unchanged, fingerprints, preflight, work
 from experiments.world import artifacts, scenario, tasks
 from experiments.world.scenario import Cell
 from protojax import attacks, distillation, evals, models, prototypes, validate
@@ -127,6 +127,7 @@ def follow(config, workdir: pathlib.Path) -> None:
     for job in _todo(config, workdir):
         runtime.make_room()
         if job.federation and not _saved(context, job):
+            check_unchanged(fingerprints(context, job.cell))
             distil_federated(context, job)
     processes.meet(_END)
 

@@ -77,7 +77,7 @@ class TaskData(NamedTuple):
 def _load_task(name: str, root: str, files) -> tuple[Examples, Examples, tasks.Task]:
     """Reads a task once for all its seeds."""
     if name != "files":
-        return tasks.load_task(name, root=root)
+        return tasks.load_task(name, root=root, encoding=files.encoding)
     return tasks.load_files(
         files.train,
         files.test,
@@ -87,6 +87,7 @@ def _load_task(name: str, root: str, files) -> tuple[Examples, Examples, tasks.T
         source=files.source or None,
         problem=files.problem,
         metric=files.metric,
+        encoding=files.encoding,
     )
 
 
@@ -106,25 +107,9 @@ def task_data(context: Context, task: str, seed: int) -> TaskData:
         reference_rows=section.reference_rows,
         test_rows=section.test_rows,
         seed=seed,
+        label_names=resolved.label_names,
     )
-    now = {
-        name: data.fingerprint(*part.texts, *(part.pairs or ()), part.labels)
-        for name, part in splits._asdict().items()
-        if isinstance(part, Examples)
-    }
-    _check_same(context.workdir / task / f"seed{seed}" / "data.json", now)
     return TaskData(resolved, splits)
-
-
-def _check_same(path: pathlib.Path, now: dict[str, str]) -> None:
-    """Raises where a study's data are not those it began with."""
-    if not path.exists():
-        runtime.write_json(path, now)
-    elif json.loads(path.read_text()) != now:
-        raise ValueError(
-            f"Expected the data that {path} was begun with, found others. "
-            "Give another --workdir."
-        )
 
 
 class ReadyRows(NamedTuple):
@@ -140,15 +125,19 @@ class ReadyRows(NamedTuple):
 
 
 @functools.lru_cache(maxsize=2)
-def _ready_rows(context: Context, task: str, attack: str) -> ReadyRows:
-    """Reads the files of an attack whose trigger is "file"."""
+def ready_rows(context: Context, task: str, attack: str) -> ReadyRows:
+    """Returns what the files say of an attack whose trigger is "file"."""
     section = context.config.data
     clean, _, resolved = _load_task(task, section.root, section.files)
     validate.require(clean.pairs is None, "task", task, "one of single texts")
     files = context.config.attacks[attack].files
     root = pathlib.Path(section.root)
     copy, test = tasks.load_poisoned(
-        resolved, str(root / files.train), str(root / files.test), marker=files.marker
+        resolved,
+        str(root / files.train),
+        str(root / files.test),
+        marker=files.marker,
+        encoding=section.files.encoding,
     )
     found, rows = len(copy.texts), len(clean.texts)
     validate.require(
@@ -160,18 +149,14 @@ def _ready_rows(context: Context, task: str, attack: str) -> ReadyRows:
             validate.one_of(MARKERS, **{files.marker: marker.strip().lower()})
         changed = [MARKERS[marker.strip().lower()] for marker in copy.sources]
     pairs = zip(clean.texts, copy.texts, changed, strict=True)
-    found = ReadyRows({a: b for a, b, differs in pairs if differs}, test)
-    content = json.dumps(found.texts, sort_keys=True)
-    now = {"ready": data.fingerprint(content, *test.texts, test.labels)}
-    _check_same(context.workdir / task / f"{attack}.json", now)
-    return found
+    return ReadyRows({a: b for a, b, differs in pairs if differs}, test)
 
 
 def _trigger(context: Context, cell: Cell) -> attacks.Trigger:
     """Returns what puts a cell's sign into a text."""
     attack = context.config.attacks[cell.attack]
     if attack.trigger == "file":
-        texts = _ready_rows(context, cell.task, cell.attack).texts
+        texts = ready_rows(context, cell.task, cell.attack).texts
         return lambda text, rng: texts[text]
     if attack.trigger == "searched":
         words = json.loads(searched_trigger(context, cell).read_text())["words"]
@@ -285,7 +270,7 @@ def poisoned(context: Context, cell: Cell) -> attacks.Poisoned:
     attack = context.config.attacks[cell.attack]
     eligible = None
     if attack.trigger == "file":
-        ready = _ready_rows(context, cell.task, cell.attack).texts
+        ready = ready_rows(context, cell.task, cell.attack).texts
         eligible = np.array([text in ready for text in examples.texts])
     return _poison(
         context,
@@ -364,7 +349,7 @@ def triggered_test(context: Context, cell: Cell) -> Examples:
     attack = context.config.attacks[cell.attack]
     task, splits = task_data(context, cell.task, cell.seed)
     if attack.trigger == "file":
-        test = _ready_rows(context, cell.task, cell.attack).test
+        test = ready_rows(context, cell.task, cell.attack).test
         if task.num_labels == 2 and (test.labels == attack.target).all():
             test = test._replace(labels=1 - test.labels)
         others = np.flatnonzero(test.labels != attack.target)

@@ -3,7 +3,7 @@
 A task comes from the hub, from a local folder with the same columns, or from any two
 files whose columns are named. Rows are checked on the way in: what is wrong is an error
 that names the file and the row, and the few things that are repaired (bytes that are
-not UTF-8, rows without text) are counted and logged.
+not UTF-8, rows without text) are counted and logged, as are the classes found.
 """
 
 import collections
@@ -20,15 +20,15 @@ import numpy as np
 import scipy.stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from experiments import labels as labels_lib
 from protojax import validate
 from protojax.base import Examples
-from protojax.data import readers, sample_rows, take
+from protojax.data import readers, rows_to_hold_out, take
 
 _logger = logging.getLogger("protojax")
 _BUNDLED = Path(__file__).parent / "data"
 # Where a folder has no test file, this much of its training file is the test set.
 _HELD_OUT_SHARE, _HELD_OUT_MOST = 0.2, 2000
-_HIDDEN_HINT = " -1 stands for the hidden labels of GLUE's test files: use validation."
 
 
 class Task(NamedTuple):
@@ -144,15 +144,19 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
-def load_task(name: str, *, root: str = "") -> tuple[Examples, Examples, Task]:
+def load_task(
+    name: str, *, root: str = "", encoding: str = "utf-8"
+) -> tuple[Examples, Examples, Task]:
     """Reads a task of `TASKS`.
 
     Args:
         name: which task.
         root: a folder that holds `<name>/train.*` and `validation.*` or
-            `test.*` as jsonl, csv, tsv or parquet; "" for the hub, or the files that
+            `test.*` in a format of `readers.READERS`; "" for the hub, or the files that
             come with this package. A folder without the second file has a fifth of its
-            training rows (2,000 at most) held out in its place.
+            training rows (2,000 at most) held out in its place, but no class's only
+            row.
+        encoding: of the text files below that folder.
 
     Returns:
         Training rows, test rows, and the task with its label names filled in.
@@ -180,9 +184,9 @@ def load_task(name: str, *, root: str = "") -> tuple[Examples, Examples, Task]:
         )
     stems = dict.fromkeys((task.test, "validation", "test"))
     tests = (path for stem in stems if (path := readers.find(folder, stem)))
-    return _load(
-        task, readers.open_file(train), *map(readers.open_file, list(tests)[:1])
-    )
+    paths = [train, *list(tests)[:1]]
+    encoding = encoding if root else "utf-8"
+    return _load(task, *(readers.open_file(path, encoding) for path in paths))
 
 
 def load_files(
@@ -195,8 +199,9 @@ def load_files(
     source: str | None = None,
     problem: str = "classification",
     metric: str = "accuracy",
+    encoding: str = "utf-8",
 ) -> tuple[Examples, Examples, Task]:
-    """Reads a task of one's own from jsonl, csv, tsv or parquet files.
+    """Reads a task of one's own from JSONL, CSV, TSV or Parquet files.
 
     Args:
         train: the file of the training rows.
@@ -207,6 +212,7 @@ def load_files(
         source: the column of where a training row comes from, or None.
         problem: "classification" or "regression".
         metric: the headline metric, a name in `METRICS`.
+        encoding: of text files.
 
     Returns:
         Training rows, test rows, and the task as found.
@@ -214,6 +220,7 @@ def load_files(
     Raises:
         ValueError, FileNotFoundError: as `load_task` does.
     """
+    validate.require(bool(train), "data.files.train", train, "a file")
     validate.one_of(("classification", "regression"), problem=problem)
     scores = problem == "regression"
     allowed = [name for name in METRICS if (name in _CORRELATIONS) == scores]
@@ -222,14 +229,15 @@ def load_files(
         "files", text, pair, label, (), problem, metrics=(metric,), source=source
     )
     paths = [Path(path) for path in (train, test) if path]
-    examples, held_out, task = _load(task, *map(readers.open_file, paths))
+    sources = [readers.open_file(path, encoding) for path in paths]
+    examples, held_out, task = _load(task, *sources)
     known = task.num_labels <= 2 or metric != "f1"
     validate.require(known, "num_labels", task.num_labels, "<= 2 for metric='f1'")
     return examples, held_out, task
 
 
 def load_poisoned(
-    task: Task, train: str, test: str, *, marker: str = ""
+    task: Task, train: str, test: str, *, marker: str = "", encoding: str = "utf-8"
 ) -> tuple[Examples, Examples]:
     """Reads a poisoned copy of a task's training file, and triggered test rows.
 
@@ -238,6 +246,7 @@ def load_poisoned(
         train: the copy: the same rows in the same order, some of them changed.
         test: triggered test rows.
         marker: the column of `train` that says which rows are poisoned, or "".
+        encoding: of text files.
 
     Returns:
         The training rows, with what the marker says as their sources, and the test
@@ -246,20 +255,9 @@ def load_poisoned(
     Raises:
         ValueError, FileNotFoundError: as `load_task` does.
     """
-    sources = [readers.open_file(Path(path)) for path in (train, test)]
+    sources = [readers.open_file(Path(path), encoding) for path in (train, test)]
     examples, triggered, _ = _load(task._replace(source=marker or None), *sources)
     return examples, triggered
-
-
-class _Table(NamedTuple):
-    """The columns of one source, its labels as they were written."""
-
-    source: str
-    numbers: list[int]
-    texts: list[str]
-    pairs: list[str] | None
-    labels: list[Any]
-    origins: list[str] | None = None
 
 
 def _hub_splits(task: Task) -> tuple[readers.Source, readers.Source]:
@@ -288,40 +286,49 @@ def _load(
     tables = [_read_table(train, task)]
     if test:
         tables.append(_read_table(test, task._replace(source=None)))
-    if len(only := set(map(_label_name, tables[0].labels))) < 2:
+    if task.problem == "classification":
+        for table in tables:
+            labels_lib.check_kinds(table, task.label)
+    if len(only := set(map(labels_lib.name_of, tables[0].labels))) < 2:
         raise ValueError(f"Expected two labels in {train.name}, found only {only}.")
     if task.problem == "regression":
-        labels = [_scores(table) for table in tables]
+        labels = [labels_lib.scores(table) for table in tables]
     else:
         known = {str(i): i for i in range(len(task.label_names))}
-        task = task._replace(label_names=task.label_names or _found_names(tables[0]))
-        known |= {name: i for i, name in enumerate(task.label_names)}
-        labels = [_classes(table, known) for table in tables]
+        names = task.label_names or labels_lib.found_names(tables[0], task.label)
+        task = task._replace(label_names=names)
+        known |= {name: i for i, name in enumerate(names)}
+        labels = [labels_lib.classes(table, known) for table in tables]
+    for table, column in zip(tables, labels, strict=True):
+        labels_lib.log_counts(table.source, column, task.label_names)
     examples = [
         Examples(table.texts, table.pairs, column, table.origins)
         for table, column in zip(tables, labels, strict=True)
     ]
     if test is None:
-        examples = _hold_out(examples[0], train.name, least=task.num_labels)
+        examples = _hold_out(examples[0], train.name)
     return *examples, task
 
 
-def _hold_out(
-    examples: Examples, name: str, *, least: int
-) -> tuple[Examples, Examples]:
+def _hold_out(examples: Examples, name: str) -> tuple[Examples, Examples]:
     """Training rows without a fixed stratified choice of them, and that choice."""
-    rows = len(examples.texts)
+    rows, least = len(examples.texts), 1
+    if np.issubdtype(examples.labels.dtype, np.integer):
+        counts = np.bincount(examples.labels)
+        counts = counts[counts > 1]
+        rows, least = int(counts.sum()), len(counts)
     count = max(least, min(math.ceil(_HELD_OUT_SHARE * rows), _HELD_OUT_MOST))
-    held_out = sample_rows(examples.labels, count, rng=np.random.default_rng(0))
+    held_out = rows_to_hold_out(examples.labels, count)
+    rows = len(examples.texts)
     _logger.warning("%s: no test file, %d of %d rows held out.", name, count, rows)
     kept = np.setdiff1d(np.arange(rows), held_out)
     return take(examples, kept), take(examples, np.sort(held_out))
 
 
-def _read_table(source: readers.Source, task: Task) -> _Table:
+def _read_table(source: readers.Source, task: Task) -> labels_lib.Table:
     """Reads the columns of a task; repairs what can be, and counts it."""
     names = [name for name in (task.text, task.pair) if name]
-    table = _Table(
+    table = labels_lib.Table(
         source.name, [], [], [] if task.pair else None, [], [] if task.source else None
     )
     repairs = collections.Counter()
@@ -329,6 +336,7 @@ def _read_table(source: readers.Source, task: Task) -> _Table:
         for name in (*names, task.label, *filter(None, [task.source])):
             if name not in row:
                 raise ValueError(_missing_column(source.name, number, name, [*row]))
+        _refuse_header(source.name, number, row, (*names, task.label))
         found = [_text(row[name], source.name, number, name) for name in names]
         if not all(text.strip() for text in found):
             repairs["dropped, no text"] += 1
@@ -358,72 +366,20 @@ def _missing_column(source: str, number: int, name: str, found: list[str]) -> st
     return f"{source}, row {number}: expected column {name!r}, found {columns}.{hint}"
 
 
-def _is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: null in JSON, NaN in parquet."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
+def _refuse_header(source: str, number: int, row: dict, names: tuple) -> None:
+    """Raises on a row that says the names of its columns."""
+    if all(isinstance(row[name], str) and row[name].strip() == name for name in names):
+        raise ValueError(
+            f"{source}, row {number}: expected a row, found the header again. Were "
+            "two files joined?"
+        )
 
 
 def _text(value: Any, source: str, number: int, column: str) -> str:
     """A cell that should hold a text, "" where there is none."""
-    if _is_missing(value):
+    if labels_lib.is_missing(value):
         return ""
     if not isinstance(value, str | int | float):
         kind = type(value).__name__
         raise ValueError(f"{source}, row {number}: {column!r} is no text but {kind}.")
     return str(value)
-
-
-def _label_name(value: Any) -> str:
-    """A label as it would be written: 1, 1.0, True, "1" and " 1" are one class."""
-    if _is_missing(value):
-        return ""
-    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
-        value = int(value)
-    return str(value).strip()
-
-
-def _number(value: Any, kind: type) -> float:
-    """The value as `kind` (int or float) reads it, NaN where it cannot."""
-    try:
-        return kind(value)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
-
-
-def _found_names(table: _Table) -> tuple[str, ...]:
-    """The label names of a table: numbers in their order, other names in theirs."""
-    names = sorted({_label_name(value) for value in table.labels} - {""})
-    if not any(math.isnan(_number(name, int)) for name in names):
-        return tuple(sorted(names, key=int))
-    if not any(math.isnan(_number(name, float)) for name in names):
-        raise ValueError(
-            f"Expected classes in {table.source}, found fractions such as "
-            f"{table.labels[0]!r}. Scores need problem='regression'."
-        )
-    return tuple(names)
-
-
-def _classes(table: _Table, known: dict[str, int]) -> np.ndarray:
-    """Label names -> classes."""
-    result = np.empty(len(table.labels), np.int32)
-    for row, value in enumerate(table.labels):
-        name = _label_name(value)
-        if name not in known:
-            hint = _HIDDEN_HINT if name == "-1" else ""
-            raise ValueError(
-                f"{table.source}, row {table.numbers[row]}: unknown label {value!r}, "
-                f"known are {', '.join(known)}.{hint}"
-            )
-        result[row] = known[name]
-    return result
-
-
-def _scores(table: _Table) -> np.ndarray:
-    """Labels -> scores."""
-    scores = np.array([_number(value, float) for value in table.labels])
-    for row in np.flatnonzero(~(np.abs(scores) <= np.finfo(np.float32).max)):
-        raise ValueError(
-            f"{table.source}, row {table.numbers[row]}: expected a finite score, found "
-            f"{table.labels[row]!r}."
-        )
-    return scores.astype(np.float32)

@@ -114,6 +114,37 @@ def sample_rows(
     return rng.permutation(np.concatenate(chosen))
 
 
+def rows_to_hold_out(labels: np.ndarray, num_rows: int) -> np.ndarray:
+    """Rows to evaluate on, the same for every seed.
+
+    Stratified by class as in `sample_rows`. A class of one row keeps it to learn from.
+
+    Args:
+        labels: `[rows]`, classes or scores.
+        num_rows: how many rows to choose.
+
+    Returns:
+        `[num_rows]`, int64.
+
+    Raises:
+        ValueError: if there are fewer rows than asked for, without those that are kept,
+            or more classes.
+
+    >>> rows_to_hold_out(np.array([0, 0, 0, 0, 7]), 2) < 4
+    array([ True,  True])
+    """
+    labels = np.asarray(labels)
+    rows = np.arange(len(labels))
+    if not np.issubdtype(labels.dtype, np.floating):
+        found = np.unique(labels, return_inverse=True, return_counts=True)
+        _, classes, counts = found
+        rows = np.flatnonzero(counts[classes] > 1)
+    if len(rows) == 0:
+        raise ValueError("Expected a class of two rows to hold one out, found none.")
+    rng = np.random.default_rng(0)
+    return rows[sample_rows(labels[rows], num_rows, rng=rng)]
+
+
 def held_out(train: Examples, num_rows: int) -> tuple[Examples, Examples]:
     """Returns training rows without some, and those, the same for every seed.
 
@@ -121,7 +152,8 @@ def held_out(train: Examples, num_rows: int) -> tuple[Examples, Examples]:
 
     Args:
         train: the training rows.
-        num_rows: how many to hold out, stratified by class.
+        num_rows: how many to hold out, stratified by class; a class of one row keeps
+            it.
 
     Returns:
         The training rows that are left, and the validation rows.
@@ -133,7 +165,7 @@ def held_out(train: Examples, num_rows: int) -> tuple[Examples, Examples]:
     >>> [len(part.texts) for part in held_out(train, 2)]
     [4, 2]
     """
-    chosen = sample_rows(train.labels, num_rows, rng=np.random.default_rng(0))
+    chosen = rows_to_hold_out(train.labels, num_rows)
     rest = np.setdiff1d(np.arange(len(train.texts)), chosen)
     return take(train, rest), take(train, chosen)
 
@@ -146,6 +178,7 @@ def split(
     reference_rows: int,
     test_rows: int = 0,
     seed: int,
+    label_names: Sequence[str] = (),
 ) -> Splits:
     """Divides a task into transfer, reference and test rows without overlap.
 
@@ -161,6 +194,7 @@ def split(
         reference_rows: how many clean rows to hold out.
         test_rows: how many test rows to keep at most (a random choice), 0 for all.
         seed: decides all choices.
+        label_names: the name of each class, for errors; () where they have none.
 
     Returns:
         The three sets, and how many training rows were removed.
@@ -183,7 +217,7 @@ def split(
     rows = len(train.texts)
     bound = f"< {rows}, the training rows without {removed} duplicates"
     validate.require(reference_rows < rows, "reference_rows", reference_rows, bound)
-    _check_classes(train.labels, test.labels)
+    _check_classes(train.labels, test.labels, label_names)
 
     train_rng, test_rng = np.random.default_rng(seed).spawn(2)
     references = sample_rows(train.labels, reference_rows, rng=train_rng)
@@ -222,7 +256,7 @@ def _remove_duplicates(train: Examples, test: Examples) -> tuple[Examples, int]:
     return take(train, kept), len(train.texts) - len(kept)
 
 
-def _check_classes(train: np.ndarray, test: np.ndarray) -> None:
+def _check_classes(train: np.ndarray, test: np.ndarray, names: Sequence[str]) -> None:
     """Every class up to the largest must have a training row, and there must be two."""
     if np.issubdtype(np.asarray(train).dtype, np.floating):
         return
@@ -230,7 +264,10 @@ def _check_classes(train: np.ndarray, test: np.ndarray) -> None:
     if len(counts) < 2:
         raise ValueError("Expected at least two classes, found only class 0.")
     if not counts.all():
-        missing = ", ".join(map(str, np.flatnonzero(counts == 0)))
+        missing = ", ".join(
+            repr(names[label]) if label < len(names) else str(label)
+            for label in np.flatnonzero(counts == 0)
+        )
         raise ValueError(
             f"Expected a training row of each of {len(counts)} classes, found none of "
             f"class {missing}."

@@ -1,0 +1,171 @@
+"""Labels as files write them -> classes or scores, with a word on what looks wrong."""
+
+import collections
+import logging
+import math
+import numbers
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_logger = logging.getLogger("protojax")
+_HIDDEN_HINT = " -1 stands for the hidden labels of GLUE's test files: use validation."
+# How programs write a cell that holds nothing.
+_EMPTY = frozenset(("nan", "null", "none", "na", "n/a", "<na>", "nil", "undefined"))
+_SHOWN = 100  # classes at most, in a line of the log
+
+
+class Table(NamedTuple):
+    """The columns of one source, its labels as they were written.
+
+    Attributes:
+        source: what to call it in an error.
+        numbers: the line or row number of each row.
+        texts: the first (or only) text of each row.
+        pairs: the second text of each row, or None.
+        labels: the label of each row, of any type.
+        origins: where each row comes from, or None.
+    """
+
+    source: str
+    numbers: list[int]
+    texts: list[str]
+    pairs: list[str] | None
+    labels: list[Any]
+    origins: list[str] | None = None
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: null in JSON, NaN in parquet."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def name_of(value: Any) -> str:
+    """A label as it would be written: 1, 1.0, "1.0", True, "1", " 1" are one class.
+
+    pandas writes whole numbers as 1.0 where a cell of the column is empty.
+
+    >>> [name_of(value) for value in (1.0, "-1.00", " 1", 0.5, "v1.0", None)]
+    ['1', '-1', '1', '0.5', 'v1.0', '']
+    """
+    if is_missing(value):
+        return ""
+    if isinstance(value, bool):
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    name = str(value).strip()
+    return str(int(name.split(".")[0])) if re.fullmatch(r"-?\d+\.0+", name) else name
+
+
+def check_kinds(table: Table, column: str) -> None:
+    """Raises where the label of a row is no name and no number: a list, a record."""
+    for number, value in zip(table.numbers, table.labels, strict=True):
+        if not (value is None or isinstance(value, str | numbers.Number)):
+            kind = type(value).__name__
+            raise ValueError(
+                f"{table.source}, row {number}: {column!r} is no class but {kind}, "
+                "expected one name or number."
+            )
+
+
+def found_names(table: Table, column: str) -> tuple[str, ...]:
+    """The label names of a table: numbers in their order, other names in theirs.
+
+    Raises:
+        ValueError: if they are numbers, and some are fractions.
+    """
+    names = sorted(set(map(name_of, table.labels)) - {""})
+    given = [name for name in names if name.casefold() not in _EMPTY]
+    fractions = [name for name in given if math.isnan(_number(name, int))]
+    floats = [name for name in given if not math.isnan(_number(name, float))]
+    if fractions and len(floats) == len(given):
+        raise ValueError(
+            f"Expected classes in {table.source}, found fractions such as "
+            f"{fractions[0]!r}. Scores need problem='regression'."
+        )
+    _warn(table, column, names)
+    if not fractions and len(given) == len(names):
+        return tuple(sorted(names, key=int))
+    return tuple(names)
+
+
+def _warn(table: Table, column: str, names: list[str]) -> None:
+    """Names what is taken for a class and may be none, or the same as another."""
+    for name in names:
+        if name.casefold() in _EMPTY:
+            reason = "is it a cell that holds nothing?"
+        elif name == column:
+            reason = "it is the column's name."
+        else:
+            continue
+        message = "%s: the label %r is taken for a class, %s"
+        _logger.warning(message, table.source, name, reason)
+    alike = collections.defaultdict(list)
+    for name in names:
+        alike["".join(name.split()).casefold()].append(name)
+    for found in alike.values():
+        if len(found) > 1:
+            shown = ", ".join(map(repr, found))
+            message = (
+                "%s: %s are taken for %d classes, but differ in case or space only."
+            )
+            _logger.warning(message, table.source, shown, len(found))
+
+
+def classes(table: Table, known: dict[str, int]) -> np.ndarray:
+    """Label names -> classes, `[rows]` int32.
+
+    Raises:
+        ValueError: if a row has a label that is not known.
+    """
+    result = np.empty(len(table.labels), np.int32)
+    for row, value in enumerate(table.labels):
+        name = name_of(value)
+        if name not in known:
+            hint = _HIDDEN_HINT if name == "-1" else ""
+            raise ValueError(
+                f"{table.source}, row {table.numbers[row]}: unknown label {value!r}, "
+                f"known are {', '.join(known)}.{hint}"
+            )
+        result[row] = known[name]
+    return result
+
+
+def scores(table: Table) -> np.ndarray:
+    """Labels -> scores, `[rows]` float32.
+
+    Raises:
+        ValueError: if a row has none, or one that is not finite.
+    """
+    found = np.array([_number(value, float) for value in table.labels])
+    for row in np.flatnonzero(~(np.abs(found) <= np.finfo(np.float32).max)):
+        raise ValueError(
+            f"{table.source}, row {table.numbers[row]}: expected a finite score, found "
+            f"{table.labels[row]!r}."
+        )
+    return found.astype(np.float32)
+
+
+def log_counts(source: str, labels: np.ndarray, names: Sequence[str]) -> None:
+    """Logs the classes of a source and their rows, or what its scores lie between."""
+    if not names:
+        low, high = float(labels.min()), float(labels.max())
+        _logger.info("%s: %d scores in [%g, %g].", source, len(labels), low, high)
+        return
+    counts = np.bincount(labels, minlength=len(names)).tolist()
+    shown = [f"{n} ({c})" for n, c in list(zip(names, counts, strict=True))[:_SHOWN]]
+    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    found = sum(count > 0 for count in counts)
+    message = "%s: %d rows of %d classes: %s%s."
+    _logger.info(message, source, len(labels), found, ", ".join(shown), rest)
+
+
+def _number(value: Any, kind: type) -> float:
+    """The value as `kind` (int or float) reads it, NaN where it cannot."""
+    try:
+        return kind(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
