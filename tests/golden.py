@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 # What depends on the clock or on the commit.
-MOVING = ("commit", "step_seconds", "round_seconds", "step_ratio")
+MOVING = (
+    *("commit", "evaluated_commit", "step_seconds", "round_seconds", "step_ratio"),
+)
 
 
 def machine():
