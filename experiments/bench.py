@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -25,12 +24,12 @@ from rich.table import Table
 from experiments.arms import federated
 from experiments.configs.federated import RULES
 from experiments.reports import results
-from experiments.study.defaults import federation as federation_section
 from protojax import distillation, models, prototypes, training, validate
 from protojax.attacks.prototypes import PROTOTYPE_ATTACKS
 from protojax.base import Batch, Prototypes
 from protojax.distillation import mean_gradient
 from protojax.federated import aggregation, federation, nodes
+from protojax.federated.settings import Federation
 from protojax.prototypes import matching
 from protojax.prototypes.geometry import paired_distance
 
@@ -238,10 +237,8 @@ def bench_lies(console: Console) -> None:
     for name in ("honest", *PROTOTYPE_ATTACKS):
         table.add_column(name, justify="right")
     for name, args in RULES.items():
-        section = federation_section(aggregator=name, aggregator_args=args)
-        rule = federated.rule_of(
-            ml_collections.FrozenConfigDict(section), weighted=name == "mean"
-        )
+        section = Federation(aggregator=name, aggregator_args=args)
+        rule = federated.rule_of(section, weighted=name == "mean")
         sets = [everyone]
         for lie in PROTOTYPE_ATTACKS.values():
             liars = [

@@ -180,13 +180,13 @@ def main(
         What `results.json` holds; None in a process that is not the first.
     """
     # Imported late, so that a typo on the command line is answered at once.
-    from experiments import processes, runtime
+    from experiments import runtime
     from experiments.reports import report, results
     from experiments.study import check, resume, runner
+    from protojax.training import processes
 
     console = Console()
-    check.check(config)
-    config = ml_collections.FrozenConfigDict(config)
+    config = check.check(config)
     if not processes.is_leader():
         with error_kept(workdir / f"error_{processes.number()}.log"):
             runner.follow(config, workdir)
@@ -198,7 +198,7 @@ def main(
     with alone, error_kept(workdir / "error.log"):
         resume.open_workdir(config, workdir)
         results.note_versions(workdir)
-        rows = runner.run(config, workdir, console=console)
+        rows = runner.run(config, workdir, runner.progress_bar(console))
         found = results.write(workdir, rows)
         page = report.write(workdir, config, found)
     for table in results.tables(found):

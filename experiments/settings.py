@@ -6,6 +6,7 @@ config of the command line.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -182,6 +183,7 @@ class Attack:
         by_channel = self.channel in ("logits", "both") or not self.features
         bound = "'' in this channel"
         validate.require(by_channel, "features", self.features, bound)
+        validate.non_negative(strength=self.strength, target=self.target)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,6 +346,11 @@ def make(section: Any, fields: Mapping[str, Any]) -> Any:
         with validate.prefixed(name):
             made[name] = _made(name, getattr(section, name), value)
     return dataclasses.replace(section, **made)
+
+
+def as_json(section: Any) -> dict[str, Any]:
+    """A section as JSON holds it."""
+    return json.loads(json.dumps(dataclasses.asdict(section)))
 
 
 def _made(name: str, held: Any, value: Any) -> Any:

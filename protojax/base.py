@@ -101,6 +101,14 @@ class TeacherOutputs(NamedTuple):
     logits: np.ndarray
     features: np.ndarray
 
+    def take(self, rows: np.ndarray) -> "TeacherOutputs":
+        """The outputs of some of the rows.
+
+        Args:
+            rows: `[taken]`, indices or a mask.
+        """
+        return TeacherOutputs(self.logits[rows], self.features[rows])
+
 
 class NodeState(NamedTuple):
     """What one node carries from step to step.

@@ -16,6 +16,7 @@ from experiments.world.scenario import Cell
 from protojax import prototypes
 from protojax.federated import communication, node_checkpoint
 from protojax.models import hf
+from protojax.training import programs
 from tests import golden
 from tests.test_study import forget, metrics_of, run, run_killed, tiny
 
@@ -67,7 +68,7 @@ MERGED = []  # the prototypes of all nodes after each merge
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("federated")
     forget()
-    runtime.TRACES.clear()
+    programs.TRACES.clear()
     config = make_config(folder)
     check.check(config)
     merge = federated._merge_prototypes
@@ -80,7 +81,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(federated, "_merge_prototypes", watched)
         found = run(config, folder / "run")
-    return config, folder / "run", found, dict(runtime.TRACES)
+    return config, folder / "run", found, dict(programs.TRACES)
 
 
 def test_no_figure_of_the_federations_moves(finished):
@@ -220,7 +221,8 @@ def test_nodes_share_the_references_out(finished):
     context = context_of(config, workdir)
     cell = Cell("files", 0, "data", "three")
     shares = [
-        scenario.own_references(context, cell._replace(node=node)) for node in range(3)
+        scenario.own_references(context.config, cell._replace(node=node))
+        for node in range(3)
     ]
     np.testing.assert_array_equal(np.sort(np.concatenate(shares)), np.arange(80))
 

@@ -74,7 +74,7 @@ def test_gradients_of_single_rows_are_multiplied_in_float32(
 def test_results_are_kept_for_two_cells_of_each_seed_at_once():
     asked = []
 
-    @runtime.kept
+    @runtime.cached
     def build(context, cell):
         asked.append(cell)
         return cell

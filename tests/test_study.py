@@ -10,19 +10,21 @@ import ml_collections
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
-from experiments import arms, inference, runtime, saved, trainer
-from experiments.arms import quarantine, token_groups
+from experiments import arms, runtime
+from experiments.arms import ours, quarantine, token_groups
 from experiments.reports import report, results
-from experiments.study import grid, preflight, runner
+from experiments.study import check, grid, preflight, runner
 from experiments.study.defaults import attack, defaults, encoder
 from experiments.world import artifacts, scenario, trusted_model
-from protojax import training
-from protojax.base import TeacherOutputs
+from experiments.world.evidence import World
 from protojax.data import batches
 from protojax.detection.trusted_model import read
-from protojax.models import hf
+from protojax.federated import replicas
+from protojax.models import hf, saved
 from protojax.storage import checkpoint
+from protojax.training import predict, programs
 from tests import golden
 
 ARMS = tuple(arms.ARMS)
@@ -92,10 +94,11 @@ def tiny(folder, **changes):
     return config
 
 
-def run(config, workdir):
-    config = ml_collections.FrozenConfigDict(config)
+def run(config, workdir, progress=None):
+    progress = progress or Progress(console=Console(quiet=True))
+    config = check.check(config)
     workdir.mkdir(exist_ok=True)
-    rows = runner.run(config, workdir, console=Console(quiet=True))
+    rows = runner.run(config, workdir, progress)
     results.note_versions(workdir)
     found = results.write(workdir, rows)
     report.write(workdir, config, found)
@@ -118,39 +121,40 @@ def forget(*, compiled=True):
         quarantine,
         runner,
         token_groups,
-        *([runtime, inference] if compiled else []),
+        *([programs, replicas] if compiled else []),
     ):
         for value in vars(module).values():
             if hasattr(value, "cache_clear"):
                 value.cache_clear()
 
 
-def run_killed(config, workdir, monkeypatch, *, dispatches):
+class KilledError(Exception):
+    """What a study dies of."""
+
+
+class Mortal(Progress):
+    """A progress bar that kills its study after so many dispatches."""
+
+    def __init__(self, dispatches):
+        super().__init__(console=Console(quiet=True))
+        self.left = dispatches
+
+    def advance(self, task_id, advance=1):
+        # Runs that were resumed tell of what they had done; so does one that starts.
+        self.left -= advance > 0
+        if self.left < 0:
+            raise KilledError
+
+
+def run_killed(config, workdir, *, dispatches):
     """Runs a study that is killed after so many dispatches, again and again."""
-    budget = [0]
-    fit = training.fit
-
-    class KilledError(Exception):
-        pass
-
-    def mortal(dispatch, state, plan, load, **rest):
-        def counted(item):
-            budget[0] -= 1
-            if budget[0] < 0:
-                raise KilledError
-            return load(item)
-
-        return fit(dispatch, state, plan, counted, **rest)
-
-    monkeypatch.setattr(training, "fit", mortal)
     config = config.copy_and_resolve_references()
     config.checkpoint_every = 5
     kills = 0
     while True:
-        budget[0] = dispatches
         forget(compiled=False)
         try:
-            found = run(config, workdir)
+            found = run(config, workdir, progress=Mortal(dispatches))
             break
         except KilledError:
             kills += 1
@@ -164,7 +168,7 @@ def finished(tmp_path_factory):
     """One uninterrupted study: its config, folder, results and compilations."""
     folder = tmp_path_factory.mktemp("study")
     forget()
-    runtime.TRACES.clear()
+    programs.TRACES.clear()
     config = tiny(folder)
     said = logging.handlers.BufferingHandler(10_000)
     level = runtime.logger.level
@@ -180,7 +184,7 @@ def finished(tmp_path_factory):
         for message in map(logging.LogRecord.getMessage, said.buffer)
         if "found" in message and "->" in message
     ]
-    return config, folder / "run", found, dict(runtime.TRACES)
+    return config, folder / "run", found, dict(programs.TRACES)
 
 
 def test_no_figure_of_the_study_moves(finished):
@@ -188,7 +192,7 @@ def test_no_figure_of_the_study_moves(finished):
     context = context_of(finished)
     learned = {}
     for job in grid.jobs(config):
-        recipe = arms.ARMS[job.kind].recipe(context, job.student_cell)
+        recipe = arms.ARMS[job.kind].recipe(World(context, job.student_cell))
         verdict = recipe.verdict and recipe.verdict._asdict()
         learned[job.row] = {
             "examples": golden.digest(recipe.examples._asdict()),
@@ -210,8 +214,7 @@ def test_no_figure_of_the_study_moves(finished):
 def context_of(finished):
     """Returns the study as it is after its end."""
     config, workdir, _, _ = finished
-    frozen = ml_collections.FrozenConfigDict(config)
-    return runtime.Context(frozen, workdir, None, 0)
+    return runtime.Context(check.check(config), workdir, None, 0)
 
 
 def test_results_hold_every_cell(finished):
@@ -254,8 +257,8 @@ def test_rows_of_the_target_are_triggered_too(finished):
     assert len(examples.texts) == len(bare) > 0
     assert all(one != other for one, other in zip(examples.texts, bare, strict=True))
     student = artifacts.student_model(context, cell, "plain")
-    tokens = artifacts.tokenize(context, student, examples)
-    logits, _ = inference.predict(context, student, student.params, tokens)
+    config = context.config
+    logits, _ = predict.ask(student, examples, config.lengths, config.features)
     kept = np.mean(logits.argmax(-1) == target)
     assert row["target_kept"] == pytest.approx(kept)
 
@@ -266,8 +269,8 @@ def test_the_bare_rate_is_of_the_same_rows_without_their_trigger(finished):
     row = plain_row(found)
     student = hf.load_hf(workdir / cell.folder / "plain/model", num_labels=2)
     test = scenario.task_data(context, "files", 0).splits.test
-    tokens = artifacts.tokenize(context, student, test)
-    logits, _ = inference.predict(context, student, student.params, tokens)
+    config = context.config
+    logits, _ = predict.ask(student, test, config.lengths, config.features)
     wrong = [
         bool(says == 1)
         for says, truth in zip(logits.argmax(-1), test.labels, strict=True)
@@ -282,8 +285,9 @@ def reread(context, judge, ids):
     """What the anchor says of one row of tokens."""
     ids = np.asarray(ids)[None]
     one = batches.Tokens(ids, np.zeros_like(ids), np.array([ids.shape[1]]), 0)
-    outputs = inference.predict(context, judge.model, judge.model.params, one)
-    return read(judge.reading, TeacherOutputs(*outputs))
+    config = context.config
+    outputs = predict.predict(judge.model, one, config.lengths, config.features)
+    return read(judge.reading, outputs)
 
 
 def test_the_anchor_rereads_rows_without_some_tokens(finished):
@@ -356,7 +360,7 @@ def test_spoiled_references_do_not_train_the_student(finished):
     verdict = quarantine.judge(context, cell, None, wary=True)
     spoiled = np.arange(80) % 4 == 0
     recipes = [
-        arms._defended(context, cell, verdict._replace(spoiled=which))
+        ours._defended(World(context, cell), verdict._replace(spoiled=which))
         for which in (None, spoiled)
     ]
     whole, fewer = (recipe.examples.texts for recipe in recipes)
@@ -428,10 +432,10 @@ def test_students_and_pictures_lie_in_the_workdir(finished):
     assert runs == {"files/seed0/data/anchor"}
 
 
-def test_a_killed_study_resumes_to_the_same_numbers(finished, tmp_path, monkeypatch):
+def test_a_killed_study_resumes_to_the_same_numbers(finished, tmp_path):
     """Kills the study again and again, some dispatches later each time."""
     config, _, expected, _ = finished
-    found = run_killed(config, tmp_path / "run", monkeypatch, dispatches=40)
+    found = run_killed(config, tmp_path / "run", dispatches=40)
 
     def without_time(found):
         return [
@@ -481,13 +485,12 @@ def test_the_anchor_arm_is_not_the_anchor_encoder(finished, tmp_path):
     ],
 )
 def test_what_the_data_forbid_is_said_before_training(
-    finished, tmp_path, monkeypatch, change, message
+    finished, tmp_path, change, message
 ):
     config = finished[0].copy_and_resolve_references()
     config.update_from_flattened_dict(change)
-    monkeypatch.setattr(trainer, "train", None)
     with pytest.raises(ValueError, match=message):
-        run(config, tmp_path)
+        run(config, tmp_path, progress=Mortal(0))
 
 
 def test_other_data_in_an_old_workdir_are_refused(finished, tmp_path):
@@ -608,7 +611,7 @@ def test_a_model_is_there_with_its_manifest_or_not_at_all(
     def die(*_):
         raise KeyboardInterrupt
 
-    for owner, name in ((saved.hf, "save_hf"), (runtime, "write_json")):
+    for owner, name in ((saved.hf, "save_hf"), (saved.storage, "write_json")):
         folder = tmp_path / name / "model"
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, die)
@@ -635,11 +638,12 @@ def test_students_need_not_be_kept(finished, tmp_path):
         assert left == {"teacher", "anchor_encoder"}
 
 
-def test_a_finished_study_only_gathers_its_rows(finished, monkeypatch):
+def test_a_finished_study_only_gathers_its_rows(finished):
     config, workdir, expected, _ = finished
-    monkeypatch.setattr(trainer, "train", None)
-    monkeypatch.setattr(inference, "predict", None)
-    assert run(config, workdir)["rows"] == expected["rows"]
+    before, traced = {*workdir.rglob("*")}, dict(programs.TRACES)
+    assert run(config, workdir, progress=Mortal(0))["rows"] == expected["rows"]
+    assert {*workdir.rglob("*")} == before
+    assert traced == programs.TRACES
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """How each student is distilled: the arms of a study."""
 
-from experiments.arms.recipes import ARMS, Arm, Name, Recipe, is_recommended, parse
+from experiments.arms.base import Arm, Name, Recipe, parse
+from experiments.arms.registry import ARMS, is_recommended
 
 __all__ = ["ARMS", "Arm", "Name", "Recipe", "is_recommended", "parse"]

@@ -16,17 +16,17 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from experiments import inference, runtime
-from experiments.arms.quarantine import Verdict
+from experiments import runtime
 from experiments.runtime import Context
 from experiments.world import artifacts, scenario, trusted_model
 from experiments.world.scenario import Cell
 from protojax import attacks, data
 from protojax.base import Examples
 from protojax.detection import shortcuts
-from protojax.detection.evidence import Reading
+from protojax.detection.evidence import Reading, Verdict
 from protojax.detection.shortcuts import Snippet
 from protojax.models import Model
+from protojax.training import predict
 
 
 def suspects(
@@ -91,10 +91,7 @@ def guilty(
     """
     config = context.config.audit
 
-    def of_model(examples: Examples) -> Reading:
-        tokens = artifacts.tokenize(context, model, examples)
-        logits, _ = inference.predict(context, model, model.params, tokens)
-        return Reading(logits.argmax(-1), logits)
+    of_model = predict.reader(model, context.config.lengths)
 
     def of_anchor(examples: Examples) -> Reading:
         return trusted_model.view(context, cell, examples)

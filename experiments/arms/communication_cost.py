@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.arms import Recipe
+from experiments.arms.base import Recipe
 from experiments.runtime import Context
 from experiments.world import artifacts, scenario, trusted_model
 from experiments.world.scenario import Cell

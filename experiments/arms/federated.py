@@ -6,6 +6,7 @@ sent. Hostile nodes hold the poison, distil plainly, and may send something else
 they learned.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -13,20 +14,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import FrozenConfigDict
 
-from experiments import processes, runtime, together, trainer
-from experiments.arms import ARMS, Arm, Recipe, communication_cost
+from experiments.arms import communication_cost
+from experiments.arms.base import Arm, Recipe
+from experiments.arms.registry import ARMS
 from experiments.runtime import Context
 from experiments.world import artifacts, scenario
+from experiments.world.evidence import World
 from experiments.world.scenario import Cell
 from protojax import attacks, prototypes, training, validate
 from protojax.base import Batch, Prototypes, PyTree
 from protojax.data import batches
-from protojax.federated import aggregation, communication, federation, gossip, nodes
+from protojax.federated import (
+    aggregation,
+    communication,
+    federation,
+    gossip,
+    nodes,
+    replicas,
+)
 from protojax.federated.federation import Federation
+from protojax.federated.settings import Federation as FederationSettings
 from protojax.models import Model
 from protojax.prototypes import matching
+from protojax.training import predict, processes, programs, trainer
 
 # The file that says that teacher, anchor and their outputs are on disk.
 READY = "ready"
@@ -68,7 +79,9 @@ def node_recipes(context: Context, cell: Cell, arm: Arm) -> list[Recipe]:
     section = context.config.federations[cell.federation]
     hostile = hostile_nodes(section, cell)
     recipes = [
-        (ARMS["plain"] if liar else arm).recipe(context, cell._replace(node=node))
+        (ARMS["plain"] if liar else arm).recipe(
+            World(context, cell._replace(node=node))
+        )
         for node, liar in enumerate(hostile)
     ]
     honest = recipes[0]
@@ -121,9 +134,11 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
         recipes = node_recipes(context, cell, arm)
     processes.meet(name)
     hostile = hostile_nodes(section, cell)
-    student = runtime.changed(config.student, **recipes[0].section)
+    student = dataclasses.replace(config.student, **recipes[0].train)
     context.describe(name)
-    tokens = [artifacts.tokenize(context, model, recipe.examples) for recipe in recipes]
+    tokens = [
+        predict.tokenize(model, recipe.examples, config.lengths) for recipe in recipes
+    ]
     rounds = federation.plan_rounds(
         [found.lengths for found in tokens],
         num_rounds=section.rounds,
@@ -135,11 +150,10 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
     )
     plan = [item for turn in rounds for item in turn]
     mesh = nodes.make_mesh(section.nodes)
-    optimizer_config = runtime.optimizer_of(student)
-    local, optimizer = together.compiled_local(
+    local, optimizer = replicas.local_of(
         model.config,
         recipes[0].objective,
-        optimizer_config,
+        student.optimizer,
         mesh,
         section.nodes_at_once,
     )
@@ -153,15 +167,15 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
         state = state._replace(nodes=states)
         return end(state) if ends_round else state, metrics
 
-    state, seconds = together.walk(
-        context,
+    state, seconds = replicas.fit_nodes(
         name,
         plan,
         load,
         dispatch,
         lambda metrics: nodes.gather(metrics, mesh),
         state,
-        cost=runtime.row_cost(model.config),
+        around=context.around,
+        cost=trainer.row_cost(model.config),
         finite=not hostile.any(),
     )
     params = _students(section, state, mesh)
@@ -169,7 +183,7 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
         "step_seconds": seconds,
         "rounds": section.rounds,
         "round_seconds": seconds
-        * batches.num_steps(together.for_log(plan))
+        * batches.num_steps(replicas.of_all(plan))
         / section.rounds,
         "traffic": communication_cost.count_bytes(
             context,
@@ -245,7 +259,7 @@ def _loader(plan, rounds, tokens, recipes: list[Recipe], mesh: Mesh):
 
 
 @functools.cache
-def rule_of(section: FrozenConfigDict, *, weighted: bool = True) -> functools.partial:
+def rule_of(section: FederationSettings, *, weighted: bool = True) -> functools.partial:
     """Returns the aggregation rule that a federation's section names.
 
     Args:
@@ -283,7 +297,7 @@ def links_of(section) -> int:
 
 @functools.cache
 def compiled_end(
-    section: FrozenConfigDict, mesh: Mesh, rows: tuple, hostile: tuple, seed: int
+    section: FederationSettings, mesh: Mesh, rows: tuple, hostile: tuple, seed: int
 ):
     """Returns the compiled end of a round."""
     mixing, rule = mixing_of(section), rule_of(section)
@@ -306,7 +320,7 @@ def compiled_end(
         attack=attack,
         hostile=np.array(hostile) if attack else None,
         seed=seed,
-        on_trace=lambda: runtime.TRACES.update(
+        on_trace=lambda: programs.TRACES.update(
             {(f"merge/{section.topology}", rows): 1}
         ),
     )
@@ -319,7 +333,7 @@ def _start(context, cell, section, model, recipes, plan, mesh, optimizer) -> Fed
         training.init_state(
             params,
             optimizer,
-            num_steps=max(1, batches.num_steps(together.of_node(plan, node))),
+            num_steps=max(1, batches.num_steps(replicas.of_node(plan, node))),
             seed=cell.seed * section.nodes + node,
             prototypes=recipe.prototypes,
         )
@@ -335,7 +349,9 @@ def _merge_prototypes(context, cell, section, mesh, hostile, state) -> Federatio
     config = context.config.prototypes
     held = nodes.gather(state.nodes.prototypes, mesh)
     # A liar says of its counts what it likes, so only the mean believes them.
-    rule = rule_of(section, weighted=section.aggregator == "mean")
+    believed = section.aggregator == "mean"
+    byzantine = 0 if believed else section.aggregator_args.get("num_byzantine")
+    rule = rule_of(section, weighted=believed)
     target = cell.attack and context.config.attacks[cell.attack].target
     sent = []
     for node, liar in enumerate(hostile):
@@ -351,13 +367,18 @@ def _merge_prototypes(context, cell, section, mesh, hostile, state) -> Federatio
     features = artifacts.reference_outputs(context, cell).features
     merged = [
         matching.merge_prototypes(
-            nodes.unstack(layers, layer), rule, metric=config.metric
+            nodes.unstack(layers, layer),
+            rule,
+            metric=config.metric,
+            num_byzantine=byzantine,
         )
         for layer in range(features.shape[1])
     ]
     adapted = []
     for node in range(section.nodes):
-        own = features[scenario.own_references(context, cell._replace(node=node))]
+        own = features[
+            scenario.own_references(context.config, cell._replace(node=node))
+        ]
         moved = [
             prototypes.update_prototypes(
                 held,

@@ -6,13 +6,14 @@ arrived, the teacher's outputs, the references and the anchor.
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
-from ml_collections import FrozenConfigDict
 
-from experiments import inference, runtime, trainer
+from experiments import runtime
 from experiments.arms import token_groups
 from experiments.runtime import Context
-from experiments.world import artifacts, scenario, trusted_model
+from experiments.world import scenario, trusted_model
+from experiments.world.evidence import gather
 from experiments.world.scenario import Cell
 from protojax import data, prototypes
 from protojax.detection import consistency
@@ -25,30 +26,8 @@ from protojax.detection.conformal import (
     reject,
 )
 from protojax.detection.consistency import Claims
-from protojax.distillation import teacher
-from protojax.models import Model
-
-
-class Verdict(NamedTuple):
-    """What the defence says of the transfer rows.
-
-    Attributes:
-        rejected: `[rows]`, bool.
-        p_values: `[rows]`, lower is more suspicious.
-        anchor_classes: `[rows]`, int32, or None from a defence without an anchor.
-        anchor_logits: `[rows, num_labels]`, or None.
-        spoiled: `[references]`, bool, those that no student should learn from either;
-            None is none of them.
-        reread: `[rows]`, bool, those of which the anchor was shown a part only; None is
-            none of them.
-    """
-
-    rejected: np.ndarray
-    p_values: np.ndarray
-    anchor_classes: np.ndarray | None = None
-    anchor_logits: np.ndarray | None = None
-    spoiled: np.ndarray | None = None
-    reread: np.ndarray | None = None
+from protojax.detection.evidence import Verdict
+from protojax.training.objective import Objective
 
 
 class Found(NamedTuple):
@@ -63,9 +42,9 @@ class Found(NamedTuple):
     excess: token_groups.Excess | None = None
 
 
-@runtime.kept
+@runtime.cached
 def judge(
-    context: Context, cell: Cell, objective: FrozenConfigDict, *, wary: bool = False
+    context: Context, cell: Cell, objective: Objective, *, wary: bool = False
 ) -> Verdict:
     """Tests the transfer rows of a cell.
 
@@ -138,31 +117,36 @@ class Test(NamedTuple):
     tokens: bool
 
 
-def _tests(context: Context, cell: Cell, objective: FrozenConfigDict) -> list[Test]:
+def _tests(context: Context, cell: Cell, objective: Objective) -> list[Test]:
     """Returns every claim in every feature space, the first that a row is judged in."""
     config = context.config.quarantine
-    transfer = artifacts.transfer(context, cell)
-    anchor = trusted_model.anchor(context, cell)
-    rows = anchor.calibration
-    calibration = data.take(scenario.references(context, cell), rows)
-    outputs = artifacts.reference_outputs(context, cell)
-    view = trusted_model.anchor_view(context, cell)
+    warm_up = objective if "student" in config.spaces else None
+    evidence = gather(context, cell, trusted=True, warm_up=warm_up)
+    rows = evidence.held_out
+    calibration = data.take(evidence.references, rows)
+    outputs = evidence.teacher_on_references
+    view = evidence.trusted_on_transfer
+    spaces = {
+        "teacher": (evidence.teacher, outputs),
+        "student": (evidence.student, evidence.student_on_references),
+    }
     found = []
     for space in config.spaces:
-        if space == "teacher":
-            features, held = transfer.features[:, -1], outputs.features[:, -1]
-        else:
-            features, held = _student_features(context, cell, objective)
+        features, held = (part.features[:, -1] for part in spaces[space])
         for claim in config.claims:
             rows_claim = _claims(
-                claim, features, transfer.logits, transfer.examples, view.classes
+                claim,
+                features,
+                evidence.teacher.logits,
+                evidence.transfer,
+                view.classes,
             )
             refs_claim = _claims(
                 claim,
                 held[rows],
                 outputs.logits[rows],
                 calibration,
-                anchor.held_out.classes,
+                evidence.trusted_on_held_out.classes,
             )
             expected = expected_disagreement(refs_claim.confidence, refs_claim.disagree)
             tokens = space == config.spaces[0]
@@ -221,22 +205,6 @@ def _judge_once(
     return Verdict(*verdict, *view, tested.spoiled, hidden.any(1))
 
 
-def judge_rows(context: Context, cell: Cell) -> Verdict:
-    """Tests each transfer row by itself: does the anchor find its claim improbable?"""
-    transfer = artifacts.transfer(context, cell)
-    anchor = trusted_model.anchor(context, cell)
-    view = trusted_model.anchor_view(context, cell)
-    outputs = artifacts.reference_outputs(context, cell)
-    verdict = consistency.sample_gate(
-        inference.posterior(view.logits),
-        transfer.logits.argmax(-1),
-        inference.posterior(anchor.held_out.logits),
-        outputs.logits[anchor.calibration].argmax(-1),
-        alpha=context.config.quarantine.false_rejection,
-    )
-    return Verdict(verdict.rejected, verdict.p_values, *view)
-
-
 def _claims(claim, features, logits, examples, anchor_classes) -> Claims:
     """Returns what rows claim by the teacher's argmax or by their given label.
 
@@ -247,7 +215,7 @@ def _claims(claim, features, logits, examples, anchor_classes) -> Claims:
     return Claims(
         features,
         classes,
-        inference.posterior(logits).max(-1),
+        np.asarray(jax.nn.softmax(logits, axis=-1)).max(-1),
         consistency.disagreement(anchor_classes, classes),
     )
 
@@ -316,79 +284,3 @@ def _clusters(context: Context, cell: Cell, kept, transfer, refs, expected) -> F
 
 GROUPS = {"neighbours": _neighbours, "tokens": _tokens, "clusters": _clusters}
 WARY = {**GROUPS, "tokens": _tokens_warily}
-
-
-def _student_features(context: Context, cell: Cell, objective: FrozenConfigDict):
-    """Returns a briefly trained student's features of transfer rows and references.
-
-    An attacker of the teacher's channel controls the teacher's hidden states; he does
-    not control the student's.
-    """
-    outputs = warmed_up(context, cell, objective)
-    rows = len(artifacts.transfer(context, cell).examples.texts)
-    return np.split(outputs.features[:, -1], [rows])
-
-
-def warmed_up(
-    context: Context, cell: Cell, objective: FrozenConfigDict
-) -> teacher.TeacherOutputs:
-    """Returns what a briefly trained student says of transfer rows, then references.
-
-    Args:
-        context: the study.
-        cell: the cell.
-        objective: what it minimises, see `runtime.make_step`.
-    """
-    transfer = artifacts.transfer(context, cell)
-    references = scenario.references(context, cell)
-    everything = data.concatenate(transfer.examples, references)
-    model = artifacts.build_model(context, context.config.student, cell)
-    config = context.config
-    section = runtime.changed(config.student, epochs=config.quarantine.warmup_epochs)
-    key = teacher.cache_key(
-        model.params,
-        data.fingerprint(transfer.logits, transfer.features, *everything.texts),
-        repr((objective, section, config.features, config.data.buckets)),
-    )
-    # Variants of an arm may differ in any of it.
-    name = f"{cell.folder}/warmup_{key[:12]}"
-    return teacher.cached_outputs(
-        context.workdir / f"{name}.safetensors",
-        key,
-        lambda: teacher.TeacherOutputs(
-            *_warm_up(context, cell, name, objective, section, model, everything)
-        ),
-    )
-
-
-def _warm_up(
-    context: Context,
-    cell: Cell,
-    name: str,
-    objective,
-    section,
-    model: Model,
-    everything,
-):
-    """Distils a student for a short while and returns its outputs over all rows."""
-    context.describe(name)
-    transfer = artifacts.transfer(context, cell)
-    run = trainer.Run(
-        name,
-        model,
-        artifacts.tokenize(context, model, transfer.examples),
-        transfer.examples.labels,
-        section,
-        seed=cell.seed,
-        objective=objective,
-        columns={
-            "teacher_logits": transfer.logits,
-            "teacher_features": transfer.features,
-        },
-    )
-    trained = trainer.train(context, run)
-    outputs = inference.predict(
-        context, model, trained.params, artifacts.tokenize(context, model, everything)
-    )
-    trainer.forget_checkpoints(context, name)
-    return outputs

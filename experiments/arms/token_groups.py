@@ -9,17 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import inference, runtime
+from experiments import runtime
 from experiments.runtime import Context
 from experiments.world import artifacts, scenario, trusted_model
 from experiments.world.scenario import Cell
-from protojax.base import TeacherOutputs
 from protojax.data import batches
 from protojax.detection import consistency, shared_tokens
 from protojax.detection.conformal import IsotonicFit, Scores
 from protojax.detection.consistency import Claims
 from protojax.detection.evidence import Reading
 from protojax.detection.trusted_model import read
+from protojax.training import predict
 
 
 class Words(NamedTuple):
@@ -69,7 +69,7 @@ class Tested(NamedTuple):
     spoiled: np.ndarray
 
 
-@runtime.kept
+@runtime.cached
 def words(context: Context, cell: Cell) -> tuple[Words, Words, Words]:
     """Returns a cell's transfer rows, its calibrating references and all references."""
     judge = trusted_model.anchor(context, cell)
@@ -84,7 +84,7 @@ def words(context: Context, cell: Cell) -> tuple[Words, Words, Words]:
         return Words(tokens, ids, {})
 
     rows, references = (
-        artifacts.tokenize(context, judge.model, examples)
+        predict.tokenize(judge.model, examples, context.config.lengths)
         for examples in (
             artifacts.transfer(context, cell).examples,
             scenario.references(context, cell),
@@ -156,8 +156,9 @@ def _reread(context: Context, cell: Cell, tokens, hidden: np.ndarray) -> Reading
     """Returns what the anchor says of rows some of whose tokens it does not see."""
     judge = trusted_model.anchor(context, cell)
     left = batches.without(tokens, hidden)
-    outputs = inference.predict(context, judge.model, judge.model.params, left)
-    return read(judge.reading, TeacherOutputs(*outputs))
+    config = context.config
+    outputs = predict.predict(judge.model, left, config.lengths, config.features)
+    return read(judge.reading, outputs)
 
 
 def test(

@@ -15,8 +15,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import runtime
 from experiments.reports import results
+from protojax import storage
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -135,7 +135,7 @@ def write(texts: Mapping[pathlib.Path, str]) -> None:
     """Writes the documents that are no longer what they were."""
     for path, text in texts.items():
         if path.read_text() != text:
-            with runtime.atomic(path) as file:
+            with storage.atomic(path) as file:
                 file.write(text.encode())
 
 

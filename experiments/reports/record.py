@@ -25,11 +25,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from experiments import runtime
 from experiments.arms import ARMS, parse
 from experiments.reports import pages, report, results
 from experiments.study import resume as settings_lib
-from protojax import validate
+from protojax import storage, validate
 
 FOLDER = pathlib.Path(__file__).parents[1] / "records"
 # What tells rows apart; a row measured again takes the place of the former one.
@@ -128,7 +127,7 @@ def record(
     head = {"settings": settings, "versions": _all_of(versions)}
     found = _found(ordered, **head)
     texts = pages.filled(pages.read(), name, found)
-    with runtime.atomic(path) as file:
+    with storage.atomic(path) as file:
         lines = (json.dumps(line).encode() + b"\n" for line in (head, *ordered))
         file.writelines(lines)
     # What had no rows is replaced by what has.
@@ -139,7 +138,7 @@ def record(
         drawn = report.attack_pictures(pages.whole(lines), settings["attacks"])
         for ending, (figure, _) in drawn.items():
             ending = ending.removeprefix("_tradeoff")
-            with runtime.atomic(FOLDER / f"{name}_{task}{ending}.png") as file:
+            with storage.atomic(FOLDER / f"{name}_{task}{ending}.png") as file:
                 figure.savefig(file, format="png", dpi=100)
 
 

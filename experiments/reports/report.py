@@ -12,9 +12,10 @@ import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from experiments import runtime
+from experiments import settings
 from experiments.arms import ARMS, is_recommended, parse
 from experiments.reports import results as results_lib
+from protojax import storage
 
 COLOURS = {
     "clean": "#7f7f7f",
@@ -89,11 +90,11 @@ def write(workdir: pathlib.Path, config: Any, results: dict[str, Any]) -> pathli
         lines = [line for line in summary if line["task"] == task]
         figures = {
             "": (draw(lines), f"Results of {task}"),
-            **attack_pictures(lines, config.attacks.to_dict()),
+            **attack_pictures(lines, settings.as_json(config)["attacks"]),
         }
         for ending, (figure, alt) in figures.items():
             path = workdir / f"{task}{ending}.png"
-            with runtime.atomic(path) as file:
+            with storage.atomic(path) as file:
                 figure.savefig(file, format="png", dpi=130)
             data = base64.b64encode(path.read_bytes()).decode()
             pictures.append({"alt": alt, "data": data})
@@ -116,10 +117,10 @@ def write(workdir: pathlib.Path, config: Any, results: dict[str, Any]) -> pathli
         meanings=results_lib.meanings(summary),
         lines=lines,
         pictures=pictures,
-        config=json.dumps(json.loads(config.to_json()), indent=2),
+        config=json.dumps(settings.as_json(config), indent=2),
         versions=(workdir / "versions.json").read_text(),
     )
-    with runtime.atomic(workdir / "report.html") as file:
+    with storage.atomic(workdir / "report.html") as file:
         file.write(html.encode())
     return workdir / "report.html"
 

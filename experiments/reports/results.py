@@ -15,7 +15,7 @@ from rich.table import Table
 
 from experiments import runtime
 from experiments.arms import is_recommended, parse
-from protojax import evals
+from protojax import evals, storage
 
 PACKAGES = (
     "protojax",
@@ -67,7 +67,7 @@ def note_versions(workdir: pathlib.Path) -> None:
     """Adds the versions of this run to `versions.json`, unless they are its last."""
     known, now = read_versions(workdir), versions()
     if known[-1:] != [now]:
-        runtime.write_json(workdir / "versions.json", [*known, now])
+        storage.write_json(workdir / "versions.json", [*known, now])
 
 
 def read_versions(workdir: pathlib.Path) -> list[dict[str, Any]]:
@@ -211,8 +211,8 @@ def write(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Writes `results.json` and `results.md` and returns what the former holds."""
     rows = compared(rows)
     results = {"rows": rows, "summary": summarise(rows)}
-    runtime.write_json(workdir / "results.json", results)
-    with runtime.atomic(workdir / "results.md") as file:
+    storage.write_json(workdir / "results.json", results)
+    with storage.atomic(workdir / "results.md") as file:
         file.write(markdown(results["summary"]).encode())
     return results
 

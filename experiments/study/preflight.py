@@ -8,15 +8,16 @@ from collections.abc import Iterator
 
 from flax import traverse_util
 
-from experiments import runtime
 from experiments.arms import ARMS
 from experiments.runtime import Context
+from experiments.settings import Encoder
 from experiments.study.check import uses_prototypes
 from experiments.study.grid import DONE, Job, needed
 from experiments.world import adaptive_attacks, artifacts, scenario, trusted_model
 from experiments.world.scenario import Cell
-from protojax import data, models, validate
+from protojax import data, models, storage, validate
 from protojax.base import Examples
+from protojax.training import trainer
 
 
 def preflight(context: Context, todo: list[Job]) -> None:
@@ -120,7 +121,7 @@ def write_fingerprints(found: dict[pathlib.Path, dict[str, str]]) -> None:
     """Writes those `fingerprints` that were not written yet."""
     for path, now in found.items():
         if not path.exists():
-            runtime.write_json(path, now)
+            storage.write_json(path, now)
 
 
 @contextlib.contextmanager
@@ -137,7 +138,7 @@ def _named(variant: str) -> Iterator[None]:
 def _check_layers(context: Context, task: str) -> None:
     """Checks that every model has the layers whose states are compared."""
     for role in ("teacher", "student", "anchor"):
-        depth = _model_config(context, context.config[role], task).num_layers
+        depth = _model_config(context, getattr(context.config, role), task).num_layers
         for layer in context.config.features.layers:
             validate.require(
                 -depth - 1 <= layer <= depth,
@@ -150,7 +151,7 @@ def _check_layers(context: Context, task: str) -> None:
 def _check_job(context: Context, job: Job, task, splits) -> None:
     """Checks an arm against the rows and classes of its task."""
     config, rows = context.config, len(splits.transfer.texts)
-    if job.kind == "dp_sgd":
+    if ARMS[job.kind].private:
         expected, delta = config.dp.batch_size, config.dp.delta
         bound = f"<= {rows}, the transfer rows of {job.cell.task}"
         validate.require(expected <= rows, "dp.batch_size", expected, bound)
@@ -161,49 +162,46 @@ def _check_job(context: Context, job: Job, task, splits) -> None:
         for name in config.dp.frozen:
             validate.one_of(sorted(set().union(*paths)), **{"dp.frozen": name})
     if task.problem == "regression":
-        validate.one_of(("clean", "plain", "references"), arms=job.kind)
-    elif uses_prototypes(config, [job.kind]):
+        known = [name for name, arm in ARMS.items() if arm.scores]
+        validate.one_of(known, arms=job.kind)
+    elif uses_prototypes(config, [ARMS[job.kind]]):
         least, found = task.num_labels, config.prototypes.num
         bound = f">= {least}, one a class"
         validate.require(found >= least, "prototypes.num", found, bound)
 
 
 def work(context: Context, todo: list[Job]) -> float:
-    """Returns the training that is left, in the progress bar's units."""
+    """The training that is left, in the progress bar's units."""
     runs = {}
     for job in todo:
-        varied = context.varied(job.variant)
-        config = varied.config
-        splits = scenario.task_data(context, job.cell.task, job.cell.seed).splits
-        rows, few = len(splits.transfer.texts), scenario.num_references(config)
-        passes = {
-            "references": few * config.anchor.epochs,
-            "fine_tuned": few * config.fine_tuning.epochs,
-            "nad": few * config.fine_tuning.epochs,
-            "dp_sgd": rows * config.dp.epochs,
-        }
-        models_of = {
-            other.student: (
-                config.student,
-                passes.get(other.kind, rows * config.student.epochs),
-            )
-            for other in (job, *needed(context.config, job))
-        }
-        tuned = []
-        if job.kind != "references":
-            tuned.append(artifacts.teacher_tuning(context, job.student_cell))
-        if ARMS[job.kind].anchored and config.quarantine.anchor == "tuned":
-            tuned.append(trusted_model.anchor_tuning(varied, job.student_cell))
-        for one in tuned:
-            passed = len(one.examples.texts) * one.section.epochs
-            models_of[one.name] = one.section, passed
-        for name, (section, work) in models_of.items():
+        for name, (section, passed) in _models_of(context, job).items():
             folder = context.workdir / name
             if not (folder / "model").exists() and not (folder / DONE).exists():
-                runs[name] = work * runtime.row_cost(
+                runs[name] = passed * trainer.row_cost(
                     _model_config(context, section, job.cell.task)
                 )
     return sum(runs.values())
+
+
+def _models_of(context: Context, job: Job) -> dict[str, tuple[Encoder, int]]:
+    """The models that a job needs trained: name -> settings, rows gone through."""
+    varied = context.varied(job.variant)
+    config, arm = varied.config, ARMS[job.kind]
+    splits = scenario.task_data(context, job.cell.task, job.cell.seed).splits
+    rows, known = len(splits.transfer.texts), scenario.num_references(config)
+    found = {
+        other.student: (config.student, ARMS[other.kind].passes(config, rows, known))
+        for other in (job, *needed(context.config, job))
+    }
+    tuned = []
+    if arm.taught:
+        tuned.append(artifacts.teacher_tuning(context, job.student_cell))
+    if arm.anchored and config.quarantine.anchor == "tuned":
+        tuned.append(trusted_model.anchor_tuning(varied, job.student_cell))
+    for one in tuned:
+        passed = len(one.examples.texts) * one.section.epochs
+        found[one.name] = one.section, passed
+    return found
 
 
 @functools.cache

@@ -3,11 +3,9 @@
 import json
 import pathlib
 
-import ml_collections
-from ml_collections import ConfigDict
-
-from experiments import runtime
-from experiments.study import defaults
+from experiments import settings
+from experiments.settings import Settings
+from protojax import storage
 
 # A study may grow along these fields; all others are fixed once it has begun.
 GROWING = ("tasks", "seeds", "arms", "attacks", "federations", "variants")
@@ -15,9 +13,7 @@ GROWING = ("tasks", "seeds", "arms", "attacks", "federations", "variants")
 FREE = ("checkpoint_every", "keep_checkpoints", "export_students")
 
 
-def check_workdir(
-    config: ml_collections.FrozenConfigDict, workdir: pathlib.Path
-) -> dict:
+def check_workdir(config: Settings, workdir: pathlib.Path) -> dict:
     """Returns what a study's `config.json` is to hold; writes nothing.
 
     A study that has computed nothing yet may have any settings: a path that was
@@ -31,7 +27,7 @@ def check_workdir(
         ValueError: the folder holds something else, or a study with other settings;
             names them.
     """
-    now = json.loads(config.to_json())
+    now = settings.as_json(config)
     path = workdir / "config.json"
     before = json.loads(path.read_text()) if path.exists() else None
     if isinstance(before, dict) and before.keys() >= {"tasks", "seeds", "arms"}:
@@ -50,9 +46,7 @@ def check_workdir(
     return now
 
 
-def open_workdir(
-    config: ml_collections.FrozenConfigDict, workdir: pathlib.Path
-) -> None:
+def open_workdir(config: Settings, workdir: pathlib.Path) -> None:
     """Makes the study's folder, or checks that it belongs to this config.
 
     A folder is empty if it holds hidden files only, such as those of `git init`: a
@@ -72,7 +66,7 @@ def open_workdir(
             if len(path.parts) > 1:
                 (workdir / path).unlink()
     workdir.mkdir(parents=True, exist_ok=True)
-    runtime.write_json(workdir / "config.json", now)
+    storage.write_json(workdir / "config.json", now)
 
 
 def has_computed(workdir: pathlib.Path) -> bool:
@@ -114,7 +108,7 @@ def joined(before: dict, now: dict, where: str) -> dict:
         ValueError: naming the fields that differ and must not.
     """
     # A field that was not there then was at its default.
-    usual = json.loads(defaults.defaults().to_json())
+    usual = settings.as_json(Settings())
     before, now = _merged(usual, before), _merged(usual, now)
     fixed = [
         (name, before.get(name), value)
@@ -123,12 +117,11 @@ def joined(before: dict, now: dict, where: str) -> dict:
     ]
     for field in ("tasks", "seeds", "arms"):
         now[field] = list(dict.fromkeys([*before[field], *now[field]]))
-    for field, section in (
-        ("attacks", defaults.attack("", "")),
-        ("federations", defaults.federation()),
-        ("variants", ConfigDict()),
+    for field, usual in (
+        ("attacks", settings.as_json(settings.Attack())),
+        ("federations", settings.as_json(settings.Federation())),
+        ("variants", {}),
     ):
-        usual = json.loads(section.to_json())
         held = before.get(field, {})
         fixed += [
             # A field that was not there then was at its default.

@@ -4,6 +4,7 @@ Every finished student and every evaluated row is a file; a study that was kille
 on from there, and one that is finished only gathers its rows.
 """
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -20,23 +21,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments import (
-    arms,
-    inference,
-    processes,
-    runtime,
-    saved,
-    together,
-    trainer,
-)
-from experiments.arms import ARMS, federated
+from experiments import runtime
+from experiments.arms import ARMS, Recipe, federated
 from experiments.runtime import Context
+from experiments.settings import Settings
 from experiments.study.grid import DONE, Job, job_of, jobs, needed
 from experiments.study.preflight import check_unchanged, fingerprints, preflight, work
 from experiments.world import artifacts, scenario, tasks
+from experiments.world.evidence import World
 from experiments.world.scenario import Cell
-from protojax import attacks, distillation, evals, models, prototypes, validate
-from protojax.federated import partition
+from protojax import attacks, distillation, evals, models, prototypes, storage, validate
+from protojax.federated import partition, replicas
+from protojax.models import saved
+from protojax.training import predict, processes, programs, trainer
+from protojax.training.trainer import Run
 
 _END = "end of the study"  # where processes wait for each other
 # What is known of the training of a student that has no federation.
@@ -46,18 +44,9 @@ _TRAINING = (
 )
 
 
-def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, Any]]:
-    """Runs what is left of a study and returns all its rows.
-
-    Args:
-        config: a `FrozenConfigDict` that `check.check` has seen.
-        workdir: the study's folder, made where it does not exist.
-        console: where the progress bar is drawn.
-
-    Returns:
-        One dictionary per row of the grid, see `evaluate`.
-    """
-    progress = Progress(
+def progress_bar(console: Console) -> Progress:
+    """The progress bar of a study, with an estimate of what is left."""
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
@@ -67,6 +56,21 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
         console=console,
         speed_estimate_period=600,
     )
+
+
+def run(
+    config: Settings, workdir: pathlib.Path, progress: Progress
+) -> list[dict[str, Any]]:
+    """All rows of a study, once what is left of it has run.
+
+    Args:
+        config: what `check.check` has made of the command line's.
+        workdir: the study's folder, made where it does not exist.
+        progress: moved while it runs.
+
+    Returns:
+        One dictionary per row of the grid, see `evaluate`.
+    """
     alone, found = not processes.are_several(), config.seeds_at_once
     bound = "1 with several processes"
     validate.require(found == 1 or alone, "seeds_at_once", found, bound)
@@ -79,12 +83,12 @@ def run(config, workdir: pathlib.Path, *, console: Console) -> list[dict[str, An
         else:
             progress.update(context.task_id, total=1, completed=1)
         for group in _groups(config, todo):
-            runtime.make_room()
+            programs.clear_caches_near_limit()
             for job in group:
                 train_students(context, job)
             for job in group:
                 row = evaluate(context, job)
-                runtime.write_json(workdir / job.row, row)
+                storage.write_json(workdir / job.row, row)
         context.describe("done")
     processes.meet(_END)
     if not config.export_students:
@@ -125,7 +129,7 @@ def follow(config, workdir: pathlib.Path) -> None:
     progress = Progress(console=Console(quiet=True))
     context = Context(config, workdir, progress, progress.add_task("following"))
     for job in _todo(config, workdir):
-        runtime.make_room()
+        programs.clear_caches_near_limit()
         if job.federation and not _saved(context, job):
             check_unchanged(fingerprints(context, job.cell))
             distil_federated(context, job)
@@ -174,23 +178,22 @@ def train_students(context: Context, job: Job) -> None:
     if _saved(context, job):
         if _facts(context, job).get("epsilon_nominal") is False:
             # The study may have been killed between the student and this.
-            trainer.forget_checkpoints(context, job.student, secret=True)
+            trainer.remove_checkpoints(context.around.store(job.student), secret=True)
         return
     if job.federation:
         start, done = distil_federated(context, job)
         _keep(context, job, done, start)
-        trainer.forget_checkpoints(context, job.student)
+        trainer.remove_checkpoints(context.around.store(job.student))
         return
-    seeds = together.seeds_beside(context.config, job.cell.seed)
-    group = [
-        job_of(context.config, job.cell._replace(seed=seed), job.arm) for seed in seeds
-    ]
+    config = context.config
+    seeds = replicas.seeds_beside(config.seeds, config.seeds_at_once, job.cell.seed)
+    group = [job_of(config, job.cell._replace(seed=seed), job.arm) for seed in seeds]
     starts = [_start(context, one) for one in group]
     whole, context = context, context.varied(job.variant)
     done = {one.student for one in group if _saved(context, one)}
     made = []
     for one, start in zip(group, starts, strict=True):
-        recipe = ARMS[one.kind].recipe(context, one.student_cell)
+        recipe = ARMS[one.kind].recipe(World(context, one.student_cell))
         if recipe.student is None:
             made.append((one, start, recipe, _run(context, one, start, recipe)))
         elif one.student not in done:
@@ -198,41 +201,44 @@ def train_students(context: Context, job: Job) -> None:
             facts = {name: before.get(name) for name in _TRAINING}
             params = distillation.student_params(recipe.student.params)
             _keep(context, one, _alone(params, recipe, facts), start)
-    ended = together.train(context, [run for *_, run in made], done=done)
+    ended = replicas.train_all(
+        [run for *_, run in made],
+        context.around,
+        at_once=config.seeds_at_once,
+        done=done,
+    )
     left = [part for part in made if part[0].student not in done]
     for (one, start, recipe, run), trained in zip(left, ended, strict=True):
-        rule = recipe.objective.get("gradient", {})
-        facts = (
-            trained.step_seconds,
-            run.section.batch_size,
-            trained.at_once,
-            rule.get("noise_multiplier"),
-            not run.draws_in_secret(context.config) if run.private else None,
-        )
-        facts = dict(zip(_TRAINING, facts, strict=True))
+        facts = {
+            "step_seconds": trained.step_seconds,
+            "step_rows": run.train.batch_size,
+            "seeds_at_once": trained.at_once,
+            "noise_multiplier": run.objective.gradient.options.get("noise_multiplier"),
+            "epsilon_nominal": not run.secret if run.private else None,
+        }
         params = distillation.student_params(trained.params, trained.projection)
         _keep(context, one, _alone(params, recipe, facts), start)
 
 
-def _run(
-    context: Context, job: Job, start: models.Model, recipe: arms.Recipe
-) -> trainer.Run:
-    """Returns the training run of a recipe, of a student that has no federation."""
-    return trainer.Run(
+def _run(context: Context, job: Job, start: models.Model, recipe: Recipe) -> Run:
+    """The training run of a recipe, of a student that has no federation."""
+    config, private = context.config, recipe.objective.private
+    return Run(
         job.student,
         start,
-        artifacts.tokenize(context, start, recipe.examples),
+        predict.tokenize(start, recipe.examples, config.lengths),
         recipe.examples.labels,
-        runtime.changed(context.config.student, **recipe.section),
+        dataclasses.replace(config.student, **recipe.train),
         seed=job.cell.seed,
         columns=recipe.columns,
         objective=recipe.objective,
         prototypes=recipe.prototypes,
+        secret=private and not config.dp.reproducible,
     )
 
 
-def _alone(params, recipe: arms.Recipe, facts: dict[str, Any]) -> federated.Distilled:
-    """Returns what came of a student that has no federation."""
+def _alone(params, recipe: Recipe, facts: dict[str, Any]) -> federated.Distilled:
+    """The result of a student that has no federation."""
     held = [] if recipe.prototypes is None else [recipe.prototypes]
     return federated.Distilled([params], [recipe], held, np.zeros(1, bool), facts)
 
@@ -270,7 +276,7 @@ def _keep(
         place = folder / f"node_{node:03d}" if one_each else folder
         saved.save(place / "model", start._replace(params=params["model"]))
         if "projection" in params:
-            with runtime.atomic(place / "projection.npy") as file:
+            with storage.atomic(place / "projection.npy") as file:
                 np.save(file, params["projection"])
     for node, held in enumerate(done.prototypes):
         place = folder if len(done.prototypes) == 1 else folder / f"node_{node:03d}"
@@ -289,7 +295,7 @@ def _keep(
         **_quarantine_facts(context, job.student_cell, done),
     }
     # Written last: this file says that the students are whole.
-    runtime.write_json(folder / DONE, facts)
+    storage.write_json(folder / DONE, facts)
 
 
 def _start(context: Context, job: Job) -> models.Model:
@@ -297,7 +303,7 @@ def _start(context: Context, job: Job) -> models.Model:
     before = needed(context.config, job)
     for other in before:
         train_students(context, other)
-    if ARMS[job.kind].goes_on:
+    if ARMS[job.kind].starts_from_first:
         (student,), _ = students(context, before[0])
         return student
     section = context.varied(job.variant).config.student
@@ -391,8 +397,12 @@ def _predict(
     context: Context, task, found: list[models.Model], examples
 ) -> list[np.ndarray]:
     """Returns what each student says of some rows: classes or scores."""
-    tokens = artifacts.tokenize(context, found[0], examples)
-    outputs = [inference.predict(context, m, m.params, tokens)[0] for m in found]
+    config = context.config
+    tokens = predict.tokenize(found[0], examples, config.lengths)
+    outputs = [
+        predict.predict(model, tokens, config.lengths, config.features).logits
+        for model in found
+    ]
     if task.problem == "regression":
         return [logits[:, 0] for logits in outputs]
     return [logits.argmax(-1) for logits in outputs]

@@ -4,11 +4,10 @@ import collections
 
 import numpy as np
 
-from experiments import runtime
 from experiments.runtime import Context
 from experiments.world import scenario, trusted_model
 from experiments.world.scenario import Cell
-from protojax import attacks
+from protojax import attacks, storage
 from protojax.base import Examples
 
 # How long a trigger is, and how many words are tried in how many texts.
@@ -57,7 +56,7 @@ def prepare(context: Context, cell: Cell) -> None:
         num_words=limits["num_words"],
         insert=insert,
     )
-    runtime.write_json(path, {"words": words, "agreement": agreement})
+    storage.write_json(path, {"words": words, "agreement": agreement})
 
 
 def candidates(texts, rng: np.random.Generator, most: int) -> list[str]:

@@ -4,7 +4,6 @@ Each function here builds one ingredient, keeps what was costly in the workdir, 
 cheap to call again.
 """
 
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
@@ -12,19 +11,21 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import FrozenConfigDict
 
-from experiments import inference, runtime, saved, together, trainer
+from experiments import runtime
 from experiments.runtime import Context
+from experiments.settings import Encoder
 from experiments.world import scenario
 from experiments.world.scenario import Cell
-from protojax import attacks, data, models, prototypes
-from protojax.base import Examples, Prototypes
-from protojax.data import batches
+from protojax import attacks, data, prototypes
+from protojax.base import Examples, Prototypes, TeacherOutputs
 from protojax.data.wordpiece import train_wordpiece
 from protojax.distillation import teacher
-from protojax.federated import communication, nodes
-from protojax.models import Model, hf
+from protojax.federated import communication, nodes, replicas
+from protojax.models import Model, hf, saved
+from protojax.models import settings as model_settings
+from protojax.training import predict
+from protojax.training.trainer import Run
 
 
 class Transfer(NamedTuple):
@@ -34,11 +35,16 @@ class Transfer(NamedTuple):
     logits: np.ndarray  # [rows, num_labels]
     features: np.ndarray  # [rows, layers, dim]
 
+    @property
+    def outputs(self) -> TeacherOutputs:
+        """What the teacher says of the rows."""
+        return TeacherOutputs(self.logits, self.features)
+
 
 Rewrite = Callable[[Context, Cell, Examples], Examples]
 
 
-@runtime.kept
+@runtime.cached
 def _scratch_tokenizer(context: Context, task: str, seed: int):
     """Trains a tokenizer on clean text, as a public one would have been."""
     splits = scenario.task_data(context, task, seed).splits
@@ -56,62 +62,25 @@ def _scratch_tokenizer(context: Context, task: str, seed: int):
     )
 
 
-def build_model(context: Context, section, cell: Cell) -> Model:
-    """Returns an untrained (or pretrained) model from its section of the config."""
+def build_model(context: Context, section: Encoder, cell: Cell) -> Model:
+    """An untrained (or pretrained) model from its section of the settings."""
     task = scenario.task_data(context, cell.task, cell.seed).task
-    common = {
-        "num_labels": task.num_labels,
-        "problem": task.problem,
-        "dtype": section.dtype,
-        "products": section.products,
-        "attention": section.attention,
-        "remat": section.remat,
-    }
-    dropout = {
-        "dropout": section.dropout,
-        "attention_dropout": section.attention_dropout,
-        "classifier_dropout": section.dropout,
-    }
-    if section.model != "scratch":
-        model = hf.load_hf(
-            section.model, layers=tuple(section.layers), seed=cell.seed, **common
-        )
-        # Training is for the task's classes, whatever a head stood for before.
-        return model._replace(
-            config=dataclasses.replace(model.config, **dropout),
-            label_names=task.label_names,
-        )
-    tokenizer = _scratch_tokenizer(context, cell.task, cell.seed)
-    config = models.EncoderConfig(
-        family="bert",
-        vocab_size=len(tokenizer),
+    model = model_settings.build(
+        section,
+        num_labels=task.num_labels,
+        problem=task.problem,
+        seed=cell.seed,
         max_positions=context.config.data.buckets[-1],
-        type_vocab_size=2,
-        pad_id=tokenizer.pad_token_id,
-        **section.scratch,
-        **dropout,
-        **common,
+        tokenizer=lambda: _scratch_tokenizer(context, cell.task, cell.seed),
     )
-    model = models.init_model(config, seed=cell.seed, tokenizer=tokenizer)
+    # Training is for the task's classes, whatever a head stood for before.
     return model._replace(label_names=task.label_names)
-
-
-def tokenize(context: Context, model: Model, examples: Examples) -> batches.Tokens:
-    """Tokenises rows with a model's own tokenizer."""
-    limit = models.MODELS[model.config.family].max_length(model.config)
-    max_length = min(context.config.data.max_length, limit)
-    return batches.tokenize(
-        model.tokenizer,
-        examples,
-        max_length=max_length,
-        vocab_size=model.config.vocab_size,
-    )
 
 
 def load_model(
     context: Context,
     folder: pathlib.Path,
-    section,
+    section: Encoder,
     cell: Cell,
     *,
     run: pathlib.Path | None = None,
@@ -134,10 +103,7 @@ def load_model(
         folder,
         num_labels=task.num_labels,
         problem=task.problem,
-        dtype=section.dtype,
-        products=section.products,
-        attention=section.attention,
-        remat=section.remat,
+        **section.computation,
     )
 
 
@@ -152,13 +118,13 @@ class FineTuning(NamedTuple):
 
     Attributes:
         name: its folder below the workdir.
-        section: its section of the config.
+        section: where it comes from and how it is trained.
         cell: whose task and seed are its own.
         examples: the rows.
     """
 
     name: str
-    section: FrozenConfigDict
+    section: Encoder
     cell: Cell
     examples: Examples
 
@@ -170,14 +136,15 @@ def fine_tune(context: Context, tuning: Tuning, cell: Cell) -> None:
     """Trains a cell's model side by side with those of the seeds beside its own.
 
     Models that were trained before are kept; they train again only as a part of the
-    program of one that was not, see `together.train`.
+    program of one that was not, see `replicas.train_all`.
 
     Args:
         context: the study.
         tuning: says of a cell how its model is trained.
         cell: the cell.
     """
-    seeds = together.seeds_beside(context.config, cell.seed)
+    config = context.config
+    seeds = replicas.seeds_beside(config.seeds, config.seeds_at_once, cell.seed)
     wanted = [tuning(context, cell._replace(seed=seed)) for seed in seeds]
     done = {
         one.name for one in wanted if (context.workdir / one.name / "model").exists()
@@ -185,12 +152,11 @@ def fine_tune(context: Context, tuning: Tuning, cell: Cell) -> None:
     runs = []
     for name, section, cell, examples in wanted:
         model = build_model(context, section, cell)
-        tokens = tokenize(context, model, examples)
-        runs.append(
-            trainer.Run(name, model, tokens, examples.labels, section, cell.seed)
-        )
+        tokens = predict.tokenize(model, examples, config.lengths)
+        runs.append(Run(name, model, tokens, examples.labels, section, cell.seed))
     left = [run for run in runs if run.name not in done]
-    ended = together.train(context, runs, done=done)
+    at_once = config.seeds_at_once
+    ended = replicas.train_all(runs, context.around, at_once=at_once, done=done)
     for run, trained in zip(left, ended, strict=True):
         model = run.model._replace(params=trained.params)
         saved.save(context.workdir / run.name / "model", model)
@@ -216,7 +182,7 @@ def teacher_cell(context: Context, cell: Cell) -> Cell:
     return cell.clean
 
 
-@runtime.kept
+@runtime.cached
 def teacher_model(context: Context, cell: Cell) -> Model:
     """Returns the teacher of a cell: trained on the transfer set the attack left."""
     return fine_tuned(context, teacher_tuning, cell)
@@ -230,14 +196,15 @@ def teacher_tuning(context: Context, cell: Cell) -> FineTuning:
 
 
 def _outputs(context: Context, cell: Cell, name: str, examples: Examples):
-    """Runs the cell's teacher over some rows, once."""
+    """The outputs of the cell's teacher over some rows, computed once."""
     model = teacher_model(context, teacher_cell(context, cell))
-    tokens = tokenize(context, model, examples)
-    return predicted(context, f"{cell.folder}/teacher_{name}", model, tokens)
+    return predicted(context, f"{cell.folder}/teacher_{name}", model, examples)
 
 
-def predicted(context: Context, name: str, model: Model, tokens: batches.Tokens):
-    """Runs a frozen model over some rows, once, and keeps what it says.
+def predicted(
+    context: Context, name: str, model: Model, examples: Examples
+) -> TeacherOutputs:
+    """The outputs of a frozen model over some rows, computed once and kept.
 
     Args:
         context: the study.
@@ -245,23 +212,20 @@ def predicted(context: Context, name: str, model: Model, tokens: batches.Tokens)
             the name, so that variants with another model or other layers each have a
             file of their own.
         model: the model.
-        tokens: the rows.
-
-    Returns:
-        Its logits and features, see `inference.predict`.
+        examples: the rows.
     """
+    lengths, features = context.config.lengths, context.config.features
+    tokens = predict.tokenize(model, examples, lengths)
     fingerprint = teacher.cache_key(
         model.params,
         data.fingerprint(tokens.input_ids, tokens.token_type_ids, tokens.lengths),
-        repr((model.config, tuple(context.config.features.layers))),
-        context.config.features.pooling,
+        repr((model.config, features.layers)),
+        features.pooling,
     )
     return teacher.cached_outputs(
         context.workdir / f"{name}_{fingerprint[:16]}.safetensors",
         fingerprint,
-        lambda: teacher.TeacherOutputs(
-            *inference.predict(context, model, model.params, tokens)
-        ),
+        lambda: predict.predict(model, tokens, lengths, features),
     )
 
 
@@ -283,7 +247,7 @@ def transfer(context: Context, cell: Cell, rewrite: Rewrite | None = None) -> Tr
     )
 
 
-@runtime.kept
+@runtime.cached
 def _transfer(context: Context, cell: Cell, rewrite: Rewrite | None) -> Transfer:
     """Returns what arrives for all nodes together."""
     examples, rows = scenario.poisoned(context, cell)
@@ -306,7 +270,7 @@ def _transfer(context: Context, cell: Cell, rewrite: Rewrite | None) -> Transfer
     return Transfer(examples, logits, features)
 
 
-def reference_outputs(context: Context, cell: Cell) -> teacher.TeacherOutputs:
+def reference_outputs(context: Context, cell: Cell) -> TeacherOutputs:
     """Returns what the cell's teacher says of the references."""
     owner = scenario.reference_cell(context.config, cell)
     if owner.attack is None:
@@ -314,13 +278,13 @@ def reference_outputs(context: Context, cell: Cell) -> teacher.TeacherOutputs:
     return _reference_outputs(context, owner)
 
 
-@runtime.kept
-def _reference_outputs(context: Context, owner: Cell) -> teacher.TeacherOutputs:
+@runtime.cached
+def _reference_outputs(context: Context, owner: Cell) -> TeacherOutputs:
     """Returns what a teacher says of the references of a cell that shares them."""
     return _outputs(context, owner, "references", scenario.references(context, owner))
 
 
-@runtime.kept
+@runtime.cached
 def constraint_prototypes(context: Context, cell: Cell) -> Prototypes:
     """Returns the teacher's prototypes on the references, one set a layer.
 
@@ -332,7 +296,7 @@ def constraint_prototypes(context: Context, cell: Cell) -> Prototypes:
     config = context.config.prototypes
     task = scenario.task_data(context, cell.task, cell.seed).task
     labels = scenario.references(context, cell).labels
-    rows = scenario.own_references(context, cell)
+    rows = scenario.own_references(context.config, cell)
     features = reference_outputs(context, cell).features[rows]
     sets = [
         prototypes.class_prototypes(

@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments import runtime
 from experiments.runtime import Context
+from experiments.settings import Settings
 from experiments.world import tasks
 from protojax import attacks, data, validate
 from protojax.base import Examples
@@ -91,7 +92,7 @@ def _load_task(name: str, root: str, files) -> tuple[Examples, Examples, tasks.T
     )
 
 
-@runtime.kept
+@runtime.cached
 def task_data(context: Context, task: str, seed: int) -> TaskData:
     """Returns the splits of a task, a function of the seed only."""
     section = context.config.data
@@ -245,16 +246,16 @@ def _give_poison(parts, poisoned_rows: np.ndarray, hostile: int, rng):
     return [np.flatnonzero(owner == node) for node in range(len(parts))]
 
 
-def own_references(context: Context, cell: Cell) -> np.ndarray:
+def own_references(config: Settings, cell: Cell) -> np.ndarray:
     """Returns the references that a node learns from: all, or its share of them.
 
     Every node gets all of them to judge by; were it to learn from all, the references
     would count as often as there are nodes.
     """
-    rows = np.arange(num_references(context.config))
+    rows = np.arange(num_references(config))
     if not cell.federation:
         return rows
-    return rows[cell.node :: context.config.federations[cell.federation].nodes]
+    return rows[cell.node :: config.federations[cell.federation].nodes]
 
 
 @functools.lru_cache(maxsize=16)
@@ -313,7 +314,7 @@ def reference_cell(config, cell: Cell) -> Cell:
     return cell.clean
 
 
-@runtime.kept
+@runtime.cached
 def _references(context: Context, cell: Cell) -> Examples:
     """Returns the references of a `reference_cell`."""
     examples = task_data(context, cell.task, cell.seed).splits.references

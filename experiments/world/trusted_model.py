@@ -8,16 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import inference, runtime
+from experiments import runtime
 from experiments.runtime import Context
 from experiments.world import artifacts, scenario
 from experiments.world.artifacts import FineTuning
 from experiments.world.scenario import Cell
 from protojax import data
-from protojax.base import Examples, TeacherOutputs
+from protojax.base import Examples
 from protojax.detection.evidence import Reading
 from protojax.detection.trusted_model import TrustedModel, fit_trusted_model, read
 from protojax.models import Model
+from protojax.training import predict
 
 
 class Anchor(NamedTuple):
@@ -81,7 +82,7 @@ def _frozen(context: Context, cell: Cell) -> Model:
 ANCHORS = {"tuned": _tuned, "frozen": _frozen, "teacher": artifacts.teacher_model}
 
 
-@runtime.kept
+@runtime.cached
 def _anchor(context: Context, cell: Cell) -> Anchor:
     """Returns the anchor of an `anchor_cell`."""
     config = context.config
@@ -92,31 +93,27 @@ def _anchor(context: Context, cell: Cell) -> Anchor:
         context,
         f"{cell.folder}/anchor_references",
         model,
-        artifacts.tokenize(context, model, references),
+        references,
     )
     reading = fit_trusted_model(
         scenario.key(cell, "anchor"),
-        TeacherOutputs(outputs.logits[training], outputs.features[training]),
+        outputs.take(training),
         references.labels[training],
         num_prototypes=config.prototypes.num,
         metric=config.prototypes.metric,
         num_iters=config.prototypes.num_iters,
         frozen=config.quarantine.anchor == "frozen",
     )
-    known = TeacherOutputs(outputs.logits[held_out], outputs.features[held_out])
+    known = outputs.take(held_out)
     return Anchor(model, reading, held_out, read(reading, known))
 
 
 def view(context: Context, cell: Cell, examples: Examples) -> Reading:
     """Returns what a cell's anchor says of any rows."""
     judge = anchor(context, cell)
-    outputs = inference.predict(
-        context,
-        judge.model,
-        judge.model.params,
-        artifacts.tokenize(context, judge.model, examples),
-    )
-    return read(judge.reading, TeacherOutputs(*outputs))
+    config = context.config
+    outputs = predict.ask(judge.model, examples, config.lengths, config.features)
+    return read(judge.reading, outputs)
 
 
 def anchor_view(context: Context, cell: Cell) -> Reading:
@@ -130,7 +127,7 @@ def anchor_view(context: Context, cell: Cell) -> Reading:
     return whole.take(scenario.node_rows(context, cell._replace(node=0))[cell.node])
 
 
-@runtime.kept
+@runtime.cached
 def _anchor_view(context: Context, cell: Cell) -> Reading:
     """Returns what the anchor says of the rows of all nodes together."""
     judge = anchor(context, cell)
@@ -139,6 +136,6 @@ def _anchor_view(context: Context, cell: Cell) -> Reading:
         context,
         f"{cell.folder}/anchor_transfer",
         judge.model,
-        artifacts.tokenize(context, judge.model, examples),
+        examples,
     )
-    return read(judge.reading, TeacherOutputs(*outputs))
+    return read(judge.reading, outputs)

@@ -50,9 +50,9 @@ class Evidence(NamedTuple):
         references: trusted rows with trusted labels.
         teacher_on_references: what the same teacher says of those.
         held_out: `[held_out]`, int, the references that the trusted model did not
-            learn from, which calibrate.
-        trusted_on_transfer: the trusted model's reading of the transfer rows.
-        trusted_on_held_out: its reading of the held-out references.
+            learn from, which calibrate; None without a trusted model.
+        trusted_on_transfer: the trusted model's reading of the transfer rows, or None.
+        trusted_on_held_out: its reading of the held-out references, or None.
         student: what a briefly trained student says of the transfer rows, or None. Who
             alters the teacher's answers does not control the student's features.
         student_on_references: what the same student says of the references, or None.
@@ -62,9 +62,9 @@ class Evidence(NamedTuple):
     teacher: TeacherOutputs
     references: Examples
     teacher_on_references: TeacherOutputs
-    held_out: np.ndarray
-    trusted_on_transfer: Reading
-    trusted_on_held_out: Reading
+    held_out: np.ndarray | None = None
+    trusted_on_transfer: Reading | None = None
+    trusted_on_held_out: Reading | None = None
     student: TeacherOutputs | None = None
     student_on_references: TeacherOutputs | None = None
 
@@ -79,12 +79,12 @@ class Evidence(NamedTuple):
         Args:
             rows: `[taken]`, int.
         """
-        student = self.student
+        reading, student = self.trusted_on_transfer, self.student
         return self._replace(
             transfer=data.take(self.transfer, rows),
-            teacher=TeacherOutputs(*(part[rows] for part in self.teacher)),
-            trusted_on_transfer=self.trusted_on_transfer.take(rows),
-            student=student and TeacherOutputs(*(part[rows] for part in student)),
+            teacher=self.teacher.take(rows),
+            trusted_on_transfer=reading and reading.take(rows),
+            student=student and student.take(rows),
         )
 
 
@@ -99,26 +99,40 @@ def check(evidence: Evidence) -> Evidence:
         transfer=evidence.transfer.texts,
         teacher=evidence.teacher.logits,
         teacher_features=evidence.teacher.features,
-        trusted_on_transfer=evidence.trusted_on_transfer.classes,
     )
     validate.same_length(
         references=evidence.references.texts,
         teacher_on_references=evidence.teacher_on_references.logits,
     )
-    validate.same_length(
-        held_out=evidence.held_out,
-        trusted_on_held_out=evidence.trusted_on_held_out.classes,
-    )
-    held_out, rows = np.asarray(evidence.held_out), len(evidence.references.texts)
-    allowed = f"in 0..{rows - 1}, the references"
-    for row in (held_out.min(initial=0), held_out.max(initial=0)):
-        validate.require(0 <= row < rows, "held_out", int(row), allowed)
-    classes = evidence.num_labels
-    for name in ("teacher_on_references", "trusted_on_transfer", "trusted_on_held_out"):
-        found = getattr(evidence, name).logits.shape[1]
-        bound = f"{classes}, as the teacher's logits have"
-        validate.require(found == classes, f"classes of {name}", found, bound)
+    read = {"teacher_on_references": evidence.teacher_on_references}
+    if evidence.trusted_on_transfer is not None:
+        validate.same_length(
+            transfer=evidence.transfer.texts,
+            trusted_on_transfer=evidence.trusted_on_transfer.classes,
+        )
+        validate.same_length(
+            held_out=evidence.held_out,
+            trusted_on_held_out=evidence.trusted_on_held_out.classes,
+        )
+        held_out, rows = np.asarray(evidence.held_out), len(evidence.references.texts)
+        allowed = f"in 0..{rows - 1}, the references"
+        for row in (held_out.min(initial=0), held_out.max(initial=0)):
+            validate.require(0 <= row < rows, "held_out", int(row), allowed)
+        read["trusted_on_transfer"] = evidence.trusted_on_transfer
+        read["trusted_on_held_out"] = evidence.trusted_on_held_out
+    for name, outputs in read.items():
+        found = outputs.logits.shape[1]
+        bound = f"{evidence.num_labels}, as the teacher's logits have"
+        allowed = found == evidence.num_labels
+        validate.require(allowed, f"classes of {name}", found, bound)
     return evidence
+
+
+def require_trusted(evidence: Evidence) -> None:
+    """Raises where a detector needs the trusted model's reading and has none."""
+    found = evidence.trusted_on_transfer
+    bound = "the trusted model's reading"
+    validate.require(found is not None, "evidence.trusted_on_transfer", found, bound)
 
 
 class Verdict(NamedTuple):
@@ -132,6 +146,8 @@ class Verdict(NamedTuple):
         anchor_logits: `[rows, num_labels]`, its logits, or None.
         spoiled: `[references]`, bool, those that no student should learn from either;
             None is none of them.
+        reread: `[rows]`, bool, those of which the trusted model was shown a part only;
+            None is none of them.
     """
 
     rejected: np.ndarray
@@ -139,3 +155,4 @@ class Verdict(NamedTuple):
     anchor_classes: np.ndarray | None = None
     anchor_logits: np.ndarray | None = None
     spoiled: np.ndarray | None = None
+    reread: np.ndarray | None = None

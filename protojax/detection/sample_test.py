@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from protojax.detection.consistency import sample_gate
-from protojax.detection.evidence import Evidence, Verdict
+from protojax.detection.evidence import Evidence, Verdict, require_trusted
 
 
 def sample_test(
@@ -21,6 +21,7 @@ def sample_test(
         seed: not read; every detector is given one.
     """
     del seed
+    require_trusted(evidence)
     held_out = evidence.teacher_on_references.logits[evidence.held_out]
     found = sample_gate(
         _posterior(evidence.trusted_on_transfer.logits),

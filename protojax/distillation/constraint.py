@@ -47,6 +47,11 @@ def prototype_constraint(
 
     def constrained(params, batch: Batch, prototypes, step, key):
         loss, aux = loss_fn(params, batch, prototypes, step, key)
+        if "features" not in aux:
+            raise ValueError(
+                "Expected a loss whose aux has 'features' under the prototype "
+                f"constraint, found {', '.join(sorted(aux))} in it."
+            )
         distance = losses.layerwise_margin_loss(
             aux["features"],
             prototypes,

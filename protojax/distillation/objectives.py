@@ -135,7 +135,9 @@ def attention(output: ModelOutput, attention_mask: Array) -> Array:
     return jnp.where(attention_mask[:, None] > 0, active, 0.0)
 
 
-def attention_loss(apply: ApplyFn, *, weight: float) -> LossFn:
+def attention_loss(
+    apply: ApplyFn, *, weight: float, problem: str = "classification"
+) -> LossFn:
     """Learns from the given labels with the attention of a trusted copy.
 
     loss = cross-entropy + weight · mean_layers attention transfer(student, copy)
@@ -143,6 +145,7 @@ def attention_loss(apply: ApplyFn, *, weight: float) -> LossFn:
     Args:
         apply: the student, as deep as the copy whose `attention` the batch carries.
         weight: of the attention, >= 0.
+        problem: `"classification"` or `"regression"`.
 
     Returns:
         A `LossFn` of `student_params` that reads `batch.teacher_attention`, with aux
@@ -153,11 +156,12 @@ def attention_loss(apply: ApplyFn, *, weight: float) -> LossFn:
         here tokens are what pixels are there, and every layer counts the same.
     """
     validate.non_negative(weight=weight)
+    validate.one_of(PROBLEMS, problem=problem)
 
     def loss_fn(params, batch, prototypes, step, key):
         del prototypes, step
         output = apply(params["model"], batch, key=key, hidden_states=True)
-        loss = hard_loss(output.logits, batch.labels, problem="classification")
+        loss = hard_loss(output.logits, batch.labels, problem=problem)
         tokens = batch.attention_mask > 0
         wanted = batch.teacher_attention[:, :, : tokens.shape[1], None]
         distance = jnp.mean(

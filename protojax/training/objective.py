@@ -33,6 +33,7 @@ class Spec:
         name: in the registry.
         options: keyword arguments; one that is a `Spec` is a schedule, see
             `schedules.SCHEDULES`.
+        args: positional arguments.
 
     >>> Spec("adversarial", {"epsilon": 0.1}) == Spec("adversarial", {"epsilon": 0.1})
     True
@@ -40,17 +41,18 @@ class Spec:
 
     name: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    args: tuple[Any, ...] = ()
 
     def __post_init__(self):
         frozen = types.MappingProxyType(dict(self.options))
         object.__setattr__(self, "options", frozen)
 
     def __hash__(self) -> int:
-        return hash((self.name, *sorted(self.options)))
+        return hash((self.name, *sorted(self.options), self.args))
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{k}={v!r}" for k, v in sorted(self.options.items()))
-        return f"{self.name}({options})"
+        options = [f"{k}={v!r}" for k, v in sorted(self.options.items())]
+        return f"{self.name}({', '.join([*map(repr, self.args), *options])})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,4 +131,4 @@ def _built(option: Any) -> Any:
     if not isinstance(option, Spec):
         return option
     validate.one_of(schedules.SCHEDULES, schedule=option.name)
-    return schedules.SCHEDULES[option.name](**option.options)
+    return schedules.SCHEDULES[option.name](*option.args, **option.options)

@@ -67,26 +67,25 @@ class Features:
         validate.one_of(("mean", "cls"), pooling=self.pooling)
 
 
-def tokenize(model: Model, examples: Examples, *, max_length: int) -> batches.Tokens:
+def tokenize(model: Model, examples: Examples, lengths: Lengths) -> batches.Tokens:
     """The rows in a model's own tokens, no longer than the model allows.
 
     Args:
         model: with its tokenizer.
         examples: the rows.
-        max_length: in tokens.
+        lengths: how long they may be.
     """
     limit = MODELS[model.config.family].max_length(model.config)
     return batches.tokenize(
-        model.tokenizer, examples, max_length=min(max_length, limit)
+        model.tokenizer,
+        examples,
+        max_length=min(lengths.max_length, limit),
+        vocab_size=model.config.vocab_size,
     )
 
 
 def predict(
-    model: Model,
-    tokens: batches.Tokens,
-    *,
-    lengths: Lengths,
-    features: Features,
+    model: Model, tokens: batches.Tokens, lengths: Lengths, features: Features
 ) -> TeacherOutputs:
     """A model's outputs over some rows, in their order.
 
@@ -95,36 +94,47 @@ def predict(
         tokens: the rows in its tokens.
         lengths: how they are padded.
         features: which hidden states are kept.
+
+    Raises:
+        ValueError: on a token that the model's word embedding has no row for.
     """
+    batches.check_ids(tokens, model.config.vocab_size)
     forward = programs.forward_of(model.config, features.layers, features.pooling)
-    return TeacherOutputs(*over_rows(forward, model.params, tokens, lengths=lengths))
+    return TeacherOutputs(*over_rows(forward, model.params, tokens, lengths))
+
+
+def ask(
+    model: Model, examples: Examples, lengths: Lengths, features: Features
+) -> TeacherOutputs:
+    """A model's outputs over rows of text."""
+    return predict(model, tokenize(model, examples, lengths), lengths, features)
 
 
 def predict_attention(
-    model: Model, tokens: batches.Tokens, *, lengths: Lengths
+    model: Model, tokens: batches.Tokens, lengths: Lengths
 ) -> np.ndarray:
     """How active a model's tokens are, `[rows, layers, longest bucket]`."""
+    batches.check_ids(tokens, model.config.vocab_size)
     forward = programs.attention_of(model.config, lengths.buckets[-1])
-    return over_rows(forward, model.params, tokens, lengths=lengths)[0]
+    return over_rows(forward, model.params, tokens, lengths)[0]
 
 
-def reader(model: Model, *, lengths: Lengths) -> Reader:
+def reader(model: Model, lengths: Lengths) -> Reader:
     """A model as a function of examples; its classes are the argmax of its logits."""
 
-    def ask(examples: Examples) -> Reading:
-        tokens = tokenize(model, examples, max_length=lengths.max_length)
-        logits, _ = predict(model, tokens, lengths=lengths, features=Features())
+    def read(examples: Examples) -> Reading:
+        logits = ask(model, examples, lengths, Features()).logits
         return Reading(logits.argmax(-1), logits)
 
-    return ask
+    return read
 
 
 def over_rows(
     forward: Callable[..., tuple],
     params: PyTree,
     tokens: batches.Tokens,
-    *,
     lengths: Lengths,
+    *,
     labels: np.ndarray | None = None,
 ) -> tuple[np.ndarray, ...]:
     """The outputs of a compiled function over all rows, in their order.

@@ -8,7 +8,6 @@ import numpy as np
 
 from protojax import models
 from protojax.base import Batch, Examples
-from protojax.data import batches
 from protojax.detection.onion import WordScores
 from protojax.detection.outlier_words import word_outlier_scores
 from protojax.models import EncoderConfig, Model
@@ -16,11 +15,10 @@ from protojax.training import predict
 from protojax.training.predict import Features, Lengths
 
 
-def mean_states(encoder: Model, examples: Examples, *, lengths: Lengths) -> np.ndarray:
+def mean_states(encoder: Model, examples: Examples, lengths: Lengths) -> np.ndarray:
     """The mean hidden states of rows' first texts, `[rows, dim]`."""
-    tokens = _tokens(encoder, examples, lengths)
-    outputs = predict.predict(encoder, tokens, lengths=lengths, features=Features())
-    return outputs.features[:, 0]
+    first = examples._replace(pairs=None)
+    return predict.ask(encoder, first, lengths, Features()).features[:, 0]
 
 
 def score_words(
@@ -40,7 +38,7 @@ def score_words(
         num_neighbours: trusted texts that a text is compared with.
         lengths: how rows are padded.
     """
-    tokens = _tokens(encoder, examples, lengths)
+    tokens = predict.tokenize(encoder, examples._replace(pairs=None), lengths)
     width = tokens.input_ids.shape[1]
     words = np.full(tokens.input_ids.shape, -1, np.int32)
     spans = np.zeros((*words.shape, 2), np.int32)
@@ -58,13 +56,6 @@ def score_words(
     given = (encoder.params, trusted)
     (scores,) = predict.over_rows(forward, given, tokens, lengths=lengths, labels=words)
     return WordScores(scores, words, spans)
-
-
-def _tokens(encoder: Model, examples: Examples, lengths: Lengths) -> batches.Tokens:
-    """The tokens of rows' first texts."""
-    return predict.tokenize(
-        encoder, examples._replace(pairs=None), max_length=lengths.max_length
-    )
 
 
 @functools.cache

@@ -5,17 +5,16 @@ folder takes its name: a model of a study is there with its manifest or not at a
 without a manifest was put there by hand, or by an earlier version, and is not checked.
 """
 
-import hashlib
 import json
 import pathlib
 import shutil
 
-from experiments import runtime
+from protojax import storage
 from protojax.models import Model, hf
 
 
 def manifest_of(folder: pathlib.Path) -> pathlib.Path:
-    """Returns the file that holds the hashes of a model's folder.
+    """The file that holds the hashes of a model's folder.
 
     >>> manifest_of(pathlib.Path("teacher/model")).name
     'model.sha256.json'
@@ -25,12 +24,9 @@ def manifest_of(folder: pathlib.Path) -> pathlib.Path:
 
 def save(folder: pathlib.Path, model: Model) -> None:
     """Writes a model and its manifest; an older model there is replaced."""
-    new = folder.with_name(f".{folder.name}.new")
-    hf.save_hf(new, model)
-    if folder.exists():
-        shutil.rmtree(folder)
-    runtime.write_json(manifest_of(folder), _hashes(new))
-    new.rename(folder)
+    with storage.atomic_folder(folder) as new:
+        hf.save_hf(new, model)
+        storage.write_json(manifest_of(folder), _hashes(new))
 
 
 def check(folder: pathlib.Path, *, run: pathlib.Path) -> None:
@@ -70,9 +66,5 @@ def remove(folder: pathlib.Path) -> None:
 
 
 def _hashes(folder: pathlib.Path) -> dict[str, str]:
-    """Returns the SHA-256 of each file of a folder."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        with path.open("rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    """The SHA-256 of each file of a folder."""
+    return {path.name: storage.hash_file(path) for path in sorted(folder.iterdir())}

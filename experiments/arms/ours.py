@@ -1,0 +1,135 @@
+"""The arms of the defence: a test of the rows, then a student of what is left."""
+
+import numpy as np
+
+from experiments.arms import audit
+from experiments.arms.base import Recipe, distillation
+from experiments.arms.quarantine import judge
+from experiments.world.evidence import World
+from protojax import data
+from protojax.base import Examples
+from protojax.detection import sample_test
+from protojax.detection.evidence import Verdict
+from protojax.detection.quarantine import training_rows, with_references
+
+
+def anchor(world: World) -> Recipe:
+    """Quarantine of what the group test rejects; meaning is held to the anchor's.
+
+    The references are trusted text with trusted labels, so the student learns from
+    them too (`quarantine.train_on_references`).
+    """
+    return _defended(world, _judged(world))
+
+
+def audited(world: World) -> Recipe:
+    """The group test, and the removal of words that decide alone.
+
+    These are words that go with rejection, first words that too many rows have, and
+    what an audit of the teacher and of the student of `anchor` finds: that student may
+    have learned what was done to a teacher's answers. Where there are none that student
+    is this arm's too. Else a new one is distilled from transfer rows without these
+    words, and from references that hold them at random: were they to stay in rows that
+    were rejected, whose meaning is all of other classes, they would come to mean these;
+    were they nowhere, they would mean what a teacher who learned them says of rows with
+    a part of them.
+    """
+    return _audited(world, _judged(world), "anchor")
+
+
+def wary(world: World) -> Recipe:
+    """Group test robust to an adversary who knows, or poisoned, the trusted model.
+
+    Words that go with a claim are hidden from the anchor where it judges their rows,
+    and references with a word that was found guilty do not train the student.
+    """
+    return _defended(world, _judged(world, wary=True))
+
+
+def wary_audited(world: World) -> Recipe:
+    """The audit after the wary judge, of the student of `wary`."""
+    return _audited(world, _judged(world, wary=True), "wary")
+
+
+def unattacked_audited(world: World) -> Recipe:
+    """The arm `audited` where there was no attack: what false alarms cost."""
+    return _audited(world, _judged(world), "unattacked")
+
+
+def gate(world: World) -> Recipe:
+    """Quarantine by a per-sample conformal test instead of the group test."""
+    verdict = sample_test(
+        world.evidence(trusted=True),
+        false_rejection=world.config.quarantine.false_rejection,
+    )
+    return _defended(world, verdict)
+
+
+def _judged(world: World, *, wary: bool = False) -> Verdict:
+    """The verdict of the group test."""
+    objective = distillation(world.config)
+    return judge(world.context, world.cell, objective, wary=wary)
+
+
+def _audited(world: World, verdict: Verdict, before: str) -> Recipe:
+    """The recipe of an audit.
+
+    Args:
+        world: what the arm may ask.
+        verdict: what the group test says of the transfer rows.
+        before: the arm whose student follows that verdict alone; it is asked too.
+    """
+    context, cell = world.context, world.cell
+    student = world.student(before)
+    found = audit.found(context, cell, verdict, student)
+    if not found:
+        return _defended(world, verdict)._replace(student=student)
+    pure = audit.without(found, world.evidence().transfer)
+    recipe = _defended(
+        world,
+        audit.amended(context, cell, verdict, found, pure),
+        examples=pure,
+        references=audit.by_coins(context, cell, found, world.references),
+    )
+    return recipe.take(np.flatnonzero(audit.has_words(recipe.examples)))
+
+
+def _defended(
+    world: World,
+    verdict: Verdict,
+    *,
+    examples: Examples | None = None,
+    references: Examples | None = None,
+) -> Recipe:
+    """The recipe in which a verdict's rejected rows are quarantined.
+
+    Args:
+        world: what the arm may ask.
+        verdict: what to quarantine.
+        examples: the transfer rows in another form, None for the cell's.
+        references: the references in another form, None for the cell's.
+    """
+    config, evidence = world.config, world.evidence()
+    prototypes = world.prototypes
+    rows = training_rows(
+        evidence,
+        verdict,
+        prototypes,
+        action=config.quarantine.action,
+        examples=examples,
+    )
+    if config.quarantine.train_on_references:
+        own = world.own_references
+        if verdict.spoiled is not None:
+            own = own[~verdict.spoiled[own]]
+        known = evidence.references if references is None else references
+        rows = with_references(
+            rows, data.take(known, own), evidence.teacher_on_references.take(own)
+        )
+    return Recipe(
+        rows.examples,
+        rows.columns,
+        distillation(config, config.margin.assignment),
+        prototypes=prototypes,
+        verdict=verdict,
+    )

@@ -1,0 +1,311 @@
+"""Models of several seeds side by side, as one more axis of a program.
+
+A model of tens of millions of weights leaves an accelerator idle most of the time;
+three of them take hardly longer than one. Seeds are then what nodes are in a
+federation without any merge: each has rows, order and dropout of its own.
+
+Which seeds train side by side must not depend on what a killed run had come to: the
+words that a group's models know and the lengths that they step through are the group's,
+so a seed that trained beside others would not come out the same.
+"""
+
+import functools
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from protojax.base import Batch, PyTree
+from protojax.data import batches
+from protojax.federated import federation, node_checkpoint, nodes
+from protojax.federated.federation import Federation
+from protojax.models import EncoderConfig
+from protojax.storage import fingerprint
+from protojax.training import log, programs, trainer
+from protojax.training.objective import Objective
+from protojax.training.predict import Lengths
+from protojax.training.step import AdamW
+from protojax.training.trainer import OnProgress, Run, Saver, Store, Trained
+
+
+class Surroundings(NamedTuple):
+    """What training runs are given by whoever asks for them.
+
+    Attributes:
+        lengths: how rows are padded and batched.
+        store: name of a run -> where its checkpoints go.
+        describe: called with what is going on.
+        on_progress: called with the work done.
+    """
+
+    lengths: Lengths
+    store: Callable[[str], Store]
+    describe: Callable[[str], None] = lambda text: None
+    on_progress: OnProgress = lambda units: None
+
+
+def seeds_beside(seeds: Sequence[int], at_once: int, seed: int) -> tuple[int, ...]:
+    """The seeds that train side by side with one, itself among them.
+
+    >>> [seeds_beside((4, 5, 6), 2, seed) for seed in (4, 5, 6)]
+    [(4, 5), (4, 5), (6,)]
+    """
+    seeds = tuple(seeds)
+    if seed not in seeds:
+        return (seed,)
+    start = seeds.index(seed) // at_once * at_once
+    return seeds[start : start + at_once]
+
+
+def train_all(
+    runs: Sequence[Run],
+    around: Surroundings,
+    *,
+    at_once: int = 1,
+    done: Collection[str] = (),
+) -> Iterator[Trained]:
+    """The trained models of some runs, `at_once` of them at a time.
+
+    One after the other go those that differ in more than seed and rows, such as models
+    with a tokenizer of their own, and private ones, whose batches differ in size.
+
+    Args:
+        runs: what to train, all that are to train side by side.
+        around: what they are given.
+        at_once: the most that train side by side.
+        done: names of those whose result is kept already. They train again only where
+            they are part of the program of one that is not.
+
+    Yields:
+        What each of the others came to, in their order; the seconds of a step are a
+        share. To be kept before the next is asked for: the checkpoints that they came
+        from go once all of a group are.
+    """
+    for start in range(0, len(runs), at_once):
+        group = runs[start : start + at_once]
+        alike = {(run.model.config, run.objective, run.train) for run in group}
+        if len(group) > 1 and len(alike) == 1 and not group[0].private:
+            if not {run.name for run in group} <= set(done):
+                ended = zip(group, train_group(group, around), strict=True)
+                yield from (found for run, found in ended if run.name not in done)
+            trainer.remove_checkpoints(around.store(group[0].name))
+            continue
+        for run in group:
+            if run.name in done:
+                continue
+            around.describe(run.name)
+            yield trainer.train(
+                run,
+                lengths=around.lengths,
+                store=around.store(run.name),
+                on_progress=around.on_progress,
+            )
+            trainer.remove_checkpoints(around.store(run.name), secret=run.secret)
+
+
+def train_group(whole: Sequence[Run], around: Surroundings) -> list[Trained]:
+    """The trained models of runs of one shape, in one program.
+
+    Args:
+        whole: runs that differ in their seed and rows only.
+        around: what they are given.
+    """
+    around.describe(f"{whole[0].name} and {len(whole) - 1} more")
+    lengths, ids = around.lengths, trainer.used_ids(whole)
+    runs = [trainer.narrowed(run, ids) for run in whole]
+    first = runs[0]
+    epochs = federation.plan_rounds(
+        [run.tokens.lengths for run in runs],
+        num_rounds=first.train.epochs,
+        epochs=first.train.epochs,
+        batch_size=first.train.batch_size,
+        buckets=lengths.buckets,
+        steps_per_dispatch=lengths.steps_per_dispatch,
+        seed=[run.seed for run in runs],
+    )
+    # They come by length, the same for all; learning wants them mixed.
+    rng = np.random.default_rng(first.seed)
+    plan = [epoch[i] for epoch in epochs for i in rng.permutation(len(epoch))]
+    mesh = nodes.make_mesh(len(runs))
+    local, optimizer = local_of(
+        first.model.config, first.objective, first.train.optimizer, mesh, len(runs)
+    )
+    states = [
+        trainer.start_of(run, optimizer, batches.num_steps(of_node(plan, number)))
+        for number, run in enumerate(runs)
+    ]
+    state = federation.init_federation(states, mesh, server=False)
+
+    def load(number: int) -> Batch:
+        length, rows = plan[number]
+        stacked = [
+            batches.make_batch(
+                run.tokens, run.labels, batches.Dispatch(length, own), **run.columns
+            )
+            for run, own in zip(runs, rows, strict=True)
+        ]
+        return nodes.shard(nodes.stack(stacked), mesh)
+
+    def dispatch(state: Federation, loaded: Batch):
+        states, metrics = local(state.nodes, loaded)
+        return state._replace(nodes=states), metrics
+
+    # A checkpoint of other seeds or words is not one of this run.
+    names, texts = [run.name for run in runs], [run.tokens.input_ids for run in runs]
+    state, seconds = fit_nodes(
+        first.name,
+        plan,
+        load,
+        dispatch,
+        lambda metrics: nodes.gather(metrics, mesh),
+        state,
+        around=around,
+        cost=trainer.row_cost(first.model.config),
+        finite=True,
+        identity=fingerprint(*names, ids, *texts, *(run.labels for run in runs)),
+    )
+    everyone = nodes.gather(state.nodes.params, mesh)
+    # Steps together are more than those of one, who may have no batch in some.
+    total = seconds * batches.num_steps(of_all(plan)) / len(runs)
+    return [
+        trainer.end_of(
+            run,
+            nodes.unstack(everyone, number),
+            ids,
+            total / batches.num_steps(of_node(plan, number)),
+        )._replace(at_once=len(runs))
+        for number, run in enumerate(whole)
+    ]
+
+
+@functools.cache
+def local_of(
+    config: EncoderConfig, objective: Objective, optimizer: AdamW, mesh: Mesh, many: int
+):
+    """The compiled local steps of all nodes, and the optimiser.
+
+    Args:
+        config: of the model.
+        objective: what to minimise.
+        optimizer: by which steps.
+        mesh: of the nodes.
+        many: nodes of a device that are computed together.
+    """
+    step, transformation, count = programs.step_of(config, objective, optimizer)
+    local = federation.make_local(step, mesh, at_once=many, on_trace=count)
+    return local, transformation
+
+
+def of_node(plan: list[batches.Dispatch], node: int) -> list[batches.Dispatch]:
+    """The dispatches of one node."""
+    return [batches.Dispatch(length, rows[node]) for length, rows in plan]
+
+
+def of_all(plan: list[batches.Dispatch]) -> list[batches.Dispatch]:
+    """The plan in which the batches of all nodes are one."""
+    return [
+        batches.Dispatch(length, rows.swapaxes(0, 1).reshape(rows.shape[1], -1))
+        for length, rows in plan
+    ]
+
+
+def fit_nodes(
+    name: str,
+    plan: list[batches.Dispatch],
+    load: Callable[[int], Any],
+    dispatch: Callable[[Federation, Any], tuple[Federation, dict[str, Any]]],
+    gather: Callable[[PyTree], dict[str, np.ndarray]],
+    state: Federation,
+    *,
+    around: Surroundings,
+    cost: float,
+    finite: bool,
+    identity: str = "",
+) -> tuple[Federation, float]:
+    """The end of a plan of all nodes, saved on the way, and the seconds of a step.
+
+    Args:
+        name: of the run.
+        plan: the dispatches of all rounds.
+        load: number of a dispatch -> what `dispatch` takes.
+        dispatch: `(federation, loaded) -> (federation, metrics [nodes, steps])`.
+        gather: brings metrics to the host.
+        state: the federation at its start.
+        around: what the run is given.
+        cost: of a row, in units of progress.
+        finite: whether a loss that is not finite is an error.
+        identity: what checkpoints must have been written with.
+    """
+    store = around.store(name)
+    saver = _saver(
+        store.checkpoints, fingerprint(name, identity), plan[0].rows.shape[0]
+    )
+    state, start, extra = trainer.resumed(name, saver, state)
+    metrics_log = log.MetricsLog(
+        store.folder,
+        name,
+        of_all(plan),
+        cost=cost,
+        start=start,
+        extra=extra,
+        on_progress=around.on_progress,
+        finite=finite,
+    )
+
+    def report(done: int, metrics) -> None:
+        had_batch = (plan[done - 1].rows >= 0).any(-1)
+        means = mean_over_nodes(gather(metrics), had_batch, finite=finite)
+        metrics_log(done, means)
+
+    state = trainer.fit_saved(
+        dispatch,
+        state,
+        range(len(plan)),
+        load,
+        store=store,
+        saver=saver,
+        log=metrics_log,
+        start=start,
+        on_dispatch=report,
+    )
+    return state, metrics_log.step_seconds
+
+
+def _saver(folder: Path, identity: str, num_nodes: int) -> Saver:
+    """How the checkpoints of a federation are read and written."""
+    writer = node_checkpoint.NodeWriter(folder, identity=identity)
+
+    def restore(state: Federation):
+        if node_checkpoint.latest_step(folder, num_nodes) is None:
+            return None
+        return node_checkpoint.restore_nodes(
+            folder, state, fallback=True, identity=identity
+        )
+
+    def write(state: Federation, done: int, extra: dict[str, Any], ended: bool) -> None:
+        del ended
+        writer.save(state, done, extra)
+
+    return Saver(restore, write, writer)
+
+
+def mean_over_nodes(
+    metrics: dict[str, np.ndarray], had_batch: np.ndarray, *, finite: bool
+) -> dict[str, np.ndarray]:
+    """The means `[steps]` over the nodes that had a batch.
+
+    Args:
+        metrics: each `[nodes, steps]`.
+        had_batch: `[nodes, steps]`, bool.
+        finite: whether what is not finite counts; else nodes of NaN are left out.
+    """
+    found = {}
+    for name, values in metrics.items():
+        known = had_batch & (finite | ~np.isnan(values))
+        total = np.where(known, values, 0).sum(0)
+        found[name] = np.where(
+            known.any(0), total / np.maximum(known.sum(0), 1), np.nan
+        )
+    return found

@@ -1,0 +1,128 @@
+"""The log of a training run: metrics of each dispatch, and the time of a step."""
+
+import collections
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from protojax import storage
+from protojax.data import batches
+from protojax.training import processes, programs
+
+
+class MetricsLog:
+    """A line per dispatch in a run's `metrics.jsonl`, and the time of a step.
+
+    Progress is told too, `cost` a row; all of what `start` skips at once.
+
+    Args:
+        folder: of the run.
+        name: of the run.
+        plan: its dispatches.
+        cost: of a row, in units of progress.
+        start: dispatches already done.
+        extra: what a checkpoint held of an earlier part of the run.
+        on_progress: called with the work done.
+        finite: whether a loss that is not finite is an error.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        name: str,
+        plan: Sequence[batches.Dispatch],
+        *,
+        cost: float,
+        start: int,
+        extra: Mapping[str, Any],
+        on_progress: Callable[[float], None],
+        finite: bool = True,
+    ):
+        self.name, self.plan, self.on_progress = name, plan, on_progress
+        self.units = [int((item.rows >= 0).sum()) * cost for item in plan]
+        on_progress(sum(self.units[:start]))
+        self.finite = finite  # whether a loss that is not finite is an error
+        self.lines: list[str] = []
+        # length -> seconds of a step in each of its dispatches
+        self.seconds: dict[str, list[float]] = extra.get("step_seconds", {})
+        self.path = folder / "metrics.jsonl"
+        self._remove_after(start)
+        self.traced = sum(programs.TRACES.values())
+        self.last = time.perf_counter()
+
+    def _remove_after(self, start: int) -> None:
+        """Removes what a killed run wrote of dispatches that are now done again."""
+        if not self.path.exists() or not processes.is_leader():
+            return
+        lines = self.path.read_text().splitlines(keepends=True)
+        before = [line for line in lines if not self._is_later(line, start)]
+        if len(before) < len(lines):
+            with storage.atomic(self.path) as file:
+                file.write("".join(before).encode())
+
+    def _is_later(self, line: str, start: int) -> bool:
+        """Whether a line is of a dispatch after `start`, or cut short."""
+        try:
+            return json.loads(line)["dispatch"] > start
+        except json.JSONDecodeError:
+            return True
+
+    def __call__(self, done: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of one dispatch, the `done`-th of the plan."""
+        values = {name: np.asarray(value) for name, value in metrics.items()}
+        now, traced = time.perf_counter(), sum(programs.TRACES.values())
+        # Reading trails the device by one dispatch, so a compilation shows up in the
+        # interval in which it was dispatched; that interval is not step time.
+        item = self.plan[done - 1]
+        steps = batches.num_steps([item])
+        if traced == self.traced:
+            seconds = (now - self.last) / steps
+            self.seconds.setdefault(str(item.length), []).append(seconds)
+        self.last, self.traced = now, traced
+        # Empty batches are the last of a dispatch.
+        means = {name: float(value[:steps].mean()) for name, value in values.items()}
+        if self.finite and not np.isfinite(means["loss"]):
+            raise FloatingPointError(
+                f"{self.name}: the loss is {means['loss']} in dispatch {done}. Lower "
+                "its learning rate or its clip_norm."
+            )
+        self.lines.append(json.dumps({"run": self.name, "dispatch": done, **means}))
+        self.on_progress(self.units[done - 1])
+
+    def flush(self) -> None:
+        """Writes what has gathered since the last flush."""
+        if processes.is_leader():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.writelines(line + "\n" for line in self.lines)
+        self.lines.clear()
+
+    def resume_timing(self) -> None:
+        """Leaves the time that saving took out of the steps."""
+        self.last = time.perf_counter()
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What a resumed run needs to go on measuring."""
+        return {"step_seconds": self.seconds}
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds of a step: each length's median, weighted by its share of the plan.
+
+        A median, since other work on the machine only ever adds. 0 where every dispatch
+        compiled.
+        """
+        steps = collections.Counter()
+        for item in self.plan:
+            steps[str(item.length)] += batches.num_steps([item])
+        medians = {n: statistics.median(found) for n, found in self.seconds.items()}
+        total = sum(steps[length] for length in medians)
+        weighted = sum(medians[length] * steps[length] for length in medians)
+        return weighted / total if total else 0.0

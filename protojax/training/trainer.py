@@ -1,0 +1,373 @@
+"""One training run: what it learns from, its plan, its log; resumable after a kill."""
+
+import secrets
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from protojax import distillation
+from protojax.base import NodeState, Prototypes, PyTree
+from protojax.data import batches
+from protojax.models import EncoderConfig, Model, vocabulary
+from protojax.storage import checkpoint, fingerprint
+from protojax.training import programs
+from protojax.training.log import MetricsLog
+from protojax.training.objective import Objective
+from protojax.training.predict import Lengths
+from protojax.training.step import TrainConfig, fit, init_state
+
+# Called with the work that was done, in rows times `row_cost`.
+OnProgress = Callable[[float], None]
+
+
+class Store(NamedTuple):
+    """Where a run leaves its checkpoints and its log.
+
+    Attributes:
+        folder: of the run.
+        every: dispatches between two checkpoints.
+        keep: whether the last checkpoint stays when the run is over.
+    """
+
+    folder: Path
+    every: int = 10
+    keep: bool = False
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+
+class Trained(NamedTuple):
+    """The end of one training run.
+
+    Attributes:
+        params: the model's parameters.
+        projection: `[student_dim, teacher_dim]`, or None.
+        step_seconds: mean seconds of a step, compilation left out.
+        at_once: how many were trained together; the seconds are a share then.
+    """
+
+    params: PyTree
+    projection: np.ndarray | None
+    step_seconds: float
+    at_once: int = 1
+
+
+class Run(NamedTuple):
+    """What one model learns from, and how.
+
+    Attributes:
+        name: tells it from others, in the log and in its checkpoints.
+        model: where it starts from.
+        tokens: the rows.
+        labels: `[rows]`.
+        train: how long and by which steps.
+        seed: of order, dropout and the projection.
+        columns: the batch's other columns, `[rows, ...]`.
+        objective: what is minimised; learns from labels by default.
+        prototypes: for an objective with a constraint.
+        secret: whether the draws of a private run come from the operating system, not
+            from `seed`.
+    """
+
+    name: str
+    model: Model
+    tokens: batches.Tokens
+    labels: np.ndarray
+    train: TrainConfig
+    seed: int
+    columns: Mapping[str, np.ndarray] = MappingProxyType({})
+    objective: Objective = Objective()
+    prototypes: Prototypes | None = None
+    secret: bool = False
+
+    @property
+    def private(self) -> bool:
+        """Whether training is differentially private (Poisson-sampled batches)."""
+        return self.objective.private
+
+
+def row_cost(config: EncoderConfig) -> float:
+    """The work of a row in units of progress: millions of weights.
+
+    Those of the encoder's layers; embeddings are looked up, and texts are about as long
+    for one model as for another.
+    """
+    width, inner = config.hidden_size, config.intermediate_size
+    return config.num_layers * width * (4 * width + 2 * inner) / 1e6
+
+
+def used_ids(runs: Sequence[Run]) -> np.ndarray:
+    """The rows of the word embedding that runs of one model need.
+
+    A private one needs all: words left out would tell who sees the student that no row
+    has them.
+    """
+    config, tokens = runs[0].model.config, runs[0].tokens
+    if any(run.private for run in runs):
+        return np.arange(config.vocab_size)
+    ids = np.concatenate([run.tokens.input_ids for run in runs])
+    return vocabulary.used_ids(ids, config.vocab_size, pad_id=tokens.pad_id)
+
+
+def narrowed(run: Run, ids: np.ndarray) -> Run:
+    """The run whose model knows some words only, see `vocabulary`."""
+    renumbered = vocabulary.renumber(run.tokens.input_ids, ids)
+    return run._replace(
+        model=vocabulary.narrow(run.model, ids),
+        tokens=run.tokens._replace(input_ids=renumbered),
+    )
+
+
+def initial_params(model: Model, columns: Mapping[str, np.ndarray], seed: int):
+    """The tree that a student's loss is a function of, before the first step.
+
+    With a map to the width of the teacher's features, where there are some of another
+    width than the model's.
+    """
+    features, width = columns.get("teacher_features"), model.config.hidden_size
+    if features is None or features.shape[-1] == width:
+        return distillation.student_params(model.params)
+    shape, key = (width, features.shape[-1]), jax.random.key(seed)
+    projection = jax.nn.initializers.orthogonal()(key, shape)
+    return distillation.student_params(model.params, projection)
+
+
+def start_of(run: Run, optimizer, num_steps: int) -> NodeState:
+    """The state of a run of so many steps before its first."""
+    return init_state(
+        initial_params(run.model, run.columns, run.seed),
+        optimizer,
+        num_steps=num_steps,
+        seed=None if run.secret else run.seed,
+        prototypes=run.prototypes,
+    )
+
+
+def end_of(run: Run, params: PyTree, ids: np.ndarray, seconds: float) -> Trained:
+    """The result of a run, with all words of its model."""
+    trained = vocabulary.widen(run.model.params, params["model"], ids)
+    return Trained(jax.device_get(trained), params.get("projection"), seconds)
+
+
+class Saver(NamedTuple):
+    """How the checkpoints of one kind of state are read and written.
+
+    Attributes:
+        restore: `state -> (state, dispatches done, extra)`, None where there is no
+            checkpoint; raises ValueError where none is intact.
+        write: `(state, dispatches done, extra, is the end)`.
+        scope: what is open while a run writes.
+    """
+
+    restore: Callable[[Any], tuple[Any, int, dict[str, Any]] | None]
+    write: Callable[[Any, int, dict[str, Any], bool], None]
+    scope: AbstractContextManager = nullcontext()
+
+
+def resumed(name: str, saver: Saver, state: Any) -> tuple[Any, int, dict[str, Any]]:
+    """The state of a run's last intact checkpoint, or its start.
+
+    Returns:
+        The state, the dispatches done, and what else the checkpoint holds.
+    """
+    try:
+        found = saver.restore(state)
+    except ValueError as error:
+        programs.logger.warning(
+            "%s starts anew, no checkpoint is intact: %s", name, error
+        )
+        found = None
+    return (state, 0, {}) if found is None else found
+
+
+def fit_saved(
+    dispatch,
+    state: Any,
+    items: Sequence[Any],
+    load: Callable[[Any], Any],
+    *,
+    store: Store,
+    saver: Saver,
+    log: MetricsLog,
+    start: int = 0,
+    extra: Mapping[str, Any] = MappingProxyType({}),
+    on_dispatch: Callable[[int, dict], None] | None = None,
+) -> Any:
+    """The state at the end of a plan, saved on the way.
+
+    Args:
+        dispatch: `(state, loaded) -> (state, metrics)`.
+        state: from `resumed`; consumed.
+        items: what each dispatch works on.
+        load: item -> what `dispatch` takes.
+        store: where checkpoints go.
+        saver: how they are written.
+        log: of the run.
+        start: items already done.
+        extra: what checkpoints hold beside the log's.
+        on_dispatch: called with the items done and metrics; the log by default.
+    """
+    with saver.scope:
+
+        def save(state: Any, done: int) -> None:
+            log.flush()
+            saver.write(state, done, {**log.extra, **extra}, False)
+            log.resume_timing()
+
+        state = fit(
+            dispatch,
+            state,
+            items,
+            load,
+            start=start,
+            save=save,
+            save_every=store.every,
+            on_dispatch=log if on_dispatch is None else on_dispatch,
+        )
+        log.flush()
+        if store.keep and start < len(items):
+            saver.write(state, len(items), {**log.extra, **extra}, True)
+    return state
+
+
+def train(
+    whole: Run,
+    *,
+    lengths: Lengths,
+    store: Store,
+    on_progress: OnProgress = lambda units: None,
+) -> Trained:
+    """The trained model of a run, saved on the way; goes on where a killed run stopped.
+
+    A private run's coins and noise are drawn from the operating system's entropy, and
+    are nowhere but in its checkpoints, without which it could not go on; these go with
+    its end (`remove_checkpoints`), whatever the store says.
+
+    Args:
+        whole: what it learns from, and how.
+        lengths: how rows are padded and batched.
+        store: where checkpoints and the log go.
+        on_progress: called with the work done.
+    """
+    ids = used_ids([whole])
+    run = narrowed(whole, ids)
+    dispatch, optimizer = programs.dispatch_of(
+        run.model.config, run.objective, run.train.optimizer
+    )
+    make_plan = poisson_plan if run.private else epochs_plan
+    coins = secrets.randbits(128) if run.secret else run.seed
+    plan = make_plan(run.tokens.lengths, run.train, lengths, coins)
+    # A checkpoint of another run, other rows or other words is not one of this.
+    identity = fingerprint(
+        run.name, str(run.seed), ids, run.tokens.input_ids, run.labels
+    )
+    saver = _saver(store.checkpoints, identity, coins=run.secret)
+    state = start_of(run, optimizer, batches.num_steps(plan))
+    state, start, extra = resumed(run.name, saver, state)
+    if run.secret and start:
+        coins = extra["coins"]
+        plan = make_plan(run.tokens.lengths, run.train, lengths, coins)
+    log = MetricsLog(
+        store.folder,
+        run.name,
+        plan,
+        cost=row_cost(run.model.config),
+        start=start,
+        extra=extra,
+        on_progress=on_progress,
+    )
+    state = fit_saved(
+        dispatch,
+        state,
+        plan,
+        lambda item: batches.make_batch(run.tokens, run.labels, item, **run.columns),
+        store=store._replace(keep=store.keep and not run.secret),
+        saver=saver,
+        log=log,
+        start=start,
+        extra={"coins": coins} if run.secret else {},
+    )
+    return end_of(whole, jax.device_get(state.params), ids, log.step_seconds)
+
+
+def _saver(folder: Path, identity: str, *, coins: bool) -> Saver:
+    """How the checkpoints of a single run are read and written.
+
+    Args:
+        folder: of the checkpoints.
+        identity: what they must have been written with.
+        coins: whether they have to hold the draws of a private run.
+    """
+
+    def restore(state):
+        if checkpoint.latest_step(folder) is None:
+            return None
+        found = checkpoint.restore(folder, state, fallback=True, identity=identity)
+        if coins and "coins" not in found[2]:
+            raise ValueError("Expected checkpoints with their coins, found none.")
+        return found
+
+    def write(state, done, extra, ended):
+        keep = 1 if ended else 2
+        checkpoint.save(folder, state, done, keep=keep, extra=extra, identity=identity)
+
+    return Saver(restore, write)
+
+
+def remove_checkpoints(store: Store, *, secret: bool = False) -> None:
+    """Removes a finished run's checkpoints, unless its store keeps the last.
+
+    Those whose draws are secret go in any case: noise that is known hides nothing.
+
+    Args:
+        store: the run's.
+        secret: whether its draws are.
+    """
+    if secret or not store.keep:
+        shutil.rmtree(store.checkpoints, ignore_errors=True)
+
+
+def epochs_plan(
+    row_lengths: np.ndarray, train: TrainConfig, lengths: Lengths, seed: int
+) -> list[batches.Dispatch]:
+    """The dispatches of all epochs of a run, in order."""
+    return [
+        item
+        for epoch in range(train.epochs)
+        for item in batches.plan_epoch(
+            row_lengths,
+            batch_size=train.batch_size,
+            buckets=lengths.buckets,
+            steps_per_dispatch=lengths.steps_per_dispatch,
+            seed=seed,
+            epoch=epoch,
+        )
+    ]
+
+
+def poisson_steps(rows: int, epochs: int, batch_size: int) -> int:
+    """The number of Poisson batches that hold as many rows as some epochs, expected."""
+    return -(-rows * epochs // batch_size)
+
+
+def poisson_plan(
+    row_lengths: np.ndarray, train: TrainConfig, lengths: Lengths, seed: int
+) -> list[batches.Dispatch]:
+    """The dispatches of a run whose batches are Poisson samples."""
+    return batches.plan_poisson(
+        row_lengths,
+        expected_rows=train.batch_size,
+        num_steps=poisson_steps(len(row_lengths), train.epochs, train.batch_size),
+        buckets=lengths.buckets,
+        steps_per_dispatch=lengths.steps_per_dispatch,
+        seed=seed,
+    )
