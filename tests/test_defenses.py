@@ -13,18 +13,10 @@ from protojax import distillation
 from protojax.base import Batch, Prototypes
 from protojax.distillation import GRADIENTS, TRANSFORMS, losses
 from protojax.distillation.adversarial import NORMS
-from protojax.models import EncoderConfig, apply_fn, init_model
+from protojax.models import apply_fn, init_model
+from tests.tiny import encoder_config
 
-CONFIG = EncoderConfig(
-    family="bert",
-    vocab_size=30,
-    hidden_size=8,
-    num_layers=2,
-    num_heads=2,
-    intermediate_size=16,
-    max_positions=8,
-    num_labels=3,
-)
+CONFIG = encoder_config(num_labels=3)
 MODEL = init_model(CONFIG, seed=0)
 PROTOTYPES = Prototypes(
     vectors=jax.random.normal(jax.random.key(1), (1, 6, 8)),

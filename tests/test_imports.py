@@ -17,6 +17,7 @@ LIBRARY = {
     **dict.fromkeys(("distillation", "detection"), 3),
     "training": 4,
     "federated": 5,
+    "cli": 6,
 }
 STUDIES = {
     **dict.fromkeys(("runtime", "processes"), 0),
@@ -68,7 +69,7 @@ def test_rooms_import_lower_floors_only(folder, floors):
             assert package != "tests", f"{path}: {name}"
             if folder == "protojax":
                 assert package != "experiments", f"{path}: {name}"
-            if package != folder:
+            if package != folder or inner == "__version__":
                 continue
             other = inner.split(".")[0]
             lower = floors[other] < floors[own] and other not in BANNED.get(own, ())
@@ -81,6 +82,8 @@ def test_private_files_are_seen_from_their_own_room_only():
             for name in imports(path):
                 package, _, inner = name.partition(".")
                 if package not in ("protojax", "experiments"):
+                    continue
+                if inner == "__version__":
                     continue
                 parts = inner.split(".")
                 hidden = any(part.startswith("_") for part in parts)
@@ -151,6 +154,17 @@ def test_importing_a_room_loads_no_heavy_library(rooms, banned):
     assert found.stdout.strip() == "[]"
 
 
+def test_the_command_line_answers_without_the_libraries_of_the_commands():
+    code = (
+        "import protojax.cli, sys; protojax.cli.main([]);"
+        "print([m for m in ('jax', 'numpy', 'experiments') if m in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.endswith("\n[]\n")
+
+
 @pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]))
 def test_no_placeholder_is_left(path):
     assert not re.search(r"@[A-Z]{3,}@|TODO|FIXME", path.read_text())
@@ -160,5 +174,5 @@ def test_the_map_in_the_readme_names_every_module():
     readme = (ROOT / "README.md").read_text()
     for path in files("protojax"):
         name = path.relative_to(ROOT / "protojax").parts[0]
-        if name not in ("__init__.py", "validate.py"):
+        if name not in ("__init__.py", "__main__.py", "validate.py"):
             assert name in readme, name

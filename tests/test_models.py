@@ -16,24 +16,20 @@ import pytest
 from protojax import models
 from protojax.base import Batch
 from protojax.models import MODELS
-from protojax.models.layers import ACTIVATIONS, EncoderConfig, bfloat16_product
+from protojax.models.layers import ACTIVATIONS, bfloat16_product
+from tests.tiny import encoder_config
 
 families = pytest.mark.parametrize("family", MODELS)
 
 
-def tiny(family, **overrides):
-    sizes = {
-        "vocab_size": 30,
-        "hidden_size": 16,
-        "num_layers": 2,
-        "num_heads": 2,
-        "intermediate_size": 24,
-        "max_positions": 20,
-        "pad_id": 1,
-        "num_labels": 3,
-    }
-    fixed = MODELS[family].fixed
-    return EncoderConfig(family=family, **{**sizes, **fixed, **overrides})
+tiny = functools.partial(
+    encoder_config,
+    hidden_size=16,
+    intermediate_size=24,
+    max_positions=20,
+    pad_id=1,
+    num_labels=3,
+)
 
 
 def make_batch(lengths=(5, 8, 2), length=8, pad_id=1, seed=0):

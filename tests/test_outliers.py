@@ -15,6 +15,7 @@ from protojax.base import Examples
 from protojax.data.wordpiece import train_wordpiece
 from protojax.detection.outlier_words import word_outlier_scores
 from protojax.models import hf
+from tests.tiny import encoder_config
 
 
 def make(seed=0, rows=4, length=6, dim=5, texts=9):
@@ -86,17 +87,13 @@ def test_a_word_unlike_all_trusted_texts_goes(monkeypatch):
         },
     )
     encoder = models.init_model(
-        models.EncoderConfig(
-            family="bert",
+        encoder_config(
             vocab_size=len(tokenizer),
             hidden_size=16,
             num_layers=1,
-            num_heads=2,
             intermediate_size=32,
             max_positions=16,
-            type_vocab_size=2,
             pad_id=tokenizer.pad_token_id,
-            num_labels=2,
         ),
         seed=0,
         tokenizer=tokenizer,

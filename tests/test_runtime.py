@@ -11,6 +11,7 @@ from ml_collections import FrozenConfigDict
 from experiments import runtime
 from experiments.study.defaults import defaults
 from protojax import models
+from tests.tiny import encoder_config
 
 
 def mappings():
@@ -49,16 +50,7 @@ def test_other_systems_have_no_such_limit(monkeypatch):
 def test_gradients_of_single_rows_are_multiplied_in_float32(
     monkeypatch, rule, products
 ):
-    config = models.EncoderConfig(
-        family="bert",
-        vocab_size=9,
-        hidden_size=4,
-        num_layers=2,
-        num_heads=1,
-        intermediate_size=4,
-        max_positions=4,
-        products="bfloat16",
-    )
+    config = encoder_config(products="bfloat16")
     if rule:
         rule = {**rule, "clip_norm": 1.0, "noise_multiplier": 0.0, "expected_rows": 8}
     seen, apply_fn = [], models.apply_fn

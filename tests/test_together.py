@@ -16,19 +16,12 @@ from protojax import models
 from protojax.data import batches
 from protojax.models import hf
 from tests.test_study import forget, run, run_killed, tiny
+from tests.tiny import encoder_config
 
 SECTION = ml_collections.FrozenConfigDict(
     encoder("scratch", epochs=2, batch_size=4, learning_rate=1e-2)
 )
-CONFIG = models.EncoderConfig(
-    family="bert",
-    vocab_size=40,
-    hidden_size=8,
-    num_layers=1,
-    num_heads=2,
-    intermediate_size=16,
-    max_positions=8,
-)
+CONFIG = encoder_config(vocab_size=40, num_layers=1)
 
 
 def run_of(seed, rows, **changes):

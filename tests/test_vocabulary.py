@@ -9,14 +9,12 @@ from protojax import distillation, models, training
 from protojax.base import Batch
 from protojax.distillation import mean_gradient
 from protojax.models import vocabulary
-
-SIZES = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "intermediate_size": 8}
+from tests.tiny import encoder_config
 
 
 def model_of(family="bert", vocab_size=60, **fields):
-    config = models.EncoderConfig(
-        family=family, vocab_size=vocab_size, max_positions=16, **{**SIZES, **fields}
-    )
+    sizes = {"vocab_size": vocab_size, "num_layers": 1, "max_positions": 16}
+    config = encoder_config(family, **sizes, **fields)
     return models.init_model(config, seed=0)
 
 

@@ -1,0 +1,91 @@
+"""What `protojax` can do: `COMMANDS`, from which its help is made."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from protojax import __version__
+
+
+class Command(NamedTuple):
+    """One command.
+
+    Attributes:
+        line: what it does, in one line of the help.
+        run: gets the arguments that follow the name, and returns the exit status; None
+            is 0. It imports what it needs when called, so that the help comes at once.
+    """
+
+    line: str
+    run: Callable[[Sequence[str]], int | None]
+
+
+COMMANDS: dict[str, Command] = {}
+
+STUDIES = """\
+Studies are run in a checkout of the repository, from its root:
+  python -m experiments.run --config=quickstart.py
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the usage before it."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status of a command.
+
+    Args:
+        arguments: what follows `protojax`; None reads them off the command line.
+
+    Raises:
+        SystemExit: with status 0 after `--help` and `--version`, with 2 and one line on
+            stderr if the arguments are not understood.
+    """
+    parser = _parser()
+    found = parser.parse_args(arguments)
+    if found.command is None:
+        parser.print_help()
+        return 0
+    if found.command not in COMMANDS:
+        # Imported late: it loads NumPy, which nothing else here needs.
+        from protojax import validate
+
+        allowed = "left out, since there are none yet"
+        try:
+            validate.require(bool(COMMANDS), "command", found.command, allowed)
+            validate.one_of(COMMANDS, command=found.command)
+        except ValueError as error:
+            parser.error(str(error))
+    return COMMANDS[found.command].run(found.arguments) or 0
+
+
+def _parser() -> _Parser:
+    """The parser of what comes before a command's own arguments."""
+    parser = _Parser(
+        prog="protojax",
+        usage="%(prog)s [--help] [--version] [COMMAND ...]",
+        description="Robust knowledge distillation of language models in JAX.",
+        epilog=f"{_listed()}\n{STUDIES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # `--vers` would stop working on the day that a second such option exists.
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {__version__}"
+    )
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def _listed() -> str:
+    """The commands, a line each."""
+    if not COMMANDS:
+        return "There are no commands yet.\n"
+    width = max(map(len, COMMANDS))
+    lines = (f"  {name:{width}}  {command.line}" for name, command in COMMANDS.items())
+    return "\n".join(["commands:", *lines, ""])

@@ -1,0 +1,122 @@
+"""The command `protojax`: its help, its version, what it refuses, what it calls."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from protojax import __version__, cli
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """Two commands, and the arguments that each was called with."""
+    calls = []
+
+    def defend(arguments):
+        calls.append(("defend", arguments))
+
+    def watch(arguments):
+        calls.append(("watch", arguments))
+        return 3
+
+    monkeypatch.setitem(cli.COMMANDS, "defend", cli.Command("Defends rows.", defend))
+    monkeypatch.setitem(cli.COMMANDS, "watch", cli.Command("Watches a model.", watch))
+    return calls
+
+
+def test_without_arguments_it_says_how_studies_are_run(capsys):
+    assert cli.main([]) == 0
+    found = capsys.readouterr().out
+    assert found.startswith("usage: protojax [--help] [--version] [COMMAND ...]\n")
+    assert "\nThere are no commands yet.\n" in found
+    assert "  python -m experiments.run --config=quickstart.py\n" in found
+    assert max(map(len, found.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_is_the_answer_to_no_arguments(option, capsys):
+    cli.main([])
+    expected = capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([option])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == expected
+
+
+def test_help_lists_the_commands(commands, capsys):
+    assert cli.main([]) == 0
+    found = capsys.readouterr().out
+    listed = "\ncommands:\n  defend  Defends rows.\n  watch   Watches a model.\n"
+    assert listed in found
+    assert "no commands" not in found
+    assert commands == []
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"protojax {__version__}\n"
+
+
+def test_a_command_gets_all_that_follows_its_name(commands):
+    rest = ["--help", "rows.csv", "--alpha=0.1", "--", "-x", "watch", "--version"]
+    assert cli.main(["defend", *rest]) == 0
+    assert cli.main(["watch"]) == 3
+    assert commands == [("defend", rest), ("watch", [])]
+
+
+def refused(arguments, capsys):
+    """The one line that a refused command line gets."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    found = capsys.readouterr()
+    assert found.out == ""
+    (line,) = found.err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("rest", [[], ["--help"], ["--version"], ["rows.csv"]])
+def test_a_command_where_there_are_none_is_refused(rest, capsys):
+    assert refused(["defend", *rest], capsys) == (
+        "protojax: Expected command left out, since there are none yet, "
+        "found command='defend'."
+    )
+
+
+def test_an_unknown_command_is_refused(commands, capsys):
+    assert refused(["defence", "--help"], capsys) == (
+        "protojax: Expected command one of defend, watch, found command='defence'. "
+        "Did you mean 'defend'?"
+    )
+    assert "found command=''" in refused([""], capsys)
+    assert commands == []
+
+
+# `--vers` is no short form of `--version`, which a later option could take away.
+@pytest.mark.parametrize("option", ["--verbose", "--vers", "-x", "--version=2"])
+def test_an_unknown_option_is_refused(option, commands, capsys):
+    assert option.split("=")[0] in refused([option], capsys)
+    assert option.split("=")[0] in refused([option, "defend"], capsys)
+    assert commands == []
+
+
+def test_the_module_is_the_command():
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "protojax", *arguments],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+
+    assert run("--version").stdout == f"protojax {__version__}\n"
+    found = run("defend")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.startswith("protojax: Expected command ")
