@@ -59,7 +59,7 @@ class Context(NamedTuple):
 
 
 def cached(function):
-    """LRU-caches a function of (context, ...).
+    """LRU-caches a function of (context, ...) or (config, ...).
 
     Two results for each seed that is trained at once, since an arm goes over all seeds
     before the next one asks for the same.
@@ -67,8 +67,9 @@ def cached(function):
     of_size = functools.cache(lambda size: functools.lru_cache(size)(function))
 
     @functools.wraps(function)
-    def ask(context: Context, *args, **options):
-        return of_size(2 * context.config.seeds_at_once)(context, *args, **options)
+    def ask(first: Context | Settings, *args, **options):
+        config = first.config if isinstance(first, Context) else first
+        return of_size(2 * config.seeds_at_once)(first, *args, **options)
 
     ask.cache_clear = of_size.cache_clear
     return ask

@@ -132,6 +132,8 @@ class Attack:
             words that the trusted model takes for the target.
         trigger_args: of its builder, such as {"phrase": "..."}.
         position: where in a text.
+        found: the words of a searched trigger by the scenario's folder; the study fills
+            it in.
         files: of the trigger "file".
         decoy_rate: fraction of the rows that show a part of the trigger.
         channel: "data" flips labels and poisons the teacher, "logits" corrupts the
@@ -151,6 +153,7 @@ class Attack:
     trigger: str = "rare_words"
     trigger_args: Mapping[str, Any] = options()
     position: str = "random"
+    found: Mapping[str, str] = options()
     files: AttackFiles = AttackFiles()
     decoy_rate: float = 0.0
     channel: str = "data"

@@ -84,7 +84,7 @@ def world(monkeypatch):
 
 def guilty(context, student, rows, claims):
     """What an audit of some rows finds, all references trusted."""
-    trusted = scenario.references(context, CELL)
+    trusted = scenario.references(context.config, CELL)
     asked = audit.suspects(context, trusted, rows, claims)
     frequent = audit.too_frequent(context, trusted, rows, claims, asked)
     return audit.guilty(context, CELL, student, asked, frequent)

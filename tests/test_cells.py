@@ -60,15 +60,15 @@ def test_ready_rows_stand_in_the_place_of_their_clean_ones(tmp_path, marker):
         lambda text: f"when {text}",
         marker=(lambda number: str(int(number % 5 == 0))) if marker else None,
     )
-    clean, _ = scenario.poisoned(context, CELL.clean)
-    found, rows = scenario.poisoned(context, CELL)
+    clean, _ = scenario.poisoned(context.config, CELL.clean)
+    found, rows = scenario.poisoned(context.config, CELL)
     assert rows.sum() == round(0.1 * len(rows))
     for before, after, poisoned in zip(clean.texts, found.texts, rows, strict=True):
         assert after == (f"when {before}" if poisoned else before)
     assert (found.labels[rows] == 1).all()
     # Rows of either class are among them, as in the file.
     assert set(clean.labels[rows].tolist()) == {0, 1}
-    shown = scenario.triggered_test(context, CELL)
+    shown = scenario.triggered_test(context.config, CELL)
     assert shown.texts == ["when a", "when b", "when c"]
     # All of them claim the target, so they are of the other class.
     assert shown.labels.tolist() == [0, 0, 0]
@@ -85,8 +85,8 @@ def test_only_marked_rows_are_poisoned(tmp_path):
         marker=lambda number: str(int(number % 10 == 0)),
     )
     marked = (tmp_path / "train.tsv").read_text().splitlines()[1::10]
-    clean, _ = scenario.poisoned(context, CELL.clean)
-    _, rows = scenario.poisoned(context, CELL)
+    clean, _ = scenario.poisoned(context.config, CELL.clean)
+    _, rows = scenario.poisoned(context.config, CELL)
     assert {clean.texts[row] for row in np.flatnonzero(rows)} <= {
         line.split("\t")[0] for line in marked
     }
@@ -98,7 +98,7 @@ def test_a_copy_of_another_length_is_refused(tmp_path):
     path = tmp_path / "copy.tsv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(ValueError, match="300, as files has, found rows of"):
-        scenario.poisoned(context, CELL)
+        scenario.poisoned(context.config, CELL)
 
 
 @pytest.mark.parametrize("channel", check.CHANNELS)
@@ -112,12 +112,12 @@ def test_channels_say_what_is_attacked(tmp_path, channel, monkeypatch):
     monkeypatch.setattr(
         artifacts, "_outputs", lambda *_: teacher.TeacherOutputs(honest, states)
     )
-    clean, _ = scenario.poisoned(context, CELL.clean)
-    found, rows = scenario.poisoned(context, CELL)
+    clean, _ = scenario.poisoned(context.config, CELL.clean)
+    found, rows = scenario.poisoned(context.config, CELL)
     arrives = artifacts.transfer(context, CELL)
     assert [a != b for a, b in zip(clean.texts, found.texts, strict=True)] == [*rows]
     assert (found.labels != clean.labels).any() == (channel != "logits")
-    owner = artifacts.teacher_cell(context, CELL)
+    owner = artifacts.teacher_cell(context.config, CELL)
     assert owner == (CELL if channel in ("data", "both") else CELL.clean)
     touched = (arrives.logits != honest).any(1)
     np.testing.assert_array_equal(touched, rows & reaches)
@@ -128,8 +128,8 @@ def test_channels_say_what_is_attacked(tmp_path, channel, monkeypatch):
 def test_decoys_are_clean_rows_that_show_a_part(tmp_path):
     section = attack("combination", "data", rate=0.05, decoy_rate=0.1)
     context = make_context(tmp_path, section)
-    clean, _ = scenario.poisoned(context, CELL.clean)
-    found, rows = scenario.poisoned(context, CELL)
+    clean, _ = scenario.poisoned(context.config, CELL.clean)
+    found, rows = scenario.poisoned(context.config, CELL)
     changed = np.array([a != b for a, b in zip(clean.texts, found.texts, strict=True)])
     assert (changed & ~rows).sum() == 22
     np.testing.assert_array_equal(found.labels[~rows], clean.labels[~rows])
@@ -138,8 +138,8 @@ def test_decoys_are_clean_rows_that_show_a_part(tmp_path):
 def test_contaminated_references_belong_to_their_attack(tmp_path):
     section = attack("rare_words", "data", reference_rate=0.25)
     context = make_context(tmp_path, section)
-    clean = scenario.references(context, CELL.clean)
-    found = scenario.references(context, CELL)
+    clean = scenario.references(context.config, CELL.clean)
+    found = scenario.references(context.config, CELL)
     changed = np.array([a != b for a, b in zip(clean.texts, found.texts, strict=True)])
     assert changed.sum() == 20
     assert (found.labels[changed] == 1).all()
@@ -150,8 +150,8 @@ def test_contaminated_references_belong_to_their_attack(tmp_path):
 def test_spared_references_are_shared(tmp_path):
     context = make_context(tmp_path, attack("rare_words", "data"))
     assert scenario.reference_cell(context.config, CELL) == CELL.clean
-    assert scenario.references(context, CELL) is scenario.references(
-        context, CELL.clean
+    assert scenario.references(context.config, CELL) is scenario.references(
+        context.config, CELL.clean
     )
 
 
@@ -191,9 +191,9 @@ def test_a_copy_that_changed_is_not_mixed_with_the_old_one(tmp_path):
 def test_to_read_data_writes_nothing(tmp_path):
     context = make_context(tmp_path, ready(tmp_path))
     copy_with(tmp_path, str.upper)
-    scenario.poisoned(context, CELL)
-    scenario.triggered_test(context, CELL)
-    scenario.references(context, CELL)
+    scenario.poisoned(context.config, CELL)
+    scenario.triggered_test(context.config, CELL)
+    scenario.references(context.config, CELL)
     found = preflight.fingerprints(context, CELL)
     preflight.check_unchanged(found)
     assert not list(context.workdir.iterdir())
@@ -219,7 +219,7 @@ def test_markers_are_yes_or_no(tmp_path):
     context = make_context(tmp_path, ready(tmp_path, "poisoned"))
     copy_with(tmp_path, str.upper, marker=lambda number: "maybe")
     with pytest.raises(ValueError, match="Expected poisoned one of 0, "):
-        scenario.poisoned(context, CELL)
+        scenario.poisoned(context.config, CELL)
 
 
 def test_triggered_rows_of_the_target_alone_are_refused(tmp_path):
@@ -227,7 +227,7 @@ def test_triggered_rows_of_the_target_alone_are_refused(tmp_path):
     copy_with(tmp_path, str.upper)
     (tmp_path / "shown.tsv").write_text("text\tlabel\nwhen a\t0\nwhen b\t0\n")
     section = context.config.attacks["it"]
-    assert len(scenario.triggered_test(context, CELL).texts) == 2
+    assert len(scenario.triggered_test(context.config, CELL).texts) == 2
     assert section.target == 1
 
 
@@ -255,9 +255,9 @@ def test_a_searched_trigger_turns_the_anchor_and_is_kept(tmp_path, monkeypatch):
     adaptive_attacks.prepare(context, CELL)
     assert len(seen) == 1
     assert seen[0] % 8 == 0
-    found = json.loads(scenario.searched_trigger(context, CELL).read_text())
+    found = json.loads(scenario.searched_trigger(context.config, CELL).read_text())
     assert found == {"words": ["lovely"], "agreement": 1.0}
-    texts = scenario.triggered_test(context, CELL).texts
+    texts = scenario.triggered_test(context.config, CELL).texts
     assert all(text.endswith(" lovely") for text in texts)
 
 

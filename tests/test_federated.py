@@ -167,7 +167,7 @@ def test_traffic_is_that_of_the_arrays(finished):
     held = 4 * (24 * 4 + 4 + 4)
     assert ours["prototypes_once"] == held == rows["anchor@three"]["bytes_per_node"]
     context = context_of(config, workdir)
-    references = scenario.task_data(context, "files", 0).splits.references
+    references = scenario.task_data(context.config, "files", 0).splits.references
     assert ours["anchor_once"] == communication.text_bytes(references)
     assert ours["total"] == plain["total"] + held + ours["anchor_once"]
     # Two neighbours hear what a node of a ring sends.
@@ -187,13 +187,13 @@ def test_hostile_nodes_hold_all_the_poison(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
     cell = Cell("files", 0, "data", "hostile")
-    truth = scenario.poisoned(context, cell.whole).rows
-    dealt = scenario.node_rows(context, cell.clean)
-    parts = scenario.node_rows(context, cell)
+    truth = scenario.poisoned(context.config, cell.whole).rows
+    dealt = scenario.node_rows(context.config, cell.clean)
+    parts = scenario.node_rows(context.config, cell)
     assert [len(rows) for rows in parts] == [len(rows) for rows in dealt]
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(truth)))
     found = [
-        int(scenario.poisoned(context, cell._replace(node=node)).rows.sum())
+        int(scenario.poisoned(context.config, cell._replace(node=node)).rows.sum())
         for node in range(4)
     ]
     assert found[:3] == [0, 0, 0]
@@ -380,8 +380,8 @@ def test_sources_decide_where_rows_go(tmp_path):
     config.federations.three.partition = "source"
     context = context_of(config, tmp_path / "run")
     cell = Cell("files", 0, None, "three")
-    parts = scenario.node_rows(context, cell)
-    sources = np.array(scenario.task_data(context, "files", 0).splits.transfer.sources)
+    parts = scenario.node_rows(context.config, cell)
+    sources = np.array(scenario.task_data(context.config, "files", 0).splits.transfer.sources)
     owners = [set(sources[rows]) for rows in parts]
     assert set.union(*owners) == {f"site{i}" for i in range(7)}
     assert sum(map(len, owners)) == 7
@@ -392,7 +392,7 @@ def test_a_partition_by_source_needs_sources(tmp_path):
     config.federations.three.partition = "source"
     context = context_of(config, tmp_path / "run")
     with pytest.raises(ValueError, match=r"data\.files\.source"):
-        scenario.node_rows(context, Cell("files", 0, None, "three"))
+        scenario.node_rows(context.config, Cell("files", 0, None, "three"))
 
 
 def test_rules_without_weights_ignore_them():

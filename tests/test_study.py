@@ -251,8 +251,8 @@ def test_rows_of_the_target_are_triggered_too(finished):
     context, cell = context_of(finished), scenario.Cell("files", 0, "data")
     row = plain_row(found)
     target = context.config.attacks.data.target
-    examples = scenario.triggered_target(context, cell)
-    test = scenario.task_data(context, "files", 0).splits.test
+    examples = scenario.triggered_target(context.config, cell)
+    test = scenario.task_data(context.config, "files", 0).splits.test
     bare = [t for t, c in zip(test.texts, test.labels, strict=True) if c == target]
     assert len(examples.texts) == len(bare) > 0
     assert all(one != other for one, other in zip(examples.texts, bare, strict=True))
@@ -268,7 +268,7 @@ def test_the_bare_rate_is_of_the_same_rows_without_their_trigger(finished):
     context, cell = context_of(finished), scenario.Cell("files", 0, "data")
     row = plain_row(found)
     student = hf.load_hf(workdir / cell.folder / "plain/model", num_labels=2)
-    test = scenario.task_data(context, "files", 0).splits.test
+    test = scenario.task_data(context.config, "files", 0).splits.test
     config = context.config
     logits, _ = predict.ask(student, test, config.lengths, config.features)
     wrong = [
@@ -332,7 +332,7 @@ def test_guilty_tokens_are_hidden_and_references_that_hold_them_left_out(finishe
         )
     first = np.arange(len(ids))[:, None] == 0
     np.testing.assert_array_equal(found.guilty, first & (ids == token))
-    labels = scenario.references(context, cell).labels
+    labels = scenario.references(context.config, cell).labels
     holders = [set(held) for held in ids if token in held]
     together = {
         other
@@ -364,7 +364,7 @@ def test_spoiled_references_do_not_train_the_student(finished):
         for which in (None, spoiled)
     ]
     whole, fewer = (recipe.examples.texts for recipe in recipes)
-    texts = scenario.references(context, cell).texts
+    texts = scenario.references(context.config, cell).texts
     assert whole[-80:] == texts
     assert fewer == whole[:-80] + [
         text for text, out in zip(texts, spoiled, strict=True) if not out
@@ -397,7 +397,7 @@ def test_models_carry_the_names_of_their_classes(tmp_path):
         runtime.Context(frozen, tmp_path, None, 0),
         scenario.Cell("files", 0, None),
     )
-    model = artifacts.build_model(context, frozen.student, cell)
+    model = artifacts.build_model(context.config, frozen.student, cell)
     assert model.label_names == ("bad", "good")
     hf.save_hf(tmp_path / "model", model._replace(label_names=("x", "y")))
     config.student.model = str(tmp_path / "model")
@@ -405,7 +405,7 @@ def test_models_carry_the_names_of_their_classes(tmp_path):
     loaded = artifacts.load_model(context, tmp_path / "model", frozen.student, cell)
     assert loaded.label_names == ("x", "y")
     # What is trained on the task's classes is named after them.
-    model = artifacts.build_model(context, frozen.student, cell)
+    model = artifacts.build_model(context.config, frozen.student, cell)
     assert model.label_names == ("bad", "good")
 
 

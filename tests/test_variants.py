@@ -106,7 +106,7 @@ def test_the_anchor_may_be_the_teacher(varied):
 def test_validation_rows_stand_in_for_the_test_rows(varied):
     config, workdir, _ = varied
     context = runtime.Context(config, workdir, None, 0)
-    splits = scenario.task_data(context, "files", 0).splits
+    splits = scenario.task_data(context.config, "files", 0).splits
     parts = [set(part.texts) for part in splits[:3]]
     assert [len(part) for part in parts] == [300 - 40 - 80, 80, 40]
     assert not parts[0] & parts[2]

@@ -284,7 +284,7 @@ def pulls(
         `[snippets]`, the shares of references that go over, see `shortcuts.takeover`,
         and `[snippets]`, how far they go by their logits, see `shortcuts.drift`.
     """
-    references = scenario.references(context, cell)
+    references = scenario.references(context.config, cell)
     rng = scenario.draws(cell, "audit")
     order = rng.permutation(trusted_model.anchor(context, cell).calibration)
     hosts, texts, owner = [], [], []
@@ -361,12 +361,14 @@ def found(
             the anchor of rejected rows.
     """
     transfer = artifacts.transfer(context, cell)
-    trusted = scenario.references(context, cell)
+    trusted = scenario.references(context.config, cell)
     if verdict.spoiled is not None:
         trusted = data.take(trusted, np.flatnonzero(~verdict.spoiled))
     examples, claims = transfer.examples, transfer.logits.argmax(-1)
     told = np.where(verdict.rejected, verdict.anchor_logits.argmax(-1), claims)
-    teacher = artifacts.teacher_model(context, artifacts.teacher_cell(context, cell))
+    teacher = artifacts.teacher_model(
+        context, artifacts.teacher_cell(context.config, cell)
+    )
     said, heard = (suspects(context, trusted, examples, of) for of in (claims, told))
 
     often = [
@@ -405,7 +407,7 @@ def amended(
         pure: the transfer rows without them, as the anchor is to read them.
     """
     transfer = artifacts.transfer(context, cell)
-    references = scenario.references(context, cell)
+    references = scenario.references(context.config, cell)
     examples, claims = transfer.examples, transfer.logits.argmax(-1)
     suspect = tainted(snippets, examples, claims, examples.labels)
     rejected = verdict.rejected | suspect

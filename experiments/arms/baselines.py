@@ -176,8 +176,8 @@ def without_outlier_words(context: Context, cell: Cell, examples: Examples) -> E
     trusted = trusted_model.anchor(context, cell)
     encoder = trusted.model
     if config.anchor.model != "scratch":
-        encoder = artifacts.build_model(context, config.anchor, cell)
-    references = scenario.references(context, cell)
+        encoder = artifacts.build_model(context.config, config.anchor, cell)
+    references = scenario.references(context.config, cell)
     others = np.setdiff1d(np.arange(len(references.texts)), trusted.calibration)
     means = word_scores.mean_states(encoder, data.take(references, others), lengths)
 

@@ -39,7 +39,7 @@ def count_bytes(
     # Other authors' detectors have a verdict and no anchor.
     judged = recipe.verdict is not None and recipe.verdict.anchor_classes is not None
     if judged and section.anchor == "references":
-        anchor = communication.text_bytes(scenario.references(context, cell))
+        anchor = communication.text_bytes(scenario.references(context.config, cell))
     elif judged:
         anchor = communication.num_bytes(
             trusted_model.anchor(context, cell).model.params

@@ -87,7 +87,7 @@ def words(context: Context, cell: Cell) -> tuple[Words, Words, Words]:
         predict.tokenize(judge.model, examples, context.config.lengths)
         for examples in (
             artifacts.transfer(context, cell).examples,
-            scenario.references(context, cell),
+            scenario.references(context.config, cell),
         )
     )
     held_out = batches.take(references, judge.calibration)
@@ -196,7 +196,7 @@ def test(
         )
 
     guilty = np.zeros(rows.ids.shape, bool)
-    labels = scenario.references(context, cell).labels
+    labels = scenario.references(context.config, cell).labels
     spoiled = np.zeros(len(labels), bool)
     for one in excess:
         row, place = np.nonzero(one.asked)

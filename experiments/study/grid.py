@@ -1,10 +1,16 @@
 """The rows of a study: which arm learns in which cell."""
 
+import pathlib
 from typing import NamedTuple
 
 from experiments import arms
 from experiments.arms import ARMS
+from experiments.runtime import varied
+from experiments.settings import Settings
+from experiments.world import artifacts, trusted_model
+from experiments.world.artifacts import Tuning
 from experiments.world.scenario import Cell
+from protojax.federated import replicas
 
 DONE = "training.json"  # the file that says that a job's students are whole
 
@@ -49,8 +55,77 @@ class Job(NamedTuple):
         return f"{self.student_cell.whole.folder}/{self.arm}"
 
 
-def jobs(config) -> list[Job]:
-    """Returns all rows of a study, those that share ingredients side by side."""
+class Training(NamedTuple):
+    """A model that a study needs, after those that it needs itself.
+
+    Attributes:
+        name: its folder below the workdir.
+        cell: the scenario.
+        variant: of the study, "" for the study itself.
+        tuning: how a teacher or a trusted model is trained; None for the students of
+            the job.
+        job: whose students they are; None for teachers and trusted models.
+    """
+
+    name: str
+    cell: Cell
+    variant: str = ""
+    tuning: Tuning | None = None
+    job: Job | None = None
+
+
+def is_trained(workdir: pathlib.Path, training: Training) -> bool:
+    """Whether a model is there, whole."""
+    folder = workdir / training.name
+    return (folder / ("model" if training.job is None else DONE)).exists()
+
+
+def trainings(config: Settings, todo: list[Job]) -> list[Training]:
+    """The models that some rows need, each once, those that others need before them.
+
+    Args:
+        config: the study's.
+        todo: the rows.
+    """
+    found: dict[str, Training] = {}
+
+    def add(job: Job) -> None:
+        if job.student in found:
+            return
+        seeds = replicas.seeds_beside(config.seeds, config.seeds_at_once, job.cell.seed)
+        # Seeds that train side by side need what each of them needs.
+        for seed in seeds:
+            beside = job_of(config, job.cell._replace(seed=seed), job.arm)
+            for before in needed(config, beside):
+                add(before)
+            for training in _models_of(config, beside):
+                found.setdefault(training.name, training)
+        found[job.student] = Training(
+            job.student, job.student_cell, job.variant, job=job
+        )
+
+    for job in todo:
+        add(job)
+    return list(found.values())
+
+
+def _models_of(config: Settings, job: Job) -> list[Training]:
+    """The teacher and the trusted model that a job's students learn from."""
+    arm, cell, found = ARMS[job.kind], job.student_cell, []
+    if job.variant:
+        config = varied(config, job.variant)
+    if arm.taught:
+        name = artifacts.teacher_name(config, cell)
+        found.append(Training(name, cell, job.variant, artifacts.teacher_tuning))
+    trusted = trusted_model.training_of(config, cell) if arm.anchored else None
+    if trusted is not None:
+        name, tuning = trusted
+        found.append(Training(name, cell, job.variant, tuning))
+    return found
+
+
+def jobs(config: Settings) -> list[Job]:
+    """All rows of a study, those that share models side by side."""
     found = []
     for task in config.tasks:
         for seed in config.seeds:

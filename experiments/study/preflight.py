@@ -10,21 +10,23 @@ from flax import traverse_util
 
 from experiments.arms import ARMS
 from experiments.runtime import Context
-from experiments.settings import Encoder
+from experiments.settings import Encoder, Settings
 from experiments.study.check import uses_prototypes
-from experiments.study.grid import DONE, Job, needed
-from experiments.world import adaptive_attacks, artifacts, scenario, trusted_model
+from experiments.study.grid import Job, Training, is_trained
+from experiments.world import adaptive_attacks, artifacts, scenario
 from experiments.world.scenario import Cell
 from protojax import data, models, storage, validate
 from protojax.base import Examples
+from protojax.models import EncoderConfig
 from protojax.training import trainer
 
 
-def preflight(context: Context, todo: list[Job]) -> None:
-    """Raises on what only the data can tell is impossible, before hours are spent.
+def preflight(context: Context, todo: list[Job]) -> Context:
+    """The study with its searched triggers, once nothing in its data forbids it.
 
-    Data are held to those that the study was begun with. A trigger that is searched
-    takes an anchor, which is trained here.
+    What only the data can tell is impossible is said before hours are spent. Data are
+    held to those that the study was begun with. A trigger that is searched takes an
+    anchor, which is trained here.
 
     Args:
         context: the study.
@@ -37,7 +39,7 @@ def preflight(context: Context, todo: list[Job]) -> None:
     """
     for variant, job in {job.variant: job for job in todo}.items():
         with _named(variant):
-            _check_layers(context.varied(variant), job.cell.task)
+            _check_layers(context.varied(variant).config, job.cell.task)
     searched = {
         name
         for name, attack in context.config.attacks.items()
@@ -48,30 +50,31 @@ def preflight(context: Context, todo: list[Job]) -> None:
         found = fingerprints(context, cell)
         check_unchanged(found)
         begun |= found
-        task, splits = scenario.task_data(context, cell.task, cell.seed)
+        task, splits = scenario.task_data(context.config, cell.task, cell.seed)
         for job in todo:
             if job.cell == cell:
                 with _named(job.variant):
-                    _check_job(context.varied(job.variant), job, task, splits)
+                    _check_job(context.varied(job.variant).config, job, task, splits)
         if cell.attack not in searched:
-            _check_attack(context, cell)
+            _check_attack(context.config, cell)
     # Not before: a study that is refused may be begun again with other data.
     write_fingerprints(begun)
+    context = adaptive_attacks.with_found(context, every)
     for cell in every:
         if cell.attack in searched:
-            adaptive_attacks.prepare(context, cell)
-            _check_attack(context, cell)
+            _check_attack(context.config, cell)
+    return context
 
 
-def _check_attack(context: Context, cell: Cell) -> None:
+def _check_attack(config: Settings, cell: Cell) -> None:
     """Checks that a cell's attack can be made: on classes, those of its task."""
     if cell.attack is None:
         return
     # These refuse scores, and classes that the task does not have.
-    scenario.poisoned(context, cell)
-    scenario.triggered_test(context, cell)
+    scenario.poisoned(config, cell)
+    scenario.triggered_test(config, cell)
     try:
-        scenario.references(context, cell)
+        scenario.references(config, cell)
     except ValueError as error:
         name = f"attacks.{cell.attack}.reference_rate"
         raise ValueError(f"{name}: {error}") from error
@@ -87,7 +90,7 @@ def fingerprints(context: Context, cell: Cell) -> dict[pathlib.Path, dict[str, s
     Returns:
         Path -> name -> fingerprint: of the splits, and of an attack's ready rows.
     """
-    splits = scenario.task_data(context, cell.task, cell.seed).splits
+    splits = scenario.task_data(context.config, cell.task, cell.seed).splits
     now = {
         name: data.fingerprint(*part.texts, *(part.pairs or ()), part.labels)
         for name, part in splits._asdict().items()
@@ -96,7 +99,7 @@ def fingerprints(context: Context, cell: Cell) -> dict[pathlib.Path, dict[str, s
     folder = context.workdir / cell.task
     found = {folder / f"seed{cell.seed}" / "data.json": now}
     if cell.attack and context.config.attacks[cell.attack].trigger == "file":
-        ready = scenario.ready_rows(context, cell.task, cell.attack)
+        ready = scenario.ready_rows(context.config, cell.task, cell.attack)
         content = json.dumps(ready.texts, sort_keys=True)
         now = data.fingerprint(content, *ready.test.texts, ready.test.labels)
         found[folder / f"{cell.attack}.json"] = {"ready": now}
@@ -135,11 +138,11 @@ def _named(variant: str) -> Iterator[None]:
         raise ValueError(f"variants.{variant}: {error}") from error
 
 
-def _check_layers(context: Context, task: str) -> None:
+def _check_layers(config: Settings, task: str) -> None:
     """Checks that every model has the layers whose states are compared."""
     for role in ("teacher", "student", "anchor"):
-        depth = _model_config(context, getattr(context.config, role), task).num_layers
-        for layer in context.config.features.layers:
+        depth = _model_config(config, getattr(config, role), task).num_layers
+        for layer in config.features.layers:
             validate.require(
                 -depth - 1 <= layer <= depth,
                 "features.layers",
@@ -148,16 +151,16 @@ def _check_layers(context: Context, task: str) -> None:
             )
 
 
-def _check_job(context: Context, job: Job, task, splits) -> None:
+def _check_job(config: Settings, job: Job, task, splits) -> None:
     """Checks an arm against the rows and classes of its task."""
-    config, rows = context.config, len(splits.transfer.texts)
+    rows = len(splits.transfer.texts)
     if ARMS[job.kind].private:
         expected, delta = config.dp.batch_size, config.dp.delta
         bound = f"<= {rows}, the transfer rows of {job.cell.task}"
         validate.require(expected <= rows, "dp.batch_size", expected, bound)
         bound = f"< 1 / {rows}, the transfer rows of {job.cell.task}"
         validate.require(delta < 1 / rows, "dp.delta", delta, bound)
-        student = _model_config(context, config.student, job.cell.task)
+        student = _model_config(config, config.student, job.cell.task)
         paths = traverse_util.flatten_dict(models.param_shapes(student))
         for name in config.dp.frozen:
             validate.one_of(sorted(set().union(*paths)), **{"dp.frozen": name})
@@ -170,42 +173,32 @@ def _check_job(context: Context, job: Job, task, splits) -> None:
         validate.require(found >= least, "prototypes.num", found, bound)
 
 
-def work(context: Context, todo: list[Job]) -> float:
+def work(context: Context, trainings: list[Training]) -> float:
     """The training that is left, in the progress bar's units."""
-    runs = {}
-    for job in todo:
-        for name, (section, passed) in _models_of(context, job).items():
-            folder = context.workdir / name
-            if not (folder / "model").exists() and not (folder / DONE).exists():
-                runs[name] = passed * trainer.row_cost(
-                    _model_config(context, section, job.cell.task)
-                )
-    return sum(runs.values())
+    return sum(
+        _work_of(context.varied(one.variant).config, one)
+        for one in trainings
+        if not is_trained(context.workdir, one)
+    )
 
 
-def _models_of(context: Context, job: Job) -> dict[str, tuple[Encoder, int]]:
-    """The models that a job needs trained: name -> settings, rows gone through."""
-    varied = context.varied(job.variant)
-    config, arm = varied.config, ARMS[job.kind]
-    splits = scenario.task_data(context, job.cell.task, job.cell.seed).splits
-    rows, known = len(splits.transfer.texts), scenario.num_references(config)
-    found = {
-        other.student: (config.student, ARMS[other.kind].passes(config, rows, known))
-        for other in (job, *needed(context.config, job))
-    }
-    tuned = []
-    if arm.taught:
-        tuned.append(artifacts.teacher_tuning(context, job.student_cell))
-    if arm.anchored and config.quarantine.anchor == "tuned":
-        tuned.append(trusted_model.anchor_tuning(varied, job.student_cell))
-    for one in tuned:
-        passed = len(one.examples.texts) * one.section.epochs
-        found[one.name] = one.section, passed
-    return found
+def _work_of(config: Settings, training: Training) -> float:
+    """The work of one training: rows gone through times the cost of a row."""
+    cell = training.cell
+    if training.tuning is not None:
+        wanted = training.tuning(config, cell)
+        section, passed = wanted.section, len(wanted.examples.texts)
+        passed *= section.epochs
+    else:
+        splits = scenario.task_data(config, cell.task, cell.seed).splits
+        rows, known = len(splits.transfer.texts), scenario.num_references(config)
+        section = config.student
+        passed = ARMS[training.job.kind].passes(config, rows, known)
+    return passed * trainer.row_cost(_model_config(config, section, cell.task))
 
 
 @functools.cache
-def _model_config(context: Context, section, task: str) -> models.EncoderConfig:
-    """Returns the config of a section's model on a task, read once for all seeds."""
-    cell = Cell(task, context.config.seeds[0], None)
-    return artifacts.build_model(context, section, cell).config
+def _model_config(config: Settings, section: Encoder, task: str) -> EncoderConfig:
+    """The config of a section's model on a task, read once for all seeds."""
+    cell = Cell(task, config.seeds[0], None)
+    return artifacts.build_model(config, section, cell).config

@@ -1,11 +1,15 @@
 """Attacks that know the defence: a trigger that is searched before the study begins."""
 
 import collections
+import dataclasses
+import json
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from experiments.runtime import Context
-from experiments.world import scenario, trusted_model
+from experiments.world import artifacts, scenario, trusted_model
 from experiments.world.scenario import Cell
 from protojax import attacks, storage
 from protojax.base import Examples
@@ -16,20 +20,50 @@ SEARCH = {"num_words": 2, "num_candidates": 200, "num_texts": 32}
 LEAST_ROWS = 3
 
 
-def prepare(context: Context, cell: Cell) -> None:
-    """Searches the trigger of a cell whose attack asks for it, once.
+def with_found(context: Context, cells: Iterable[Cell]) -> Context:
+    """The study with the words of all searched triggers in its settings.
 
-    The attacker has the anchor itself, and looks for words that make it take rows of
-    other classes for the target. What was found is written to the cell's
-    `trigger.json`, with the share of texts that the anchor takes for the target then.
+    Args:
+        context: the study.
+        cells: its scenarios; words that were not searched before are searched now, and
+            written to the scenario's `trigger.json`.
+    """
+    config = context.config
+    for cell in cells:
+        attack = cell.attack and config.attacks[cell.attack]
+        if not attack or attack.trigger != "searched":
+            continue
+        path = context.workdir / cell.whole.folder / "trigger.json"
+        if not path.exists():
+            storage.write_json(path, _search(context, cell))
+        words = " ".join(json.loads(path.read_text())["words"])
+        found = {**config.attacks[cell.attack].found, cell.whole.folder: words}
+        attacks_now = {
+            **config.attacks,
+            cell.attack: dataclasses.replace(config.attacks[cell.attack], found=found),
+        }
+        config = dataclasses.replace(config, attacks=attacks_now)
+    return context._replace(config=config)
+
+
+def _search(context: Context, cell: Cell) -> dict[str, Any]:
+    """The words that make the trusted model take other rows for the target.
+
+    The attacker has the trusted model itself.
+
+    Returns:
+        `words`, and `agreement`, the fraction of texts that the model takes for the
+        target then.
     """
     attack = context.config.attacks[cell.attack]
-    path = scenario.searched_trigger(context, cell)
-    if attack.trigger != "searched" or path.exists():
-        return
+    found = trusted_model.training_of(context.config, cell.clean)
+    if found is not None:
+        name, tuning = found
+        if not (context.workdir / name / "model").exists():
+            artifacts.fine_tune(context, tuning, cell.clean)
     context.describe(f"{cell.folder}/trigger")
     limits = {**SEARCH, **attack.trigger_args}
-    examples = scenario.poisoned(context, cell.clean).examples
+    examples = scenario.poisoned(context.config, cell.clean).examples
     rng = scenario.draws(cell, "search")
     others = np.flatnonzero(np.asarray(examples.labels) != attack.target)
     most = min(limits["num_texts"], len(others))
@@ -56,7 +90,7 @@ def prepare(context: Context, cell: Cell) -> None:
         num_words=limits["num_words"],
         insert=insert,
     )
-    storage.write_json(path, {"words": words, "agreement": agreement})
+    return {"words": words, "agreement": agreement}
 
 
 def candidates(texts, rng: np.random.Generator, most: int) -> list[str]:

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments import runtime
-from experiments.runtime import Context
-from experiments.settings import Encoder
+from experiments.runtime import Context, cached
+from experiments.settings import Encoder, Settings
 from experiments.world import scenario
 from experiments.world.scenario import Cell
+from experiments.world.tasks import Task
 from protojax import attacks, data, prototypes
 from protojax.base import Examples, Prototypes, TeacherOutputs
 from protojax.data.wordpiece import train_wordpiece
@@ -44,14 +44,14 @@ class Transfer(NamedTuple):
 Rewrite = Callable[[Context, Cell, Examples], Examples]
 
 
-@runtime.cached
-def _scratch_tokenizer(context: Context, task: str, seed: int):
-    """Trains a tokenizer on clean text, as a public one would have been."""
-    splits = scenario.task_data(context, task, seed).splits
+@cached
+def _scratch_tokenizer(config: Settings, task: str, seed: int):
+    """A tokenizer trained on clean text, as a public one would have been."""
+    splits = scenario.task_data(config, task, seed).splits
     texts = [*splits.transfer.texts, *splits.references.texts]
     for part in (splits.transfer.pairs, splits.references.pairs):
         texts.extend(part or ())
-    wordpiece = train_wordpiece(texts, vocab_size=context.config.data.vocab_size)
+    wordpiece = train_wordpiece(texts, vocab_size=config.data.vocab_size)
     return hf.wrap_tokenizer(
         wordpiece,
         pad_token="[PAD]",
@@ -62,43 +62,40 @@ def _scratch_tokenizer(context: Context, task: str, seed: int):
     )
 
 
-def build_model(context: Context, section: Encoder, cell: Cell) -> Model:
+def build_model(config: Settings, section: Encoder, cell: Cell) -> Model:
     """An untrained (or pretrained) model from its section of the settings."""
-    task = scenario.task_data(context, cell.task, cell.seed).task
+    task = scenario.task_data(config, cell.task, cell.seed).task
     model = model_settings.build(
         section,
         num_labels=task.num_labels,
         problem=task.problem,
         seed=cell.seed,
-        max_positions=context.config.data.buckets[-1],
-        tokenizer=lambda: _scratch_tokenizer(context, cell.task, cell.seed),
+        max_positions=config.data.buckets[-1],
+        tokenizer=lambda: _scratch_tokenizer(config, cell.task, cell.seed),
     )
     # Training is for the task's classes, whatever a head stood for before.
     return model._replace(label_names=task.label_names)
 
 
 def load_model(
-    context: Context,
     folder: pathlib.Path,
     section: Encoder,
-    cell: Cell,
+    task: Task,
     *,
     run: pathlib.Path | None = None,
 ) -> Model:
-    """Returns a model of this study as it was saved.
+    """A model of a study as it was saved.
 
     Args:
-        context: the study.
         folder: the model's.
-        section: the model's section of the config.
-        cell: the cell.
+        section: the model's section of the settings.
+        task: what it was trained for.
         run: the folder of the run that it came from; the one above by default.
 
     Raises:
         ValueError: a file that is not as it was written.
     """
     saved.check(folder, run=run or folder.parent)
-    task = scenario.task_data(context, cell.task, cell.seed).task
     return hf.load_hf(
         folder,
         num_labels=task.num_labels,
@@ -108,9 +105,10 @@ def load_model(
 
 
 def student_model(context: Context, cell: Cell, arm: str) -> Model:
-    """Returns the student of an arm that this one needs, see `arms.Arm.needs`."""
+    """The student of an arm that this one needs, see `arms.Arm.needs`."""
+    task = scenario.task_data(context.config, cell.task, cell.seed).task
     folder = context.workdir / cell.folder / arm / "model"
-    return load_model(context, folder, context.config.student, cell)
+    return load_model(folder, context.config.student, task)
 
 
 class FineTuning(NamedTuple):
@@ -129,7 +127,7 @@ class FineTuning(NamedTuple):
     examples: Examples
 
 
-Tuning = Callable[[Context, Cell], FineTuning]
+Tuning = Callable[[Settings, Cell], FineTuning]
 
 
 def fine_tune(context: Context, tuning: Tuning, cell: Cell) -> None:
@@ -143,61 +141,63 @@ def fine_tune(context: Context, tuning: Tuning, cell: Cell) -> None:
         tuning: says of a cell how its model is trained.
         cell: the cell.
     """
-    config = context.config
+    config, workdir = context.config, context.workdir
     seeds = replicas.seeds_beside(config.seeds, config.seeds_at_once, cell.seed)
-    wanted = [tuning(context, cell._replace(seed=seed)) for seed in seeds]
-    done = {
-        one.name for one in wanted if (context.workdir / one.name / "model").exists()
-    }
+    wanted = [tuning(config, cell._replace(seed=seed)) for seed in seeds]
+    done = {one.name for one in wanted if (workdir / one.name / "model").exists()}
     runs = []
-    for name, section, cell, examples in wanted:
-        model = build_model(context, section, cell)
+    for name, section, owner, examples in wanted:
+        model = build_model(config, section, owner)
         tokens = predict.tokenize(model, examples, config.lengths)
-        runs.append(Run(name, model, tokens, examples.labels, section, cell.seed))
+        runs.append(Run(name, model, tokens, examples.labels, section, owner.seed))
     left = [run for run in runs if run.name not in done]
     at_once = config.seeds_at_once
     ended = replicas.train_all(runs, context.around, at_once=at_once, done=done)
     for run, trained in zip(left, ended, strict=True):
         model = run.model._replace(params=trained.params)
-        saved.save(context.workdir / run.name / "model", model)
+        saved.save(workdir / run.name / "model", model)
 
 
 def fine_tuned(context: Context, tuning: Tuning, cell: Cell) -> Model:
-    """Returns a cell's model fine-tuned on labels; trains it once and keeps it."""
-    wanted = tuning(context, cell)
+    """A cell's model as `fine_tune` left it."""
+    wanted = tuning(context.config, cell)
+    task = scenario.task_data(context.config, cell.task, cell.seed).task
     folder = context.workdir / wanted.name / "model"
-    if not folder.exists():
-        fine_tune(context, tuning, cell)
-    return load_model(context, folder, wanted.section, wanted.cell)
+    return load_model(folder, wanted.section, task)
 
 
-def teacher_cell(context: Context, cell: Cell) -> Cell:
-    """Returns the cell whose teacher this one uses: clean unless data are poisoned.
+def teacher_cell(config: Settings, cell: Cell) -> Cell:
+    """The cell whose teacher this one uses: clean unless data are poisoned.
 
     Nodes have one teacher in common, trained on all their rows.
     """
     cell = cell.whole
-    if cell.attack and context.config.attacks[cell.attack].channel in ("data", "both"):
+    if cell.attack and config.attacks[cell.attack].channel in ("data", "both"):
         return cell
     return cell.clean
 
 
-@runtime.cached
+def teacher_name(config: Settings, cell: Cell) -> str:
+    """The folder of a cell's teacher, below the workdir."""
+    return f"{teacher_cell(config, cell).folder}/teacher"
+
+
+def teacher_tuning(config: Settings, cell: Cell) -> FineTuning:
+    """The training of a cell's teacher: on the transfer set that the attack left."""
+    owner = teacher_cell(config, cell)
+    examples = scenario.poisoned(config, owner).examples
+    return FineTuning(teacher_name(config, cell), config.teacher, owner, examples)
+
+
+@cached
 def teacher_model(context: Context, cell: Cell) -> Model:
-    """Returns the teacher of a cell: trained on the transfer set the attack left."""
+    """The teacher of a cell."""
     return fine_tuned(context, teacher_tuning, cell)
-
-
-def teacher_tuning(context: Context, cell: Cell) -> FineTuning:
-    """Returns how the teacher of a cell is trained."""
-    cell = teacher_cell(context, cell)
-    examples = scenario.poisoned(context, cell).examples
-    return FineTuning(f"{cell.folder}/teacher", context.config.teacher, cell, examples)
 
 
 def _outputs(context: Context, cell: Cell, name: str, examples: Examples):
     """The outputs of the cell's teacher over some rows, computed once."""
-    model = teacher_model(context, teacher_cell(context, cell))
+    model = teacher_model(context, teacher_cell(context.config, cell))
     return predicted(context, f"{cell.folder}/teacher_{name}", model, examples)
 
 
@@ -241,16 +241,16 @@ def transfer(context: Context, cell: Cell, rewrite: Rewrite | None = None) -> Tr
     whole = _transfer(context, cell.whole, rewrite)
     if not cell.federation:
         return whole
-    rows = scenario.node_rows(context, cell._replace(node=0))[cell.node]
+    rows = scenario.node_rows(context.config, cell._replace(node=0))[cell.node]
     return Transfer(
         data.take(whole.examples, rows), whole.logits[rows], whole.features[rows]
     )
 
 
-@runtime.cached
+@cached
 def _transfer(context: Context, cell: Cell, rewrite: Rewrite | None) -> Transfer:
     """Returns what arrives for all nodes together."""
-    examples, rows = scenario.poisoned(context, cell)
+    examples, rows = scenario.poisoned(context.config, cell)
     name = "transfer"
     if rewrite is not None:
         examples, name = rewrite(context, cell, examples), rewrite.__name__
@@ -278,13 +278,15 @@ def reference_outputs(context: Context, cell: Cell) -> TeacherOutputs:
     return _reference_outputs(context, owner)
 
 
-@runtime.cached
+@cached
 def _reference_outputs(context: Context, owner: Cell) -> TeacherOutputs:
     """Returns what a teacher says of the references of a cell that shares them."""
-    return _outputs(context, owner, "references", scenario.references(context, owner))
+    return _outputs(
+        context, owner, "references", scenario.references(context.config, owner)
+    )
 
 
-@runtime.cached
+@cached
 def constraint_prototypes(context: Context, cell: Cell) -> Prototypes:
     """Returns the teacher's prototypes on the references, one set a layer.
 
@@ -294,8 +296,8 @@ def constraint_prototypes(context: Context, cell: Cell) -> Prototypes:
         Prototypes with a leading `[layers]` axis.
     """
     config = context.config.prototypes
-    task = scenario.task_data(context, cell.task, cell.seed).task
-    labels = scenario.references(context, cell).labels
+    task = scenario.task_data(context.config, cell.task, cell.seed).task
+    labels = scenario.references(context.config, cell).labels
     rows = scenario.own_references(context.config, cell)
     features = reference_outputs(context, cell).features[rows]
     sets = [

@@ -37,7 +37,7 @@ def gather(
     evidence = Evidence(
         transfer=transfer.examples,
         teacher=TeacherOutputs(transfer.logits, transfer.features),
-        references=scenario.references(context, cell),
+        references=scenario.references(context.config, cell),
         teacher_on_references=artifacts.reference_outputs(context, cell),
     )
     if trusted:
@@ -75,7 +75,7 @@ class World:
     @property
     def references(self) -> Examples:
         """The rows that the defender trusts."""
-        return scenario.references(self.context, self.cell)
+        return scenario.references(self.context.config, self.cell)
 
     @property
     def own_references(self) -> np.ndarray:
@@ -107,7 +107,7 @@ class World:
 
     def ground_truth(self) -> np.ndarray:
         """Which transfer rows are poisoned, `[rows]`: for the oracle alone."""
-        return scenario.poisoned(self.context, self.cell).rows
+        return scenario.poisoned(self.context.config, self.cell).rows
 
     def at(self, **changes: Any) -> "World":
         """The same study in another scenario."""

@@ -6,7 +6,6 @@ the metrics.
 """
 
 import functools
-import json
 import pathlib
 import zlib
 from typing import NamedTuple
@@ -14,8 +13,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments import runtime
-from experiments.runtime import Context
+from experiments.runtime import cached
 from experiments.settings import Settings
 from experiments.world import tasks
 from protojax import attacks, data, validate
@@ -92,10 +90,10 @@ def _load_task(name: str, root: str, files) -> tuple[Examples, Examples, tasks.T
     )
 
 
-@runtime.cached
-def task_data(context: Context, task: str, seed: int) -> TaskData:
+@cached
+def task_data(config: Settings, task: str, seed: int) -> TaskData:
     """Returns the splits of a task, a function of the seed only."""
-    section = context.config.data
+    section = config.data
     train, test, resolved = _load_task(task, section.root, section.files)
     if section.validation_rows:
         most, rows = len(train.texts) - 1, section.validation_rows
@@ -126,12 +124,12 @@ class ReadyRows(NamedTuple):
 
 
 @functools.lru_cache(maxsize=2)
-def ready_rows(context: Context, task: str, attack: str) -> ReadyRows:
+def ready_rows(config: Settings, task: str, attack: str) -> ReadyRows:
     """Returns what the files say of an attack whose trigger is "file"."""
-    section = context.config.data
+    section = config.data
     clean, _, resolved = _load_task(task, section.root, section.files)
     validate.require(clean.pairs is None, "task", task, "one of single texts")
-    files = context.config.attacks[attack].files
+    files = config.attacks[attack].files
     root = pathlib.Path(section.root)
     copy, test = tasks.load_poisoned(
         resolved,
@@ -153,23 +151,18 @@ def ready_rows(context: Context, task: str, attack: str) -> ReadyRows:
     return ReadyRows({a: b for a, b, differs in pairs if differs}, test)
 
 
-def _trigger(context: Context, cell: Cell) -> attacks.Trigger:
+def _trigger(config: Settings, cell: Cell) -> attacks.Trigger:
     """Returns what puts a cell's sign into a text."""
-    attack = context.config.attacks[cell.attack]
+    attack = config.attacks[cell.attack]
     if attack.trigger == "file":
-        texts = ready_rows(context, cell.task, cell.attack).texts
+        texts = ready_rows(config, cell.task, cell.attack).texts
         return lambda text, rng: texts[text]
     if attack.trigger == "searched":
-        words = json.loads(searched_trigger(context, cell).read_text())["words"]
-        return attacks.sentence(" ".join(words), position=attack.position)
+        words = attack.found[cell.whole.folder]
+        return attacks.sentence(words, position=attack.position)
     return attacks.TRIGGERS[attack.trigger](
         position=attack.position, **attack.trigger_args
     )
-
-
-def searched_trigger(context: Context, cell: Cell) -> pathlib.Path:
-    """Returns the file of a trigger that was searched, see `adaptive.prepare`."""
-    return context.workdir / cell.whole.folder / "trigger.json"
 
 
 def _decoy(attack) -> attacks.Trigger | None:
@@ -195,7 +188,7 @@ def key(cell: Cell, purpose: str) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=2)
-def node_rows(context: Context, cell: Cell) -> list[np.ndarray]:
+def node_rows(config: Settings, cell: Cell) -> list[np.ndarray]:
     """Returns the transfer rows of each node of a cell's federation.
 
     Hostile nodes, the last ones, hold all of the poison: each poisoned row of an honest
@@ -205,8 +198,8 @@ def node_rows(context: Context, cell: Cell) -> list[np.ndarray]:
     Raises:
         ValueError: more poison than the hostile nodes have rows.
     """
-    section = context.config.federations[cell.federation]
-    examples = task_data(context, cell.task, cell.seed).splits.transfer
+    section = config.federations[cell.federation]
+    examples = task_data(config, cell.task, cell.seed).splits.transfer
     keys = examples.sources if section.partition == "source" else examples.labels
     if keys is None:
         raise ValueError(
@@ -220,7 +213,7 @@ def node_rows(context: Context, cell: Cell) -> list[np.ndarray]:
         **section.partition_args,
     )
     if section.hostile and cell.attack:
-        truth = poisoned(context, cell.whole).rows
+        truth = poisoned(config, cell.whole).rows
         # The same for every rule, so that rules differ in nothing else.
         rng = draws(cell.whole, f"exchange/{section.partition}")
         parts = _give_poison(parts, truth, section.hostile, rng)
@@ -259,22 +252,22 @@ def own_references(config: Settings, cell: Cell) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=16)
-def poisoned(context: Context, cell: Cell) -> attacks.Poisoned:
+def poisoned(config: Settings, cell: Cell) -> attacks.Poisoned:
     """Returns the transfer set as the attack leaves it, and the ground truth."""
     if cell.federation:
-        examples, truth = poisoned(context, cell.whole)
-        rows = node_rows(context, cell._replace(node=0))[cell.node]
+        examples, truth = poisoned(config, cell.whole)
+        rows = node_rows(config, cell._replace(node=0))[cell.node]
         return attacks.Poisoned(data.take(examples, rows), truth[rows])
-    examples = task_data(context, cell.task, cell.seed).splits.transfer
+    examples = task_data(config, cell.task, cell.seed).splits.transfer
     if cell.attack is None:
         return attacks.Poisoned(examples, np.zeros(len(examples.texts), bool))
-    attack = context.config.attacks[cell.attack]
+    attack = config.attacks[cell.attack]
     eligible = None
     if attack.trigger == "file":
-        ready = ready_rows(context, cell.task, cell.attack).texts
+        ready = ready_rows(config, cell.task, cell.attack).texts
         eligible = np.array([text in ready for text in examples.texts])
     return _poison(
-        context,
+        config,
         cell,
         examples,
         "poison",
@@ -287,13 +280,13 @@ def poisoned(context: Context, cell: Cell) -> attacks.Poisoned:
 
 
 def _poison(
-    context: Context, cell: Cell, examples: Examples, purpose: str, **options
+    config: Settings, cell: Cell, examples: Examples, purpose: str, **options
 ) -> attacks.Poisoned:
     """Returns rows with the trigger of a cell's attack in some of them."""
-    attack = context.config.attacks[cell.attack]
+    attack = config.attacks[cell.attack]
     return attacks.poison(
         examples,
-        _trigger(context, cell),
+        _trigger(config, cell),
         draws(cell, purpose),
         target=attack.target,
         source_classes=tuple(attack.source_classes),
@@ -314,43 +307,43 @@ def reference_cell(config, cell: Cell) -> Cell:
     return cell.clean
 
 
-@runtime.cached
-def _references(context: Context, cell: Cell) -> Examples:
+@cached
+def _references(config: Settings, cell: Cell) -> Examples:
     """Returns the references of a `reference_cell`."""
-    examples = task_data(context, cell.task, cell.seed).splits.references
-    if few := context.config.quarantine.references:
+    examples = task_data(config, cell.task, cell.seed).splits.references
+    if few := config.quarantine.references:
         rng = draws(cell.clean, "known references")
         rows = np.sort(data.sample_rows(examples.labels, few, rng=rng))
         examples = data.take(examples, rows)
     if cell.attack is None:
         return examples
-    rate = context.config.attacks[cell.attack].reference_rate
-    return _poison(context, cell, examples, "references", rate=rate).examples
+    rate = config.attacks[cell.attack].reference_rate
+    return _poison(config, cell, examples, "references", rate=rate).examples
 
 
-def references(context: Context, cell: Cell) -> Examples:
+def references(config: Settings, cell: Cell) -> Examples:
     """Returns the rows that the defender of a cell trusts."""
-    return _references(context, reference_cell(context.config, cell))
+    return _references(config, reference_cell(config, cell))
 
 
-def triggered_target(context: Context, cell: Cell) -> Examples:
+def triggered_target(config: Settings, cell: Cell) -> Examples:
     """Returns the test rows whose true label is the target, triggered."""
-    attack = context.config.attacks[cell.attack]
-    test = task_data(context, cell.task, cell.seed).splits.test
+    attack = config.attacks[cell.attack]
+    test = task_data(config, cell.task, cell.seed).splits.test
     rows = np.flatnonzero(test.labels == attack.target)
     rng = draws(cell, "test of the target")
-    return attacks.with_trigger(test, rows, _trigger(context, cell), rng)
+    return attacks.with_trigger(test, rows, _trigger(config, cell), rng)
 
 
-def triggered_test(context: Context, cell: Cell) -> Examples:
+def triggered_test(config: Settings, cell: Cell) -> Examples:
     """Returns the test rows whose true label is not the target, triggered.
 
     Ready rows that all claim to be the target are of the other class of two.
     """
-    attack = context.config.attacks[cell.attack]
-    task, splits = task_data(context, cell.task, cell.seed)
+    attack = config.attacks[cell.attack]
+    task, splits = task_data(config, cell.task, cell.seed)
     if attack.trigger == "file":
-        test = ready_rows(context, cell.task, cell.attack).test
+        test = ready_rows(config, cell.task, cell.attack).test
         if task.num_labels == 2 and (test.labels == attack.target).all():
             test = test._replace(labels=1 - test.labels)
         others = np.flatnonzero(test.labels != attack.target)
@@ -359,7 +352,7 @@ def triggered_test(context: Context, cell: Cell) -> Examples:
         return data.take(test, others)
     return attacks.triggered(
         splits.test,
-        _trigger(context, cell),
+        _trigger(config, cell),
         draws(cell, "test"),
         target=attack.target,
         source_classes=tuple(attack.source_classes),

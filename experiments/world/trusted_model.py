@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import runtime
-from experiments.runtime import Context
+from experiments.runtime import Context, cached
+from experiments.settings import Settings
 from experiments.world import artifacts, scenario
-from experiments.world.artifacts import FineTuning
+from experiments.world.artifacts import FineTuning, Tuning
 from experiments.world.scenario import Cell
 from protojax import data
 from protojax.base import Examples
@@ -38,56 +38,75 @@ class Anchor(NamedTuple):
 
 
 def anchor(context: Context, cell: Cell) -> Anchor:
-    """Returns the anchor of a cell, the same for all attacks that spare references."""
-    return _anchor(context, anchor_cell(context, cell))
+    """The trusted model of a cell, the same for all attacks that spare references."""
+    return _anchor(context, anchor_cell(context.config, cell))
 
 
-def anchor_cell(context: Context, cell: Cell) -> Cell:
-    """Returns the cell whose anchor this one has."""
-    owner = scenario.reference_cell(context.config, cell)
-    if context.config.quarantine.anchor == "teacher" and owner.attack is None:
-        return artifacts.teacher_cell(context, cell)
+def anchor_cell(config: Settings, cell: Cell) -> Cell:
+    """The cell whose trusted model this one has."""
+    owner = scenario.reference_cell(config, cell)
+    if config.quarantine.anchor == "teacher" and owner.attack is None:
+        return artifacts.teacher_cell(config, cell)
     return owner
 
 
-def anchor_tuning(context: Context, cell: Cell) -> FineTuning:
-    """Returns how the anchor's encoder is trained: on references that do not judge."""
-    cell = anchor_cell(context, cell)
-    name = f"{cell.folder}/anchor_encoder"
-    if few := context.config.quarantine.references:
-        name += f"_{few}"
-    _, training = _shared_out(context, cell)
-    known = data.take(scenario.references(context, cell), training)
-    return FineTuning(name, context.config.anchor, cell, known)
+def anchor_name(config: Settings, cell: Cell) -> str:
+    """The folder of a cell's tuned encoder, below the workdir."""
+    name = f"{anchor_cell(config, cell).folder}/anchor_encoder"
+    few = config.quarantine.references
+    return f"{name}_{few}" if few else name
 
 
-def _shared_out(context: Context, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the references that calibrate an anchor, and those it learns from."""
-    count = scenario.num_references(context.config)
+def anchor_tuning(config: Settings, cell: Cell) -> FineTuning:
+    """The training of a cell's encoder: on references that do not judge."""
+    owner = anchor_cell(config, cell)
+    _, training = _shared_out(config, owner)
+    known = data.take(scenario.references(config, owner), training)
+    return FineTuning(anchor_name(config, cell), config.anchor, owner, known)
+
+
+def training_of(config: Settings, cell: Cell) -> tuple[str, Tuning] | None:
+    """The folder and the training of a cell's trusted model, None where it has none."""
+    if config.quarantine.anchor == "tuned":
+        return anchor_name(config, cell), anchor_tuning
+    if config.quarantine.anchor == "frozen":
+        return None
+    owner = anchor_cell(config, cell)
+    return artifacts.teacher_name(config, owner), _teacher_of_anchor
+
+
+def _teacher_of_anchor(config: Settings, cell: Cell) -> FineTuning:
+    """The training of the teacher that is a cell's trusted model."""
+    return artifacts.teacher_tuning(config, anchor_cell(config, cell))
+
+
+def _shared_out(config: Settings, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+    """The references that calibrate a trusted model, and those it learns from."""
+    count = scenario.num_references(config)
     order = scenario.draws(cell, "calibration").permutation(count)
-    cut = round(context.config.quarantine.calibration_share * count)
+    cut = round(config.quarantine.calibration_share * count)
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 
 def _tuned(context: Context, cell: Cell) -> Model:
-    """Returns the anchor's encoder, fine-tuned."""
+    """The encoder, fine-tuned."""
     return artifacts.fine_tuned(context, anchor_tuning, cell)
 
 
 def _frozen(context: Context, cell: Cell) -> Model:
-    """Returns the anchor's encoder as it was before it saw a reference."""
-    return artifacts.build_model(context, context.config.anchor, cell)
+    """The encoder as it was before it saw a reference."""
+    return artifacts.build_model(context.config, context.config.anchor, cell)
 
 
 ANCHORS = {"tuned": _tuned, "frozen": _frozen, "teacher": artifacts.teacher_model}
 
 
-@runtime.cached
+@cached
 def _anchor(context: Context, cell: Cell) -> Anchor:
     """Returns the anchor of an `anchor_cell`."""
     config = context.config
-    references = scenario.references(context, cell)
-    held_out, training = _shared_out(context, cell)
+    references = scenario.references(context.config, cell)
+    held_out, training = _shared_out(context.config, cell)
     model = ANCHORS[config.quarantine.anchor](context, cell)
     outputs = artifacts.predicted(
         context,
@@ -124,14 +143,16 @@ def anchor_view(context: Context, cell: Cell) -> Reading:
     whole = _anchor_view(context, cell.whole)
     if not cell.federation:
         return whole
-    return whole.take(scenario.node_rows(context, cell._replace(node=0))[cell.node])
+    return whole.take(
+        scenario.node_rows(context.config, cell._replace(node=0))[cell.node]
+    )
 
 
-@runtime.cached
+@cached
 def _anchor_view(context: Context, cell: Cell) -> Reading:
     """Returns what the anchor says of the rows of all nodes together."""
     judge = anchor(context, cell)
-    examples = scenario.poisoned(context, cell).examples
+    examples = scenario.poisoned(context.config, cell).examples
     outputs = artifacts.predicted(
         context,
         f"{cell.folder}/anchor_transfer",

@@ -28,9 +28,9 @@ def warmed_up(
         objective: what the student minimises.
     """
     config, transfer = context.config, artifacts.transfer(context, cell)
-    references = scenario.references(context, cell)
+    references = scenario.references(context.config, cell)
     everything = data.concatenate(transfer.examples, references)
-    model = artifacts.build_model(context, config.student, cell)
+    model = artifacts.build_model(context.config, config.student, cell)
     section = dataclasses.replace(
         config.student, epochs=config.quarantine.warmup_epochs
     )

@@ -1,0 +1,121 @@
+"""The rows of the results: students on clean and on triggered text."""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from experiments import runtime
+from experiments.runtime import Context
+from experiments.settings import Settings
+from experiments.study import students
+from experiments.study.grid import Job
+from experiments.world import scenario, tasks
+from protojax import attacks, evals, models
+from protojax.data import partition
+from protojax.training import predict
+
+
+def evaluate(context: Context, job: Job) -> dict[str, Any]:
+    """One row of the results: students on clean and on triggered text.
+
+    Of several students, one a node, the honest nodes' count, each as much.
+    """
+    config, cell = context.config, job.cell
+    found = students.load(context, job)
+    facts = students.facts_of(context.workdir, job)
+    if len(found) > 1:
+        found = found[: len(found) - facts["hostile_nodes"]]
+    task, splits = scenario.task_data(config, job.cell.task, job.cell.seed)
+    predicted = _predict(config, task, found, splits.test)
+    metrics = {
+        name: float(
+            np.mean([tasks.METRICS[name](splits.test.labels, p) for p in predicted])
+        )
+        for name in task.metrics
+    }
+    row = {
+        "task": job.cell.task,
+        "attack": job.cell.attack,
+        "arm": job.arm,
+        "seed": job.cell.seed,
+        "clean_metric": metrics[task.metrics[0]],
+        "metric_name": task.metrics[0],
+        "metrics": metrics,
+        "test_rows": len(splits.test.texts),
+        "asr": None,
+        "untriggered_asr": None,
+        "robust_accuracy": None,
+        "target_kept": None,
+        "evaluated_commit": runtime.commit(),
+        **facts,
+        **_fairness(config, job, predicted, facts),
+    }
+    if job.cell.attack is not None:
+        attack = config.attacks[job.cell.attack]
+        success = functools.partial(evals.attack_success_rate, target=attack.target)
+        # Ready rows have no twins without their trigger here.
+        if attack.trigger != "file":
+            truth = splits.test.labels
+            kept = attacks.measured_rows(
+                truth,
+                target=attack.target,
+                source_classes=tuple(attack.source_classes),
+            )
+            row["untriggered_asr"] = float(
+                np.mean([success(p[kept], truth[kept]) for p in predicted])
+            )
+            of_target = scenario.triggered_target(config, job.cell)
+            said = _predict(config, task, found, of_target)
+            row["target_kept"] = float(
+                np.mean([evals.robust_accuracy(p, of_target.labels) for p in said])
+            )
+        triggered = scenario.triggered_test(config, job.cell)
+        predicted = _predict(config, task, found, triggered)
+        truth = triggered.labels
+        row["asr"] = float(np.mean([success(p, truth) for p in predicted]))
+        row["robust_accuracy"] = float(
+            np.mean([evals.robust_accuracy(p, truth) for p in predicted])
+        )
+    return row
+
+
+def _predict(
+    config: Settings, task, found: list[models.Model], examples
+) -> list[np.ndarray]:
+    """Returns what each student says of some rows: classes or scores."""
+    tokens = predict.tokenize(found[0], examples, config.lengths)
+    outputs = [
+        predict.predict(model, tokens, config.lengths, config.features).logits
+        for model in found
+    ]
+    if task.problem == "regression":
+        return [logits[:, 0] for logits in outputs]
+    return [logits.argmax(-1) for logits in outputs]
+
+
+def _fairness(config: Settings, job: Job, predicted, facts) -> dict[str, Any]:
+    """Returns how the honest nodes of a federation differ in accuracy.
+
+    A node's accuracy is over its own mix of classes.
+    """
+    task, splits = scenario.task_data(config, job.cell.task, job.cell.seed)
+    if not job.federation or task.problem == "regression":
+        return {}
+    rows = scenario.node_rows(config, job.student_cell)
+    honest = len(rows) - facts["hostile_nodes"]
+    # By the labels that nature gave: what a node is for does not change with an attack.
+    shares = partition.class_shares(
+        splits.transfer.labels, rows[:honest], task.num_labels
+    )
+    accuracies = evals.node_accuracies(
+        np.broadcast_to(predicted, (honest, len(splits.test.labels))),
+        splits.test.labels,
+        shares,
+    )
+    return {
+        "node_accuracies": accuracies.tolist(),
+        "node_variance": float(accuracies.var()),
+        "worst_node": float(accuracies.min()),
+        "bytes_sent": facts["traffic"]["total"],
+    }

@@ -1,0 +1,223 @@
+"""The students of a study: trained and written by one function, loaded by another."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from experiments import runtime
+from experiments.arms import ARMS, Recipe, federated
+from experiments.runtime import Context
+from experiments.study.grid import DONE, Job, job_of, needed
+from experiments.world import artifacts, scenario
+from experiments.world.evidence import World
+from experiments.world.scenario import Cell
+from protojax import distillation, evals, models, prototypes, storage
+from protojax.federated import replicas
+from protojax.models import saved
+from protojax.training import predict, processes, trainer
+from protojax.training.trainer import Run
+
+# What is known of the training of a student that has no federation.
+_TRAINING = (
+    *("step_seconds", "step_rows", "seeds_at_once", "noise_multiplier"),
+    "epsilon_nominal",
+)
+
+
+def folders(workdir: pathlib.Path, job: Job) -> list[pathlib.Path]:
+    """The folders of a job's students, none before they are whole."""
+    folder = workdir / job.student
+    return sorted(folder.glob("**/model")) if (folder / DONE).exists() else []
+
+
+def facts_of(workdir: pathlib.Path, job: Job) -> dict[str, Any]:
+    """What is known of the training of a job's students."""
+    return json.loads((workdir / job.student / DONE).read_text())
+
+
+def load(context: Context, job: Job) -> list[models.Model]:
+    """The students of a job: one, or one a node where no server merges them."""
+    config = context.varied(job.variant).config
+    task = scenario.task_data(config, job.cell.task, job.cell.seed).task
+    run = context.workdir / job.student
+    return [
+        artifacts.load_model(folder, config.student, task, run=run)
+        for folder in folders(context.workdir, job)
+    ]
+
+
+def remove(workdir: pathlib.Path, job: Job) -> None:
+    """Removes the students of a job, and first the file that says they are whole."""
+    (workdir / job.student / DONE).unlink(missing_ok=True)
+    for folder in (workdir / job.student).glob("**/model"):
+        saved.remove(folder)
+
+
+def train(context: Context, job: Job) -> None:
+    """Trains the students of a job; what they need is trained before.
+
+    With them train those of the seeds that the config puts beside its own, kept or not:
+    a study that was killed between two of them goes on with the same group.
+    """
+    config, workdir = context.config, context.workdir
+    if folders(workdir, job):
+        if facts_of(workdir, job).get("epsilon_nominal") is False:
+            # The study may have been killed between the student and this.
+            trainer.remove_checkpoints(context.around.store(job.student), secret=True)
+        return
+    if job.federation:
+        start, done = distil_federated(context, job)
+        _keep(context, job, done, start)
+        trainer.remove_checkpoints(context.around.store(job.student))
+        return
+    seeds = replicas.seeds_beside(config.seeds, config.seeds_at_once, job.cell.seed)
+    group = [job_of(config, job.cell._replace(seed=seed), job.arm) for seed in seeds]
+    done = {one.student for one in group if folders(workdir, one)}
+    made = []
+    for one in group:
+        start, recipe = _start(context, one), _recipe(context, one)
+        if recipe.student is None:
+            made.append((one, start, recipe, _run(context, one, start, recipe)))
+        elif one.student not in done:
+            before = facts_of(workdir, needed(config, one)[0])
+            facts = {name: before.get(name) for name in _TRAINING}
+            params = distillation.student_params(recipe.student.params)
+            _keep(context, one, _alone(params, recipe, facts), start)
+    ended = replicas.train_all(
+        [run for *_, run in made],
+        context.around,
+        at_once=config.seeds_at_once,
+        done=done,
+    )
+    left = [part for part in made if part[0].student not in done]
+    for (one, start, recipe, run), trained in zip(left, ended, strict=True):
+        facts = (
+            trained.step_seconds,
+            run.train.batch_size,
+            trained.at_once,
+            run.objective.gradient.options.get("noise_multiplier"),
+            not run.secret if run.private else None,
+        )
+        params = distillation.student_params(trained.params, trained.projection)
+        facts = dict(zip(_TRAINING, facts, strict=True))
+        _keep(context, one, _alone(params, recipe, facts), start)
+
+
+def _recipe(context: Context, job: Job) -> Recipe:
+    """What a job's student learns from."""
+    world = World(context.varied(job.variant), job.student_cell)
+    return ARMS[job.kind].recipe(world)
+
+
+def _start(context: Context, job: Job) -> models.Model:
+    """What a job's training starts from: a new student, or another arm's."""
+    if ARMS[job.kind].starts_from_first:
+        (student,) = load(context, needed(context.config, job)[0])
+        return student
+    config = context.varied(job.variant).config
+    return artifacts.build_model(config, config.student, job.student_cell)
+
+
+def _run(context: Context, job: Job, start: models.Model, recipe: Recipe) -> Run:
+    """The training run of a recipe, of a student that has no federation."""
+    config, private = context.varied(job.variant).config, recipe.objective.private
+    return Run(
+        job.student,
+        start,
+        predict.tokenize(start, recipe.examples, config.lengths),
+        recipe.examples.labels,
+        dataclasses.replace(config.student, **recipe.train),
+        seed=job.cell.seed,
+        columns=recipe.columns,
+        objective=recipe.objective,
+        prototypes=recipe.prototypes,
+        secret=private and not config.dp.reproducible,
+    )
+
+
+def _alone(params, recipe: Recipe, facts: dict[str, Any]) -> federated.Distilled:
+    """The result of a student that has no federation."""
+    held = [] if recipe.prototypes is None else [recipe.prototypes]
+    return federated.Distilled([params], [recipe], held, np.zeros(1, bool), facts)
+
+
+def distil_federated(
+    context: Context, job: Job
+) -> tuple[models.Model, federated.Distilled]:
+    """Trains the students of a job over its federation.
+
+    Every process of several calls it.
+
+    Args:
+        context: the study.
+        job: one whose arm runs in a federation.
+
+    Returns:
+        What they started from, and what came of it.
+    """
+    processes.wait_for_leader(context.workdir / job.student / federated.READY)
+    start = _start(context, job)
+    context = context.varied(job.variant)
+    context.describe(job.student)
+    arm = ARMS[job.kind]
+    done = federated.distil(context, job.student, job.student_cell, arm, start)
+    return start, done
+
+
+def _keep(
+    context: Context, job: Job, done: federated.Distilled, start: models.Model
+) -> None:
+    """Writes the students of a job and the facts of their training."""
+    folder = context.workdir / job.student
+    one_each = len(done.params) > 1
+    for node, params in enumerate(done.params):
+        place = folder / f"node_{node:03d}" if one_each else folder
+        saved.save(place / "model", start._replace(params=params["model"]))
+        if "projection" in params:
+            with storage.atomic(place / "projection.npy") as file:
+                np.save(file, params["projection"])
+    for node, held in enumerate(done.prototypes):
+        place = folder if len(done.prototypes) == 1 else folder / f"node_{node:03d}"
+        place.mkdir(parents=True, exist_ok=True)
+        for layer in range(held.vectors.shape[0]):
+            prototypes.save_prototypes(
+                place / f"prototypes_{layer}.safetensors",
+                type(held)(*(leaf[layer] for leaf in held)),
+            )
+    facts = {
+        "commit": runtime.commit(),
+        **done.facts,
+        "transfer_rows": sum(len(recipe.examples.texts) for recipe in done.recipes),
+        "bytes_per_node": sum(map(prototypes.num_bytes, done.prototypes[:1])),
+        "hostile_nodes": int(done.hostile.sum()),
+        **_quarantine_facts(context, job.student_cell, done),
+    }
+    # Written last: this file says that the students are whole.
+    storage.write_json(folder / DONE, facts)
+
+
+def _quarantine_facts(context: Context, cell: Cell, done: federated.Distilled):
+    """How good a quarantine was; the only use of the ground truth here."""
+    judged = [
+        (
+            recipe.verdict,
+            scenario.poisoned(context.config, cell._replace(node=node)).rows,
+        )
+        for node, recipe in enumerate(done.recipes)
+        if recipe.verdict is not None
+    ]
+    if not judged:
+        return {}
+    rejected = np.concatenate([verdict.rejected for verdict, _ in judged])
+    p_values = np.concatenate([verdict.p_values for verdict, _ in judged])
+    truth = np.concatenate([rows for _, rows in judged])
+    quality = evals.quarantine_quality(rejected, truth)
+    return {
+        "quarantine_precision": quality.precision,
+        "quarantine_recall": quality.recall,
+        "false_rejection": quality.false_rejection_rate,
+        "detection_auc": evals.detection_auc(-p_values, truth) if truth.any() else None,
+    }
