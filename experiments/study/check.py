@@ -18,6 +18,7 @@ from experiments.world import tasks as tasks_lib
 from experiments.world.scenario import NO_ATTACK, num_references
 from protojax import attacks, training, validate
 from protojax.distillation import TRANSFORMS, losses, schedules
+from protojax.distillation.margin import ASSIGNMENTS
 from protojax.federated import aggregation, communication, gossip, partition
 from protojax.models.layers import DTYPES
 from protojax.prototypes import geometry
@@ -218,9 +219,7 @@ def _check_objective(config: ConfigDict) -> None:
         weights,
         f"as long as features.layers={layers}",
     )
-    validate.one_of(
-        losses.ASSIGNMENTS, **{"margin.assignment": config.margin.assignment}
-    )
+    validate.one_of(ASSIGNMENTS, **{"margin.assignment": config.margin.assignment})
     for field in ("schedule", "weight_schedule"):
         name = config.margin[field]
         validate.one_of(schedules.SCHEDULES, **{f"margin.{field}": name})
