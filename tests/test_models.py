@@ -16,7 +16,8 @@ import pytest
 from protojax import models
 from protojax.base import Batch
 from protojax.models import MODELS
-from protojax.models.layers import ACTIVATIONS, EncoderConfig, bfloat16_product
+from protojax.models.config import ACTIVATIONS, EncoderConfig
+from protojax.models.layers import bfloat16_product
 
 families = pytest.mark.parametrize("family", MODELS)
 

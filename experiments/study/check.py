@@ -17,10 +17,11 @@ from experiments.world import adaptive_attacks, trusted_model
 from experiments.world import tasks as tasks_lib
 from experiments.world.scenario import NO_ATTACK, num_references
 from protojax import attacks, training, validate
+from protojax.data import partition
 from protojax.distillation import TRANSFORMS, losses, schedules
 from protojax.distillation.margin import ASSIGNMENTS
-from protojax.federated import aggregation, communication, gossip, partition
-from protojax.models.layers import DTYPES
+from protojax.federated import aggregation, communication, gossip
+from protojax.models.config import DTYPES
 from protojax.prototypes import geometry
 
 CHANNELS = ("data", "logits", "both", "labels")

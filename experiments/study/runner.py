@@ -36,7 +36,7 @@ from experiments.study.preflight import check_unchanged, fingerprints, preflight
 from experiments.world import artifacts, scenario, tasks
 from experiments.world.scenario import Cell
 from protojax import attacks, distillation, evals, models, prototypes, validate
-from protojax.federated import partition
+from protojax.data import partition
 
 _END = "end of the study"  # where processes wait for each other
 # What is known of the training of a student that has no federation.
