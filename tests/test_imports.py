@@ -19,8 +19,8 @@ LIBRARY = {
     "federated": 5,
 }
 STUDIES = {
-    **dict.fromkeys(("runtime", "processes"), 0),
-    **dict.fromkeys(("inference", "trainer"), 1),
+    **dict.fromkeys(("runtime", "processes", "settings"), 0),
+    **dict.fromkeys(("inference", "saved", "trainer"), 1),
     "together": 2,
     "world": 3,
     "arms": 4,

@@ -16,7 +16,7 @@ from experiments.world import artifacts, scenario, trusted_model
 from experiments.world.scenario import Cell
 from protojax import data, models
 from protojax.base import Batch, Examples
-from protojax.detection import outlier_words
+from protojax.detection.onion import word_outlier_scores
 from protojax.models import Model
 
 
@@ -133,7 +133,7 @@ def _compiled_scores(model_config, width: int, num_neighbours: int):
         words = (
             jnp.full(hidden.shape[:2], -1).at[:, :known].set(batch.labels[:, :known])
         )
-        found = outlier_words.word_outlier_scores(
+        found = word_outlier_scores(
             hidden,
             batch.attention_mask,
             words,

@@ -25,6 +25,7 @@ from protojax.detection.conformal import (
     reject,
 )
 from protojax.detection.consistency import Claims
+from protojax.detection.sample_test import sample_gate
 from protojax.distillation import teacher
 from protojax.models import Model
 
@@ -227,7 +228,7 @@ def judge_rows(context: Context, cell: Cell) -> Verdict:
     anchor = trusted_model.anchor(context, cell)
     view = trusted_model.anchor_view(context, cell)
     outputs = artifacts.reference_outputs(context, cell)
-    verdict = consistency.sample_gate(
+    verdict = sample_gate(
         inference.posterior(view.logits),
         transfer.logits.argmax(-1),
         inference.posterior(anchor.held_out.logits),

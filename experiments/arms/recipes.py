@@ -18,7 +18,7 @@ from experiments.world import artifacts, scenario
 from experiments.world.scenario import Cell
 from protojax import data
 from protojax.base import Examples, Prototypes
-from protojax.detection import conformal, consistency
+from protojax.detection.quarantine import calibrate_bias, quarantine_targets
 from protojax.distillation import noise_multiplier_of
 from protojax.models import Model
 
@@ -380,11 +380,11 @@ def _defended(
     config = context.config
     if transfer is None:
         transfer = artifacts.transfer(context, cell)
-    bias = conformal.calibrate_bias(
+    bias = calibrate_bias(
         artifacts.reference_outputs(context, cell).logits,
         scenario.references(context, cell).labels,
     )
-    targets = consistency.quarantine_targets(
+    targets = quarantine_targets(
         transfer.logits + bias,
         transfer.examples.labels,
         verdict.rejected,
