@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protojax.base import Examples
-from protojax.data import batches, take
+from protojax.data import take
+from protojax.data import tokens as tokens_lib
 from protojax.data.batches import (
     Dispatch,
     Tokens,
@@ -147,10 +148,10 @@ def test_tokenize_refuses_ids_beyond_the_embedding():
 def test_ids_that_have_no_row(wrong):
     ids = np.ones((3, 4), np.int32)
     tokens = Tokens(ids, np.zeros_like(ids), np.full(3, 4), 0)
-    batches.check_ids(tokens, 10)
+    tokens_lib.check_ids(tokens, 10)
     ids[2, 1] = wrong
     with pytest.raises(ValueError, match=f"found id {wrong} in row 2"):
-        batches.check_ids(tokens, 10)
+        tokens_lib.check_ids(tokens, 10)
 
 
 def test_tokenize_needs_a_tokenizer():
@@ -465,8 +466,8 @@ def test_hidden_tokens_are_gone_and_the_others_move_up():
     ids = rng.integers(1, 50, (20, 8)).astype(np.int32)
     kinds = rng.integers(0, 2, (20, 8)).astype(np.int32)
     hidden = rng.random((20, 8)) < 0.4
-    tokens = batches.Tokens(ids, kinds, lengths, 99)
-    found = batches.without(batches.take(tokens, np.arange(20)), hidden)
+    tokens = tokens_lib.Tokens(ids, kinds, lengths, 99)
+    found = tokens_lib.without(tokens_lib.take(tokens, np.arange(20)), hidden)
     for row, length in enumerate(lengths):
         kept = [place for place in range(length) if not hidden[row, place]]
         empty = 8 - len(kept)
@@ -474,4 +475,4 @@ def test_hidden_tokens_are_gone_and_the_others_move_up():
         assert found.token_type_ids[row].tolist() == [*kinds[row, kept], *[0] * empty]
         assert found.lengths[row] == len(kept)
     with pytest.raises(ValueError, match=r"hidden\.shape"):
-        batches.without(tokens, hidden[:3])
+        tokens_lib.without(tokens, hidden[:3])

@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protojax.detection.conformal import (
-    calibrate_bias,
     calibrate_temperature,
     combine_scores,
     conformal_p_values,
@@ -271,40 +270,6 @@ def test_temperature_is_recovered_and_minimises_the_likelihood(temperature):
     grid = np.exp(np.linspace(np.log(0.05), np.log(20), 100))
     best = min(nll(honest * temperature, labels, value) for value in grid)
     assert nll(honest * temperature, labels, found) <= best + 1e-6
-
-
-@pytest.mark.parametrize("temperature", [0.5, 3.0])
-def test_a_bias_is_recovered_in_the_scale_of_the_logits(temperature):
-    rng = np.random.default_rng(0)
-    honest = rng.normal(size=(20_000, 3)) * 2
-    labels = np.argmax(honest + rng.gumbel(size=honest.shape), axis=1)
-    planted = np.array([0.6, -0.1, -0.5])
-    found = calibrate_bias(temperature * (honest + planted), labels)
-    np.testing.assert_allclose(found, -temperature * planted, atol=0.1 * temperature)
-    assert abs(found.sum()) < 1e-9
-
-
-def test_a_bias_minimises_the_likelihood_and_its_penalty():
-    rng = np.random.default_rng(1)
-    logits, labels = rng.normal(size=(50, 2)), rng.integers(0, 2, 50)
-    temperature = calibrate_temperature(logits, labels)
-
-    def objective(gap):
-        bias = np.array([gap, -gap]) / 2
-        return 50 * nll(logits + bias, labels, temperature) + (
-            np.sum((bias / temperature) ** 2) / 2
-        )
-
-    found = calibrate_bias(logits, labels)
-    grid = np.linspace(-5, 5, 2001)
-    best = grid[np.argmin([objective(gap) for gap in grid])]
-    assert found[0] - found[1] == pytest.approx(best, abs=0.01)
-
-
-def test_a_class_without_references_gets_a_finite_bias():
-    found = calibrate_bias(np.zeros((9, 2)), np.zeros(9, int))
-    assert np.isfinite(found).all()
-    assert found[0] > found[1]
 
 
 def test_temperature_by_hand():

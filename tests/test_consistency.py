@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -16,9 +14,8 @@ from protojax.detection.consistency import (
     cluster_scores,
     disagreement,
     neighbourhood_scores,
-    quarantine_targets,
-    sample_gate,
 )
+from protojax.detection.sample_test import sample_gate
 
 COIN = IsotonicFit(np.array([1.0]), np.array([0.5]))
 
@@ -364,114 +361,3 @@ def test_clusters_of_other_rows_are_refused():
         cluster_scores(rows, rows, COIN, np.zeros(30), np.zeros(4))
     with pytest.raises(ValueError, match="tests > 0"):
         quarantine([], np.zeros(4), np.zeros(4), alpha=0.5)
-
-
-def test_sample_gate_by_hand():
-    # Of 9 references with scores 0.1, ..., 0.9, five score at least 0.5.
-    refs = np.linspace(0.9, 0.1, 9)
-    posterior_refs = np.stack([refs, 1 - refs], axis=1)
-    posterior = np.array([[0.5, 0.5], [0.05, 0.95]])
-    found = sample_gate(posterior, np.zeros(2), posterior_refs, np.zeros(9), alpha=0.1)
-    np.testing.assert_allclose(found.p_values, [0.6, 0.1])
-    np.testing.assert_array_equal(found.rejected, [False, True])
-
-
-@pytest.mark.parametrize("claim", [-1, 2])
-def test_sample_gate_names_claims_that_are_no_class(claim):
-    posterior, refs = np.array([[0.9, 0.1]]), np.tile([0.9, 0.1], (19, 1))
-    with pytest.raises(ValueError, match=rf"claims in \[0, 2\), found claims={claim}"):
-        sample_gate(posterior, np.array([claim]), refs, np.zeros(19))
-    with pytest.raises(ValueError, match="claims"):
-        sample_gate(posterior, np.zeros(1), refs, np.full(19, claim))
-
-
-def test_sample_gate_keeps_its_rate():
-    rng = np.random.default_rng(11)
-    rates = []
-    for _ in range(200):
-        posterior = rng.dirichlet(np.ones(2), 199)
-        claims = np.arange(199) % 2
-        found = sample_gate(
-            posterior[:41], claims[:41], posterior[41:], claims[41:], alpha=0.2
-        )
-        rates.append(found.rejected.mean())
-    error = np.std(rates) / np.sqrt(len(rates))
-    assert 0.1 <= np.mean(rates) <= 0.2 + 3 * error
-
-
-def targets_loop(teacher_logits, labels, rejected, anchor_logits, anchor_classes):
-    """ "replace", row by row."""
-    rows = []
-    for i, logits in enumerate(teacher_logits):
-        if rejected[i]:
-            log_total = np.log(np.sum(np.exp(anchor_logits[i])))
-            label = np.argmax(anchor_logits[i])
-            rows.append((anchor_logits[i] - log_total, label, anchor_classes[i]))
-        else:
-            rows.append((logits, labels[i], labels[i]))
-    return map(np.array, zip(*rows, strict=True))
-
-
-def quarantined():
-    rng = np.random.default_rng(12)
-    return (
-        rng.normal(size=(20, 3)).astype(np.float32),
-        rng.integers(0, 3, 20),
-        rng.random(20) < 0.4,
-        rng.normal(size=(20, 3)).astype(np.float32),
-        rng.integers(0, 3, 20),
-    )
-
-
-def test_replace_gives_rejected_rows_the_anchors_posterior():
-    arrays = quarantined()
-    found = quarantine_targets(*arrays)
-    logits, labels, anchors = targets_loop(*arrays)
-    np.testing.assert_allclose(found.teacher_logits, logits, atol=1e-6)
-    np.testing.assert_array_equal(found.labels, labels)
-    np.testing.assert_array_equal(found.anchors, anchors)
-    assert bool(found.keep.all())
-
-
-def test_drop_changes_no_target():
-    teacher_logits, labels, rejected, anchor_logits, anchor_classes = quarantined()
-    found = quarantine_targets(
-        teacher_logits, labels, rejected, anchor_logits, anchor_classes, action="drop"
-    )
-    np.testing.assert_array_equal(found.teacher_logits, teacher_logits)
-    np.testing.assert_array_equal(found.labels, labels)
-    np.testing.assert_array_equal(
-        found.anchors, np.where(rejected, anchor_classes, labels)
-    )
-    np.testing.assert_array_equal(found.keep, ~rejected)
-
-
-@pytest.mark.parametrize("action", ["replace", "drop"])
-def test_targets_are_the_same_under_jit(action):
-    arrays = quarantined()
-    targets = functools.partial(quarantine_targets, action=action)
-    for eager, jitted in zip(targets(*arrays), jax.jit(targets)(*arrays), strict=True):
-        assert eager.dtype == jitted.dtype
-        np.testing.assert_allclose(eager, jitted, atol=1e-6)
-
-
-def test_nothing_rejected_changes_nothing():
-    teacher_logits, labels, rejected, *anchor = quarantined()
-    found = quarantine_targets(teacher_logits, labels, 0 * rejected, *anchor)
-    np.testing.assert_array_equal(found.teacher_logits, teacher_logits)
-    np.testing.assert_array_equal(found.labels, labels)
-    np.testing.assert_array_equal(found.anchors, labels)
-
-
-def test_targets_name_the_wrong_argument():
-    teacher_logits, labels, rejected, anchor_logits, anchor_classes = quarantined()
-    with pytest.raises(ValueError, match="Did you mean 'drop'"):
-        quarantine_targets(*quarantined(), action="drp")
-    with pytest.raises(ValueError, match=r"\(20, 3\) and \(20, 2\)"):
-        quarantine_targets(
-            teacher_logits, labels, rejected, anchor_logits[:, :2], anchor_classes
-        )
-    with pytest.raises(ValueError, match=r"len\(labels\)=3"):
-        quarantine_targets(
-            teacher_logits, labels[:3], rejected, anchor_logits, anchor_classes
-        )

@@ -381,7 +381,9 @@ def test_sources_decide_where_rows_go(tmp_path):
     context = context_of(config, tmp_path / "run")
     cell = Cell("files", 0, None, "three")
     parts = scenario.node_rows(context.config, cell)
-    sources = np.array(scenario.task_data(context.config, "files", 0).splits.transfer.sources)
+    sources = np.array(
+        scenario.task_data(context.config, "files", 0).splits.transfer.sources
+    )
     owners = [set(sources[rows]) for rows in parts]
     assert set.union(*owners) == {f"site{i}" for i in range(7)}
     assert sum(map(len, owners)) == 7

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from protojax import models
 from protojax.base import Examples
-from protojax.data import batches
+from protojax.data import tokens as tokens_lib
 from protojax.models import hf
 from tests.test_hf import copied, drop, edit_config, families, golden
 
@@ -264,7 +264,7 @@ def test_no_tokenizer(tmp_path, caplog):
     assert f"{folder} holds no tokenizer" in caplog.text
     rows = Examples(["a film"], None, np.zeros(1, np.int32))
     with pytest.raises(ValueError, match="Expected a tokenizer, found None"):
-        batches.tokenize(model.tokenizer, rows, max_length=8)
+        tokens_lib.tokenize(model.tokenizer, rows, max_length=8)
 
 
 def test_the_home_folder(tmp_path, monkeypatch):

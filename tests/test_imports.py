@@ -20,8 +20,8 @@ LIBRARY = {
     "cli": 6,
 }
 STUDIES = {
-    **dict.fromkeys(("runtime", "processes"), 0),
-    **dict.fromkeys(("inference", "trainer"), 1),
+    **dict.fromkeys(("runtime", "processes", "settings"), 0),
+    **dict.fromkeys(("inference", "saved", "trainer"), 1),
     "together": 2,
     "world": 3,
     "arms": 4,

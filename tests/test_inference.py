@@ -9,7 +9,7 @@ from experiments.runtime import Context
 from experiments.study.defaults import defaults
 from protojax import models
 from protojax.base import Batch
-from protojax.data import batches
+from protojax.data import tokens as tokens_lib
 from tests.test_defenses import CONFIG, MODEL
 
 
@@ -22,7 +22,7 @@ def make(rows=7):
     lengths = rng.integers(2, 7, rows).astype(np.int32)
     ids = rng.integers(1, 30, (rows, 6)).astype(np.int32)
     ids *= np.arange(6) < lengths[:, None]
-    tokens = batches.Tokens(ids, np.zeros_like(ids), lengths, 0)
+    tokens = tokens_lib.Tokens(ids, np.zeros_like(ids), lengths, 0)
     return Context(ml_collections.FrozenConfigDict(config), None, None, 0), tokens
 
 

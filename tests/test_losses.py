@@ -10,6 +10,11 @@ import pytest
 
 from protojax.base import Prototypes
 from protojax.distillation import losses
+from protojax.distillation.margin import (
+    ASSIGNMENTS,
+    layerwise_margin_loss,
+    prototype_margin_loss,
+)
 
 few = hypothesis.settings(max_examples=10, deadline=None)
 
@@ -390,7 +395,7 @@ def margin_reference(rows, prototypes, margin, metric, classes=None):
 
 def margin_loss(prototypes, assignment, metric):
     def loss(rows, margin, classes):
-        return losses.prototype_margin_loss(
+        return prototype_margin_loss(
             rows,
             prototypes,
             margin,
@@ -403,7 +408,7 @@ def margin_loss(prototypes, assignment, metric):
     return jax.jit(loss)  # so that the margin is traced in all tests
 
 
-@pytest.mark.parametrize("assignment", losses.ASSIGNMENTS)
+@pytest.mark.parametrize("assignment", ASSIGNMENTS)
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_margin_loss_matches_numpy_loop(assignment, metric):
     prototypes = prototypes_of()
@@ -428,9 +433,7 @@ def test_margin_loss_matches_numpy_loop(assignment, metric):
 @pytest.mark.parametrize(("metric", "expected"), [("cosine", 0.75), ("l2", 4.75)])
 def test_margin_loss_by_hand(metric, expected):
     one = Prototypes(np.array([[4.0, 0.0]]), np.array([0]), np.ones(1))
-    loss = losses.prototype_margin_loss(
-        np.array([[0.0, 3.0]]), one, 0.25, metric=metric
-    )
+    loss = prototype_margin_loss(np.array([[0.0, 3.0]]), one, 0.25, metric=metric)
     np.testing.assert_allclose(loss, [expected], atol=1e-6)
 
 
@@ -444,7 +447,7 @@ def test_margin_loss_where_no_prototype_stands_for_anything(metric):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
-@pytest.mark.parametrize("assignment", losses.ASSIGNMENTS)
+@pytest.mark.parametrize("assignment", ASSIGNMENTS)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_row_that_is_not_finite_is_never_within_the_margin(metric, assignment, value):
     prototypes, rows = prototypes_of(), random(3, 4)
@@ -475,7 +478,7 @@ def test_margin_loss_gradient_is_finite_on_a_prototype_and_at_zero(metric, margi
 
     @jax.jit
     def loss(rows, vectors):
-        return losses.prototype_margin_loss(
+        return prototype_margin_loss(
             rows, prototypes._replace(vectors=vectors), margin, metric=metric
         )
 
@@ -548,7 +551,7 @@ def test_margin_loss_never_mixes_rows():
     np.testing.assert_array_equal(loss(rows, 0.1, classes)[kept], before)
 
 
-@pytest.mark.parametrize("assignment", losses.ASSIGNMENTS)
+@pytest.mark.parametrize("assignment", ASSIGNMENTS)
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_layerwise_loss_is_the_weighted_sum_over_layers(assignment, metric):
     layers = [prototypes_of(seed=seed) for seed in range(3)]
@@ -561,7 +564,7 @@ def test_layerwise_loss_is_the_weighted_sum_over_layers(assignment, metric):
 
     @jax.jit
     def loss(rows, margin, weights):
-        return losses.layerwise_margin_loss(
+        return layerwise_margin_loss(
             rows,
             stacked,
             margin,
@@ -593,14 +596,14 @@ def test_jit_equals_eager():
     for loss in (
         losses.jensen_shannon,
         losses.attention_transfer,
-        lambda x, y: losses.prototype_margin_loss(x[0], prototypes, 0.1, metric="l2"),
+        lambda x, y: prototype_margin_loss(x[0], prototypes, 0.1, metric="l2"),
     ):
         np.testing.assert_allclose(jax.jit(loss)(a, b), loss(a, b), atol=2e-6)
 
 
 def test_margin_losses_name_bad_arguments():
     prototypes, rows = prototypes_of(), random(2, 4)
-    loss = functools.partial(losses.prototype_margin_loss, rows, prototypes, 0.1)
+    loss = functools.partial(prototype_margin_loss, rows, prototypes, 0.1)
     with pytest.raises(ValueError, match="assignment='closest'"):
         loss(assignment="closest")
     with pytest.raises(ValueError, match="labels"):
@@ -610,16 +613,12 @@ def test_margin_losses_name_bad_arguments():
     with pytest.raises(ValueError, match="metric"):
         loss(metric="l1")
     with pytest.raises(ValueError, match=r"\(2, 3\).*\(6, 4\)"):
-        losses.prototype_margin_loss(rows[:, :3], prototypes, 0.1)
+        prototype_margin_loss(rows[:, :3], prototypes, 0.1)
     for margin in (np.ones(2), np.ones((2, 1)), [0.1]):
         with pytest.raises(ValueError, match=r"margin\.shape \(\)"):
-            losses.prototype_margin_loss(rows, prototypes, margin)
+            prototype_margin_loss(rows, prototypes, margin)
     stacked = jax.tree.map(lambda leaf: leaf[None], prototypes)
     with pytest.raises(ValueError, match=r"weights\.shape=\(1, 2\)"):
-        losses.layerwise_margin_loss(
-            random(2, 1, 4), stacked, 0.1, layer_weights=[[1.0, 1.0]]
-        )
+        layerwise_margin_loss(random(2, 1, 4), stacked, 0.1, layer_weights=[[1.0, 1.0]])
     with pytest.raises(ValueError, match=r"\(2, 2, 4\).*\(1, 6, 4\).*\(2,\)"):
-        losses.layerwise_margin_loss(
-            random(2, 2, 4), stacked, 0.1, layer_weights=[1.0, 1.0]
-        )
+        layerwise_margin_loss(random(2, 2, 4), stacked, 0.1, layer_weights=[1.0, 1.0])

@@ -16,7 +16,8 @@ import pytest
 from protojax import models
 from protojax.base import Batch
 from protojax.models import MODELS
-from protojax.models.layers import ACTIVATIONS, bfloat16_product
+from protojax.models.config import ACTIVATIONS
+from protojax.models.layers import bfloat16_product
 from tests.tiny import encoder_config
 
 families = pytest.mark.parametrize("family", MODELS)

@@ -1,10 +1,14 @@
+import importlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protojax.prototypes import neighbours as module
-from protojax.prototypes.neighbours import neighbours
+from protojax.prototypes import neighbours
+
+# The function of this name hides its module.
+module = importlib.import_module("protojax.prototypes.neighbours")
 
 
 def distances(query, pool, metric):

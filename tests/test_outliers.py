@@ -13,7 +13,7 @@ from experiments.world.trusted_model import Anchor
 from protojax import models
 from protojax.base import Examples
 from protojax.data.wordpiece import train_wordpiece
-from protojax.detection.outlier_words import word_outlier_scores
+from protojax.detection.onion import word_outlier_scores
 from protojax.models import hf
 from tests.tiny import encoder_config
 

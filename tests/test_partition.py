@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protojax.federated import partition
+from protojax.data import partition
 
 
 def make_keys(name, num_rows, rng):

@@ -13,7 +13,7 @@ import pytest
 
 from protojax import prototypes
 from protojax.base import Prototypes
-from protojax.prototypes import _kmeans, geometry
+from protojax.prototypes import _kmeans, fitting, geometry
 
 SNIPS = pathlib.Path(__file__).parents[1] / "experiments/data/snips/train.tsv"
 
@@ -377,7 +377,7 @@ def test_shares_are_even(sizes, data):
     hypothesis.assume(sum(sizes) > 0)
     filled = sum(size > 0 for size in sizes)
     total = data.draw(st.integers(filled, sum(sizes)))
-    shares = prototypes._even_shares(np.array(sizes), total)
+    shares = fitting._even_shares(np.array(sizes), total)
     assert shares.sum() == total
     for share, size in zip(shares, sizes, strict=True):
         assert min(size, 1) <= share <= size

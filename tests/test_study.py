@@ -19,7 +19,7 @@ from experiments.study import check, grid, preflight, runner
 from experiments.study.defaults import attack, defaults, encoder
 from experiments.world import artifacts, scenario, trusted_model
 from experiments.world.evidence import World
-from protojax.data import batches
+from protojax.data import tokens as tokens_lib
 from protojax.detection.trusted_model import read
 from protojax.federated import replicas
 from protojax.models import hf, saved
@@ -284,7 +284,7 @@ def test_the_bare_rate_is_of_the_same_rows_without_their_trigger(finished):
 def reread(context, judge, ids):
     """What the anchor says of one row of tokens."""
     ids = np.asarray(ids)[None]
-    one = batches.Tokens(ids, np.zeros_like(ids), np.array([ids.shape[1]]), 0)
+    one = tokens_lib.Tokens(ids, np.zeros_like(ids), np.array([ids.shape[1]]), 0)
     config = context.config
     outputs = predict.predict(judge.model, one, config.lengths, config.features)
     return read(judge.reading, outputs)

@@ -14,6 +14,7 @@ from experiments.study import grid as jobs_lib
 from experiments.study.defaults import defaults, encoder
 from protojax import models
 from protojax.data import batches
+from protojax.data import tokens as tokens_lib
 from protojax.models import hf
 from tests.test_study import forget, run, run_killed, tiny
 from tests.tiny import encoder_config
@@ -28,7 +29,7 @@ def run_of(seed, rows, **changes):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(2, 9, rows).astype(np.int32)
     ids = rng.integers(1, 40, (rows, 8), np.int32)
-    tokens = batches.Tokens(ids, np.zeros_like(ids), lengths, 0)
+    tokens = tokens_lib.Tokens(ids, np.zeros_like(ids), lengths, 0)
     model = models.init_model(CONFIG, seed=seed)
     labels = rng.integers(0, 2, rows).astype(np.int32)
     one = trainer.Run(f"seed{seed}/it", model, tokens, labels, SECTION, seed)

@@ -13,7 +13,7 @@ from experiments import runtime
 from experiments.runtime import Context
 from experiments.world import artifacts, scenario, trusted_model
 from experiments.world.scenario import Cell
-from protojax.data import batches
+from protojax.data import tokens as tokens_lib
 from protojax.detection import consistency, shared_tokens
 from protojax.detection.conformal import IsotonicFit, Scores
 from protojax.detection.consistency import Claims
@@ -32,7 +32,7 @@ class Words(NamedTuple):
             them; filled as it is asked.
     """
 
-    tokens: batches.Tokens
+    tokens: tokens_lib.Tokens
     ids: np.ndarray
     classes: dict[tuple[int, bytes], int]
 
@@ -77,7 +77,7 @@ def words(context: Context, cell: Cell) -> tuple[Words, Words, Words]:
     tokenizer = judge.model.tokenizer
     frame = (tokenizer.cls_token_id, tokenizer.sep_token_id)
 
-    def read(tokens: batches.Tokens) -> Words:
+    def read(tokens: tokens_lib.Tokens) -> Words:
         held = np.arange(tokens.input_ids.shape[1]) < tokens.lengths[:, None]
         held &= ~np.isin(tokens.input_ids, frame)
         ids = np.where(held, tokens.input_ids, -1)
@@ -90,7 +90,7 @@ def words(context: Context, cell: Cell) -> tuple[Words, Words, Words]:
             scenario.references(context.config, cell),
         )
     )
-    held_out = batches.take(references, judge.calibration)
+    held_out = tokens_lib.take(references, judge.calibration)
     return read(rows), read(held_out), read(references)
 
 
@@ -143,7 +143,7 @@ def _denied_without(
     new = {key: index for index, key in enumerate(keys) if key not in part.classes}
     if new:
         rows = np.array(list(new.values()))
-        tokens = batches.take(part.tokens, row[rows])
+        tokens = tokens_lib.take(part.tokens, row[rows])
         view = _reread(context, cell, tokens, hidden[rows])
         part.classes.update(zip(new, view.classes.tolist(), strict=True))
     denied = np.full(asked.shape, np.nan)
@@ -155,7 +155,7 @@ def _denied_without(
 def _reread(context: Context, cell: Cell, tokens, hidden: np.ndarray) -> Reading:
     """Returns what the anchor says of rows some of whose tokens it does not see."""
     judge = trusted_model.anchor(context, cell)
-    left = batches.without(tokens, hidden)
+    left = tokens_lib.without(tokens, hidden)
     config = context.config
     outputs = predict.predict(judge.model, left, config.lengths, config.features)
     return read(judge.reading, outputs)
@@ -234,7 +234,7 @@ def view_without(context: Context, cell: Cell, hidden: np.ndarray) -> Reading:
     rows = np.flatnonzero(hidden.any(1))
     if not len(rows):
         return view
-    tokens = batches.take(words(context, cell)[0].tokens, rows)
+    tokens = tokens_lib.take(words(context, cell)[0].tokens, rows)
     again = _reread(context, cell, tokens, hidden[rows])
     classes, logits = view.classes.copy(), view.logits.copy()
     classes[rows], logits[rows] = again.classes, again.logits

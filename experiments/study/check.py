@@ -17,7 +17,7 @@ from experiments.world import adaptive_attacks
 from experiments.world import tasks as tasks_lib
 from experiments.world.scenario import NO_ATTACK, num_references
 from protojax import attacks, validate
-from protojax.federated import partition
+from protojax.data import partition
 from protojax.federated.settings import Federation
 
 # A student's own settings; what it shares with others stays what it is.

@@ -21,7 +21,7 @@ def evaluate(context: Context, job: Job) -> dict[str, Any]:
 
     Of several students, one a node, the honest nodes' count, each as much.
     """
-    config, cell = context.config, job.cell
+    config = context.config
     found = students.load(context, job)
     facts = students.facts_of(context.workdir, job)
     if len(found) > 1:

@@ -18,7 +18,7 @@ from experiments.settings import Settings
 from experiments.world import tasks
 from protojax import attacks, data, validate
 from protojax.base import Examples
-from protojax.federated import partition
+from protojax.data import partition
 
 NO_ATTACK = "no_attack"  # the folder of the clean world
 # What a column of poisoned rows may say.

@@ -1,10 +1,10 @@
 """Attacks of nodes on the aggregation of their updates.
 
 A hostile node trains as the others do and then sends something else. Each attack takes
-`(updates, hostile, key)`, updates as `protojax.aggregation` takes them, and returns the
-updates that arrive: honest rows unchanged. A new attack is one function and one line of
-`UPDATE_ATTACKS`. What a hostile node's data do to its own update (a poisoned partition)
-needs nothing from here.
+`(updates, hostile, key)`, updates as `protojax.federated.aggregation` takes them, and
+returns the updates that arrive: honest rows unchanged. A new attack is one function and
+one line of `UPDATE_ATTACKS`. What a hostile node's data do to its own update (a
+poisoned partition) needs nothing from here.
 """
 
 import statistics

@@ -10,9 +10,13 @@ from protojax.data.examples import (
     split,
     take,
 )
+from protojax.data.partition import PARTITIONS
+from protojax.data.tokens import Tokens, tokenize
 
 __all__ = [
+    "PARTITIONS",
     "Splits",
+    "Tokens",
     "concatenate",
     "fingerprint",
     "held_out",
@@ -20,4 +24,5 @@ __all__ = [
     "sample_rows",
     "split",
     "take",
+    "tokenize",
 ]

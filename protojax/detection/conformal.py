@@ -1,4 +1,4 @@
-"""What clean references teach: an expected rate, a rejection level, a teacher's bias.
+"""What clean references teach: an expected rate, a rejection level, a temperature.
 
 Thresholds never come from a table or from the rows under test. References that the
 anchor has not seen are scored like the rows under test, and a row is rejected when
@@ -256,50 +256,6 @@ def reject(p_values: Sequence[np.ndarray], *, alpha: float) -> Quarantine:
     validate.same_length(**{f"p_values_{i}": p for i, p in enumerate(p_values)})
     least = np.minimum(1, len(p_values) * np.min(p_values, axis=0))
     return Quarantine(least <= alpha, least)
-
-
-def calibrate_bias(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
-    """Returns what to add to a teacher's logits so that it favours no class.
-
-        b = argmin_b -Σ log softmax((logits + b) / T)[label] + |b / T|² / 2
-
-    A teacher trained on flipped labels leans towards the target on clean text as well,
-    and its students with it. T is the teacher's temperature, so a teacher that is too
-    sure of itself gets a shift in its own scale. The penalty is worth one reference.
-
-    Args:
-        logits: `[references, num_classes]`, the teacher's, on references that it was
-            not trained on.
-        labels: `[references]`, int, their true classes.
-
-    Returns:
-        `[num_classes]`, of mean zero.
-
-    Raises:
-        ValueError: as `calibrate_temperature`.
-
-    Source: the bias of bias-corrected temperature scaling, Alexandari, Kundaje and
-    Shrikumar 2020, arXiv:1901.06852; the temperature is fitted first, not jointly, and
-    not applied.
-
-    >>> logits = np.tile([[4.0, 0.0], [0.0, 2.0]], (50, 1))
-    >>> bias = calibrate_bias(logits + np.array([1.0, -1.0]), np.tile([0, 1], 50))
-    >>> bias[0] < 0 < bias[1]
-    np.True_
-    """
-    temperature = calibrate_temperature(logits, labels)
-    logits, labels = np.asarray(logits, np.float64) / temperature, np.asarray(labels)
-    truth = np.eye(logits.shape[1])[labels]
-
-    def loss(bias: np.ndarray) -> tuple[float, np.ndarray]:
-        log_p = special.log_softmax(logits + bias, axis=1)
-        value = -(truth * log_p).sum() + bias @ bias / 2
-        return value, (np.exp(log_p) - truth).sum(0) + bias
-
-    fit = optimize.minimize(
-        loss, np.zeros(logits.shape[1]), jac=True, method="L-BFGS-B"
-    )
-    return temperature * (fit.x - fit.x.mean())
 
 
 def calibrate_temperature(logits: ArrayLike, labels: ArrayLike) -> float:

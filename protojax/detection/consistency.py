@@ -12,26 +12,19 @@ are poisoned or the true label of a transfer row.
     scores = [neighbourhood_scores(transfer, refs, expected),
               token_scores(transfer, refs, expected.whatever_confidence, ...), ...]
     verdict = quarantine(scores, transfer.classes, refs.classes, alpha=0.05)
-    targets = quarantine_targets(..., verdict.rejected, ...)
 
 Everything but the neighbour search is NumPy on the host: a few vectors, used once.
 """
 
 from typing import NamedTuple
 
-import chex
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
 from protojax import validate
-from protojax.base import Array
 from protojax.detection.conformal import (
     IsotonicFit,
-    Quarantine,
     Scores,
-    quarantine,
     require_finite,
 )
 from protojax.prototypes.neighbours import neighbours
@@ -190,126 +183,6 @@ def cluster_scores(
     return split(np.max(scores, axis=0), transfer)
 
 
-def sample_gate(
-    posterior: ArrayLike,
-    claims: ArrayLike,
-    posterior_refs: ArrayLike,
-    claims_refs: ArrayLike,
-    *,
-    alpha: float = 0.05,
-) -> Quarantine:
-    """Rejects the rows whose claim the anchor alone finds improbable.
-
-    The per-sample baseline that group tests are compared with: conformal too, so
-    equally strict on clean rows, but limited by the anchor's errors on single rows.
-
-    Args:
-        posterior: `[rows, num_classes]`, the anchor's probabilities.
-        claims: `[rows]`, int, the claimed classes.
-        posterior_refs: `[references, num_classes]`, likewise for clean references.
-        claims_refs: `[references]`, int.
-        alpha: the rate at which clean rows may be rejected.
-
-    Returns:
-        The `Quarantine` of the rows, by 1 - posterior of the claim.
-
-    Raises:
-        ValueError: a claim that is none of the classes, or those of
-            `conformal_p_values`.
-
-    >>> rows, refs = np.array([[0.9, 0.1], [0.1, 0.9]]), np.tile([0.9, 0.1], (9, 1))
-    >>> found = sample_gate(rows, np.zeros(2), refs, np.zeros(9), alpha=0.1)
-    >>> found.rejected.tolist()
-    [False, True]
-    """
-    scores = (
-        _improbability(posterior, claims),
-        _improbability(posterior_refs, claims_refs),
-    )
-    return quarantine([scores], claims, claims_refs, alpha=alpha)
-
-
-class Targets(NamedTuple):
-    """What the student is to learn from each transfer row.
-
-    Attributes:
-        teacher_logits: `[rows, num_classes]`, float32.
-        labels: `[rows]`, int32.
-        anchors: `[rows]`, int32, the class whose prototypes hold the row.
-        keep: `[rows]`, bool, False on rows to leave out.
-    """
-
-    teacher_logits: Array
-    labels: Array
-    anchors: Array
-    keep: Array
-
-
-def quarantine_targets(
-    teacher_logits: ArrayLike,
-    labels: ArrayLike,
-    rejected: ArrayLike,
-    anchor_logits: ArrayLike,
-    anchor_classes: ArrayLike,
-    *,
-    action: str = "replace",
-) -> Targets:
-    """Takes label and teacher logits away from rejected rows.
-
-    "replace" gives them the anchor's log posterior and its argmax instead, which
-    teaches the student that the trigger means nothing; "drop" marks them to be left
-    out. Rows that were not rejected keep everything.
-
-    Args:
-        teacher_logits: `[rows, num_classes]`.
-        labels: `[rows]`, int, the given labels.
-        rejected: `[rows]`, bool, `Quarantine.rejected`.
-        anchor_logits: `[rows, num_classes]`; as sure as the teacher's, not calibrated:
-            soft targets on triggered rows only would mark the trigger as doubtful.
-        anchor_classes: `[rows]`, int, the class of the nearest anchor prototype.
-        action: "replace" or "drop".
-
-    Returns:
-        The `Targets`. The margin loss holds rejected rows to the anchor's class and
-        all others to their label.
-
-    Raises:
-        ValueError: on an unknown action or shapes that do not fit.
-
-    >>> teacher, labels = np.array([[0.0, 9.0], [0.0, 9.0]]), np.array([1, 1])
-    >>> rejected, anchor_classes = np.array([True, False]), np.array([0, 0])
-    >>> kept = quarantine_targets(teacher, labels, rejected, -teacher, anchor_classes)
-    >>> kept.labels.tolist(), kept.anchors.tolist(), kept.keep.tolist()
-    ([0, 1], [0, 1], [True, True])
-    """
-    validate.one_of(["replace", "drop"], action=action)
-    teacher_logits = jnp.asarray(teacher_logits, jnp.float32)
-    anchor_logits = jnp.asarray(anchor_logits, jnp.float32)
-    chex.assert_rank([teacher_logits, anchor_logits], 2)
-    if np.shape(teacher_logits) != np.shape(anchor_logits):
-        raise ValueError(
-            "Expected teacher_logits and anchor_logits of one shape, "
-            f"found {np.shape(teacher_logits)} and {np.shape(anchor_logits)}."
-        )
-    validate.same_length(
-        teacher_logits=teacher_logits,
-        labels=labels,
-        rejected=rejected,
-        anchor_classes=anchor_classes,
-    )
-    labels, rejected = jnp.asarray(labels, jnp.int32), jnp.asarray(rejected, bool)
-    anchors = jnp.where(rejected, jnp.asarray(anchor_classes, jnp.int32), labels)
-    if action == "drop":
-        return Targets(teacher_logits, labels, anchors, ~rejected)
-    posterior = jax.nn.log_softmax(anchor_logits)
-    return Targets(
-        jnp.where(rejected[:, None], posterior, teacher_logits),
-        jnp.where(rejected, jnp.argmax(posterior, axis=1).astype(jnp.int32), labels),
-        anchors,
-        jnp.ones_like(rejected),
-    )
-
-
 def pool(transfer: Claims, refs: Claims) -> Claims:
     """Returns transfer rows and references as one set of rows, checked."""
     for claims in (transfer, refs):
@@ -349,14 +222,3 @@ def split(scores: np.ndarray, transfer: Claims) -> Scores:
     """Returns the scores of the transfer rows and those of the references."""
     num_rows = len(transfer.classes)
     return scores[:num_rows], scores[num_rows:]
-
-
-def _improbability(posterior: ArrayLike, claims: ArrayLike) -> np.ndarray:
-    """Returns one minus the probability of each row's claim."""
-    validate.same_length(posterior=posterior, claims=claims)
-    posterior, claims = np.asarray(posterior), np.asarray(claims, np.int64)
-    classes = posterior.shape[1]
-    known = (claims >= 0) & (claims < classes)
-    first = None if known.all() else int(claims[~known][0])
-    validate.require(first is None, "claims", first, f"in [0, {classes})")
-    return 1 - np.take_along_axis(posterior, claims[:, None], axis=1)[:, 0]

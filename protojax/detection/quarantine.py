@@ -2,12 +2,16 @@
 
 from typing import NamedTuple
 
+import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy import optimize, special
 
 from protojax import data, validate
-from protojax.base import Examples, Prototypes, TeacherOutputs
-from protojax.detection.conformal import calibrate_bias
-from protojax.detection.consistency import quarantine_targets
+from protojax.base import Array, Examples, Prototypes, TeacherOutputs
+from protojax.detection.conformal import calibrate_temperature
 from protojax.detection.evidence import Evidence, Verdict
 
 # How sure the target of a reference is of its true class: odds of e^4, 98 %.
@@ -99,6 +103,131 @@ def training_rows(
         },
     )
     return rows.take(np.flatnonzero(targets.keep))
+
+
+class Targets(NamedTuple):
+    """What the student is to learn from each transfer row.
+
+    Attributes:
+        teacher_logits: `[rows, num_classes]`, float32.
+        labels: `[rows]`, int32.
+        anchors: `[rows]`, int32, the class whose prototypes hold the row.
+        keep: `[rows]`, bool, False on rows to leave out.
+    """
+
+    teacher_logits: Array
+    labels: Array
+    anchors: Array
+    keep: Array
+
+
+def quarantine_targets(
+    teacher_logits: ArrayLike,
+    labels: ArrayLike,
+    rejected: ArrayLike,
+    anchor_logits: ArrayLike,
+    anchor_classes: ArrayLike,
+    *,
+    action: str = "replace",
+) -> Targets:
+    """Takes label and teacher logits away from rejected rows.
+
+    "replace" gives them the anchor's log posterior and its argmax instead, which
+    teaches the student that the trigger means nothing; "drop" marks them to be left
+    out. Rows that were not rejected keep everything.
+
+    Args:
+        teacher_logits: `[rows, num_classes]`.
+        labels: `[rows]`, int, the given labels.
+        rejected: `[rows]`, bool, `Quarantine.rejected`.
+        anchor_logits: `[rows, num_classes]`; as sure as the teacher's, not calibrated:
+            soft targets on triggered rows only would mark the trigger as doubtful.
+        anchor_classes: `[rows]`, int, the class of the nearest anchor prototype.
+        action: "replace" or "drop".
+
+    Returns:
+        The `Targets`. The margin loss holds rejected rows to the anchor's class and
+        all others to their label.
+
+    Raises:
+        ValueError: on an unknown action or shapes that do not fit.
+
+    >>> teacher, labels = np.array([[0.0, 9.0], [0.0, 9.0]]), np.array([1, 1])
+    >>> rejected, anchor_classes = np.array([True, False]), np.array([0, 0])
+    >>> kept = quarantine_targets(teacher, labels, rejected, -teacher, anchor_classes)
+    >>> kept.labels.tolist(), kept.anchors.tolist(), kept.keep.tolist()
+    ([0, 1], [0, 1], [True, True])
+    """
+    validate.one_of(["replace", "drop"], action=action)
+    teacher_logits = jnp.asarray(teacher_logits, jnp.float32)
+    anchor_logits = jnp.asarray(anchor_logits, jnp.float32)
+    chex.assert_rank([teacher_logits, anchor_logits], 2)
+    if np.shape(teacher_logits) != np.shape(anchor_logits):
+        raise ValueError(
+            "Expected teacher_logits and anchor_logits of one shape, "
+            f"found {np.shape(teacher_logits)} and {np.shape(anchor_logits)}."
+        )
+    validate.same_length(
+        teacher_logits=teacher_logits,
+        labels=labels,
+        rejected=rejected,
+        anchor_classes=anchor_classes,
+    )
+    labels, rejected = jnp.asarray(labels, jnp.int32), jnp.asarray(rejected, bool)
+    anchors = jnp.where(rejected, jnp.asarray(anchor_classes, jnp.int32), labels)
+    if action == "drop":
+        return Targets(teacher_logits, labels, anchors, ~rejected)
+    posterior = jax.nn.log_softmax(anchor_logits)
+    return Targets(
+        jnp.where(rejected[:, None], posterior, teacher_logits),
+        jnp.where(rejected, jnp.argmax(posterior, axis=1).astype(jnp.int32), labels),
+        anchors,
+        jnp.ones_like(rejected),
+    )
+
+
+def calibrate_bias(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
+    """Returns what to add to a teacher's logits so that it favours no class.
+
+        b = argmin_b -Σ log softmax((logits + b) / T)[label] + |b / T|² / 2
+
+    A teacher trained on flipped labels leans towards the target on clean text as well,
+    and its students with it. T is the teacher's temperature, so a teacher that is too
+    sure of itself gets a shift in its own scale. The penalty is worth one reference.
+
+    Args:
+        logits: `[references, num_classes]`, the teacher's, on references that it was
+            not trained on.
+        labels: `[references]`, int, their true classes.
+
+    Returns:
+        `[num_classes]`, of mean zero.
+
+    Raises:
+        ValueError: as `calibrate_temperature`.
+
+    Source: the bias of bias-corrected temperature scaling, Alexandari, Kundaje and
+    Shrikumar 2020, arXiv:1901.06852; the temperature is fitted first, not jointly, and
+    not applied.
+
+    >>> logits = np.tile([[4.0, 0.0], [0.0, 2.0]], (50, 1))
+    >>> bias = calibrate_bias(logits + np.array([1.0, -1.0]), np.tile([0, 1], 50))
+    >>> bias[0] < 0 < bias[1]
+    np.True_
+    """
+    temperature = calibrate_temperature(logits, labels)
+    logits, labels = np.asarray(logits, np.float64) / temperature, np.asarray(labels)
+    truth = np.eye(logits.shape[1])[labels]
+
+    def loss(bias: np.ndarray) -> tuple[float, np.ndarray]:
+        log_p = special.log_softmax(logits + bias, axis=1)
+        value = -(truth * log_p).sum() + bias @ bias / 2
+        return value, (np.exp(log_p) - truth).sum(0) + bias
+
+    fit = optimize.minimize(
+        loss, np.zeros(logits.shape[1]), jac=True, method="L-BFGS-B"
+    )
+    return temperature * (fit.x - fit.x.mean())
 
 
 def with_references(

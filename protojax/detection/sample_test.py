@@ -2,8 +2,10 @@
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
-from protojax.detection.consistency import sample_gate
+from protojax import validate
+from protojax.detection.conformal import Quarantine, quarantine
 from protojax.detection.evidence import Evidence, Verdict, require_trusted
 
 
@@ -33,6 +35,56 @@ def sample_test(
     return Verdict(found.rejected, found.p_values, *evidence.trusted_on_transfer)
 
 
+def sample_gate(
+    posterior: ArrayLike,
+    claims: ArrayLike,
+    posterior_refs: ArrayLike,
+    claims_refs: ArrayLike,
+    *,
+    alpha: float = 0.05,
+) -> Quarantine:
+    """Rejects the rows whose claim the anchor alone finds improbable.
+
+    The per-sample baseline that group tests are compared with: conformal too, so
+    equally strict on clean rows, but limited by the anchor's errors on single rows.
+
+    Args:
+        posterior: `[rows, num_classes]`, the anchor's probabilities.
+        claims: `[rows]`, int, the claimed classes.
+        posterior_refs: `[references, num_classes]`, likewise for clean references.
+        claims_refs: `[references]`, int.
+        alpha: the rate at which clean rows may be rejected.
+
+    Returns:
+        The `Quarantine` of the rows, by 1 - posterior of the claim.
+
+    Raises:
+        ValueError: a claim that is none of the classes, or those of
+            `conformal_p_values`.
+
+    >>> rows, refs = np.array([[0.9, 0.1], [0.1, 0.9]]), np.tile([0.9, 0.1], (9, 1))
+    >>> found = sample_gate(rows, np.zeros(2), refs, np.zeros(9), alpha=0.1)
+    >>> found.rejected.tolist()
+    [False, True]
+    """
+    scores = (
+        _improbability(posterior, claims),
+        _improbability(posterior_refs, claims_refs),
+    )
+    return quarantine([scores], claims, claims_refs, alpha=alpha)
+
+
 def _posterior(logits: np.ndarray) -> np.ndarray:
     """The softmax of logits over their last axis."""
     return np.asarray(jax.nn.softmax(logits, axis=-1))
+
+
+def _improbability(posterior: ArrayLike, claims: ArrayLike) -> np.ndarray:
+    """Returns one minus the probability of each row's claim."""
+    validate.same_length(posterior=posterior, claims=claims)
+    posterior, claims = np.asarray(posterior), np.asarray(claims, np.int64)
+    classes = posterior.shape[1]
+    known = (claims >= 0) & (claims < classes)
+    first = None if known.all() else int(claims[~known][0])
+    validate.require(first is None, "claims", first, f"in [0, {classes})")
+    return 1 - np.take_along_axis(posterior, claims[:, None], axis=1)[:, 0]

@@ -10,7 +10,7 @@ import optax
 
 from protojax import validate
 from protojax.base import Batch, LossFn
-from protojax.distillation import losses
+from protojax.distillation.margin import ASSIGNMENTS, layerwise_margin_loss
 
 
 def prototype_constraint(
@@ -43,7 +43,7 @@ def prototype_constraint(
         * weight 0 leaves every loss as it was.
         * Rows do not mix: a row's loss is a function of that row only.
     """
-    validate.one_of(losses.ASSIGNMENTS, assignment=assignment)
+    validate.one_of(ASSIGNMENTS, assignment=assignment)
 
     def constrained(params, batch: Batch, prototypes, step, key):
         loss, aux = loss_fn(params, batch, prototypes, step, key)
@@ -52,7 +52,7 @@ def prototype_constraint(
                 "Expected a loss whose aux has 'features' under the prototype "
                 f"constraint, found {', '.join(sorted(aux))} in it."
             )
-        distance = losses.layerwise_margin_loss(
+        distance = layerwise_margin_loss(
             aux["features"],
             prototypes,
             margin(step),

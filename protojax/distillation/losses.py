@@ -1,4 +1,4 @@
-"""Losses of a student: towards its teacher, and towards prototypes.
+"""Losses of a student towards its teacher: of its outputs and of its hidden states.
 
 Every loss returns one value per example; averaging, weighting and `stop_gradient` are
 the caller's. `where` masks what a loss sums over (classes or positions) and must have
@@ -10,19 +10,14 @@ gradients, at zero vectors and empty masks as well; a sum of squares (`logit_mse
 not finite makes a loss that is not finite, never a small one.
 """
 
-from collections.abc import Sequence
-
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 
 from protojax import validate
-from protojax.base import Array, Prototypes
-from protojax.prototypes import nearest_prototype
+from protojax.base import Array
 from protojax.prototypes.geometry import METRICS, paired_distance, unit
-
-ASSIGNMENTS = ("nearest", "label", "anchor")
 
 # The least log probability. Its exponential is 0, and sums of it do not overflow.
 _LEAST = -1e30
@@ -324,138 +319,6 @@ def attention_transfer(
 
     difference = saliency(student_hidden) - saliency(teacher_hidden)
     return jnp.sum(jnp.square(difference), axis=-1)
-
-
-def prototype_margin_loss(
-    embeddings: Array,
-    prototypes: Prototypes,
-    margin: float | Array,
-    *,
-    assignment: str = "nearest",
-    labels: Array | None = None,
-    anchors: Array | None = None,
-    metric: str = "cosine",
-) -> Array:
-    """Computes how far each row leaves the ball around its nearest prototype.
-
-    max(0, minₖ d(x, pₖ) − margin)
-
-    The minimum is over all prototypes ("nearest"), or over those of the row's class:
-    of the class that it claims ("label"), or of the class that a trusted encoder
-    reads in it ("anchor"). The nearest of all does not resist a flipped label: a row
-    with a trigger sits on the target's own prototype, where this loss is zero.
-
-    Guarantees:
-        - a row whose class has no prototype (class -1 among them) costs zero, and no
-          other row does for want of a distance: one that is not finite costs NaN or
-          infinity;
-        - a prototype with zero counts is never nearest;
-        - a row within the margin has zero loss and zero gradient;
-        - the order of the prototypes does not matter.
-
-    Args:
-        embeddings: `[batch, dim]`.
-        prototypes: vectors `[num_prototypes, dim]`.
-        margin: how far any row may be for nothing, a scalar; may be traced.
-        assignment: "nearest", "label" or "anchor".
-        labels: `[batch]`, int32, for "label".
-        anchors: `[batch]`, int32, for "anchor".
-        metric: "cosine" or "l2".
-
-    Returns:
-        `[batch]`, float32.
-
-    Raises:
-        ValueError: the widths differ, the margin is no scalar, an option is unknown, or
-            the classes that the assignment needs are missing.
-
-    >>> corners = Prototypes(jnp.eye(2), jnp.array([0, 1]), jnp.ones(2))
-    >>> rows = jnp.array([[2.0, 0.0]])
-    >>> float(prototype_margin_loss(rows, corners, 0.25)[0])
-    0.0
-    >>> flipped = jnp.array([1])
-    >>> prototype_margin_loss(
-    ...     rows, corners, 0.25, assignment="label", labels=flipped
-    ... ).tolist()
-    [0.75]
-    """
-    validate.one_of(ASSIGNMENTS, assignment=assignment)
-    validate.shape((), margin=margin)
-    where = (jnp.asarray(prototypes.counts) > 0)[None]
-    where = jnp.broadcast_to(where, (len(embeddings), where.shape[1]))
-    if assignment != "nearest":
-        name = "labels" if assignment == "label" else "anchors"
-        classes = labels if assignment == "label" else anchors
-        validate.require(
-            classes is not None, name, classes, f"for assignment={assignment!r}"
-        )
-        chex.assert_shape(classes, (len(embeddings),))
-        own = classes[:, None] == prototypes.labels
-        where &= own & (classes[:, None] >= 0)  # -1 means no class on either side
-    _, distance = nearest_prototype(embeddings, prototypes, metric=metric, where=where)
-    return jnp.where(jnp.any(where, axis=1), jax.nn.relu(distance - margin), 0)
-
-
-def layerwise_margin_loss(
-    embeddings: Array,
-    prototypes: Prototypes,
-    margin: float | Array,
-    *,
-    layer_weights: Sequence[float] | Array,
-    assignment: str = "nearest",
-    labels: Array | None = None,
-    anchors: Array | None = None,
-    metric: str = "cosine",
-) -> Array:
-    """Computes `prototype_margin_loss` at several layers and adds them up.
-
-    Σ_l w_l · max(0, minₖ d(x_l, p_lk) − margin)
-
-    Args:
-        embeddings: `[batch, layers, dim]`.
-        prototypes: vectors `[layers, num_prototypes, dim]`, labels and counts
-            `[layers, num_prototypes]`.
-        margin: a scalar, the same at every layer; may be traced.
-        layer_weights: `[layers]`; may be traced.
-        assignment: as in `prototype_margin_loss`, like all that follow.
-        labels: `[batch]`.
-        anchors: `[batch]`.
-        metric: "cosine" or "l2".
-
-    Returns:
-        `[batch]`, float32.
-
-    Raises:
-        ValueError: the numbers of layers differ, or as in `prototype_margin_loss`.
-
-    >>> one_each = jnp.ones((2, 1), int)
-    >>> layers = Prototypes(jnp.eye(2)[:, None], one_each, one_each)
-    >>> rows = jnp.array([[[1.0, 0.0], [1.0, 0.0]]])
-    >>> float(layerwise_margin_loss(rows, layers, 0.5, layer_weights=[1.0, 4.0])[0])
-    2.0
-    """
-    chex.assert_rank([embeddings, prototypes.vectors], 3)
-    weights = jnp.asarray(layer_weights, jnp.float32)
-    layers = embeddings.shape[1]
-    if weights.shape != (layers,) or len(prototypes.vectors) != layers:
-        raise ValueError(
-            f"Expected the same number of layers, found {embeddings.shape=}, "
-            f"{prototypes.vectors.shape=}, {weights.shape=}."
-        )
-
-    def one_layer(rows: Array, of_layer: Prototypes) -> Array:
-        return prototype_margin_loss(
-            rows,
-            of_layer,
-            margin,
-            assignment=assignment,
-            labels=labels,
-            anchors=anchors,
-            metric=metric,
-        )
-
-    losses = jax.vmap(one_layer, in_axes=(1, 0), out_axes=1)(embeddings, prototypes)
-    return jnp.sum(losses * weights, axis=1)
 
 
 def _check_logits(

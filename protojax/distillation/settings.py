@@ -7,6 +7,7 @@ from typing import Any
 from protojax import validate
 from protojax.distillation import losses, schedules
 from protojax.distillation.adversarial import adversarial
+from protojax.distillation.margin import ASSIGNMENTS
 from protojax.validate import options, tuples
 
 
@@ -94,7 +95,7 @@ class Margin:
 
     def __post_init__(self):
         tuples(self, "layer_weights")
-        validate.one_of(losses.ASSIGNMENTS, assignment=self.assignment)
+        validate.one_of(ASSIGNMENTS, assignment=self.assignment)
         validate.non_negative(weight=self.weight, value=self.value)
         for field in ("schedule", "weight_schedule"):
             name = getattr(self, field)

@@ -155,7 +155,7 @@ def robust_mix(
     Args:
         sent: a tree of `[nodes, ...]`, what each node sends to the others.
         mixing: `[nodes, nodes]`, concrete; row i weighs what node i hears.
-        aggregate: a rule of `protojax.aggregation` with its parameters.
+        aggregate: a rule of `protojax.federated.aggregation` with its parameters.
         own: a tree like `sent`, what each node really holds and compares with; what it
             sends by default.
         mesh: from `nodes.make_mesh`, to compute each node's merge on its own device;
@@ -168,7 +168,7 @@ def robust_mix(
         ValueError: from the rule, if some node hears too few.
 
     >>> import functools
-    >>> from protojax.aggregation import coordinate_median
+    >>> from protojax.federated.aggregation import coordinate_median
     >>> states = jnp.array([[0.0], [2.0], [1e6]])
     >>> robust_mix(states, complete(3), coordinate_median).tolist()
     [[2.0], [2.0], [2.0]]

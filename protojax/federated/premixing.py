@@ -100,7 +100,7 @@ def mixed(rule: Callable[..., PyTree]) -> Callable[..., PyTree]:
     Returns:
         A rule that takes `num_byzantine` too, and hands it on if `rule` takes it.
 
-    >>> from protojax.aggregation import coordinate_median
+    >>> from protojax.federated.aggregation import coordinate_median
     >>> updates = jnp.array([[1.0], [2.0], [3.0], [50.0]])
     >>> mixed(coordinate_median)(updates, num_byzantine=1).tolist()
     [2.0]

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from protojax import attacks, validate
-from protojax.federated import aggregation, communication, gossip, partition
+from protojax.data import partition
+from protojax.federated import aggregation, communication, gossip
 from protojax.validate import options
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from protojax import validate
-from protojax.models import MODELS, EncoderConfig, bert
-from protojax.models.layers import PROBLEMS
+from protojax.base import PROBLEMS
+from protojax.models import bert
+from protojax.models.config import EncoderConfig
+from protojax.models.encoder import MODELS
 
 PROBLEM_TYPES = dict(
     zip(PROBLEMS, ["single_label_classification", "regression"], strict=True)

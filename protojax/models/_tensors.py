@@ -17,8 +17,9 @@ from safetensors import SafetensorError, safe_open
 
 from protojax import models
 from protojax.base import PyTree
-from protojax.models import MODELS, EncoderConfig, _config_json
-from protojax.models.layers import HEAD
+from protojax.models import _config_json
+from protojax.models.config import HEAD, EncoderConfig
+from protojax.models.encoder import MODELS
 
 _LOG = logging.getLogger("protojax")
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}

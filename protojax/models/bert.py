@@ -8,12 +8,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from protojax.base import Array, Batch
-from protojax.models.layers import (
-    Embeddings,
-    EncoderConfig,
-    Family,
-    dense,
-)
+from protojax.models.config import EncoderConfig, Family
+from protojax.models.layers import Embeddings, dense
 
 FIELDS = {
     "vocab_size": "vocab_size",

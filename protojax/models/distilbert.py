@@ -9,7 +9,8 @@ import jax
 
 from protojax.base import Array
 from protojax.models import bert
-from protojax.models.layers import EncoderConfig, Family, dense
+from protojax.models.config import EncoderConfig, Family
+from protojax.models.layers import dense
 
 
 def head(config: EncoderConfig, first: Array, deterministic: bool) -> Array:

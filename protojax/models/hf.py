@@ -17,8 +17,10 @@ import transformers
 from flax.traverse_util import flatten_dict
 from safetensors.flax import save_file
 
-from protojax import models, storage, validate
-from protojax.models import MODELS, EncoderConfig, Model, _config_json, _tensors
+from protojax import storage, validate
+from protojax.models import _config_json, _tensors
+from protojax.models.config import EncoderConfig
+from protojax.models.encoder import MODELS, Model, select_layers
 
 _LOG = logging.getLogger("protojax")
 _FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]  # all that is ever read
@@ -108,7 +110,7 @@ def load_hf(
     # After the tensors, whose error says more where the number of labels is another.
     names = _config_json.label_names(path, raw, num_labels) if own_head else ()
     model = Model(config, params, tokenizer, names)
-    return models.select_layers(model, layers) if layers else model
+    return select_layers(model, layers) if layers else model
 
 
 def save_hf(folder: str | Path, model: Model) -> None:

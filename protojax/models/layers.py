@@ -8,160 +8,16 @@ its logits in float32. A family (bert.py, roberta.py, distilbert.py) supplies wh
 differs: embeddings, head, and how a Hugging Face checkpoint names things.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from protojax import validate
-from protojax.base import PROBLEMS, Array, Batch, ModelOutput
-
-ACTIVATIONS = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
-    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "tanh": jnp.tanh,
-}
-DTYPES = ("float32", "bfloat16")
-HEAD = ("pooler", "classifier")  # what a checkpoint may lack and every family has
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
-    """Everything that determines an encoder's computation. Hashable.
-
-    >>> config = EncoderConfig(family="bert", vocab_size=100, hidden_size=32,
-    ...     num_layers=2, num_heads=4, intermediate_size=64, max_positions=16)
-    >>> dataclasses.replace(config, num_heads=5)
-    Traceback (most recent call last):
-    ValueError: Expected num_heads a divisor of hidden_size=32, found num_heads=5.
-
-    Attributes:
-        family: a name in `protojax.models.MODELS`.
-        vocab_size: rows of the word embedding.
-        hidden_size: width of the residual stream.
-        num_layers: encoder layers.
-        num_heads: attention heads; divides hidden_size.
-        intermediate_size: width inside the perceptron.
-        max_positions: rows of the position embedding.
-        type_vocab_size: rows of the token type embedding; 0 for none, and with 1 every
-            token is of the one type whatever the batch says.
-        pad_id: the padding token.
-        layer_norm_eps: added to the variance.
-        activation: of the perceptron, a key of `ACTIVATIONS`.
-        dropout: rate on embeddings and on what each layer adds.
-        attention_dropout: rate on attention weights.
-        classifier_dropout: rate before the classifier.
-        num_labels: logits per row; 1 for regression.
-        problem: "classification" or "regression".
-        dtype: "float32" or "bfloat16", what the body computes in.
-        products: "float32" or "bfloat16", what linear layers of a float32 body round
-            the factors of their matrix products to; see `bfloat16_product`.
-        attention: implementation of `jax.nn.dot_product_attention`, None for JAX's
-            choice; "cudnn" needs bfloat16, rows of even length and a GPU. Where
-            attention dropout acts, Flax computes attention, as JAX's has none.
-        remat: recompute each layer in the backward pass to save memory.
-    """
-
-    family: str
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    intermediate_size: int
-    max_positions: int
-    type_vocab_size: int = 2
-    pad_id: int = 0
-    layer_norm_eps: float = 1e-12
-    activation: str = "gelu"
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    classifier_dropout: float = 0.1
-    num_labels: int = 2
-    problem: str = "classification"
-    dtype: str = "float32"
-    products: str = "float32"
-    attention: str | None = None
-    remat: bool = False
-
-    def __post_init__(self):
-        validate.positive(
-            vocab_size=self.vocab_size,
-            hidden_size=self.hidden_size,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            intermediate_size=self.intermediate_size,
-            max_positions=self.max_positions,
-            layer_norm_eps=self.layer_norm_eps,
-            num_labels=self.num_labels,
-        )
-        validate.non_negative(type_vocab_size=self.type_vocab_size, pad_id=self.pad_id)
-        validate.share(
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            classifier_dropout=self.classifier_dropout,
-        )
-        validate.one_of(ACTIVATIONS, activation=self.activation)
-        validate.one_of(PROBLEMS, problem=self.problem)
-        validate.one_of(DTYPES, dtype=self.dtype)
-        validate.one_of(DTYPES, products=self.products)
-        if self.attention is not None:
-            validate.one_of(["xla", "cudnn"], attention=self.attention)
-        validate.require(
-            self.hidden_size % self.num_heads == 0,
-            "num_heads",
-            self.num_heads,
-            f"a divisor of hidden_size={self.hidden_size}",
-        )
-        validate.require(
-            self.attention != "cudnn" or self.dtype == "bfloat16",
-            "dtype",
-            self.dtype,
-            "'bfloat16' with attention='cudnn'",
-        )
-        is_regression = self.problem == "regression"
-        validate.require(
-            (self.num_labels == 1) == is_regression,
-            "num_labels",
-            self.num_labels,
-            "1 for regression" if is_regression else ">= 2 for classification",
-        )
-
-
-class Family(NamedTuple):
-    """What sets one encoder family apart.
-
-    Attributes:
-        embed: `(config, batch, deterministic) -> [batch, length, dim]`, called inside
-            the encoder, so that the layers it makes are the encoder's.
-        head: `(config, [batch, dim], deterministic) -> [batch, num_labels]` on the
-            first token, in the same way; its layers are named as in `HEAD`.
-        architecture: the transformers class that a saved checkpoint names.
-        prefix: what checkpoints of that class, unlike those of the bare encoder, put
-            before the names of the body's tensors.
-        modules: parameter path -> checkpoint name; `{i}` stands for a layer.
-        fields: field of `EncoderConfig` -> field of config.json.
-        max_length: `(config) -> tokens` that a row may have.
-        fixed: fields of `EncoderConfig` that the family knows in one value only.
-        ignored: beginnings of tensor names (prefix removed) that a checkpoint may hold
-            and a classifier does not use.
-    """
-
-    embed: Callable[[EncoderConfig, Batch, bool], Array]
-    head: Callable[[EncoderConfig, Array, bool], Array]
-    architecture: str
-    prefix: str
-    modules: Mapping[str, str]
-    fields: Mapping[str, str]
-    max_length: Callable[[EncoderConfig], int]
-    fixed: Mapping[str, Any]
-    ignored: tuple[str, ...]
+from protojax.base import Array, Batch, ModelOutput
+from protojax.models.config import ACTIVATIONS, EncoderConfig
 
 
 @jax.custom_vjp
@@ -351,8 +207,8 @@ class Encoder(nn.Module):
 
     Attributes:
         config: the encoder's.
-        embed: see `Family`.
-        head: see `Family`.
+        embed: see `protojax.models.Family`.
+        head: see `protojax.models.Family`.
     """
 
     config: EncoderConfig

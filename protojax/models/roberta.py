@@ -10,12 +10,8 @@ import jax.numpy as jnp
 
 from protojax.base import Array, Batch
 from protojax.models import bert
-from protojax.models.layers import (
-    Embeddings,
-    EncoderConfig,
-    Family,
-    dense,
-)
+from protojax.models.config import EncoderConfig, Family
+from protojax.models.layers import Embeddings, dense
 
 
 def embed(config: EncoderConfig, batch: Batch, deterministic: bool) -> Array:

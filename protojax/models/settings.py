@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from protojax import models, validate
-from protojax.models import EncoderConfig, Model, init_model
-from protojax.models.layers import DTYPES
+from protojax.models.config import DTYPES, EncoderConfig
+from protojax.models.encoder import Model, init_model
 
 SCRATCH = "scratch"
 

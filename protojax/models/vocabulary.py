@@ -14,7 +14,7 @@ import numpy as np
 
 from protojax import validate
 from protojax.base import Array, PyTree
-from protojax.models import Model
+from protojax.models.encoder import Model
 
 # Sizes are multiples of it, so that what is compiled for one set of rows fits others.
 MULTIPLE = 4096

@@ -1,15 +1,11 @@
 """Prototypes: fitted, updated, matched over nodes, and the distances to them."""
 
+from protojax.prototypes.assignment import class_of_nearest, inertia, nearest_prototype
+from protojax.prototypes.files import load_prototypes, num_bytes, save_prototypes
 from protojax.prototypes.fitting import (
-    class_of_nearest,
     class_prototypes,
-    inertia,
     kmeans,
     learn_prototypes,
-    load_prototypes,
-    nearest_prototype,
-    num_bytes,
-    save_prototypes,
     update_prototypes,
 )
 from protojax.prototypes.geometry import METRICS, distances, paired_distance

@@ -1,134 +1,25 @@
 """Prototypes: a few vectors that stand for many embeddings.
 
 They are found without labels (`kmeans`), within each class (`class_prototypes`), or
-learned by gradient descent (`learn_prototypes`); a row is explained by the one nearest
-to it. A prototype with `counts == 0` stands for nothing (padding, an empty cluster) and
-is never nearest. The metric is "cosine" or "l2" as in `protojax.geometry`; prototypes
-made under the cosine metric have unit length. All arithmetic is float32.
+learned by gradient descent (`learn_prototypes`). A prototype with `counts == 0` stands
+for nothing (padding, an empty cluster). The metric is "cosine" or "l2" as in
+`protojax.prototypes.geometry`; prototypes made under the cosine metric have unit
+length. All arithmetic is float32.
 """
 
 import functools
-import os
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import safetensors
-import safetensors.numpy
 
-from protojax import storage, validate
+from protojax import validate
 from protojax.base import Array, Prototypes
-from protojax.prototypes._kmeans import BLOCK_ROWS, best_of_restarts, member_sums
-from protojax.prototypes.geometry import METRICS, distances, paired_distance, unit
-
-
-def nearest_prototype(
-    embeddings: Array,
-    prototypes: Prototypes,
-    *,
-    metric: str = "cosine",
-    where: Array | None = None,
-) -> tuple[Array, Array]:
-    """Returns the nearest prototype of each row and its distance.
-
-    Args:
-        embeddings: `[batch, dim]`.
-        prototypes: vectors `[num_prototypes, dim]`; those with zero counts are ignored.
-        metric: "cosine" or "l2".
-        where: `[batch, num_prototypes]`, which prototypes each row may choose from.
-
-    Returns:
-        Index `[batch]`, int32, and distance `[batch]`, float32, differentiable. A row
-        without any prototype to choose from gets index 0 and distance inf. A row that
-        is not finite gets one it may choose, and a distance that is not finite.
-
-    Raises:
-        ValueError: the widths differ, `where` has another shape, or the metric is
-            unknown.
-
-    >>> found = Prototypes(jnp.eye(2), jnp.array([7, 8]), jnp.ones(2))
-    >>> index, distance = nearest_prototype(jnp.array([[0.0, 3.0]]), found)
-    >>> int(index[0]), float(distance[0])
-    (1, 0.0)
-    """
-    vectors = jnp.asarray(prototypes.vectors)
-    alive = jnp.asarray(prototypes.counts) > 0
-    allowed = alive[None, :]
-    if where is not None:
-        validate.shape((len(embeddings), len(vectors)), where=where)
-        allowed = allowed & where
-    every = distances(embeddings, vectors, metric=metric, where=alive)
-    # Overflow is farther than all others, yet not as far as what is not allowed.
-    every = jnp.minimum(every, jnp.finfo(jnp.float32).max)
-    every = jnp.where(allowed, every, jnp.inf)
-    index = jnp.argmin(every, axis=-1).astype(jnp.int32)
-    # Once more from the vectors themselves: the matrix form is exact enough to rank,
-    # not to measure a small Euclidean distance, and this needs no [batch,
-    # num_prototypes] matrix in the backward pass.
-    distance = paired_distance(embeddings, vectors[index], metric=metric)
-    return index, jnp.where(jnp.any(allowed, axis=-1), distance, jnp.inf)
-
-
-def class_of_nearest(
-    embeddings: Array, prototypes: Prototypes, *, metric: str = "cosine"
-) -> Array:
-    """Classifies each row as its nearest prototype (nearest-centroid classification).
-
-    Args:
-        embeddings: `[batch, dim]`.
-        prototypes: vectors `[num_prototypes, dim]`.
-        metric: "cosine" or "l2".
-
-    Returns:
-        `[batch]`, int32; -1 for a row whose distance is not finite, and where there
-        is no prototype with rows at all.
-
-    >>> found = Prototypes(jnp.eye(2), jnp.array([7, 8]), jnp.ones(2))
-    >>> class_of_nearest(jnp.array([[0.0, 3.0], [2.0, 1.0]]), found).tolist()
-    [8, 7]
-    """
-    index, distance = nearest_prototype(embeddings, prototypes, metric=metric)
-    return jnp.where(jnp.isfinite(distance), jnp.asarray(prototypes.labels)[index], -1)
-
-
-def inertia(
-    embeddings: Array,
-    prototypes: Prototypes,
-    *,
-    metric: str = "cosine",
-    where: Array | None = None,
-) -> Array:
-    """Computes what k-means minimises: how badly the prototypes explain the rows.
-
-    Σᵢ minₖ (1 − cos(xᵢ, pₖ))  or  Σᵢ minₖ ‖xᵢ − pₖ‖²
-
-    Args:
-        embeddings: `[rows, dim]`.
-        prototypes: vectors `[num_prototypes, dim]`.
-        metric: "cosine" or "l2".
-        where: `[rows]`, which rows count.
-
-    Returns:
-        Scalar, float32; NaN or infinite where a row that counts is not finite.
-
-    Raises:
-        ValueError: the widths differ, `where` has another shape, or the metric is
-            unknown.
-
-    >>> one = Prototypes(jnp.zeros((1, 1)), jnp.array([-1]), jnp.ones(1))
-    >>> float(inertia(jnp.array([[1.0], [-2.0]]), one, metric="l2"))
-    5.0
-    """
-    if where is not None:
-        validate.shape((len(embeddings),), where=where)
-
-    def cost(row: Array) -> Array:
-        _, distance = nearest_prototype(row[None], prototypes, metric=metric)
-        return distance[0] if metric == "cosine" else jnp.square(distance[0])
-
-    return jnp.sum(jax.lax.map(cost, embeddings, batch_size=BLOCK_ROWS), where=where)
+from protojax.prototypes._kmeans import best_of_restarts, member_sums
+from protojax.prototypes.assignment import nearest_prototype
+from protojax.prototypes.geometry import METRICS, distances, unit
 
 
 def kmeans(
@@ -321,6 +212,7 @@ def learn_prototypes(
     >>> learned = learn_prototypes(
     ...     rows, labels, init, optimizer=optax.sgd(0.1), num_steps=50, metric="l2"
     ... )
+    >>> from protojax.prototypes import class_of_nearest
     >>> class_of_nearest(rows, init, metric="l2").tolist()
     [1, 1]
     >>> class_of_nearest(rows, learned, metric="l2").tolist()
@@ -415,72 +307,6 @@ def update_prototypes(
         vectors=jnp.where(counts[:, None] > 0, moved, prototypes.vectors),
         counts=prototypes.counts + counts,
     )
-
-
-def num_bytes(prototypes: Prototypes) -> int:
-    """Returns how many bytes the arrays take, which is what a node sends.
-
-    >>> num_bytes(Prototypes(jnp.zeros((5, 8)), jnp.zeros(5, jnp.int32), jnp.zeros(5)))
-    200
-    """
-    return sum(leaf.nbytes for leaf in prototypes)
-
-
-def save_prototypes(path: str | os.PathLike, prototypes: Prototypes) -> str:
-    """Writes prototypes to a safetensors file that carries the hash of its content.
-
-    The file appears under its name only when it is complete.
-
-    Args:
-        path: the file; its folder is made if it does not exist.
-        prototypes: vectors `[..., num_prototypes, dim]`.
-
-    Returns:
-        The SHA-256 of vectors, labels and counts, in hexadecimal; hand it on by another
-        way than the file, and `load_prototypes` can tell a replaced file.
-    """
-    arrays = {
-        name: np.ascontiguousarray(leaf) for name, leaf in prototypes._asdict().items()
-    }
-    digest = _content_hash(arrays)
-    with storage.atomic(path) as file:
-        file.write(safetensors.numpy.save(arrays, {"sha256": digest}))
-    return digest
-
-
-def load_prototypes(
-    path: str | os.PathLike, *, expected_hash: str | None = None
-) -> Prototypes:
-    """Reads what `save_prototypes` wrote, and checks its hash.
-
-    Args:
-        path: the file.
-        expected_hash: what `save_prototypes` returned; without it a damaged file is
-            found out, a file replaced on purpose is not.
-
-    Returns:
-        Prototypes.
-
-    Raises:
-        ValueError: the file, which the message names, is damaged or is not the one
-            expected.
-    """
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            stored = (file.metadata() or {}).get("sha256")
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (safetensors.SafetensorError, ValueError, TypeError) as error:
-        raise ValueError(f"Cannot read prototypes from {path}: {error}") from error
-    found = _content_hash(arrays)
-    for wanted in (stored, found if expected_hash is None else expected_hash):
-        if found != wanted or set(arrays) != set(Prototypes._fields):
-            raise ValueError(f"Expected sha256={wanted} in {path}, found {found}.")
-    return Prototypes(**{name: jnp.asarray(array) for name, array in arrays.items()})
-
-
-def _content_hash(arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 over the names, types, shapes and bytes of arrays."""
-    return storage.hash_arrays({name: arrays[name] for name in sorted(arrays)})
 
 
 def _even_shares(sizes: np.ndarray, total: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Clusters have no common order: the third prototype of one node may be the seventh of
 another. So they are matched first, within each class, by the assignment that costs
-least, and only then averaged, by any rule of `protojax.aggregation`.
+least, and only then averaged, by any rule of `protojax.federated.aggregation`.
 """
 
 import functools
@@ -14,8 +14,13 @@ import optax
 
 from protojax import validate
 from protojax.base import Array, Prototypes, PyTree
-from protojax.federated import _reductions
-from protojax.prototypes.geometry import METRICS, distances, paired_distance, unit
+from protojax.prototypes.geometry import (
+    METRICS,
+    TINY,
+    distances,
+    paired_distance,
+    unit,
+)
 
 
 @functools.partial(jax.jit, static_argnames="metric")
@@ -97,8 +102,8 @@ def merge_prototypes(
 
     Args:
         stacked: vectors `[nodes, num_prototypes, dim]`.
-        aggregate: a rule of `protojax.aggregation` with its parameters; it is given the
-            nodes' counts as weights.
+        aggregate: a rule of `protojax.federated.aggregation` with its parameters; it is
+            given the nodes' counts as weights.
         num_byzantine: f, the most Byzantine nodes to stand; by default a quarter of the
             nodes, so that what more than half of them hold is kept. 0 keeps what only
             one node holds.
@@ -112,7 +117,7 @@ def merge_prototypes(
     Raises:
         ValueError: `num_byzantine` below 0, an unknown metric, or from the rule.
 
-    >>> from protojax.aggregation import mean
+    >>> from protojax.federated.aggregation import mean
     >>> first = Prototypes(jnp.eye(2), jnp.array([0, 0]), jnp.ones(2))
     >>> second = jax.tree.map(lambda leaf: leaf[::-1], first)
     >>> both = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, second)
@@ -213,5 +218,22 @@ def _middle(
     together = jnp.float32(alike | (whole[..., None] & complete))
     costs = jnp.einsum("noi,oij->jon", pairs, together, precision="highest")
     held = jnp.any(holds, axis=1).T
-    medians = jax.vmap(_reductions.median)(costs, held)
+    medians = jax.vmap(_median)(costs, held)
     return jnp.argmin(jnp.where(held, medians, jnp.inf), axis=1)
+
+
+def _median(values: Array, where: Array) -> Array:
+    """Returns each column's median `[columns]` over the rows in `where`, 0 over none.
+
+    Args:
+        values: `[rows, columns]`.
+        where: `[rows]`, bool.
+    """
+    ranks, count = jnp.arange(len(where)), jnp.sum(where)
+    # Both middle ranks; the same one where the number is odd.
+    middle = (ranks >= (count - 1) // 2) & (ranks <= count // 2) & (ranks < count)
+    # The rows that are out come last in every column.
+    ordered = jnp.sort(jnp.where(where[:, None], values, jnp.inf), axis=0)
+    shares = jnp.float32(middle) / jnp.maximum(jnp.sum(jnp.float32(middle)), TINY)
+    ordered = jnp.where(middle[:, None], ordered, 0.0)
+    return jnp.matmul(shares, ordered, precision="highest")

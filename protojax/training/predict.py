@@ -10,6 +10,7 @@ import numpy as np
 from protojax import validate
 from protojax.base import Examples, PyTree, TeacherOutputs
 from protojax.data import batches
+from protojax.data import tokens as tokens_lib
 from protojax.detection.evidence import Reader, Reading
 from protojax.models import MODELS, Model
 from protojax.training import programs
@@ -67,7 +68,7 @@ class Features:
         validate.one_of(("mean", "cls"), pooling=self.pooling)
 
 
-def tokenize(model: Model, examples: Examples, lengths: Lengths) -> batches.Tokens:
+def tokenize(model: Model, examples: Examples, lengths: Lengths) -> tokens_lib.Tokens:
     """The rows in a model's own tokens, no longer than the model allows.
 
     Args:
@@ -76,7 +77,7 @@ def tokenize(model: Model, examples: Examples, lengths: Lengths) -> batches.Toke
         lengths: how long they may be.
     """
     limit = MODELS[model.config.family].max_length(model.config)
-    return batches.tokenize(
+    return tokens_lib.tokenize(
         model.tokenizer,
         examples,
         max_length=min(lengths.max_length, limit),
@@ -85,7 +86,7 @@ def tokenize(model: Model, examples: Examples, lengths: Lengths) -> batches.Toke
 
 
 def predict(
-    model: Model, tokens: batches.Tokens, lengths: Lengths, features: Features
+    model: Model, tokens: tokens_lib.Tokens, lengths: Lengths, features: Features
 ) -> TeacherOutputs:
     """A model's outputs over some rows, in their order.
 
@@ -98,7 +99,7 @@ def predict(
     Raises:
         ValueError: on a token that the model's word embedding has no row for.
     """
-    batches.check_ids(tokens, model.config.vocab_size)
+    tokens_lib.check_ids(tokens, model.config.vocab_size)
     forward = programs.forward_of(model.config, features.layers, features.pooling)
     return TeacherOutputs(*over_rows(forward, model.params, tokens, lengths))
 
@@ -111,10 +112,10 @@ def ask(
 
 
 def predict_attention(
-    model: Model, tokens: batches.Tokens, lengths: Lengths
+    model: Model, tokens: tokens_lib.Tokens, lengths: Lengths
 ) -> np.ndarray:
     """How active a model's tokens are, `[rows, layers, longest bucket]`."""
-    batches.check_ids(tokens, model.config.vocab_size)
+    tokens_lib.check_ids(tokens, model.config.vocab_size)
     forward = programs.attention_of(model.config, lengths.buckets[-1])
     return over_rows(forward, model.params, tokens, lengths)[0]
 
@@ -132,7 +133,7 @@ def reader(model: Model, lengths: Lengths) -> Reader:
 def over_rows(
     forward: Callable[..., tuple],
     params: PyTree,
-    tokens: batches.Tokens,
+    tokens: tokens_lib.Tokens,
     lengths: Lengths,
     *,
     labels: np.ndarray | None = None,

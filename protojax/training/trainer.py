@@ -14,6 +14,7 @@ import numpy as np
 from protojax import distillation
 from protojax.base import NodeState, Prototypes, PyTree
 from protojax.data import batches
+from protojax.data import tokens as tokens_lib
 from protojax.models import EncoderConfig, Model, vocabulary
 from protojax.storage import checkpoint, fingerprint
 from protojax.training import programs
@@ -80,7 +81,7 @@ class Run(NamedTuple):
 
     name: str
     model: Model
-    tokens: batches.Tokens
+    tokens: tokens_lib.Tokens
     labels: np.ndarray
     train: TrainConfig
     seed: int

@@ -1,0 +1,212 @@
+"""Rows of a task out of files whose columns are named.
+
+Rows are checked on the way in: what is wrong is an error that names the file and the
+row, and the few things that are repaired (bytes that are not UTF-8, rows without text)
+are counted and logged, as are the classes found.
+"""
+
+import collections
+import difflib
+import logging
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from protojax import validate
+from protojax.base import Examples
+from protojax.data import labels as labels_lib
+from protojax.data import readers
+from protojax.data.examples import rows_to_hold_out, take
+
+_logger = logging.getLogger("protojax")
+# Where a folder has no test file, this much of its training file is the test set.
+_HELD_OUT_SHARE, _HELD_OUT_MOST = 0.2, 2000
+
+
+class Task(NamedTuple):
+    """What there is to know about a task before its rows are read.
+
+    Attributes:
+        name: the task's name, which is its local folder's name too.
+        text: the column of the first (or only) text.
+        pair: the column of the second text, or None.
+        label: the column of the label.
+        label_names: the name of each class; empty for scores, or to be found.
+        problem: "classification" or "regression".
+        metrics: names of metrics, the headline first.
+        hub: id and configuration on the hub; None for what is bundled or local.
+        test: the split to evaluate on.
+        source: the column of where a training row comes from, or None.
+    """
+
+    name: str
+    text: str
+    pair: str | None = None
+    label: str = "label"
+    label_names: tuple[str, ...] = ()
+    problem: str = "classification"
+    metrics: tuple[str, ...] = ("accuracy",)
+    hub: tuple[str, str | None] | None = None
+    test: str = "validation"
+    source: str | None = None
+
+    @property
+    def num_labels(self) -> int:
+        """How many outputs a model of this task has."""
+        return 1 if self.problem == "regression" else len(self.label_names)
+
+
+def load_files(
+    train: str,
+    test: str = "",
+    *,
+    text: str,
+    label: str,
+    pair: str | None = None,
+    source: str | None = None,
+    problem: str = "classification",
+    encoding: str = "utf-8",
+) -> tuple[Examples, Examples, Task]:
+    """The rows of one's own JSONL, CSV, TSV or Parquet files.
+
+    Args:
+        train: the file of the training rows.
+        test: the file of the test rows; "" to hold out a fifth of the training rows.
+        text: the column of the first (or only) text.
+        label: the column of the classes (names or numbers) or scores.
+        pair: the column of the second text, or None.
+        source: the column of where a training row comes from, or None.
+        problem: "classification" or "regression".
+        encoding: of text files.
+
+    Returns:
+        Training rows, test rows, and the task as found.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load` does.
+    """
+    validate.one_of(("classification", "regression"), problem=problem)
+    task = Task("files", text, pair, label, (), problem, source=source)
+    paths = [Path(path) for path in (train, test) if path]
+    return load(task, *(readers.open_file(path, encoding) for path in paths))
+
+
+def load(
+    task: Task, train: readers.Source, test: readers.Source | None = None
+) -> tuple[Examples, Examples, Task]:
+    """The rows of a task, checked and their labels numbered.
+
+    Args:
+        task: what is known of it.
+        train: the training rows.
+        test: the test rows; None to hold out a fifth of the training rows.
+
+    Returns:
+        Training rows, test rows, and the task with its label names filled in.
+
+    Raises:
+        ValueError: if a file or a row is not what it should be.
+        FileNotFoundError: if there is no such file.
+    """
+    tables = [_read_table(train, task)]
+    if test:
+        tables.append(_read_table(test, task._replace(source=None)))
+    if task.problem == "classification":
+        for table in tables:
+            labels_lib.check_kinds(table, task.label)
+    if len(only := set(map(labels_lib.name_of, tables[0].labels))) < 2:
+        raise ValueError(f"Expected two labels in {train.name}, found only {only}.")
+    if task.problem == "regression":
+        labels = [labels_lib.scores(table) for table in tables]
+    else:
+        known = {str(i): i for i in range(len(task.label_names))}
+        names = task.label_names or labels_lib.found_names(tables[0], task.label)
+        task = task._replace(label_names=names)
+        known |= {name: i for i, name in enumerate(names)}
+        labels = [labels_lib.classes(table, known) for table in tables]
+    for table, column in zip(tables, labels, strict=True):
+        labels_lib.log_counts(table.source, column, task.label_names)
+    examples = [
+        Examples(table.texts, table.pairs, column, table.origins)
+        for table, column in zip(tables, labels, strict=True)
+    ]
+    if test is None:
+        examples = _hold_out(examples[0], train.name)
+    return *examples, task
+
+
+def _hold_out(examples: Examples, name: str) -> tuple[Examples, Examples]:
+    """Training rows without a fixed stratified choice of them, and that choice."""
+    rows, least = len(examples.texts), 1
+    if np.issubdtype(examples.labels.dtype, np.integer):
+        counts = np.bincount(examples.labels)
+        counts = counts[counts > 1]
+        rows, least = int(counts.sum()), len(counts)
+    count = max(least, min(math.ceil(_HELD_OUT_SHARE * rows), _HELD_OUT_MOST))
+    held_out = rows_to_hold_out(examples.labels, count)
+    rows = len(examples.texts)
+    _logger.warning("%s: no test file, %d of %d rows held out.", name, count, rows)
+    kept = np.setdiff1d(np.arange(rows), held_out)
+    return take(examples, kept), take(examples, np.sort(held_out))
+
+
+def _read_table(source: readers.Source, task: Task) -> labels_lib.Table:
+    """Reads the columns of a task; repairs what can be, and counts it."""
+    names = [name for name in (task.text, task.pair) if name]
+    table = labels_lib.Table(
+        source.name, [], [], [] if task.pair else None, [], [] if task.source else None
+    )
+    repairs = collections.Counter()
+    for number, row in source.rows:
+        for name in (*names, task.label, *filter(None, [task.source])):
+            if name not in row:
+                raise ValueError(_missing_column(source.name, number, name, [*row]))
+        _refuse_header(source.name, number, row, (*names, task.label))
+        found = [_text(row[name], source.name, number, name) for name in names]
+        if not all(text.strip() for text in found):
+            repairs["dropped, no text"] += 1
+            continue
+        # A JSON escape may hold half of a surrogate pair, which no tokenizer accepts.
+        texts = [text.encode(errors="replace").decode() for text in found]
+        repairs["broken characters replaced"] += texts != found
+        table.numbers.append(number)
+        table.texts.append(texts[0])
+        if table.pairs is not None:
+            table.pairs.append(texts[1])
+        table.labels.append(row[task.label])
+        if table.origins is not None:
+            table.origins.append(str(row[task.source]))
+    for repair, count in (+repairs).items():
+        _logger.warning("%s: %d rows: %s.", source.name, count, repair)
+    if not table.texts:
+        raise ValueError(f"Expected rows in {source.name}, found none with a text.")
+    return table
+
+
+def _missing_column(source: str, number: int, name: str, found: list[str]) -> str:
+    """What to say of a column that is not there."""
+    near = difflib.get_close_matches(name, found, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    columns = ", ".join(found)
+    return f"{source}, row {number}: expected column {name!r}, found {columns}.{hint}"
+
+
+def _refuse_header(source: str, number: int, row: dict, names: tuple) -> None:
+    """Raises on a row that says the names of its columns."""
+    if all(isinstance(row[name], str) and row[name].strip() == name for name in names):
+        raise ValueError(
+            f"{source}, row {number}: expected a row, found the header again. Were "
+            "two files joined?"
+        )
+
+
+def _text(value: Any, source: str, number: int, column: str) -> str:
+    """A cell that should hold a text, "" where there is none."""
+    if labels_lib.is_missing(value):
+        return ""
+    if not isinstance(value, str | int | float):
+        kind = type(value).__name__
+        raise ValueError(f"{source}, row {number}: {column!r} is no text but {kind}.")
+    return str(value)

@@ -1,0 +1,216 @@
+"""Texts -> token ids, once, all of it host-side NumPy."""
+
+import itertools
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from protojax import validate
+from protojax.base import Examples
+
+_logger = logging.getLogger("protojax")
+
+# Of most texts far fewer characters fill a row.
+_CHARS_PER_TOKEN = 20
+_TOKENIZE_ROWS = 1024
+
+
+class Tokens(NamedTuple):
+    """Tokenised rows, padded to `max_length`.
+
+    Attributes:
+        input_ids: `[rows, max_length]`, int32.
+        token_type_ids: `[rows, max_length]`, int32, 1 on the second text of a pair.
+        lengths: `[rows]`, int32, how many of the ids are tokens.
+        pad_id: the id that fills the rest.
+    """
+
+    input_ids: np.ndarray
+    token_type_ids: np.ndarray
+    lengths: np.ndarray
+    pad_id: int
+
+
+def tokenize(
+    tokenizer: Any,
+    examples: Examples,
+    *,
+    max_length: int,
+    vocab_size: int | None = None,
+) -> Tokens:
+    """Tokenises all rows once, truncated and padded to `max_length`.
+
+    Texts beyond `20 * max_length` characters are clipped first where the rest has no
+    effect, so a megabyte on one line costs no more than a page; how many were is
+    logged.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        examples: the rows.
+        max_length: the most tokens a row may have, special tokens included.
+        vocab_size: rows of the word embedding that the tokens are for; None where that
+            is not known, see `check_ids`.
+
+    Returns:
+        The tokens of each row.
+
+    Raises:
+        ValueError: without a tokenizer, if `max_length` leaves no room beside the
+            special tokens, or if an id is beyond `vocab_size`.
+    """
+    if tokenizer is None:
+        raise ValueError(
+            "Expected a tokenizer, found None. To read text the folder of a checkpoint "
+            "needs tokenizer.json or vocab.txt, as tokenizer.save_pretrained(FOLDER) "
+            "of transformers writes them."
+        )
+    special = tokenizer.num_special_tokens_to_add(examples.pairs is not None)
+    bound = f"> {special}, the special tokens of a row"
+    validate.require(max_length > special, "max_length", max_length, bound)
+    texts = _clip(tokenizer, examples.texts, max_length)
+    pairs = examples.pairs and _clip(tokenizer, examples.pairs, max_length)
+
+    # Decoders have no padding token; what is masked may be anything.
+    pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    input_ids = np.full((len(texts), max_length), pad_id, np.int32)
+    token_type_ids = np.zeros_like(input_ids)
+    lengths = np.zeros(len(texts), np.int32)
+    for start in range(0, len(texts), _TOKENIZE_ROWS):
+        rows = slice(start, start + _TOKENIZE_ROWS)
+        encoded = tokenizer(
+            texts[rows],
+            pairs[rows] if pairs else None,
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=True,
+        )
+        lengths[rows] = [len(ids) for ids in encoded["input_ids"]]
+        filled = np.arange(max_length) < lengths[rows, None]
+        chain = itertools.chain.from_iterable
+        input_ids[rows][filled] = list(chain(encoded["input_ids"]))
+        token_type_ids[rows][filled] = list(chain(encoded["token_type_ids"]))
+    tokens = Tokens(input_ids, token_type_ids, lengths, pad_id)
+    if vocab_size is not None:
+        check_ids(tokens, vocab_size)
+    return tokens
+
+
+def check_ids(tokens: Tokens, vocab_size: int) -> None:
+    """Raises on a token that a word embedding has no row for.
+
+    JAX would give such a token NaN, or for a negative id another token's row, and the
+    class of such a row would be 0.
+
+    Args:
+        tokens: the rows.
+        vocab_size: rows of the word embedding.
+
+    Raises:
+        ValueError: on an id below 0 or beyond the last row.
+
+    >>> tokens = Tokens(np.array([[5], [9]]), np.zeros((2, 1)), np.array([1, 1]), 0)
+    >>> check_ids(tokens, 10)
+    >>> check_ids(tokens, 9)
+    Traceback (most recent call last):
+    ValueError: Expected token ids in [0, 9), the rows of the word embedding, found ...
+    """
+    ids = np.asarray(tokens.input_ids)
+    found = {"the padding": tokens.pad_id}
+    for place in (ids.argmin(), ids.argmax()) if ids.size else ():
+        found[f"row {place // ids.shape[1]}"] = int(ids.flat[place])
+    for place, number in found.items():
+        if not 0 <= number < vocab_size:
+            raise ValueError(
+                f"Expected token ids in [0, {vocab_size}), the rows of the word "
+                f"embedding, found id {number} in {place}. Give the model the "
+                "tokenizer it was trained with, or resize its embedding to the "
+                "tokenizer's length."
+            )
+
+
+def _clip(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[str]:
+    """The texts cut where the rest has no effect; logs how many were."""
+    texts, clipped, most = list(texts), 0, _CHARS_PER_TOKEN * max_length
+    for row, text in enumerate(texts):
+        if len(text) > most:
+            texts[row] = _beginning(tokenizer, text, max_length)
+            clipped += texts[row] != text
+    if clipped:
+        _logger.warning(
+            "Clipped %d texts to %d characters, or to as many as fill a row.",
+            clipped,
+            most,
+        )
+    return texts
+
+
+def _beginning(tokenizer: Any, text: str, max_length: int) -> str:
+    """The beginning of a text that fills `max_length` tokens, all of it if none does.
+
+    How many characters that takes depends on the tokenizer and on the text: white
+    space, control characters and accents may be none, a word of thousands one.
+    """
+    size = _CHARS_PER_TOKEN * max_length
+    while size < len(text):
+        found = text[:size]
+        if not (found[-1].isspace() or text[size].isspace()):
+            # Half a word would be other tokens than the word.
+            found = found[: len(found) - len(found.split()[-1])] or found
+        encoded = tokenizer(
+            [found], add_special_tokens=False, truncation=True, max_length=max_length
+        )
+        if len(encoded["input_ids"][0]) >= max_length:
+            return found
+        size *= 2
+    return text
+
+
+def take(tokens: Tokens, rows: np.ndarray) -> Tokens:
+    """Returns some rows, in the order asked for.
+
+    >>> tokens = Tokens(np.array([[5], [6]]), np.zeros((2, 1)), np.array([1, 1]), 0)
+    >>> take(tokens, np.array([1])).input_ids.tolist()
+    [[6]]
+    """
+    first, second, lengths, pad_id = tokens
+    return Tokens(first[rows], second[rows], lengths[rows], pad_id)
+
+
+def without(tokens: Tokens, hidden: np.ndarray) -> Tokens:
+    """Returns rows without some of their tokens; the others move up.
+
+    Args:
+        tokens: the rows.
+        hidden: `[rows, max_length]`, bool, the tokens to leave out.
+
+    Returns:
+        The rows, as if they had been shorter.
+
+    Raises:
+        ValueError: `hidden` of another shape.
+
+    >>> tokens = Tokens(np.array([[5, 6, 7, 0]]), np.zeros((1, 4)), np.array([3]), 0)
+    >>> left = without(tokens, np.array([[False, True, False, False]]))
+    >>> left.input_ids.tolist(), left.lengths.tolist()
+    ([[5, 7, 0, 0]], [2])
+    """
+    shape = tokens.input_ids.shape
+    validate.require(hidden.shape == shape, "hidden.shape", hidden.shape, f"{shape}")
+    kept = ~hidden & (np.arange(shape[1]) < tokens.lengths[:, None])
+    order = np.argsort(~kept, axis=1, kind="stable")
+    lengths = kept.sum(1).astype(np.int32)
+    filled = np.arange(shape[1]) < lengths[:, None]
+
+    def move(column: np.ndarray, empty: int) -> np.ndarray:
+        moved = np.take_along_axis(column, order, axis=1)
+        return np.where(filled, moved, empty).astype(column.dtype)
+
+    return Tokens(
+        move(tokens.input_ids, tokens.pad_id),
+        move(tokens.token_type_ids, 0),
+        lengths,
+        tokens.pad_id,
+    )

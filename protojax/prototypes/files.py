@@ -1,0 +1,77 @@
+"""Prototypes on disk: safetensors files that carry the hash of their content."""
+
+import os
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from protojax import storage
+from protojax.base import Prototypes
+
+
+def num_bytes(prototypes: Prototypes) -> int:
+    """Returns how many bytes the arrays take, which is what a node sends.
+
+    >>> num_bytes(Prototypes(jnp.zeros((5, 8)), jnp.zeros(5, jnp.int32), jnp.zeros(5)))
+    200
+    """
+    return sum(leaf.nbytes for leaf in prototypes)
+
+
+def save_prototypes(path: str | os.PathLike, prototypes: Prototypes) -> str:
+    """Writes prototypes to a safetensors file that carries the hash of its content.
+
+    The file appears under its name only when it is complete.
+
+    Args:
+        path: the file; its folder is made if it does not exist.
+        prototypes: vectors `[..., num_prototypes, dim]`.
+
+    Returns:
+        The SHA-256 of vectors, labels and counts, in hexadecimal; hand it on by another
+        way than the file, and `load_prototypes` can tell a replaced file.
+    """
+    arrays = {
+        name: np.ascontiguousarray(leaf) for name, leaf in prototypes._asdict().items()
+    }
+    digest = _content_hash(arrays)
+    with storage.atomic(path) as file:
+        file.write(safetensors.numpy.save(arrays, {"sha256": digest}))
+    return digest
+
+
+def load_prototypes(
+    path: str | os.PathLike, *, expected_hash: str | None = None
+) -> Prototypes:
+    """Reads what `save_prototypes` wrote, and checks its hash.
+
+    Args:
+        path: the file.
+        expected_hash: what `save_prototypes` returned; without it a damaged file is
+            found out, a file replaced on purpose is not.
+
+    Returns:
+        Prototypes.
+
+    Raises:
+        ValueError: the file, which the message names, is damaged or is not the one
+            expected.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            stored = (file.metadata() or {}).get("sha256")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (safetensors.SafetensorError, ValueError, TypeError) as error:
+        raise ValueError(f"Cannot read prototypes from {path}: {error}") from error
+    found = _content_hash(arrays)
+    for wanted in (stored, found if expected_hash is None else expected_hash):
+        if found != wanted or set(arrays) != set(Prototypes._fields):
+            raise ValueError(f"Expected sha256={wanted} in {path}, found {found}.")
+    return Prototypes(**{name: jnp.asarray(array) for name, array in arrays.items()})
+
+
+def _content_hash(arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of arrays."""
+    return storage.hash_arrays({name: arrays[name] for name in sorted(arrays)})
