@@ -274,7 +274,7 @@ def reference_outputs(context: Context, cell: Cell) -> TeacherOutputs:
     """Returns what the cell's teacher says of the references."""
     owner = scenario.reference_cell(context.config, cell)
     if owner.attack is None:
-        owner = teacher_cell(context, cell)
+        owner = teacher_cell(context.config, cell)
     return _reference_outputs(context, owner)
 
 
