@@ -39,7 +39,7 @@ class Context(NamedTuple):
 
     def varied(self, variant: str) -> "Context":
         """The study as one of its variants sees it; "" is the study itself."""
-        return self._replace(config=varied(self.config, variant)) if variant else self
+        return self._replace(config=varied(self.config, variant))
 
     @property
     def around(self) -> Surroundings:
@@ -76,14 +76,14 @@ def cached(function):
 
 
 def varied(config: Settings, variant: str) -> Settings:
-    """The settings with the fields of one of their variants.
+    """The settings with the fields of one of their variants; "" is none.
 
     >>> config = settings.make(
     ...     Settings(), {"variants": {"hot": {"kd": {"temperature": 9.0}}}})
     >>> varied(config, "hot").kd.temperature, config.kd.temperature
     (9.0, 2.0)
     """
-    return settings.make(config, config.variants[variant])
+    return settings.make(config, config.variants[variant]) if variant else config
 
 
 @functools.cache

@@ -112,8 +112,7 @@ def trainings(config: Settings, todo: list[Job]) -> list[Training]:
 def _models_of(config: Settings, job: Job) -> list[Training]:
     """The teacher and the trusted model that a job's students learn from."""
     arm, cell, found = ARMS[job.kind], job.student_cell, []
-    if job.variant:
-        config = varied(config, job.variant)
+    config = varied(config, job.variant)
     if arm.taught:
         name = artifacts.teacher_name(config, cell)
         found.append(Training(name, cell, job.variant, artifacts.teacher_tuning))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from flax import traverse_util
 
 from experiments.arms import ARMS
-from experiments.runtime import Context
+from experiments.runtime import Context, varied
 from experiments.settings import Encoder, Settings
 from experiments.study.check import uses_prototypes
 from experiments.study.grid import Job, Training, is_trained
@@ -47,7 +47,7 @@ def preflight(context: Context, todo: list[Job]) -> Context:
     }
     every, begun = list(dict.fromkeys(job.cell for job in todo)), {}
     for cell in every:
-        found = fingerprints(context, cell)
+        found = fingerprints(context.config, context.workdir, cell)
         check_unchanged(found)
         begun |= found
         task, splits = scenario.task_data(context.config, cell.task, cell.seed)
@@ -80,26 +80,29 @@ def _check_attack(config: Settings, cell: Cell) -> None:
         raise ValueError(f"{name}: {error}") from error
 
 
-def fingerprints(context: Context, cell: Cell) -> dict[pathlib.Path, dict[str, str]]:
+def fingerprints(
+    config: Settings, workdir: pathlib.Path, cell: Cell
+) -> dict[pathlib.Path, dict[str, str]]:
     """What holds a study to the data that it was begun with.
 
     Args:
-        context: the study.
+        config: the study's.
+        workdir: its folder.
         cell: which rows.
 
     Returns:
         Path -> name -> fingerprint: of the splits, and of an attack's ready rows.
     """
-    splits = scenario.task_data(context.config, cell.task, cell.seed).splits
+    splits = scenario.task_data(config, cell.task, cell.seed).splits
     now = {
         name: data.fingerprint(*part.texts, *(part.pairs or ()), part.labels)
         for name, part in splits._asdict().items()
         if isinstance(part, Examples)
     }
-    folder = context.workdir / cell.task
+    folder = workdir / cell.task
     found = {folder / f"seed{cell.seed}" / "data.json": now}
-    if cell.attack and context.config.attacks[cell.attack].trigger == "file":
-        ready = scenario.ready_rows(context.config, cell.task, cell.attack)
+    if cell.attack and config.attacks[cell.attack].trigger == "file":
+        ready = scenario.ready_rows(config, cell.task, cell.attack)
         content = json.dumps(ready.texts, sort_keys=True)
         now = data.fingerprint(content, *ready.test.texts, ready.test.labels)
         found[folder / f"{cell.attack}.json"] = {"ready": now}
@@ -173,12 +176,12 @@ def _check_job(config: Settings, job: Job, task, splits) -> None:
         validate.require(found >= least, "prototypes.num", found, bound)
 
 
-def work(context: Context, trainings: list[Training]) -> float:
+def work(config: Settings, workdir: pathlib.Path, trainings: list[Training]) -> float:
     """The training that is left, in the progress bar's units."""
     return sum(
-        _work_of(context.varied(one.variant).config, one)
+        _work_of(varied(config, one.variant), one)
         for one in trainings
-        if not is_trained(context.workdir, one)
+        if not is_trained(workdir, one)
     )
 
 

@@ -66,7 +66,7 @@ def run(
         context = Context(config, workdir, progress, progress.add_task("preparing"))
         context = preflight(context, todo)
         models = trainings(config, todo)
-        total = work(context, models)
+        total = work(context.config, workdir, models)
         # A bar without work would never be full.
         progress.update(context.task_id, total=total or 1, completed=not total)
         for training in models:
@@ -120,7 +120,7 @@ def follow(config, workdir: pathlib.Path) -> None:
         programs.clear_caches_near_limit()
         job = training.job
         if job and job.federation and not is_trained(workdir, training):
-            check_unchanged(fingerprints(context, job.cell))
+            check_unchanged(fingerprints(config, workdir, job.cell))
             found = adaptive_attacks.with_found(context, [job.cell])
             students.distil_federated(found, job)
     processes.meet(_END)

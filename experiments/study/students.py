@@ -10,6 +10,7 @@ import numpy as np
 from experiments import runtime
 from experiments.arms import ARMS, Recipe, federated
 from experiments.runtime import Context
+from experiments.settings import Settings
 from experiments.study.grid import DONE, Job, job_of, needed
 from experiments.world import artifacts, scenario
 from experiments.world.evidence import World
@@ -78,9 +79,12 @@ def train(context: Context, job: Job) -> None:
     done = {one.student for one in group if folders(workdir, one)}
     made = []
     for one in group:
-        start, recipe = _start(context, one), _recipe(context, one)
+        varied = context.varied(one.variant)
+        start = _start(context, one)
+        recipe = ARMS[one.kind].recipe(World(varied, one.student_cell))
         if recipe.student is None:
-            made.append((one, start, recipe, _run(context, one, start, recipe)))
+            run = _run(varied.config, one, start, recipe)
+            made.append((one, start, recipe, run))
         elif one.student not in done:
             before = facts_of(workdir, needed(config, one)[0])
             facts = {name: before.get(name) for name in _TRAINING}
@@ -106,12 +110,6 @@ def train(context: Context, job: Job) -> None:
         _keep(context, one, _alone(params, recipe, facts), start)
 
 
-def _recipe(context: Context, job: Job) -> Recipe:
-    """What a job's student learns from."""
-    world = World(context.varied(job.variant), job.student_cell)
-    return ARMS[job.kind].recipe(world)
-
-
 def _start(context: Context, job: Job) -> models.Model:
     """What a job's training starts from: a new student, or another arm's."""
     if ARMS[job.kind].starts_from_first:
@@ -121,9 +119,8 @@ def _start(context: Context, job: Job) -> models.Model:
     return artifacts.build_model(config, config.student, job.student_cell)
 
 
-def _run(context: Context, job: Job, start: models.Model, recipe: Recipe) -> Run:
+def _run(config: Settings, job: Job, start: models.Model, recipe: Recipe) -> Run:
     """The training run of a recipe, of a student that has no federation."""
-    config, private = context.varied(job.variant).config, recipe.objective.private
     return Run(
         job.student,
         start,
@@ -134,7 +131,7 @@ def _run(context: Context, job: Job, start: models.Model, recipe: Recipe) -> Run
         columns=recipe.columns,
         objective=recipe.objective,
         prototypes=recipe.prototypes,
-        secret=private and not config.dp.reproducible,
+        secret=recipe.objective.private and not config.dp.reproducible,
     )
 
 
@@ -193,13 +190,13 @@ def _keep(
         "transfer_rows": sum(len(recipe.examples.texts) for recipe in done.recipes),
         "bytes_per_node": sum(map(prototypes.num_bytes, done.prototypes[:1])),
         "hostile_nodes": int(done.hostile.sum()),
-        **_quarantine_facts(context, job.student_cell, done),
+        **_quarantine_facts(context.config, job.student_cell, done),
     }
     # Written last: this file says that the students are whole.
     storage.write_json(folder / DONE, facts)
 
 
-def _quarantine_facts(context: Context, cell: Cell, done: federated.Distilled):
+def _quarantine_facts(config: Settings, cell: Cell, done: federated.Distilled):
     """How good a quarantine was; the only use of the ground truth here."""
     judged = [
         (
