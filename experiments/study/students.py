@@ -201,7 +201,7 @@ def _quarantine_facts(config: Settings, cell: Cell, done: federated.Distilled):
     judged = [
         (
             recipe.verdict,
-            scenario.poisoned(context.config, cell._replace(node=node)).rows,
+            scenario.poisoned(config, cell._replace(node=node)).rows,
         )
         for node, recipe in enumerate(done.recipes)
         if recipe.verdict is not None
