@@ -3,11 +3,12 @@
 import json
 
 import pytest
-from ml_collections import FrozenConfigDict
 
+from experiments import settings
 from experiments.arms import ARMS as KNOWN
-from experiments.arms import is_recommended
-from experiments.reports import report, results
+from experiments.arms import is_recommended, known, name_of
+from experiments.arms.base import ROLES
+from experiments.reports import pages, report, results
 
 ARMS = ("clean", "plain", "nearest", "anchor", "audited", "anchor@four", "adversarial")
 
@@ -88,7 +89,7 @@ def test_the_recommended_defence_is_the_one_that_stands_out(tmp_path):
     styles = [row.style for row in shown.rows]
     assert [n for n, s in zip(names, styles, strict=True) if s] == expected
     (tmp_path / "versions.json").write_text(json.dumps({}))
-    config = FrozenConfigDict({"attacks": {"a": {"trigger": "file", "rate": 0.1}}})
+    config = settings.make(settings.Settings(), {"attacks": {"a": {"rate": 0.1}}})
     page = report.write(tmp_path, config, {"summary": summary}).read_text()
     lines = page.split("<tr class=")[1:]
     marked = [line for line in lines if "recommended" in line.partition(">")[0]]
@@ -98,3 +99,33 @@ def test_the_recommended_defence_is_the_one_that_stands_out(tmp_path):
 def test_one_defence_is_recommended_and_former_names_are_not():
     assert [name for name in KNOWN if is_recommended(name)] == ["audited"]
     assert not is_recommended("former+variant")
+
+
+def test_reports_tolerate_arms_of_former_names(tmp_path):
+    arms = ("clean", "plain", "former", "former+drop@four")
+    summary = summary_of(arms)
+    assert [line["arm"] for line in summary] == list(arms)
+    rates = {"a": 0.1}
+    for figure in (
+        report.draw(summary),
+        report.draw_tradeoff(summary),
+        report.draw_rates(summary, rates),
+    ):
+        figure.canvas.draw()
+    colours = {report._colour(arm) for arm in arms}
+    assert len(colours) == 3
+    with pytest.raises(ValueError, match="found a former one"):
+        known("former").recipe(None)
+
+
+def test_every_role_has_one_arm_and_every_colour_too():
+    assert {arm.role for arm in KNOWN.values()} == {"", *ROLES}
+    assert [name_of(role) for role in ROLES] == ["clean", "plain", "audited"]
+    colours = [arm.colour for arm in KNOWN.values() if arm.colour]
+    assert len(set(colours)) == len(colours) == 9
+    titles = [title for arm in KNOWN.values() for title in arm.overview.values()]
+    assert len(set(titles)) == len(titles)
+    measures = {measure for arm in KNOWN.values() for measure in arm.overview}
+    assert measures == set(pages.OVERVIEW)
+    with pytest.raises(ValueError, match="role one of"):
+        name_of("nul")

@@ -89,6 +89,15 @@ def over_transfer(config: Settings, rows: int, references: int) -> int:
     return rows * config.student.epochs
 
 
+# What is asked of the one arm that
+#   null: is distilled without the attack; others are compared with it for what the
+#     attack gained;
+#   undefended: does nothing against it; hostile nodes run it, and the time and clean
+#     metric of others are compared with its own;
+#   recommended: is the defence to use; tables highlight it.
+ROLES = ("null", "undefended", "recommended")
+
+
 class Arm(NamedTuple):
     """A named composition, and all that other modules know of it.
 
@@ -112,8 +121,15 @@ class Arm(NamedTuple):
         scores: whether it can learn scores instead of classes.
         passes: `(config, rows, references) -> rows`, how many rows its student goes
             through, for the progress bar.
-        recommended: whether it is the defence to use; tables highlight it.
         packages: what has to be installed, with the extra that brings it.
+        role: in `ROLES`, "" for none; each is had by one arm.
+        hypothetical: whether no defender could run it, since it knows what the attack
+            did; it is a bound, no rival of defences.
+        colour: in pictures, "" for one that is free.
+        overview: measure -> its column in the line that the overview has for an attack.
+        published: attack success and what is lost of the clean metric, in percent and
+            points, as published for another setting; () for an arm that stands beside
+            these figures without its own, None for one that does not.
     """
 
     recipe: Callable[[World], Recipe]
@@ -130,8 +146,12 @@ class Arm(NamedTuple):
     groups: tuple[str, ...] = ()
     scores: bool = False
     passes: Callable[[Settings, int, int], int] = over_transfer
-    recommended: bool = False
     packages: tuple[str, ...] = ()
+    role: str = ""
+    hypothetical: bool = False
+    colour: str = ""
+    overview: Mapping[str, str] = MappingProxyType({})
+    published: tuple[float, ...] | None = None
 
 
 def distillation(

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from experiments.arms import communication_cost
 from experiments.arms.base import Arm, Recipe
-from experiments.arms.registry import ARMS
+from experiments.arms.registry import ARMS, name_of
 from experiments.runtime import Context
 from experiments.world import artifacts, scenario
 from experiments.world.evidence import World
@@ -77,11 +77,9 @@ def node_recipes(context: Context, cell: Cell, arm: Arm) -> list[Recipe]:
         arm: what honest nodes do; hostile ones distil plainly from what they hold.
     """
     section = context.config.federations[cell.federation]
-    hostile = hostile_nodes(section, cell)
+    hostile, undefended = hostile_nodes(section, cell), ARMS[name_of("undefended")]
     recipes = [
-        (ARMS["plain"] if liar else arm).recipe(
-            World(context, cell._replace(node=node))
-        )
+        (undefended if liar else arm).recipe(World(context, cell._replace(node=node)))
         for node, liar in enumerate(hostile)
     ]
     honest = recipes[0]

@@ -1,9 +1,13 @@
 """The arms of a study by their names; a newcomer adds a function and a line here."""
 
+from types import MappingProxyType
+
 from experiments.arms import baselines, ours
-from experiments.arms.base import Arm, clean, parse
+from experiments.arms.base import ROLES, Arm, Recipe, clean, parse
 from experiments.settings import Settings
 from experiments.world import scenario
+from experiments.world.evidence import World
+from protojax import validate
 
 
 def _over_references(config: Settings, rows: int, references: int) -> int:
@@ -24,6 +28,17 @@ def _over_private(config: Settings, rows: int, references: int) -> int:
     return rows * config.dp.epochs
 
 
+def _columns(**titles: str) -> MappingProxyType[str, str]:
+    """The columns of an arm in the overview by their measures."""
+    return MappingProxyType(titles)
+
+
+def _forgotten(world: World) -> Recipe:
+    """No recipe: the arm had this name once."""
+    del world
+    raise ValueError(f"Expected an arm one of {', '.join(ARMS)}, found a former one.")
+
+
 _ANCHORED = {"anchored": True, "constrained": True}
 _AUDITS = {**_ANCHORED, "in_federations": False, "audits": True}
 _WARY = {"groups": ("tokens",)}
@@ -33,10 +48,29 @@ _TUNED = {
     "passes": _over_tuning,
 }
 ARMS: dict[str, Arm] = {
-    "clean": Arm(baselines.plain, clean, scores=True),
-    "plain": Arm(baselines.plain, scores=True),
-    "nearest": Arm(baselines.nearest, constrained=True),
-    "adversarial": Arm(baselines.adversarial),
+    "clean": Arm(
+        baselines.plain,
+        clean,
+        scores=True,
+        role="null",
+        hypothetical=True,
+        colour="#7f7f7f",
+        overview=_columns(
+            asr="ASR: null", target_kept="kept: clean", clean_metric="accuracy: clean"
+        ),
+    ),
+    "plain": Arm(
+        baselines.plain,
+        scores=True,
+        role="undefended",
+        colour="#d62728",
+        overview=_columns(asr="plain", clean_metric="accuracy: plain"),
+        published=(92.0, 0.0),
+    ),
+    "nearest": Arm(
+        baselines.nearest, constrained=True, colour="#ff9896", published=(7.0, 2.0)
+    ),
+    "adversarial": Arm(baselines.adversarial, published=(38.0, 6.0)),
     # Nodes step together through full batches; the accounting needs Poisson samples.
     "dp_sgd": Arm(
         baselines.dp_sgd,
@@ -44,15 +78,43 @@ ARMS: dict[str, Arm] = {
         in_federations=False,
         passes=_over_private,
         packages=("jax_privacy", "dp_accounting"),
+        published=(54.0, 12.0),
     ),
-    "anchor": Arm(ours.anchor, **_ANCHORED),
-    "audited": Arm(ours.audited, needs=("anchor",), recommended=True, **_AUDITS),
-    "unattacked": Arm(ours.anchor, clean, **_ANCHORED),
+    "anchor": Arm(
+        ours.anchor,
+        colour="#2ca02c",
+        overview=_columns(asr="anchor"),
+        published=(),
+        **_ANCHORED,
+    ),
+    "audited": Arm(
+        ours.audited,
+        needs=("anchor",),
+        role="recommended",
+        colour="#1f77b4",
+        overview=_columns(
+            asr="audited",
+            excess_asr="excess",
+            trigger_effect="trigger",
+            quarantine_recall="found",
+            target_kept="kept: audited",
+            clean_metric="accuracy: audited",
+        ),
+        published=(),
+        **_AUDITS,
+    ),
+    "unattacked": Arm(ours.anchor, clean, hypothetical=True, **_ANCHORED),
     "unattacked_audited": Arm(
-        ours.unattacked_audited, clean, needs=("unattacked",), **_AUDITS
+        ours.unattacked_audited,
+        clean,
+        needs=("unattacked",),
+        hypothetical=True,
+        **_AUDITS,
     ),
-    "wary": Arm(ours.wary, **_ANCHORED, **_WARY),
-    "wary_audited": Arm(ours.wary_audited, needs=("wary",), **_AUDITS, **_WARY),
+    "wary": Arm(ours.wary, colour="#17becf", **_ANCHORED, **_WARY),
+    "wary_audited": Arm(
+        ours.wary_audited, needs=("wary",), colour="#e377c2", **_AUDITS, **_WARY
+    ),
     "gate": Arm(ours.gate, **_ANCHORED),
     "plain_references": Arm(baselines.plain_references),
     "fine_tuned": Arm(baselines.fine_tuned, needs=("plain",), **_TUNED),
@@ -66,9 +128,36 @@ ARMS: dict[str, Arm] = {
         taught=False,
         scores=True,
         passes=_over_references,
+        colour="#9467bd",
     ),
-    "oracle": Arm(baselines.oracle),
+    "oracle": Arm(baselines.oracle, hypothetical=True, colour="#aec7e8"),
 }
+
+
+def known(arm: str) -> Arm:
+    """All that is known of an arm, whatever its variant and federation.
+
+    Records keep rows of arms under the names of their time; of a name that no arm has
+    any more nothing is known.
+
+    >>> known("anchor+drop@four").anchored, known("former").anchored
+    (True, False)
+    """
+    return ARMS.get(parse(arm).kind, Arm(_forgotten))
+
+
+def name_of(role: str) -> str:
+    """The name of the arm that has a role.
+
+    Args:
+        role: in `ROLES`.
+
+    >>> [name_of(role) for role in ROLES]
+    ['clean', 'plain', 'audited']
+    """
+    validate.one_of(ROLES, role=role)
+    (name,) = [name for name, arm in ARMS.items() if arm.role == role]
+    return name
 
 
 def is_recommended(arm: str) -> bool:
@@ -77,6 +166,4 @@ def is_recommended(arm: str) -> bool:
     >>> is_recommended("audited"), is_recommended("anchor"), is_recommended("former")
     (True, False, False)
     """
-    # A table may be made of a study whose arms have other names by now.
-    known = ARMS.get(parse(arm).kind)
-    return known is not None and known.recommended
+    return known(arm).role == "recommended"

@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.arms import ARMS, name_of
 from experiments.reports import results
 from protojax import storage
 
@@ -48,73 +49,69 @@ def rendered(found: dict[str, Any]) -> str:
     )
 
 
-# Column of the overview -> the measure, and the arm that has it.
-OVERVIEW = {
-    "ASR: null": ("asr", "clean"),
-    "plain": ("asr", "plain"),
-    "anchor": ("asr", "anchor"),
-    "audited": ("asr", "audited"),
-    "excess": ("excess_asr", "audited"),
-    "trigger": ("trigger_effect", "audited"),
-    "found": ("quarantine_recall", "audited"),
-    "kept: clean": ("target_kept", "clean"),
-    "kept: audited": ("target_kept", "audited"),
-    "accuracy: clean": ("clean_metric", "clean"),
-    "accuracy: plain": ("clean_metric", "plain"),
-    "accuracy: audited": ("clean_metric", "audited"),
-}
+# The measures of the overview, in the order of its columns.
+OVERVIEW = (
+    "asr",
+    "excess_asr",
+    "trigger_effect",
+    "quarantine_recall",
+    "target_kept",
+    "clean_metric",
+)
 
 
 def overview(found: dict[str, Any]) -> str:
-    """Returns a table with a line for each attack that `audited` was run against.
+    """Returns a table with a line for each attack on which the defence was run.
 
     Args:
         found: a record.
     """
-    rows = [["task", "attack", "seeds", *OVERVIEW]]
-    for (task, attack), arms in _cells(found).items():
-        if "audited" in arms:
+    columns = {
+        arm.overview[measure]: (measure, name)
+        for measure in OVERVIEW
+        for name, arm in ARMS.items()
+        if measure in arm.overview
+    }
+    rows, defence = [["task", "attack", "seeds", *columns]], name_of("recommended")
+    for (task, attack), lines in _cells(found).items():
+        if defence in lines:
             texts = [
-                results.percent(arms[arm], measure) if arm in arms else results.EMPTY
-                for measure, arm in OVERVIEW.values()
+                results.percent(lines[arm], measure) if arm in lines else results.EMPTY
+                for measure, arm in columns.values()
             ]
-            rows.append([task, attack, str(arms["audited"]["seeds"]), *texts])
+            rows.append([task, attack, str(lines[defence]["seeds"]), *texts])
     return results.piped(rows, num_texts=2)
-
-
-# Arm -> attack success and what is lost of the clean accuracy, in percent and points,
-# as published for another setting; what stands beside them is ours.
-PUBLISHED = {
-    "plain": (92.0, 0.0),
-    "dp_sgd": (54.0, 12.0),
-    "adversarial": (38.0, 6.0),
-    "nearest": (7.0, 2.0),
-    "anchor": (),
-    "audited": (),
-}
 
 
 def beside_published(found: dict[str, Any]) -> str:
     """Returns a table of the published figures and ours, of cells that have them all.
 
+    Published for another setting; what stands beside them is ours. The attack succeeds
+    least in the last.
+
     Args:
         found: a record.
     """
+    published = {
+        name: arm.published for name, arm in ARMS.items() if arm.published is not None
+    }
+    worst_first = sorted(published, key=lambda arm: published[arm], reverse=True)
+    undefended = name_of("undefended")
     cells = {
-        name: arms
-        for name, arms in _cells(found).items()
-        if PUBLISHED.keys() <= arms.keys()
+        name: lines
+        for name, lines in _cells(found).items()
+        if published.keys() <= lines.keys()
     }
     names = ["published", *(f"{task}, {attack}" for task, attack in cells)]
     sides = [f"{name}: {side}" for side in ("ASR", "loss") for name in names]
     rows = [["arm", *sides]]
-    for arm, published in PUBLISHED.items():
+    for arm in worst_first:
         measured = [
-            (100 * arms[arm]["asr"], 100 * (plain["clean_metric"] - own))
-            for arms in cells.values()
-            for plain, own in [(arms["plain"], arms[arm]["clean_metric"])]
+            (100 * lines[arm]["asr"], 100 * (skill - lines[arm]["clean_metric"]))
+            for lines in cells.values()
+            for skill in [lines[undefended]["clean_metric"]]
         ]
-        values = zip(published or (None, None), *measured, strict=True)
+        values = zip(published[arm] or (None, None), *measured, strict=True)
         texts = [results.EMPTY if v is None else f"{v:.1f}" for s in values for v in s]
         rows.append([arm, *texts])
     return results.piped(rows, num_texts=1)

@@ -3,6 +3,7 @@
 import base64
 import json
 import pathlib
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,28 +14,17 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from experiments import settings
-from experiments.arms import ARMS, is_recommended, parse
+from experiments.arms import ARMS, is_recommended, known, parse
 from experiments.reports import results as results_lib
 from protojax import storage
 
-COLOURS = {
-    "clean": "#7f7f7f",
-    "plain": "#d62728",
-    "nearest": "#ff9896",
-    "anchor": "#2ca02c",
-    "audited": "#1f77b4",
-    "wary": "#17becf",
-    "wary_audited": "#e377c2",
-    "references": "#9467bd",
-    "oracle": "#aec7e8",
-}
 MARKERS = "osD^vP*X<>dphH"
-# Of all other arms, none of the above.
+# Of arms without a colour of their own, none that another arm has.
 OTHERS = [
     colour
     for name in ("tab20", "tab20b")
     for colour in map(to_hex, matplotlib.colormaps[name].colors)
-    if colour not in COLOURS.values()
+    if colour not in {arm.colour for arm in ARMS.values()}
 ]
 HATCHES = ("", "//", "..", "xx", "--", "oo", "\\\\", "++")
 
@@ -286,7 +276,7 @@ def draw_rates(summary: list[dict[str, Any]], rates: Mapping[str, float]) -> Fig
             [100 * line["asr"] for line in lines],
             yerr=[100 * (line["asr_interval"] or 0) for line in lines],
             fmt=MARKERS[number % len(MARKERS)],
-            ls=":" if parse(arm).kind == "clean" else "-",
+            ls=":" if known(arm).role == "null" else "-",
             color=_colour(arm),
             lw=1,
             capsize=2,
@@ -308,7 +298,9 @@ def draw_rates(summary: list[dict[str, Any]], rates: Mapping[str, float]) -> Fig
 def _colour(arm: str) -> str:
     """Returns an arm's colour, the same wherever it runs."""
     kind = parse(arm).kind
-    return COLOURS.get(kind, OTHERS[list(ARMS).index(kind) % len(OTHERS)])
+    # Of a name that no arm has any more, one that its letters decide.
+    number = list(ARMS).index(kind) if kind in ARMS else zlib.crc32(kind.encode())
+    return known(arm).colour or OTHERS[number % len(OTHERS)]
 
 
 def _bars(axis, summary, attacks, measure: str) -> None:

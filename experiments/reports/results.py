@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from experiments import runtime
-from experiments.arms import is_recommended, parse
+from experiments.arms import is_recommended, known, name_of
 from protojax import evals, storage
 
 PACKAGES = (
@@ -96,12 +96,13 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     >>> [(row["excess_asr"], row["trigger_effect"]) for row in compared(rows)]
     [(0.0, 0.0), (0.75, 0.5)]
     """
-    known = {(row["task"], row["attack"], row["seed"], row["arm"]): row for row in rows}
+    found = {(row["task"], row["attack"], row["seed"], row["arm"]): row for row in rows}
+    null, undefended = name_of("null"), name_of("undefended")
 
     def other(row: dict[str, Any], arm: str) -> dict[str, Any]:
         _, at, where = row["arm"].partition("@")
         cell = row["task"], row["attack"], row["seed"]
-        return known.get((*cell, f"{arm}{at}{where}"), known.get((*cell, arm), {}))
+        return found.get((*cell, f"{arm}{at}{where}"), found.get((*cell, arm), {}))
 
     def raised(row: dict[str, Any]) -> float | None:
         rates = row.get("asr"), row.get("untriggered_asr")
@@ -110,9 +111,9 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     def seconds(row: dict[str, Any]) -> float:
         return row.get("step_seconds", 0.0) / row.get("step_rows", 1)
 
-    found = []
+    made = []
     for row in rows:
-        clean, plain = other(row, "clean"), other(row, "plain")
+        clean, plain = other(row, null), other(row, undefended)
         base, lifts = clean.get("asr"), [raised(row), raised(clean)]
         measured = base is not None and row["asr"] is not None
         # Where every dispatch compiled, no step was timed.
@@ -120,7 +121,7 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         alike = ("step_rows" in row) == ("step_rows" in plain)
         side_by_side = [one.get("seeds_at_once", 1) for one in (row, plain)]
         timed = timed and alike and side_by_side[0] == side_by_side[1]
-        found.append(
+        made.append(
             {
                 **row,
                 "null_asr": base,
@@ -129,7 +130,7 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "step_ratio": seconds(row) / seconds(plain) if timed else None,
             }
         )
-    return found
+    return made
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -170,17 +171,15 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-# Worlds, not defences: without the attack, and with its rows known.
-WORLDS = ("clean", "unattacked", "unattacked_audited", "oracle")
 FEW = 4
 
 
 def _on_front(line: dict[str, Any], lines: list[dict[str, Any]]) -> bool | None:
     """Returns whether no other defence has a lower ASR and as good a clean metric.
 
-    None where there is nothing to compare: without an attack, for `WORLDS`, which are
-    no defences against it, and among a few, which compare at a glance. Ties count for
-    both.
+    None where there is nothing to compare: without an attack, for hypothetical
+    arms, which are no defences against it, and among a few, which compare at a glance.
+    Ties count for both.
 
     >>> found = {"plain": (0.9, 0.9), "anchor": (0.2, 0.9), "nad": (0.3, 0.95),
     ...     "cube": (0.3, 0.9), "abl": (0.2, 0.9)}
@@ -189,13 +188,13 @@ def _on_front(line: dict[str, Any], lines: list[dict[str, Any]]) -> bool | None:
     >>> [_on_front(line, lines) for line in lines]
     [False, True, True, False, True]
     """
-    if line["asr"] is None or parse(line["arm"]).kind in WORLDS:
+    if line["asr"] is None or known(line["arm"]).hypothetical:
         return None
     rivals = [
         other
         for other in lines
         if (other["task"], other["attack"]) == (line["task"], line["attack"])
-        and parse(other["arm"]).kind not in WORLDS
+        and not known(other["arm"]).hypothetical
     ]
     if len(rivals) <= FEW:
         return None
