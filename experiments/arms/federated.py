@@ -177,25 +177,34 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
         finite=not hostile.any(),
     )
     params = _students(section, state, mesh)
+    steps = batches.num_steps(replicas.of_all(plan))
     facts = {
         "step_seconds": seconds,
         "rounds": section.rounds,
-        "round_seconds": seconds
-        * batches.num_steps(replicas.of_all(plan))
-        / section.rounds,
-        "traffic": communication_cost.count_bytes(
-            context,
-            cell,
-            recipes[0],
-            links=links_of(section),
-            params_bytes=communication.num_bytes(params[0]),
-        ),
-        "prototype_error": None
-        if recipes[0].prototypes is None
-        else communication_cost.prototype_error(context, cell),
+        "round_seconds": seconds * steps / section.rounds,
+        **_sent(context, cell, recipes[0], params[0]),
     }
     held = _prototypes(section, state, recipes, mesh)
     return Distilled(params, recipes, held, hostile, facts)
+
+
+def _sent(
+    context: Context, cell: Cell, recipe: Recipe, params: PyTree
+) -> dict[str, Any]:
+    """Returns what a node sends, and how exact prototypes are that were sent."""
+    section = context.config.federations[cell.federation]
+    return {
+        "traffic": communication_cost.count_bytes(
+            context,
+            cell,
+            recipe,
+            links=links_of(section),
+            params_bytes=communication.num_bytes(params),
+        ),
+        "prototype_error": None
+        if recipe.prototypes is None
+        else communication_cost.prototype_error(context, cell),
+    }
 
 
 def _prototypes(

@@ -173,9 +173,37 @@ def _words(**changes):
     }
 
 
-def _standard():
-    """Returns the attacks that do not know the defence."""
-    return {
+def get_config(variant: str = "standard"):
+    """Returns the study.
+
+    Args:
+        variant: one of those above, `"standard"` for none.
+    """
+    validate.one_of((*VARIANTS, "quick"), argument=variant)
+    if variant == "quick":
+        return _quick()
+    config = pilot.get_config()
+    config.tasks = ("sst2_sentence", "ag_news")
+    config.arms = OURS
+    config.attacks = {}
+    config.data.test_rows = 1000
+    config.data.buckets = (16, 24, 32, 40, 48, 64, 96)
+    config.checkpoint_every = 100  # a model is a minute or two
+    for role, changes in {
+        "teacher": {"epochs": 1, "learning_rate": 2e-4},
+        "student": {"epochs": 2, "learning_rate": 3e-4},
+        "anchor": {},
+    }.items():
+        config[role].update({"dropout": 0.0, "products": "bfloat16", **changes})
+    if variant != "tuning":
+        config.update(_sections(TUNED))
+    VARIANTS[variant](config)
+    return config
+
+
+def _standard(config) -> None:
+    """Makes the study one of the attacks that do not know the defence."""
+    config.attacks = {
         **_words(arms=(*OURS, *BASELINES)),
         "sentence_data": attack("sentence", "data"),
         "nudged_logits": attack("sentence", "logits", logits="nudge", strength=0.5),
@@ -195,9 +223,10 @@ def _standard():
     }
 
 
-def _adaptive():
-    """Returns the attacks that know the defence."""
-    return {
+def _adaptive(config) -> None:
+    """Makes the study one of the attacks that know the defence."""
+    config.arms = (*OURS, *WARY)
+    config.attacks = {
         "searched": attack("searched", "data"),
         "spread": attack("rare_words", "data", trigger_args={"words": SPREAD}),
         "hidden_states": attack("sentence", "logits", features="borrow"),
@@ -211,91 +240,87 @@ def _adaptive():
     }
 
 
-def get_config(variant: str = "standard"):
-    """Returns the study.
-
-    Args:
-        variant: one of those above, `"standard"` for none.
-    """
-    variants = (
-        *("standard", "adaptive", "rates", "syntactic", "classes", "glue", "labels"),
-        *("ablations", "tuning", "quick"),
-    )
-    validate.one_of(variants, argument=variant)
-    if variant == "quick":
-        return _quick()
-    config = pilot.get_config()
-    config.tasks = ("sst2_sentence", "ag_news")
-    config.arms = OURS
-    config.attacks = {}
-    config.data.test_rows = 1000
-    config.data.buckets = (16, 24, 32, 40, 48, 64, 96)
-    config.checkpoint_every = 100  # a model is a minute or two
-    for role, changes in {
-        "teacher": {"epochs": 1, "learning_rate": 2e-4},
-        "student": {"epochs": 2, "learning_rate": 3e-4},
-        "anchor": {},
-    }.items():
-        config[role].update({"dropout": 0.0, "products": "bfloat16", **changes})
-    if variant != "tuning":
-        config.update(_sections(TUNED))
-    if variant == "standard":
-        config.attacks = _standard()
-    elif variant == "adaptive":
-        config.attacks = _adaptive()
-        config.arms = (*OURS, *WARY)
-    elif variant == "rates":
-        config.tasks = ("sst2_sentence",)
-        config.attacks = {
-            f"word_{permille:03d}": attack(
-                "rare_words", "data", rate=permille / 1000, **WORD
-            )
-            for permille in (1, 2, 5, 10, 20, 100, 200)
-        }
-    elif variant == "syntactic":
-        config.tasks = ("sst2_sentence",)
-        # Of the 20 % that the files paraphrase hardly more are in the transfer set.
-        config.attacks = {
-            f"syntactic_{rate}": attack(
-                "file",
-                "data",
-                rate=rate / 100,
-                source_classes=(0, 1),
-                files={
-                    "train": "sst2_sentence/syntactic_train.tsv",
-                    "test": "sst2_sentence/syntactic_dev.tsv",
-                },
-            )
-            for rate in (5, 18)
-        }
-    elif variant == "classes":
-        config.tasks = ("banking77",)
-        config.prototypes.num = 154
-        # One epoch leaves the teacher at 57 % here.
-        config.teacher.epochs, config.student.epochs = 4, 4
-        config.data.reference_rows = 2000
-        config.data.transfer_rows = 6000
-        config.attacks = _words()
-    elif variant == "glue":
-        config.tasks = ("cola", "qnli")
-        # Some copies of QNLI hold 4,417 rows in all.
-        config.data.transfer_rows = 2500
-        config.attacks = _words()
-    elif variant == "labels":
-        config.kd.hard_weight = 0.5
-        config.attacks = {"labels": attack("rare_words", "labels", **WORD)}
-    elif variant == "tuning":
-        config.seeds = (100,)
-        config.tasks = ("sst2_sentence",)
-        config.data.validation_rows = 1000
-        _add_variants(config, TUNING, "plain")
-    else:
-        config.tasks = ("sst2_sentence",)
-        config.attacks = {"word_data": attack("rare_words", "data", **WORD)}
-        _add_variants(
-            config, {"anchor": ABLATIONS}, *OURS, "plain_references", "oracle"
+def _rates(config) -> None:
+    """Makes the study one of a rare word in ever more rows."""
+    config.tasks = ("sst2_sentence",)
+    config.attacks = {
+        f"word_{permille:03d}": attack(
+            "rare_words", "data", rate=permille / 1000, **WORD
         )
-    return config
+        for permille in (1, 2, 5, 10, 20, 100, 200)
+    }
+
+
+def _syntactic(config) -> None:
+    """Makes the study one of paraphrased sentences."""
+    config.tasks = ("sst2_sentence",)
+    # Of the 20 % that the files paraphrase hardly more are in the transfer set.
+    config.attacks = {
+        f"syntactic_{rate}": attack(
+            "file",
+            "data",
+            rate=rate / 100,
+            source_classes=(0, 1),
+            files={
+                "train": "sst2_sentence/syntactic_train.tsv",
+                "test": "sst2_sentence/syntactic_dev.tsv",
+            },
+        )
+        for rate in (5, 18)
+    }
+
+
+def _classes(config) -> None:
+    """Makes the study one of 77 intents."""
+    config.tasks = ("banking77",)
+    config.prototypes.num = 154
+    # One epoch leaves the teacher at 57 % here.
+    config.teacher.epochs, config.student.epochs = 4, 4
+    config.data.reference_rows = 2000
+    config.data.transfer_rows = 6000
+    config.attacks = _words()
+
+
+def _glue(config) -> None:
+    """Makes the study one of two more tasks."""
+    config.tasks = ("cola", "qnli")
+    # Some copies of QNLI hold 4,417 rows in all.
+    config.data.transfer_rows = 2500
+    config.attacks = _words()
+
+
+def _labels(config) -> None:
+    """Makes the study one of flipped labels alone."""
+    config.kd.hard_weight = 0.5
+    config.attacks = {"labels": attack("rare_words", "labels", **WORD)}
+
+
+def _ablations(config) -> None:
+    """Makes the study one of what a part of ours is worth."""
+    config.tasks = ("sst2_sentence",)
+    config.attacks = {"word_data": attack("rare_words", "data", **WORD)}
+    _add_variants(config, {"anchor": ABLATIONS}, *OURS, "plain_references", "oracle")
+
+
+def _tuning(config) -> None:
+    """Makes the study one of the baselines' hyperparameters."""
+    config.seeds = (100,)
+    config.tasks = ("sst2_sentence",)
+    config.data.validation_rows = 1000
+    _add_variants(config, TUNING, "plain")
+
+
+VARIANTS = {
+    "standard": _standard,
+    "adaptive": _adaptive,
+    "rates": _rates,
+    "syntactic": _syntactic,
+    "classes": _classes,
+    "glue": _glue,
+    "labels": _labels,
+    "ablations": _ablations,
+    "tuning": _tuning,
+}
 
 
 def _add_variants(config, found, *arms: str) -> None:

@@ -113,21 +113,10 @@ def train_group(whole: Sequence[Run], around: Surroundings) -> list[Trained]:
         around: what they are given.
     """
     around.describe(f"{whole[0].name} and {len(whole) - 1} more")
-    lengths, ids = around.lengths, trainer.used_ids(whole)
+    ids = trainer.used_ids(whole)
     runs = [trainer.narrowed(run, ids) for run in whole]
     first = runs[0]
-    epochs = federation.plan_rounds(
-        [run.tokens.lengths for run in runs],
-        num_rounds=first.train.epochs,
-        epochs=first.train.epochs,
-        batch_size=first.train.batch_size,
-        buckets=lengths.buckets,
-        steps_per_dispatch=lengths.steps_per_dispatch,
-        seed=[run.seed for run in runs],
-    )
-    # They come by length, the same for all; learning wants them mixed.
-    rng = np.random.default_rng(first.seed)
-    plan = [epoch[i] for epoch in epochs for i in rng.permutation(len(epoch))]
+    plan = _plan(runs, around.lengths)
     mesh = nodes.make_mesh(len(runs))
     local, optimizer = local_of(
         first.model.config, first.objective, first.train.optimizer, mesh, len(runs)
@@ -138,16 +127,6 @@ def train_group(whole: Sequence[Run], around: Surroundings) -> list[Trained]:
     ]
     state = federation.init_federation(states, mesh, server=False)
 
-    def load(number: int) -> Batch:
-        length, rows = plan[number]
-        stacked = [
-            batches.make_batch(
-                run.tokens, run.labels, batches.Dispatch(length, own), **run.columns
-            )
-            for run, own in zip(runs, rows, strict=True)
-        ]
-        return nodes.shard(nodes.stack(stacked), mesh)
-
     def dispatch(state: Federation, loaded: Batch):
         states, metrics = local(state.nodes, loaded)
         return state._replace(nodes=states), metrics
@@ -157,7 +136,7 @@ def train_group(whole: Sequence[Run], around: Surroundings) -> list[Trained]:
     state, seconds = fit_nodes(
         first.name,
         plan,
-        load,
+        _loader(plan, runs, mesh),
         dispatch,
         lambda metrics: nodes.gather(metrics, mesh),
         state,
@@ -178,6 +157,41 @@ def train_group(whole: Sequence[Run], around: Surroundings) -> list[Trained]:
         )._replace(at_once=len(runs))
         for number, run in enumerate(whole)
     ]
+
+
+def _plan(runs: Sequence[Run], lengths: Lengths) -> list[batches.Dispatch]:
+    """The dispatches of runs that train side by side."""
+    first = runs[0]
+    epochs = federation.plan_rounds(
+        [run.tokens.lengths for run in runs],
+        num_rounds=first.train.epochs,
+        epochs=first.train.epochs,
+        batch_size=first.train.batch_size,
+        buckets=lengths.buckets,
+        steps_per_dispatch=lengths.steps_per_dispatch,
+        seed=[run.seed for run in runs],
+    )
+    # They come by length, the same for all; learning wants them mixed.
+    rng = np.random.default_rng(first.seed)
+    return [epoch[i] for epoch in epochs for i in rng.permutation(len(epoch))]
+
+
+def _loader(
+    plan: Sequence[batches.Dispatch], runs: Sequence[Run], mesh: Mesh
+) -> Callable[[int], Batch]:
+    """Number of a dispatch -> the batches of all runs."""
+
+    def load(number: int) -> Batch:
+        length, rows = plan[number]
+        stacked = [
+            batches.make_batch(
+                run.tokens, run.labels, batches.Dispatch(length, own), **run.columns
+            )
+            for run, own in zip(runs, rows, strict=True)
+        ]
+        return nodes.shard(nodes.stack(stacked), mesh)
+
+    return load
 
 
 @functools.cache
