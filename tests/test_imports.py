@@ -102,6 +102,17 @@ def test_rooms_are_small_and_show_their_names():
             assert len([*place.glob("[!_]*.py")]) <= 12, place
 
 
+def test_functions_are_short():
+    for folder in ("protojax", "experiments"):
+        for path in files(folder):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.FunctionDef):
+                    documented = ast.get_docstring(node) is not None
+                    body = node.body[documented:] or node.body
+                    lines = body[-1].end_lineno - body[0].lineno + 1
+                    assert lines <= 60, f"{path}: {node.name} has {lines} lines"
+
+
 @pytest.mark.parametrize(
     ("package", "owner"),
     [
