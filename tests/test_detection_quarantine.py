@@ -1,5 +1,6 @@
 """What a student learns from, against a loop over rows."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -170,7 +171,6 @@ def test_neither_evidence_nor_verdict_is_changed():
 
 
 def test_arrays_of_jax_do_too():
-    jnp = pytest.importorskip("jax.numpy")
     evidence, verdict, prototypes = make(5)
     teacher = TeacherOutputs(*map(jnp.asarray, evidence.teacher))
     found = training_rows(evidence._replace(teacher=teacher), verdict, prototypes)
