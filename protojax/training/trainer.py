@@ -158,6 +158,20 @@ def end_of(run: Run, params: PyTree, ids: np.ndarray, seconds: float) -> Trained
     return Trained(jax.device_get(trained), params.get("projection"), seconds)
 
 
+def identity_of(runs: Sequence[Run], ids: np.ndarray) -> str:
+    """What tells the checkpoints of some runs, in one program, from those of others.
+
+    Other rows, labels, words, steps, lengths of training or objectives are others.
+
+    Args:
+        runs: narrowed to some words.
+        ids: these words.
+    """
+    said = [f"{run.name} {run.seed} {run.train} {run.objective}" for run in runs]
+    texts = [run.tokens.input_ids for run in runs]
+    return fingerprint(*said, ids, *texts, *(run.labels for run in runs))
+
+
 class Saver(NamedTuple):
     """How the checkpoints of one kind of state are read and written.
 
@@ -266,11 +280,7 @@ def train(
     make_plan = poisson_plan if run.private else epochs_plan
     coins = secrets.randbits(128) if run.secret else run.seed
     plan = make_plan(run.tokens.lengths, run.train, lengths, coins)
-    # A checkpoint of another run, other rows or other words is not one of this.
-    identity = fingerprint(
-        run.name, str(run.seed), ids, run.tokens.input_ids, run.labels
-    )
-    saver = _saver(store.checkpoints, identity, coins=run.secret)
+    saver = _saver(store.checkpoints, identity_of([run], ids), coins=run.secret)
     state = start_of(run, optimizer, batches.num_steps(plan))
     state, start, extra = resumed(run.name, saver, state)
     if run.secret and start:
