@@ -344,8 +344,10 @@ def make(section: Any, fields: Mapping[str, Any]) -> Any:
     made = {}
     for name, value in fields.items():
         validate.one_of(known, field=name)
+        held = getattr(section, name)
+        _check_kind(name, held, value)
         with validate.prefixed(name):
-            made[name] = _made(name, getattr(section, name), value)
+            made[name] = _made(name, held, value)
     return dataclasses.replace(section, **made)
 
 
@@ -356,7 +358,6 @@ def as_json(section: Any) -> dict[str, Any]:
 
 def _made(name: str, held: Any, value: Any) -> Any:
     """The value of a field, of sections by name or of a nested section."""
-    _check_kind(name, held, value)
     if name in NAMED:
         found = {}
         for key, fields in value.items():
