@@ -113,10 +113,10 @@ def train_group(whole: Sequence[Run], around: Surroundings) -> list[Trained]:
         around: what they are given.
     """
     around.describe(f"{whole[0].name} and {len(whole) - 1} more")
-    ids = trainer.used_ids(whole)
+    lengths, ids = around.lengths, trainer.used_ids(whole)
     runs = [trainer.narrowed(run, ids) for run in whole]
     first = runs[0]
-    plan = _plan(runs, around.lengths)
+    plan = plan_group(whole, lengths)
     mesh = nodes.make_mesh(len(runs))
     local, optimizer = local_of(
         first.model.config, first.objective, first.train.optimizer, mesh, len(runs)
@@ -127,23 +127,31 @@ def train_group(whole: Sequence[Run], around: Surroundings) -> list[Trained]:
     ]
     state = federation.init_federation(states, mesh, server=False)
 
+    def load(number: int) -> Batch:
+        length, rows = plan[number]
+        stacked = [
+            batches.make_batch(
+                run.tokens, run.labels, batches.Dispatch(length, own), **run.columns
+            )
+            for run, own in zip(runs, rows, strict=True)
+        ]
+        return nodes.shard(nodes.stack(stacked), mesh)
+
     def dispatch(state: Federation, loaded: Batch):
         states, metrics = local(state.nodes, loaded)
         return state._replace(nodes=states), metrics
 
-    # A checkpoint of other seeds or words is not one of this run.
-    names, texts = [run.name for run in runs], [run.tokens.input_ids for run in runs]
     state, seconds = fit_nodes(
         first.name,
         plan,
-        _loader(plan, runs, mesh),
+        load,
         dispatch,
         lambda metrics: nodes.gather(metrics, mesh),
         state,
         around=around,
         cost=trainer.row_cost(first.model.config),
         finite=True,
-        identity=fingerprint(*names, ids, *texts, *(run.labels for run in runs)),
+        identity=trainer.identity_of(runs, ids),
     )
     everyone = nodes.gather(state.nodes.params, mesh)
     # Steps together are more than those of one, who may have no batch in some.
@@ -159,39 +167,28 @@ def train_group(whole: Sequence[Run], around: Surroundings) -> list[Trained]:
     ]
 
 
-def _plan(runs: Sequence[Run], lengths: Lengths) -> list[batches.Dispatch]:
-    """The dispatches of runs that train side by side."""
-    first = runs[0]
+def plan_group(runs: Sequence[Run], lengths: Lengths) -> list[batches.Dispatch]:
+    """The dispatches `[runs, steps, batch]` in which runs train side by side.
+
+    Each passes over its rows in the order that it has by itself.
+
+    Args:
+        runs: that differ in their seed and rows only.
+        lengths: how rows are padded and batched.
+    """
+    train = runs[0].train
     epochs = federation.plan_rounds(
         [run.tokens.lengths for run in runs],
-        num_rounds=first.train.epochs,
-        epochs=first.train.epochs,
-        batch_size=first.train.batch_size,
+        num_rounds=train.epochs,
+        epochs=train.epochs,
+        batch_size=train.batch_size,
         buckets=lengths.buckets,
         steps_per_dispatch=lengths.steps_per_dispatch,
         seed=[run.seed for run in runs],
     )
     # They come by length, the same for all; learning wants them mixed.
-    rng = np.random.default_rng(first.seed)
+    rng = np.random.default_rng(runs[0].seed)
     return [epoch[i] for epoch in epochs for i in rng.permutation(len(epoch))]
-
-
-def _loader(
-    plan: Sequence[batches.Dispatch], runs: Sequence[Run], mesh: Mesh
-) -> Callable[[int], Batch]:
-    """Number of a dispatch -> the batches of all runs."""
-
-    def load(number: int) -> Batch:
-        length, rows = plan[number]
-        stacked = [
-            batches.make_batch(
-                run.tokens, run.labels, batches.Dispatch(length, own), **run.columns
-            )
-            for run, own in zip(runs, rows, strict=True)
-        ]
-        return nodes.shard(nodes.stack(stacked), mesh)
-
-    return load
 
 
 @functools.cache
