@@ -7,6 +7,7 @@ config of the command line.
 
 import dataclasses
 import json
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -346,8 +347,10 @@ def make(section: Any, fields: Mapping[str, Any]) -> Any:
     made = {}
     for name, value in fields.items():
         validate.one_of(known, field=name)
+        held = getattr(section, name)
+        _check_kind(name, held, value)
         with validate.prefixed(name):
-            made[name] = _made(name, getattr(section, name), value)
+            made[name] = _made(name, held, value)
     return dataclasses.replace(section, **made)
 
 
@@ -361,7 +364,35 @@ def _made(name: str, held: Any, value: Any) -> Any:
     if name in NAMED:
         found = {}
         for key, fields in value.items():
+            _check_kind(key, {}, fields)
             with validate.prefixed(key):
                 found[key] = make(NAMED[name](), fields)
         return found
     return make(held, value) if dataclasses.is_dataclass(held) else value
+
+
+def _check_kind(name: str, held: Any, value: Any) -> None:
+    """Checks that a value is of the kind of the one that it takes the place of.
+
+    A command line knows the kinds of what it changes; a variant is fields alone.
+    """
+    if dataclasses.is_dataclass(held):
+        held = {}
+    allowed, said = next(
+        (allowed, said) for kind, allowed, said in KINDS if isinstance(held, kind)
+    )
+    # Python counts with True and False.
+    fits = isinstance(held, bool) or not isinstance(value, bool)
+    validate.require(fits and isinstance(value, allowed), name, value, said)
+
+
+FIELDS = "fields and their values"
+# (of the default, of what may take its place, what an error calls that)
+KINDS = (
+    (bool, bool, "True or False"),
+    (int, numbers.Integral, "a whole number"),
+    (float, numbers.Real, "a number"),
+    (str, str, "a text"),
+    (tuple, (tuple, list), "a tuple"),
+    (Mapping, Mapping, FIELDS),
+)

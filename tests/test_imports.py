@@ -17,18 +17,18 @@ LIBRARY = {
     **dict.fromkeys(("distillation", "detection"), 3),
     "training": 4,
     "federated": 5,
-    "cli": 6,
+    "pipelines": 6,
+    "cli": 7,
 }
 STUDIES = {
-    **dict.fromkeys(("runtime", "processes", "settings"), 0),
-    **dict.fromkeys(("inference", "saved", "trainer"), 1),
-    "together": 2,
-    "world": 3,
-    "arms": 4,
-    "study": 5,
-    "reports": 6,
-    "configs": 7,
-    **dict.fromkeys(("bench", "run"), 8),
+    "settings": 0,
+    "runtime": 1,
+    "world": 2,
+    "arms": 3,
+    "study": 4,
+    "reports": 5,
+    "configs": 6,
+    **dict.fromkeys(("bench", "run"), 7),
 }
 # What a room may not import though it is on a lower floor: statistics take arrays.
 BANNED = {

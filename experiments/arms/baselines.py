@@ -9,12 +9,12 @@ from experiments.runtime import Context
 from experiments.world import artifacts, scenario, trusted_model
 from experiments.world.evidence import World
 from experiments.world.scenario import Cell
-from protojax import data
+from protojax import data, pipelines
 from protojax.base import Examples
-from protojax.detection import DETECTORS, onion
+from protojax.detection import DETECTORS
 from protojax.detection.quarantine import as_they_arrived, with_references
 from protojax.distillation import noise_multiplier_of
-from protojax.training import predict, trainer, word_scores
+from protojax.training import predict, trainer
 from protojax.training.objective import Objective, Spec
 
 
@@ -172,29 +172,20 @@ def without_outlier_words(context: Context, cell: Cell, examples: Examples) -> E
         cell: whose references are trusted.
         examples: the rows.
     """
-    config, lengths = context.config, context.config.lengths
+    config = context.config
     trusted = trusted_model.anchor(context, cell)
     encoder = trusted.model
     if config.anchor.model != "scratch":
-        encoder = artifacts.build_model(context.config, config.anchor, cell)
-    references = scenario.references(context.config, cell)
-    others = np.setdiff1d(np.arange(len(references.texts)), trusted.calibration)
-    means = word_scores.mean_states(encoder, data.take(references, others), lengths)
-
-    def scored(rows: Examples) -> onion.WordScores:
-        return word_scores.score_words(
-            encoder,
-            rows,
-            means,
-            num_neighbours=config.filters.outlier_neighbours,
-            lengths=lengths,
-        )
-
-    level = onion.outlier_level(
-        scored(data.take(references, trusted.calibration)),
+        encoder = artifacts.build_model(config, config.anchor, cell)
+    return pipelines.purify(
+        encoder,
+        examples,
+        scenario.references(config, cell),
+        trusted.calibration,
         outlier_share=config.filters.outlier_share,
+        num_neighbours=config.filters.outlier_neighbours,
+        lengths=config.lengths,
     )
-    return onion.without_outlier_words(examples, scored(examples), level)
 
 
 def oracle(world: World) -> Recipe:

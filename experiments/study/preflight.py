@@ -190,14 +190,14 @@ def _work_of(config: Settings, training: Training) -> float:
     cell = training.cell
     if training.tuning is not None:
         wanted = training.tuning(config, cell)
-        section, passed = wanted.section, len(wanted.examples.texts)
-        passed *= section.epochs
+        passed = len(wanted.examples.texts) * wanted.train.epochs
+        model = wanted.model.config
     else:
         splits = scenario.task_data(config, cell.task, cell.seed).splits
         rows, known = len(splits.transfer.texts), scenario.num_references(config)
-        section = config.student
+        model = _model_config(config, config.student, cell.task)
         passed = ARMS[training.job.kind].passes(config, rows, known)
-    return passed * trainer.row_cost(_model_config(config, section, cell.task))
+    return passed * trainer.row_cost(model)
 
 
 @functools.cache

@@ -17,15 +17,15 @@ from experiments.settings import Encoder, Settings
 from experiments.world import scenario
 from experiments.world.scenario import Cell
 from experiments.world.tasks import Task
-from protojax import attacks, data, prototypes
+from protojax import attacks, data, pipelines, prototypes
 from protojax.base import Examples, Prototypes, TeacherOutputs
 from protojax.data.wordpiece import train_wordpiece
 from protojax.distillation import teacher
 from protojax.federated import communication, nodes, replicas
 from protojax.models import Model, hf, saved
 from protojax.models import settings as model_settings
+from protojax.pipelines import FineTuning
 from protojax.training import predict
-from protojax.training.trainer import Run
 
 
 class Transfer(NamedTuple):
@@ -111,59 +111,28 @@ def student_model(context: Context, cell: Cell, arm: str) -> Model:
     return load_model(folder, context.config.student, task)
 
 
-class FineTuning(NamedTuple):
-    """A model that learns from labels.
-
-    Attributes:
-        name: its folder below the workdir.
-        section: where it comes from and how it is trained.
-        cell: whose task and seed are its own.
-        examples: the rows.
-    """
-
-    name: str
-    section: Encoder
-    cell: Cell
-    examples: Examples
-
-
 Tuning = Callable[[Settings, Cell], FineTuning]
 
 
 def fine_tune(context: Context, tuning: Tuning, cell: Cell) -> None:
     """Trains a cell's model side by side with those of the seeds beside its own.
 
-    Models that were trained before are kept; they train again only as a part of the
-    program of one that was not, see `replicas.train_all`.
-
     Args:
         context: the study.
         tuning: says of a cell how its model is trained.
         cell: the cell.
     """
-    config, workdir = context.config, context.workdir
+    config = context.config
     seeds = replicas.seeds_beside(config.seeds, config.seeds_at_once, cell.seed)
     wanted = [tuning(config, cell._replace(seed=seed)) for seed in seeds]
-    done = {one.name for one in wanted if (workdir / one.name / "model").exists()}
-    runs = []
-    for name, section, owner, examples in wanted:
-        model = build_model(config, section, owner)
-        tokens = predict.tokenize(model, examples, config.lengths)
-        runs.append(Run(name, model, tokens, examples.labels, section, owner.seed))
-    left = [run for run in runs if run.name not in done]
     at_once = config.seeds_at_once
-    ended = replicas.train_all(runs, context.around, at_once=at_once, done=done)
-    for run, trained in zip(left, ended, strict=True):
-        model = run.model._replace(params=trained.params)
-        saved.save(workdir / run.name / "model", model)
+    pipelines.fine_tune(wanted, context.workdir, context.around, at_once=at_once)
 
 
-def fine_tuned(context: Context, tuning: Tuning, cell: Cell) -> Model:
+def fine_tuned(context: Context, name: str, section: Encoder, cell: Cell) -> Model:
     """A cell's model as `fine_tune` left it."""
-    wanted = tuning(context.config, cell)
     task = scenario.task_data(context.config, cell.task, cell.seed).task
-    folder = context.workdir / wanted.name / "model"
-    return load_model(folder, wanted.section, task)
+    return load_model(context.workdir / name / "model", section, task)
 
 
 def teacher_cell(config: Settings, cell: Cell) -> Cell:
@@ -185,14 +154,20 @@ def teacher_name(config: Settings, cell: Cell) -> str:
 def teacher_tuning(config: Settings, cell: Cell) -> FineTuning:
     """The training of a cell's teacher: on the transfer set that the attack left."""
     owner = teacher_cell(config, cell)
-    examples = scenario.poisoned(config, owner).examples
-    return FineTuning(teacher_name(config, cell), config.teacher, owner, examples)
+    return FineTuning(
+        teacher_name(config, cell),
+        build_model(config, config.teacher, owner),
+        config.teacher,
+        scenario.poisoned(config, owner).examples,
+        owner.seed,
+    )
 
 
 @cached
 def teacher_model(context: Context, cell: Cell) -> Model:
     """The teacher of a cell."""
-    return fine_tuned(context, teacher_tuning, cell)
+    config = context.config
+    return fine_tuned(context, teacher_name(config, cell), config.teacher, cell)
 
 
 def _outputs(context: Context, cell: Cell, name: str, examples: Examples):

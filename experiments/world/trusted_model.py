@@ -11,13 +11,14 @@ import numpy as np
 from experiments.runtime import Context, cached
 from experiments.settings import Settings
 from experiments.world import artifacts, scenario
-from experiments.world.artifacts import FineTuning, Tuning
+from experiments.world.artifacts import Tuning
 from experiments.world.scenario import Cell
 from protojax import data
 from protojax.base import Examples
 from protojax.detection.evidence import Reading
 from protojax.detection.trusted_model import TrustedModel, fit_trusted_model, read
 from protojax.models import Model
+from protojax.pipelines import FineTuning
 from protojax.training import predict
 
 
@@ -62,7 +63,13 @@ def anchor_tuning(config: Settings, cell: Cell) -> FineTuning:
     owner = anchor_cell(config, cell)
     _, training = _shared_out(config, owner)
     known = data.take(scenario.references(config, owner), training)
-    return FineTuning(anchor_name(config, cell), config.anchor, owner, known)
+    return FineTuning(
+        anchor_name(config, cell),
+        artifacts.build_model(config, config.anchor, owner),
+        config.anchor,
+        known,
+        owner.seed,
+    )
 
 
 def training_of(config: Settings, cell: Cell) -> tuple[str, Tuning] | None:
@@ -90,7 +97,9 @@ def _shared_out(config: Settings, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
 
 def _tuned(context: Context, cell: Cell) -> Model:
     """The encoder, fine-tuned."""
-    return artifacts.fine_tuned(context, anchor_tuning, cell)
+    config = context.config
+    name = anchor_name(config, cell)
+    return artifacts.fine_tuned(context, name, config.anchor, cell)
 
 
 def _frozen(context: Context, cell: Cell) -> Model:

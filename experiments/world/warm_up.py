@@ -1,20 +1,14 @@
-"""A briefly trained student, whose features no teacher's channel controls."""
+"""The briefly trained student of a cell, its outputs computed once."""
 
 import dataclasses
 
-import numpy as np
-
 from experiments.runtime import Context
-from experiments.settings import Encoder
 from experiments.world import artifacts, scenario
 from experiments.world.scenario import Cell
-from protojax import data
-from protojax.base import Examples, TeacherOutputs
+from protojax import data, pipelines
+from protojax.base import TeacherOutputs
 from protojax.distillation import teacher
-from protojax.models import Model
-from protojax.training import predict, trainer
 from protojax.training.objective import Objective
-from protojax.training.trainer import Run
 
 
 def warmed_up(
@@ -44,46 +38,17 @@ def warmed_up(
     outputs = teacher.cached_outputs(
         context.workdir / f"{name}.safetensors",
         key,
-        lambda: _train(context, cell, name, objective, section, model, everything),
+        lambda: pipelines.warm_up(
+            name,
+            model,
+            transfer.examples,
+            transfer.outputs,
+            references,
+            context.around,
+            train=section,
+            objective=objective,
+            features=config.features,
+            seed=cell.seed,
+        ),
     )
-    parts = (np.split(part, [len(transfer.logits)]) for part in outputs)
-    first, second = zip(*parts, strict=True)
-    return TeacherOutputs(*first), TeacherOutputs(*second)
-
-
-def _train(
-    context: Context,
-    cell: Cell,
-    name: str,
-    objective: Objective,
-    section: Encoder,
-    model: Model,
-    everything: Examples,
-) -> TeacherOutputs:
-    """The outputs of a student over all rows after a short training."""
-    context.describe(name)
-    config, transfer = context.config, artifacts.transfer(context, cell)
-    around = context.around
-    run = Run(
-        name,
-        model,
-        predict.tokenize(model, transfer.examples, config.lengths),
-        transfer.examples.labels,
-        section,
-        seed=cell.seed,
-        objective=objective,
-        columns={
-            "teacher_logits": transfer.logits,
-            "teacher_features": transfer.features,
-        },
-    )
-    trained = trainer.train(
-        run,
-        lengths=around.lengths,
-        store=around.store(name),
-        on_progress=around.on_progress,
-    )
-    model = model._replace(params=trained.params)
-    outputs = predict.ask(model, everything, config.lengths, config.features)
-    trainer.remove_checkpoints(around.store(name))
-    return outputs
+    return pipelines.parted(outputs, len(transfer.logits))

@@ -34,11 +34,18 @@ class Splits(NamedTuple):
 
 
 def take(examples: Examples, rows: Sequence[int] | np.ndarray) -> Examples:
-    """Returns the given rows, in the given order.
+    """The given rows, in the given order.
+
+    Args:
+        examples: the rows.
+        rows: `[taken]`, indices or a mask.
 
     >>> take(Examples(["a", "b", "c"], None, np.array([0, 1, 0])), [2, 0]).texts
     ['c', 'a']
     """
+    # As indices, a mask would be rows 0 and 1.
+    if np.asarray(rows).dtype == bool:
+        rows = np.arange(len(examples.texts))[rows]
     rows = np.asarray(rows, np.int64)
     texts, pairs, labels, sources = examples
     return Examples(

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 
 from protojax import validate
-from protojax.detection.evidence import Evidence, Verdict
+from protojax.detection.conformal import require_finite
+from protojax.detection.evidence import Evidence, Verdict, check, require_student
 
 
 def abl(evidence: Evidence, *, isolated_share: float = 0.05, seed: int = 0) -> Verdict:
@@ -20,7 +21,8 @@ def abl(evidence: Evidence, *, isolated_share: float = 0.05, seed: int = 0) -> V
         seed: not read; every detector is given one.
 
     Raises:
-        ValueError: without a student, or a share outside (0, 1).
+        ValueError: without a student, with one whose logits are not finite, a share
+            outside (0, 1), or the errors of `check`.
 
     References:
         Li et al., 2021 (ABL, arXiv:2110.11571). Departing from it, isolated rows are
@@ -29,8 +31,10 @@ def abl(evidence: Evidence, *, isolated_share: float = 0.05, seed: int = 0) -> V
     del seed
     bound = "in (0, 1)"
     validate.require(0 < isolated_share < 1, "isolated_share", isolated_share, bound)
-    bound = "outputs of a briefly trained student"
-    validate.require(evidence.student is not None, "evidence.student", None, bound)
+    require_student(evidence)
+    check(evidence)
+    # The loss of a student that diverged would rank rows by their place.
+    require_finite(student_logits=evidence.student.logits)
     claims = evidence.teacher.logits.argmax(-1)
     rows = np.arange(len(claims))
     log_p = np.asarray(jax.nn.log_softmax(evidence.student.logits))

@@ -3,7 +3,8 @@
 import numpy as np
 
 from protojax import validate
-from protojax.detection.evidence import Evidence, Verdict
+from protojax.detection.conformal import require_finite
+from protojax.detection.evidence import Evidence, Verdict, check
 
 
 def cube(
@@ -22,6 +23,10 @@ def cube(
             many is left as it is.
         seed: of the principal components.
 
+    Raises:
+        ValueError: no component, clusters of less than two rows, features that are not
+            finite, or the errors of `check`.
+
     References:
         Cui et al., 2022 (CUBE, arXiv:2206.08514). Departing from it, principal
         components stand in the place of UMAP, the class is what the teacher says (as
@@ -34,9 +39,10 @@ def cube(
     import sklearn.decomposition
 
     validate.positive(components=components)
-    validate.require(
-        min_cluster_rows >= 2, "min_cluster_rows", min_cluster_rows, ">= 2"
-    )
+    least = min_cluster_rows
+    validate.require(least >= 2, "min_cluster_rows", least, ">= 2")
+    check(evidence)
+    require_finite(teacher_features=evidence.teacher.features[:, -1])
     claims = evidence.teacher.logits.argmax(-1)
     p_values = np.ones(len(claims))
     for claim in np.unique(claims):
@@ -50,7 +56,8 @@ def cube(
         clusters = sklearn.cluster.HDBSCAN(
             min_cluster_size=min_cluster_rows, copy=True
         ).fit_predict(reduced)
-        sizes = np.bincount(clusters[clusters >= 0], minlength=1)
         inside = clusters >= 0
-        p_values[rows[inside]] = sizes[clusters[inside]] / max(sizes.max(), 1)
+        if inside.any():
+            sizes = np.bincount(clusters[inside])
+            p_values[rows[inside]] = sizes[clusters[inside]] / sizes.max()
     return Verdict(p_values < 1, p_values)

@@ -77,7 +77,7 @@ class Evidence(NamedTuple):
         """The evidence of who holds some of the transfer rows and all references.
 
         Args:
-            rows: `[taken]`, int.
+            rows: `[taken]`, indices or a mask.
         """
         reading, student = self.trusted_on_transfer, self.student
         return self._replace(
@@ -88,43 +88,51 @@ class Evidence(NamedTuple):
         )
 
 
+# Which rows each field of `Evidence` speaks of.
+_SPEAK_OF = {
+    "teacher": "transfer",
+    "teacher_on_references": "references",
+    "trusted_on_transfer": "transfer",
+    "trusted_on_held_out": "held_out",
+    "student": "transfer",
+    "student_on_references": "references",
+}
+_TRUSTED = ("held_out", "trusted_on_transfer", "trusted_on_held_out")
+
+
 def check(evidence: Evidence) -> Evidence:
     """The same evidence, once its arrays are known to fit each other.
 
     Raises:
-        ValueError: on arrays of different lengths or numbers of classes, or held-out
-            rows that are no references; names what differs.
+        ValueError: on arrays of different lengths or numbers of classes, a part of the
+            trusted model's reading only, or held-out rows that are no references; names
+            what differs.
     """
-    validate.same_length(
-        transfer=evidence.transfer.texts,
-        teacher=evidence.teacher.logits,
-        teacher_features=evidence.teacher.features,
-    )
-    validate.same_length(
-        references=evidence.references.texts,
-        teacher_on_references=evidence.teacher_on_references.logits,
-    )
-    read = {"teacher_on_references": evidence.teacher_on_references}
-    if evidence.trusted_on_transfer is not None:
-        validate.same_length(
-            transfer=evidence.transfer.texts,
-            trusted_on_transfer=evidence.trusted_on_transfer.classes,
-        )
-        validate.same_length(
-            held_out=evidence.held_out,
-            trusted_on_held_out=evidence.trusted_on_held_out.classes,
-        )
-        held_out, rows = np.asarray(evidence.held_out), len(evidence.references.texts)
-        allowed = f"in 0..{rows - 1}, the references"
-        for row in (held_out.min(initial=0), held_out.max(initial=0)):
-            validate.require(0 <= row < rows, "held_out", int(row), allowed)
-        read["trusted_on_transfer"] = evidence.trusted_on_transfer
-        read["trusted_on_held_out"] = evidence.trusted_on_held_out
-    for name, outputs in read.items():
+    given = [name for name in _TRUSTED if getattr(evidence, name) is not None]
+    bound = f"all of {', '.join(_TRUSTED)}, or none"
+    validate.require(len(given) in (0, len(_TRUSTED)), "evidence", given, bound)
+    sizes = {
+        "transfer": evidence.transfer.texts,
+        "references": evidence.references.texts,
+        "held_out": evidence.held_out,
+    }
+    for examples in ("transfer", "references"):
+        labels = {f"{examples}.labels": getattr(evidence, examples).labels}
+        validate.same_length(**{examples: sizes[examples]}, **labels)
+    for name, rows in _SPEAK_OF.items():
+        outputs = getattr(evidence, name)
+        if outputs is None:
+            continue
+        arrays = {f"{name}.{part}": array for part, array in outputs._asdict().items()}
+        validate.same_length(**{rows: sizes[rows]}, **arrays)
         found = outputs.logits.shape[1]
         bound = f"{evidence.num_labels}, as the teacher's logits have"
-        allowed = found == evidence.num_labels
-        validate.require(allowed, f"classes of {name}", found, bound)
+        same = found == evidence.num_labels
+        validate.require(same, f"classes of {name}", found, bound)
+    rows = len(evidence.references.texts)
+    for row in () if evidence.held_out is None else evidence.held_out:
+        bound = f"rows in [0, {rows}), the references"
+        validate.require(0 <= row < rows, "held_out", int(row), bound)
     return evidence
 
 
@@ -133,6 +141,13 @@ def require_trusted(evidence: Evidence) -> None:
     found = evidence.trusted_on_transfer
     bound = "the trusted model's reading"
     validate.require(found is not None, "evidence.trusted_on_transfer", found, bound)
+
+
+def require_student(evidence: Evidence) -> None:
+    """Raises where a detector needs a briefly trained student and has none."""
+    bound = "outputs of a briefly trained student"
+    found = evidence.student
+    validate.require(found is not None, "evidence.student", found, bound)
 
 
 class Verdict(NamedTuple):
@@ -156,3 +171,11 @@ class Verdict(NamedTuple):
     anchor_logits: np.ndarray | None = None
     spoiled: np.ndarray | None = None
     reread: np.ndarray | None = None
+
+
+def require_reading(verdict: Verdict) -> None:
+    """Raises where a verdict does not say how the trusted model reads the rows."""
+    bound = "the trusted model's, as a detector with a trusted model gives them"
+    for field in ("anchor_classes", "anchor_logits"):
+        found = getattr(verdict, field)
+        validate.require(found is not None, f"verdict.{field}", found, bound)

@@ -12,6 +12,7 @@ import numpy as np
 
 from protojax import validate
 from protojax.base import Array, Examples
+from protojax.detection.conformal import require_finite
 from protojax.prototypes import geometry
 
 
@@ -98,15 +99,27 @@ def word_outlier_scores(
 
 
 def outlier_level(scored: WordScores, *, outlier_share: float) -> float:
-    """The score that no more than a share of the words of trusted rows exceed.
+    """The score that a share of the words of trusted rows exceed, up to one word.
 
     Args:
         scored: of trusted rows.
         outlier_share: in (0, 1).
+
+    Raises:
+        ValueError: a share outside (0, 1), no word at all, or a word whose score is not
+            finite.
+
+    >>> words = np.array([[-1, 0, 0, 1, 2]])  # two tokens of the first word
+    >>> scores = np.array([[-np.inf, 5.0, 5.0, 1.0, 3.0]])
+    >>> outlier_level(WordScores(scores, words, np.zeros(0)), outlier_share=0.5)
+    3.0
     """
     validate.require(0 < outlier_share < 1, "outlier_share", outlier_share, "in (0, 1)")
     firsts = np.diff(scored.words, axis=1, prepend=-1) > 0
-    return float(np.quantile(scored.scores[firsts], 1 - outlier_share))
+    scores = scored.scores[firsts]
+    validate.positive(words=len(scores))
+    require_finite(scores=scores)
+    return float(np.quantile(scores, 1 - outlier_share))
 
 
 def without_outlier_words(

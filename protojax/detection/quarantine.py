@@ -12,7 +12,7 @@ from scipy import optimize, special
 from protojax import data, validate
 from protojax.base import Array, Examples, Prototypes, TeacherOutputs
 from protojax.detection.conformal import calibrate_temperature
-from protojax.detection.evidence import Evidence, Verdict
+from protojax.detection.evidence import Evidence, Verdict, require_reading
 
 # How sure the target of a reference is of its true class: odds of e^4, 98 %.
 REFERENCE_LOG_ODDS = 4.0
@@ -33,7 +33,7 @@ class TrainingRows(NamedTuple):
         """Some of the rows.
 
         Args:
-            rows: `[taken]`, int.
+            rows: `[taken]`, indices or a mask.
         """
         columns = {name: column[rows] for name, column in self.columns.items()}
         return TrainingRows(data.take(self.examples, rows), columns)
@@ -72,11 +72,10 @@ def training_rows(
         examples: the transfer rows in another form, None for the evidence's.
 
     Raises:
-        ValueError: those of `quarantine_targets`, or a verdict without a reading.
+        ValueError: those of `quarantine_targets` and `calibrate_bias`, a verdict
+            without a reading, or a rejected row to which it gives no class.
     """
-    seen = verdict.anchor_classes is not None and verdict.anchor_logits is not None
-    bound = "with the trusted model's classes and logits"
-    validate.require(seen, "verdict", verdict, bound) if not seen else None
+    require_reading(verdict)
     examples = evidence.transfer if examples is None else examples
     bias = calibrate_bias(
         evidence.teacher_on_references.logits, evidence.references.labels
@@ -102,7 +101,7 @@ def training_rows(
             "anchors": np.asarray(targets.anchors),
         },
     )
-    return rows.take(np.flatnonzero(targets.keep))
+    return rows.take(np.asarray(targets.keep))
 
 
 class Targets(NamedTuple):
@@ -246,7 +245,8 @@ def with_references(
         outputs: the teacher's on these; its features are taken.
     """
     classes = outputs.logits.shape[1]
-    logit = REFERENCE_LOG_ODDS + np.log(classes - 1)
+    # Of a single class every logit says the same.
+    logit = REFERENCE_LOG_ODDS + np.log(max(classes - 1, 1))
     columns = {
         "teacher_logits": logit * np.eye(classes)[references.labels],
         "teacher_features": outputs.features,
@@ -275,10 +275,13 @@ def _trusted_features(
         rejected: `[rows]`, bool.
         classes: `[rows]`, int, the trusted model's.
     """
-    features = features.copy()
+    # A row whose features are not finite has class -1, which would index the last.
+    unread = int(np.sum(classes[rejected] < 0))
+    validate.require(not unread, "rejected rows without anchor class", unread, "= 0")
+    features = np.array(features)
     for layer in range(features.shape[1]):
         weights = prototypes.counts[layer][:, None] * (
-            prototypes.labels[layer][:, None] == np.arange(classes.max() + 1)
+            prototypes.labels[layer][:, None] == np.arange(classes.max(initial=0) + 1)
         )
         means = weights.T @ prototypes.vectors[layer]
         means /= np.maximum(weights.sum(0), 1)[:, None]

@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike
 
 from protojax import validate
 from protojax.detection.conformal import Quarantine, quarantine
-from protojax.detection.evidence import Evidence, Verdict, require_trusted
+from protojax.detection.evidence import Evidence, Verdict, check, require_trusted
 
 
 def sample_test(
@@ -21,9 +21,13 @@ def sample_test(
         evidence: what the defender holds; the claim is the teacher's argmax.
         false_rejection: the rate at which clean rows may be rejected.
         seed: not read; every detector is given one.
+
+    Raises:
+        ValueError: without a trusted model, or those of `check` and `sample_gate`.
     """
     del seed
     require_trusted(evidence)
+    check(evidence)
     held_out = evidence.teacher_on_references.logits[evidence.held_out]
     found = sample_gate(
         _posterior(evidence.trusted_on_transfer.logits),

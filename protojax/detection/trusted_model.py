@@ -62,10 +62,11 @@ def fit_trusted_model(
         metric=metric,
         num_iters=num_iters,
     )
+    trusted = TrustedModel(centres, metric)
     if not frozen:
-        return TrustedModel(centres, metric)
-    near = _nearness(TrustedModel(centres, metric), outputs)
-    return TrustedModel(centres, metric, calibrate_temperature(near, labels))
+        return trusted
+    near = _nearness(trusted, outputs)
+    return trusted._replace(temperature=calibrate_temperature(near, labels))
 
 
 def read(trusted: TrustedModel, outputs: TeacherOutputs) -> Reading:
@@ -88,8 +89,7 @@ def read(trusted: TrustedModel, outputs: TeacherOutputs) -> Reading:
     )
     logits = outputs.logits
     if trusted.temperature is not None:
-        logits = _nearness(trusted, outputs)
-        logits /= trusted.temperature
+        logits = _nearness(trusted, outputs) / trusted.temperature
     return Reading(np.asarray(classes), logits)
 
 
@@ -97,14 +97,16 @@ def _nearness(trusted: TrustedModel, outputs: TeacherOutputs) -> np.ndarray:
     """Logits `[rows, num_labels]`: minus a class's nearest distance, times 20.
 
     The factor is the reach of a temperature that is fitted afterwards. A class without
-    a prototype is as far away as the farthest of all.
+    a prototype is as far away as the farthest of all; a row of no finite distance is
+    not asked, for it would take all others along.
     """
     distances = np.asarray(
         prototypes.distances(
             outputs.features[:, -1], trusted.prototypes.vectors, metric=trusted.metric
         )
     )
-    labels, farthest = np.asarray(trusted.prototypes.labels), distances.max(initial=0.0)
+    labels = np.asarray(trusted.prototypes.labels)
+    farthest = distances.max(initial=0.0, where=np.isfinite(distances))
     nearest = [
         distances[:, labels == label].min(1, initial=farthest)
         for label in range(outputs.logits.shape[1])

@@ -61,9 +61,10 @@ def match_prototypes(
         )
     usable = _usable(prototypes)
     vectors = jnp.where(usable[:, None], prototypes.vectors, 0.0)
-    cost = distances(vectors, reference.vectors, metric=metric)
+    known = _usable(reference)
+    cost = distances(vectors, reference.vectors, metric=metric, where=known)
     alike = (prototypes.labels[:, None] == reference.labels) & usable[:, None]
-    alike &= _usable(reference)
+    alike &= known
     # Above any other cost, and no more: a far larger number would round the others off.
     far = 1 + 2 * jnp.max(cost, where=alike, initial=0.0)
     cost = jnp.where(alike, cost, far)
@@ -133,6 +134,10 @@ def merge_prototypes(
         vectors = unit(vectors)
     stacked = Prototypes(vectors, stacked.labels, jnp.where(usable, stacked.counts, 0))
     reference = _reference(stacked, metric)
+    # What too few hold is dropped below; far away, it would cost the others digits.
+    holders = jnp.sum(jnp.any(_held(stacked, reference.labels), axis=1), axis=0)
+    enough = holders > 2 * num_byzantine
+    reference = reference._replace(counts=jnp.where(enough, reference.counts, 0.0))
     matched = jax.vmap(lambda node: match_prototypes(node, reference, metric=metric))(
         stacked
     )
@@ -165,13 +170,12 @@ def _reference(stacked: Prototypes, metric: str) -> Prototypes:
 
     The classes that all nodes hold in full come from one node.
     """
-    usable = stacked.counts > 0
     # Sorted, the middle node's labels are the ones that most nodes have.
     labels = jnp.sort(jnp.sort(stacked.labels, axis=1), axis=0)
     labels = labels[(len(labels) - 1) // 2]
     # [nodes, slots, places]: what a node holds for a place of the reference.
     alike = stacked.labels[..., None] == labels
-    holds = alike & usable[..., None]
+    holds = _held(stacked, labels)
     full = jnp.sum(holds, axis=1) == jnp.sum(labels[:, None] == labels, axis=0)
     middle = _middle(stacked, metric, alike, holds, jnp.all(full, axis=0))
     # The place's rank among those of its class is that of the slot which fills it.
@@ -185,6 +189,16 @@ def _reference(stacked: Prototypes, metric: str) -> Prototypes:
         labels,
         jnp.where(filled, stacked.counts[middle, slots], 0.0),
     )
+
+
+def _held(stacked: Prototypes, labels: Array) -> Array:
+    """Whether a node's slot may fill a place, `[nodes, slots, places]`.
+
+    Args:
+        stacked: vectors `[nodes, slots, dim]`.
+        labels: `[places]`, the classes of the places.
+    """
+    return (stacked.labels[..., None] == labels) & (stacked.counts > 0)[..., None]
 
 
 def _middle(

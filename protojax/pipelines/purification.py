@@ -1,0 +1,51 @@
+"""ONION from texts to texts: rows without their outlier words."""
+
+import numpy as np
+
+from protojax import data
+from protojax.base import Examples
+from protojax.detection import onion
+from protojax.models import Model
+from protojax.training import word_scores
+from protojax.training.predict import Lengths
+
+
+def purify(
+    encoder: Model,
+    examples: Examples,
+    references: Examples,
+    held_out: np.ndarray,
+    *,
+    outlier_share: float,
+    num_neighbours: int,
+    lengths: Lengths,
+) -> Examples:
+    """The rows without the words that make them unlike trusted texts.
+
+    A word goes if its score is one that no more than a fraction of the words of
+    held-out references exceed.
+
+    Args:
+        encoder: as it was pretrained: fine-tuning makes features class-oriented.
+        examples: the rows.
+        references: trusted rows.
+        held_out: `[held_out]`, int, the references that set the level; the others are
+            what texts are compared with.
+        outlier_share: in (0, 1), of the words of clean text.
+        num_neighbours: trusted texts that a text is compared with.
+        lengths: how rows are padded.
+
+    References:
+        Qi et al., 2021 (ONION, arXiv:2011.10369), see `onion.word_outlier_scores`.
+    """
+    others = np.setdiff1d(np.arange(len(references.texts)), held_out)
+    means = word_scores.mean_states(encoder, data.take(references, others), lengths)
+
+    def scored(rows: Examples) -> onion.WordScores:
+        return word_scores.score_words(
+            encoder, rows, means, num_neighbours=num_neighbours, lengths=lengths
+        )
+
+    known = scored(data.take(references, held_out))
+    level = onion.outlier_level(known, outlier_share=outlier_share)
+    return onion.without_outlier_words(examples, scored(examples), level)
