@@ -52,7 +52,7 @@ configs, or --config=FILE for one of your own:
 {configs}
 
 flags:
-  --config.FIELD=VALUE: Overrides a field; experiments/defaults.py says what they are.
+  --config.FIELD=VALUE: Overrides a field; experiments/settings.py says what they are.
     A list needs its brackets and quotes: --config.seeds='(0,1,2)'.
 {flags}
 

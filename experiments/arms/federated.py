@@ -1,9 +1,9 @@
 """Distils a student over the nodes of a federation, in rounds.
 
-An arm says what one node learns from (`arms.py`); this module gives every node its
-rows, runs the rounds, lets hostile nodes do what the config says, and counts what was
-sent. Hostile nodes hold the poison, distil plainly, and may send something else than
-they learned.
+An arm says what one node learns from (`experiments.arms`); this module gives every node
+its rows, runs the rounds, lets hostile nodes do what the config says, and counts what
+was sent. Hostile nodes hold the poison, distil plainly, and may send something else
+than they learned.
 """
 
 import dataclasses

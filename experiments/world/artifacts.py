@@ -105,7 +105,7 @@ def load_model(
 
 
 def student_model(context: Context, cell: Cell, arm: str) -> Model:
-    """The student of an arm that this one needs, see `arms.Arm.needs`."""
+    """The student of an arm that this one needs, see `experiments.arms.Arm`."""
     task = scenario.task_data(context.config, cell.task, cell.seed).task
     folder = context.workdir / cell.folder / arm / "model"
     return load_model(folder, context.config.student, task)

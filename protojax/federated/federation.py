@@ -3,8 +3,8 @@
 A round is: local steps on every node -> hostile nodes put something else in the place
 of their update -> the merge, by a server (`merge_at_server`), among neighbours
 (`merge_by_gossip`) or not at all (`keep_local`). Everything is a function of stacked
-values (`protojax.nodes`), so the rule, the attack and the step are whatever functions
-the caller composes.
+values (`protojax.federated.nodes`), so the rule, the attack and the step are whatever
+functions the caller composes.
 """
 
 import itertools
@@ -165,7 +165,7 @@ def merge_at_server(aggregate: Callable[..., PyTree]) -> Merge:
     """Merges by a server: origin ← origin + A(updates), and every node starts from it.
 
     Args:
-        aggregate: a rule of `protojax.aggregation` with its parameters.
+        aggregate: a rule of `protojax.federated.aggregation` with its parameters.
 
     References:
         McMahan et al., 2017, arXiv:1602.05629. Departing from it, each node's optimiser
@@ -192,7 +192,7 @@ def merge_by_gossip(
     """Merges among neighbours.
 
     Args:
-        mixing: `[nodes, nodes]`, see `protojax.gossip`.
+        mixing: `[nodes, nodes]`, see `protojax.federated.gossip`.
         aggregate: a robust rule that each node applies to what it hears; None mixes by
             the matrix's weights.
         mesh: from `nodes.make_mesh`, for the robust form.
