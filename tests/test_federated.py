@@ -199,7 +199,7 @@ def test_hostile_nodes_hold_all_the_poison(finished):
     assert sum(found) == truth.sum() > 0
     # Without an attack nobody is given anything, and nobody is hostile.
     assert not federated.hostile_nodes(
-        context.config.federations.hostile, cell.clean
+        context.config.federations["hostile"], cell.clean
     ).any()
 
 

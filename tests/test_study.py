@@ -249,7 +249,7 @@ def test_rows_of_the_target_are_triggered_too(finished):
     _, _, found, _ = finished
     context, cell = context_of(finished), scenario.Cell("files", 0, "data")
     row = plain_row(found)
-    target = context.config.attacks.data.target
+    target = context.config.attacks["data"].target
     examples = scenario.triggered_target(context.config, cell)
     test = scenario.task_data(context.config, "files", 0).splits.test
     bare = [t for t, c in zip(test.texts, test.labels, strict=True) if c == target]
