@@ -7,6 +7,7 @@ config of the command line.
 
 import dataclasses
 import json
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -358,10 +359,39 @@ def as_json(section: Any) -> dict[str, Any]:
 
 def _made(name: str, held: Any, value: Any) -> Any:
     """The value of a field, of sections by name or of a nested section."""
+    _check_kind(name, held, value)
     if name in NAMED:
         found = {}
         for key, fields in value.items():
+            _check_kind(key, {}, fields)
             with validate.prefixed(key):
                 found[key] = make(NAMED[name](), fields)
         return found
     return make(held, value) if dataclasses.is_dataclass(held) else value
+
+
+def _check_kind(name: str, held: Any, value: Any) -> None:
+    """Checks that a value is of the kind of the one that it takes the place of.
+
+    A command line knows the kinds of what it changes; a variant is fields alone.
+    """
+    if dataclasses.is_dataclass(held):
+        held = {}
+    allowed, said = next(
+        (allowed, said) for kind, allowed, said in KINDS if isinstance(held, kind)
+    )
+    # Python counts with True and False.
+    fits = isinstance(held, bool) or not isinstance(value, bool)
+    validate.require(fits and isinstance(value, allowed), name, value, said)
+
+
+FIELDS = "fields and their values"
+# (of the default, of what may take its place, what an error calls that)
+KINDS = (
+    (bool, bool, "True or False"),
+    (int, numbers.Integral, "a whole number"),
+    (float, numbers.Real, "a number"),
+    (str, str, "a text"),
+    (tuple, (tuple, list), "a tuple"),
+    (Mapping, Mapping, FIELDS),
+)

@@ -1,41 +1,48 @@
 """A private run's coins and noise follow from nothing that is written down."""
 
 import json
+import secrets
 import types
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
 
-from experiments import together, trainer
+from experiments import runtime, settings
 from experiments.reports import results
+from experiments.settings import Settings
 from experiments.study import check, runner
 from experiments.study.defaults import defaults
 from experiments.study.grid import DONE
 from protojax import training
-from tests.test_together import SECTION, context_of, run_of
+from protojax.federated import replicas
+from protojax.storage import checkpoint
+from protojax.training import trainer
+from protojax.training.objective import Objective, Spec
+from protojax.training.step import TrainConfig
+from protojax.training.trainer import Store
+from tests.test_replicas import CONFIG, LENGTHS, around, run_of
 
-RULE = {
-    "name": "dp_sgd",
-    "clip_norm": 1.0,
-    "noise_multiplier": 1.0,
-    "expected_rows": 4,
-    "frozen": ("embeddings",),
-}
-OBJECTIVE = ml_collections.FrozenConfigDict({"kd": None, "gradient": RULE})
-PRIVATE = {
-    "objective": OBJECTIVE,
-    "section": ml_collections.FrozenConfigDict(
-        {**SECTION.to_dict(), "batch_size": 4, "epochs": 3}
-    ),
-}
+RULE = Spec(
+    "dp_sgd",
+    {
+        "clip_norm": 1.0,
+        "noise_multiplier": 1.0,
+        "expected_rows": 4,
+        "frozen": ("embeddings",),
+    },
+)
+TRAIN = TrainConfig(epochs=3, batch_size=4, learning_rate=1e-2)
 
 
-def private_run():
-    return run_of(0, 24, **PRIVATE)
+def private_run(*, secret=True):
+    return run_of(0, 24, objective=Objective(gradient=RULE), train=TRAIN, secret=secret)
+
+
+def train(run, store, on_progress=lambda units: None):
+    return trainer.train(run, lengths=LENGTHS, store=store, on_progress=on_progress)
 
 
 def params_of(trained):
@@ -44,8 +51,25 @@ def params_of(trained):
 
 def fixed_entropy(monkeypatch, coins, noise):
     """Stands in for the operating system."""
-    monkeypatch.setattr(trainer.secrets, "randbits", lambda bits: coins)
-    monkeypatch.setattr(training.secrets, "token_bytes", lambda n: bytes([noise] * n))
+    monkeypatch.setattr(secrets, "randbits", lambda bits: coins)
+    monkeypatch.setattr(secrets, "token_bytes", lambda n: bytes([noise] * n))
+
+
+def held_by(store, run):
+    """What a run's checkpoints hold beside its state."""
+    ids = trainer.used_ids([run])
+    identity = trainer.identity_of([trainer.narrowed(run, ids)], ids)
+    return [
+        checkpoint.verify(store.checkpoints, step, identity=identity)
+        for step in checkpoint.complete_steps(store.checkpoints)
+    ]
+
+
+def units_of(run, coins):
+    """The work of each dispatch whose batches some coins have drawn."""
+    plan = trainer.poisson_plan(run.tokens.lengths, TRAIN, LENGTHS, coins)
+    cost = trainer.row_cost(CONFIG)
+    return [int((item.rows >= 0).sum()) * cost for item in plan]
 
 
 def test_a_key_without_a_seed_is_new_each_time():
@@ -63,99 +87,106 @@ def test_a_key_without_a_seed_is_new_each_time():
     assert any(found.all() for found in drawn)
 
 
-def test_draws_are_not_of_the_seed_unless_asked(tmp_path, monkeypatch):
-    planned, plan = [], trainer.batches.plan_poisson
-
-    def watched(*args, seed, **rest):
-        planned.append(seed)
-        return plan(*args, seed=seed, **rest)
-
-    monkeypatch.setattr(trainer.batches, "plan_poisson", watched)
-    found = {}
-    for reproducible in (False, True):
-        context = context_of(tmp_path, dp={"reproducible": reproducible})
-        both = [t for _ in range(2) for t in together.train(context, [private_run()])]
-        found[reproducible] = [params_of(trained) for trained in both]
-        (tmp_path / "metrics.jsonl").unlink()
-        trainer.forget_checkpoints(context, "seed0/it", secret=True)
-    assert not np.allclose(*found[False], atol=1e-4)
-    np.testing.assert_array_equal(*found[True])
-    assert planned[2:] == [0, 0]
-    assert planned[0] != planned[1]
-    assert min(planned[:2]) > 2**64
+def test_draws_are_not_of_the_seed_unless_asked(tmp_path):
+    found, coins = {}, []
+    for secret in (True, False):
+        run, found[secret] = private_run(secret=secret), []
+        for life in range(2):
+            told, store = [], Store(tmp_path / f"{secret}{life}", every=1)
+            found[secret].append(params_of(train(run, store, told.append)))
+            held = [extra.get("coins") for extra in held_by(store, run)]
+            assert len(held) == 2
+            assert len({*held}) == 1
+            if secret:
+                coins.append(held[0])
+            # Its batches are those that these coins draw, or the seed.
+            assert told[1:] == units_of(run, held[0] if secret else run.seed)
+            assert (held[0] is None) == (not secret)
+    assert not np.allclose(*found[True], atol=1e-4)
+    np.testing.assert_array_equal(*found[False])
+    assert coins[0] != coins[1]
+    assert min(coins) > 2**64
+    assert units_of(private_run(), coins[0]) != units_of(private_run(), 0)
 
 
 def test_what_was_drawn_goes_with_the_checkpoints(tmp_path, monkeypatch):
-    coins = 0x1234567890ABCDEF1234567890ABCDEF
+    coins, run = 0x1234567890ABCDEF1234567890ABCDEF, private_run()
     fixed_entropy(monkeypatch, coins, 7)
-    context = context_of(tmp_path, keep_checkpoints=True, checkpoint_every=1)
-    seen, save = [], trainer.checkpoint.save
+    given_to, told = around(tmp_path, every=1, keep=True), []
 
-    def watched(folder, state, step, **rest):
-        seen.append((rest["extra"]["coins"], step))
-        return save(folder, state, step, **rest)
+    def watched(units):
+        told.append(
+            {extra["coins"] for extra in held_by(given_to.store(run.name), run)}
+        )
 
-    monkeypatch.setattr(trainer.checkpoint, "save", watched)
-    ended = together.train(context, [private_run()])
+    given_to = given_to._replace(on_progress=watched)
+    ended = replicas.train_all([run], given_to)
     next(ended)
-    assert {found for found, _ in seen} == {coins}
+    assert told[-1] == {coins}
+    assert all(seen <= {coins} for seen in told)
     assert (tmp_path / "seed0/it/checkpoints").exists()
     assert list(ended) == []
     assert not (tmp_path / "seed0/it/checkpoints").exists()
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path.name for path in left] == ["metrics.jsonl"]
     assert str(coins) not in left[0].read_text()
-    # Under `reproducible` there is nothing to hide, and the last one is kept.
-    context = context_of(tmp_path, keep_checkpoints=True, dp={"reproducible": True})
-    monkeypatch.setattr(trainer.checkpoint, "save", save)
-    list(together.train(context, [private_run()]))
+    # Where draws are those of the seed there is nothing to hide; the last is kept.
+    given_to = around(tmp_path, keep=True)
+    list(replicas.train_all([private_run(secret=False)], given_to))
     assert (tmp_path / "seed0/it/checkpoints").exists()
 
 
+class KilledError(Exception):
+    """What a run dies of."""
+
+
 def test_a_killed_private_run_goes_on_with_its_own_draws(tmp_path, monkeypatch, caplog):
-    def run_in(folder):
-        folder.mkdir(exist_ok=True)
-        context = context_of(folder, checkpoint_every=2)
-        return params_of(trainer.train(context, private_run()))
+    def run_in(name, on_progress=lambda units: None):
+        return params_of(
+            train(private_run(), Store(tmp_path / name, every=2), on_progress)
+        )
+
+    told = []
+
+    def mortal(units):
+        told.append(units)
+        if len(told) == 6:
+            raise KilledError
 
     fixed_entropy(monkeypatch, 2**90 + 1, 7)
-    expected = run_in(tmp_path / "whole")
-    fit = training.fit
-
-    def mortal(dispatch, state, plan, load, **rest):
-        def counted(item):
-            if item is plan[5]:
-                raise KeyboardInterrupt
-            return load(item)
-
-        return fit(dispatch, state, plan, counted, **rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "fit", mortal)
-        with pytest.raises(KeyboardInterrupt):
-            run_in(tmp_path / "killed")
+    expected = run_in("whole")
+    with pytest.raises(KilledError):
+        run_in("killed", mortal)
     # The system does not give the same bytes again.
     fixed_entropy(monkeypatch, 2**90 + 2, 8)
-    np.testing.assert_array_equal(run_in(tmp_path / "killed"), expected)
-    assert not np.allclose(run_in(tmp_path / "other"), expected, atol=1e-4)
+    np.testing.assert_array_equal(run_in("killed"), expected)
+    assert not np.allclose(run_in("other"), expected, atol=1e-4)
     # A checkpoint of a seed's own draws is none that a secret run goes on with.
     assert "starts anew" not in caplog.text
-    folder = tmp_path / "seeded"
-    folder.mkdir()
-    options = {"checkpoint_every": 2, "dp": {"reproducible": True}}
-    trainer.train(context_of(folder, **options), private_run())
-    run_in(folder)
+    train(private_run(secret=False), Store(tmp_path / "seeded", every=2))
+    run_in("seeded")
     assert "found none" in caplog.text
 
 
+def test_a_run_of_the_seed_does_not_go_on_with_secret_draws(tmp_path, caplog):
+    """Its noise would be of a key that the seed does not say."""
+    store = Store(tmp_path / "secret", every=1)
+    train(private_run(), store)
+    found = params_of(train(private_run(secret=False), store))
+    assert "starts anew" in caplog.text
+    fresh = train(private_run(secret=False), Store(tmp_path / "fresh"))
+    np.testing.assert_array_equal(found, params_of(fresh))
+
+
 def test_a_study_killed_before_it_forgot_forgets_when_it_goes_on(tmp_path):
-    context = context_of(tmp_path, keep_checkpoints=True)
+    config = settings.make(Settings(), {"keep_checkpoints": True})
+    context = runtime.Context(config, tmp_path, None, 0)
     for name, nominal in (("secret", False), ("nominal", True), ("plain", None)):
         folder = tmp_path / name
         (folder / "model").mkdir(parents=True)
         (folder / "checkpoints").mkdir()
         (folder / DONE).write_text(json.dumps({"epsilon_nominal": nominal}))
-        runner.train_students(context, [types.SimpleNamespace(student=name)])
+        runner.train_students(context, types.SimpleNamespace(student=name))
         assert (folder / "checkpoints").exists() == (name != "secret")
 
 
@@ -176,5 +207,5 @@ def test_reproducible_is_yes_or_no():
     config = defaults()
     with config.unlocked():
         config.variants = {"fixed": {"dp": {"reproducible": "yes"}}}
-    with pytest.raises(ValueError, match=r"variants\.fixed"):
-        check._check_variant(config, "fixed", config.variants.fixed)
+    with pytest.raises(ValueError, match=r"variants\.fixed.*dp\.reproducible"):
+        check.check(config)

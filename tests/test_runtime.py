@@ -1,66 +1,15 @@
-"""What a long study needs of its process."""
+"""A study in progress: what it gives to training, and what it keeps."""
 
-import pathlib
-import sys
+from rich.console import Console
+from rich.progress import Progress
 
-import jax
-import jax.numpy as jnp
-import pytest
-from ml_collections import FrozenConfigDict
-
-from experiments import runtime
-from experiments.study.defaults import defaults
-from protojax import models
-from tests.tiny import encoder_config
+from experiments import runtime, settings
+from experiments.settings import Settings
 
 
-def mappings():
-    return pathlib.Path("/proc/self/maps").read_text().count("\n")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="counts the mappings of Linux")
-def test_programs_are_forgotten_when_there_are_too_many():
-    functions = [jax.jit(lambda x, i=i: jnp.tanh(x @ x.T) + i) for i in range(20)]
-    values = [float(function(jnp.ones((3, 3))).sum()) for function in functions]
-    many = mappings()
-    runtime.make_room(share=1.0)
-    assert mappings() >= many - 10
-    runtime.make_room(share=0.0)
-    assert mappings() < many - 20
-    # They are compiled again where they are asked for again.
-    assert [float(function(jnp.ones((3, 3))).sum()) for function in functions] == values
-
-
-def test_other_systems_have_no_such_limit(monkeypatch):
-    def missing(path):
-        raise FileNotFoundError(path)
-
-    monkeypatch.setattr(pathlib.Path, "read_text", missing)
-    runtime.make_room(share=0.0)
-
-
-@pytest.mark.parametrize(
-    ("rule", "products"),
-    [
-        ({}, "bfloat16"),
-        ({"name": "dp_sgd", "frozen": ("embeddings", "layers_0")}, "float32"),
-        ({"name": "dp_sgd", "frozen": ("layers_0", "layers_1")}, "bfloat16"),
-    ],
-)
-def test_gradients_of_single_rows_are_multiplied_in_float32(
-    monkeypatch, rule, products
-):
-    config = encoder_config(products="bfloat16")
-    if rule:
-        rule = {**rule, "clip_norm": 1.0, "noise_multiplier": 0.0, "expected_rows": 8}
-    seen, apply_fn = [], models.apply_fn
-    monkeypatch.setattr(
-        models, "apply_fn", lambda config: seen.append(config) or apply_fn(config)
-    )
-    objective = FrozenConfigDict({"kd": None, "gradient": rule})
-    section = FrozenConfigDict(defaults().student)
-    runtime.make_step(config, objective, runtime.optimizer_of(section))
-    assert [found.products for found in seen] == [products]
+def context_of(folder=None, progress=None, **fields):
+    config = settings.make(Settings(), fields)
+    return runtime.Context(config, folder, progress, 0)
 
 
 def test_results_are_kept_for_two_cells_of_each_seed_at_once():
@@ -71,17 +20,69 @@ def test_results_are_kept_for_two_cells_of_each_seed_at_once():
         asked.append(cell)
         return cell
 
-    def context_of(seeds):
-        config = FrozenConfigDict({"seeds_at_once": seeds})
-        return runtime.Context(config, None, None, 0)
-
+    two, one = context_of(seeds_at_once=2), context_of(seeds_at_once=1)
     for _ in range(2):
-        assert [build(context_of(2), cell) for cell in range(4)] == [0, 1, 2, 3]
+        assert [build(two, cell) for cell in range(4)] == [0, 1, 2, 3]
     assert asked == [0, 1, 2, 3]
     # Of one seed the third cell takes the place of the first.
     for cell in (0, 1, 2, 0):
-        build(context_of(1), cell)
+        build(one, cell)
     assert asked[4:] == [0, 1, 2, 0]
     build.cache_clear()
-    build(context_of(1), 0)
+    build(one, 0)
     assert asked[8:] == [0]
+
+
+def test_results_are_kept_by_what_the_settings_say():
+    """Mappings too, which no hash counts."""
+    asked = []
+
+    @runtime.cached
+    def build(context, cell):
+        asked.append(cell)
+
+    def federations(alpha):
+        named = {"partition": "dirichlet", "partition_args": {"alpha": alpha}}
+        return context_of(federations={"four": named})
+
+    for alpha in (0.3, 0.3, 0.5):
+        build(federations(alpha), 0)
+    assert len(asked) == 2
+
+
+def test_training_is_given_what_the_study_says(tmp_path):
+    progress = Progress(console=Console(quiet=True))
+    task = progress.add_task("preparing", total=10)
+    context = context_of(
+        tmp_path,
+        progress,
+        data={"max_length": 8, "buckets": (4, 8)},
+        evaluation={"batch_size": 3},
+        steps_per_dispatch=2,
+        checkpoint_every=7,
+        keep_checkpoints=False,
+    )
+    around = context.around
+    lengths = around.lengths
+    assert (lengths.max_length, lengths.buckets) == (8, (4, 8))
+    assert (lengths.steps_per_dispatch, lengths.evaluation_rows) == (2, 3)
+    store = around.store("task/seed0/arm")
+    assert store.folder == tmp_path / "task/seed0/arm"
+    assert (store.every, store.keep) == (7, False)
+    assert store.checkpoints == store.folder / "checkpoints"
+    around.describe("an arm")
+    around.on_progress(4.0)
+    around.on_progress(2.5)
+    assert progress.tasks[task].description == "an arm"
+    assert progress.tasks[task].completed == 6.5
+
+
+def test_a_variant_changes_its_fields_only():
+    context = context_of(
+        kd={"hard_weight": 0.5}, variants={"hot": {"kd": {"temperature": 9.0}}}
+    )
+    found = context.varied("hot")
+    assert (found.config.kd.temperature, found.config.kd.hard_weight) == (9.0, 0.5)
+    assert context.config.kd.temperature == 2.0
+    assert found.config.margin == context.config.margin
+    assert context.varied("") is context

@@ -116,18 +116,7 @@ def train_group(whole: Sequence[Run], around: Surroundings) -> list[Trained]:
     lengths, ids = around.lengths, trainer.used_ids(whole)
     runs = [trainer.narrowed(run, ids) for run in whole]
     first = runs[0]
-    epochs = federation.plan_rounds(
-        [run.tokens.lengths for run in runs],
-        num_rounds=first.train.epochs,
-        epochs=first.train.epochs,
-        batch_size=first.train.batch_size,
-        buckets=lengths.buckets,
-        steps_per_dispatch=lengths.steps_per_dispatch,
-        seed=[run.seed for run in runs],
-    )
-    # They come by length, the same for all; learning wants them mixed.
-    rng = np.random.default_rng(first.seed)
-    plan = [epoch[i] for epoch in epochs for i in rng.permutation(len(epoch))]
+    plan = plan_group(whole, lengths)
     mesh = nodes.make_mesh(len(runs))
     local, optimizer = local_of(
         first.model.config, first.objective, first.train.optimizer, mesh, len(runs)
@@ -152,8 +141,6 @@ def train_group(whole: Sequence[Run], around: Surroundings) -> list[Trained]:
         states, metrics = local(state.nodes, loaded)
         return state._replace(nodes=states), metrics
 
-    # A checkpoint of other seeds or words is not one of this run.
-    names, texts = [run.name for run in runs], [run.tokens.input_ids for run in runs]
     state, seconds = fit_nodes(
         first.name,
         plan,
@@ -164,7 +151,7 @@ def train_group(whole: Sequence[Run], around: Surroundings) -> list[Trained]:
         around=around,
         cost=trainer.row_cost(first.model.config),
         finite=True,
-        identity=fingerprint(*names, ids, *texts, *(run.labels for run in runs)),
+        identity=trainer.identity_of(runs, ids),
     )
     everyone = nodes.gather(state.nodes.params, mesh)
     # Steps together are more than those of one, who may have no batch in some.
@@ -178,6 +165,30 @@ def train_group(whole: Sequence[Run], around: Surroundings) -> list[Trained]:
         )._replace(at_once=len(runs))
         for number, run in enumerate(whole)
     ]
+
+
+def plan_group(runs: Sequence[Run], lengths: Lengths) -> list[batches.Dispatch]:
+    """The dispatches `[runs, steps, batch]` in which runs train side by side.
+
+    Each passes over its rows in the order that it has by itself.
+
+    Args:
+        runs: that differ in their seed and rows only.
+        lengths: how rows are padded and batched.
+    """
+    train = runs[0].train
+    epochs = federation.plan_rounds(
+        [run.tokens.lengths for run in runs],
+        num_rounds=train.epochs,
+        epochs=train.epochs,
+        batch_size=train.batch_size,
+        buckets=lengths.buckets,
+        steps_per_dispatch=lengths.steps_per_dispatch,
+        seed=[run.seed for run in runs],
+    )
+    # They come by length, the same for all; learning wants them mixed.
+    rng = np.random.default_rng(runs[0].seed)
+    return [epoch[i] for epoch in epochs for i in rng.permutation(len(epoch))]
 
 
 @functools.cache

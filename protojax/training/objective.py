@@ -78,16 +78,11 @@ found transforms='prototypes'. Did you mean 'prototype'?
     gradient: Spec = Spec("mean")
 
     def __post_init__(self):
+        object.__setattr__(self, "transforms", tuple(self.transforms))
         validate.one_of(LOSSES, loss=self.loss.name)
         for transform in self.transforms:
             validate.one_of(TRANSFORMS, transforms=transform.name)
         validate.one_of(GRADIENTS, gradient=self.gradient.name)
-
-    @property
-    def name(self) -> str:
-        """The names of its parts, for logs."""
-        parts = (self.loss, *self.transforms, self.gradient)
-        return "/".join(part.name for part in parts)
 
     @property
     def private(self) -> bool:

@@ -55,7 +55,7 @@ def step_of(
         objective: what to minimise.
         optimizer: by which steps.
     """
-    name = f"{objective.name}/{config.num_layers}x{config.hidden_size}"
+    name = f"{objective}/{config.num_layers}x{config.hidden_size}"
     name += f"/{optimizer.learning_rate:g}"
 
     def count(stacked: Batch) -> None:

@@ -159,6 +159,24 @@ def end_of(run: Run, params: PyTree, ids: np.ndarray, seconds: float) -> Trained
     return Trained(jax.device_get(trained), params.get("projection"), seconds)
 
 
+def identity_of(runs: Sequence[Run], ids: np.ndarray) -> str:
+    """What tells the checkpoints of some runs, in one program, from those of others.
+
+    Other rows, labels, words, optimisers, epochs or objectives are others; so are those
+    of a private run whose draws are the seed's where these are not.
+
+    Args:
+        runs: narrowed to some words.
+        ids: these words.
+    """
+    said = [
+        f"{run.name} {run.seed} {run.secret} {run.train} {run.objective}"
+        for run in runs
+    ]
+    texts = [run.tokens.input_ids for run in runs]
+    return fingerprint(*said, ids, *texts, *(run.labels for run in runs))
+
+
 class Saver(NamedTuple):
     """How the checkpoints of one kind of state are read and written.
 
@@ -267,11 +285,7 @@ def train(
     make_plan = poisson_plan if run.private else epochs_plan
     coins = secrets.randbits(128) if run.secret else run.seed
     plan = make_plan(run.tokens.lengths, run.train, lengths, coins)
-    # A checkpoint of another run, other rows or other words is not one of this.
-    identity = fingerprint(
-        run.name, str(run.seed), ids, run.tokens.input_ids, run.labels
-    )
-    saver = _saver(store.checkpoints, identity, coins=run.secret)
+    saver = _saver(store.checkpoints, identity_of([run], ids))
     state = start_of(run, optimizer, batches.num_steps(plan))
     state, start, extra = resumed(run.name, saver, state)
     if run.secret and start:
@@ -300,22 +314,18 @@ def train(
     return end_of(whole, jax.device_get(state.params), ids, log.step_seconds)
 
 
-def _saver(folder: Path, identity: str, *, coins: bool) -> Saver:
+def _saver(folder: Path, identity: str) -> Saver:
     """How the checkpoints of a single run are read and written.
 
     Args:
         folder: of the checkpoints.
         identity: what they must have been written with.
-        coins: whether they have to hold the draws of a private run.
     """
 
     def restore(state):
         if checkpoint.latest_step(folder) is None:
             return None
-        found = checkpoint.restore(folder, state, fallback=True, identity=identity)
-        if coins and "coins" not in found[2]:
-            raise ValueError("Expected checkpoints with their coins, found none.")
-        return found
+        return checkpoint.restore(folder, state, fallback=True, identity=identity)
 
     def write(state, done, extra, ended):
         keep = 1 if ended else 2
