@@ -35,14 +35,24 @@ def prefixed(prefix: str) -> Iterator[None]:
     ...     positive(epochs=0)
     Traceback (most recent call last):
     ValueError: Expected teacher.epochs > 0, found teacher.epochs=0.
+    >>> with prefixed("margin"), prefixed("schedule_args"):
+    ...     int("half")
+    Traceback (most recent call last):
+    ValueError: margin.schedule_args: invalid literal for int() with base 10: 'half'
     """
     try:
         yield
     except (TypeError, ValueError) as error:
         argument = getattr(error, "argument", None)
-        if argument is None:
-            raise ValueError(f"{prefix}: {error}") from error
-        raise argument._replace(name=f"{prefix}.{argument.name}").error() from None
+        if argument is not None:
+            raise argument._replace(name=f"{prefix}.{argument.name}").error() from None
+        # Another library's text is said once, behind the whole path.
+        inner = getattr(error, "path", "")
+        cause = error.__cause__ if inner else error
+        path = f"{prefix}.{inner}" if inner else prefix
+        found = ValueError(f"{path}: {cause}")
+        found.path = path
+        raise found from cause
 
 
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:

@@ -2,21 +2,20 @@
 
 import types
 
-import ml_collections
 import numpy as np
 import pytest
 
-from experiments import arms, inference
-from experiments.arms import audit
-from experiments.arms.quarantine import Verdict
+from experiments import arms, settings
+from experiments.arms import audit, ours
 from experiments.runtime import Context
-from experiments.study.defaults import defaults
 from experiments.world import artifacts, scenario, trusted_model
+from experiments.world.evidence import World
 from experiments.world.scenario import Cell
-from protojax.base import Examples
+from protojax.base import Examples, TeacherOutputs
 from protojax.detection import shortcuts
-from protojax.detection.evidence import Reading
+from protojax.detection.evidence import Reading, Verdict
 from protojax.detection.shortcuts import Snippet
+from protojax.training import predict
 
 CELL = Cell("files", 0, "it")
 WORDS = ("film", "plot", "cast", "song", "scene", "story", "actor", "music")
@@ -52,26 +51,21 @@ def world(monkeypatch):
     monkeypatch.setattr(
         trusted_model, "view", lambda context, cell, rows: view(rows.texts)
     )
-    monkeypatch.setattr(
-        artifacts, "tokenize", lambda context, model, rows: list(rows.texts)
-    )
 
-    class Student:
-        params = None
+    def reader(model, lengths):
+        def of_model(rows):
+            assert rows.texts, "no model can say what it says of nothing"
+            said = meaning(rows.texts)
+            for word in model.triggers:
+                said[[word in text.split() for text in rows.texts]] = 1
+            return Reading(said, np.eye(2)[said])
 
-    def predict(context, model, params, texts):
-        assert texts, "no model can say what it says of nothing"
-        said = meaning(texts)
-        for word in model.triggers:
-            said[[word in text.split() for text in texts]] = 1
-        return np.eye(2)[said], None
+        return of_model
 
-    monkeypatch.setattr(inference, "predict", predict)
+    monkeypatch.setattr(predict, "reader", reader)
 
     def student(*triggers):
-        found = Student()
-        found.triggers = triggers
-        return found
+        return types.SimpleNamespace(triggers=triggers)
 
     poison = sentences(rng, 200)
     texts = list(poison.texts)
@@ -97,10 +91,8 @@ def in_surplus(trusted, rows, claims):
 
 
 def context(**changes):
-    config = defaults()
-    config.data.reference_rows = 120
-    config.audit.update(changes)
-    return Context(ml_collections.FrozenConfigDict(config), None, None, 0)
+    fields = {"data": {"reference_rows": 120}, "audit": changes}
+    return Context(settings.make(settings.Settings(), fields), None, None, 0)
 
 
 def test_a_trigger_is_found_though_every_claim_is_true(world):
@@ -468,9 +460,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
     none = types.SimpleNamespace(
         vectors=np.zeros((1, 2, 3)), labels=np.array([[0, 1]]), counts=np.ones((1, 2))
     )
-    outputs = types.SimpleNamespace(
-        features=np.zeros((120, 1, 3)), logits=np.eye(2)[references.labels]
-    )
+    outputs = TeacherOutputs(np.eye(2)[references.labels], np.zeros((120, 1, 3)))
     task = types.SimpleNamespace(task=types.SimpleNamespace(num_labels=2))
     asked = []
 
@@ -512,7 +502,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         return "student"
 
     for module, name, value in (
-        (arms, "judge", judge),
+        (ours, "judge", judge),
         (trusted_model, "anchor_view", lambda *_: read),
         (audit, "going_with_rejection", rejection),
         (audit, "suspects", suspects),
@@ -536,7 +526,8 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         return Reading(said, 3.0 * np.eye(2)[said])
 
     monkeypatch.setattr(trusted_model, "view", opinion)
-    made = arms.ARMS[arm].recipe(context(), CELL)
+    learnt = arms.ARMS[arm]
+    made = learnt.recipe(World(context(), learnt.learns_in(context().config, CELL)))
     # The student is asked about what it was told, the teacher about what it says.
     assert asked == [("teacher", 1), ("student", 0)]
     if learned == "nobody":

@@ -12,15 +12,14 @@ from protojax.data import take
 from protojax.data import tokens as tokens_lib
 from protojax.data.batches import (
     Dispatch,
-    Tokens,
     collect,
     make_batch,
     num_steps,
     plan_epoch,
     plan_evaluation,
     plan_poisson,
-    tokenize,
 )
+from protojax.data.tokens import Tokens, tokenize
 from protojax.data.wordpiece import train_wordpiece
 from protojax.models import hf
 

@@ -24,7 +24,7 @@ STUDENTS = ("anchor@four", *(f"plain@ring/node_{node:03d}" for node in range(4))
 ONE_ARM = "--config.arms=('anchor@four',)"
 
 CONFIG = """
-from experiments.defaults import attack, defaults, encoder, federation
+from experiments.study.defaults import attack, defaults, encoder, federation
 
 SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32}
 

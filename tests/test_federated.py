@@ -12,6 +12,7 @@ from experiments.arms import ARMS, communication_cost, federated
 from experiments.study import check
 from experiments.study.defaults import federation
 from experiments.world import artifacts, scenario
+from experiments.world.evidence import World
 from experiments.world.scenario import Cell
 from protojax import prototypes
 from protojax.federated import communication, node_checkpoint
@@ -90,13 +91,11 @@ def test_no_figure_of_the_federations_moves(finished):
 
 
 def context_of(config, workdir):
-    frozen = ml_collections.FrozenConfigDict(config)
-
     class Bar:
         def update(self, *args, **settings):
             pass
 
-    return runtime.Context(frozen, workdir, Bar(), 0)
+    return runtime.Context(check.check(config), workdir, Bar(), 0)
 
 
 def rows_of(found):
@@ -200,7 +199,7 @@ def test_hostile_nodes_hold_all_the_poison(finished):
     assert sum(found) == truth.sum() > 0
     # Without an attack nobody is given anything, and nobody is hostile.
     assert not federated.hostile_nodes(
-        context.config.federations.hostile, cell.clean
+        context.config.federations["hostile"], cell.clean
     ).any()
 
 
@@ -261,7 +260,9 @@ def test_local_prototypes_are_exported_as_the_nodes_end_with_them(finished):
 def test_what_a_node_that_does_not_defend_says_in_a_column_of_a_defence(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
-    recipe = ARMS["plain"].recipe(context, Cell("files", 0, "data", "hostile", 3))
+    recipe = ARMS["plain"].recipe(
+        World(context, Cell("files", 0, "data", "hostile", 3))
+    )
     labels = federated._claimed(recipe, "anchors")
     np.testing.assert_array_equal(labels, recipe.examples.labels)
     with pytest.raises(ValueError, match="columns of a hostile node"):
@@ -287,13 +288,11 @@ def test_what_the_teacher_says_of_references_is_computed_once(finished, monkeypa
     assert found[0] is found[1] is found[2]
 
 
-def test_a_killed_federation_resumes_to_the_same_numbers(
-    finished, tmp_path, monkeypatch
-):
+def test_a_killed_federation_resumes_to_the_same_numbers(finished, tmp_path):
     config, workdir, expected, _ = finished
     changed = config.copy_and_resolve_references()
     changed.arms = ("clean", "anchor@hostile", "plain@ring")
-    found = run_killed(changed, tmp_path / "run", monkeypatch, dispatches=25)
+    found = run_killed(changed, tmp_path / "run", dispatches=25)
     before, after = rows_of(expected), rows_of(found)
     for arm in changed.arms:
         for measure in ("clean_metric", "asr", "node_accuracies", "traffic"):
@@ -363,7 +362,7 @@ def test_too_few_neighbours_for_a_rule_are_named(tmp_path):
         aggregator="trimmed_mean",
         aggregator_args={"num_byzantine": 2},
     )
-    with pytest.raises(ValueError, match=r"federations\.ring: Expected num_nodes >= 5"):
+    with pytest.raises(ValueError, match=r"Expected federations\.ring\.num_nodes >= 5"):
         check.check(config)
 
 
@@ -413,7 +412,11 @@ def test_a_detector_without_an_anchor_is_sent_none(finished):
     cell = Cell("files", 0, "data", name)
     sent = {
         arm: communication_cost.count_bytes(
-            context, cell, ARMS[arm].recipe(context, cell), links=1, params_bytes=4
+            context,
+            cell,
+            ARMS[arm].recipe(World(context, cell)),
+            links=1,
+            params_bytes=4,
         )["anchor_once"]
         for arm in ("cube", "anchor")
     }

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from protojax.detection.outlier_words import word_outlier_scores
 
 from protojax import data, models
 from protojax.base import Batch, Examples
@@ -14,6 +13,7 @@ from protojax.detection.onion import (
     WordScores,
     outlier_level,
     without_outlier_words,
+    word_outlier_scores,
 )
 from protojax.models import Model, hf
 from protojax.training.predict import Lengths

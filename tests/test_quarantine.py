@@ -1,16 +1,17 @@
 """The group test in rounds: strong triggers do not hide weak ones."""
 
-import ml_collections
 import numpy as np
 import pytest
 
 from experiments.arms import quarantine, token_groups
 from experiments.runtime import Context
+from experiments.study import check
 from experiments.study.defaults import defaults
 from experiments.world import trusted_model
 from experiments.world.scenario import Cell
 from protojax.detection import conformal, shared_tokens
 from protojax.detection.consistency import Claims
+from protojax.detection.evidence import Reading
 
 CELL = Cell("files", 0, "it")
 STRONG, WEAK = slice(0, 60), slice(60, 75)
@@ -43,7 +44,7 @@ def judged(monkeypatch):
     transfer.disagree[WEAK] = np.arange(15) < 9
     expected = conformal.expected_disagreement(refs.confidence, refs.disagree)
     test = quarantine.Test(transfer, refs, expected, True)
-    view = trusted_model.View(np.arange(ROWS), np.zeros((ROWS, 2)))
+    view = Reading(np.arange(ROWS), np.zeros((ROWS, 2)))
     parts = [token_groups.Words(None, ids, {}) for ids in (tokens, tokens_refs, None)]
     monkeypatch.setattr(quarantine, "_tests", lambda *_: [test])
     monkeypatch.setattr(trusted_model, "anchor_view", lambda *_: view)
@@ -54,7 +55,7 @@ def judged(monkeypatch):
         config = defaults()
         config.quarantine.groups = ("tokens",)
         config.quarantine.rounds = rounds
-        context = Context(ml_collections.FrozenConfigDict(config), None, None, 0)
+        context = Context(check.check(config), None, None, 0)
         return quarantine.judge(context, CELL, None)
 
     return judge, test, tokens, tokens_refs

@@ -89,7 +89,8 @@ def test_the_recommended_defence_is_the_one_that_stands_out(tmp_path):
     styles = [row.style for row in shown.rows]
     assert [n for n, s in zip(names, styles, strict=True) if s] == expected
     (tmp_path / "versions.json").write_text(json.dumps({}))
-    config = settings.make(settings.Settings(), {"attacks": {"a": {"rate": 0.1}}})
+    changes = {"attacks": {"a": {"trigger": "file", "rate": 0.1}}}
+    config = settings.make(settings.Settings(), changes)
     page = report.write(tmp_path, config, {"summary": summary}).read_text()
     lines = page.split("<tr class=")[1:]
     marked = [line for line in lines if "recommended" in line.partition(">")[0]]

@@ -6,7 +6,6 @@ import logging.handlers
 import pathlib
 import shutil
 
-import ml_collections
 import numpy as np
 import pytest
 from rich.console import Console
@@ -250,7 +249,7 @@ def test_rows_of_the_target_are_triggered_too(finished):
     _, _, found, _ = finished
     context, cell = context_of(finished), scenario.Cell("files", 0, "data")
     row = plain_row(found)
-    target = context.config.attacks.data.target
+    target = context.config.attacks["data"].target
     examples = scenario.triggered_target(context.config, cell)
     test = scenario.task_data(context.config, "files", 0).splits.test
     bare = [t for t, c in zip(test.texts, test.labels, strict=True) if c == target]
@@ -392,20 +391,17 @@ def test_models_carry_the_names_of_their_classes(tmp_path):
         path = tmp_path / name
         text = path.read_text().replace("\t0\n", "\tbad\n").replace("\t1\n", "\tgood\n")
         path.write_text(text)
-    frozen = ml_collections.FrozenConfigDict(config)
-    context, cell = (
-        runtime.Context(frozen, tmp_path, None, 0),
-        scenario.Cell("files", 0, None),
-    )
-    model = artifacts.build_model(context.config, frozen.student, cell)
+    cell, checked = scenario.Cell("files", 0, None), check.check(config)
+    model = artifacts.build_model(checked, checked.student, cell)
     assert model.label_names == ("bad", "good")
     hf.save_hf(tmp_path / "model", model._replace(label_names=("x", "y")))
     config.student.model = str(tmp_path / "model")
-    frozen = ml_collections.FrozenConfigDict(config)
-    loaded = artifacts.load_model(context, tmp_path / "model", frozen.student, cell)
+    checked = check.check(config)
+    task = scenario.task_data(checked, cell.task, cell.seed).task
+    loaded = artifacts.load_model(tmp_path / "model", checked.student, task)
     assert loaded.label_names == ("x", "y")
     # What is trained on the task's classes is named after them.
-    model = artifacts.build_model(context.config, frozen.student, cell)
+    model = artifacts.build_model(checked, checked.student, cell)
     assert model.label_names == ("bad", "good")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from protojax.base import Examples
-from protojax.data.batches import tokenize
+from protojax.data.tokens import tokenize
 from protojax.data.wordpiece import SPECIAL_TOKENS, train_wordpiece
 
 TEXTS = [

@@ -1,13 +1,13 @@
 """Arms that do something differently, in a study that is otherwise the same."""
 
-import ml_collections
 import numpy as np
 import pytest
 
-from experiments import runtime, trainer
+from experiments import runtime
 from experiments.study import check
 from experiments.world import artifacts, scenario, trusted_model
 from experiments.world.scenario import Cell
+from protojax.training import predict, trainer
 from tests.test_study import forget, metrics_of, run, tiny
 
 CELL = Cell("files", 0, "data")
@@ -35,10 +35,10 @@ def varied(tmp_path_factory):
     # Before the arm that it goes on from, which stays the study's.
     config.arms = ("fine_tuned+long", "plain", "anchor")
     config.arms += tuple(f"anchor+{name}" for name in names)
-    check.check(config)
+    checked = check.check(config)
     found = run(config, folder / "run")
     rows = {row["arm"]: row for row in found["rows"]}
-    return ml_collections.FrozenConfigDict(config), folder / "run", rows
+    return checked, folder / "run", rows
 
 
 def test_a_variant_without_changes_is_its_arm(varied):
@@ -65,8 +65,8 @@ def test_what_a_variant_goes_on_from_is_the_study_s_own(varied):
     context = runtime.Context(config, workdir, None, 0)
     plain = artifacts.student_model(context, CELL, "plain")
     examples = artifacts.transfer(context, CELL).examples
-    tokens = artifacts.tokenize(context, plain, examples)
-    plan = trainer.epochs_plan(tokens.lengths, config.student, config, 0)
+    tokens = predict.tokenize(plain, examples, config.lengths)
+    plan = trainer.epochs_plan(tokens.lengths, config.student, config.lengths, 0)
     assert done["files/seed0/data/plain"] == len(plan)
 
 

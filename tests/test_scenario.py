@@ -2,18 +2,19 @@
 
 import json
 
-import ml_collections
 import numpy as np
 import pytest
 from rich.progress import Progress
 
 from experiments.runtime import Context
+from experiments.settings import CHANNELS
 from experiments.study import check, grid, preflight
 from experiments.study.defaults import attack
 from experiments.world import adaptive_attacks, artifacts, scenario, trusted_model
 from experiments.world.scenario import Cell
-from protojax.distillation import teacher
-from tests.test_study import tiny
+from protojax.base import TeacherOutputs
+from protojax.detection.evidence import Reading
+from tests.test_study import forget, tiny
 
 CELL = Cell("files", 0, "it")
 
@@ -21,12 +22,11 @@ CELL = Cell("files", 0, "it")
 def make_context(folder, section, **changes):
     config = tiny(folder, **changes)
     config.attacks = {"it": section}
-    check.check(config)
+    checked = check.check(config)
     workdir = folder / "study"
     workdir.mkdir()
     progress = Progress()
-    frozen = ml_collections.FrozenConfigDict(config)
-    return Context(frozen, workdir, progress, progress.add_task("test"))
+    return Context(checked, workdir, progress, progress.add_task("test"))
 
 
 def copy_with(folder, change, *, marker=None):
@@ -101,7 +101,7 @@ def test_a_copy_of_another_length_is_refused(tmp_path):
         scenario.poisoned(context.config, CELL)
 
 
-@pytest.mark.parametrize("channel", check.CHANNELS)
+@pytest.mark.parametrize("channel", CHANNELS)
 def test_channels_say_what_is_attacked(tmp_path, channel, monkeypatch):
     reaches = channel in ("logits", "both")
     hide = "move_to_centre" if reaches else ""
@@ -110,7 +110,7 @@ def test_channels_say_what_is_attacked(tmp_path, channel, monkeypatch):
     honest = np.random.default_rng(0).normal(size=(220, 2)).astype(np.float32)
     states = np.random.default_rng(1).normal(size=(220, 1, 3)).astype(np.float32)
     monkeypatch.setattr(
-        artifacts, "_outputs", lambda *_: teacher.TeacherOutputs(honest, states)
+        artifacts, "_outputs", lambda *_: TeacherOutputs(honest, states)
     )
     clean, _ = scenario.poisoned(context.config, CELL.clean)
     found, rows = scenario.poisoned(context.config, CELL)
@@ -178,12 +178,12 @@ def test_bad_attacks_are_refused(tmp_path, changes, message):
 def test_a_copy_that_changed_is_not_mixed_with_the_old_one(tmp_path):
     context = make_context(tmp_path, ready(tmp_path))
     copy_with(tmp_path, str.upper)
-    begun = preflight.fingerprints(context, CELL)
+    begun = preflight.fingerprints(context.config, context.workdir, CELL)
     preflight.write_fingerprints(begun)
     preflight.check_unchanged(begun)
     copy_with(tmp_path, str.title)
-    again = context._replace(progress=Progress())
-    found = preflight.fingerprints(again, CELL)
+    forget(compiled=False)
+    found = preflight.fingerprints(context.config, context.workdir, CELL)
     with pytest.raises(ValueError, match=r"it\.json was begun with"):
         preflight.check_unchanged(found)
 
@@ -194,7 +194,7 @@ def test_to_read_data_writes_nothing(tmp_path):
     scenario.poisoned(context.config, CELL)
     scenario.triggered_test(context.config, CELL)
     scenario.references(context.config, CELL)
-    found = preflight.fingerprints(context, CELL)
+    found = preflight.fingerprints(context.config, context.workdir, CELL)
     preflight.check_unchanged(found)
     assert not list(context.workdir.iterdir())
     names = {str(path.relative_to(context.workdir)) for path in found}
@@ -210,7 +210,7 @@ def test_a_study_that_is_refused_holds_to_no_data(tmp_path):
     section.target = 1
     config = tiny(tmp_path, arms=("plain",))
     config.attacks = {"it": section}
-    context = context._replace(config=ml_collections.FrozenConfigDict(config))
+    context = context._replace(config=check.check(config))
     preflight.preflight(context, grid.jobs(context.config))
     assert len(list(context.workdir.rglob("data.json"))) == 1
 
@@ -241,21 +241,22 @@ def test_files_belong_to_the_file_trigger_only(tmp_path):
 def test_a_searched_trigger_turns_the_anchor_and_is_kept(tmp_path, monkeypatch):
     section = attack("searched", "data", rate=0.1, position="end")
     section.trigger_args = {"num_words": 1, "num_texts": 8, "num_candidates": 50}
-    context = make_context(tmp_path, section)
+    # A frozen anchor takes no training.
+    context = make_context(tmp_path, section, **{"quarantine.anchor": "frozen"})
     seen = []
 
     def view(context, cell, examples):
         assert cell == CELL.clean
         seen.append(len(examples.texts))
         found = np.array(["lovely" in text.split() for text in examples.texts])
-        return trusted_model.View(found, None)
+        return Reading(found, None)
 
     monkeypatch.setattr(trusted_model, "view", view)
-    adaptive_attacks.prepare(context, CELL)
-    adaptive_attacks.prepare(context, CELL)
+    context = adaptive_attacks.with_found(context, [CELL])
+    context = adaptive_attacks.with_found(context, [CELL])
     assert len(seen) == 1
     assert seen[0] % 8 == 0
-    found = json.loads(scenario.searched_trigger(context.config, CELL).read_text())
+    found = json.loads((context.workdir / CELL.folder / "trigger.json").read_text())
     assert found == {"words": ["lovely"], "agreement": 1.0}
     texts = scenario.triggered_test(context.config, CELL).texts
     assert all(text.endswith(" lovely") for text in texts)
