@@ -59,7 +59,7 @@ class Batch(NamedTuple):
         where: `[batch]`, bool, False on rows that only fill the shape.
         teacher_logits: `[batch, num_labels]`, float32, or None.
         teacher_features: `[batch, layers, dim]`, float32, pooled states, or None.
-        anchors: `[batch]`, int32, the class whose prototypes hold the row, or None.
+        assigned_class: `[batch]`, int32, the class whose prototypes hold the row, or None.
         teacher_attention: `[batch, layers, max_length]`, float32, how active each token
             is, see `distillation.attention`, or None.
         perturbation: `[batch, length, dim]`, added to the embeddings, or None.
@@ -72,7 +72,7 @@ class Batch(NamedTuple):
     where: Array
     teacher_logits: Array | None = None
     teacher_features: Array | None = None
-    anchors: Array | None = None
+    assigned_class: Array | None = None
     teacher_attention: Array | None = None
     perturbation: Array | None = None
 

@@ -291,7 +291,7 @@ def test_make_batch_matches_a_loop():
     columns = {
         "teacher_logits": np.random.default_rng(1).normal(size=(5, 2)).astype("f4"),
         "teacher_features": np.ones((5, 2, 3), np.float32),
-        "anchors": np.array([1, 1, 0, 0, 1], np.int32),
+        "assigned_class": np.array([1, 1, 0, 0, 1], np.int32),
     }
     dispatch = Dispatch(8, np.array([[1, 0], [3, -1], [-1, -1]]))
     batch = make_batch(tokens, labels, dispatch, **columns)
@@ -319,7 +319,7 @@ def test_make_batch_keeps_dtypes_and_leaves_out_none():
     scores = np.array([2.5], np.float32)
     batch = make_batch(make_tokens([4]), scores, dispatch, teacher_logits=None)
     assert batch.teacher_logits is None
-    assert batch.anchors is None
+    assert batch.assigned_class is None
     assert batch.labels.tolist() == [[2.5, 0.0]]
     dtypes = [str(leaf.dtype) for leaf in jax.tree.leaves(batch)]
     assert dtypes == ["int32", "int32", "int32", "float32", "bool"]
@@ -343,8 +343,10 @@ def test_make_batch_never_truncates():
 
 def test_make_batch_rejects_a_column_of_other_rows():
     dispatch = Dispatch(4, np.array([[0]]))
-    with pytest.raises(ValueError, match=r"len\(anchors\)=2"):
-        make_batch(make_tokens([3]), np.zeros(1, np.int32), dispatch, anchors=[0, 1])
+    with pytest.raises(ValueError, match=r"len\(assigned_class\)=2"):
+        make_batch(
+            make_tokens([3]), np.zeros(1, np.int32), dispatch, assigned_class=[0, 1]
+        )
 
 
 @given(**plans)

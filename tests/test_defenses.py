@@ -37,7 +37,7 @@ def batch(rows=5, seed=0):
         where=np.ones(rows, bool),
         teacher_logits=rng.normal(size=(rows, 3)).astype(np.float32),
         teacher_features=rng.normal(size=(rows, 1, 8)).astype(np.float32),
-        anchors=rng.integers(0, 3, rows).astype(np.int32),
+        assigned_class=rng.integers(0, 3, rows).astype(np.int32),
         teacher_attention=rng.random((rows, 2, 12)).astype(np.float32),
     )
 
@@ -48,7 +48,7 @@ def base_loss(**options):
     )
 
 
-def constrained(assignment="anchor", weight=1.0, metric="cosine", margin=0.1):
+def constrained(assignment="assigned", weight=1.0, metric="cosine", margin=0.1):
     return TRANSFORMS["prototype"](
         base_loss(),
         weight=optax.constant_schedule(weight),
@@ -74,7 +74,7 @@ LOSSES = {
     **{
         f"prototype/{assignment}/{metric}": constrained(assignment, metric=metric)
         for assignment, metric in itertools.product(
-            ("nearest", "label", "anchor"), ("cosine", "l2")
+            ("nearest", "label", "assigned"), ("cosine", "l2")
         )
     },
     **{f"adversarial/{norm}": adversarial(norm) for norm in NORMS},
@@ -167,7 +167,7 @@ def test_schedules_follow_the_step():
 
 def test_the_constraint_is_a_loop_over_prototypes():
     rows = batch()
-    _, aux = evaluate(constrained("anchor", margin=0.1), rows)
+    _, aux = evaluate(constrained("assigned", margin=0.1), rows)
     features = np.asarray(aux["features"])[:, 0]
     for row in range(5):
         distances = [
@@ -175,7 +175,7 @@ def test_the_constraint_is_a_loop_over_prototypes():
             for p, label in zip(
                 np.asarray(PROTOTYPES.vectors[0]), PROTOTYPES.labels[0], strict=True
             )
-            if label == rows.anchors[row]
+            if label == rows.assigned_class[row]
         ]
         expected = max(min(distances) - 0.1, 0)
         np.testing.assert_allclose(aux["margin_loss"][row], expected, atol=1e-5)

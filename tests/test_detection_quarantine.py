@@ -84,17 +84,17 @@ def bias_of(evidence):
 def test_rows_equal_a_loop(action, rejected):
     evidence, verdict, prototypes = make(rejected)
     found = training_rows(evidence, verdict, prototypes, action=action)
-    texts, labels, logits, features, anchors = [], [], [], [], []
+    texts, labels, logits, features, assigned_class = [], [], [], [], []
     for row in range(ROWS):
         given, trusted = evidence.transfer.labels[row], verdict.anchor_classes[row]
         if not verdict.rejected[row]:
             labels.append(given)
-            anchors.append(given)
+            assigned_class.append(given)
             logits.append(evidence.teacher.logits[row] + bias_of(evidence))
             features.append(evidence.teacher.features[row])
         elif action == "replace":
             labels.append(verdict.anchor_logits[row].argmax())
-            anchors.append(trusted)
+            assigned_class.append(trusted)
             logits.append(log_softmax(verdict.anchor_logits[row]))
             features.append(
                 [mean_prototype(prototypes, layer, trusted) for layer in range(LAYERS)]
@@ -104,8 +104,12 @@ def test_rows_equal_a_loop(action, rejected):
         texts.append(f"row {row}")
     assert found.examples.texts == texts
     assert found.examples.labels.tolist() == labels
-    assert set(found.columns) == {"teacher_logits", "teacher_features", "anchors"}
-    assert found.columns["anchors"].tolist() == anchors
+    assert set(found.columns) == {
+        "teacher_logits",
+        "teacher_features",
+        "assigned_class",
+    }
+    assert found.columns["assigned_class"].tolist() == assigned_class
     shaped = np.reshape(logits, (-1, CLASSES))
     np.testing.assert_allclose(found.columns["teacher_logits"], shaped, atol=1e-5)
     shaped = np.reshape(features, (-1, LAYERS, DIM))
@@ -147,7 +151,7 @@ def test_one_row_by_hand():
     )
     found = training_rows(evidence, verdict, prototypes)
     assert found.examples.labels.tolist() == [1]
-    assert found.columns["anchors"].tolist() == [1]
+    assert found.columns["assigned_class"].tolist() == [1]
     expected = np.log([[0.25, 0.75]])
     np.testing.assert_allclose(found.columns["teacher_logits"], expected, rtol=1e-6)
     assert found.columns["teacher_features"].tolist() == [[[0.25, 1.5]]]
@@ -264,7 +268,7 @@ def test_references_follow_and_say_their_true_class(quarantined):
         # Log-odds of 4, whatever the number of classes.
         assert np.log(said[label] / (1 - said[label])) == pytest.approx(4, abs=1e-5)
         if quarantined:
-            assert found.columns["anchors"][count + row] == label
+            assert found.columns["assigned_class"][count + row] == label
 
 
 @pytest.mark.parametrize("classes", [1, 2, 7])

@@ -210,7 +210,9 @@ def test_hostile_nodes_do_not_defend(finished):
     recipes = federated.node_recipes(context, cell, ARMS["anchor"])
     assert [recipe.verdict is None for recipe in recipes] == [False] * 3 + [True]
     for recipe in recipes[3:]:
-        np.testing.assert_array_equal(recipe.columns["anchors"], recipe.examples.labels)
+        np.testing.assert_array_equal(
+            recipe.columns["assigned_class"], recipe.examples.labels
+        )
         assert recipe.objective == recipes[0].objective
     assert len({recipe.prototypes.vectors.shape for recipe in recipes}) == 1
 
@@ -263,7 +265,7 @@ def test_what_a_node_that_does_not_defend_says_in_a_column_of_a_defence(finished
     recipe = ARMS["plain"].recipe(
         World(context, Cell("files", 0, "data", "hostile", 3))
     )
-    labels = federated._claimed(recipe, "anchors")
+    labels = federated._claimed(recipe, "assigned_class")
     np.testing.assert_array_equal(labels, recipe.examples.labels)
     with pytest.raises(ValueError, match="columns of a hostile node"):
         federated._claimed(recipe, "teacher_attention")

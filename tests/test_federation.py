@@ -69,7 +69,7 @@ def make_batches(seed=0, num_steps=STEPS):
         labels=rng.integers(0, CLASSES, shape),
         where=where,
         teacher_logits=rng.normal(size=(*shape, CLASSES)).astype(np.float32),
-        anchors=rng.integers(0, CLASSES, shape),
+        assigned_class=rng.integers(0, CLASSES, shape),
     )
 
 
@@ -92,7 +92,7 @@ def clipped_gradient(loss_fn, norm=1.0):
 
 def make_grad_fn(kind):
     loss_fn = distillation.distillation_loss(apply, temperature=2.0)
-    if kind == "anchor":
+    if kind == "assigned":
         loss_fn = prototype_constraint(
             loss_fn,
             weight=optax.constant_schedule(0.5),
@@ -166,7 +166,7 @@ def close(found, expected, atol=1e-5):
 
 
 @pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
-@pytest.mark.parametrize("kind", ["plain", "anchor", "clipped"])
+@pytest.mark.parametrize("kind", ["plain", "assigned", "clipped"])
 def test_a_sharded_round_equals_a_loop_over_nodes(kind, num_devices):
     mesh = nodes.make_mesh(NODES, jax.devices()[:num_devices])
     step = training.make_step(make_grad_fn(kind), OPTIMIZER)
@@ -214,7 +214,7 @@ def test_a_node_with_a_seed_of_its_own_has_the_same_order_beside_anyone():
 @pytest.mark.parametrize("at_once", [2, 8])
 def test_nodes_computed_together_end_alike(at_once):
     mesh = nodes.make_mesh(NODES, jax.devices()[:1])
-    step = training.make_step(make_grad_fn("anchor"), OPTIMIZER)
+    step = training.make_step(make_grad_fn("assigned"), OPTIMIZER)
     stacked = nodes.shard(make_batches(), mesh)
     ends = []
     for together in (1, at_once):

@@ -402,7 +402,7 @@ def margin_loss(prototypes, assignment, metric):
             assignment=assignment,
             metric=metric,
             labels=classes if assignment == "label" else None,
-            anchors=classes if assignment == "anchor" else None,
+            assigned_class=classes if assignment == "assigned" else None,
         )
 
     return jax.jit(loss)  # so that the margin is traced in all tests
@@ -521,7 +521,7 @@ def test_padding_with_empty_prototypes_changes_nothing(metric, rows, vectors, pa
         np.arange(6) % 2,
         np.array([1.0] * 4 + [0] * 2),
     )
-    for assignment in ("nearest", "anchor"):
+    for assignment in ("nearest", "assigned"):
         loss = functools.partial(small_margin_loss, rows, margin=0.1, metric=metric)
         close(
             loss(prototypes=padded, assignment=assignment),
@@ -571,7 +571,7 @@ def test_layerwise_loss_is_the_weighted_sum_over_layers(assignment, metric):
             layer_weights=weights,
             assignment=assignment,
             labels=classes,
-            anchors=classes,
+            assigned_class=classes,
             metric=metric,
         )
 
@@ -607,9 +607,9 @@ def test_margin_losses_name_bad_arguments():
     with pytest.raises(ValueError, match="assignment='closest'"):
         loss(assignment="closest")
     with pytest.raises(ValueError, match="labels"):
-        loss(assignment="label", anchors=np.array([0, 1]))
-    with pytest.raises(ValueError, match="anchors"):
-        loss(assignment="anchor", labels=np.array([0, 1]))
+        loss(assignment="label", assigned_class=np.array([0, 1]))
+    with pytest.raises(ValueError, match="assigned_class"):
+        loss(assignment="assigned", labels=np.array([0, 1]))
     with pytest.raises(ValueError, match="metric"):
         loss(metric="l1")
     with pytest.raises(ValueError, match=r"\(2, 3\).*\(6, 4\)"):

@@ -58,7 +58,7 @@ def rows_of(rows=3):
         where=np.array([True, True, False]),
         teacher_logits=rng.normal(size=(rows, 2)).astype(np.float32),
         teacher_features=rng.normal(size=(rows, 1, 4)).astype(np.float32),
-        anchors=np.array([1, 0, 1], np.int32),
+        assigned_class=np.array([1, 0, 1], np.int32),
         teacher_attention=rng.random((rows, 1, 6)).astype(np.float32),
     )
 

@@ -37,10 +37,10 @@ def quarantined():
 def test_replace_gives_rejected_rows_the_anchors_posterior():
     arrays = quarantined()
     found = quarantine_targets(*arrays)
-    logits, labels, anchors = targets_loop(*arrays)
+    logits, labels, assigned_class = targets_loop(*arrays)
     np.testing.assert_allclose(found.teacher_logits, logits, atol=1e-6)
     np.testing.assert_array_equal(found.labels, labels)
-    np.testing.assert_array_equal(found.anchors, anchors)
+    np.testing.assert_array_equal(found.assigned_class, assigned_class)
     assert bool(found.keep.all())
 
 
@@ -52,7 +52,7 @@ def test_drop_changes_no_target():
     np.testing.assert_array_equal(found.teacher_logits, teacher_logits)
     np.testing.assert_array_equal(found.labels, labels)
     np.testing.assert_array_equal(
-        found.anchors, np.where(rejected, anchor_classes, labels)
+        found.assigned_class, np.where(rejected, anchor_classes, labels)
     )
     np.testing.assert_array_equal(found.keep, ~rejected)
 
@@ -71,7 +71,7 @@ def test_nothing_rejected_changes_nothing():
     found = quarantine_targets(teacher_logits, labels, 0 * rejected, *anchor)
     np.testing.assert_array_equal(found.teacher_logits, teacher_logits)
     np.testing.assert_array_equal(found.labels, labels)
-    np.testing.assert_array_equal(found.anchors, labels)
+    np.testing.assert_array_equal(found.assigned_class, labels)
 
 
 def test_targets_name_the_wrong_argument():

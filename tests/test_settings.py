@@ -87,7 +87,7 @@ def test_the_defaults_of_a_study_are_those_that_are_published():
     assert found.student.model == found.anchor.model == "distilbert/distilroberta-base"
     assert (found.student.epochs, found.anchor.epochs) == (3, 6)
     assert found.kd == Distillation("forward_kl", 2.0, 0.0, 0.0)
-    assert found.margin == Margin("anchor", 0.1, 0.3, (1.0,), "constant")
+    assert found.margin == Margin("assigned", 0.1, 0.3, (1.0,), "constant")
     assert found.prototypes == Prototypes(50, "cosine", 25)
     assert found.features == Features((-1,), "mean")
     chosen = found.quarantine

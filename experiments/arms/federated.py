@@ -108,7 +108,7 @@ def _claimed(recipe: Recipe, column: str) -> np.ndarray:
         ValueError: a column for which a node that does not defend has no value.
     """
     # To hold meaning to the class that a row claims is no defence.
-    known = {"anchors": recipe.examples.labels}
+    known = {"assigned_class": recipe.examples.labels}
     validate.one_of(known, **{"columns of a hostile node": column})
     return known[column]
 

@@ -98,7 +98,7 @@ def training_rows(
                 verdict.rejected,
                 verdict.anchor_classes,
             ),
-            "anchors": np.asarray(targets.anchors),
+            "assigned_class": np.asarray(targets.assigned_class),
         },
     )
     return rows.take(np.asarray(targets.keep))
@@ -110,13 +110,13 @@ class Targets(NamedTuple):
     Attributes:
         teacher_logits: `[rows, num_classes]`, float32.
         labels: `[rows]`, int32.
-        anchors: `[rows]`, int32, the class whose prototypes hold the row.
+        assigned_class: `[rows]`, int32, the class whose prototypes hold the row.
         keep: `[rows]`, bool, False on rows to leave out.
     """
 
     teacher_logits: Array
     labels: Array
-    anchors: Array
+    assigned_class: Array
     keep: Array
 
 
@@ -154,7 +154,7 @@ def quarantine_targets(
     >>> teacher, labels = np.array([[0.0, 9.0], [0.0, 9.0]]), np.array([1, 1])
     >>> rejected, anchor_classes = np.array([True, False]), np.array([0, 0])
     >>> kept = quarantine_targets(teacher, labels, rejected, -teacher, anchor_classes)
-    >>> kept.labels.tolist(), kept.anchors.tolist(), kept.keep.tolist()
+    >>> kept.labels.tolist(), kept.assigned_class.tolist(), kept.keep.tolist()
     ([0, 1], [0, 1], [True, True])
     """
     validate.one_of(["replace", "drop"], action=action)
@@ -173,14 +173,14 @@ def quarantine_targets(
         anchor_classes=anchor_classes,
     )
     labels, rejected = jnp.asarray(labels, jnp.int32), jnp.asarray(rejected, bool)
-    anchors = jnp.where(rejected, jnp.asarray(anchor_classes, jnp.int32), labels)
+    assigned_class = jnp.where(rejected, jnp.asarray(anchor_classes, jnp.int32), labels)
     if action == "drop":
-        return Targets(teacher_logits, labels, anchors, ~rejected)
+        return Targets(teacher_logits, labels, assigned_class, ~rejected)
     posterior = jax.nn.log_softmax(anchor_logits)
     return Targets(
         jnp.where(rejected[:, None], posterior, teacher_logits),
         jnp.where(rejected, jnp.argmax(posterior, axis=1).astype(jnp.int32), labels),
-        anchors,
+        assigned_class,
         jnp.ones_like(rejected),
     )
 
@@ -250,7 +250,7 @@ def with_references(
     columns = {
         "teacher_logits": logit * np.eye(classes)[references.labels],
         "teacher_features": outputs.features,
-        "anchors": references.labels,
+        "assigned_class": references.labels,
     }
     return TrainingRows(
         data.concatenate(rows.examples, references),

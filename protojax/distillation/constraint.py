@@ -18,7 +18,7 @@ def prototype_constraint(
     *,
     weight: optax.Schedule,
     margin: optax.Schedule,
-    assignment: str = "anchor",
+    assignment: str = "assigned",
     metric: str = "cosine",
     layer_weights: tuple[float, ...] = (1.0,),
 ) -> LossFn:
@@ -31,7 +31,7 @@ def prototype_constraint(
         weight: the constraint's weight at a step.
         margin: the distance that costs nothing at a step, in units of `metric`.
         assignment: which prototypes may hold a row: `"nearest"` of all of them,
-            those of its `"label"`, or those of the class `batch.anchors` names.
+            those of its `"label"`, or those of the class `batch.assigned_class` names.
         metric: `"cosine"` or `"l2"`.
         layer_weights: a weight for each layer of `features`.
 
@@ -59,7 +59,7 @@ def prototype_constraint(
             layer_weights=layer_weights,
             assignment=assignment,
             labels=batch.labels if assignment == "label" else None,
-            anchors=batch.anchors if assignment == "anchor" else None,
+            assigned_class=batch.assigned_class if assignment == "assigned" else None,
             metric=metric,
         )
         return loss + weight(step) * distance, {**aux, "margin_loss": distance}

@@ -14,7 +14,7 @@ from protojax import validate
 from protojax.base import Array, Prototypes
 from protojax.prototypes import nearest_prototype
 
-ASSIGNMENTS = ("nearest", "label", "anchor")
+ASSIGNMENTS = ("nearest", "label", "assigned")
 
 
 def prototype_margin_loss(
@@ -24,7 +24,7 @@ def prototype_margin_loss(
     *,
     assignment: str = "nearest",
     labels: Array | None = None,
-    anchors: Array | None = None,
+    assigned_class: Array | None = None,
     metric: str = "cosine",
 ) -> Array:
     """Computes how far each row leaves the ball around its nearest prototype.
@@ -33,7 +33,7 @@ def prototype_margin_loss(
 
     The minimum is over all prototypes ("nearest"), or over those of the row's class:
     of the class that it claims ("label"), or of the class that a trusted encoder
-    reads in it ("anchor"). The nearest of all does not resist a flipped label: a row
+    reads in it ("assigned"). The nearest of all does not resist a flipped label: a row
     with a trigger sits on the target's own prototype, where this loss is zero.
 
     Guarantees:
@@ -48,9 +48,9 @@ def prototype_margin_loss(
         embeddings: `[batch, dim]`.
         prototypes: vectors `[num_prototypes, dim]`.
         margin: how far any row may be for nothing, a scalar; may be traced.
-        assignment: "nearest", "label" or "anchor".
+        assignment: "nearest", "label" or "assigned".
         labels: `[batch]`, int32, for "label".
-        anchors: `[batch]`, int32, for "anchor".
+        assigned_class: `[batch]`, int32, for "assigned".
         metric: "cosine" or "l2".
 
     Returns:
@@ -75,8 +75,8 @@ def prototype_margin_loss(
     where = (jnp.asarray(prototypes.counts) > 0)[None]
     where = jnp.broadcast_to(where, (len(embeddings), where.shape[1]))
     if assignment != "nearest":
-        name = "labels" if assignment == "label" else "anchors"
-        classes = labels if assignment == "label" else anchors
+        name = "labels" if assignment == "label" else "assigned_class"
+        classes = labels if assignment == "label" else assigned_class
         validate.require(
             classes is not None, name, classes, f"for assignment={assignment!r}"
         )
@@ -95,7 +95,7 @@ def layerwise_margin_loss(
     layer_weights: Sequence[float] | Array,
     assignment: str = "nearest",
     labels: Array | None = None,
-    anchors: Array | None = None,
+    assigned_class: Array | None = None,
     metric: str = "cosine",
 ) -> Array:
     """Computes `prototype_margin_loss` at several layers and adds them up.
@@ -110,7 +110,7 @@ def layerwise_margin_loss(
         layer_weights: `[layers]`; may be traced.
         assignment: as in `prototype_margin_loss`, like all that follow.
         labels: `[batch]`.
-        anchors: `[batch]`.
+        assigned_class: `[batch]`.
         metric: "cosine" or "l2".
 
     Returns:
@@ -141,7 +141,7 @@ def layerwise_margin_loss(
             margin,
             assignment=assignment,
             labels=labels,
-            anchors=anchors,
+            assigned_class=assigned_class,
             metric=metric,
         )
 

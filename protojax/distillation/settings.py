@@ -74,7 +74,7 @@ class Margin:
     """The prototype constraint, see `distillation.prototype_constraint`.
 
     Attributes:
-        assignment: "anchor", "label" or "nearest"; of arms with a trusted model.
+        assignment: "assigned", "label" or "nearest"; of arms with a trusted model.
         weight: of the constraint.
         value: the distance that costs nothing.
         layer_weights: one for each of features.layers.
@@ -84,7 +84,7 @@ class Margin:
         weight_schedule_args: its options.
     """
 
-    assignment: str = "anchor"
+    assignment: str = "assigned"
     weight: float = 0.1
     value: float = 0.3
     layer_weights: tuple[float, ...] = (1.0,)
