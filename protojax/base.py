@@ -59,7 +59,8 @@ class Batch(NamedTuple):
         where: `[batch]`, bool, False on rows that only fill the shape.
         teacher_logits: `[batch, num_labels]`, float32, or None.
         teacher_features: `[batch, layers, dim]`, float32, pooled states, or None.
-        assigned_class: `[batch]`, int32, the class whose prototypes hold the row, or None.
+        assigned_class: `[batch]`, int32, the class whose prototypes constrain the row,
+            or None.
         teacher_attention: `[batch, layers, max_length]`, float32, how active each token
             is, see `distillation.attention`, or None.
         perturbation: `[batch, length, dim]`, added to the embeddings, or None.
