@@ -278,7 +278,7 @@ class Settings:
     tasks: tuple[str, ...] = ("sst2",)
     seeds: tuple[int, ...] = (0, 1, 2)
     seeds_at_once: int = 1
-    arms: tuple[str, ...] = ("clean", "plain", "anchor")
+    arms: tuple[str, ...] = ("clean", "plain", "group_test")
     attacks: Mapping[str, Attack] = options()
     federations: Mapping[str, Federation] = options()
     variants: Mapping[str, Mapping[str, Mapping[str, Any]]] = options()

@@ -419,7 +419,7 @@ def test_rows_like_the_references_have_no_surplus():
     assert found <= 1
 
 
-@pytest.mark.parametrize("arm", ["audited", "wary_audited", "unattacked_audited"])
+@pytest.mark.parametrize("arm", ["defended", "defended_robust", "defended_clean"])
 @pytest.mark.parametrize(
     "learned", ["nobody", "rejection", "surplus", "teacher", "student", "both"]
 )
@@ -445,7 +445,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
     read = Reading(1 - said, -logits)
     verdict = Verdict(np.arange(200) == triggered[0], np.full(200, 0.5), *read)
     hidden, spoiled = np.zeros(200, bool), np.zeros(120, bool)
-    if arm == "wary_audited":
+    if arm == "defended_robust":
         # Of two rows, of them one that no audit can name a word of, the judge hid some,
         # and it left out a reference.
         hidden[[triggered[2], np.setdiff1d(np.arange(200), triggered)[0]]] = True
@@ -493,12 +493,12 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         return [Snippet(("cf",), claim)] if learned == "surplus" else []
 
     def judge(context, cell, objective, *, wary=False):
-        assert wary == (arm == "wary_audited")
+        assert wary == (arm == "defended_robust")
         return verdict
 
     def student_model(context, cell, before):
         assert before == arms.ARMS[arm].needs[0]
-        assert cell == (CELL.clean if arm == "unattacked_audited" else CELL)
+        assert cell == (CELL.clean if arm == "defended_clean" else CELL)
         return "student"
 
     for module, name, value in (

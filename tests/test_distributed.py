@@ -20,8 +20,8 @@ from protojax.models import hf
 from tests.test_study import write_rows
 
 pytestmark = pytest.mark.extra
-STUDENTS = ("anchor@four", *(f"plain@ring/node_{node:03d}" for node in range(4)))
-ONE_ARM = "--config.arms=('anchor@four',)"
+STUDENTS = ("group_test@four", *(f"plain@ring/node_{node:03d}" for node in range(4)))
+ONE_ARM = "--config.arms=('group_test@four',)"
 
 CONFIG = """
 from experiments.study.defaults import attack, defaults, encoder, federation
@@ -32,7 +32,7 @@ SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size"
 def get_config():
     config = defaults()
     config.tasks, config.seeds = ("files",), (0,)
-    config.arms = ("anchor@four", "plain@ring")
+    config.arms = ("group_test@four", "plain@ring")
     config.data.files.train, config.data.files.test = "train.tsv", "test.tsv"
     config.data.reference_rows = 80
     config.data.max_length, config.data.buckets = 16, (16,)
@@ -137,7 +137,7 @@ def students(folder, arms):
     ]
 
 
-def alike(expected, found, compare, arms=("anchor@four", "plain@ring")):
+def alike(expected, found, compare, arms=("group_test@four", "plain@ring")):
     for one, other in zip(students(expected, arms), students(found, arms), strict=True):
         jax.tree.map(compare, one, other)
     rows = [
@@ -186,7 +186,7 @@ def test_kill_9_costs_an_interval_only(folder):
         folder / "one",
         folder / "killed",
         np.testing.assert_array_equal,
-        ["anchor@four"],
+        ["group_test@four"],
     )
 
 
@@ -204,4 +204,4 @@ def test_a_dead_process_ends_the_other_and_a_restart_goes_on(folder):
     processes[1].communicate()
     assert not (folder / "dead/results.json").exists()
     finish(*start_two(folder, "dead", ONE_ARM))
-    alike(folder / "one", folder / "dead", close, ["anchor@four"])
+    alike(folder / "one", folder / "dead", close, ["group_test@four"])

@@ -42,7 +42,7 @@ FEDERATIONS = {
         "anchor": "weights",
     },
 }
-RUNS = ("clean", "plain@three", "anchor@three", "plain@ring", "anchor@hostile")
+RUNS = ("clean", "plain@three", "group_test@three", "plain@ring", "group_test@hostile")
 
 
 def make_config(folder, **changes):
@@ -118,7 +118,7 @@ def test_every_arm_has_its_row(finished):
         assert row["worst_node"] == min(row["node_accuracies"])
         assert row["node_variance"] == pytest.approx(np.var(row["node_accuracies"]))
     assert "worst node" in (workdir / "results.md").read_text()
-    assert "anchor@hostile" in (workdir / "report.html").read_text()
+    assert "group_test@hostile" in (workdir / "report.html").read_text()
 
 
 def test_three_nodes_learn_what_one_place_would(finished):
@@ -126,7 +126,7 @@ def test_three_nodes_learn_what_one_place_would(finished):
     assert rows["plain@three"]["clean_metric"] > 0.7
     assert rows["plain@three"]["transfer_rows"] == rows["clean"]["transfer_rows"]
     # All references are learned from once, by whichever node.
-    assert rows["anchor@three"]["transfer_rows"] == 204 + 80
+    assert rows["group_test@three"]["transfer_rows"] == 204 + 80
 
 
 def test_each_step_is_compiled_at_most_once_a_shape(finished):
@@ -162,19 +162,19 @@ def test_traffic_is_that_of_the_arrays(finished):
         "anchor_once": 0,
         "total": 2 * 2 * size,
     }
-    ours = rows["anchor@three"]["traffic"]
+    ours = rows["group_test@three"]["traffic"]
     held = 4 * (24 * 4 + 4 + 4)
-    assert ours["prototypes_once"] == held == rows["anchor@three"]["bytes_per_node"]
+    assert ours["prototypes_once"] == held == rows["group_test@three"]["bytes_per_node"]
     context = context_of(config, workdir)
     references = scenario.task_data(context.config, "files", 0).splits.references
     assert ours["anchor_once"] == communication.text_bytes(references)
     assert ours["total"] == plain["total"] + held + ours["anchor_once"]
     # Two neighbours hear what a node of a ring sends.
     assert rows["plain@ring"]["traffic"]["parameters_per_round"] == 2 * size
-    assert rows["anchor@three"]["prototype_error"] == 0
-    assert 0 < rows["anchor@hostile"]["prototype_error"] < 0.01
+    assert rows["group_test@three"]["prototype_error"] == 0
+    assert 0 < rows["group_test@hostile"]["prototype_error"] < 0.01
     assert rows["plain@three"]["prototype_error"] is None
-    hostile = rows["anchor@hostile"]["traffic"]
+    hostile = rows["group_test@hostile"]["traffic"]
     assert hostile["prototypes_per_round"] == 4 * (24 + 4 + 4 + 4)
     encoder = hf.load_hf(
         workdir / "files/seed0/no_attack/anchor_encoder/model", num_labels=2
@@ -207,7 +207,7 @@ def test_hostile_nodes_do_not_defend(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
     cell = Cell("files", 0, "data", "hostile")
-    recipes = federated.node_recipes(context, cell, ARMS["anchor"])
+    recipes = federated.node_recipes(context, cell, ARMS["group_test"])
     assert [recipe.verdict is None for recipe in recipes] == [False] * 3 + [True]
     for recipe in recipes[3:]:
         np.testing.assert_array_equal(
@@ -293,13 +293,13 @@ def test_what_the_teacher_says_of_references_is_computed_once(finished, monkeypa
 def test_a_killed_federation_resumes_to_the_same_numbers(finished, tmp_path):
     config, workdir, expected, _ = finished
     changed = config.copy_and_resolve_references()
-    changed.arms = ("clean", "anchor@hostile", "plain@ring")
+    changed.arms = ("clean", "group_test@hostile", "plain@ring")
     found = run_killed(changed, tmp_path / "run", dispatches=25)
     before, after = rows_of(expected), rows_of(found)
     for arm in changed.arms:
         for measure in ("clean_metric", "asr", "node_accuracies", "traffic"):
             assert after[arm].get(measure) == before[arm].get(measure)
-    for name in ("plain@ring/node_001", "anchor@hostile"):
+    for name in ("plain@ring/node_001", "group_test@hostile"):
         students = [
             hf.load_hf(root / "files/seed0/data" / name / "model", num_labels=2)
             for root in (workdir, tmp_path / "run")
@@ -420,6 +420,6 @@ def test_a_detector_without_an_anchor_is_sent_none(finished):
             links=1,
             params_bytes=4,
         )["anchor_once"]
-        for arm in ("cube", "anchor")
+        for arm in ("cube", "group_test")
     }
-    assert sent["cube"] == 0 < sent["anchor"]
+    assert sent["cube"] == 0 < sent["group_test"]

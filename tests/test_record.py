@@ -123,9 +123,9 @@ def test_ours_stand_beside_the_published_figures(tmp_path, place):
         {**ROW, "arm": arm, "seed": 0, "clean_metric": clean, "asr": asr}
         for arm, clean, asr in (
             ("adversarial", 0.375, 0.75),
-            ("nearest", 0.5, 1.0),
-            ("anchor", 0.625, 0.125),
-            ("audited", 0.625, 0.0),
+            ("prototype", 0.5, 1.0),
+            ("group_test", 0.625, 0.125),
+            ("defended", 0.625, 0.0),
         )
     ]
     record.record("it", [study_of(tmp_path / "run", [*ROWS, *more])])
@@ -155,8 +155,8 @@ def test_an_overview_has_a_line_for_each_attack(tmp_path, place):
     record.record("it", [study_of(tmp_path / "run", [*ROWS, *more])])
     *_, table = place.read_text().partition("<!-- overview: it -->")
     head, _, *lines = [line for line in table.splitlines() if line.startswith("| ")]
-    # Seed 1 has no clean student: no excess. Nobody tried `anchor`; the other task has
-    # no `audited`.
+    # Seed 1 has no clean student: no excess. Nobody tried `group_test`; the other task has
+    # no `defended`.
     (line,) = lines
     cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in (head, line)]
     assert dict(zip(*cells, strict=True)) == {
@@ -165,8 +165,8 @@ def test_an_overview_has_a_line_for_each_attack(tmp_path, place):
         "seeds": "2",
         "ASR: null": "25.0",
         "plain": "100.0",
-        "anchor": "–",
-        "audited": "37.5±158.8",
+        "group_test": "–",
+        "defended": "37.5±158.8",
         "excess": "25.0",
         "trigger": "–",
         "found": "100.0±0.0",

@@ -283,7 +283,7 @@ def finished(tmp_path_factory):
     config = tiny(folder)
     config.seeds = (0, 1)
     config.seeds_at_once = 2
-    config.arms = ("clean", "plain", "anchor", "fine_tuned")
+    config.arms = ("clean", "plain", "group_test", "fine_tuned")
     del config.attacks["logits"]
     progress = Listening()
     found = run(config, folder / "run", progress=progress)

@@ -10,7 +10,15 @@ from experiments.arms import is_recommended, known, name_of
 from experiments.arms.base import ROLES
 from experiments.reports import pages, report, results
 
-ARMS = ("clean", "plain", "nearest", "anchor", "audited", "anchor@four", "adversarial")
+ARMS = (
+    "clean",
+    "plain",
+    "prototype",
+    "group_test",
+    "defended",
+    "group_test@four",
+    "adversarial",
+)
 
 
 def lines(attacks):
@@ -81,9 +89,16 @@ def summary_of(arms):
 
 
 def test_the_recommended_defence_is_the_one_that_stands_out(tmp_path):
-    arms = ("clean", "anchor", "audited", "audited+strict", "wary_audited", "anchor@x")
+    arms = (
+        "clean",
+        "group_test",
+        "defended",
+        "defended+strict",
+        "defended_robust",
+        "group_test@x",
+    )
     summary = summary_of(arms)
-    expected = [arm for arm in arms if arm.startswith("audited")]
+    expected = [arm for arm in arms if arm.startswith("defended")]
     (shown,) = results.tables({"summary": summary})
     names = list(shown.columns[0].cells)
     styles = [row.style for row in shown.rows]
@@ -98,7 +113,7 @@ def test_the_recommended_defence_is_the_one_that_stands_out(tmp_path):
 
 
 def test_one_defence_is_recommended_and_former_names_are_not():
-    assert [name for name in KNOWN if is_recommended(name)] == ["audited"]
+    assert [name for name in KNOWN if is_recommended(name)] == ["defended"]
     assert not is_recommended("former+variant")
 
 
@@ -121,7 +136,7 @@ def test_reports_tolerate_arms_of_former_names(tmp_path):
 
 def test_every_role_has_one_arm_and_every_colour_too():
     assert {arm.role for arm in KNOWN.values()} == {"", *ROLES}
-    assert [name_of(role) for role in ROLES] == ["clean", "plain", "audited"]
+    assert [name_of(role) for role in ROLES] == ["clean", "plain", "defended"]
     colours = [arm.colour for arm in KNOWN.values() if arm.colour]
     assert len(set(colours)) == len(colours) == 9
     titles = [title for arm in KNOWN.values() for title in arm.overview.values()]

@@ -138,7 +138,7 @@ def test_a_bad_config_is_named_before_anything_runs(change, message):
         check.check(config)
 
 
-@pytest.mark.parametrize("arm", ["audited", "wary_audited"])
+@pytest.mark.parametrize("arm", ["defended", "defended_robust"])
 def test_an_audit_may_vary_by_itself_only(arm):
     config = run.load("quickstart.py")
     config.arms = (f"{arm}+strict",)
@@ -154,7 +154,7 @@ def test_an_audit_may_vary_by_itself_only(arm):
         check.check(config)
 
 
-@pytest.mark.parametrize("arm", ["wary", "wary_audited"])
+@pytest.mark.parametrize("arm", ["group_test_robust", "defended_robust"])
 def test_a_wary_judge_needs_tokens(arm):
     config = run.load("quickstart.py")
     config.arms = (arm,)
@@ -447,7 +447,7 @@ FEW = {"data.reference_rows": 12}
     ("arms", "message"),
     [
         (("clean", "plain", "cube", "dp_sgd", "references"), None),
-        (("nearest",), "prototypes.num <= 8"),
+        (("prototype",), "prototypes.num <= 8"),
         (("plain", "anchor"), "quarantine.false_rejection >= "),
         (("onion",), "filters.outlier_neighbours <= 8"),
         # Its needs are trained too.
@@ -492,7 +492,7 @@ def test_every_variant_of_the_bench_is_a_study(argument):
     config = robustness.get_config(argument)
     check.check(config)
     jobs = grid.jobs(check.check(config))
-    assert {"clean", "plain", "anchor"} <= {job.arm for job in jobs}
+    assert {"clean", "plain", "group_test"} <= {job.arm for job in jobs}
     assert {job.cell.task for job in jobs} == set(config.tasks)
 
 

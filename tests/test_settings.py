@@ -82,7 +82,7 @@ def test_the_defaults_of_a_study_are_those_that_are_published():
     """Figures that are recorded were made with these."""
     found = Settings()
     assert (found.tasks, found.seeds) == (("sst2",), (0, 1, 2))
-    assert found.arms == ("clean", "plain", "anchor")
+    assert found.arms == ("clean", "plain", "group_test")
     assert found.teacher.model == "FacebookAI/roberta-large"
     assert found.student.model == found.anchor.model == "distilbert/distilroberta-base"
     assert (found.student.epochs, found.anchor.epochs) == (3, 6)

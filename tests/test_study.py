@@ -81,7 +81,7 @@ def tiny(folder, **changes):
     config.quarantine.false_rejection = 0.2
     config.attacks = {
         "data": attack("rare_words", "data", rate=0.1),
-        "logits": attack("sentence", "logits", rate=0.1, arms=("clean", "anchor")),
+        "logits": attack("sentence", "logits", rate=0.1, arms=("clean", "group_test")),
     }
     config.dp.batch_size = 32
     config.dp.epochs = 1
@@ -221,7 +221,7 @@ def test_results_hold_every_cell(finished):
     assert found == json.loads((workdir / "results.json").read_text())
     cells_found = {(row["attack"], row["arm"]) for row in found["rows"]}
     expected = {("data", arm) for arm in ARMS}
-    assert cells_found == expected | {("logits", "clean"), ("logits", "anchor")}
+    assert cells_found == expected | {("logits", "clean"), ("logits", "group_test")}
     for row in found["rows"]:
         assert 0 <= row["clean_metric"] <= 1
         assert 0 <= row["asr"] <= 1
@@ -230,9 +230,9 @@ def test_results_hold_every_cell(finished):
         assert row["step_seconds"] >= 0
         assert row["evaluated_commit"] == row["commit"] == runtime.commit()
     constrained = {row["arm"] for row in found["rows"] if row["bytes_per_node"]}
-    ours = {"anchor", "wary", "unattacked"}
-    ours |= {"audited", "wary_audited", "unattacked_audited"}
-    assert constrained == {"nearest", "gate"} | ours
+    ours = {"group_test", "group_test_robust", "group_test_clean"}
+    ours |= {"defended", "defended_robust", "defended_clean"}
+    assert constrained == {"prototype", "sample_test"} | ours
 
 
 def plain_row(found):
@@ -376,12 +376,12 @@ def test_the_student_learns_and_the_oracle_sees_no_poison(finished):
     assert by_arm["clean"]["clean_metric"] > 0.8
     assert by_arm["oracle"]["transfer_rows"] == 198  # 10 % of 220 are poisoned
     assert by_arm["references"]["transfer_rows"] == 80
-    assert by_arm["anchor"]["detection_auc"] > 0.8
+    assert by_arm["group_test"]["detection_auc"] > 0.8
 
 
 def test_bytes_are_those_of_the_arrays(finished):
     _, _, found, _ = finished
-    row = next(row for row in found["rows"] if row["arm"] == "nearest")
+    row = next(row for row in found["rows"] if row["arm"] == "prototype")
     assert row["bytes_per_node"] == 6 * (24 * 4 + 4 + 4)  # vectors, labels, counts
 
 
@@ -420,7 +420,7 @@ def test_students_and_pictures_lie_in_the_workdir(finished):
     assert model.label_names == ("0", "1")
     assert (folder / "prototypes_0.safetensors").exists()
     page = (workdir / "report.html").read_text()
-    assert "anchor" in page
+    assert "group_test" in page
     for picture in ("files.png", "files_tradeoff.png"):
         assert (workdir / picture).read_bytes().startswith(b"\x89PNG")
     lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -451,13 +451,13 @@ def test_a_killed_study_resumes_to_the_same_numbers(finished, tmp_path):
 def test_the_anchor_arm_is_not_the_anchor_encoder(finished, tmp_path):
     """Without an attack both lie in the same cell."""
     config = finished[0].copy_and_resolve_references()
-    config.arms = ("anchor",)
+    config.arms = ("group_test",)
     for name in list(config.attacks):
         del config.attacks[name]
     found = run(config, tmp_path)
     assert found["rows"][0]["asr"] is None
     folder = tmp_path / "files/seed0/no_attack"
-    student = hf.load_hf(folder / "anchor/model", num_labels=2).params
+    student = hf.load_hf(folder / "group_test/model", num_labels=2).params
     encoder = hf.load_hf(folder / "anchor_encoder/model", num_labels=2).params
     weights = [tree["classifier"]["kernel"] for tree in (student, encoder)]
     assert not np.array_equal(*weights)
@@ -559,7 +559,7 @@ def test_a_flipped_bit_of_a_model_is_named_with_its_remedy(finished, tmp_path, o
     config, workdir, expected, _ = finished
     shutil.copytree(workdir, tmp_path / "run")
     cell, part = tmp_path / "run/files/seed0/data", tmp_path / "run/files/seed0" / owner
-    shutil.rmtree(cell / "anchor")
+    shutil.rmtree(cell / "group_test")
     (cell / "anchor.json").unlink()
     flip(part / "model/model.safetensors")
     forget(compiled=False)
@@ -675,7 +675,7 @@ def test_every_option_runs(finished, tmp_path, changes):
             "margin.weight_schedule_args", {}
         )
     config.update_from_flattened_dict(changes)
-    config.arms = ("anchor",)
+    config.arms = ("group_test",)
     del config.attacks["logits"]
     shutil.copytree(
         workdir / "files/seed0/no_attack", tmp_path / "files/seed0/no_attack"

@@ -33,7 +33,7 @@ def varied(tmp_path_factory):
         config.variants.long = {"student": {"epochs": 2}}
     names = [name for name in config.variants if name != "long"]
     # Before the arm that it goes on from, which stays the study's.
-    config.arms = ("fine_tuned+long", "plain", "anchor")
+    config.arms = ("fine_tuned+long", "plain", "group_test")
     config.arms += tuple(f"anchor+{name}" for name in names)
     checked = check.check(config)
     found = run(config, folder / "run")
@@ -46,16 +46,21 @@ def test_a_variant_without_changes_is_its_arm(varied):
     ignored = ("arm", "step_seconds", "step_ratio")
     base, same = (
         {key: value for key, value in rows[arm].items() if key not in ignored}
-        for arm in ("anchor", "anchor+same")
+        for arm in ("group_test", "group_test+same")
     )
     assert base == same
 
 
 def test_a_variant_changes_its_own_arm_only(varied):
     _, _, rows = varied
-    assert rows["anchor"]["transfer_rows"] == rows["anchor+frozen"]["transfer_rows"]
-    assert rows["anchor+drop"]["transfer_rows"] < rows["anchor"]["transfer_rows"]
-    few = rows["anchor"]["transfer_rows"] - rows["anchor+few"]["transfer_rows"]
+    assert (
+        rows["group_test"]["transfer_rows"]
+        == rows["group_test+frozen"]["transfer_rows"]
+    )
+    assert (
+        rows["group_test+drop"]["transfer_rows"] < rows["group_test"]["transfer_rows"]
+    )
+    few = rows["group_test"]["transfer_rows"] - rows["group_test+few"]["transfer_rows"]
     assert few == 40
 
 
@@ -143,7 +148,7 @@ def test_what_a_variant_may_not_change_is_said(tmp_path, name, fields, match):
         check.check(config)
 
 
-@pytest.mark.parametrize("arm", ["anchor+", "anchor@", "anchor+@"])
+@pytest.mark.parametrize("arm", ["group_test+", "group_test@", "anchor+@"])
 def test_an_empty_name_is_refused(tmp_path, arm):
     config = tiny(tmp_path)
     config.arms = (arm,)
@@ -153,7 +158,7 @@ def test_an_empty_name_is_refused(tmp_path, arm):
 
 def test_a_variant_that_the_data_forbid_is_said_before_training(tmp_path):
     config = tiny(tmp_path)
-    config.arms = ("anchor+deep",)
+    config.arms = ("group_test+deep",)
     with config.unlocked():
         config.variants = {"deep": {"features": {"layers": (-9,)}}}
     check.check(config)
@@ -163,6 +168,6 @@ def test_a_variant_that_the_data_forbid_is_said_before_training(tmp_path):
 
 def test_an_arm_with_an_unknown_variant_is_refused(tmp_path):
     config = tiny(tmp_path)
-    config.arms = ("anchor+wild",)
+    config.arms = ("group_test+wild",)
     with pytest.raises(ValueError, match=r"after \+, one of"):
         check.check(config)

@@ -64,7 +64,7 @@ def parse(arm: str) -> Name:
     """The parts of an arm's name.
 
     >>> parse("anchor+drop@four")
-    Name(kind='anchor', variant='drop', federation='four')
+    Name(kind='group_test', variant='drop', federation='four')
     """
     name, _, federation = arm.partition("@")
     kind, _, variant = name.partition("+")

@@ -26,7 +26,7 @@ def plain(world: World) -> Recipe:
 
 
 def plain_references(world: World) -> Recipe:
-    """Plain distillation that learns from the references too, as `anchor` does."""
+    """Plain distillation that learns from the references too, as `group_test` does."""
     recipe = plain(world)
     evidence, rows = world.evidence(), world.own_references
     return recipe.over(
@@ -38,7 +38,7 @@ def plain_references(world: World) -> Recipe:
     )
 
 
-def nearest(world: World) -> Recipe:
+def prototype(world: World) -> Recipe:
     """The published constraint: near any prototype of the teacher's."""
     weight = world.config.nearest.weight
     return plain(world)._replace(

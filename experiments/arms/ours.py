@@ -13,7 +13,7 @@ from protojax.detection.evidence import Verdict
 from protojax.detection.quarantine import training_rows, with_references
 
 
-def anchor(world: World) -> Recipe:
+def group_test(world: World) -> Recipe:
     """Quarantine of what the group test rejects; meaning is held to the anchor's.
 
     The references are trusted text with trusted labels, so the student learns from
@@ -22,11 +22,11 @@ def anchor(world: World) -> Recipe:
     return _defended(world, _judged(world))
 
 
-def audited(world: World) -> Recipe:
+def defended(world: World) -> Recipe:
     """The group test, and the removal of words that decide alone.
 
     These are words that go with rejection, first words that too many rows have, and
-    what an audit of the teacher and of the student of `anchor` finds: that student may
+    what an audit of the teacher and of the student of `group_test` finds: that student may
     have learned what was done to a teacher's answers. Where there are none that student
     is this arm's too. Else a new one is distilled from transfer rows without these
     words, and from references that hold them at random: were they to stay in rows that
@@ -34,10 +34,10 @@ def audited(world: World) -> Recipe:
     were they nowhere, they would mean what a teacher who learned them says of rows with
     a part of them.
     """
-    return _audited(world, _judged(world), "anchor")
+    return _audited(world, _judged(world), "group_test")
 
 
-def wary(world: World) -> Recipe:
+def group_test_robust(world: World) -> Recipe:
     """Group test robust to an adversary who knows, or poisoned, the trusted model.
 
     Words that go with a claim are hidden from the anchor where it judges their rows,
@@ -46,17 +46,17 @@ def wary(world: World) -> Recipe:
     return _defended(world, _judged(world, wary=True))
 
 
-def wary_audited(world: World) -> Recipe:
-    """The audit after the wary judge, of the student of `wary`."""
-    return _audited(world, _judged(world, wary=True), "wary")
+def defended_robust(world: World) -> Recipe:
+    """The audit after the wary judge, of the student of `group_test_robust`."""
+    return _audited(world, _judged(world, wary=True), "group_test_robust")
 
 
-def unattacked_audited(world: World) -> Recipe:
-    """The arm `audited` where there was no attack: what false alarms cost."""
-    return _audited(world, _judged(world), "unattacked")
+def defended_clean(world: World) -> Recipe:
+    """The arm `defended` where there was no attack: what false alarms cost."""
+    return _audited(world, _judged(world), "group_test_clean")
 
 
-def gate(world: World) -> Recipe:
+def quarantined_by_sample_test(world: World) -> Recipe:
     """Quarantine by a per-sample conformal test instead of the group test."""
     verdict = sample_test(
         world.evidence(trusted=True),

@@ -67,8 +67,8 @@ ARMS: dict[str, Arm] = {
         overview=_columns(asr="plain", clean_metric="accuracy: plain"),
         published=(92.0, 0.0),
     ),
-    "nearest": Arm(
-        baselines.nearest, constrained=True, colour="#ff9896", published=(7.0, 2.0)
+    "prototype": Arm(
+        baselines.prototype, constrained=True, colour="#ff9896", published=(7.0, 2.0)
     ),
     "adversarial": Arm(baselines.adversarial, published=(38.0, 6.0)),
     # Nodes step together through full batches; the accounting needs Poisson samples.
@@ -80,20 +80,20 @@ ARMS: dict[str, Arm] = {
         packages=("jax_privacy", "dp_accounting"),
         published=(54.0, 12.0),
     ),
-    "anchor": Arm(
-        ours.anchor,
+    "group_test": Arm(
+        ours.group_test,
         colour="#2ca02c",
-        overview=_columns(asr="anchor"),
+        overview=_columns(asr="group_test"),
         published=(),
         **_ANCHORED,
     ),
-    "audited": Arm(
-        ours.audited,
-        needs=("anchor",),
+    "defended": Arm(
+        ours.defended,
+        needs=("group_test",),
         role="recommended",
         colour="#1f77b4",
         overview=_columns(
-            asr="audited",
+            asr="defended",
             excess_asr="excess",
             trigger_effect="trigger",
             quarantine_recall="found",
@@ -103,19 +103,25 @@ ARMS: dict[str, Arm] = {
         published=(),
         **_AUDITS,
     ),
-    "unattacked": Arm(ours.anchor, clean, hypothetical=True, **_ANCHORED),
-    "unattacked_audited": Arm(
-        ours.unattacked_audited,
+    "group_test_clean": Arm(ours.group_test, clean, hypothetical=True, **_ANCHORED),
+    "defended_clean": Arm(
+        ours.defended_clean,
         clean,
-        needs=("unattacked",),
+        needs=("group_test_clean",),
         hypothetical=True,
         **_AUDITS,
     ),
-    "wary": Arm(ours.wary, colour="#17becf", **_ANCHORED, **_WARY),
-    "wary_audited": Arm(
-        ours.wary_audited, needs=("wary",), colour="#e377c2", **_AUDITS, **_WARY
+    "group_test_robust": Arm(
+        ours.group_test_robust, colour="#17becf", **_ANCHORED, **_WARY
     ),
-    "gate": Arm(ours.gate, **_ANCHORED),
+    "defended_robust": Arm(
+        ours.defended_robust,
+        needs=("group_test_robust",),
+        colour="#e377c2",
+        **_AUDITS,
+        **_WARY,
+    ),
+    "sample_test": Arm(ours.quarantined_by_sample_test, **_ANCHORED),
     "plain_references": Arm(baselines.plain_references),
     "fine_tuned": Arm(baselines.fine_tuned, needs=("plain",), **_TUNED),
     "nad": Arm(baselines.nad, needs=("plain", "fine_tuned"), **_TUNED),
@@ -153,7 +159,7 @@ def name_of(role: str) -> str:
         role: in `ROLES`.
 
     >>> [name_of(role) for role in ROLES]
-    ['clean', 'plain', 'audited']
+    ['clean', 'plain', 'defended']
     """
     validate.one_of(ROLES, role=role)
     (name,) = [name for name, arm in ARMS.items() if arm.role == role]
@@ -163,7 +169,7 @@ def name_of(role: str) -> str:
 def is_recommended(arm: str) -> bool:
     """Whether an arm is the defence to use, whatever its variant.
 
-    >>> is_recommended("audited"), is_recommended("anchor"), is_recommended("former")
+    >>> is_recommended("defended"), is_recommended("group_test"), is_recommended("former")
     (True, False, False)
     """
     return known(arm).role == "recommended"

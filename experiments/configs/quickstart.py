@@ -17,7 +17,14 @@ def get_config():
     config.tasks = ("snips",)
     config.seeds = (0,)
     config.federations = {"four": federation(rounds=12)}
-    config.arms = ("clean", "plain", "nearest", "anchor", "audited", "anchor@four")
+    config.arms = (
+        "clean",
+        "plain",
+        "prototype",
+        "group_test",
+        "defended",
+        "group_test@four",
+    )
     config.data.transfer_rows = 6000
     config.data.max_length = 32
     config.data.buckets = (16, 32)
@@ -37,7 +44,7 @@ def get_config():
     config.attacks = {
         "word_data": attack("rare_words", "data"),
         "word_logits": attack(
-            "rare_words", "logits", arms=("clean", "plain", "anchor", "audited")
+            "rare_words", "logits", arms=("clean", "plain", "group_test", "defended")
         ),
     }
     return config

@@ -11,7 +11,7 @@ of a student, without dropout. The variants:
   the baselines against a rare word in the data and in the teacher's logits.
 - `adaptive`: a trigger searched against the anchor, poison spread over 30 words,
   contaminated references, hidden states that hide, data and all channels at once; with
-  `wary` and `wary_audited` beside the others.
+  `group_test_robust` and `defended_robust` beside the others.
 - `rates`: a rare word in 0.1 % to 20 % of the rows (named by tenths of a percent).
 - `syntactic`: sentences paraphrased to one template (Hidden Killer), ready rows.
 - `classes`: 77 intents (Banking77). `glue`: CoLA and QNLI.
@@ -22,12 +22,12 @@ of a student, without dropout. The variants:
   rows that stand in for the test rows; what `TUNED` was chosen on.
 - `quick`: two attacks, all arms, SNIPS from scratch, on bundled data; minutes.
 
-`wary` is ours with an anchor that rereads rows without suspicious words, which costs
-some ten thousand short forward passes before a student is distilled; `wary_audited` is
+`group_test_robust` is ours with an anchor that rereads rows without suspicious words, which costs
+some ten thousand short forward passes before a student is distilled; `defended_robust` is
 the same and an audit.
 
-`audited` is `anchor` after an audit of words, see `experiments/arms/audit.py`: ours.
-`unattacked` is `anchor` where there was no attack, `unattacked_audited` is `audited`
+`defended` is `group_test` after an audit of words, see `experiments/arms/audit.py`: ours.
+`group_test_clean` is `group_test` where there was no attack, `defended_clean` is `defended`
 there: what they do by themselves.
 
 Linear layers multiply in bfloat16, which is meant for a processor with units for it;
@@ -48,11 +48,18 @@ from experiments.configs import pilot, quickstart
 from experiments.study.defaults import attack
 from protojax import validate
 
-OURS = ("clean", "plain", "anchor", "audited", "unattacked", "unattacked_audited")
-WARY = ("wary", "wary_audited")
+OURS = (
+    "clean",
+    "plain",
+    "group_test",
+    "defended",
+    "group_test_clean",
+    "defended_clean",
+)
+WARY = ("group_test_robust", "defended_robust")
 BASELINES = (
-    *("nearest", "references", "fine_tuned", "nad", "dp_sgd", "adversarial"),
-    *("gate", "cube", "abl", "onion"),
+    *("prototype", "references", "fine_tuned", "nad", "dp_sgd", "adversarial"),
+    *("sample_test", "cube", "abl", "onion"),
 )
 WORD = {"trigger_args": {"words": ("cf",)}}
 # About 5 rows of poison each; every word is one token of MiniLM, and rare in the data.
@@ -110,7 +117,7 @@ HEAD = {
 }
 # Arm -> the settings that were tried beside its default, weak ones first.
 TUNING = {
-    "nearest": {"light": {"nearest.weight": 0.1}, "heavy": {"nearest.weight": 10.0}},
+    "prototype": {"light": {"nearest.weight": 0.1}, "heavy": {"nearest.weight": 10.0}},
     "fine_tuned": {
         "slow": {"fine_tuning.learning_rate": 5e-5},
         "fast": {"fine_tuning.learning_rate": 5e-4},
@@ -192,7 +199,7 @@ def get_config(variant: str = "standard"):
     for role, changes in {
         "teacher": {"epochs": 1, "learning_rate": 2e-4},
         "student": {"epochs": 2, "learning_rate": 3e-4},
-        "anchor": {},
+        "group_test": {},
     }.items():
         config[role].update({"dropout": 0.0, "products": "bfloat16", **changes})
     if variant != "tuning":
@@ -299,7 +306,9 @@ def _ablations(config) -> None:
     """Makes the study one of what a part of ours is worth."""
     config.tasks = ("sst2_sentence",)
     config.attacks = {"word_data": attack("rare_words", "data", **WORD)}
-    _add_variants(config, {"anchor": ABLATIONS}, *OURS, "plain_references", "oracle")
+    _add_variants(
+        config, {"group_test": ABLATIONS}, *OURS, "plain_references", "oracle"
+    )
 
 
 def _tuning(config) -> None:

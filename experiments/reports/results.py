@@ -181,7 +181,7 @@ def _on_front(line: dict[str, Any], lines: list[dict[str, Any]]) -> bool | None:
     arms, which are no defences against it, and among a few, which compare at a glance.
     Ties count for both.
 
-    >>> found = {"plain": (0.9, 0.9), "anchor": (0.2, 0.9), "nad": (0.3, 0.95),
+    >>> found = {"plain": (0.9, 0.9), "group_test": (0.2, 0.9), "nad": (0.3, 0.95),
     ...     "cube": (0.3, 0.9), "abl": (0.2, 0.9)}
     >>> lines = [{"task": "t", "attack": "a", "arm": arm, "asr": asr,
     ...     "clean_metric": clean} for arm, (asr, clean) in found.items()]
