@@ -163,7 +163,7 @@ def test_two_processes_equal_one(folder):
 
 def wait_for_a_checkpoint(folder, process, known=frozenset()):
     """Returns the steps that the server has saved, once there is a new one."""
-    steps = folder / "files/seed0/data/anchor@four/checkpoints/server"
+    steps = folder / "files/seed0/data/group_test@four/checkpoints/server"
     deadline = time.monotonic() + 200
     while not (found := {path.name for path in steps.glob("step_*[0-9]")}) - known:
         assert time.monotonic() < deadline, "no checkpoint"
