@@ -451,7 +451,7 @@ FEW = {"data.reference_rows": 12}
         (("plain", "anchor"), "quarantine.false_rejection >= "),
         (("onion",), "filters.outlier_neighbours <= 8"),
         # Its needs are trained too.
-        (("audited",), "quarantine.false_rejection >= "),
+        (("defended",), "quarantine.false_rejection >= "),
     ],
 )
 def test_few_references_concern_only_arms_that_are_asked_for(arms, message):

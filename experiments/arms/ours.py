@@ -26,8 +26,8 @@ def defended(world: World) -> Recipe:
     """The group test, and the removal of words that decide alone.
 
     These are words that go with rejection, first words that too many rows have, and
-    what an audit of the teacher and of the student of `group_test` finds: that student may
-    have learned what was done to a teacher's answers. Where there are none that student
+    what an audit of the teacher and of the student of `group_test` finds: that student
+    may have learned what was done to a teacher's answers. Where there are none that student
     is this arm's too. Else a new one is distilled from transfer rows without these
     words, and from references that hold them at random: were they to stay in rows that
     were rejected, whose meaning is all of other classes, they would come to mean these;

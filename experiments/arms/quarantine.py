@@ -240,7 +240,7 @@ def _tokens(context: Context, cell: Cell, kept, transfer, refs, expected) -> Fou
     Neighbours lie in one place, sure or unsure together, and honest ones near the
     boundary are often denied. Rows that share a token lie anywhere, so that the
     teacher's confidence is no excuse for them; a channel could make it as low as it
-    takes (`attacks.soften_logits`).
+    takes (`attacks.logits.soften_logits`).
     """
     expected = expected.whatever_confidence
     return Found(token_groups.score(context, cell, kept, transfer, refs, expected))

@@ -97,8 +97,8 @@ ARMS: dict[str, Arm] = {
             excess_asr="excess",
             trigger_effect="trigger",
             quarantine_recall="found",
-            target_kept="kept: audited",
-            clean_metric="accuracy: audited",
+            target_kept="kept: defended",
+            clean_metric="accuracy: defended",
         ),
         published=(),
         **_AUDITS,
@@ -169,7 +169,7 @@ def name_of(role: str) -> str:
 def is_recommended(arm: str) -> bool:
     """Whether an arm is the defence to use, whatever its variant.
 
-    >>> is_recommended("defended"), is_recommended("group_test"), is_recommended("former")
-    (True, False, False)
+    >>> [is_recommended(arm) for arm in ("defended", "group_test", "former")]
+    [True, False, False]
     """
     return known(arm).role == "recommended"

@@ -22,13 +22,13 @@ of a student, without dropout. The variants:
   rows that stand in for the test rows; what `TUNED` was chosen on.
 - `quick`: two attacks, all arms, SNIPS from scratch, on bundled data; minutes.
 
-`group_test_robust` is ours with an anchor that rereads rows without suspicious words, which costs
-some ten thousand short forward passes before a student is distilled; `defended_robust` is
-the same and an audit.
+`group_test_robust` is ours with an anchor that rereads rows without suspicious words,
+which costs some ten thousand short forward passes before a student is distilled;
+`defended_robust` is the same and an audit.
 
-`defended` is `group_test` after an audit of words, see `experiments/arms/audit.py`: ours.
-`group_test_clean` is `group_test` where there was no attack, `defended_clean` is `defended`
-there: what they do by themselves.
+`defended` is `group_test` after an audit of words, see `experiments/arms/audit.py`:
+ours. `group_test_clean` is `group_test` where there was no attack, `defended_clean` is
+`defended` there: what they do by themselves.
 
 Linear layers multiply in bfloat16, which is meant for a processor with units for it;
 `--config.teacher.products=float32`, likewise `student` and `anchor`, for others. With
