@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
+from experiments import settings
 from experiments.runtime import Context
 from experiments.settings import CHANNELS
-from experiments.study import check, grid, preflight
+from experiments.study import check, grid, preflight, runner, students
 from experiments.study.defaults import attack
 from experiments.world import adaptive_attacks, artifacts, scenario, trusted_model
 from experiments.world.scenario import Cell
+from protojax import storage
 from protojax.base import TeacherOutputs
 from protojax.detection.evidence import Reading
+from protojax.training import processes
 from tests.test_study import forget, tiny
 
 CELL = Cell("files", 0, "it")
@@ -260,6 +263,29 @@ def test_a_searched_trigger_turns_the_anchor_and_is_kept(tmp_path, monkeypatch):
     assert found == {"words": ["lovely"], "agreement": 1.0}
     texts = scenario.triggered_test(context.config, CELL).texts
     assert all(text.endswith(" lovely") for text in texts)
+
+
+def test_a_process_that_follows_searches_no_trigger_itself(tmp_path, monkeypatch):
+    context = make_context(tmp_path, attack("searched", "data", rate=0.1))
+    three = {"three": {"nodes": 3, "rounds": 2}}
+    config = settings.make(
+        context.config, {"arms": ("plain@three",), "federations": three}
+    )
+    path, taught = context.workdir / CELL.folder / "trigger.json", []
+
+    def wait(marker):
+        # Meanwhile the first process has searched.
+        assert marker == context.workdir / CELL.folder / "plain@three/ready"
+        storage.write_json(path, {"words": ["lovely"], "agreement": 1.0})
+
+    def distil(context, job):
+        taught.append(context.config.attacks["it"].found)
+
+    monkeypatch.setattr(processes, "wait_for_leader", wait)
+    monkeypatch.setattr(students, "distil_federated", distil)
+    runner.follow(config, context.workdir)
+    assert taught == [{CELL.folder: "lovely"}]
+    assert not list(context.workdir.rglob("model"))
 
 
 def test_a_search_of_no_word_is_refused(tmp_path):

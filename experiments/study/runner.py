@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from experiments.arms import federated
 from experiments.runtime import Context
 from experiments.settings import Settings
 from experiments.study import students
@@ -120,6 +121,8 @@ def follow(config, workdir: pathlib.Path) -> None:
         programs.clear_caches_near_limit()
         job = training.job
         if job and job.federation and not is_trained(workdir, training):
+            # By then it has written its data's hashes, and searched the triggers.
+            processes.wait_for_leader(workdir / job.student / federated.READY)
             check_unchanged(fingerprints(config, workdir, job.cell))
             found = adaptive_attacks.with_found(context, [job.cell])
             students.distil_federated(found, job)
