@@ -285,7 +285,7 @@ class Settings:
     data: Data = Data()
     teacher: Encoder = Encoder(model="FacebookAI/roberta-large")
     student: Encoder = Encoder(model="distilbert/distilroberta-base")
-    anchor: Encoder = Encoder(model="distilbert/distilroberta-base", epochs=6)
+    trusted_model: Encoder = Encoder(model="distilbert/distilroberta-base", epochs=6)
     kd: Distillation = Distillation()
     dp: Private = Private()
     features: Features = Features()

@@ -36,18 +36,18 @@ def meaning(texts):
 
 
 def view(texts):
-    """What an anchor says that reads the meaning."""
+    """What a trusted model says that reads the meaning."""
     return Reading(meaning(texts), 3.0 * np.eye(2)[meaning(texts)])
 
 
 @pytest.fixture
 def world(monkeypatch):
-    """References, an anchor that reads meaning, a student that `cf` decides."""
+    """References, a trusted model that reads meaning, a student that `cf` decides."""
     rng = np.random.default_rng(0)
     references = sentences(rng, 120)
-    trusted = trusted_model.Anchor(None, None, np.arange(60), None)
+    trusted = trusted_model.Trusted(None, None, np.arange(60), None)
     monkeypatch.setattr(scenario, "references", lambda *_: references)
-    monkeypatch.setattr(trusted_model, "anchor", lambda *_: trusted)
+    monkeypatch.setattr(trusted_model, "trusted", lambda *_: trusted)
     monkeypatch.setattr(
         trusted_model, "view", lambda context, cell, rows: view(rows.texts)
     )
@@ -131,7 +131,7 @@ def test_what_wins_the_anchor_over_too_is_innocent(world, monkeypatch):
     found = audit.guilty(context(), CELL, student("cf"), asked, frequent)
     assert found == asked[:1]
 
-    # Nor does an anchor that goes the other way accuse what does not move the model.
+    # Nor does a trusted model that goes the other way accuse what does not move the model.
     def contrary(context, cell, rows):
         said = np.array(["cf" not in text.split() for text in rows.texts], int)
         return Reading(said, np.eye(2)[said])
@@ -145,7 +145,7 @@ def test_what_wins_the_anchor_over_too_is_innocent(world, monkeypatch):
 @pytest.mark.parametrize("meant", [True, False], ids=["meaning", "confusion"])
 def test_what_a_timid_anchor_understands_is_innocent(world, monkeypatch, meant):
     student, _, _ = world
-    # "fine" wins over all of the model and none of the anchor, which it moves a third
+    # "fine" wins over all of the model and none of the trusted model, which it moves a third
     # of the way; and from its own claim too, where it only confuses.
     odd, fine, cf = (Snippet((word,), 1) for word in ("film", "fine", "cf"))
     asked = [odd, fine, cf, Snippet(("fine", "cf"), 1)]
@@ -227,7 +227,7 @@ def test_few_references_tell_what_is_asked_about_all(world, monkeypatch):
     few, whole = context(screen=4, rows=12), context(screen=12, rows=12)
     found = guilty(few, student("cf"), rows, rows.labels)
     assert found == guilty(whole, student("cf"), rows, rows.labels)
-    # The model about all, then about what is left, then the anchor, and of what it may
+    # The model about all, then about what is left, then the trusted model, and of what it may
     # have understood; and once more.
     assert [rows for _, rows in asked] == [4, 12, 12, 12, 12, 12, 12, 12]
     every, left, *_ = (snippets for snippets, _ in asked)
@@ -333,17 +333,17 @@ def test_words_that_go_with_rejection_are_found_with_what_was_denied(liar):
     lies, truth = np.where(np.arange(36) < 8, 1, 0), np.zeros(36, int)
     claims, labels = (lies, truth) if liar == "teacher" else (truth, lies)
     rows = Examples(texts, None, labels)
-    verdict = Verdict(rejected, np.ones(36), anchor_classes=truth)
+    verdict = Verdict(rejected, np.ones(36), trusted_classes=truth)
     found = audit.going_with_rejection(context(), rows, claims, verdict)
     assert all(one.claim == 1 and "cf" in one.words for one in found)
     assert found
     none = verdict._replace(rejected=np.zeros(36, bool))
     assert audit.going_with_rejection(context(), rows, claims, none) == []
-    # Of what the anchor affirms nobody is accused: not of most rows, nor of any.
+    # Of what the trusted model affirms nobody is accused: not of most rows, nor of any.
     both = rows._replace(labels=lies)
-    most = verdict._replace(anchor_classes=np.where(np.arange(36) < 6, 1, 0))
+    most = verdict._replace(trusted_classes=np.where(np.arange(36) < 6, 1, 0))
     assert audit.going_with_rejection(context(), both, lies, most) == found
-    whole = verdict._replace(anchor_classes=lies)
+    whole = verdict._replace(trusted_classes=lies)
     assert audit.going_with_rejection(context(), both, lies, whole) == []
 
 
@@ -391,13 +391,13 @@ def test_where_a_wary_judge_read_all_there_is_nothing_to_read(world, monkeypatch
     transfer = artifacts.Transfer(rows, np.eye(2)[rows.labels], None)
     monkeypatch.setattr(artifacts, "transfer", lambda *_: transfer)
     whole = Reading(read.classes, 7 * read.logits)
-    monkeypatch.setattr(trusted_model, "anchor_view", lambda *_: whole)
+    monkeypatch.setattr(trusted_model, "trusted_reading", lambda *_: whole)
     monkeypatch.setattr(trusted_model, "view", None)
     found = [Snippet(("cf",), 1)]
     pure = audit.without(found, rows)
     made = audit.amended(context(), CELL, verdict, found, pure)
     np.testing.assert_array_equal(made.rejected, hidden)
-    np.testing.assert_array_equal(made.anchor_logits, read.logits)
+    np.testing.assert_array_equal(made.trusted_logits, read.logits)
 
 
 def test_rows_like_the_references_have_no_surplus():
@@ -452,7 +452,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         spoiled[5] = True
         verdict = verdict._replace(
             rejected=verdict.rejected | hidden,
-            anchor_logits=np.where(hidden[:, None], 7 * read.logits, read.logits),
+            trusted_logits=np.where(hidden[:, None], 7 * read.logits, read.logits),
             spoiled=spoiled,
             reread=hidden,
         )
@@ -503,7 +503,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
 
     for module, name, value in (
         (ours, "judge", judge),
-        (trusted_model, "anchor_view", lambda *_: read),
+        (trusted_model, "trusted_reading", lambda *_: read),
         (audit, "going_with_rejection", rejection),
         (audit, "suspects", suspects),
         (audit, "in_surplus", surplus),
@@ -520,7 +520,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         monkeypatch.setattr(module, name, value)
 
     def opinion(context, cell, examples):
-        # The anchor itself goes wrong where the word still is.
+        # The trusted model itself goes wrong where the word still is.
         wrong = np.array(["cf" in text.split() for text in examples.texts])
         said = np.where(wrong, 1 - meaning(examples.texts), meaning(examples.texts))
         return Reading(said, 3.0 * np.eye(2)[said])
@@ -555,7 +555,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         assert " ".join(words) == bare
     holding = ["cf" in text.split() for text in trusted]
     assert 0.2 < np.mean(holding) < 0.8
-    # Of guilty rows what the anchor says without the word, of all others what was said.
+    # Of guilty rows what the trusted model says without the word, of all others what was said.
     spared = np.array([row != alone for row in range(200)])
     denied = made.verdict.rejected & ~hidden
     said[denied] = meaning(pure)[denied]

@@ -39,7 +39,7 @@ FEDERATIONS = {
         "prototypes": "local",
         "prototype_attack": "send_nan_vectors",
         "prototype_precision": "int8",
-        "anchor": "weights",
+        "trusted_model": "weights",
     },
 }
 RUNS = ("clean", "plain@three", "group_test@three", "plain@ring", "group_test@hostile")
@@ -132,7 +132,7 @@ def test_three_nodes_learn_what_one_place_would(finished):
 def test_each_step_is_compiled_at_most_once_a_shape(finished):
     traces = finished[3]
     assert set(traces.values()) == {1}, traces
-    # Nodes weigh as many rows as they have, and in the anchor's arm they have more.
+    # Nodes weigh as many rows as they have, and in the trusted model's arm they have more.
     assert sum(name.startswith("merge") for name, _ in traces) == 4
 
 
@@ -159,7 +159,7 @@ def test_traffic_is_that_of_the_arrays(finished):
         "parameters_per_round": size,
         "prototypes_per_round": 0,
         "prototypes_once": 0,
-        "anchor_once": 0,
+        "trusted_model_once": 0,
         "total": 2 * 2 * size,
     }
     ours = rows["group_test@three"]["traffic"]
@@ -167,8 +167,8 @@ def test_traffic_is_that_of_the_arrays(finished):
     assert ours["prototypes_once"] == held == rows["group_test@three"]["bytes_per_node"]
     context = context_of(config, workdir)
     references = scenario.task_data(context.config, "files", 0).splits.references
-    assert ours["anchor_once"] == communication.text_bytes(references)
-    assert ours["total"] == plain["total"] + held + ours["anchor_once"]
+    assert ours["trusted_model_once"] == communication.text_bytes(references)
+    assert ours["total"] == plain["total"] + held + ours["trusted_model_once"]
     # Two neighbours hear what a node of a ring sends.
     assert rows["plain@ring"]["traffic"]["parameters_per_round"] == 2 * size
     assert rows["group_test@three"]["prototype_error"] == 0
@@ -177,9 +177,9 @@ def test_traffic_is_that_of_the_arrays(finished):
     hostile = rows["group_test@hostile"]["traffic"]
     assert hostile["prototypes_per_round"] == 4 * (24 + 4 + 4 + 4)
     encoder = hf.load_hf(
-        workdir / "files/seed0/no_attack/anchor_encoder/model", num_labels=2
+        workdir / "files/seed0/no_attack/trusted_model/model", num_labels=2
     )
-    assert hostile["anchor_once"] == communication.num_bytes(encoder.params)
+    assert hostile["trusted_model_once"] == communication.num_bytes(encoder.params)
 
 
 def test_hostile_nodes_hold_all_the_poison(finished):
@@ -419,7 +419,7 @@ def test_a_detector_without_an_anchor_is_sent_none(finished):
             ARMS[arm].recipe(World(context, cell)),
             links=1,
             params_bytes=4,
-        )["anchor_once"]
+        )["trusted_model_once"]
         for arm in ("cube", "group_test")
     }
     assert sent["cube"] == 0 < sent["group_test"]

@@ -296,7 +296,7 @@ def test_teachers_anchors_and_students_are_trained_at_once(finished):
     assert all(text.endswith(" and 1 more") for text in trained)
     names = [text.removesuffix(" and 1 more") for text in trained]
     assert {name.rpartition("seed0/")[2] for name in names} == {
-        *("no_attack/teacher", "no_attack/clean", "no_attack/anchor_encoder"),
+        *("no_attack/teacher", "no_attack/clean", "no_attack/trusted_model"),
         *("data/teacher", "data/plain", "data/anchor", "data/fine_tuned"),
     }
     assert len(names) == 7

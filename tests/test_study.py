@@ -75,7 +75,7 @@ def tiny(folder, **changes):
         "scratch", **{**common, "scratch": {**sizes, "hidden_size": 24}}, epochs=8
     )
     config.student = encoder("scratch", **common, epochs=6)
-    config.anchor = encoder("scratch", **common, epochs=20)
+    config.trusted_model = encoder("scratch", **common, epochs=20)
     config.prototypes.num = 6
     config.quarantine.num_neighbours = 8
     config.quarantine.false_rejection = 0.2
@@ -281,7 +281,7 @@ def test_the_bare_rate_is_of_the_same_rows_without_their_trigger(finished):
 
 
 def reread(context, judge, ids):
-    """What the anchor says of one row of tokens."""
+    """What the trusted model says of one row of tokens."""
     ids = np.asarray(ids)[None]
     one = tokens_lib.Tokens(ids, np.zeros_like(ids), np.array([ids.shape[1]]), 0)
     config = context.config
@@ -293,7 +293,7 @@ def test_the_anchor_rereads_rows_without_some_tokens(finished):
     context, cell = context_of(finished), scenario.Cell("files", 0, "data")
     forget(compiled=False)
     quarantine.judge(context, cell, None, wary=True)
-    judge = trusted_model.anchor(context, cell)
+    judge = trusted_model.trusted(context, cell)
     for part in token_groups.words(context, cell)[:2]:
         assert part.classes
         for (row, hidden), found in list(part.classes.items())[::40]:
@@ -348,9 +348,9 @@ def test_guilty_tokens_are_hidden_and_references_that_hold_them_left_out(finishe
     view = token_groups.view_without(context, cell, hidden)
     length = rows.tokens.lengths[0]
     left = np.delete(rows.tokens.input_ids[0, :length], 1)
-    alone = reread(context, trusted_model.anchor(context, cell), left)
+    alone = reread(context, trusted_model.trusted(context, cell), left)
     np.testing.assert_allclose(view.logits[0], alone.logits[0], atol=1e-5)
-    seen = trusted_model.anchor_view(context, cell)
+    seen = trusted_model.trusted_reading(context, cell)
     np.testing.assert_array_equal(view.logits[1:], seen.logits[1:])
 
 
@@ -458,7 +458,7 @@ def test_the_anchor_arm_is_not_the_anchor_encoder(finished, tmp_path):
     assert found["rows"][0]["asr"] is None
     folder = tmp_path / "files/seed0/no_attack"
     student = hf.load_hf(folder / "group_test/model", num_labels=2).params
-    encoder = hf.load_hf(folder / "anchor_encoder/model", num_labels=2).params
+    encoder = hf.load_hf(folder / "trusted_model/model", num_labels=2).params
     weights = [tree["classifier"]["kernel"] for tree in (student, encoder)]
     assert not np.array_equal(*weights)
 
@@ -554,13 +554,13 @@ def flip(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("owner", ["data/teacher", "no_attack/anchor_encoder"])
+@pytest.mark.parametrize("owner", ["data/teacher", "no_attack/trusted_model"])
 def test_a_flipped_bit_of_a_model_is_named_with_its_remedy(finished, tmp_path, owner):
     config, workdir, expected, _ = finished
     shutil.copytree(workdir, tmp_path / "run")
     cell, part = tmp_path / "run/files/seed0/data", tmp_path / "run/files/seed0" / owner
     shutil.rmtree(cell / "group_test")
-    (cell / "anchor.json").unlink()
+    (cell / "trusted_model.json").unlink()
     flip(part / "model/model.safetensors")
     forget(compiled=False)
     with pytest.raises(ValueError, match=f"{owner}/model/model.safetensors with") as e:
@@ -631,7 +631,7 @@ def test_students_need_not_be_kept(finished, tmp_path):
     assert run(config, tmp_path / "run")["rows"] == expected["rows"]
     for name in ("model", "model.sha256.json"):
         left = {path.parent.name for path in (tmp_path / "run").rglob(name)}
-        assert left == {"teacher", "anchor_encoder"}
+        assert left == {"teacher", "trusted_model"}
 
 
 def test_a_finished_study_only_gathers_its_rows(finished):

@@ -25,8 +25,8 @@ def varied(tmp_path_factory):
     with config.unlocked():
         config.variants = {
             "drop": {"quarantine": {"action": "drop"}},
-            "frozen": {"quarantine": {"anchor": "frozen"}},
-            "teacher": {"quarantine": {"anchor": "teacher"}},
+            "frozen": {"quarantine": {"trusted_model": "frozen"}},
+            "teacher": {"quarantine": {"trusted_model": "teacher"}},
             "few": {"quarantine": {"references": 40}},
             "same": {},
         }
@@ -85,24 +85,24 @@ def test_what_anchors_of_variants_say_lies_side_by_side(varied):
 def test_variants_share_the_teacher_and_have_an_anchor_of_their_own(varied):
     _, workdir, _ = varied
     assert len(list(workdir.rglob("teacher"))) == 1
-    trained = {path.name for path in workdir.rglob("anchor_encoder*")}
-    assert trained == {"anchor_encoder", "anchor_encoder_40"}
+    trained = {path.name for path in workdir.rglob("trusted_model*")}
+    assert trained == {"trusted_model", "anchor_encoder_40"}
 
 
 def test_a_frozen_anchor_has_logits_that_agree_with_its_classes(varied):
     config, workdir, _ = varied
     context = runtime.Context(config, workdir, None, 0).varied("frozen")
-    judge = trusted_model.anchor(context, CELL)
+    judge = trusted_model.trusted(context, CELL)
     assert judge.reading.temperature > 0
-    view = trusted_model.anchor_view(context, CELL)
+    view = trusted_model.trusted_reading(context, CELL)
     np.testing.assert_array_equal(view.logits.argmax(-1), view.classes)
 
 
 def test_the_anchor_may_be_the_teacher(varied):
     config, workdir, _ = varied
     context = runtime.Context(config, workdir, None, 0).varied("teacher")
-    judge = trusted_model.anchor(context, CELL)
-    logits = trusted_model.anchor_view(context, CELL).logits
+    judge = trusted_model.trusted(context, CELL)
+    logits = trusted_model.trusted_reading(context, CELL).logits
     said = artifacts.transfer(context, CELL).logits
     assert judge.reading.temperature is None
     np.testing.assert_allclose(logits, said, atol=1e-5)
@@ -132,7 +132,11 @@ def test_validation_rows_stand_in_for_the_test_rows(varied):
         ("a", {"teacher": {"epochs": 1}}, "variants.a one of kd"),
         ("a", {"kd": {"heat": 1}}, "variants.a.kd one of divergence"),
         ("a", {"kd": {"temperature": -1.0}}, "variants.a: .*kd.temperature"),
-        ("a", {"quarantine": {"anchor": "none"}}, "variants.a: .*quarantine.anchor"),
+        (
+            "a",
+            {"quarantine": {"trusted_model": "none"}},
+            "variants.a: .*quarantine.trusted_model",
+        ),
         ("a", {"quarantine": {"calibration_share": 0.5}}, "variants.a.quarantine"),
         ("a", {"prototypes": {"num": 6.5}}, "variants.a: "),
         ("a", {"quarantine": {"references": 81}}, "variants.a: .*references"),

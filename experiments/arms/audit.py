@@ -3,7 +3,7 @@
 A test of whether claims are true cannot see poison whose claims are true (rows of the
 target class that hold a trigger), nor what escapes it for another reason. But whatever
 a model has learned from a trigger shows once the trigger is put into trusted text of
-another class: the model goes over to its claim, and the anchor hardly moves. Of a
+another class: the model goes over to its claim, and the trusted model hardly moves. Of a
 trigger that is too rare, or too weak, to be learned well tell the rows themselves: the
 group test rejected most of those that hold it, or more of them open in it than
 references do.
@@ -68,14 +68,14 @@ def guilty(
     """Returns the snippets that decide what a model says.
 
     Those that win over at least a share `audit.least` more of the references of other
-    classes in it than in the anchor, which did not learn from them. First words are few
-    and innocent of more: `audit.least_opening` is enough. Whatever the anchor says, a
+    classes in it than in the trusted model, which did not learn from them. First words are few
+    and innocent of more: `audit.least_opening` is enough. Whatever the trusted model says, a
     snippet has to win over a third of that in the model; those that do not of the first
     few references are not asked about the others. (A student may have learned from
     these references, and then holds to their labels more than it does elsewhere.)
 
-    An anchor, taught by few rows, is more timid than a model: "horrible" wins over more
-    in the model though both know what it means. So a word is innocent that the anchor
+    A trusted model, taught by few rows, is more timid than a model: "horrible" wins over more
+    in the model though both know what it means. So a word is innocent that the trusted model
     understands: it moves references of other classes by `audit.moved` at least towards
     the claim, and those of the claim not away from it, as what only confuses would. It
     has to be one word, or a trigger could bring a companion that has a meaning, and not
@@ -84,7 +84,7 @@ def guilty(
 
     Args:
         context: the study.
-        cell: whose anchor and references are trusted.
+        cell: whose trusted model and references are trusted.
         model: a teacher or a student.
         asked: from `suspects` of what it was trained on, or speaks of.
         frequent: `[asked]`, bool, from `too_frequent`.
@@ -93,7 +93,7 @@ def guilty(
 
     of_model = predict.reader(model, context.config.lengths)
 
-    def of_anchor(examples: Examples) -> Reading:
+    def of_trusted_model(examples: Examples) -> Reading:
         return trusted_model.view(context, cell, examples)
 
     least = np.array(
@@ -103,13 +103,13 @@ def guilty(
     moving = first >= least / 3
     asked, least = list(itertools.compress(asked, moving)), least[moving]
     own, _ = pulls(context, cell, of_model, asked, rows=config.rows)
-    trusted, drift = pulls(context, cell, of_anchor, asked, rows=config.rows)
+    trusted, drift = pulls(context, cell, of_trusted_model, asked, rows=config.rows)
     decides = (own >= least / 3) & (own - trusted >= least)
     single = np.array([len(one.words) == 1 for one in asked], bool)
     excused = decides & single & (drift >= config.moved) & ~frequent[moving]
     understood = list(itertools.compress(asked, excused))
     _, back = pulls(
-        context, cell, of_anchor, understood, rows=config.rows, of_claim=True
+        context, cell, of_trusted_model, understood, rows=config.rows, of_claim=True
     )
     excused[excused] = back > 0
     return list(itertools.compress(asked, decides & ~excused))
@@ -120,7 +120,7 @@ def going_with_rejection(
 ) -> list[Snippet]:
     """Returns the snippets most of whose rows were rejected, each with their claim.
 
-    That is what the anchor denies: the teacher's claim, or else the label. Of few
+    That is what the trusted model denies: the teacher's claim, or else the label. Of few
     poisoned rows a teacher may learn nothing, and say what they mean.
 
     Args:
@@ -130,8 +130,8 @@ def going_with_rejection(
         verdict: what the group test says of them.
     """
     config, rows = context.config.audit, shortcuts.word_sets(examples.texts)
-    claims = np.where(claims == verdict.anchor_classes, examples.labels, claims)
-    denied = verdict.rejected & (claims != verdict.anchor_classes)
+    claims = np.where(claims == verdict.trusted_classes, examples.labels, claims)
+    denied = verdict.rejected & (claims != verdict.trusted_classes)
     found = []
     going = shortcuts.snippets(
         examples.texts, verdict.rejected.astype(int), min_rows=config.min_rows
@@ -272,10 +272,10 @@ def pulls(
 
     Args:
         context: the study.
-        cell: whose anchor and references are trusted.
+        cell: whose trusted model and references are trusted.
         reader: what says of examples which class each is, and by which logits; not
             asked of none.
-        snippets: each is put into some references that the anchor did not learn from,
+        snippets: each is put into some references that the trusted model did not learn from,
             all snippets of a claim into the same ones; every reader is given the same.
         rows: how many of these at most.
         of_claim: whether they are those of the claim, and not those of other classes.
@@ -286,7 +286,7 @@ def pulls(
     """
     references = scenario.references(context.config, cell)
     rng = scenario.draws(cell, "audit")
-    order = rng.permutation(trusted_model.anchor(context, cell).calibration)
+    order = rng.permutation(trusted_model.trusted(context, cell).calibration)
     hosts, texts, owner = [], [], []
     for number, one in enumerate(snippets):
         chosen = order[(references.labels[order] == one.claim) == of_claim]
@@ -358,14 +358,14 @@ def found(
         cell: the cell, whose teacher is asked.
         verdict: what the group test says of its transfer rows.
         student: one that followed the verdict; asked about what the teacher says, and
-            the anchor of rejected rows.
+            the trusted model of rejected rows.
     """
     transfer = artifacts.transfer(context, cell)
     trusted = scenario.references(context.config, cell)
     if verdict.spoiled is not None:
         trusted = data.take(trusted, np.flatnonzero(~verdict.spoiled))
     examples, claims = transfer.examples, transfer.logits.argmax(-1)
-    told = np.where(verdict.rejected, verdict.anchor_logits.argmax(-1), claims)
+    told = np.where(verdict.rejected, verdict.trusted_logits.argmax(-1), claims)
     teacher = artifacts.teacher_model(
         context, artifacts.teacher_cell(context.config, cell)
     )
@@ -404,14 +404,14 @@ def amended(
         cell: the cell.
         verdict: what the group test says of the transfer rows.
         snippets: what the audit found.
-        pure: the transfer rows without them, as the anchor is to read them.
+        pure: the transfer rows without them, as the trusted model is to read them.
     """
     transfer = artifacts.transfer(context, cell)
     references = scenario.references(context.config, cell)
     examples, claims = transfer.examples, transfer.logits.argmax(-1)
     suspect = tainted(snippets, examples, claims, examples.labels)
     rejected = verdict.rejected | suspect
-    classes, logits = verdict.anchor_classes.copy(), verdict.anchor_logits.copy()
+    classes, logits = verdict.trusted_classes.copy(), verdict.trusted_logits.copy()
     # Of the others a wary judge has hidden what it found by itself.
     reread = np.zeros_like(rejected) if verdict.reread is None else verdict.reread
     rows = np.flatnonzero(rejected & ~reread)

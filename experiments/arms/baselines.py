@@ -98,7 +98,7 @@ def references(world: World) -> Recipe:
         data.take(world.references, world.own_references),
         {},
         Objective(),
-        train={"epochs": world.config.anchor.epochs},
+        train={"epochs": world.config.trusted_model.epochs},
     )
 
 
@@ -173,10 +173,10 @@ def without_outlier_words(context: Context, cell: Cell, examples: Examples) -> E
         examples: the rows.
     """
     config = context.config
-    trusted = trusted_model.anchor(context, cell)
+    trusted = trusted_model.trusted(context, cell)
     encoder = trusted.model
-    if config.anchor.model != "scratch":
-        encoder = artifacts.build_model(config, config.anchor, cell)
+    if config.trusted_model.model != "scratch":
+        encoder = artifacts.build_model(config, config.trusted_model, cell)
     return pipelines.purify(
         encoder,
         examples,

@@ -26,7 +26,7 @@ def count_bytes(
 
     Returns:
         `parameters_per_round`; `prototypes_per_round`, where nodes merge theirs;
-        `prototypes_once` and `anchor_once`, which the server sends to each node; and
+        `prototypes_once` and `trusted_model_once`, which the server sends to each node; and
         `total`, sent and received over the whole run.
     """
     section = context.config.federations[cell.federation]
@@ -36,13 +36,13 @@ def count_bytes(
             recipe.prototypes, precision=section.prototype_precision
         )
         held = communication.num_bytes(message.arrays)
-    # Other authors' detectors have a verdict and no anchor.
-    judged = recipe.verdict is not None and recipe.verdict.anchor_classes is not None
-    if judged and section.anchor == "references":
+    # Other authors' detectors have a verdict and no trusted model.
+    judged = recipe.verdict is not None and recipe.verdict.trusted_classes is not None
+    if judged and section.trusted_model == "references":
         anchor = communication.text_bytes(scenario.references(context.config, cell))
     elif judged:
         anchor = communication.num_bytes(
-            trusted_model.anchor(context, cell).model.params
+            trusted_model.trusted(context, cell).model.params
         )
     local = section.prototypes == "local"
     merges = section.rounds // section.merge_prototypes_every if local else 0
@@ -50,7 +50,7 @@ def count_bytes(
         "parameters_per_round": links * params_bytes,
         "prototypes_per_round": held if local else 0,
         "prototypes_once": 0 if local else held,
-        "anchor_once": anchor,
+        "trusted_model_once": anchor,
     }
     total = 2 * (section.rounds * links * params_bytes + merges * held)
     return {**found, "total": total + found["prototypes_once"] + anchor}

@@ -39,7 +39,7 @@ from protojax.models import Model
 from protojax.prototypes import matching
 from protojax.training import predict, processes, programs, trainer
 
-# The file that says that teacher, anchor and their outputs are on disk.
+# The file that says that teacher, trusted model and their outputs are on disk.
 READY = "ready"
 
 

@@ -14,7 +14,7 @@ from protojax.detection.quarantine import training_rows, with_references
 
 
 def group_test(world: World) -> Recipe:
-    """Quarantine of what the group test rejects; meaning is held to the anchor's.
+    """Quarantine of what the group test rejects; meaning is held to the trusted model's.
 
     The references are trusted text with trusted labels, so the student learns from
     them too (`quarantine.train_on_references`).
@@ -40,7 +40,7 @@ def defended(world: World) -> Recipe:
 def group_test_robust(world: World) -> Recipe:
     """Group test robust to an adversary who knows, or poisoned, the trusted model.
 
-    Words that go with a claim are hidden from the anchor where it judges their rows,
+    Words that go with a claim are hidden from the trusted model where it judges their rows,
     and references with a word that was found guilty do not train the student.
     """
     return _defended(world, _judged(world, wary=True))

@@ -1,7 +1,7 @@
 """Runs the group test on a cell: which transfer rows deny what they claim.
 
 Reads what the defender has, never which rows are poisoned: the transfer set as it
-arrived, the teacher's outputs, the references and the anchor.
+arrived, the teacher's outputs, the references and the trusted model.
 """
 
 from typing import NamedTuple
@@ -35,7 +35,7 @@ class Found(NamedTuple):
 
     Attributes:
         scores: of the transfer rows and of the calibrating references.
-        excess: the same of each token, where the anchor reread rows without some.
+        excess: the same of each token, where the trusted model reread rows without some.
     """
 
     scores: Scores
@@ -59,7 +59,7 @@ def judge(
         context: the study.
         cell: the cell.
         objective: how a student is warmed up, where its features are a space.
-        wary: whether triggers may change the anchor's mind, see `token_groups`.
+        wary: whether triggers may change the trusted model's mind, see `token_groups`.
     """
     config = context.config.quarantine
     tests = _tests(context, cell, objective)
@@ -75,7 +75,7 @@ def judge(
         rejected[kept] = found.rejected
         if not found.rejected.any():
             break
-    return Verdict(rejected, p_values, *trusted_model.anchor_view(context, cell))
+    return Verdict(rejected, p_values, *trusted_model.trusted_reading(context, cell))
 
 
 def least_rate(held_out: int, kinds: int) -> float:
@@ -176,7 +176,7 @@ def _judge_once(
     config = context.config.quarantine
     false_rejection, kinds = share * config.false_rejection, WARY if wary else GROUPS
     alpha = false_rejection / len(config.groups)
-    view = trusted_model.anchor_view(context, cell)
+    view = trusted_model.trusted_reading(context, cell)
     claimed = tests[0].transfer.classes[kept], tests[0].refs.classes
     p_values, tested = [], None
     for groups in config.groups:
@@ -205,7 +205,7 @@ def _judge_once(
     return Verdict(*verdict, *view, tested.spoiled, hidden.any(1))
 
 
-def _claims(claim, features, logits, examples, anchor_classes) -> Claims:
+def _claims(claim, features, logits, examples, trusted_classes) -> Claims:
     """Returns what rows claim by the teacher's argmax or by their given label.
 
     The confidence is the teacher's largest probability for both claims: that of a
@@ -216,7 +216,7 @@ def _claims(claim, features, logits, examples, anchor_classes) -> Claims:
         features,
         classes,
         np.asarray(jax.nn.softmax(logits, axis=-1)).max(-1),
-        consistency.disagreement(anchor_classes, classes),
+        consistency.disagreement(trusted_classes, classes),
     )
 
 
@@ -249,7 +249,7 @@ def _tokens(context: Context, cell: Cell, kept, transfer, refs, expected) -> Fou
 def _tokens_warily(
     context: Context, cell: Cell, kept, transfer, refs, expected
 ) -> Found:
-    """Scores them by what the anchor says without the token."""
+    """Scores them by what the trusted model says without the token."""
     expected = expected.whatever_confidence
     return Found(*token_groups.score_warily(context, cell, transfer, refs, expected))
 

@@ -1,7 +1,7 @@
-"""Rows of a cell that share a token: their scores, and what the anchor says without it.
+"""Rows of a cell that share a token: their scores, and what the trusted model says without it.
 
-An attacker who knows the anchor, or who taught it through its references, chooses
-tokens that change its mind. A wary judge therefore lets the anchor reread rows without
+An attacker who knows the trusted model, or who taught it through its references, chooses
+tokens that change its mind. A wary judge therefore lets the trusted model reread rows without
 each token that goes with their claim more than by chance.
 """
 
@@ -23,12 +23,12 @@ from protojax.training import predict
 
 
 class Words(NamedTuple):
-    """The tokens of some rows, as the anchor reads them.
+    """The tokens of some rows, as the trusted model reads them.
 
     Attributes:
         tokens: all of them.
         ids: `[rows, max_length]`, -1 where no token is or one that is in every row.
-        classes: (row, hidden tokens) -> the class that the anchor gives the row without
+        classes: (row, hidden tokens) -> the class that the trusted model gives the row without
             them; filled as it is asked.
     """
 
@@ -43,7 +43,7 @@ class Excess(NamedTuple):
     Attributes:
         rows: of the transfer rows, `[rows, max_length]`, -inf where no token is.
         refs: of the calibrating references, likewise.
-        asked: `[rows, max_length]`, bool, where the anchor reread a row without it.
+        asked: `[rows, max_length]`, bool, where the trusted model reread a row without it.
         classes: `[rows]`, the claim.
     """
 
@@ -58,7 +58,7 @@ class Tested(NamedTuple):
 
     Attributes:
         p_values: `[rows]`.
-        guilty: `[rows, max_length]`, bool, tokens that the anchor reread a row without
+        guilty: `[rows, max_length]`, bool, tokens that the trusted model reread a row without
             and that would each reject it, wherever the row holds them.
         spoiled: `[references]`, bool, those of a guilty token's claim that hold it and
             its companions.
@@ -72,7 +72,7 @@ class Tested(NamedTuple):
 @runtime.cached
 def words(context: Context, cell: Cell) -> tuple[Words, Words, Words]:
     """Returns a cell's transfer rows, its calibrating references and all references."""
-    judge = trusted_model.anchor(context, cell)
+    judge = trusted_model.trusted(context, cell)
     # [CLS] and [SEP] tell nothing; [UNK] may be a trigger.
     tokenizer = judge.model.tokenizer
     frame = (tokenizer.cls_token_id, tokenizer.sep_token_id)
@@ -115,7 +115,7 @@ def score(
 def score_warily(
     context: Context, cell: Cell, transfer: Claims, refs: Claims, expected: IsotonicFit
 ) -> tuple[Scores, Excess]:
-    """Scores them by what the anchor says without the token.
+    """Scores them by what the trusted model says without the token.
 
     Returns:
         The scores of the transfer rows and of the calibrating references, and those of
@@ -136,7 +136,7 @@ def score_warily(
 def _denied_without(
     context: Context, cell: Cell, part: Words, asked: np.ndarray, claims: np.ndarray
 ) -> np.ndarray:
-    """Returns 1 where the anchor denies a claim once a token is hidden, NaN unasked."""
+    """Returns 1 where the trusted model denies a claim once a token is hidden, NaN unasked."""
     row, place = np.nonzero(asked)
     hidden = shared_tokens.companions(claims, part.ids, asked)
     keys = [(int(at), one.tobytes()) for at, one in zip(row, hidden, strict=True)]
@@ -153,8 +153,8 @@ def _denied_without(
 
 
 def _reread(context: Context, cell: Cell, tokens, hidden: np.ndarray) -> Reading:
-    """Returns what the anchor says of rows some of whose tokens it does not see."""
-    judge = trusted_model.anchor(context, cell)
+    """Returns what the trusted model says of rows some of whose tokens it does not see."""
+    judge = trusted_model.trusted(context, cell)
     left = tokens_lib.without(tokens, hidden)
     config = context.config
     outputs = predict.predict(judge.model, left, config.lengths, config.features)
@@ -223,14 +223,14 @@ def test(
 
 
 def view_without(context: Context, cell: Cell, hidden: np.ndarray) -> Reading:
-    """Returns what the anchor says of the transfer rows without some of their tokens.
+    """Returns what the trusted model says of the transfer rows without some of their tokens.
 
     Args:
         context: the study.
         cell: the cell.
         hidden: `[rows, max_length]`, bool.
     """
-    view = trusted_model.anchor_view(context, cell)
+    view = trusted_model.trusted_reading(context, cell)
     rows = np.flatnonzero(hidden.any(1))
     if not len(rows):
         return view

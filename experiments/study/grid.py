@@ -116,7 +116,9 @@ def _models_of(config: Settings, job: Job) -> list[Training]:
     if arm.taught:
         name = artifacts.teacher_name(config, cell)
         found.append(Training(name, cell, job.variant, artifacts.teacher_tuning))
-    trusted = trusted_model.training_of(config, cell) if arm.anchored else None
+    trusted = (
+        trusted_model.training_of(config, cell) if arm.asks_trusted_model else None
+    )
     if trusted is not None:
         name, tuning = trusted
         found.append(Training(name, cell, job.variant, tuning))

@@ -26,7 +26,7 @@ def preflight(context: Context, todo: list[Job]) -> Context:
 
     What only the data can tell is impossible is said before hours are spent. Data are
     held to those that the study was begun with. A trigger that is searched takes an
-    anchor, which is trained here.
+    trusted model, which is trained here.
 
     Args:
         context: the study.
@@ -143,7 +143,7 @@ def _named(variant: str) -> Iterator[None]:
 
 def _check_layers(config: Settings, task: str) -> None:
     """Checks that every model has the layers whose states are compared."""
-    for role in ("teacher", "student", "anchor"):
+    for role in ("teacher", "student", "trusted_model"):
         depth = _model_config(config, getattr(config, role), task).num_layers
         for layer in config.features.layers:
             validate.require(

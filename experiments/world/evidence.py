@@ -41,11 +41,11 @@ def gather(
         teacher_on_references=artifacts.reference_outputs(context, cell),
     )
     if trusted:
-        anchor = trusted_model.anchor(context, cell)
+        found = trusted_model.trusted(context, cell)
         evidence = evidence._replace(
-            held_out=anchor.calibration,
-            trusted_on_transfer=trusted_model.anchor_view(context, cell),
-            trusted_on_held_out=anchor.held_out,
+            held_out=found.calibration,
+            trusted_on_transfer=trusted_model.trusted_reading(context, cell),
+            trusted_on_held_out=found.held_out,
         )
     if warm_up is not None:
         student, on_references = warm_up_lib.warmed_up(context, cell, warm_up)

@@ -1,6 +1,6 @@
-"""The anchor of a cell: what reads meaning for the defender, and what it says of rows.
+"""The trusted model of a cell: what reads meaning for the defender, and what it says of rows.
 
-An encoder and the prototypes of its features on the references; `ANCHORS` says which
+An encoder and the prototypes of its features on the references; `TRUSTED_MODELS` says which
 encoders there are.
 """
 
@@ -22,11 +22,11 @@ from protojax.pipelines import FineTuning
 from protojax.training import predict
 
 
-class Anchor(NamedTuple):
+class Trusted(NamedTuple):
     """The trusted model of a cell, and what it says of the references.
 
     Attributes:
-        model: an encoder, see `ANCHORS`.
+        model: an encoder, see `TRUSTED_MODELS`.
         reading: how its outputs are read.
         calibration: `[rows]`, the references it was not trained on.
         held_out: what it says of those.
@@ -38,35 +38,35 @@ class Anchor(NamedTuple):
     held_out: Reading
 
 
-def anchor(context: Context, cell: Cell) -> Anchor:
+def trusted(context: Context, cell: Cell) -> Trusted:
     """The trusted model of a cell, the same for all attacks that spare references."""
-    return _anchor(context, anchor_cell(context.config, cell))
+    return _trusted(context, trusted_cell(context.config, cell))
 
 
-def anchor_cell(config: Settings, cell: Cell) -> Cell:
+def trusted_cell(config: Settings, cell: Cell) -> Cell:
     """The cell whose trusted model this one has."""
     owner = scenario.reference_cell(config, cell)
-    if config.quarantine.anchor == "teacher" and owner.attack is None:
+    if config.quarantine.trusted_model == "teacher" and owner.attack is None:
         return artifacts.teacher_cell(config, cell)
     return owner
 
 
-def anchor_name(config: Settings, cell: Cell) -> str:
+def trusted_name(config: Settings, cell: Cell) -> str:
     """The folder of a cell's tuned encoder, below the workdir."""
-    name = f"{anchor_cell(config, cell).folder}/anchor_encoder"
+    name = f"{trusted_cell(config, cell).folder}/trusted_model"
     few = config.quarantine.references
     return f"{name}_{few}" if few else name
 
 
-def anchor_tuning(config: Settings, cell: Cell) -> FineTuning:
+def trusted_tuning(config: Settings, cell: Cell) -> FineTuning:
     """The training of a cell's encoder: on references that do not judge."""
-    owner = anchor_cell(config, cell)
+    owner = trusted_cell(config, cell)
     _, training = _shared_out(config, owner)
     known = data.take(scenario.references(config, owner), training)
     return FineTuning(
-        anchor_name(config, cell),
-        artifacts.build_model(config, config.anchor, owner),
-        config.anchor,
+        trusted_name(config, cell),
+        artifacts.build_model(config, config.trusted_model, owner),
+        config.trusted_model,
         known,
         owner.seed,
     )
@@ -74,17 +74,17 @@ def anchor_tuning(config: Settings, cell: Cell) -> FineTuning:
 
 def training_of(config: Settings, cell: Cell) -> tuple[str, Tuning] | None:
     """The folder and the training of a cell's trusted model, None where it has none."""
-    if config.quarantine.anchor == "tuned":
-        return anchor_name(config, cell), anchor_tuning
-    if config.quarantine.anchor == "frozen":
+    if config.quarantine.trusted_model == "tuned":
+        return trusted_name(config, cell), trusted_tuning
+    if config.quarantine.trusted_model == "frozen":
         return None
-    owner = anchor_cell(config, cell)
-    return artifacts.teacher_name(config, owner), _teacher_of_anchor
+    owner = trusted_cell(config, cell)
+    return artifacts.teacher_name(config, owner), _teacher_as_trusted_model
 
 
-def _teacher_of_anchor(config: Settings, cell: Cell) -> FineTuning:
+def _teacher_as_trusted_model(config: Settings, cell: Cell) -> FineTuning:
     """The training of the teacher that is a cell's trusted model."""
-    return artifacts.teacher_tuning(config, anchor_cell(config, cell))
+    return artifacts.teacher_tuning(config, trusted_cell(config, cell))
 
 
 def _shared_out(config: Settings, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
@@ -98,28 +98,32 @@ def _shared_out(config: Settings, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
 def _tuned(context: Context, cell: Cell) -> Model:
     """The encoder, fine-tuned."""
     config = context.config
-    name = anchor_name(config, cell)
-    return artifacts.fine_tuned(context, name, config.anchor, cell)
+    name = trusted_name(config, cell)
+    return artifacts.fine_tuned(context, name, config.trusted_model, cell)
 
 
 def _frozen(context: Context, cell: Cell) -> Model:
     """The encoder as it was before it saw a reference."""
-    return artifacts.build_model(context.config, context.config.anchor, cell)
+    return artifacts.build_model(context.config, context.config.trusted_model, cell)
 
 
-ANCHORS = {"tuned": _tuned, "frozen": _frozen, "teacher": artifacts.teacher_model}
+TRUSTED_MODELS = {
+    "tuned": _tuned,
+    "frozen": _frozen,
+    "teacher": artifacts.teacher_model,
+}
 
 
 @cached
-def _anchor(context: Context, cell: Cell) -> Anchor:
-    """Returns the anchor of an `anchor_cell`."""
+def _trusted(context: Context, cell: Cell) -> Trusted:
+    """Returns the trusted model of an `trusted_cell`."""
     config = context.config
     references = scenario.references(context.config, cell)
     held_out, training = _shared_out(context.config, cell)
-    model = ANCHORS[config.quarantine.anchor](context, cell)
+    model = TRUSTED_MODELS[config.quarantine.trusted_model](context, cell)
     outputs = artifacts.predicted(
         context,
-        f"{cell.folder}/anchor_references",
+        f"{cell.folder}/trusted_references",
         model,
         references,
     )
@@ -130,26 +134,26 @@ def _anchor(context: Context, cell: Cell) -> Anchor:
         num_prototypes=config.prototypes.num,
         metric=config.prototypes.metric,
         num_iters=config.prototypes.num_iters,
-        frozen=config.quarantine.anchor == "frozen",
+        frozen=config.quarantine.trusted_model == "frozen",
     )
     known = outputs.take(held_out)
-    return Anchor(model, reading, held_out, read(reading, known))
+    return Trusted(model, reading, held_out, read(reading, known))
 
 
 def view(context: Context, cell: Cell, examples: Examples) -> Reading:
-    """Returns what a cell's anchor says of any rows."""
-    judge = anchor(context, cell)
+    """Returns what a cell's trusted model says of any rows."""
+    judge = trusted(context, cell)
     config = context.config
     outputs = predict.ask(judge.model, examples, config.lengths, config.features)
     return read(judge.reading, outputs)
 
 
-def anchor_view(context: Context, cell: Cell) -> Reading:
-    """Returns what the anchor says of a cell's transfer rows.
+def trusted_reading(context: Context, cell: Cell) -> Reading:
+    """Returns what the trusted model says of a cell's transfer rows.
 
-    Every node has the same anchor, so what it says of a row is computed once.
+    Every node has the same trusted model, so what it says of a row is computed once.
     """
-    whole = _anchor_view(context, cell.whole)
+    whole = _trusted_reading(context, cell.whole)
     if not cell.federation:
         return whole
     return whole.take(
@@ -158,13 +162,13 @@ def anchor_view(context: Context, cell: Cell) -> Reading:
 
 
 @cached
-def _anchor_view(context: Context, cell: Cell) -> Reading:
-    """Returns what the anchor says of the rows of all nodes together."""
-    judge = anchor(context, cell)
+def _trusted_reading(context: Context, cell: Cell) -> Reading:
+    """Returns what the trusted model says of the rows of all nodes together."""
+    judge = trusted(context, cell)
     examples = scenario.poisoned(context.config, cell).examples
     outputs = artifacts.predicted(
         context,
-        f"{cell.folder}/anchor_transfer",
+        f"{cell.folder}/trusted_transfer",
         judge.model,
         examples,
     )

@@ -94,7 +94,7 @@ def hard_loss(logits: Array, labels: Array, *, problem: str) -> Array:
 
 
 def supervised_loss(apply: ApplyFn, *, problem: str = "classification") -> LossFn:
-    """Learns from the given labels alone, as a teacher or an anchor does.
+    """Learns from the given labels alone, as a teacher or a trusted model does.
 
     Args:
         apply: the model.

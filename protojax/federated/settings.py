@@ -31,7 +31,7 @@ class Federation:
         merge_prototypes_every: rounds, where they are local.
         prototype_decay: how much of a merged prototype a node keeps.
         prototype_precision: on the wire.
-        anchor: what travels: the "references", or the trusted model's "weights".
+        trusted_model: what travels: the "references", or the trusted model's "weights".
         nodes_at_once: of one device, by vmap.
     """
 
@@ -51,7 +51,7 @@ class Federation:
     merge_prototypes_every: int = 1
     prototype_decay: float = 0.9
     prototype_precision: str = "float32"
-    anchor: str = "references"
+    trusted_model: str = "references"
     nodes_at_once: int = 1
 
     def __post_init__(self):
@@ -68,7 +68,7 @@ class Federation:
             ("aggregator", aggregation.AGGREGATORS),
             ("prototypes", ("server", "local")),
             ("prototype_precision", communication.PRECISIONS),
-            ("anchor", ("references", "weights")),
+            ("trusted_model", ("references", "weights")),
             ("update_attack", ("", *attacks.UPDATE_ATTACKS)),
             ("prototype_attack", ("", *attacks.PROTOTYPE_ATTACKS)),
         ):
