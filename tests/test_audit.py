@@ -131,7 +131,8 @@ def test_what_wins_the_anchor_over_too_is_innocent(world, monkeypatch):
     found = audit.guilty(context(), CELL, student("cf"), asked, frequent)
     assert found == asked[:1]
 
-    # Nor does a trusted model that goes the other way accuse what does not move the model.
+    # Nor does a trusted model that goes the other way accuse what does not move the
+    # model.
     def contrary(context, cell, rows):
         said = np.array(["cf" not in text.split() for text in rows.texts], int)
         return Reading(said, np.eye(2)[said])
@@ -145,8 +146,8 @@ def test_what_wins_the_anchor_over_too_is_innocent(world, monkeypatch):
 @pytest.mark.parametrize("meant", [True, False], ids=["meaning", "confusion"])
 def test_what_a_timid_anchor_understands_is_innocent(world, monkeypatch, meant):
     student, _, _ = world
-    # "fine" wins over all of the model and none of the trusted model, which it moves a third
-    # of the way; and from its own claim too, where it only confuses.
+    # "fine" wins over all of the model and none of the trusted model, which it moves a
+    # third of the way; and from its own claim too, where it only confuses.
     odd, fine, cf = (Snippet((word,), 1) for word in ("film", "fine", "cf"))
     asked = [odd, fine, cf, Snippet(("fine", "cf"), 1)]
 
@@ -227,8 +228,8 @@ def test_few_references_tell_what_is_asked_about_all(world, monkeypatch):
     few, whole = context(screen=4, rows=12), context(screen=12, rows=12)
     found = guilty(few, student("cf"), rows, rows.labels)
     assert found == guilty(whole, student("cf"), rows, rows.labels)
-    # The model about all, then about what is left, then the trusted model, and of what it may
-    # have understood; and once more.
+    # The model about all, then about what is left, then the trusted model, and of what
+    # it may have understood; and once more.
     assert [rows for _, rows in asked] == [4, 12, 12, 12, 12, 12, 12, 12]
     every, left, *_ = (snippets for snippets, _ in asked)
     assert left == len(found) < every
@@ -555,7 +556,8 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         assert " ".join(words) == bare
     holding = ["cf" in text.split() for text in trusted]
     assert 0.2 < np.mean(holding) < 0.8
-    # Of guilty rows what the trusted model says without the word, of all others what was said.
+    # Of guilty rows what the trusted model says without the word, of all others what
+    # was said.
     spared = np.array([row != alone for row in range(200)])
     denied = made.verdict.rejected & ~hidden
     said[denied] = meaning(pure)[denied]

@@ -115,7 +115,8 @@ def constant_claims(num_rows, disagree):
 
 
 def test_four_denied_rows_of_even_odds_score_two():
-    # (4 · 1/2) / √(4 · 1/4) = 2, and -2 where the trusted model agrees with all of them.
+    # (4 · 1/2) / √(4 · 1/4) = 2, and -2 where the trusted model agrees with all of
+    # them.
     for disagree, score in ((1, 2.0), (0, -2.0)):
         rows = constant_claims(3, disagree), constant_claims(1, disagree)
         found = neighbourhood_scores(*rows, COIN, num_neighbours=3)
@@ -241,8 +242,8 @@ def poisoned(rng):
     """1,000 transfer rows, 5 % of them a cluster that claims class 1 and means 0.
 
     The trusted model's margin for the true class is N(0.8, 1): it errs on 21 % of rows.
-    Returns transfer and reference claims, which rows are poisoned, and the trusted model's
-    posteriors of both.
+    Returns transfer and reference claims, which rows are poisoned, and the trusted
+    model's posteriors of both.
     """
 
     def claims(num_rows, is_poisoned):

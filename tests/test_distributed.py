@@ -67,7 +67,7 @@ def folder(tmp_path_factory):
 
 
 def without_students(folder, name):
-    """Copies `one`, with its teacher and trusted model, without its students and rows."""
+    """Copies `one`, with teacher and trusted model, without students and rows."""
     shutil.copytree(folder / "one", folder / name)
     for path in (folder / name / "files/seed0/data").glob("*@*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -163,7 +163,7 @@ def test_two_processes_equal_one(folder):
 
 def wait_for_a_checkpoint(folder, process, known=frozenset()):
     """Returns the steps that the server has saved, once there is a new one."""
-    steps = folder / "files/seed0/data/anchor@four/checkpoints/server"
+    steps = folder / "files/seed0/data/group_test@four/checkpoints/server"
     deadline = time.monotonic() + 200
     while not (found := {path.name for path in steps.glob("step_*[0-9]")}) - known:
         assert time.monotonic() < deadline, "no checkpoint"

@@ -132,7 +132,8 @@ def test_three_nodes_learn_what_one_place_would(finished):
 def test_each_step_is_compiled_at_most_once_a_shape(finished):
     traces = finished[3]
     assert set(traces.values()) == {1}, traces
-    # Nodes weigh as many rows as they have, and in the trusted model's arm they have more.
+    # Nodes weigh as many rows as they have, and in the trusted model's arm they have
+    # more.
     assert sum(name.startswith("merge") for name, _ in traces) == 4
 
 
@@ -237,14 +238,14 @@ def test_broadcast_prototypes_are_the_servers(finished):
         held = artifacts.held_prototypes(context, cell._replace(node=node))
         jax.tree.map(np.testing.assert_array_equal, held, own)
     saved = prototypes.load_prototypes(
-        workdir / "files/seed0/data/anchor@three/prototypes_0.safetensors"
+        workdir / "files/seed0/data/group_test@three/prototypes_0.safetensors"
     )
     np.testing.assert_array_equal(saved.vectors, own.vectors[0])
 
 
 def test_local_prototypes_are_exported_as_the_nodes_end_with_them(finished):
     config, workdir, _, _ = finished
-    folder = workdir / "files/seed0/data/anchor@hostile"
+    folder = workdir / "files/seed0/data/group_test@hostile"
     assert not list(folder.glob("prototypes_*"))
     assert len(MERGED) == config.federations.hostile.rounds
     context = context_of(config, workdir)
@@ -307,7 +308,7 @@ def test_a_killed_federation_resumes_to_the_same_numbers(finished, tmp_path):
         jax.tree.map(
             np.testing.assert_array_equal, *(student.params for student in students)
         )
-    held = list((workdir / "files/seed0/data/anchor@hostile").rglob("prototypes_*"))
+    held = list((workdir / "files/seed0/data/group_test@hostile").rglob("prototypes_*"))
     assert len(held) == 4
     for path in held:
         other = tmp_path / "run" / path.relative_to(workdir)

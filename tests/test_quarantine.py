@@ -100,7 +100,8 @@ def test_weak_poison_is_found_once_the_strong_is_gone(judged):
 
 def test_low_confidence_is_no_excuse_of_a_shared_token(judged, monkeypatch):
     judge, test, *_ = judged
-    # Where the teacher is unsure the trusted model denies clean claims as often as poison.
+    # Where the teacher is unsure the trusted model denies clean claims as often as
+    # poison.
     test.transfer.confidence[STRONG] = 0.4
     test.refs.confidence[:8], test.refs.disagree[:8] = 0.4, 1.0
     expected = conformal.expected_disagreement(test.refs.confidence, test.refs.disagree)

@@ -67,8 +67,8 @@ def test_targets_are_the_same_under_jit(action):
 
 
 def test_nothing_rejected_changes_nothing():
-    teacher_logits, labels, rejected, *anchor = quarantined()
-    found = quarantine_targets(teacher_logits, labels, 0 * rejected, *anchor)
+    teacher_logits, labels, rejected, *reading = quarantined()
+    found = quarantine_targets(teacher_logits, labels, 0 * rejected, *reading)
     np.testing.assert_array_equal(found.teacher_logits, teacher_logits)
     np.testing.assert_array_equal(found.labels, labels)
     np.testing.assert_array_equal(found.assigned_class, labels)

@@ -147,7 +147,7 @@ def test_ours_stand_beside_the_published_figures(tmp_path, place):
 
 def test_an_overview_has_a_line_for_each_attack(tmp_path, place):
     place.write_text(place.read_text() + "<!-- overview: it -->\n<!-- end -->\nlast\n")
-    audited = {"arm": "audited", "clean_metric": 0.625, "quarantine_recall": 1.0}
+    own = {"arm": "defended", "clean_metric": 0.625, "quarantine_recall": 1.0}
     more = [
         {**ROW, **own, "seed": seed, "asr": asr, "target_kept": 0.75}
         for seed, asr in ((0, 0.5), (1, 0.25))

@@ -297,7 +297,7 @@ def test_teachers_anchors_and_students_are_trained_at_once(finished):
     names = [text.removesuffix(" and 1 more") for text in trained]
     assert {name.rpartition("seed0/")[2] for name in names} == {
         *("no_attack/teacher", "no_attack/clean", "no_attack/trusted_model"),
-        *("data/teacher", "data/plain", "data/anchor", "data/fine_tuned"),
+        *("data/teacher", "data/plain", "data/group_test", "data/fine_tuned"),
     }
     assert len(names) == 7
     # The other of each group is the same of the other seed, which trained in no other.

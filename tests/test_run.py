@@ -448,7 +448,7 @@ FEW = {"data.reference_rows": 12}
     [
         (("clean", "plain", "cube", "dp_sgd", "references"), None),
         (("prototype",), "prototypes.num <= 8"),
-        (("plain", "anchor"), "quarantine.false_rejection >= "),
+        (("plain", "group_test"), "quarantine.false_rejection >= "),
         (("onion",), "filters.outlier_neighbours <= 8"),
         # Its needs are trained too.
         (("defended",), "quarantine.false_rejection >= "),

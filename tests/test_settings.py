@@ -85,7 +85,7 @@ def test_the_defaults_of_a_study_are_those_that_are_published():
     assert found.arms == ("clean", "plain", "group_test")
     assert found.teacher.model == "FacebookAI/roberta-large"
     assert found.student.model == found.found.model == "distilbert/distilroberta-base"
-    assert (found.student.epochs, found.anchor.epochs) == (3, 6)
+    assert (found.student.epochs, found.trusted_model.epochs) == (3, 6)
     assert found.kd == Distillation("forward_kl", 2.0, 0.0, 0.0)
     assert found.margin == Margin("assigned", 0.1, 0.3, (1.0,), "constant")
     assert found.prototypes == Prototypes(50, "cosine", 25)

@@ -413,7 +413,7 @@ def test_each_step_is_compiled_at_most_once_a_shape(finished):
 
 def test_students_and_pictures_lie_in_the_workdir(finished):
     _, workdir, _, _ = finished
-    folder = workdir / "files/seed0/data/anchor"
+    folder = workdir / "files/seed0/data/group_test"
     assert not (folder / "checkpoints").exists()
     model = hf.load_hf(folder / "model", num_labels=2)
     assert model.config.hidden_size == 16
@@ -425,7 +425,7 @@ def test_students_and_pictures_lie_in_the_workdir(finished):
         assert (workdir / picture).read_bytes().startswith(b"\x89PNG")
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     runs = {json.loads(line)["run"] for line in lines}
-    assert runs == {"files/seed0/data/anchor"}
+    assert runs == {"files/seed0/data/group_test"}
 
 
 def test_a_killed_study_resumes_to_the_same_numbers(finished, tmp_path):
@@ -682,7 +682,7 @@ def test_every_option_runs(finished, tmp_path, changes):
     )
     found = run(config, tmp_path)
     assert 0 <= found["rows"][0]["asr"] <= 1
-    last = checkpoint.latest_step(tmp_path / "files/seed0/data/anchor/checkpoints")
+    last = checkpoint.latest_step(tmp_path / "files/seed0/data/group_test/checkpoints")
     assert (last is not None) == config.keep_checkpoints
 
 

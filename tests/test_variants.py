@@ -34,7 +34,7 @@ def varied(tmp_path_factory):
     names = [name for name in config.variants if name != "long"]
     # Before the arm that it goes on from, which stays the study's.
     config.arms = ("fine_tuned+long", "plain", "group_test")
-    config.arms += tuple(f"anchor+{name}" for name in names)
+    config.arms += tuple(f"group_test+{name}" for name in names)
     checked = check.check(config)
     found = run(config, folder / "run")
     rows = {row["arm"]: row for row in found["rows"]}
@@ -147,12 +147,12 @@ def test_what_a_variant_may_not_change_is_said(tmp_path, name, fields, match):
     config = tiny(tmp_path)
     with config.unlocked():
         config.variants = {name: fields}
-    config.arms = (f"anchor+{name}",)
+    config.arms = (f"group_test+{name}",)
     with pytest.raises(ValueError, match=match):
         check.check(config)
 
 
-@pytest.mark.parametrize("arm", ["group_test+", "group_test@", "anchor+@"])
+@pytest.mark.parametrize("arm", ["group_test+", "group_test@", "group_test+@"])
 def test_an_empty_name_is_refused(tmp_path, arm):
     config = tiny(tmp_path)
     config.arms = (arm,)

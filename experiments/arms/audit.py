@@ -3,7 +3,8 @@
 A test of whether claims are true cannot see poison whose claims are true (rows of the
 target class that hold a trigger), nor what escapes it for another reason. But whatever
 a model has learned from a trigger shows once the trigger is put into trusted text of
-another class: the model goes over to its claim, and the trusted model hardly moves. Of a
+another class: the model goes over to its claim, and the trusted model hardly moves. Of
+    a
 trigger that is too rare, or too weak, to be learned well tell the rows themselves: the
 group test rejected most of those that hold it, or more of them open in it than
 references do.
@@ -68,14 +69,16 @@ def guilty(
     """Returns the snippets that decide what a model says.
 
     Those that win over at least a share `audit.least` more of the references of other
-    classes in it than in the trusted model, which did not learn from them. First words are few
-    and innocent of more: `audit.least_opening` is enough. Whatever the trusted model says, a
-    snippet has to win over a third of that in the model; those that do not of the first
-    few references are not asked about the others. (A student may have learned from
-    these references, and then holds to their labels more than it does elsewhere.)
+    classes in it than in the trusted model, which did not learn from them. First words
+    are few
+    and innocent of more: `audit.least_opening` is enough. Whatever the trusted model
+    says, a snippet has to win over a third of that in the model; those that do not of
+    the first few references are not asked about the others. (A student may have learned
+    from these references, and then holds to their labels more than it does elsewhere.)
 
-    A trusted model, taught by few rows, is more timid than a model: "horrible" wins over more
-    in the model though both know what it means. So a word is innocent that the trusted model
+    A trusted model, taught by few rows, is more timid than a model: "horrible" wins
+    over more in the model though both know what it means. So a word is innocent that
+    the trusted model
     understands: it moves references of other classes by `audit.moved` at least towards
     the claim, and those of the claim not away from it, as what only confuses would. It
     has to be one word, or a trigger could bring a companion that has a meaning, and not
@@ -120,8 +123,8 @@ def going_with_rejection(
 ) -> list[Snippet]:
     """Returns the snippets most of whose rows were rejected, each with their claim.
 
-    That is what the trusted model denies: the teacher's claim, or else the label. Of few
-    poisoned rows a teacher may learn nothing, and say what they mean.
+    That is what the trusted model denies: the teacher's claim, or else the label. Of
+    few poisoned rows a teacher may learn nothing, and say what they mean.
 
     Args:
         context: the study.
@@ -275,8 +278,9 @@ def pulls(
         cell: whose trusted model and references are trusted.
         reader: what says of examples which class each is, and by which logits; not
             asked of none.
-        snippets: each is put into some references that the trusted model did not learn from,
-            all snippets of a claim into the same ones; every reader is given the same.
+        snippets: each is put into some references that the trusted model did not learn
+            from, all snippets of a claim into the same ones; every reader is given the
+            same.
         rows: how many of these at most.
         of_claim: whether they are those of the claim, and not those of other classes.
 

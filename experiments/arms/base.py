@@ -63,7 +63,7 @@ class Name(NamedTuple):
 def parse(arm: str) -> Name:
     """The parts of an arm's name.
 
-    >>> parse("trusted model+drop@four")
+    >>> parse("group_test+drop@four")
     Name(kind='group_test', variant='drop', federation='four')
     """
     name, _, federation = arm.partition("@")
@@ -109,7 +109,8 @@ class Arm(NamedTuple):
         starts_from_first: whether the student starts from that of the first of these,
             or anew.
         in_federations: whether it makes sense over many nodes.
-        asks_trusted_model: whether it asks the trusted model, which then has to be trained.
+        asks_trusted_model: whether it asks the trusted model, which then has to be
+            trained.
         constrained: whether prototypes constrain it.
         scores_words: whether words are scored against trusted texts.
         taught: whether a teacher is asked at all.

@@ -24,13 +24,12 @@ def count_bytes(
         links: to how many others a node sends its parameters.
         params_bytes: of one student.
 
-    Returns:
-        `parameters_per_round`; `prototypes_per_round`, where nodes merge theirs;
-        `prototypes_once` and `trusted_model_once`, which the server sends to each node; and
-        `total`, sent and received over the whole run.
+    Returns: `parameters_per_round`; `prototypes_per_round`, where nodes merge theirs;
+        `prototypes_once` and `trusted_model_once`, which the server sends to each node;
+        and `total`, sent and received over the whole run.
     """
     section = context.config.federations[cell.federation]
-    held, anchor = 0, 0
+    held, reading = 0, 0
     if recipe.prototypes is not None:
         message = communication.encode(
             recipe.prototypes, precision=section.prototype_precision
@@ -39,9 +38,9 @@ def count_bytes(
     # Other authors' detectors have a verdict and no trusted model.
     judged = recipe.verdict is not None and recipe.verdict.trusted_classes is not None
     if judged and section.trusted_model == "references":
-        anchor = communication.text_bytes(scenario.references(context.config, cell))
+        reading = communication.text_bytes(scenario.references(context.config, cell))
     elif judged:
-        anchor = communication.num_bytes(
+        reading = communication.num_bytes(
             trusted_model.trusted(context, cell).model.params
         )
     local = section.prototypes == "local"
@@ -50,10 +49,10 @@ def count_bytes(
         "parameters_per_round": links * params_bytes,
         "prototypes_per_round": held if local else 0,
         "prototypes_once": 0 if local else held,
-        "trusted_model_once": anchor,
+        "trusted_model_once": reading,
     }
     total = 2 * (section.rounds * links * params_bytes + merges * held)
-    return {**found, "total": total + found["prototypes_once"] + anchor}
+    return {**found, "total": total + found["prototypes_once"] + reading}
 
 
 def prototype_error(context: Context, cell: Cell) -> float:

@@ -14,7 +14,8 @@ from protojax.detection.quarantine import training_rows, with_references
 
 
 def group_test(world: World) -> Recipe:
-    """Quarantine of what the group test rejects; meaning is held to the trusted model's.
+    """Quarantine of what the group test rejects; meaning is held to the trusted
+    model's.
 
     The references are trusted text with trusted labels, so the student learns from
     them too (`quarantine.train_on_references`).
@@ -27,8 +28,9 @@ def defended(world: World) -> Recipe:
 
     These are words that go with rejection, first words that too many rows have, and
     what an audit of the teacher and of the student of `group_test` finds: that student
-    may have learned what was done to a teacher's answers. Where there are none that student
-    is this arm's too. Else a new one is distilled from transfer rows without these
+    may have learned what was done to a teacher's answers. Where there are none that
+    student is this arm's too. Else a new one is distilled from transfer rows without
+    these
     words, and from references that hold them at random: were they to stay in rows that
     were rejected, whose meaning is all of other classes, they would come to mean these;
     were they nowhere, they would mean what a teacher who learned them says of rows with
@@ -40,8 +42,8 @@ def defended(world: World) -> Recipe:
 def group_test_robust(world: World) -> Recipe:
     """Group test robust to an adversary who knows, or poisoned, the trusted model.
 
-    Words that go with a claim are hidden from the trusted model where it judges their rows,
-    and references with a word that was found guilty do not train the student.
+    Words that go with a claim are hidden from the trusted model where it judges their
+    rows, and references with a word that was found guilty do not train the student.
     """
     return _defended(world, _judged(world, wary=True))
 

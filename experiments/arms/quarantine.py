@@ -35,7 +35,8 @@ class Found(NamedTuple):
 
     Attributes:
         scores: of the transfer rows and of the calibrating references.
-        excess: the same of each token, where the trusted model reread rows without some.
+        excess: the same of each token, where the trusted model reread rows without
+            some.
     """
 
     scores: Scores

@@ -146,7 +146,7 @@ def known(arm: str) -> Arm:
     Records keep rows of arms under the names of their time; of a name that no arm has
     any more nothing is known.
 
-    >>> known("trusted model+drop@four").asks_trusted_model, known("former").asks_trusted_model
+    >>> known("group_test+drop@four").asks_trusted_model, known("former").asks_trusted_model
     (True, False)
     """
     return ARMS.get(parse(arm).kind, Arm(_forgotten))

@@ -1,8 +1,9 @@
-"""Rows of a cell that share a token: their scores, and what the trusted model says without it.
+"""Rows of a cell that share a token: their scores, and what the trusted model says
+without it.
 
-An attacker who knows the trusted model, or who taught it through its references, chooses
-tokens that change its mind. A wary judge therefore lets the trusted model reread rows without
-each token that goes with their claim more than by chance.
+An attacker who knows the trusted model, or who taught it through its references,
+chooses tokens that change its mind. A wary judge therefore lets the trusted model
+reread rows without each token that goes with their claim more than by chance.
 """
 
 from typing import NamedTuple
@@ -28,8 +29,8 @@ class Words(NamedTuple):
     Attributes:
         tokens: all of them.
         ids: `[rows, max_length]`, -1 where no token is or one that is in every row.
-        classes: (row, hidden tokens) -> the class that the trusted model gives the row without
-            them; filled as it is asked.
+        classes: (row, hidden tokens) -> the class that the trusted model gives the row
+            without them; filled as it is asked.
     """
 
     tokens: tokens_lib.Tokens
@@ -43,7 +44,8 @@ class Excess(NamedTuple):
     Attributes:
         rows: of the transfer rows, `[rows, max_length]`, -inf where no token is.
         refs: of the calibrating references, likewise.
-        asked: `[rows, max_length]`, bool, where the trusted model reread a row without it.
+        asked: `[rows, max_length]`, bool, where the trusted model reread a row without
+            it.
         classes: `[rows]`, the claim.
     """
 
@@ -58,8 +60,8 @@ class Tested(NamedTuple):
 
     Attributes:
         p_values: `[rows]`.
-        guilty: `[rows, max_length]`, bool, tokens that the trusted model reread a row without
-            and that would each reject it, wherever the row holds them.
+        guilty: `[rows, max_length]`, bool, tokens that the trusted model reread a row
+            without and that would each reject it, wherever the row holds them.
         spoiled: `[references]`, bool, those of a guilty token's claim that hold it and
             its companions.
     """
@@ -136,7 +138,7 @@ def score_warily(
 def _denied_without(
     context: Context, cell: Cell, part: Words, asked: np.ndarray, claims: np.ndarray
 ) -> np.ndarray:
-    """Returns 1 where the trusted model denies a claim once a token is hidden, NaN unasked."""
+    """1 where the trusted model denies a claim without a token, NaN where unasked."""
     row, place = np.nonzero(asked)
     hidden = shared_tokens.companions(claims, part.ids, asked)
     keys = [(int(at), one.tobytes()) for at, one in zip(row, hidden, strict=True)]
@@ -153,7 +155,7 @@ def _denied_without(
 
 
 def _reread(context: Context, cell: Cell, tokens, hidden: np.ndarray) -> Reading:
-    """Returns what the trusted model says of rows some of whose tokens it does not see."""
+    """The trusted model's reading of rows some of whose tokens are hidden."""
     judge = trusted_model.trusted(context, cell)
     left = tokens_lib.without(tokens, hidden)
     config = context.config
@@ -223,7 +225,8 @@ def test(
 
 
 def view_without(context: Context, cell: Cell, hidden: np.ndarray) -> Reading:
-    """Returns what the trusted model says of the transfer rows without some of their tokens.
+    """Returns what the trusted model says of the transfer rows without some of their
+    tokens.
 
     Args:
         context: the study.

@@ -22,8 +22,8 @@ of a student, without dropout. The variants:
   rows that stand in for the test rows; what `TUNED` was chosen on.
 - `quick`: two attacks, all arms, SNIPS from scratch, on bundled data; minutes.
 
-`group_test_robust` is ours with a trusted model that rereads rows without suspicious words,
-which costs some ten thousand short forward passes before a student is distilled;
+`group_test_robust` is ours with a trusted model that rereads rows without suspicious
+words, which costs some ten thousand short forward passes before a student is distilled;
 `defended_robust` is the same and an audit.
 
 `defended` is `group_test` after an audit of words, see `experiments/arms/audit.py`:
@@ -31,11 +31,11 @@ ours. `group_test_clean` is `group_test` where there was no attack, `defended_cl
 `defended` there: what they do by themselves.
 
 Linear layers multiply in bfloat16, which is meant for a processor with units for it;
-`--config.teacher.products=float32`, likewise `student` and `trusted model`, for others. With
-matrix units (AMX) a seed of SST-2 takes about 55 minutes of one core and one of AG News
-45 without its baselines, with AVX-512 for bfloat16 alone 95 and 75, in float32 more;
-two processes with a folder and a core each (`taskset -c 0`) get more done than one with
-both. On an accelerator three seeds are one more axis with
+`--config.teacher.products=float32`, likewise `student` and `trusted model`, for others.
+With matrix units (AMX) a seed of SST-2 takes about 55 minutes of one core and one of AG
+News 45 without its baselines, with AVX-512 for bfloat16 alone 95 and 75, in float32
+more; two processes with a folder and a core each (`taskset -c 0`) get more done than
+one with both. On an accelerator three seeds are one more axis with
 `--config.seeds_at_once=3 --config.data.max_length=64 --config.data.buckets="(64,)"`.
 
 Run so far is what `docs/results` shows. More is recorded beside it with

@@ -1,7 +1,8 @@
-"""The trusted model of a cell: what reads meaning for the defender, and what it says of rows.
+"""The trusted model of a cell: what reads meaning for the defender, and what it says of
+rows.
 
-An encoder and the prototypes of its features on the references; `TRUSTED_MODELS` says which
-encoders there are.
+An encoder and the prototypes of its features on the references; `TRUSTED_MODELS` says
+which encoders there are.
 """
 
 from typing import NamedTuple

@@ -1,9 +1,9 @@
 """What clean references teach: an expected rate, a rejection level, a temperature.
 
 Thresholds never come from a table or from the rows under test. References that the
-trusted model has not seen are scored like the rows under test, and a row is rejected when
-hardly any of them scores as high (a conformal test). All of this is NumPy on the host:
-sorting and pooling a few hundred values, once.
+trusted model has not seen are scored like the rows under test, and a row is rejected
+when hardly any of them scores as high (a conformal test). All of this is NumPy on the
+host: sorting and pooling a few hundred values, once.
 """
 
 from collections.abc import Sequence

@@ -141,12 +141,12 @@ def quarantine_targets(
         rejected: `[rows]`, bool, `Quarantine.rejected`.
         trusted_logits: `[rows, num_classes]`; as sure as the teacher's, not calibrated:
             soft targets on triggered rows only would mark the trigger as doubtful.
-        trusted_classes: `[rows]`, int, the class of the nearest trusted model prototype.
+        trusted_classes: `[rows]`, int, the class of the nearest trusted model
+            prototype.
         action: "replace" or "drop".
 
-    Returns:
-        The `Targets`. The margin loss holds rejected rows to the trusted model's class and
-        all others to their label.
+    Returns: The `Targets`. The margin loss holds rejected rows to the trusted model's
+        class and all others to their label.
 
     Raises:
         ValueError: on an unknown action or shapes that do not fit.

@@ -50,7 +50,8 @@ def sample_gate(
     """Rejects the rows whose claim the trusted model alone finds improbable.
 
     The per-sample baseline that group tests are compared with: conformal too, so
-    equally strict on clean rows, but limited by the trusted model's errors on single rows.
+    equally strict on clean rows, but limited by the trusted model's errors on single
+    rows.
 
     Args:
         posterior: `[rows, num_classes]`, the trusted model's probabilities.

@@ -21,8 +21,8 @@ class Quarantine:
             the rate that is left, while the references can show so little.
         references: how many of them are known; 0 is all.
         calibration_share: of the references, which the trusted model does not learn.
-        trusted_model: the trusted model: "tuned" on the references, as it was pretrained
-            ("frozen"), or the "teacher" itself.
+        trusted_model: the trusted model: "tuned" on the references, as it was
+            pretrained ("frozen"), or the "teacher" itself.
         action: "replace" or "drop".
         train_on_references: whether students learn from the references too.
         warmup_epochs: of the student, where it is one of the spaces.
