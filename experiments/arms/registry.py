@@ -146,8 +146,8 @@ def known(arm: str) -> Arm:
     Records keep rows of arms under the names of their time; of a name that no arm has
     any more nothing is known.
 
-    >>> known("group_test+drop@four").asks_trusted_model, known("former").asks_trusted_model
-    (True, False)
+    >>> [known(arm).asks_trusted_model for arm in ("group_test+drop@four", "former")]
+    [True, False]
     """
     return ARMS.get(parse(arm).kind, Arm(_forgotten))
 
