@@ -61,7 +61,7 @@ class Federation:
             validate.positive(**{field: getattr(self, field)})
         bound = f"in 0..{self.nodes - 1}"
         validate.require(0 <= self.hostile < self.nodes, "hostile", self.hostile, bound)
-        validate.share(prototype_decay=self.prototype_decay)
+        validate.fraction(prototype_decay=self.prototype_decay)
         for field, known in (
             ("partition", partition.PARTITIONS),
             ("topology", ("server", "local", *gossip.TOPOLOGIES, "given")),
