@@ -186,7 +186,7 @@ def test_only_what_is_named_changes():
         ({"seeds": (1, 1)}, "Expected seeds without repetition"),
         ({"tasks": ()}, "Expected tasks not empty"),
         ({"arms": ["a", "a"]}, "Expected arms without repetition"),
-        ({"seeds_at_once": 0}, "Expected seeds_at_once > 0"),
+        ({"replicas": 0}, "Expected replicas > 0"),
         ({"checkpoint_every": 0}, "Expected checkpoint_every > 0"),
         ({"steps_per_dispatch": -1}, "Expected steps_per_dispatch > 0"),
         # Of another kind than the default's.

@@ -36,7 +36,7 @@ With matrix units (AMX) a seed of SST-2 takes about 55 minutes of one core and o
 News 45 without its baselines, with AVX-512 for bfloat16 alone 95 and 75, in float32
 more; two processes with a folder and a core each (`taskset -c 0`) get more done than
 one with both. On an accelerator three seeds are one more axis with
-`--config.seeds_at_once=3 --config.data.max_length=64 --config.data.buckets="(64,)"`.
+`--config.replicas=3 --config.data.max_length=64 --config.data.buckets="(64,)"`.
 
 Run so far is what `docs/results` shows. More is recorded beside it with
 `python -m experiments.reports.record robustness FOLDER --add --pictures`.

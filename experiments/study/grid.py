@@ -92,7 +92,7 @@ def trainings(config: Settings, todo: list[Job]) -> list[Training]:
     def add(job: Job) -> None:
         if job.student in found:
             return
-        seeds = replicas.seeds_beside(config.seeds, config.seeds_at_once, job.cell.seed)
+        seeds = replicas.seeds_beside(config.seeds, config.replicas, job.cell.seed)
         # Seeds that train side by side need what each of them needs.
         for seed in seeds:
             beside = job_of(config, job.cell._replace(seed=seed), job.arm)

@@ -59,9 +59,9 @@ def run(
     Returns:
         One dictionary per row of the grid, see `evaluate`.
     """
-    alone, found = not processes.are_several(), config.seeds_at_once
+    alone, found = not processes.are_several(), config.replicas
     bound = "1 with several processes"
-    validate.require(found == 1 or alone, "seeds_at_once", found, bound)
+    validate.require(found == 1 or alone, "replicas", found, bound)
     todo = _todo(config, workdir)
     with progress:
         context = Context(config, workdir, progress, progress.add_task("preparing"))
@@ -98,7 +98,7 @@ def train(context: Context, training: Training) -> None:
 def _todo(config: Settings, workdir: pathlib.Path) -> list[Job]:
     """The jobs whose rows are not written yet; seeds that train at once together."""
     left = [job for job in jobs(config) if not (workdir / job.row).exists()]
-    if config.seeds_at_once == 1:
+    if config.replicas == 1:
         return left
     found: dict[tuple, list[Job]] = {}
     for job in left:

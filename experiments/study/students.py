@@ -23,7 +23,7 @@ from protojax.training.trainer import Run
 
 # What is known of the training of a student that has no federation.
 _TRAINING = (
-    *("step_seconds", "step_rows", "seeds_at_once", "noise_multiplier"),
+    *("step_seconds", "step_rows", "replicas", "noise_multiplier"),
     "epsilon_nominal",
 )
 
@@ -74,7 +74,7 @@ def train(context: Context, job: Job) -> None:
         _keep(context, job, done, start)
         trainer.remove_checkpoints(context.around.store(job.student))
         return
-    seeds = replicas.seeds_beside(config.seeds, config.seeds_at_once, job.cell.seed)
+    seeds = replicas.seeds_beside(config.seeds, config.replicas, job.cell.seed)
     group = [job_of(config, job.cell._replace(seed=seed), job.arm) for seed in seeds]
     done = {one.student for one in group if folders(workdir, one)}
     made = []
@@ -93,7 +93,7 @@ def train(context: Context, job: Job) -> None:
     ended = replicas.train_all(
         [run for *_, run in made],
         context.around,
-        at_once=config.seeds_at_once,
+        at_once=config.replicas,
         done=done,
     )
     left = [part for part in made if part[0].student not in done]

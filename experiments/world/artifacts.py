@@ -123,9 +123,9 @@ def fine_tune(context: Context, tuning: Tuning, cell: Cell) -> None:
         cell: the cell.
     """
     config = context.config
-    seeds = replicas.seeds_beside(config.seeds, config.seeds_at_once, cell.seed)
+    seeds = replicas.seeds_beside(config.seeds, config.replicas, cell.seed)
     wanted = [tuning(config, cell._replace(seed=seed)) for seed in seeds]
-    at_once = config.seeds_at_once
+    at_once = config.replicas
     pipelines.fine_tune(wanted, context.workdir, context.around, at_once=at_once)
 
 
