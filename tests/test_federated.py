@@ -11,9 +11,9 @@ from experiments import runtime
 from experiments.arms import ARMS, communication_cost, federated
 from experiments.study import check
 from experiments.study.defaults import federation
-from experiments.world import artifacts, scenario
+from experiments.world import artifacts, scenarios
 from experiments.world.evidence import World
-from experiments.world.scenario import Cell
+from experiments.world.scenarios import Scenario
 from protojax import prototypes
 from protojax.federated import communication, node_checkpoint
 from protojax.models import hf
@@ -167,7 +167,7 @@ def test_traffic_is_that_of_the_arrays(finished):
     held = 4 * (24 * 4 + 4 + 4)
     assert ours["prototypes_once"] == held == rows["group_test@three"]["bytes_per_node"]
     context = context_of(config, workdir)
-    references = scenario.task_data(context.config, "files", 0).splits.references
+    references = scenarios.task_data(context.config, "files", 0).splits.references
     assert ours["trusted_model_once"] == communication.text_bytes(references)
     assert ours["total"] == plain["total"] + held + ours["trusted_model_once"]
     # Two neighbours hear what a node of a ring sends.
@@ -186,29 +186,29 @@ def test_traffic_is_that_of_the_arrays(finished):
 def test_hostile_nodes_hold_all_the_poison(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
-    cell = Cell("files", 0, "data", "hostile")
-    truth = scenario.poisoned(context.config, cell.whole).rows
-    dealt = scenario.node_rows(context.config, cell.clean)
-    parts = scenario.node_rows(context.config, cell)
+    scenario = Scenario("files", 0, "data", "hostile")
+    truth = scenarios.poisoned(context.config, scenario.whole).rows
+    dealt = scenarios.node_rows(context.config, scenario.clean)
+    parts = scenarios.node_rows(context.config, scenario)
     assert [len(rows) for rows in parts] == [len(rows) for rows in dealt]
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(truth)))
     found = [
-        int(scenario.poisoned(context.config, cell._replace(node=node)).rows.sum())
+        int(scenarios.poisoned(context.config, scenario._replace(node=node)).rows.sum())
         for node in range(4)
     ]
     assert found[:3] == [0, 0, 0]
     assert sum(found) == truth.sum() > 0
     # Without an attack nobody is given anything, and nobody is hostile.
     assert not federated.hostile_nodes(
-        context.config.federations["hostile"], cell.clean
+        context.config.federations["hostile"], scenario.clean
     ).any()
 
 
 def test_hostile_nodes_do_not_defend(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
-    cell = Cell("files", 0, "data", "hostile")
-    recipes = federated.node_recipes(context, cell, ARMS["group_test"])
+    scenario = Scenario("files", 0, "data", "hostile")
+    recipes = federated.node_recipes(context, scenario, ARMS["group_test"])
     assert [recipe.verdict is None for recipe in recipes] == [False] * 3 + [True]
     for recipe in recipes[3:]:
         np.testing.assert_array_equal(
@@ -221,9 +221,9 @@ def test_hostile_nodes_do_not_defend(finished):
 def test_nodes_share_the_references_out(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
-    cell = Cell("files", 0, "data", "three")
+    scenario = Scenario("files", 0, "data", "three")
     shares = [
-        scenario.own_references(context.config, cell._replace(node=node))
+        scenarios.own_references(context.config, scenario._replace(node=node))
         for node in range(3)
     ]
     np.testing.assert_array_equal(np.sort(np.concatenate(shares)), np.arange(80))
@@ -232,10 +232,10 @@ def test_nodes_share_the_references_out(finished):
 def test_broadcast_prototypes_are_the_servers(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
-    cell = Cell("files", 0, "data", "three")
-    own = artifacts.constraint_prototypes(context, cell.whole)
+    scenario = Scenario("files", 0, "data", "three")
+    own = artifacts.constraint_prototypes(context, scenario.whole)
     for node in range(3):
-        held = artifacts.held_prototypes(context, cell._replace(node=node))
+        held = artifacts.held_prototypes(context, scenario._replace(node=node))
         jax.tree.map(np.testing.assert_array_equal, held, own)
     saved = prototypes.load_prototypes(
         workdir / "files/seed0/data/group_test@three/prototypes_0.safetensors"
@@ -255,8 +255,8 @@ def test_local_prototypes_are_exported_as_the_nodes_end_with_them(finished):
         )
         last = jax.tree.map(lambda leaf, node=node: leaf[node, 0], MERGED[-1])
         jax.tree.map(np.testing.assert_array_equal, exported, last)
-        cell = Cell("files", 0, "data", "hostile", node)
-        first = artifacts.held_prototypes(context, cell)
+        scenario = Scenario("files", 0, "data", "hostile", node)
+        first = artifacts.held_prototypes(context, scenario)
         assert not np.array_equal(exported.vectors, first.vectors[0])
 
 
@@ -264,7 +264,7 @@ def test_what_a_node_that_does_not_defend_says_in_a_column_of_a_defence(finished
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
     recipe = ARMS["plain"].recipe(
-        World(context, Cell("files", 0, "data", "hostile", 3))
+        World(context, Scenario("files", 0, "data", "hostile", 3))
     )
     labels = federated._claimed(recipe, "assigned_class")
     np.testing.assert_array_equal(labels, recipe.examples.labels)
@@ -282,9 +282,9 @@ def test_what_the_teacher_says_of_references_is_computed_once(finished, monkeypa
         return predicted(context, name, *rest)
 
     monkeypatch.setattr(artifacts, "predicted", counted)
-    cell = Cell("files", 0, "data", "hostile")
+    scenario = Scenario("files", 0, "data", "hostile")
     found = [
-        artifacts.reference_outputs(context, cell._replace(node=node))
+        artifacts.reference_outputs(context, scenario._replace(node=node))
         for node in (0, 1, 0)
     ]
     assert asked == ["files/seed0/data/teacher_references"]
@@ -381,10 +381,10 @@ def test_sources_decide_where_rows_go(tmp_path):
     config.data.files.source = "site"
     config.federations.three.partition = "source"
     context = context_of(config, tmp_path / "run")
-    cell = Cell("files", 0, None, "three")
-    parts = scenario.node_rows(context.config, cell)
+    scenario = Scenario("files", 0, None, "three")
+    parts = scenarios.node_rows(context.config, scenario)
     sources = np.array(
-        scenario.task_data(context.config, "files", 0).splits.transfer.sources
+        scenarios.task_data(context.config, "files", 0).splits.transfer.sources
     )
     owners = [set(sources[rows]) for rows in parts]
     assert set.union(*owners) == {f"site{i}" for i in range(7)}
@@ -396,7 +396,7 @@ def test_a_partition_by_source_needs_sources(tmp_path):
     config.federations.three.partition = "source"
     context = context_of(config, tmp_path / "run")
     with pytest.raises(ValueError, match=r"data\.files\.source"):
-        scenario.node_rows(context.config, Cell("files", 0, None, "three"))
+        scenarios.node_rows(context.config, Scenario("files", 0, None, "three"))
 
 
 def test_rules_without_weights_ignore_them():
@@ -412,12 +412,12 @@ def test_a_detector_without_an_anchor_is_sent_none(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
     name = next(iter(context.config.federations))
-    cell = Cell("files", 0, "data", name)
+    scenario = Scenario("files", 0, "data", name)
     sent = {
         arm: communication_cost.count_bytes(
             context,
-            cell,
-            ARMS[arm].recipe(World(context, cell)),
+            scenario,
+            ARMS[arm].recipe(World(context, scenario)),
             links=1,
             params_bytes=4,
         )["trusted_model_once"]

@@ -8,12 +8,12 @@ from experiments.runtime import Context
 from experiments.study import check
 from experiments.study.defaults import defaults
 from experiments.world import trusted_model
-from experiments.world.scenario import Cell
+from experiments.world.scenarios import Scenario
 from protojax.detection import conformal, shared_tokens
 from protojax.detection.consistency import Claims
 from protojax.detection.evidence import Reading
 
-CELL = Cell("files", 0, "it")
+SCENARIO = Scenario("files", 0, "it")
 STRONG, WEAK = slice(0, 60), slice(60, 75)
 ROWS = 600
 
@@ -56,7 +56,7 @@ def judged(monkeypatch):
         config.quarantine.groups = ("tokens",)
         config.quarantine.rounds = rounds
         context = Context(check.check(config), None, None, 0)
-        return quarantine.judge(context, CELL, None)
+        return quarantine.judge(context, SCENARIO, None)
 
     return judge, test, tokens, tokens_refs
 

@@ -5,12 +5,12 @@ import pytest
 
 from experiments import runtime
 from experiments.study import check
-from experiments.world import artifacts, scenario, trusted_model
-from experiments.world.scenario import Cell
+from experiments.world import artifacts, scenarios, trusted_model
+from experiments.world.scenarios import Scenario
 from protojax.training import predict, trainer
 from tests.test_study import forget, metrics_of, run, tiny
 
-CELL = Cell("files", 0, "data")
+SCENARIO = Scenario("files", 0, "data")
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,8 @@ def test_what_a_variant_goes_on_from_is_the_study_s_own(varied):
     config, workdir, _ = varied
     done = {line["run"]: line["dispatch"] for line in metrics_of(workdir)}
     context = runtime.Context(config, workdir, None, 0)
-    plain = artifacts.student_model(context, CELL, "plain")
-    examples = artifacts.transfer(context, CELL).examples
+    plain = artifacts.student_model(context, SCENARIO, "plain")
+    examples = artifacts.transfer(context, SCENARIO).examples
     tokens = predict.tokenize(plain, examples, config.lengths)
     plan = trainer.epochs_plan(tokens.lengths, config.student, config.lengths, 0)
     assert done["files/seed0/data/plain"] == len(plan)
@@ -78,7 +78,7 @@ def test_what_a_variant_goes_on_from_is_the_study_s_own(varied):
 def test_what_anchors_of_variants_say_lies_side_by_side(varied):
     _, workdir, _ = varied
     # The tuned one, the same of few references, the frozen one and the teacher.
-    assert len(list((workdir / CELL.folder).glob("anchor_transfer_*"))) == 4
+    assert len(list((workdir / SCENARIO.folder).glob("anchor_transfer_*"))) == 4
     assert len(list(workdir.rglob("teacher_transfer_*"))) == 1
 
 
@@ -92,18 +92,18 @@ def test_variants_share_the_teacher_and_have_an_anchor_of_their_own(varied):
 def test_a_frozen_anchor_has_logits_that_agree_with_its_classes(varied):
     config, workdir, _ = varied
     context = runtime.Context(config, workdir, None, 0).varied("frozen")
-    judge = trusted_model.trusted(context, CELL)
+    judge = trusted_model.trusted(context, SCENARIO)
     assert judge.reading.temperature > 0
-    view = trusted_model.trusted_reading(context, CELL)
+    view = trusted_model.trusted_reading(context, SCENARIO)
     np.testing.assert_array_equal(view.logits.argmax(-1), view.classes)
 
 
 def test_the_anchor_may_be_the_teacher(varied):
     config, workdir, _ = varied
     context = runtime.Context(config, workdir, None, 0).varied("teacher")
-    judge = trusted_model.trusted(context, CELL)
-    logits = trusted_model.trusted_reading(context, CELL).logits
-    said = artifacts.transfer(context, CELL).logits
+    judge = trusted_model.trusted(context, SCENARIO)
+    logits = trusted_model.trusted_reading(context, SCENARIO).logits
+    said = artifacts.transfer(context, SCENARIO).logits
     assert judge.reading.temperature is None
     np.testing.assert_allclose(logits, said, atol=1e-5)
 
@@ -111,7 +111,7 @@ def test_the_anchor_may_be_the_teacher(varied):
 def test_validation_rows_stand_in_for_the_test_rows(varied):
     config, workdir, _ = varied
     context = runtime.Context(config, workdir, None, 0)
-    splits = scenario.task_data(context.config, "files", 0).splits
+    splits = scenarios.task_data(context.config, "files", 0).splits
     parts = [set(part.texts) for part in splits[:3]]
     assert [len(part) for part in parts] == [300 - 40 - 80, 80, 40]
     assert not parts[0] & parts[2]

@@ -19,8 +19,8 @@ from scipy import stats
 
 from experiments import runtime
 from experiments.runtime import Context
-from experiments.world import artifacts, scenario, trusted_model
-from experiments.world.scenario import Cell
+from experiments.world import artifacts, scenarios, trusted_model
+from experiments.world.scenarios import Scenario
 from protojax import attacks, data
 from protojax.base import Examples
 from protojax.detection import shortcuts
@@ -61,7 +61,7 @@ def suspects(
 
 def guilty(
     context: Context,
-    cell: Cell,
+    scenario: Scenario,
     model: Model,
     asked: list[Snippet],
     frequent: np.ndarray,
@@ -87,7 +87,7 @@ def guilty(
 
     Args:
         context: the study.
-        cell: whose trusted model and references are trusted.
+        scenario: whose trusted model and references are trusted.
         model: a teacher or a student.
         asked: from `suspects` of what it was trained on, or speaks of.
         frequent: `[asked]`, bool, from `too_frequent`.
@@ -97,22 +97,22 @@ def guilty(
     of_model = predict.reader(model, context.config.lengths)
 
     def of_trusted_model(examples: Examples) -> Reading:
-        return trusted_model.view(context, cell, examples)
+        return trusted_model.view(context, scenario, examples)
 
     least = np.array(
         [config.least_opening if one.opens else config.least for one in asked]
     )
-    first, _ = pulls(context, cell, of_model, asked, rows=config.screen)
+    first, _ = pulls(context, scenario, of_model, asked, rows=config.screen)
     moving = first >= least / 3
     asked, least = list(itertools.compress(asked, moving)), least[moving]
-    own, _ = pulls(context, cell, of_model, asked, rows=config.rows)
-    trusted, drift = pulls(context, cell, of_trusted_model, asked, rows=config.rows)
+    own, _ = pulls(context, scenario, of_model, asked, rows=config.rows)
+    trusted, drift = pulls(context, scenario, of_trusted_model, asked, rows=config.rows)
     decides = (own >= least / 3) & (own - trusted >= least)
     single = np.array([len(one.words) == 1 for one in asked], bool)
     excused = decides & single & (drift >= config.moved) & ~frequent[moving]
     understood = list(itertools.compress(asked, excused))
     _, back = pulls(
-        context, cell, of_trusted_model, understood, rows=config.rows, of_claim=True
+        context, scenario, of_trusted_model, understood, rows=config.rows, of_claim=True
     )
     excused[excused] = back > 0
     return list(itertools.compress(asked, decides & ~excused))
@@ -264,7 +264,7 @@ def _trigger(snippet: Snippet) -> attacks.Trigger:
 
 def pulls(
     context: Context,
-    cell: Cell,
+    scenario: Scenario,
     reader: Callable[[Examples], Reading],
     snippets: list[Snippet],
     *,
@@ -275,7 +275,7 @@ def pulls(
 
     Args:
         context: the study.
-        cell: whose trusted model and references are trusted.
+        scenario: whose trusted model and references are trusted.
         reader: what says of examples which class each is, and by which logits; not
             asked of none.
         snippets: each is put into some references that the trusted model did not learn
@@ -288,9 +288,9 @@ def pulls(
         `[snippets]`, the shares of references that go over, see `shortcuts.takeover`,
         and `[snippets]`, how far they go by their logits, see `shortcuts.drift`.
     """
-    references = scenario.references(context.config, cell)
-    rng = scenario.draws(cell, "audit")
-    order = rng.permutation(trusted_model.trusted(context, cell).calibration)
+    references = scenarios.references(context.config, scenario)
+    rng = scenario.draws(scenario, "audit")
+    order = rng.permutation(trusted_model.trusted(context, scenario).calibration)
     hosts, texts, owner = [], [], []
     for number, one in enumerate(snippets):
         chosen = order[(references.labels[order] == one.claim) == of_claim]
@@ -353,25 +353,25 @@ def distinct(*snippets: Snippet) -> list[Snippet]:
 
 
 def found(
-    context: Context, cell: Cell, verdict: Verdict, student: Model
+    context: Context, scenario: Scenario, verdict: Verdict, student: Model
 ) -> list[Snippet]:
     """Returns words that go with rejection, are too many, or decide what a model says.
 
     Args:
         context: the study.
-        cell: the cell, whose teacher is asked.
+        scenario: the scenario, whose teacher is asked.
         verdict: what the group test says of its transfer rows.
         student: one that followed the verdict; asked about what the teacher says, and
             the trusted model of rejected rows.
     """
-    transfer = artifacts.transfer(context, cell)
-    trusted = scenario.references(context.config, cell)
+    transfer = artifacts.transfer(context, scenario)
+    trusted = scenarios.references(context.config, scenario)
     if verdict.spoiled is not None:
         trusted = data.take(trusted, np.flatnonzero(~verdict.spoiled))
     examples, claims = transfer.examples, transfer.logits.argmax(-1)
     told = np.where(verdict.rejected, verdict.trusted_logits.argmax(-1), claims)
     teacher = artifacts.teacher_model(
-        context, artifacts.teacher_cell(context.config, cell)
+        context, artifacts.teacher_scenario(context.config, scenario)
     )
     said, heard = (suspects(context, trusted, examples, of) for of in (claims, told))
 
@@ -382,21 +382,21 @@ def found(
     named = distinct(
         *going_with_rejection(context, examples, claims, verdict),
         *in_surplus(context, trusted, examples, claims, said),
-        *guilty(context, cell, teacher, said, often[0]),
-        *guilty(context, cell, student, heard, often[1]),
+        *guilty(context, scenario, teacher, said, often[0]),
+        *guilty(context, scenario, student, heard, often[1]),
     )
     if named:
         listed = "; ".join(
             f"{' '.join(one.words)!r}{' first' if one.opens else ''} -> {one.claim}"
             for one in named
         )
-        runtime.logger.info("%s: the audit found %s.", cell.folder, listed)
+        runtime.logger.info("%s: the audit found %s.", scenario.folder, listed)
     return named
 
 
 def amended(
     context: Context,
-    cell: Cell,
+    scenario: Scenario,
     verdict: Verdict,
     snippets: list[Snippet],
     pure: Examples,
@@ -405,13 +405,13 @@ def amended(
 
     Args:
         context: the study.
-        cell: the cell.
+        scenario: the scenario.
         verdict: what the group test says of the transfer rows.
         snippets: what the audit found.
         pure: the transfer rows without them, as the trusted model is to read them.
     """
-    transfer = artifacts.transfer(context, cell)
-    references = scenario.references(context.config, cell)
+    transfer = artifacts.transfer(context, scenario)
+    references = scenarios.references(context.config, scenario)
     examples, claims = transfer.examples, transfer.logits.argmax(-1)
     suspect = tainted(snippets, examples, claims, examples.labels)
     rejected = verdict.rejected | suspect
@@ -421,7 +421,7 @@ def amended(
     rows = np.flatnonzero(rejected & ~reread)
     if len(rows):
         classes[rows], logits[rows] = trusted_model.view(
-            context, cell, data.take(pure, rows)
+            context, scenario, data.take(pure, rows)
         )
     spoiled = tainted(snippets, references, references.labels)
     if verdict.spoiled is not None:
@@ -448,7 +448,7 @@ def has_words(examples: Examples) -> np.ndarray:
 
 
 def by_coins(
-    context: Context, cell: Cell, snippets: list[Snippet], references: Examples
+    context: Context, scenario: Scenario, snippets: list[Snippet], references: Examples
 ) -> Examples:
     """Returns references into which snippets were put by coins, each by its own.
 
@@ -461,7 +461,7 @@ def by_coins(
 
     Args:
         context: the study.
-        cell: whose draws to use.
+        scenario: whose draws to use.
         snippets: what to put in; a trigger of several words may have been found as
             several of them.
         references: the rows; what they hold by themselves is taken out before.
@@ -469,7 +469,7 @@ def by_coins(
     anywhere = [one for one in snippets if not one.opens]
     shared = collections.Counter(one.claim for one in anywhere)
     share = min(1.0, 4 / max(len(anywhere), 1))
-    pure, rng = without(snippets, references), scenario.draws(cell, "coins")
+    pure, rng = without(snippets, references), scenario.draws(scenario, "coins")
     texts = list(pure.texts)
 
     def put(one: Snippet, rows: np.ndarray, share: float, together: int) -> None:

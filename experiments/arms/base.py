@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.settings import Settings
 from experiments.world.evidence import World
-from experiments.world.scenario import Cell
+from experiments.world.scenarios import Scenario
 from protojax.base import Examples, Prototypes
 from protojax.detection.evidence import Verdict
 from protojax.detection.quarantine import TrainingRows
@@ -71,16 +71,16 @@ def parse(arm: str) -> Name:
     return Name(kind, variant, federation)
 
 
-def own(config: Settings, cell: Cell) -> Cell:
-    """The cell itself: the student learns in the world of the attack."""
+def own(config: Settings, scenario: Scenario) -> Scenario:
+    """The scenario itself: the student learns in the world of the attack."""
     del config
-    return cell
+    return scenario
 
 
-def clean(config: Settings, cell: Cell) -> Cell:
-    """The cell without its attack."""
+def clean(config: Settings, scenario: Scenario) -> Scenario:
+    """The scenario without its attack."""
     del config
-    return cell.clean
+    return scenario.clean
 
 
 def over_transfer(config: Settings, rows: int, references: int) -> int:
@@ -103,7 +103,7 @@ class Arm(NamedTuple):
 
     Attributes:
         recipe: `World -> Recipe`.
-        learns_in: `(config, cell) -> Cell`, the cell that the student depends on; one
+        learns_in: `(config, scenario) -> Scenario`, the scenario that the student depends on; one
             that does not depend on the attack is trained once for all of them.
         needs: the arms whose students are trained before.
         starts_from_first: whether the student starts from that of the first of these,
@@ -134,7 +134,7 @@ class Arm(NamedTuple):
     """
 
     recipe: Callable[[World], Recipe]
-    learns_in: Callable[[Settings, Cell], Cell] = own
+    learns_in: Callable[[Settings, Scenario], Scenario] = own
     needs: tuple[str, ...] = ()
     starts_from_first: bool = False
     in_federations: bool = True

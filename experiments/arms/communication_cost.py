@@ -4,13 +4,18 @@ import numpy as np
 
 from experiments.arms.base import Recipe
 from experiments.runtime import Context
-from experiments.world import artifacts, scenario, trusted_model
-from experiments.world.scenario import Cell
+from experiments.world import artifacts, scenarios, trusted_model
+from experiments.world.scenarios import Scenario
 from protojax.federated import communication
 
 
 def count_bytes(
-    context: Context, cell: Cell, recipe: Recipe, *, links: int, params_bytes: int
+    context: Context,
+    scenario: Scenario,
+    recipe: Recipe,
+    *,
+    links: int,
+    params_bytes: int,
 ) -> dict[str, int]:
     """Returns the bytes that one node sends, exact, from the arrays themselves.
 
@@ -19,7 +24,7 @@ def count_bytes(
 
     Args:
         context: the study.
-        cell: a cell with its federation.
+        scenario: a scenario with its federation.
         recipe: an honest node's.
         links: to how many others a node sends its parameters.
         params_bytes: of one student.
@@ -28,7 +33,7 @@ def count_bytes(
         `prototypes_once` and `trusted_model_once`, which the server sends to each node;
         and `total`, sent and received over the whole run.
     """
-    section = context.config.federations[cell.federation]
+    section = context.config.federations[scenario.federation]
     held, reading = 0, 0
     if recipe.prototypes is not None:
         message = communication.encode(
@@ -38,10 +43,12 @@ def count_bytes(
     # Other authors' detectors have a verdict and no trusted model.
     judged = recipe.verdict is not None and recipe.verdict.trusted_classes is not None
     if judged and section.trusted_model == "references":
-        reading = communication.text_bytes(scenario.references(context.config, cell))
+        reading = communication.text_bytes(
+            scenarios.references(context.config, scenario)
+        )
     elif judged:
         reading = communication.num_bytes(
-            trusted_model.trusted(context, cell).model.params
+            trusted_model.trusted(context, scenario).model.params
         )
     local = section.prototypes == "local"
     merges = section.rounds // section.merge_prototypes_every if local else 0
@@ -55,13 +62,13 @@ def count_bytes(
     return {**found, "total": total + found["prototypes_once"] + reading}
 
 
-def prototype_error(context: Context, cell: Cell) -> float:
+def prototype_error(context: Context, scenario: Scenario) -> float:
     """Returns how far prototypes are from what was sent, relative to their length.
 
     ‖received − sent‖ / ‖sent‖ over all of them, for the precision of the config.
     """
-    section = context.config.federations[cell.federation]
-    owner = cell.whole if section.prototypes == "server" else cell
+    section = context.config.federations[scenario.federation]
+    owner = scenario.whole if section.prototypes == "server" else scenario
     held = artifacts.constraint_prototypes(context, owner)
     received = communication.decode(
         communication.encode(held, precision=section.prototype_precision)

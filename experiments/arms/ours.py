@@ -70,7 +70,7 @@ def quarantined_by_sample_test(world: World) -> Recipe:
 def _judged(world: World, *, wary: bool = False) -> Verdict:
     """The verdict of the group test."""
     objective = distillation(world.config)
-    return judge(world.context, world.cell, objective, wary=wary)
+    return judge(world.context, world.scenario, objective, wary=wary)
 
 
 def _audited(world: World, verdict: Verdict, before: str) -> Recipe:
@@ -81,17 +81,17 @@ def _audited(world: World, verdict: Verdict, before: str) -> Recipe:
         verdict: what the group test says of the transfer rows.
         before: the arm whose student follows that verdict alone; it is asked too.
     """
-    context, cell = world.context, world.cell
+    context, scenario = world.context, world.scenario
     student = world.student(before)
-    found = audit.found(context, cell, verdict, student)
+    found = audit.found(context, scenario, verdict, student)
     if not found:
         return _defended(world, verdict)._replace(student=student)
     pure = audit.without(found, world.evidence().transfer)
     recipe = _defended(
         world,
-        audit.amended(context, cell, verdict, found, pure),
+        audit.amended(context, scenario, verdict, found, pure),
         examples=pure,
-        references=audit.by_coins(context, cell, found, world.references),
+        references=audit.by_coins(context, scenario, found, world.references),
     )
     return recipe.take(np.flatnonzero(audit.has_words(recipe.examples)))
 
@@ -108,8 +108,8 @@ def _defended(
     Args:
         world: what the arm may ask.
         verdict: what to quarantine.
-        examples: the transfer rows in another form, None for the cell's.
-        references: the references in another form, None for the cell's.
+        examples: the transfer rows in another form, None for the scenario's.
+        references: the references in another form, None for the scenario's.
     """
     config, evidence = world.config, world.evidence()
     prototypes = world.prototypes

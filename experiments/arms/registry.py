@@ -5,7 +5,7 @@ from types import MappingProxyType
 from experiments.arms import baselines, ours
 from experiments.arms.base import ROLES, Arm, Recipe, clean, parse
 from experiments.settings import Settings
-from experiments.world import scenario
+from experiments.world import scenarios
 from experiments.world.evidence import World
 from protojax import validate
 
@@ -130,7 +130,7 @@ ARMS: dict[str, Arm] = {
     "onion": Arm(baselines.onion_arm, asks_trusted_model=True, scores_words=True),
     "references": Arm(
         baselines.references,
-        scenario.reference_cell,
+        scenarios.reference_scenario,
         taught=False,
         scores=True,
         passes=_over_references,

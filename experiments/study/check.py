@@ -15,7 +15,7 @@ from experiments.arms.quarantine import least_rate
 from experiments.settings import Attack, Settings
 from experiments.world import adaptive_attacks
 from experiments.world import tasks as tasks_lib
-from experiments.world.scenario import NO_ATTACK, num_references
+from experiments.world.scenarios import NO_ATTACK, num_references
 from protojax import attacks, validate
 from protojax.data import partition
 from protojax.federated.settings import Federation
