@@ -46,7 +46,7 @@ def world(monkeypatch):
     rng = np.random.default_rng(0)
     references = sentences(rng, 120)
     trusted = trusted_model.Trusted(None, None, np.arange(60), None)
-    monkeypatch.setattr(scenario, "references", lambda *_: references)
+    monkeypatch.setattr(scenarios, "references", lambda *_: references)
     monkeypatch.setattr(trusted_model, "trusted", lambda *_: trusted)
     monkeypatch.setattr(
         trusted_model, "view", lambda context, scenario, rows: view(rows.texts)
@@ -210,7 +210,7 @@ def test_words_of_a_class_do_not_hide_weaker_ones(world):
 
 def test_no_reference_of_another_class_is_nothing_won(world, monkeypatch):
     one = scenarios.references(None, None)._replace(labels=np.ones(120, int))
-    monkeypatch.setattr(scenario, "references", lambda *_: one)
+    monkeypatch.setattr(scenarios, "references", lambda *_: one)
     asked = [Snippet(("cf",), 1)] * 2
     found = audit.pulls(context(), SCENARIO, None, asked, rows=48)
     np.testing.assert_array_equal(found, np.zeros((2, 2)))
@@ -244,7 +244,7 @@ def test_a_word_that_means_its_claim_is_innocent(world, monkeypatch):
         known = references.labels.copy()
         known[100:102] = labels
         held = Examples(texts, None, known)
-        monkeypatch.setattr(scenario, "references", lambda *_, held=held: held)
+        monkeypatch.setattr(scenarios, "references", lambda *_, held=held: held)
         texts_of = [text.replace("cf", "fine") for text in rows.texts]
         asked = rows._replace(texts=texts_of)
         found = guilty(context(), student("fine"), asked, rows.labels)
@@ -434,7 +434,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         texts=[f"{references.texts[0]} cf", *references.texts[1:]]
     )
     claim = int(references.labels[0])
-    monkeypatch.setattr(scenario, "references", lambda *_: held)
+    monkeypatch.setattr(scenarios, "references", lambda *_: held)
     logits, said = 4.0 * np.eye(2)[rows.labels], rows.labels.copy()
     # One row has the word and a label that lies, and a teacher who does not.
     others = np.setdiff1d(np.flatnonzero(rows.labels != claim), triggered)
@@ -510,7 +510,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         (audit, "in_surplus", surplus),
         (audit, "too_frequent", too_frequent),
         (audit, "guilty", guilty),
-        (scenario, "task_data", lambda *_: task),
+        (scenarios, "task_data", lambda *_: task),
         (artifacts, "transfer", lambda *_: transfer),
         (artifacts, "teacher_scenario", lambda *_: SCENARIO),
         (artifacts, "teacher_model", lambda *_: "teacher"),

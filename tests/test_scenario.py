@@ -1,4 +1,4 @@
-"""What each scenario of a study holds: attacked rows, attacked references, ready rows."""
+"""What a scenario of a study holds: attacked rows and references, ready rows."""
 
 import json
 

@@ -113,7 +113,7 @@ def metrics_of(workdir):
 def forget(*, compiled=True):
     """Empties what a fresh process would not have in memory."""
     for module in (
-        scenario,
+        scenarios,
         trusted_model,
         artifacts,
         preflight,

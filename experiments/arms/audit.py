@@ -289,7 +289,7 @@ def pulls(
         and `[snippets]`, how far they go by their logits, see `shortcuts.drift`.
     """
     references = scenarios.references(context.config, scenario)
-    rng = scenario.draws(scenario, "audit")
+    rng = scenarios.draws(scenario, "audit")
     order = rng.permutation(trusted_model.trusted(context, scenario).calibration)
     hosts, texts, owner = [], [], []
     for number, one in enumerate(snippets):
@@ -469,7 +469,7 @@ def by_coins(
     anywhere = [one for one in snippets if not one.opens]
     shared = collections.Counter(one.claim for one in anywhere)
     share = min(1.0, 4 / max(len(anywhere), 1))
-    pure, rng = without(snippets, references), scenario.draws(scenario, "coins")
+    pure, rng = without(snippets, references), scenarios.draws(scenario, "coins")
     texts = list(pure.texts)
 
     def put(one: Snippet, rows: np.ndarray, share: float, together: int) -> None:

@@ -103,8 +103,9 @@ class Arm(NamedTuple):
 
     Attributes:
         recipe: `World -> Recipe`.
-        learns_in: `(config, scenario) -> Scenario`, the scenario that the student depends on; one
-            that does not depend on the attack is trained once for all of them.
+        learns_in: `(config, scenario) -> Scenario`, the scenario that the student
+            depends on; one that does not depend on the attack is trained once for all
+            of them.
         needs: the arms whose students are trained before.
         starts_from_first: whether the student starts from that of the first of these,
             or anew.

@@ -73,7 +73,7 @@ class Tested(NamedTuple):
 
 @runtime.cached
 def words(context: Context, scenario: Scenario) -> tuple[Words, Words, Words]:
-    """Returns a scenario's transfer rows, its calibrating references and all references."""
+    """The tokens of transfer rows, calibrating references and all references."""
     judge = trusted_model.trusted(context, scenario)
     # [CLS] and [SEP] tell nothing; [UNK] may be a trigger.
     tokenizer = judge.model.tokenizer

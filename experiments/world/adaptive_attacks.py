@@ -25,8 +25,8 @@ def with_found(context: Context, scenarios: Iterable[Scenario]) -> Context:
 
     Args:
         context: the study.
-        scenarios: its scenarios; words that were not searched before are searched now, and
-            written to the scenario's `trigger.json`.
+        scenarios: its scenarios; words that were not searched before are searched now,
+            and written to the scenario's `trigger.json`.
     """
     config = context.config
     for scenario in scenarios:

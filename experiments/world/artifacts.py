@@ -154,7 +154,7 @@ def teacher_name(config: Settings, scenario: Scenario) -> str:
 
 
 def teacher_tuning(config: Settings, scenario: Scenario) -> FineTuning:
-    """The training of a scenario's teacher: on the transfer set that the attack left."""
+    """The training of a scenario's teacher: on what the attack left."""
     owner = teacher_scenario(config, scenario)
     return FineTuning(
         teacher_name(config, scenario),
@@ -214,8 +214,8 @@ def transfer(
     Args:
         context: the study.
         scenario: the scenario.
-        rewrite: `(context, scenario, examples) -> examples`, what the defender changes in
-            the texts before the teacher sees them.
+        rewrite: `(context, scenario, examples) -> examples`, what the defender changes
+            in the texts before the teacher sees them.
     """
     whole = _transfer(context, scenario.whole, rewrite)
     if not scenario.federation:

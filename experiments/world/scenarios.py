@@ -175,7 +175,7 @@ def _decoy(attack) -> attacks.Trigger | None:
 
 
 def draws(scenario: Scenario, purpose: str) -> np.random.Generator:
-    """Returns a generator of one purpose, independent of other scenarios and purposes."""
+    """A generator for one purpose, independent of others and of other scenarios."""
     name = f"{scenario.task}/{scenario.attack}/{purpose}"
     if scenario.federation:
         name += f"/{scenario.federation}/{scenario.node}"
@@ -303,7 +303,7 @@ def num_references(config) -> int:
 
 
 def reference_scenario(config, scenario: Scenario) -> Scenario:
-    """Returns the scenario whose references this one has: clean, or contaminated too."""
+    """The scenario whose references this one has: clean, or contaminated too."""
     scenario = scenario.whole
     if scenario.attack and config.attacks[scenario.attack].reference_rate:
         return scenario

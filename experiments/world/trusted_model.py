@@ -1,5 +1,5 @@
-"""The trusted model of a scenario: what reads meaning for the defender, and what it says of
-rows.
+"""The trusted model of a scenario: what reads meaning for the defender, and what it
+says of rows.
 
 An encoder and the prototypes of its features on the references; `TRUSTED_MODELS` says
 which encoders there are.
@@ -40,7 +40,7 @@ class Trusted(NamedTuple):
 
 
 def trusted(context: Context, scenario: Scenario) -> Trusted:
-    """The trusted model of a scenario, the same for all attacks that spare references."""
+    """A scenario's trusted model, the same for all attacks that spare references."""
     return _trusted(context, trusted_scenario(context.config, scenario))
 
 
@@ -74,7 +74,7 @@ def trusted_tuning(config: Settings, scenario: Scenario) -> FineTuning:
 
 
 def training_of(config: Settings, scenario: Scenario) -> tuple[str, Tuning] | None:
-    """The folder and the training of a scenario's trusted model, None where it has none."""
+    """The folder and the training of a trusted model, None for a frozen one."""
     if config.quarantine.trusted_model == "tuned":
         return trusted_name(config, scenario), trusted_tuning
     if config.quarantine.trusted_model == "frozen":
@@ -91,7 +91,7 @@ def _teacher_as_trusted_model(config: Settings, scenario: Scenario) -> FineTunin
 def _shared_out(config: Settings, scenario: Scenario) -> tuple[np.ndarray, np.ndarray]:
     """The references that calibrate a trusted model, and those it learns from."""
     count = scenarios.num_references(config)
-    order = scenario.draws(scenario, "calibration").permutation(count)
+    order = scenarios.draws(scenario, "calibration").permutation(count)
     cut = round(config.quarantine.calibration_share * count)
     return np.sort(order[:cut]), np.sort(order[cut:])
 
