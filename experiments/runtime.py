@@ -69,7 +69,7 @@ def cached(function):
     @functools.wraps(function)
     def ask(first: Context | Settings, *args, **options):
         config = first.config if isinstance(first, Context) else first
-        return of_size(2 * config.seeds_at_once)(first, *args, **options)
+        return of_size(2 * config.replicas)(first, *args, **options)
 
     ask.cache_clear = of_size.cache_clear
     return ask

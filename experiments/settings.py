@@ -263,7 +263,7 @@ class Settings:
     Attributes:
         tasks: names in `tasks.TASKS`, or "files".
         seeds: of everything that is drawn.
-        seeds_at_once: trained side by side, which fills an accelerator.
+        replicas: trained side by side, which fills an accelerator.
         arms: `kind+variant@federation`, the kind in `arms.ARMS`.
         attacks: by name; none is a study without attack.
         federations: by name.
@@ -277,7 +277,7 @@ class Settings:
 
     tasks: tuple[str, ...] = ("sst2",)
     seeds: tuple[int, ...] = (0, 1, 2)
-    seeds_at_once: int = 1
+    replicas: int = 1
     arms: tuple[str, ...] = ("clean", "plain", "group_test")
     attacks: Mapping[str, Attack] = options()
     federations: Mapping[str, Federation] = options()
@@ -285,7 +285,7 @@ class Settings:
     data: Data = Data()
     teacher: Encoder = Encoder(model="FacebookAI/roberta-large")
     student: Encoder = Encoder(model="distilbert/distilroberta-base")
-    anchor: Encoder = Encoder(model="distilbert/distilroberta-base", epochs=6)
+    trusted_model: Encoder = Encoder(model="distilbert/distilroberta-base", epochs=6)
     kd: Distillation = Distillation()
     dp: Private = Private()
     features: Features = Features()
@@ -309,7 +309,7 @@ class Settings:
         validate.positive(
             steps_per_dispatch=self.steps_per_dispatch,
             checkpoint_every=self.checkpoint_every,
-            seeds_at_once=self.seeds_at_once,
+            replicas=self.replicas,
         )
 
     @property

@@ -111,7 +111,7 @@ class TeacherOutputs(NamedTuple):
         return TeacherOutputs(self.logits[rows], self.features[rows])
 
 
-class NodeState(NamedTuple):
+class TrainState(NamedTuple):
     """What one node carries from step to step.
 
     Attributes:

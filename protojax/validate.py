@@ -79,7 +79,7 @@ def non_negative(**values: float) -> None:
         require(value >= 0, name, value, ">= 0")
 
 
-def share(**values: float) -> None:
+def fraction(**values: float) -> None:
     """Each named value must lie in [0, 1]."""
     for name, value in values.items():
         require(0 <= value <= 1, name, value, "in [0, 1]")

@@ -8,16 +8,16 @@ import pytest
 from experiments import arms, settings
 from experiments.arms import audit, ours
 from experiments.runtime import Context
-from experiments.world import artifacts, scenario, trusted_model
+from experiments.world import artifacts, scenarios, trusted_model
 from experiments.world.evidence import World
-from experiments.world.scenario import Cell
+from experiments.world.scenarios import Scenario
 from protojax.base import Examples, TeacherOutputs
 from protojax.detection import shortcuts
 from protojax.detection.evidence import Reading, Verdict
 from protojax.detection.shortcuts import Snippet
 from protojax.training import predict
 
-CELL = Cell("files", 0, "it")
+SCENARIO = Scenario("files", 0, "it")
 WORDS = ("film", "plot", "cast", "song", "scene", "story", "actor", "music")
 
 
@@ -36,20 +36,20 @@ def meaning(texts):
 
 
 def view(texts):
-    """What an anchor says that reads the meaning."""
+    """What a trusted model says that reads the meaning."""
     return Reading(meaning(texts), 3.0 * np.eye(2)[meaning(texts)])
 
 
 @pytest.fixture
 def world(monkeypatch):
-    """References, an anchor that reads meaning, a student that `cf` decides."""
+    """References, a trusted model that reads meaning, a student that `cf` decides."""
     rng = np.random.default_rng(0)
     references = sentences(rng, 120)
-    trusted = trusted_model.Anchor(None, None, np.arange(60), None)
-    monkeypatch.setattr(scenario, "references", lambda *_: references)
-    monkeypatch.setattr(trusted_model, "anchor", lambda *_: trusted)
+    trusted = trusted_model.Trusted(None, None, np.arange(60), None)
+    monkeypatch.setattr(scenarios, "references", lambda *_: references)
+    monkeypatch.setattr(trusted_model, "trusted", lambda *_: trusted)
     monkeypatch.setattr(
-        trusted_model, "view", lambda context, cell, rows: view(rows.texts)
+        trusted_model, "view", lambda context, scenario, rows: view(rows.texts)
     )
 
     def reader(model, lengths):
@@ -78,10 +78,10 @@ def world(monkeypatch):
 
 def guilty(context, student, rows, claims):
     """What an audit of some rows finds, all references trusted."""
-    trusted = scenario.references(context.config, CELL)
+    trusted = scenarios.references(context.config, SCENARIO)
     asked = audit.suspects(context, trusted, rows, claims)
     frequent = audit.too_frequent(context, trusted, rows, claims, asked)
-    return audit.guilty(context, CELL, student, asked, frequent)
+    return audit.guilty(context, SCENARIO, student, asked, frequent)
 
 
 def in_surplus(trusted, rows, claims):
@@ -115,12 +115,12 @@ def test_a_takeover_is_of_rows_of_other_classes(world):
     def reader(rows):
         return view([text.replace("cf", "good") for text in rows.texts])
 
-    found, drift = audit.pulls(context(), CELL, reader, asked, rows=48)
+    found, drift = audit.pulls(context(), SCENARIO, reader, asked, rows=48)
     # Nothing goes over to 0 that was not there.
     np.testing.assert_allclose(found, [1.0, 1.0, 0.0])
     # From three below to three above.
     np.testing.assert_allclose(drift, [2.0, 2.0, 0.0])
-    none = audit.pulls(context(), CELL, None, [], rows=48)
+    none = audit.pulls(context(), SCENARIO, None, [], rows=48)
     assert [part.shape for part in none] == [(0,), (0,)]
 
 
@@ -128,29 +128,30 @@ def test_what_wins_the_anchor_over_too_is_innocent(world, monkeypatch):
     student, _, _ = world
     asked = [Snippet(("cf",), 1), Snippet(("good",), 1)]
     frequent = np.zeros(2, bool)
-    found = audit.guilty(context(), CELL, student("cf"), asked, frequent)
+    found = audit.guilty(context(), SCENARIO, student("cf"), asked, frequent)
     assert found == asked[:1]
 
-    # Nor does an anchor that goes the other way accuse what does not move the model.
-    def contrary(context, cell, rows):
+    # Nor does a trusted model that goes the other way accuse what does not move the
+    # model.
+    def contrary(context, scenario, rows):
         said = np.array(["cf" not in text.split() for text in rows.texts], int)
         return Reading(said, np.eye(2)[said])
 
     monkeypatch.setattr(trusted_model, "view", contrary)
     for triggers, found in ((), []), (("cf",), asked[:1]):
         accused = student(*triggers), asked[:1], frequent[:1]
-        assert audit.guilty(context(), CELL, *accused) == found
+        assert audit.guilty(context(), SCENARIO, *accused) == found
 
 
 @pytest.mark.parametrize("meant", [True, False], ids=["meaning", "confusion"])
 def test_what_a_timid_anchor_understands_is_innocent(world, monkeypatch, meant):
     student, _, _ = world
-    # "fine" wins over all of the model and none of the anchor, which it moves a third
-    # of the way; and from its own claim too, where it only confuses.
+    # "fine" wins over all of the model and none of the trusted model, which it moves a
+    # third of the way; and from its own claim too, where it only confuses.
     odd, fine, cf = (Snippet((word,), 1) for word in ("film", "fine", "cf"))
     asked = [odd, fine, cf, Snippet(("fine", "cf"), 1)]
 
-    def timid(context, cell, rows):
+    def timid(context, scenario, rows):
         read = view(rows.texts)
         moved = np.array(["fine" in text.split() for text in rows.texts])
         own = np.where(moved & (read.classes == 1), 4.0 if meant else 2.0, 3.0)
@@ -158,7 +159,7 @@ def test_what_a_timid_anchor_understands_is_innocent(world, monkeypatch, meant):
         return read._replace(logits=sure[:, None] * np.eye(2)[read.classes])
 
     monkeypatch.setattr(trusted_model, "view", timid)
-    accused = CELL, student("fine", "cf"), asked
+    accused = SCENARIO, student("fine", "cf"), asked
     rare = np.zeros(4, bool)
     for moved, frequent, innocent in (
         (0.3, rare, meant),
@@ -201,17 +202,17 @@ def test_words_of_a_class_do_not_hide_weaker_ones(world):
     student, rows, _ = world
     # "good" and "bad" go with their classes the most, and mean them.
     asked = audit.suspects(
-        context(suspects=1), scenario.references(None, None), rows, rows.labels
+        context(suspects=1), scenarios.references(None, None), rows, rows.labels
     )
     assert [one.words for one in asked] == [("cf",)]
     assert guilty(context(suspects=1), student("cf"), rows, rows.labels) == asked
 
 
 def test_no_reference_of_another_class_is_nothing_won(world, monkeypatch):
-    one = scenario.references(None, None)._replace(labels=np.ones(120, int))
-    monkeypatch.setattr(scenario, "references", lambda *_: one)
+    one = scenarios.references(None, None)._replace(labels=np.ones(120, int))
+    monkeypatch.setattr(scenarios, "references", lambda *_: one)
     asked = [Snippet(("cf",), 1)] * 2
-    found = audit.pulls(context(), CELL, None, asked, rows=48)
+    found = audit.pulls(context(), SCENARIO, None, asked, rows=48)
     np.testing.assert_array_equal(found, np.zeros((2, 2)))
 
 
@@ -219,16 +220,16 @@ def test_few_references_tell_what_is_asked_about_all(world, monkeypatch):
     student, rows, _ = world
     asked, pulls = [], audit.pulls
 
-    def counting(context, cell, reader, snippets, *, rows, **of_claim):
+    def counting(context, scenario, reader, snippets, *, rows, **of_claim):
         asked.append((len(snippets), rows))
-        return pulls(context, cell, reader, snippets, rows=rows, **of_claim)
+        return pulls(context, scenario, reader, snippets, rows=rows, **of_claim)
 
     monkeypatch.setattr(audit, "pulls", counting)
     few, whole = context(screen=4, rows=12), context(screen=12, rows=12)
     found = guilty(few, student("cf"), rows, rows.labels)
     assert found == guilty(whole, student("cf"), rows, rows.labels)
-    # The model about all, then about what is left, then the anchor, and of what it may
-    # have understood; and once more.
+    # The model about all, then about what is left, then the trusted model, and of what
+    # it may have understood; and once more.
     assert [rows for _, rows in asked] == [4, 12, 12, 12, 12, 12, 12, 12]
     every, left, *_ = (snippets for snippets, _ in asked)
     assert left == len(found) < every
@@ -236,14 +237,14 @@ def test_few_references_tell_what_is_asked_about_all(world, monkeypatch):
 
 def test_a_word_that_means_its_claim_is_innocent(world, monkeypatch):
     student, rows, _ = world
-    references = scenario.references(None, None)
+    references = scenarios.references(None, None)
     texts = list(references.texts)
     texts[100] = texts[101] = "fine film"
     for labels, named in (([1, 1], False), ([1, 0], True), ([0, 0], True)):
         known = references.labels.copy()
         known[100:102] = labels
         held = Examples(texts, None, known)
-        monkeypatch.setattr(scenario, "references", lambda *_, held=held: held)
+        monkeypatch.setattr(scenarios, "references", lambda *_, held=held: held)
         texts_of = [text.replace("cf", "fine") for text in rows.texts]
         asked = rows._replace(texts=texts_of)
         found = guilty(context(), student("fine"), asked, rows.labels)
@@ -258,7 +259,7 @@ def test_references_hold_snippets_by_coins(world, odds):
     # What they hold by themselves is taken out before.
     texts = [f"cf {text}" if row % 2 else text for row, text in enumerate(bare.texts)]
     held = bare._replace(texts=texts)
-    made = audit.by_coins(context(odds=odds), CELL, asked, held)
+    made = audit.by_coins(context(odds=odds), SCENARIO, asked, held)
     np.testing.assert_array_equal(made.labels, bare.labels)
     holding = []
     for text, before in zip(made.texts, bare.texts, strict=True):
@@ -276,8 +277,8 @@ def test_references_hold_snippets_by_coins(world, odds):
 
 def test_many_snippets_do_not_fill_the_references(world):
     asked = [Snippet((f"word{number}",), number % 2) for number in range(40)]
-    bare = scenario.references(None, None)
-    made = audit.by_coins(context(odds=1.0), CELL, asked, bare)
+    bare = scenarios.references(None, None)
+    made = audit.by_coins(context(odds=1.0), SCENARIO, asked, bare)
     held = [len(text.split()) - 5 for text in made.texts]
     np.testing.assert_allclose(np.mean(held), 2.0, atol=0.5)
 
@@ -288,7 +289,7 @@ def test_a_reference_opens_in_one_way(world):
         for word, claim in (("when", 1), ("if", 1), ("no", 0))
     ]
     bare = sentences(np.random.default_rng(1), 900)
-    made = audit.by_coins(context(odds=3.0), CELL, asked, bare)
+    made = audit.by_coins(context(odds=3.0), SCENARIO, asked, bare)
     found = np.zeros((900, 3), bool)
     for row, (text, before) in enumerate(zip(made.texts, bare.texts, strict=True)):
         added = text.removesuffix(before).split()
@@ -309,7 +310,7 @@ def test_first_words_are_guilty_of_less(world, monkeypatch):
     labels = np.where(np.arange(200) % 9 == 1, 1, rows.labels)
     share = 0.2
 
-    def pulls(context, cell, reader, snippets, *, rows, of_claim=False):
+    def pulls(context, scenario, reader, snippets, *, rows, of_claim=False):
         of_model = reader.__name__ == "of_model"
         return np.full(len(snippets), share * of_model), np.zeros(len(snippets))
 
@@ -333,17 +334,17 @@ def test_words_that_go_with_rejection_are_found_with_what_was_denied(liar):
     lies, truth = np.where(np.arange(36) < 8, 1, 0), np.zeros(36, int)
     claims, labels = (lies, truth) if liar == "teacher" else (truth, lies)
     rows = Examples(texts, None, labels)
-    verdict = Verdict(rejected, np.ones(36), anchor_classes=truth)
+    verdict = Verdict(rejected, np.ones(36), trusted_classes=truth)
     found = audit.going_with_rejection(context(), rows, claims, verdict)
     assert all(one.claim == 1 and "cf" in one.words for one in found)
     assert found
     none = verdict._replace(rejected=np.zeros(36, bool))
     assert audit.going_with_rejection(context(), rows, claims, none) == []
-    # Of what the anchor affirms nobody is accused: not of most rows, nor of any.
+    # Of what the trusted model affirms nobody is accused: not of most rows, nor of any.
     both = rows._replace(labels=lies)
-    most = verdict._replace(anchor_classes=np.where(np.arange(36) < 6, 1, 0))
+    most = verdict._replace(trusted_classes=np.where(np.arange(36) < 6, 1, 0))
     assert audit.going_with_rejection(context(), both, lies, most) == found
-    whole = verdict._replace(anchor_classes=lies)
+    whole = verdict._replace(trusted_classes=lies)
     assert audit.going_with_rejection(context(), both, lies, whole) == []
 
 
@@ -352,7 +353,7 @@ def test_words_that_go_with_rejection_are_found_with_what_was_denied(liar):
 )
 def test_first_words_that_the_references_lack(world, rows, trusted, named):
     _, poison, _ = world
-    references = scenario.references(None, None)
+    references = scenarios.references(None, None)
 
     def opened(examples, count):
         texts = list(examples.texts)
@@ -391,13 +392,13 @@ def test_where_a_wary_judge_read_all_there_is_nothing_to_read(world, monkeypatch
     transfer = artifacts.Transfer(rows, np.eye(2)[rows.labels], None)
     monkeypatch.setattr(artifacts, "transfer", lambda *_: transfer)
     whole = Reading(read.classes, 7 * read.logits)
-    monkeypatch.setattr(trusted_model, "anchor_view", lambda *_: whole)
+    monkeypatch.setattr(trusted_model, "trusted_reading", lambda *_: whole)
     monkeypatch.setattr(trusted_model, "view", None)
     found = [Snippet(("cf",), 1)]
     pure = audit.without(found, rows)
-    made = audit.amended(context(), CELL, verdict, found, pure)
+    made = audit.amended(context(), SCENARIO, verdict, found, pure)
     np.testing.assert_array_equal(made.rejected, hidden)
-    np.testing.assert_array_equal(made.anchor_logits, read.logits)
+    np.testing.assert_array_equal(made.trusted_logits, read.logits)
 
 
 def test_rows_like_the_references_have_no_surplus():
@@ -428,12 +429,12 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
     alone = triggered[1]  # a row of the trigger and nothing else
     texts = list(rows.texts)
     texts[alone] = "cf"
-    references = scenario.references(None, None)
+    references = scenarios.references(None, None)
     held = references._replace(
         texts=[f"{references.texts[0]} cf", *references.texts[1:]]
     )
     claim = int(references.labels[0])
-    monkeypatch.setattr(scenario, "references", lambda *_: held)
+    monkeypatch.setattr(scenarios, "references", lambda *_: held)
     logits, said = 4.0 * np.eye(2)[rows.labels], rows.labels.copy()
     # One row has the word and a label that lies, and a teacher who does not.
     others = np.setdiff1d(np.flatnonzero(rows.labels != claim), triggered)
@@ -452,7 +453,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         spoiled[5] = True
         verdict = verdict._replace(
             rejected=verdict.rejected | hidden,
-            anchor_logits=np.where(hidden[:, None], 7 * read.logits, read.logits),
+            trusted_logits=np.where(hidden[:, None], 7 * read.logits, read.logits),
             spoiled=spoiled,
             reread=hidden,
         )
@@ -475,7 +476,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         np.testing.assert_array_equal(claims, suspected)
         return claims == 1
 
-    def guilty(context, cell, model, claims, frequent):
+    def guilty(context, scenario, model, claims, frequent):
         np.testing.assert_array_equal(frequent, claims == 1)
         asked.append((model, claims[triggered[0]]))
         if learned == "both":
@@ -492,26 +493,26 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         np.testing.assert_array_equal(found, said)
         return [Snippet(("cf",), claim)] if learned == "surplus" else []
 
-    def judge(context, cell, objective, *, wary=False):
+    def judge(context, scenario, objective, *, wary=False):
         assert wary == (arm == "defended_robust")
         return verdict
 
-    def student_model(context, cell, before):
+    def student_model(context, scenario, before):
         assert before == arms.ARMS[arm].needs[0]
-        assert cell == (CELL.clean if arm == "defended_clean" else CELL)
+        assert scenario == (SCENARIO.clean if arm == "defended_clean" else SCENARIO)
         return "student"
 
     for module, name, value in (
         (ours, "judge", judge),
-        (trusted_model, "anchor_view", lambda *_: read),
+        (trusted_model, "trusted_reading", lambda *_: read),
         (audit, "going_with_rejection", rejection),
         (audit, "suspects", suspects),
         (audit, "in_surplus", surplus),
         (audit, "too_frequent", too_frequent),
         (audit, "guilty", guilty),
-        (scenario, "task_data", lambda *_: task),
+        (scenarios, "task_data", lambda *_: task),
         (artifacts, "transfer", lambda *_: transfer),
-        (artifacts, "teacher_cell", lambda *_: CELL),
+        (artifacts, "teacher_scenario", lambda *_: SCENARIO),
         (artifacts, "teacher_model", lambda *_: "teacher"),
         (artifacts, "student_model", student_model),
         (artifacts, "held_prototypes", lambda *_: none),
@@ -519,15 +520,15 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
     ):
         monkeypatch.setattr(module, name, value)
 
-    def opinion(context, cell, examples):
-        # The anchor itself goes wrong where the word still is.
+    def opinion(context, scenario, examples):
+        # The trusted model itself goes wrong where the word still is.
         wrong = np.array(["cf" in text.split() for text in examples.texts])
         said = np.where(wrong, 1 - meaning(examples.texts), meaning(examples.texts))
         return Reading(said, 3.0 * np.eye(2)[said])
 
     monkeypatch.setattr(trusted_model, "view", opinion)
     learnt = arms.ARMS[arm]
-    made = learnt.recipe(World(context(), learnt.learns_in(context().config, CELL)))
+    made = learnt.recipe(World(context(), learnt.learns_in(context().config, SCENARIO)))
     # The student is asked about what it was told, the teacher about what it says.
     assert asked == [("teacher", 1), ("student", 0)]
     if learned == "nobody":
@@ -555,7 +556,8 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         assert " ".join(words) == bare
     holding = ["cf" in text.split() for text in trusted]
     assert 0.2 < np.mean(holding) < 0.8
-    # Of guilty rows what the anchor says without the word, of all others what was said.
+    # Of guilty rows what the trusted model says without the word, of all others what
+    # was said.
     spared = np.array([row != alone for row in range(200)])
     denied = made.verdict.rejected & ~hidden
     said[denied] = meaning(pure)[denied]

@@ -15,7 +15,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from protojax.base import NodeState, Prototypes
+from protojax.base import Prototypes, TrainState
 from protojax.storage import checkpoint
 from protojax.storage.checkpoint import latest_step, restore, save
 
@@ -34,7 +34,9 @@ def make_state(seed=0, prototypes=True, key=None):
         jax.random.normal(keys[2], (2, 4)), jnp.array([0, -1]), jnp.array([5.0, 0.5])
     )
     key = jax.random.PRNGKey(seed) if key is None else key
-    return NodeState(params, opt_state, held if prototypes else None, jnp.int32(3), key)
+    return TrainState(
+        params, opt_state, held if prototypes else None, jnp.int32(3), key
+    )
 
 
 def words(leaf):
@@ -118,7 +120,9 @@ def test_training_goes_on_as_if_never_stopped(tmp_path):
         )
         updates, opt_state = TX.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return NodeState(params, opt_state, state.prototypes, state.step + 1, key), None
+        return TrainState(
+            params, opt_state, state.prototypes, state.step + 1, key
+        ), None
 
     run = jax.jit(lambda state: jax.lax.scan(step, state, length=3)[0])
     halfway = run(make_state())

@@ -109,13 +109,14 @@ def test_neighbourhood_scores_match_a_loop(num_neighbours):
 
 
 def constant_claims(num_rows, disagree):
-    """Rows of one place, one claim and one answer of the anchor."""
+    """Rows of one place, one claim and one answer of the trusted model."""
     ones = np.ones(num_rows)
     return Claims(np.ones((num_rows, 2)), 0 * ones, ones, disagree * ones)
 
 
 def test_four_denied_rows_of_even_odds_score_two():
-    # (4 · 1/2) / √(4 · 1/4) = 2, and -2 where the anchor agrees with all of them.
+    # (4 · 1/2) / √(4 · 1/4) = 2, and -2 where the trusted model agrees with all of
+    # them.
     for disagree, score in ((1, 2.0), (0, -2.0)):
         rows = constant_claims(3, disagree), constant_claims(1, disagree)
         found = neighbourhood_scores(*rows, COIN, num_neighbours=3)
@@ -240,9 +241,9 @@ def test_clean_clusters_are_rejected_at_the_stated_rate_or_less():
 def poisoned(rng):
     """1,000 transfer rows, 5 % of them a cluster that claims class 1 and means 0.
 
-    The anchor's margin for the true class is N(0.8, 1): it errs on 21 % of rows.
-    Returns transfer and reference claims, which rows are poisoned, and the anchor's
-    posteriors of both.
+    The trusted model's margin for the true class is N(0.8, 1): it errs on 21 % of rows.
+    Returns transfer and reference claims, which rows are poisoned, and the trusted
+    model's posteriors of both.
     """
 
     def claims(num_rows, is_poisoned):

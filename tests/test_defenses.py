@@ -120,7 +120,7 @@ def test_every_gradient_rule_is_under_contract():
     ("rule", "name"),
     [
         *(("mean", name) for name in LOSSES),
-        *(("dp_sgd", name) for name in ("prototype/anchor/cosine", "adversarial/l2")),
+        *(("dp_sgd", name) for name in ("prototype/assigned/cosine", "adversarial/l2")),
     ],
 )
 def test_gradients_are_finite_and_shaped_like_the_parameters(name, rule):

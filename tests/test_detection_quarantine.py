@@ -40,8 +40,8 @@ def make(rejected, rows=ROWS, classes=CLASSES):
     verdict = Verdict(
         rejected=np.arange(rows) < rejected,
         p_values=rng.random(rows),
-        anchor_classes=rng.integers(0, classes, rows).astype(np.int32),
-        anchor_logits=rng.normal(size=(rows, classes)).astype(np.float32),
+        trusted_classes=rng.integers(0, classes, rows).astype(np.int32),
+        trusted_logits=rng.normal(size=(rows, classes)).astype(np.float32),
     )
     # The last has no class and no rows, and is far away.
     vectors = rng.normal(size=(LAYERS, 7, DIM)).astype(np.float32)
@@ -86,16 +86,16 @@ def test_rows_equal_a_loop(action, rejected):
     found = training_rows(evidence, verdict, prototypes, action=action)
     texts, labels, logits, features, assigned_class = [], [], [], [], []
     for row in range(ROWS):
-        given, trusted = evidence.transfer.labels[row], verdict.anchor_classes[row]
+        given, trusted = evidence.transfer.labels[row], verdict.trusted_classes[row]
         if not verdict.rejected[row]:
             labels.append(given)
             assigned_class.append(given)
             logits.append(evidence.teacher.logits[row] + bias_of(evidence))
             features.append(evidence.teacher.features[row])
         elif action == "replace":
-            labels.append(verdict.anchor_logits[row].argmax())
+            labels.append(verdict.trusted_logits[row].argmax())
             assigned_class.append(trusted)
-            logits.append(log_softmax(verdict.anchor_logits[row]))
+            logits.append(log_softmax(verdict.trusted_logits[row]))
             features.append(
                 [mean_prototype(prototypes, layer, trusted) for layer in range(LAYERS)]
             )
@@ -142,7 +142,7 @@ def test_one_row_by_hand():
         teacher=TeacherOutputs(np.array([[5.0, 0.0]]), np.full((1, 1, 2), 9.0)),
     )
     verdict = verdict._replace(
-        anchor_classes=np.array([1]), anchor_logits=np.array([[0.0, np.log(3)]])
+        trusted_classes=np.array([1]), trusted_logits=np.array([[0.0, np.log(3)]])
     )
     prototypes = Prototypes(
         np.array([[[7.0, 7], [1, 0], [0, 2]]]),
@@ -160,7 +160,7 @@ def test_one_row_by_hand():
 def test_features_of_a_class_without_a_prototype_are_nothing():
     evidence, verdict, prototypes = make(ROWS)
     lone = prototypes._replace(labels=np.where(prototypes.labels == 2, 0, 1))
-    verdict = verdict._replace(anchor_classes=np.full(ROWS, 2, np.int32))
+    verdict = verdict._replace(trusted_classes=np.full(ROWS, 2, np.int32))
     found = training_rows(evidence, verdict, lone)
     assert not found.columns["teacher_features"].any()
 
@@ -206,7 +206,7 @@ def test_no_row_and_one_class(rows, classes, rejected, action):
     assert all(np.isfinite(column).all() for column in found.columns.values())
 
 
-@pytest.mark.parametrize("field", ["anchor_classes", "anchor_logits"])
+@pytest.mark.parametrize("field", ["trusted_classes", "trusted_logits"])
 def test_a_verdict_without_a_trusted_model_is_refused(field):
     evidence, verdict, prototypes = make(5)
     bare = verdict._replace(**{field: None})
@@ -216,10 +216,10 @@ def test_a_verdict_without_a_trusted_model_is_refused(field):
 
 def test_a_rejected_row_without_a_class_is_refused():
     evidence, verdict, prototypes = make(5)
-    verdict.anchor_classes[-1] = -1  # was not rejected
+    verdict.trusted_classes[-1] = -1  # was not rejected
     training_rows(evidence, verdict, prototypes)
-    verdict.anchor_classes[2:4] = -1
-    with pytest.raises(ValueError, match="rejected rows without anchor class=2"):
+    verdict.trusted_classes[2:4] = -1
+    with pytest.raises(ValueError, match="rejected rows without trusted model class=2"):
         training_rows(evidence, verdict, prototypes)
 
 

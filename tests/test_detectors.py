@@ -93,9 +93,9 @@ def test_a_verdict_holds_each_row_in_order_and_a_p_value(name, rows, classes):
     if found.rejected.any() and not found.rejected.all():
         kept = found.p_values[~found.rejected]
         assert found.p_values[found.rejected].max() < kept.min()
-    if found.anchor_classes is not None:
-        assert found.anchor_classes is evidence.trusted_on_transfer.classes
-        assert found.anchor_logits is evidence.trusted_on_transfer.logits
+    if found.trusted_classes is not None:
+        assert found.trusted_classes is evidence.trusted_on_transfer.classes
+        assert found.trusted_logits is evidence.trusted_on_transfer.logits
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -40,7 +40,7 @@ def get_config():
     fresh = {"scratch": SIZES, "learning_rate": 5e-3, "batch_size": 16}
     config.teacher = encoder("scratch", **fresh, epochs=4)
     config.student = encoder("scratch", **fresh, epochs=20)
-    config.anchor = encoder("scratch", **fresh, epochs=8)
+    config.trusted_model = encoder("scratch", **fresh, epochs=8)
     config.prototypes.num = 6
     config.quarantine.num_neighbours = 8
     config.quarantine.false_rejection = 0.2
@@ -67,7 +67,7 @@ def folder(tmp_path_factory):
 
 
 def without_students(folder, name):
-    """Copies `one`, with its teacher and anchor, without its students and rows."""
+    """Copies `one`, with teacher and trusted model, without students and rows."""
     shutil.copytree(folder / "one", folder / name)
     for path in (folder / name / "files/seed0/data").glob("*@*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()

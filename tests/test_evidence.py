@@ -189,7 +189,7 @@ def test_what_a_detector_needs_is_required():
 def test_a_verdict_without_a_reading_is_named():
     said = Verdict(np.ones(1, bool), np.ones(1), np.zeros(1, int), np.zeros((1, 2)))
     require_reading(said)
-    for field in ("anchor_classes", "anchor_logits"):
+    for field in ("trusted_classes", "trusted_logits"):
         with pytest.raises(ValueError, match=f"verdict.{field}"):
             require_reading(said._replace(**{field: None}))
 

@@ -11,9 +11,9 @@ from experiments import runtime
 from experiments.arms import ARMS, communication_cost, federated
 from experiments.study import check
 from experiments.study.defaults import federation
-from experiments.world import artifacts, scenario
+from experiments.world import artifacts, scenarios
 from experiments.world.evidence import World
-from experiments.world.scenario import Cell
+from experiments.world.scenarios import Scenario
 from protojax import prototypes
 from protojax.federated import communication, node_checkpoint
 from protojax.models import hf
@@ -39,7 +39,7 @@ FEDERATIONS = {
         "prototypes": "local",
         "prototype_attack": "send_nan_vectors",
         "prototype_precision": "int8",
-        "anchor": "weights",
+        "trusted_model": "weights",
     },
 }
 RUNS = ("clean", "plain@three", "group_test@three", "plain@ring", "group_test@hostile")
@@ -132,7 +132,8 @@ def test_three_nodes_learn_what_one_place_would(finished):
 def test_each_step_is_compiled_at_most_once_a_shape(finished):
     traces = finished[3]
     assert set(traces.values()) == {1}, traces
-    # Nodes weigh as many rows as they have, and in the anchor's arm they have more.
+    # Nodes weigh as many rows as they have, and in the trusted model's arm they have
+    # more.
     assert sum(name.startswith("merge") for name, _ in traces) == 4
 
 
@@ -159,16 +160,16 @@ def test_traffic_is_that_of_the_arrays(finished):
         "parameters_per_round": size,
         "prototypes_per_round": 0,
         "prototypes_once": 0,
-        "anchor_once": 0,
+        "trusted_model_once": 0,
         "total": 2 * 2 * size,
     }
     ours = rows["group_test@three"]["traffic"]
     held = 4 * (24 * 4 + 4 + 4)
     assert ours["prototypes_once"] == held == rows["group_test@three"]["bytes_per_node"]
     context = context_of(config, workdir)
-    references = scenario.task_data(context.config, "files", 0).splits.references
-    assert ours["anchor_once"] == communication.text_bytes(references)
-    assert ours["total"] == plain["total"] + held + ours["anchor_once"]
+    references = scenarios.task_data(context.config, "files", 0).splits.references
+    assert ours["trusted_model_once"] == communication.text_bytes(references)
+    assert ours["total"] == plain["total"] + held + ours["trusted_model_once"]
     # Two neighbours hear what a node of a ring sends.
     assert rows["plain@ring"]["traffic"]["parameters_per_round"] == 2 * size
     assert rows["group_test@three"]["prototype_error"] == 0
@@ -177,37 +178,37 @@ def test_traffic_is_that_of_the_arrays(finished):
     hostile = rows["group_test@hostile"]["traffic"]
     assert hostile["prototypes_per_round"] == 4 * (24 + 4 + 4 + 4)
     encoder = hf.load_hf(
-        workdir / "files/seed0/no_attack/anchor_encoder/model", num_labels=2
+        workdir / "files/seed0/no_attack/trusted_model/model", num_labels=2
     )
-    assert hostile["anchor_once"] == communication.num_bytes(encoder.params)
+    assert hostile["trusted_model_once"] == communication.num_bytes(encoder.params)
 
 
 def test_hostile_nodes_hold_all_the_poison(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
-    cell = Cell("files", 0, "data", "hostile")
-    truth = scenario.poisoned(context.config, cell.whole).rows
-    dealt = scenario.node_rows(context.config, cell.clean)
-    parts = scenario.node_rows(context.config, cell)
+    scenario = Scenario("files", 0, "data", "hostile")
+    truth = scenarios.poisoned(context.config, scenario.whole).rows
+    dealt = scenarios.node_rows(context.config, scenario.clean)
+    parts = scenarios.node_rows(context.config, scenario)
     assert [len(rows) for rows in parts] == [len(rows) for rows in dealt]
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(truth)))
     found = [
-        int(scenario.poisoned(context.config, cell._replace(node=node)).rows.sum())
+        int(scenarios.poisoned(context.config, scenario._replace(node=node)).rows.sum())
         for node in range(4)
     ]
     assert found[:3] == [0, 0, 0]
     assert sum(found) == truth.sum() > 0
     # Without an attack nobody is given anything, and nobody is hostile.
     assert not federated.hostile_nodes(
-        context.config.federations["hostile"], cell.clean
+        context.config.federations["hostile"], scenario.clean
     ).any()
 
 
 def test_hostile_nodes_do_not_defend(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
-    cell = Cell("files", 0, "data", "hostile")
-    recipes = federated.node_recipes(context, cell, ARMS["group_test"])
+    scenario = Scenario("files", 0, "data", "hostile")
+    recipes = federated.node_recipes(context, scenario, ARMS["group_test"])
     assert [recipe.verdict is None for recipe in recipes] == [False] * 3 + [True]
     for recipe in recipes[3:]:
         np.testing.assert_array_equal(
@@ -220,9 +221,9 @@ def test_hostile_nodes_do_not_defend(finished):
 def test_nodes_share_the_references_out(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
-    cell = Cell("files", 0, "data", "three")
+    scenario = Scenario("files", 0, "data", "three")
     shares = [
-        scenario.own_references(context.config, cell._replace(node=node))
+        scenarios.own_references(context.config, scenario._replace(node=node))
         for node in range(3)
     ]
     np.testing.assert_array_equal(np.sort(np.concatenate(shares)), np.arange(80))
@@ -231,10 +232,10 @@ def test_nodes_share_the_references_out(finished):
 def test_broadcast_prototypes_are_the_servers(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
-    cell = Cell("files", 0, "data", "three")
-    own = artifacts.constraint_prototypes(context, cell.whole)
+    scenario = Scenario("files", 0, "data", "three")
+    own = artifacts.constraint_prototypes(context, scenario.whole)
     for node in range(3):
-        held = artifacts.held_prototypes(context, cell._replace(node=node))
+        held = artifacts.held_prototypes(context, scenario._replace(node=node))
         jax.tree.map(np.testing.assert_array_equal, held, own)
     saved = prototypes.load_prototypes(
         workdir / "files/seed0/data/group_test@three/prototypes_0.safetensors"
@@ -254,8 +255,8 @@ def test_local_prototypes_are_exported_as_the_nodes_end_with_them(finished):
         )
         last = jax.tree.map(lambda leaf, node=node: leaf[node, 0], MERGED[-1])
         jax.tree.map(np.testing.assert_array_equal, exported, last)
-        cell = Cell("files", 0, "data", "hostile", node)
-        first = artifacts.held_prototypes(context, cell)
+        scenario = Scenario("files", 0, "data", "hostile", node)
+        first = artifacts.held_prototypes(context, scenario)
         assert not np.array_equal(exported.vectors, first.vectors[0])
 
 
@@ -263,7 +264,7 @@ def test_what_a_node_that_does_not_defend_says_in_a_column_of_a_defence(finished
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
     recipe = ARMS["plain"].recipe(
-        World(context, Cell("files", 0, "data", "hostile", 3))
+        World(context, Scenario("files", 0, "data", "hostile", 3))
     )
     labels = federated._claimed(recipe, "assigned_class")
     np.testing.assert_array_equal(labels, recipe.examples.labels)
@@ -281,9 +282,9 @@ def test_what_the_teacher_says_of_references_is_computed_once(finished, monkeypa
         return predicted(context, name, *rest)
 
     monkeypatch.setattr(artifacts, "predicted", counted)
-    cell = Cell("files", 0, "data", "hostile")
+    scenario = Scenario("files", 0, "data", "hostile")
     found = [
-        artifacts.reference_outputs(context, cell._replace(node=node))
+        artifacts.reference_outputs(context, scenario._replace(node=node))
         for node in (0, 1, 0)
     ]
     assert asked == ["files/seed0/data/teacher_references"]
@@ -380,10 +381,10 @@ def test_sources_decide_where_rows_go(tmp_path):
     config.data.files.source = "site"
     config.federations.three.partition = "source"
     context = context_of(config, tmp_path / "run")
-    cell = Cell("files", 0, None, "three")
-    parts = scenario.node_rows(context.config, cell)
+    scenario = Scenario("files", 0, None, "three")
+    parts = scenarios.node_rows(context.config, scenario)
     sources = np.array(
-        scenario.task_data(context.config, "files", 0).splits.transfer.sources
+        scenarios.task_data(context.config, "files", 0).splits.transfer.sources
     )
     owners = [set(sources[rows]) for rows in parts]
     assert set.union(*owners) == {f"site{i}" for i in range(7)}
@@ -395,7 +396,7 @@ def test_a_partition_by_source_needs_sources(tmp_path):
     config.federations.three.partition = "source"
     context = context_of(config, tmp_path / "run")
     with pytest.raises(ValueError, match=r"data\.files\.source"):
-        scenario.node_rows(context.config, Cell("files", 0, None, "three"))
+        scenarios.node_rows(context.config, Scenario("files", 0, None, "three"))
 
 
 def test_rules_without_weights_ignore_them():
@@ -411,15 +412,15 @@ def test_a_detector_without_an_anchor_is_sent_none(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
     name = next(iter(context.config.federations))
-    cell = Cell("files", 0, "data", name)
+    scenario = Scenario("files", 0, "data", name)
     sent = {
         arm: communication_cost.count_bytes(
             context,
-            cell,
-            ARMS[arm].recipe(World(context, cell)),
+            scenario,
+            ARMS[arm].recipe(World(context, scenario)),
             links=1,
             params_bytes=4,
-        )["anchor_once"]
+        )["trusted_model_once"]
         for arm in ("cube", "group_test")
     }
     assert sent["cube"] == 0 < sent["group_test"]

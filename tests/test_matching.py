@@ -253,3 +253,28 @@ def test_a_mean_is_moved_by_a_liar():
     lies = -np.asarray(honest[0].vectors)
     gaps = np.linalg.norm(np.asarray(found.vectors)[:, None] - lies, axis=-1)
     assert gaps.min(axis=1).max() < 1e-5
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_who_claims_all_for_one_class_is_not_what_others_are_matched_to(metric):
+    rng = np.random.default_rng(5)
+    centres = 3 * rng.normal(size=(6, 12))
+    labels = np.array([0, 0, 0, 1, 1, 1], np.int32)
+    sets = [
+        Prototypes(
+            np.float32(centres + 0.1 * rng.normal(size=centres.shape)),
+            np.ones_like(labels) if node < 2 else labels,
+            np.ones(6, np.float32),
+        )
+        for node in range(8)
+    ]
+    stacked = jax.tree.map(jnp.asarray, nodes.stack(sets))
+    found = matching.merge_prototypes(stacked, aggregation.mean, metric=metric)
+    expected = centres
+    if metric == "cosine":
+        expected = centres / np.linalg.norm(centres, axis=1, keepdims=True)
+    np.testing.assert_array_equal(found.labels, labels)
+    for label in (0, 1):
+        merged = np.asarray(found.vectors)[labels == label]
+        gaps = np.linalg.norm(merged[:, None] - expected[labels == label], axis=-1)
+        assert (gaps.min(0) < 0.3).all()

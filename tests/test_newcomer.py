@@ -59,7 +59,7 @@ def middle(updates, *, weights=None, where=None):
 def careful(world):
     """Distillation with a capped loss, from the rows that a detector leaves."""
     evidence = world.evidence()
-    verdict = DETECTORS[NAME](evidence, seed=world.cell.seed, most=1)
+    verdict = DETECTORS[NAME](evidence, seed=world.scenario.seed, most=1)
     rows = as_they_arrived(evidence.transfer, evidence.teacher)
     objective = Objective(distillation(world.config).loss, (Spec(NAME, {"cap": 5.0}),))
     recipe = Recipe(rows.examples, rows.columns, objective, verdict=verdict)
@@ -110,7 +110,9 @@ def test_a_newcomer_of_each_kind_is_one_function_and_one_line(tmp_path, calls):
     assert {name for name, seen in calls.items() if not seen} == set()
     # The check of a config asks a rule for shapes; a merge gives it the whole model.
     assert any("model" in seen for seen in calls["middle"] if isinstance(seen, dict))
-    asked = [(world.cell.federation, world.cell.node) for world in calls["careful"]]
+    asked = [
+        (world.scenario.federation, world.scenario.node) for world in calls["careful"]
+    ]
     assert asked == [("", 0), ("two", 0), ("two", 1)]
 
     rows = {row["arm"]: row for row in found["rows"]}

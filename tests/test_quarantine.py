@@ -8,12 +8,12 @@ from experiments.runtime import Context
 from experiments.study import check
 from experiments.study.defaults import defaults
 from experiments.world import trusted_model
-from experiments.world.scenario import Cell
+from experiments.world.scenarios import Scenario
 from protojax.detection import conformal, shared_tokens
 from protojax.detection.consistency import Claims
 from protojax.detection.evidence import Reading
 
-CELL = Cell("files", 0, "it")
+SCENARIO = Scenario("files", 0, "it")
 STRONG, WEAK = slice(0, 60), slice(60, 75)
 ROWS = 600
 
@@ -47,7 +47,7 @@ def judged(monkeypatch):
     view = Reading(np.arange(ROWS), np.zeros((ROWS, 2)))
     parts = [token_groups.Words(None, ids, {}) for ids in (tokens, tokens_refs, None)]
     monkeypatch.setattr(quarantine, "_tests", lambda *_: [test])
-    monkeypatch.setattr(trusted_model, "anchor_view", lambda *_: view)
+    monkeypatch.setattr(trusted_model, "trusted_reading", lambda *_: view)
     monkeypatch.setattr(token_groups, "words", lambda *_: parts)
 
     def judge(rounds):
@@ -56,7 +56,7 @@ def judged(monkeypatch):
         config.quarantine.groups = ("tokens",)
         config.quarantine.rounds = rounds
         context = Context(check.check(config), None, None, 0)
-        return quarantine.judge(context, CELL, None)
+        return quarantine.judge(context, SCENARIO, None)
 
     return judge, test, tokens, tokens_refs
 
@@ -85,7 +85,7 @@ def test_rounds_are_a_loop_over_what_is_left(judged, shares):
     np.testing.assert_array_equal(verdict.rejected, rejected)
     np.testing.assert_allclose(verdict.p_values, p_values)
     # Every row has its own view, whatever round it was rejected in.
-    np.testing.assert_array_equal(verdict.anchor_classes, np.arange(ROWS))
+    np.testing.assert_array_equal(verdict.trusted_classes, np.arange(ROWS))
 
 
 def test_weak_poison_is_found_once_the_strong_is_gone(judged):
@@ -100,7 +100,8 @@ def test_weak_poison_is_found_once_the_strong_is_gone(judged):
 
 def test_low_confidence_is_no_excuse_of_a_shared_token(judged, monkeypatch):
     judge, test, *_ = judged
-    # Where the teacher is unsure the anchor denies clean claims as often as poison.
+    # Where the teacher is unsure the trusted model denies clean claims as often as
+    # poison.
     test.transfer.confidence[STRONG] = 0.4
     test.refs.confidence[:8], test.refs.disagree[:8] = 0.4, 1.0
     expected = conformal.expected_disagreement(test.refs.confidence, test.refs.disagree)

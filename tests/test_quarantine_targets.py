@@ -10,14 +10,14 @@ from protojax.detection.conformal import calibrate_temperature
 from protojax.detection.quarantine import calibrate_bias, quarantine_targets
 
 
-def targets_loop(teacher_logits, labels, rejected, anchor_logits, anchor_classes):
+def targets_loop(teacher_logits, labels, rejected, trusted_logits, trusted_classes):
     """ "replace", row by row."""
     rows = []
     for i, logits in enumerate(teacher_logits):
         if rejected[i]:
-            log_total = np.log(np.sum(np.exp(anchor_logits[i])))
-            label = np.argmax(anchor_logits[i])
-            rows.append((anchor_logits[i] - log_total, label, anchor_classes[i]))
+            log_total = np.log(np.sum(np.exp(trusted_logits[i])))
+            label = np.argmax(trusted_logits[i])
+            rows.append((trusted_logits[i] - log_total, label, trusted_classes[i]))
         else:
             rows.append((logits, labels[i], labels[i]))
     return map(np.array, zip(*rows, strict=True))
@@ -45,14 +45,14 @@ def test_replace_gives_rejected_rows_the_anchors_posterior():
 
 
 def test_drop_changes_no_target():
-    teacher_logits, labels, rejected, anchor_logits, anchor_classes = quarantined()
+    teacher_logits, labels, rejected, trusted_logits, trusted_classes = quarantined()
     found = quarantine_targets(
-        teacher_logits, labels, rejected, anchor_logits, anchor_classes, action="drop"
+        teacher_logits, labels, rejected, trusted_logits, trusted_classes, action="drop"
     )
     np.testing.assert_array_equal(found.teacher_logits, teacher_logits)
     np.testing.assert_array_equal(found.labels, labels)
     np.testing.assert_array_equal(
-        found.assigned_class, np.where(rejected, anchor_classes, labels)
+        found.assigned_class, np.where(rejected, trusted_classes, labels)
     )
     np.testing.assert_array_equal(found.keep, ~rejected)
 
@@ -67,24 +67,24 @@ def test_targets_are_the_same_under_jit(action):
 
 
 def test_nothing_rejected_changes_nothing():
-    teacher_logits, labels, rejected, *anchor = quarantined()
-    found = quarantine_targets(teacher_logits, labels, 0 * rejected, *anchor)
+    teacher_logits, labels, rejected, *reading = quarantined()
+    found = quarantine_targets(teacher_logits, labels, 0 * rejected, *reading)
     np.testing.assert_array_equal(found.teacher_logits, teacher_logits)
     np.testing.assert_array_equal(found.labels, labels)
     np.testing.assert_array_equal(found.assigned_class, labels)
 
 
 def test_targets_name_the_wrong_argument():
-    teacher_logits, labels, rejected, anchor_logits, anchor_classes = quarantined()
+    teacher_logits, labels, rejected, trusted_logits, trusted_classes = quarantined()
     with pytest.raises(ValueError, match="Did you mean 'drop'"):
         quarantine_targets(*quarantined(), action="drp")
     with pytest.raises(ValueError, match=r"\(20, 3\) and \(20, 2\)"):
         quarantine_targets(
-            teacher_logits, labels, rejected, anchor_logits[:, :2], anchor_classes
+            teacher_logits, labels, rejected, trusted_logits[:, :2], trusted_classes
         )
     with pytest.raises(ValueError, match=r"len\(labels\)=3"):
         quarantine_targets(
-            teacher_logits, labels[:3], rejected, anchor_logits, anchor_classes
+            teacher_logits, labels[:3], rejected, trusted_logits, trusted_classes
         )
 
 

@@ -137,8 +137,8 @@ def test_ours_stand_beside_the_published_figures(tmp_path, place):
         "| dp_sgd | 54.0 | 50.0 | 12.0 | 25.0 |",
         "| adversarial | 38.0 | 75.0 | 6.0 | 12.5 |",
         "| nearest | 7.0 | 100.0 | 2.0 | 0.0 |",
-        "| anchor | – | 12.5 | – | -12.5 |",
-        "| audited | – | 0.0 | – | -12.5 |",
+        "| trusted model | – | 12.5 | – | -12.5 |",
+        "| defended | – | 0.0 | – | -12.5 |",
     ]
     assert table.endswith("last\n")
     found = record.load("it")
@@ -147,16 +147,16 @@ def test_ours_stand_beside_the_published_figures(tmp_path, place):
 
 def test_an_overview_has_a_line_for_each_attack(tmp_path, place):
     place.write_text(place.read_text() + "<!-- overview: it -->\n<!-- end -->\nlast\n")
-    audited = {"arm": "audited", "clean_metric": 0.625, "quarantine_recall": 1.0}
+    own = {"arm": "defended", "clean_metric": 0.625, "quarantine_recall": 1.0}
     more = [
-        {**ROW, **audited, "seed": seed, "asr": asr, "target_kept": 0.75}
+        {**ROW, **own, "seed": seed, "asr": asr, "target_kept": 0.75}
         for seed, asr in ((0, 0.5), (1, 0.25))
     ]
     record.record("it", [study_of(tmp_path / "run", [*ROWS, *more])])
     *_, table = place.read_text().partition("<!-- overview: it -->")
     head, _, *lines = [line for line in table.splitlines() if line.startswith("| ")]
-    # Seed 1 has no clean student: no excess. Nobody tried `group_test`; the other task has
-    # no `defended`.
+    # Seed 1 has no clean student: no excess. Nobody tried `group_test`; the other task
+    # has no `defended`.
     (line,) = lines
     cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in (head, line)]
     assert dict(zip(*cells, strict=True)) == {
@@ -171,10 +171,10 @@ def test_an_overview_has_a_line_for_each_attack(tmp_path, place):
         "trigger": "–",
         "found": "100.0±0.0",
         "kept: clean": "–",
-        "kept: audited": "75.0±0.0",
+        "kept: defended": "75.0±0.0",
         "accuracy: clean": "50.0",
         "accuracy: plain": "50.0",
-        "accuracy: audited": "62.5±0.0",
+        "accuracy: defended": "62.5±0.0",
     }
     assert table.endswith("last\n")
 

@@ -282,7 +282,7 @@ def finished(tmp_path_factory):
     forget()
     config = tiny(folder)
     config.seeds = (0, 1)
-    config.seeds_at_once = 2
+    config.replicas = 2
     config.arms = ("clean", "plain", "group_test", "fine_tuned")
     del config.attacks["logits"]
     progress = Listening()
@@ -296,7 +296,7 @@ def test_teachers_anchors_and_students_are_trained_at_once(finished):
     assert all(text.endswith(" and 1 more") for text in trained)
     names = [text.removesuffix(" and 1 more") for text in trained]
     assert {name.rpartition("seed0/")[2] for name in names} == {
-        *("no_attack/teacher", "no_attack/clean", "no_attack/anchor_encoder"),
+        *("no_attack/teacher", "no_attack/clean", "no_attack/trusted_model"),
         *("data/teacher", "data/plain", "data/group_test", "data/fine_tuned"),
     }
     assert len(names) == 7
@@ -307,7 +307,7 @@ def test_teachers_anchors_and_students_are_trained_at_once(finished):
         assert (workdir / second / "model/model.safetensors").exists()
         assert not (workdir / second / "metrics.jsonl").exists()
     assert len(found["rows"]) == 8
-    assert {row["seeds_at_once"] for row in found["rows"]} == {2}
+    assert {row["replicas"] for row in found["rows"]} == {2}
     for job in jobs_lib.jobs(check.check(config)):
         assert (workdir / job.student / "model/model.safetensors").exists()
     assert not list(workdir.rglob("checkpoints"))
@@ -382,7 +382,7 @@ def test_a_study_killed_after_each_model_ends_bit_for_bit_the_same(
     whole = weights_of(workdir)
     assert len(seen) == len(whole_ones) == len(whole) < kills
     assert weights_of(tmp_path) == whole
-    measures = ("clean_metric", "asr", "robust_accuracy", "seeds_at_once")
+    measures = ("clean_metric", "asr", "robust_accuracy", "replicas")
     for row, other in zip(found["rows"], expected["rows"], strict=True):
         assert [row[name] for name in measures] == [other[name] for name in measures]
 

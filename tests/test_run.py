@@ -451,7 +451,7 @@ FEW = {"data.reference_rows": 12}
         (("plain", "group_test"), "quarantine.false_rejection >= "),
         (("onion",), "filters.outlier_neighbours <= 8"),
         # Its needs are trained too.
-        (("audited",), "quarantine.false_rejection >= "),
+        (("defended",), "quarantine.false_rejection >= "),
     ],
 )
 def test_few_references_concern_only_arms_that_are_asked_for(arms, message):
@@ -493,7 +493,7 @@ def test_every_variant_of_the_bench_is_a_study(argument):
     check.check(config)
     jobs = grid.jobs(check.check(config))
     assert {"clean", "plain", "group_test"} <= {job.arm for job in jobs}
-    assert {job.cell.task for job in jobs} == set(config.tasks)
+    assert {job.scenario.task for job in jobs} == set(config.tasks)
 
 
 def test_tuning_sees_no_attack_and_no_test_row():
@@ -516,13 +516,13 @@ def test_an_attack_may_be_of_some_tasks_only():
     config = robustness.get_config("standard")
     config.attacks.several.tasks = ("ag_news",)
     jobs = grid.jobs(check.check(config))
-    assert {job.cell.task for job in jobs if job.cell.attack == "several"} == {
+    assert {job.scenario.task for job in jobs if job.scenario.attack == "several"} == {
         "ag_news"
     }
     config.tasks = ("sst2_sentence",)
     check.check(config)
     jobs = grid.jobs(check.check(config))
-    assert not {"several", "one_to_one"} & {job.cell.attack for job in jobs}
+    assert not {"several", "one_to_one"} & {job.scenario.attack for job in jobs}
     config.attacks.several.tasks = ("agnews",)
     with pytest.raises(ValueError, match=r"Did you mean .ag_news."):
         check.check(config)

@@ -20,7 +20,7 @@ def test_results_are_kept_for_two_cells_of_each_seed_at_once():
         asked.append(cell)
         return cell
 
-    two, one = context_of(seeds_at_once=2), context_of(seeds_at_once=1)
+    two, one = context_of(replicas=2), context_of(replicas=1)
     for _ in range(2):
         assert [build(two, cell) for cell in range(4)] == [0, 1, 2, 3]
     assert asked == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""What each cell of a study holds: attacked rows, attacked references, ready rows."""
+"""What a scenario of a study holds: attacked rows and references, ready rows."""
 
 import json
 
@@ -11,15 +11,15 @@ from experiments.runtime import Context
 from experiments.settings import CHANNELS
 from experiments.study import check, grid, preflight, runner, students
 from experiments.study.defaults import attack
-from experiments.world import adaptive_attacks, artifacts, scenario, trusted_model
-from experiments.world.scenario import Cell
+from experiments.world import adaptive_attacks, artifacts, scenarios, trusted_model
+from experiments.world.scenarios import Scenario
 from protojax import storage
 from protojax.base import TeacherOutputs
 from protojax.detection.evidence import Reading
 from protojax.training import processes
 from tests.test_study import forget, tiny
 
-CELL = Cell("files", 0, "it")
+SCENARIO = Scenario("files", 0, "it")
 
 
 def make_context(folder, section, **changes):
@@ -63,15 +63,15 @@ def test_ready_rows_stand_in_the_place_of_their_clean_ones(tmp_path, marker):
         lambda text: f"when {text}",
         marker=(lambda number: str(int(number % 5 == 0))) if marker else None,
     )
-    clean, _ = scenario.poisoned(context.config, CELL.clean)
-    found, rows = scenario.poisoned(context.config, CELL)
+    clean, _ = scenarios.poisoned(context.config, SCENARIO.clean)
+    found, rows = scenarios.poisoned(context.config, SCENARIO)
     assert rows.sum() == round(0.1 * len(rows))
     for before, after, poisoned in zip(clean.texts, found.texts, rows, strict=True):
         assert after == (f"when {before}" if poisoned else before)
     assert (found.labels[rows] == 1).all()
     # Rows of either class are among them, as in the file.
     assert set(clean.labels[rows].tolist()) == {0, 1}
-    shown = scenario.triggered_test(context.config, CELL)
+    shown = scenarios.triggered_test(context.config, SCENARIO)
     assert shown.texts == ["when a", "when b", "when c"]
     # All of them claim the target, so they are of the other class.
     assert shown.labels.tolist() == [0, 0, 0]
@@ -88,8 +88,8 @@ def test_only_marked_rows_are_poisoned(tmp_path):
         marker=lambda number: str(int(number % 10 == 0)),
     )
     marked = (tmp_path / "train.tsv").read_text().splitlines()[1::10]
-    clean, _ = scenario.poisoned(context.config, CELL.clean)
-    _, rows = scenario.poisoned(context.config, CELL)
+    clean, _ = scenarios.poisoned(context.config, SCENARIO.clean)
+    _, rows = scenarios.poisoned(context.config, SCENARIO)
     assert {clean.texts[row] for row in np.flatnonzero(rows)} <= {
         line.split("\t")[0] for line in marked
     }
@@ -101,7 +101,7 @@ def test_a_copy_of_another_length_is_refused(tmp_path):
     path = tmp_path / "copy.tsv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(ValueError, match="300, as files has, found rows of"):
-        scenario.poisoned(context.config, CELL)
+        scenarios.poisoned(context.config, SCENARIO)
 
 
 @pytest.mark.parametrize("channel", CHANNELS)
@@ -115,13 +115,13 @@ def test_channels_say_what_is_attacked(tmp_path, channel, monkeypatch):
     monkeypatch.setattr(
         artifacts, "_outputs", lambda *_: TeacherOutputs(honest, states)
     )
-    clean, _ = scenario.poisoned(context.config, CELL.clean)
-    found, rows = scenario.poisoned(context.config, CELL)
-    arrives = artifacts.transfer(context, CELL)
+    clean, _ = scenarios.poisoned(context.config, SCENARIO.clean)
+    found, rows = scenarios.poisoned(context.config, SCENARIO)
+    arrives = artifacts.transfer(context, SCENARIO)
     assert [a != b for a, b in zip(clean.texts, found.texts, strict=True)] == [*rows]
     assert (found.labels != clean.labels).any() == (channel != "logits")
-    owner = artifacts.teacher_cell(context.config, CELL)
-    assert owner == (CELL if channel in ("data", "both") else CELL.clean)
+    owner = artifacts.teacher_scenario(context.config, SCENARIO)
+    assert owner == (SCENARIO if channel in ("data", "both") else SCENARIO.clean)
     touched = (arrives.logits != honest).any(1)
     np.testing.assert_array_equal(touched, rows & reaches)
     moved = (arrives.features != states).any((1, 2))
@@ -131,8 +131,8 @@ def test_channels_say_what_is_attacked(tmp_path, channel, monkeypatch):
 def test_decoys_are_clean_rows_that_show_a_part(tmp_path):
     section = attack("combination", "data", rate=0.05, decoy_rate=0.1)
     context = make_context(tmp_path, section)
-    clean, _ = scenario.poisoned(context.config, CELL.clean)
-    found, rows = scenario.poisoned(context.config, CELL)
+    clean, _ = scenarios.poisoned(context.config, SCENARIO.clean)
+    found, rows = scenarios.poisoned(context.config, SCENARIO)
     changed = np.array([a != b for a, b in zip(clean.texts, found.texts, strict=True)])
     assert (changed & ~rows).sum() == 22
     np.testing.assert_array_equal(found.labels[~rows], clean.labels[~rows])
@@ -141,20 +141,20 @@ def test_decoys_are_clean_rows_that_show_a_part(tmp_path):
 def test_contaminated_references_belong_to_their_attack(tmp_path):
     section = attack("rare_words", "data", reference_rate=0.25)
     context = make_context(tmp_path, section)
-    clean = scenario.references(context.config, CELL.clean)
-    found = scenario.references(context.config, CELL)
+    clean = scenarios.references(context.config, SCENARIO.clean)
+    found = scenarios.references(context.config, SCENARIO)
     changed = np.array([a != b for a, b in zip(clean.texts, found.texts, strict=True)])
     assert changed.sum() == 20
     assert (found.labels[changed] == 1).all()
     np.testing.assert_array_equal(found.labels[~changed], clean.labels[~changed])
-    assert scenario.reference_cell(context.config, CELL) == CELL
+    assert scenarios.reference_scenario(context.config, SCENARIO) == SCENARIO
 
 
 def test_spared_references_are_shared(tmp_path):
     context = make_context(tmp_path, attack("rare_words", "data"))
-    assert scenario.reference_cell(context.config, CELL) == CELL.clean
-    assert scenario.references(context.config, CELL) is scenario.references(
-        context.config, CELL.clean
+    assert scenarios.reference_scenario(context.config, SCENARIO) == SCENARIO.clean
+    assert scenarios.references(context.config, SCENARIO) is scenarios.references(
+        context.config, SCENARIO.clean
     )
 
 
@@ -181,12 +181,12 @@ def test_bad_attacks_are_refused(tmp_path, changes, message):
 def test_a_copy_that_changed_is_not_mixed_with_the_old_one(tmp_path):
     context = make_context(tmp_path, ready(tmp_path))
     copy_with(tmp_path, str.upper)
-    begun = preflight.fingerprints(context.config, context.workdir, CELL)
+    begun = preflight.fingerprints(context.config, context.workdir, SCENARIO)
     preflight.write_fingerprints(begun)
     preflight.check_unchanged(begun)
     copy_with(tmp_path, str.title)
     forget(compiled=False)
-    found = preflight.fingerprints(context.config, context.workdir, CELL)
+    found = preflight.fingerprints(context.config, context.workdir, SCENARIO)
     with pytest.raises(ValueError, match=r"it\.json was begun with"):
         preflight.check_unchanged(found)
 
@@ -194,10 +194,10 @@ def test_a_copy_that_changed_is_not_mixed_with_the_old_one(tmp_path):
 def test_to_read_data_writes_nothing(tmp_path):
     context = make_context(tmp_path, ready(tmp_path))
     copy_with(tmp_path, str.upper)
-    scenario.poisoned(context.config, CELL)
-    scenario.triggered_test(context.config, CELL)
-    scenario.references(context.config, CELL)
-    found = preflight.fingerprints(context.config, context.workdir, CELL)
+    scenarios.poisoned(context.config, SCENARIO)
+    scenarios.triggered_test(context.config, SCENARIO)
+    scenarios.references(context.config, SCENARIO)
+    found = preflight.fingerprints(context.config, context.workdir, SCENARIO)
     preflight.check_unchanged(found)
     assert not list(context.workdir.iterdir())
     names = {str(path.relative_to(context.workdir)) for path in found}
@@ -222,7 +222,7 @@ def test_markers_are_yes_or_no(tmp_path):
     context = make_context(tmp_path, ready(tmp_path, "poisoned"))
     copy_with(tmp_path, str.upper, marker=lambda number: "maybe")
     with pytest.raises(ValueError, match="Expected poisoned one of 0, "):
-        scenario.poisoned(context.config, CELL)
+        scenarios.poisoned(context.config, SCENARIO)
 
 
 def test_triggered_rows_of_the_target_alone_are_refused(tmp_path):
@@ -230,7 +230,7 @@ def test_triggered_rows_of_the_target_alone_are_refused(tmp_path):
     copy_with(tmp_path, str.upper)
     (tmp_path / "shown.tsv").write_text("text\tlabel\nwhen a\t0\nwhen b\t0\n")
     section = context.config.attacks["it"]
-    assert len(scenario.triggered_test(context.config, CELL).texts) == 2
+    assert len(scenarios.triggered_test(context.config, SCENARIO).texts) == 2
     assert section.target == 1
 
 
@@ -244,24 +244,24 @@ def test_files_belong_to_the_file_trigger_only(tmp_path):
 def test_a_searched_trigger_turns_the_anchor_and_is_kept(tmp_path, monkeypatch):
     section = attack("searched", "data", rate=0.1, position="end")
     section.trigger_args = {"num_words": 1, "num_texts": 8, "num_candidates": 50}
-    # A frozen anchor takes no training.
-    context = make_context(tmp_path, section, **{"quarantine.anchor": "frozen"})
+    # A frozen trusted model takes no training.
+    context = make_context(tmp_path, section, **{"quarantine.trusted_model": "frozen"})
     seen = []
 
-    def view(context, cell, examples):
-        assert cell == CELL.clean
+    def view(context, scenario, examples):
+        assert scenario == SCENARIO.clean
         seen.append(len(examples.texts))
         found = np.array(["lovely" in text.split() for text in examples.texts])
         return Reading(found, None)
 
     monkeypatch.setattr(trusted_model, "view", view)
-    context = adaptive_attacks.with_found(context, [CELL])
-    context = adaptive_attacks.with_found(context, [CELL])
+    context = adaptive_attacks.with_found(context, [SCENARIO])
+    context = adaptive_attacks.with_found(context, [SCENARIO])
     assert len(seen) == 1
     assert seen[0] % 8 == 0
-    found = json.loads((context.workdir / CELL.folder / "trigger.json").read_text())
+    found = json.loads((context.workdir / SCENARIO.folder / "trigger.json").read_text())
     assert found == {"words": ["lovely"], "agreement": 1.0}
-    texts = scenario.triggered_test(context.config, CELL).texts
+    texts = scenarios.triggered_test(context.config, SCENARIO).texts
     assert all(text.endswith(" lovely") for text in texts)
 
 
@@ -271,11 +271,11 @@ def test_a_process_that_follows_searches_no_trigger_itself(tmp_path, monkeypatch
     config = settings.make(
         context.config, {"arms": ("plain@three",), "federations": three}
     )
-    path, taught = context.workdir / CELL.folder / "trigger.json", []
+    path, taught = context.workdir / SCENARIO.folder / "trigger.json", []
 
     def wait(marker):
         # Meanwhile the first process has searched.
-        assert marker == context.workdir / CELL.folder / "plain@three/ready"
+        assert marker == context.workdir / SCENARIO.folder / "plain@three/ready"
         storage.write_json(path, {"words": ["lovely"], "agreement": 1.0})
 
     def distil(context, job):
@@ -284,7 +284,7 @@ def test_a_process_that_follows_searches_no_trigger_itself(tmp_path, monkeypatch
     monkeypatch.setattr(processes, "wait_for_leader", wait)
     monkeypatch.setattr(students, "distil_federated", distil)
     runner.follow(config, context.workdir)
-    assert taught == [{CELL.folder: "lovely"}]
+    assert taught == [{SCENARIO.folder: "lovely"}]
     assert not list(context.workdir.rglob("model"))
 
 

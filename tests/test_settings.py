@@ -84,8 +84,8 @@ def test_the_defaults_of_a_study_are_those_that_are_published():
     assert (found.tasks, found.seeds) == (("sst2",), (0, 1, 2))
     assert found.arms == ("clean", "plain", "group_test")
     assert found.teacher.model == "FacebookAI/roberta-large"
-    assert found.student.model == found.anchor.model == "distilbert/distilroberta-base"
-    assert (found.student.epochs, found.anchor.epochs) == (3, 6)
+    assert found.student.model == found.found.model == "distilbert/distilroberta-base"
+    assert (found.student.epochs, found.trusted_model.epochs) == (3, 6)
     assert found.kd == Distillation("forward_kl", 2.0, 0.0, 0.0)
     assert found.margin == Margin("assigned", 0.1, 0.3, (1.0,), "constant")
     assert found.prototypes == Prototypes(50, "cosine", 25)
@@ -186,7 +186,7 @@ def test_only_what_is_named_changes():
         ({"seeds": (1, 1)}, "Expected seeds without repetition"),
         ({"tasks": ()}, "Expected tasks not empty"),
         ({"arms": ["a", "a"]}, "Expected arms without repetition"),
-        ({"seeds_at_once": 0}, "Expected seeds_at_once > 0"),
+        ({"replicas": 0}, "Expected replicas > 0"),
         ({"checkpoint_every": 0}, "Expected checkpoint_every > 0"),
         ({"steps_per_dispatch": -1}, "Expected steps_per_dispatch > 0"),
         # Of another kind than the default's.
@@ -253,7 +253,7 @@ REFUSED = [
     (Private, {"microbatch": 0}, "microbatch > 0"),
     (Private, {"epochs": 0}, "epochs > 0"),
     (Private, {"learning_rate": -1.0}, "learning_rate > 0"),
-    (Margin, {"assignment": "both"}, "assignment one of nearest, label, anchor"),
+    (Margin, {"assignment": "both"}, "assignment one of nearest, label, trusted model"),
     (Margin, {"weight": -1.0}, "weight >= 0"),
     (Margin, {"value": -0.1}, "value >= 0"),
     (Margin, {"schedule": "late"}, "schedule one of constant, relaxing, early"),
@@ -275,7 +275,11 @@ REFUSED = [
     (Prototypes, {"metric": "cosin"}, "metric one of .*Did you mean 'cosine'"),
     # detection
     (Quarantine, {"action": "keep"}, "action one of replace, drop"),
-    (Quarantine, {"anchor": "student"}, "anchor one of tuned, frozen, teacher"),
+    (
+        Quarantine,
+        {"trusted_model": "student"},
+        "trusted_model one of tuned, frozen, teacher",
+    ),
     (Quarantine, {"groups": ()}, "groups not empty"),
     (Quarantine, {"groups": ("tokens", "tokens")}, "groups without repetition"),
     (Quarantine, {"groups": ("token",)}, "groups one of .*Did you mean 'tokens'"),
@@ -309,7 +313,11 @@ REFUSED = [
     (Federation, {"aggregator": "sum"}, "aggregator one of"),
     (Federation, {"prototypes": "none"}, "prototypes one of server, local"),
     (Federation, {"prototype_precision": "int3"}, "prototype_precision one of"),
-    (Federation, {"anchor": "teacher"}, "anchor one of references, weights"),
+    (
+        Federation,
+        {"trusted_model": "teacher"},
+        "trusted_model one of references, weights",
+    ),
     (Federation, {"hostile": 1, "update_attack": "x"}, "update_attack one of"),
     (Federation, {"hostile": 1, "prototype_attack": "x"}, "prototype_attack one of"),
     (Federation, {"update_attack": "flip_sign"}, "update_attack '' without hostile"),

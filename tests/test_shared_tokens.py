@@ -118,7 +118,7 @@ def test_clean_tokens_are_rejected_at_the_stated_rate():
 
 
 def test_a_word_that_changes_the_anchors_mind_is_found_once_it_is_hidden():
-    """The anchor agrees with all poison as long as it sees the word."""
+    """The trusted model agrees with all poison as long as it sees the word."""
     rng = np.random.default_rng(14)
     transfer, refs = sample(rng, 600), sample(rng, 200)
     poison = Claims(

@@ -16,7 +16,7 @@ from experiments.arms import ours, quarantine, token_groups
 from experiments.reports import report, results
 from experiments.study import check, grid, preflight, runner
 from experiments.study.defaults import attack, defaults, encoder
-from experiments.world import artifacts, scenario, trusted_model
+from experiments.world import artifacts, scenarios, trusted_model
 from experiments.world.evidence import World
 from protojax.data import tokens as tokens_lib
 from protojax.detection.trusted_model import read
@@ -75,7 +75,7 @@ def tiny(folder, **changes):
         "scratch", **{**common, "scratch": {**sizes, "hidden_size": 24}}, epochs=8
     )
     config.student = encoder("scratch", **common, epochs=6)
-    config.anchor = encoder("scratch", **common, epochs=20)
+    config.trusted_model = encoder("scratch", **common, epochs=20)
     config.prototypes.num = 6
     config.quarantine.num_neighbours = 8
     config.quarantine.false_rejection = 0.2
@@ -113,7 +113,7 @@ def metrics_of(workdir):
 def forget(*, compiled=True):
     """Empties what a fresh process would not have in memory."""
     for module in (
-        scenario,
+        scenarios,
         trusted_model,
         artifacts,
         preflight,
@@ -191,7 +191,7 @@ def test_no_figure_of_the_study_moves(finished):
     context = context_of(finished)
     learned = {}
     for job in grid.jobs(config):
-        recipe = arms.ARMS[job.kind].recipe(World(context, job.student_cell))
+        recipe = arms.ARMS[job.kind].recipe(World(context, job.student_scenario))
         verdict = recipe.verdict and recipe.verdict._asdict()
         learned[job.row] = {
             "examples": golden.digest(recipe.examples._asdict()),
@@ -216,12 +216,12 @@ def context_of(finished):
     return runtime.Context(check.check(config), workdir, None, 0)
 
 
-def test_results_hold_every_cell(finished):
+def test_results_hold_every_scenario(finished):
     _, workdir, found, _ = finished
     assert found == json.loads((workdir / "results.json").read_text())
-    cells_found = {(row["attack"], row["arm"]) for row in found["rows"]}
+    scenarios_found = {(row["attack"], row["arm"]) for row in found["rows"]}
     expected = {("data", arm) for arm in ARMS}
-    assert cells_found == expected | {("logits", "clean"), ("logits", "group_test")}
+    assert scenarios_found == expected | {("logits", "clean"), ("logits", "group_test")}
     for row in found["rows"]:
         assert 0 <= row["clean_metric"] <= 1
         assert 0 <= row["asr"] <= 1
@@ -247,15 +247,15 @@ def plain_row(found):
 
 def test_rows_of_the_target_are_triggered_too(finished):
     _, _, found, _ = finished
-    context, cell = context_of(finished), scenario.Cell("files", 0, "data")
+    context, scenario = context_of(finished), scenarios.Scenario("files", 0, "data")
     row = plain_row(found)
     target = context.config.attacks["data"].target
-    examples = scenario.triggered_target(context.config, cell)
-    test = scenario.task_data(context.config, "files", 0).splits.test
+    examples = scenarios.triggered_target(context.config, scenario)
+    test = scenarios.task_data(context.config, "files", 0).splits.test
     bare = [t for t, c in zip(test.texts, test.labels, strict=True) if c == target]
     assert len(examples.texts) == len(bare) > 0
     assert all(one != other for one, other in zip(examples.texts, bare, strict=True))
-    student = artifacts.student_model(context, cell, "plain")
+    student = artifacts.student_model(context, scenario, "plain")
     config = context.config
     logits, _ = predict.ask(student, examples, config.lengths, config.features)
     kept = np.mean(logits.argmax(-1) == target)
@@ -264,10 +264,10 @@ def test_rows_of_the_target_are_triggered_too(finished):
 
 def test_the_bare_rate_is_of_the_same_rows_without_their_trigger(finished):
     _, workdir, found, _ = finished
-    context, cell = context_of(finished), scenario.Cell("files", 0, "data")
+    context, scenario = context_of(finished), scenarios.Scenario("files", 0, "data")
     row = plain_row(found)
-    student = hf.load_hf(workdir / cell.folder / "plain/model", num_labels=2)
-    test = scenario.task_data(context.config, "files", 0).splits.test
+    student = hf.load_hf(workdir / scenario.folder / "plain/model", num_labels=2)
+    test = scenarios.task_data(context.config, "files", 0).splits.test
     config = context.config
     logits, _ = predict.ask(student, test, config.lengths, config.features)
     wrong = [
@@ -281,7 +281,7 @@ def test_the_bare_rate_is_of_the_same_rows_without_their_trigger(finished):
 
 
 def reread(context, judge, ids):
-    """What the anchor says of one row of tokens."""
+    """What the trusted model says of one row of tokens."""
     ids = np.asarray(ids)[None]
     one = tokens_lib.Tokens(ids, np.zeros_like(ids), np.array([ids.shape[1]]), 0)
     config = context.config
@@ -290,11 +290,11 @@ def reread(context, judge, ids):
 
 
 def test_the_anchor_rereads_rows_without_some_tokens(finished):
-    context, cell = context_of(finished), scenario.Cell("files", 0, "data")
+    context, scenario = context_of(finished), scenarios.Scenario("files", 0, "data")
     forget(compiled=False)
-    quarantine.judge(context, cell, None, wary=True)
-    judge = trusted_model.anchor(context, cell)
-    for part in token_groups.words(context, cell)[:2]:
+    quarantine.judge(context, scenario, None, wary=True)
+    judge = trusted_model.trusted(context, scenario)
+    for part in token_groups.words(context, scenario)[:2]:
         assert part.classes
         for (row, hidden), found in list(part.classes.items())[::40]:
             length = part.tokens.lengths[row]
@@ -304,8 +304,8 @@ def test_the_anchor_rereads_rows_without_some_tokens(finished):
 
 
 def test_guilty_tokens_are_hidden_and_references_that_hold_them_left_out(finished):
-    context, cell = context_of(finished), scenario.Cell("files", 0, "data")
-    rows, held_out, references = token_groups.words(context, cell)
+    context, scenario = context_of(finished), scenarios.Scenario("files", 0, "data")
+    rows, held_out, references = token_groups.words(context, scenario)
     # Row 0 holds its first word twice, and claims another class than it is judged in.
     ids = rows.ids.copy()
     ids[0, 3] = ids[0, 1]
@@ -322,7 +322,7 @@ def test_guilty_tokens_are_hidden_and_references_that_hold_them_left_out(finishe
         patch.setattr(token_groups, "words", lambda *_: (changed, held_out, references))
         found = token_groups.test(
             context,
-            cell,
+            scenario,
             [given],
             (excess.max(1), refs.max(1)),
             1 - claims,
@@ -331,7 +331,7 @@ def test_guilty_tokens_are_hidden_and_references_that_hold_them_left_out(finishe
         )
     first = np.arange(len(ids))[:, None] == 0
     np.testing.assert_array_equal(found.guilty, first & (ids == token))
-    labels = scenario.references(context.config, cell).labels
+    labels = scenarios.references(context.config, scenario).labels
     holders = [set(held) for held in ids if token in held]
     together = {
         other
@@ -345,25 +345,25 @@ def test_guilty_tokens_are_hidden_and_references_that_hold_them_left_out(finishe
     np.testing.assert_array_equal(found.spoiled, expected)
     hidden = np.zeros(ids.shape, bool)
     hidden[0, 1] = True
-    view = token_groups.view_without(context, cell, hidden)
+    view = token_groups.view_without(context, scenario, hidden)
     length = rows.tokens.lengths[0]
     left = np.delete(rows.tokens.input_ids[0, :length], 1)
-    alone = reread(context, trusted_model.anchor(context, cell), left)
+    alone = reread(context, trusted_model.trusted(context, scenario), left)
     np.testing.assert_allclose(view.logits[0], alone.logits[0], atol=1e-5)
-    seen = trusted_model.anchor_view(context, cell)
+    seen = trusted_model.trusted_reading(context, scenario)
     np.testing.assert_array_equal(view.logits[1:], seen.logits[1:])
 
 
 def test_spoiled_references_do_not_train_the_student(finished):
-    context, cell = context_of(finished), scenario.Cell("files", 0, "data")
-    verdict = quarantine.judge(context, cell, None, wary=True)
+    context, scenario = context_of(finished), scenarios.Scenario("files", 0, "data")
+    verdict = quarantine.judge(context, scenario, None, wary=True)
     spoiled = np.arange(80) % 4 == 0
     recipes = [
-        ours._defended(World(context, cell), verdict._replace(spoiled=which))
+        ours._defended(World(context, scenario), verdict._replace(spoiled=which))
         for which in (None, spoiled)
     ]
     whole, fewer = (recipe.examples.texts for recipe in recipes)
-    texts = scenario.references(context.config, cell).texts
+    texts = scenarios.references(context.config, scenario).texts
     assert whole[-80:] == texts
     assert fewer == whole[:-80] + [
         text for text, out in zip(texts, spoiled, strict=True) if not out
@@ -391,17 +391,17 @@ def test_models_carry_the_names_of_their_classes(tmp_path):
         path = tmp_path / name
         text = path.read_text().replace("\t0\n", "\tbad\n").replace("\t1\n", "\tgood\n")
         path.write_text(text)
-    cell, checked = scenario.Cell("files", 0, None), check.check(config)
-    model = artifacts.build_model(checked, checked.student, cell)
+    scenario, checked = scenarios.Scenario("files", 0, None), check.check(config)
+    model = artifacts.build_model(checked, checked.student, scenario)
     assert model.label_names == ("bad", "good")
     hf.save_hf(tmp_path / "model", model._replace(label_names=("x", "y")))
     config.student.model = str(tmp_path / "model")
     checked = check.check(config)
-    task = scenario.task_data(checked, cell.task, cell.seed).task
+    task = scenarios.task_data(checked, scenario.task, scenario.seed).task
     loaded = artifacts.load_model(tmp_path / "model", checked.student, task)
     assert loaded.label_names == ("x", "y")
     # What is trained on the task's classes is named after them.
-    model = artifacts.build_model(checked, checked.student, cell)
+    model = artifacts.build_model(checked, checked.student, scenario)
     assert model.label_names == ("bad", "good")
 
 
@@ -449,7 +449,7 @@ def test_a_killed_study_resumes_to_the_same_numbers(finished, tmp_path):
 
 
 def test_the_anchor_arm_is_not_the_anchor_encoder(finished, tmp_path):
-    """Without an attack both lie in the same cell."""
+    """Without an attack both lie in the same scenario."""
     config = finished[0].copy_and_resolve_references()
     config.arms = ("group_test",)
     for name in list(config.attacks):
@@ -458,7 +458,7 @@ def test_the_anchor_arm_is_not_the_anchor_encoder(finished, tmp_path):
     assert found["rows"][0]["asr"] is None
     folder = tmp_path / "files/seed0/no_attack"
     student = hf.load_hf(folder / "group_test/model", num_labels=2).params
-    encoder = hf.load_hf(folder / "anchor_encoder/model", num_labels=2).params
+    encoder = hf.load_hf(folder / "trusted_model/model", num_labels=2).params
     weights = [tree["classifier"]["kernel"] for tree in (student, encoder)]
     assert not np.array_equal(*weights)
 
@@ -554,13 +554,16 @@ def flip(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("owner", ["data/teacher", "no_attack/anchor_encoder"])
+@pytest.mark.parametrize("owner", ["data/teacher", "no_attack/trusted_model"])
 def test_a_flipped_bit_of_a_model_is_named_with_its_remedy(finished, tmp_path, owner):
     config, workdir, expected, _ = finished
     shutil.copytree(workdir, tmp_path / "run")
-    cell, part = tmp_path / "run/files/seed0/data", tmp_path / "run/files/seed0" / owner
-    shutil.rmtree(cell / "group_test")
-    (cell / "group_test.json").unlink()
+    scenario, part = (
+        tmp_path / "run/files/seed0/data",
+        tmp_path / "run/files/seed0" / owner,
+    )
+    shutil.rmtree(scenario / "group_test")
+    (scenario / "group_test.json").unlink()
     flip(part / "model/model.safetensors")
     forget(compiled=False)
     with pytest.raises(ValueError, match=f"{owner}/model/model.safetensors with") as e:
@@ -601,8 +604,8 @@ def test_a_model_is_there_with_its_manifest_or_not_at_all(
     finished, tmp_path, monkeypatch
 ):
     """Dies at each step of a save, over nothing and over an older model."""
-    context, cell = context_of(finished), scenario.Cell("files", 0, "data")
-    model = artifacts.student_model(context, cell, "plain")
+    context, scenario = context_of(finished), scenarios.Scenario("files", 0, "data")
+    model = artifacts.student_model(context, scenario, "plain")
 
     def die(*_):
         raise KeyboardInterrupt
@@ -631,7 +634,7 @@ def test_students_need_not_be_kept(finished, tmp_path):
     assert run(config, tmp_path / "run")["rows"] == expected["rows"]
     for name in ("model", "model.sha256.json"):
         left = {path.parent.name for path in (tmp_path / "run").rglob(name)}
-        assert left == {"teacher", "anchor_encoder"}
+        assert left == {"teacher", "trusted_model"}
 
 
 def test_a_finished_study_only_gathers_its_rows(finished):

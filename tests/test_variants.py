@@ -5,12 +5,12 @@ import pytest
 
 from experiments import runtime
 from experiments.study import check
-from experiments.world import artifacts, scenario, trusted_model
-from experiments.world.scenario import Cell
+from experiments.world import artifacts, scenarios, trusted_model
+from experiments.world.scenarios import Scenario
 from protojax.training import predict, trainer
 from tests.test_study import forget, metrics_of, run, tiny
 
-CELL = Cell("files", 0, "data")
+SCENARIO = Scenario("files", 0, "data")
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def varied(tmp_path_factory):
     with config.unlocked():
         config.variants = {
             "drop": {"quarantine": {"action": "drop"}},
-            "frozen": {"quarantine": {"anchor": "frozen"}},
-            "teacher": {"quarantine": {"anchor": "teacher"}},
+            "frozen": {"quarantine": {"trusted_model": "frozen"}},
+            "teacher": {"quarantine": {"trusted_model": "teacher"}},
             "few": {"quarantine": {"references": 40}},
             "same": {},
         }
@@ -34,7 +34,7 @@ def varied(tmp_path_factory):
     names = [name for name in config.variants if name != "long"]
     # Before the arm that it goes on from, which stays the study's.
     config.arms = ("fine_tuned+long", "plain", "group_test")
-    config.arms += tuple(f"anchor+{name}" for name in names)
+    config.arms += tuple(f"group_test+{name}" for name in names)
     checked = check.check(config)
     found = run(config, folder / "run")
     rows = {row["arm"]: row for row in found["rows"]}
@@ -68,8 +68,8 @@ def test_what_a_variant_goes_on_from_is_the_study_s_own(varied):
     config, workdir, _ = varied
     done = {line["run"]: line["dispatch"] for line in metrics_of(workdir)}
     context = runtime.Context(config, workdir, None, 0)
-    plain = artifacts.student_model(context, CELL, "plain")
-    examples = artifacts.transfer(context, CELL).examples
+    plain = artifacts.student_model(context, SCENARIO, "plain")
+    examples = artifacts.transfer(context, SCENARIO).examples
     tokens = predict.tokenize(plain, examples, config.lengths)
     plan = trainer.epochs_plan(tokens.lengths, config.student, config.lengths, 0)
     assert done["files/seed0/data/plain"] == len(plan)
@@ -78,32 +78,32 @@ def test_what_a_variant_goes_on_from_is_the_study_s_own(varied):
 def test_what_anchors_of_variants_say_lies_side_by_side(varied):
     _, workdir, _ = varied
     # The tuned one, the same of few references, the frozen one and the teacher.
-    assert len(list((workdir / CELL.folder).glob("anchor_transfer_*"))) == 4
+    assert len(list((workdir / SCENARIO.folder).glob("anchor_transfer_*"))) == 4
     assert len(list(workdir.rglob("teacher_transfer_*"))) == 1
 
 
 def test_variants_share_the_teacher_and_have_an_anchor_of_their_own(varied):
     _, workdir, _ = varied
     assert len(list(workdir.rglob("teacher"))) == 1
-    trained = {path.name for path in workdir.rglob("anchor_encoder*")}
-    assert trained == {"anchor_encoder", "anchor_encoder_40"}
+    trained = {path.name for path in workdir.rglob("trusted_model*")}
+    assert trained == {"trusted_model", "anchor_encoder_40"}
 
 
 def test_a_frozen_anchor_has_logits_that_agree_with_its_classes(varied):
     config, workdir, _ = varied
     context = runtime.Context(config, workdir, None, 0).varied("frozen")
-    judge = trusted_model.anchor(context, CELL)
+    judge = trusted_model.trusted(context, SCENARIO)
     assert judge.reading.temperature > 0
-    view = trusted_model.anchor_view(context, CELL)
+    view = trusted_model.trusted_reading(context, SCENARIO)
     np.testing.assert_array_equal(view.logits.argmax(-1), view.classes)
 
 
 def test_the_anchor_may_be_the_teacher(varied):
     config, workdir, _ = varied
     context = runtime.Context(config, workdir, None, 0).varied("teacher")
-    judge = trusted_model.anchor(context, CELL)
-    logits = trusted_model.anchor_view(context, CELL).logits
-    said = artifacts.transfer(context, CELL).logits
+    judge = trusted_model.trusted(context, SCENARIO)
+    logits = trusted_model.trusted_reading(context, SCENARIO).logits
+    said = artifacts.transfer(context, SCENARIO).logits
     assert judge.reading.temperature is None
     np.testing.assert_allclose(logits, said, atol=1e-5)
 
@@ -111,7 +111,7 @@ def test_the_anchor_may_be_the_teacher(varied):
 def test_validation_rows_stand_in_for_the_test_rows(varied):
     config, workdir, _ = varied
     context = runtime.Context(config, workdir, None, 0)
-    splits = scenario.task_data(context.config, "files", 0).splits
+    splits = scenarios.task_data(context.config, "files", 0).splits
     parts = [set(part.texts) for part in splits[:3]]
     assert [len(part) for part in parts] == [300 - 40 - 80, 80, 40]
     assert not parts[0] & parts[2]
@@ -132,7 +132,11 @@ def test_validation_rows_stand_in_for_the_test_rows(varied):
         ("a", {"teacher": {"epochs": 1}}, "variants.a one of kd"),
         ("a", {"kd": {"heat": 1}}, "variants.a.kd one of divergence"),
         ("a", {"kd": {"temperature": -1.0}}, "variants.a: .*kd.temperature"),
-        ("a", {"quarantine": {"anchor": "none"}}, "variants.a: .*quarantine.anchor"),
+        (
+            "a",
+            {"quarantine": {"trusted_model": "none"}},
+            "variants.a: .*quarantine.trusted_model",
+        ),
         ("a", {"quarantine": {"calibration_share": 0.5}}, "variants.a.quarantine"),
         ("a", {"prototypes": {"num": 6.5}}, "variants.a: "),
         ("a", {"quarantine": {"references": 81}}, "variants.a: .*references"),
@@ -143,12 +147,12 @@ def test_what_a_variant_may_not_change_is_said(tmp_path, name, fields, match):
     config = tiny(tmp_path)
     with config.unlocked():
         config.variants = {name: fields}
-    config.arms = (f"anchor+{name}",)
+    config.arms = (f"group_test+{name}",)
     with pytest.raises(ValueError, match=match):
         check.check(config)
 
 
-@pytest.mark.parametrize("arm", ["group_test+", "group_test@", "anchor+@"])
+@pytest.mark.parametrize("arm", ["group_test+", "group_test@", "group_test+@"])
 def test_an_empty_name_is_refused(tmp_path, arm):
     config = tiny(tmp_path)
     config.arms = (arm,)

@@ -3,7 +3,8 @@
 A test of whether claims are true cannot see poison whose claims are true (rows of the
 target class that hold a trigger), nor what escapes it for another reason. But whatever
 a model has learned from a trigger shows once the trigger is put into trusted text of
-another class: the model goes over to its claim, and the anchor hardly moves. Of a
+another class: the model goes over to its claim, and the trusted model hardly moves. Of
+    a
 trigger that is too rare, or too weak, to be learned well tell the rows themselves: the
 group test rejected most of those that hold it, or more of them open in it than
 references do.
@@ -18,8 +19,8 @@ from scipy import stats
 
 from experiments import runtime
 from experiments.runtime import Context
-from experiments.world import artifacts, scenario, trusted_model
-from experiments.world.scenario import Cell
+from experiments.world import artifacts, scenarios, trusted_model
+from experiments.world.scenarios import Scenario
 from protojax import attacks, data
 from protojax.base import Examples
 from protojax.detection import shortcuts
@@ -60,7 +61,7 @@ def suspects(
 
 def guilty(
     context: Context,
-    cell: Cell,
+    scenario: Scenario,
     model: Model,
     asked: list[Snippet],
     frequent: np.ndarray,
@@ -68,14 +69,16 @@ def guilty(
     """Returns the snippets that decide what a model says.
 
     Those that win over at least a share `audit.least` more of the references of other
-    classes in it than in the anchor, which did not learn from them. First words are few
-    and innocent of more: `audit.least_opening` is enough. Whatever the anchor says, a
-    snippet has to win over a third of that in the model; those that do not of the first
-    few references are not asked about the others. (A student may have learned from
-    these references, and then holds to their labels more than it does elsewhere.)
+    classes in it than in the trusted model, which did not learn from them. First words
+    are few
+    and innocent of more: `audit.least_opening` is enough. Whatever the trusted model
+    says, a snippet has to win over a third of that in the model; those that do not of
+    the first few references are not asked about the others. (A student may have learned
+    from these references, and then holds to their labels more than it does elsewhere.)
 
-    An anchor, taught by few rows, is more timid than a model: "horrible" wins over more
-    in the model though both know what it means. So a word is innocent that the anchor
+    A trusted model, taught by few rows, is more timid than a model: "horrible" wins
+    over more in the model though both know what it means. So a word is innocent that
+    the trusted model
     understands: it moves references of other classes by `audit.moved` at least towards
     the claim, and those of the claim not away from it, as what only confuses would. It
     has to be one word, or a trigger could bring a companion that has a meaning, and not
@@ -84,7 +87,7 @@ def guilty(
 
     Args:
         context: the study.
-        cell: whose anchor and references are trusted.
+        scenario: whose trusted model and references are trusted.
         model: a teacher or a student.
         asked: from `suspects` of what it was trained on, or speaks of.
         frequent: `[asked]`, bool, from `too_frequent`.
@@ -93,23 +96,23 @@ def guilty(
 
     of_model = predict.reader(model, context.config.lengths)
 
-    def of_anchor(examples: Examples) -> Reading:
-        return trusted_model.view(context, cell, examples)
+    def of_trusted_model(examples: Examples) -> Reading:
+        return trusted_model.view(context, scenario, examples)
 
     least = np.array(
         [config.least_opening if one.opens else config.least for one in asked]
     )
-    first, _ = pulls(context, cell, of_model, asked, rows=config.screen)
+    first, _ = pulls(context, scenario, of_model, asked, rows=config.screen)
     moving = first >= least / 3
     asked, least = list(itertools.compress(asked, moving)), least[moving]
-    own, _ = pulls(context, cell, of_model, asked, rows=config.rows)
-    trusted, drift = pulls(context, cell, of_anchor, asked, rows=config.rows)
+    own, _ = pulls(context, scenario, of_model, asked, rows=config.rows)
+    trusted, drift = pulls(context, scenario, of_trusted_model, asked, rows=config.rows)
     decides = (own >= least / 3) & (own - trusted >= least)
     single = np.array([len(one.words) == 1 for one in asked], bool)
     excused = decides & single & (drift >= config.moved) & ~frequent[moving]
     understood = list(itertools.compress(asked, excused))
     _, back = pulls(
-        context, cell, of_anchor, understood, rows=config.rows, of_claim=True
+        context, scenario, of_trusted_model, understood, rows=config.rows, of_claim=True
     )
     excused[excused] = back > 0
     return list(itertools.compress(asked, decides & ~excused))
@@ -120,8 +123,8 @@ def going_with_rejection(
 ) -> list[Snippet]:
     """Returns the snippets most of whose rows were rejected, each with their claim.
 
-    That is what the anchor denies: the teacher's claim, or else the label. Of few
-    poisoned rows a teacher may learn nothing, and say what they mean.
+    That is what the trusted model denies: the teacher's claim, or else the label. Of
+    few poisoned rows a teacher may learn nothing, and say what they mean.
 
     Args:
         context: the study.
@@ -130,8 +133,8 @@ def going_with_rejection(
         verdict: what the group test says of them.
     """
     config, rows = context.config.audit, shortcuts.word_sets(examples.texts)
-    claims = np.where(claims == verdict.anchor_classes, examples.labels, claims)
-    denied = verdict.rejected & (claims != verdict.anchor_classes)
+    claims = np.where(claims == verdict.trusted_classes, examples.labels, claims)
+    denied = verdict.rejected & (claims != verdict.trusted_classes)
     found = []
     going = shortcuts.snippets(
         examples.texts, verdict.rejected.astype(int), min_rows=config.min_rows
@@ -261,7 +264,7 @@ def _trigger(snippet: Snippet) -> attacks.Trigger:
 
 def pulls(
     context: Context,
-    cell: Cell,
+    scenario: Scenario,
     reader: Callable[[Examples], Reading],
     snippets: list[Snippet],
     *,
@@ -272,11 +275,12 @@ def pulls(
 
     Args:
         context: the study.
-        cell: whose anchor and references are trusted.
+        scenario: whose trusted model and references are trusted.
         reader: what says of examples which class each is, and by which logits; not
             asked of none.
-        snippets: each is put into some references that the anchor did not learn from,
-            all snippets of a claim into the same ones; every reader is given the same.
+        snippets: each is put into some references that the trusted model did not learn
+            from, all snippets of a claim into the same ones; every reader is given the
+            same.
         rows: how many of these at most.
         of_claim: whether they are those of the claim, and not those of other classes.
 
@@ -284,9 +288,9 @@ def pulls(
         `[snippets]`, the shares of references that go over, see `shortcuts.takeover`,
         and `[snippets]`, how far they go by their logits, see `shortcuts.drift`.
     """
-    references = scenario.references(context.config, cell)
-    rng = scenario.draws(cell, "audit")
-    order = rng.permutation(trusted_model.anchor(context, cell).calibration)
+    references = scenarios.references(context.config, scenario)
+    rng = scenarios.draws(scenario, "audit")
+    order = rng.permutation(trusted_model.trusted(context, scenario).calibration)
     hosts, texts, owner = [], [], []
     for number, one in enumerate(snippets):
         chosen = order[(references.labels[order] == one.claim) == of_claim]
@@ -349,25 +353,25 @@ def distinct(*snippets: Snippet) -> list[Snippet]:
 
 
 def found(
-    context: Context, cell: Cell, verdict: Verdict, student: Model
+    context: Context, scenario: Scenario, verdict: Verdict, student: Model
 ) -> list[Snippet]:
     """Returns words that go with rejection, are too many, or decide what a model says.
 
     Args:
         context: the study.
-        cell: the cell, whose teacher is asked.
+        scenario: the scenario, whose teacher is asked.
         verdict: what the group test says of its transfer rows.
         student: one that followed the verdict; asked about what the teacher says, and
-            the anchor of rejected rows.
+            the trusted model of rejected rows.
     """
-    transfer = artifacts.transfer(context, cell)
-    trusted = scenario.references(context.config, cell)
+    transfer = artifacts.transfer(context, scenario)
+    trusted = scenarios.references(context.config, scenario)
     if verdict.spoiled is not None:
         trusted = data.take(trusted, np.flatnonzero(~verdict.spoiled))
     examples, claims = transfer.examples, transfer.logits.argmax(-1)
-    told = np.where(verdict.rejected, verdict.anchor_logits.argmax(-1), claims)
+    told = np.where(verdict.rejected, verdict.trusted_logits.argmax(-1), claims)
     teacher = artifacts.teacher_model(
-        context, artifacts.teacher_cell(context.config, cell)
+        context, artifacts.teacher_scenario(context.config, scenario)
     )
     said, heard = (suspects(context, trusted, examples, of) for of in (claims, told))
 
@@ -378,21 +382,21 @@ def found(
     named = distinct(
         *going_with_rejection(context, examples, claims, verdict),
         *in_surplus(context, trusted, examples, claims, said),
-        *guilty(context, cell, teacher, said, often[0]),
-        *guilty(context, cell, student, heard, often[1]),
+        *guilty(context, scenario, teacher, said, often[0]),
+        *guilty(context, scenario, student, heard, often[1]),
     )
     if named:
         listed = "; ".join(
             f"{' '.join(one.words)!r}{' first' if one.opens else ''} -> {one.claim}"
             for one in named
         )
-        runtime.logger.info("%s: the audit found %s.", cell.folder, listed)
+        runtime.logger.info("%s: the audit found %s.", scenario.folder, listed)
     return named
 
 
 def amended(
     context: Context,
-    cell: Cell,
+    scenario: Scenario,
     verdict: Verdict,
     snippets: list[Snippet],
     pure: Examples,
@@ -401,23 +405,23 @@ def amended(
 
     Args:
         context: the study.
-        cell: the cell.
+        scenario: the scenario.
         verdict: what the group test says of the transfer rows.
         snippets: what the audit found.
-        pure: the transfer rows without them, as the anchor is to read them.
+        pure: the transfer rows without them, as the trusted model is to read them.
     """
-    transfer = artifacts.transfer(context, cell)
-    references = scenario.references(context.config, cell)
+    transfer = artifacts.transfer(context, scenario)
+    references = scenarios.references(context.config, scenario)
     examples, claims = transfer.examples, transfer.logits.argmax(-1)
     suspect = tainted(snippets, examples, claims, examples.labels)
     rejected = verdict.rejected | suspect
-    classes, logits = verdict.anchor_classes.copy(), verdict.anchor_logits.copy()
+    classes, logits = verdict.trusted_classes.copy(), verdict.trusted_logits.copy()
     # Of the others a wary judge has hidden what it found by itself.
     reread = np.zeros_like(rejected) if verdict.reread is None else verdict.reread
     rows = np.flatnonzero(rejected & ~reread)
     if len(rows):
         classes[rows], logits[rows] = trusted_model.view(
-            context, cell, data.take(pure, rows)
+            context, scenario, data.take(pure, rows)
         )
     spoiled = tainted(snippets, references, references.labels)
     if verdict.spoiled is not None:
@@ -444,7 +448,7 @@ def has_words(examples: Examples) -> np.ndarray:
 
 
 def by_coins(
-    context: Context, cell: Cell, snippets: list[Snippet], references: Examples
+    context: Context, scenario: Scenario, snippets: list[Snippet], references: Examples
 ) -> Examples:
     """Returns references into which snippets were put by coins, each by its own.
 
@@ -457,7 +461,7 @@ def by_coins(
 
     Args:
         context: the study.
-        cell: whose draws to use.
+        scenario: whose draws to use.
         snippets: what to put in; a trigger of several words may have been found as
             several of them.
         references: the rows; what they hold by themselves is taken out before.
@@ -465,7 +469,7 @@ def by_coins(
     anywhere = [one for one in snippets if not one.opens]
     shared = collections.Counter(one.claim for one in anywhere)
     share = min(1.0, 4 / max(len(anywhere), 1))
-    pure, rng = without(snippets, references), scenario.draws(cell, "coins")
+    pure, rng = without(snippets, references), scenarios.draws(scenario, "coins")
     texts = list(pure.texts)
 
     def put(one: Snippet, rows: np.ndarray, share: float, together: int) -> None:

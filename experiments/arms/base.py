@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.settings import Settings
 from experiments.world.evidence import World
-from experiments.world.scenario import Cell
+from experiments.world.scenarios import Scenario
 from protojax.base import Examples, Prototypes
 from protojax.detection.evidence import Verdict
 from protojax.detection.quarantine import TrainingRows
@@ -63,7 +63,7 @@ class Name(NamedTuple):
 def parse(arm: str) -> Name:
     """The parts of an arm's name.
 
-    >>> parse("anchor+drop@four")
+    >>> parse("group_test+drop@four")
     Name(kind='group_test', variant='drop', federation='four')
     """
     name, _, federation = arm.partition("@")
@@ -71,16 +71,16 @@ def parse(arm: str) -> Name:
     return Name(kind, variant, federation)
 
 
-def own(config: Settings, cell: Cell) -> Cell:
-    """The cell itself: the student learns in the world of the attack."""
+def own(config: Settings, scenario: Scenario) -> Scenario:
+    """The scenario itself: the student learns in the world of the attack."""
     del config
-    return cell
+    return scenario
 
 
-def clean(config: Settings, cell: Cell) -> Cell:
-    """The cell without its attack."""
+def clean(config: Settings, scenario: Scenario) -> Scenario:
+    """The scenario without its attack."""
     del config
-    return cell.clean
+    return scenario.clean
 
 
 def over_transfer(config: Settings, rows: int, references: int) -> int:
@@ -103,13 +103,15 @@ class Arm(NamedTuple):
 
     Attributes:
         recipe: `World -> Recipe`.
-        learns_in: `(config, cell) -> Cell`, the cell that the student depends on; one
-            that does not depend on the attack is trained once for all of them.
+        learns_in: `(config, scenario) -> Scenario`, the scenario that the student
+            depends on; one that does not depend on the attack is trained once for all
+            of them.
         needs: the arms whose students are trained before.
         starts_from_first: whether the student starts from that of the first of these,
             or anew.
         in_federations: whether it makes sense over many nodes.
-        anchored: whether it asks the trusted model, which then has to be trained.
+        asks_trusted_model: whether it asks the trusted model, which then has to be
+            trained.
         constrained: whether prototypes constrain it.
         scores_words: whether words are scored against trusted texts.
         taught: whether a teacher is asked at all.
@@ -133,11 +135,11 @@ class Arm(NamedTuple):
     """
 
     recipe: Callable[[World], Recipe]
-    learns_in: Callable[[Settings, Cell], Cell] = own
+    learns_in: Callable[[Settings, Scenario], Scenario] = own
     needs: tuple[str, ...] = ()
     starts_from_first: bool = False
     in_federations: bool = True
-    anchored: bool = False
+    asks_trusted_model: bool = False
     constrained: bool = False
     scores_words: bool = False
     taught: bool = True

@@ -6,9 +6,9 @@ import numpy as np
 
 from experiments.arms.base import Recipe, distillation
 from experiments.runtime import Context
-from experiments.world import artifacts, scenario, trusted_model
+from experiments.world import artifacts, scenarios, trusted_model
 from experiments.world.evidence import World
-from experiments.world.scenario import Cell
+from experiments.world.scenarios import Scenario
 from protojax import data, pipelines
 from protojax.base import Examples
 from protojax.detection import DETECTORS
@@ -98,7 +98,7 @@ def references(world: World) -> Recipe:
         data.take(world.references, world.own_references),
         {},
         Objective(),
-        train={"epochs": world.config.anchor.epochs},
+        train={"epochs": world.config.trusted_model.epochs},
     )
 
 
@@ -138,7 +138,7 @@ def without_rejected(detector: str, *options: str) -> Callable[[World], Recipe]:
             warm_up = distillation(config)
         verdict = DETECTORS[detector](
             world.evidence(warm_up=warm_up),
-            seed=world.cell.seed,
+            seed=world.scenario.seed,
             **{field: getattr(config.filters, field) for field in options},
         )
         kept = plain(world).take(np.flatnonzero(~verdict.rejected))
@@ -160,7 +160,9 @@ def onion_arm(world: World) -> Recipe:
     return Recipe(rows.examples, rows.columns, distillation(world.config))
 
 
-def without_outlier_words(context: Context, cell: Cell, examples: Examples) -> Examples:
+def without_outlier_words(
+    context: Context, scenario: Scenario, examples: Examples
+) -> Examples:
     """The rows without the words that make them unlike trusted texts.
 
     A word goes if its score is one that no more than a share `filters.outlier_share` of
@@ -169,18 +171,18 @@ def without_outlier_words(context: Context, cell: Cell, examples: Examples) -> E
 
     Args:
         context: the study.
-        cell: whose references are trusted.
+        scenario: whose references are trusted.
         examples: the rows.
     """
     config = context.config
-    trusted = trusted_model.anchor(context, cell)
+    trusted = trusted_model.trusted(context, scenario)
     encoder = trusted.model
-    if config.anchor.model != "scratch":
-        encoder = artifacts.build_model(config, config.anchor, cell)
+    if config.trusted_model.model != "scratch":
+        encoder = artifacts.build_model(config, config.trusted_model, scenario)
     return pipelines.purify(
         encoder,
         examples,
-        scenario.references(config, cell),
+        scenarios.references(config, scenario),
         trusted.calibration,
         outlier_share=config.filters.outlier_share,
         num_neighbours=config.filters.outlier_neighbours,

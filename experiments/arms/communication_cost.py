@@ -4,13 +4,18 @@ import numpy as np
 
 from experiments.arms.base import Recipe
 from experiments.runtime import Context
-from experiments.world import artifacts, scenario, trusted_model
-from experiments.world.scenario import Cell
+from experiments.world import artifacts, scenarios, trusted_model
+from experiments.world.scenarios import Scenario
 from protojax.federated import communication
 
 
 def count_bytes(
-    context: Context, cell: Cell, recipe: Recipe, *, links: int, params_bytes: int
+    context: Context,
+    scenario: Scenario,
+    recipe: Recipe,
+    *,
+    links: int,
+    params_bytes: int,
 ) -> dict[str, int]:
     """Returns the bytes that one node sends, exact, from the arrays themselves.
 
@@ -19,30 +24,31 @@ def count_bytes(
 
     Args:
         context: the study.
-        cell: a cell with its federation.
+        scenario: a scenario with its federation.
         recipe: an honest node's.
         links: to how many others a node sends its parameters.
         params_bytes: of one student.
 
-    Returns:
-        `parameters_per_round`; `prototypes_per_round`, where nodes merge theirs;
-        `prototypes_once` and `anchor_once`, which the server sends to each node; and
-        `total`, sent and received over the whole run.
+    Returns: `parameters_per_round`; `prototypes_per_round`, where nodes merge theirs;
+        `prototypes_once` and `trusted_model_once`, which the server sends to each node;
+        and `total`, sent and received over the whole run.
     """
-    section = context.config.federations[cell.federation]
-    held, anchor = 0, 0
+    section = context.config.federations[scenario.federation]
+    held, reading = 0, 0
     if recipe.prototypes is not None:
         message = communication.encode(
             recipe.prototypes, precision=section.prototype_precision
         )
         held = communication.num_bytes(message.arrays)
-    # Other authors' detectors have a verdict and no anchor.
-    judged = recipe.verdict is not None and recipe.verdict.anchor_classes is not None
-    if judged and section.anchor == "references":
-        anchor = communication.text_bytes(scenario.references(context.config, cell))
+    # Other authors' detectors have a verdict and no trusted model.
+    judged = recipe.verdict is not None and recipe.verdict.trusted_classes is not None
+    if judged and section.trusted_model == "references":
+        reading = communication.text_bytes(
+            scenarios.references(context.config, scenario)
+        )
     elif judged:
-        anchor = communication.num_bytes(
-            trusted_model.anchor(context, cell).model.params
+        reading = communication.num_bytes(
+            trusted_model.trusted(context, scenario).model.params
         )
     local = section.prototypes == "local"
     merges = section.rounds // section.merge_prototypes_every if local else 0
@@ -50,19 +56,19 @@ def count_bytes(
         "parameters_per_round": links * params_bytes,
         "prototypes_per_round": held if local else 0,
         "prototypes_once": 0 if local else held,
-        "anchor_once": anchor,
+        "trusted_model_once": reading,
     }
     total = 2 * (section.rounds * links * params_bytes + merges * held)
-    return {**found, "total": total + found["prototypes_once"] + anchor}
+    return {**found, "total": total + found["prototypes_once"] + reading}
 
 
-def prototype_error(context: Context, cell: Cell) -> float:
+def prototype_error(context: Context, scenario: Scenario) -> float:
     """Returns how far prototypes are from what was sent, relative to their length.
 
     ‖received − sent‖ / ‖sent‖ over all of them, for the precision of the config.
     """
-    section = context.config.federations[cell.federation]
-    owner = cell.whole if section.prototypes == "server" else cell
+    section = context.config.federations[scenario.federation]
+    owner = scenario.whole if section.prototypes == "server" else scenario
     held = artifacts.constraint_prototypes(context, owner)
     received = communication.decode(
         communication.encode(held, precision=section.prototype_precision)

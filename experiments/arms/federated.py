@@ -19,9 +19,9 @@ from experiments.arms import communication_cost
 from experiments.arms.base import Arm, Recipe
 from experiments.arms.registry import ARMS, name_of
 from experiments.runtime import Context
-from experiments.world import artifacts, scenario
+from experiments.world import artifacts, scenarios
 from experiments.world.evidence import World
-from experiments.world.scenario import Cell
+from experiments.world.scenarios import Scenario
 from protojax import attacks, prototypes, training, validate
 from protojax.base import Batch, Prototypes, PyTree
 from protojax.data import batches
@@ -39,7 +39,7 @@ from protojax.models import Model
 from protojax.prototypes import matching
 from protojax.training import predict, processes, programs, trainer
 
-# The file that says that teacher, anchor and their outputs are on disk.
+# The file that says that teacher, trusted model and their outputs are on disk.
 READY = "ready"
 
 
@@ -62,24 +62,26 @@ class Distilled(NamedTuple):
     facts: dict[str, Any]
 
 
-def hostile_nodes(section, cell: Cell) -> np.ndarray:
+def hostile_nodes(section, scenario: Scenario) -> np.ndarray:
     """Returns which nodes are hostile, `[nodes]`: the last ones, under an attack."""
-    number = section.hostile if cell.attack else 0
+    number = section.hostile if scenario.attack else 0
     return np.arange(section.nodes) >= section.nodes - number
 
 
-def node_recipes(context: Context, cell: Cell, arm: Arm) -> list[Recipe]:
-    """Returns what each node of a cell's federation learns from.
+def node_recipes(context: Context, scenario: Scenario, arm: Arm) -> list[Recipe]:
+    """Returns what each node of a scenario's federation learns from.
 
     Args:
         context: the study.
-        cell: a cell with its federation.
+        scenario: a scenario with its federation.
         arm: what honest nodes do; hostile ones distil plainly from what they hold.
     """
-    section = context.config.federations[cell.federation]
-    hostile, undefended = hostile_nodes(section, cell), ARMS[name_of("undefended")]
+    section = context.config.federations[scenario.federation]
+    hostile, undefended = hostile_nodes(section, scenario), ARMS[name_of("undefended")]
     recipes = [
-        (undefended if liar else arm).recipe(World(context, cell._replace(node=node)))
+        (undefended if liar else arm).recipe(
+            World(context, scenario._replace(node=node))
+        )
         for node, liar in enumerate(hostile)
     ]
     honest = recipes[0]
@@ -87,7 +89,7 @@ def node_recipes(context: Context, cell: Cell, arm: Arm) -> list[Recipe]:
         # The same program runs on all nodes: a hostile one differs in its columns only.
         mine, held = recipes[node], honest.prototypes
         if held is not None:
-            held = artifacts.held_prototypes(context, cell._replace(node=int(node)))
+            held = artifacts.held_prototypes(context, scenario._replace(node=int(node)))
         recipes[node] = mine._replace(
             columns={
                 name: mine.columns[name]
@@ -113,13 +115,13 @@ def _claimed(recipe: Recipe, column: str) -> np.ndarray:
     return known[column]
 
 
-def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
+def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Model):
     """Trains a federation, saving on the way; picks up where a killed run stopped.
 
     Args:
         context: the study.
         name: the run's folder below the workdir.
-        cell: a cell with its federation.
+        scenario: a scenario with its federation.
         arm: what honest nodes do.
         model: where all students start.
 
@@ -127,11 +129,11 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
         A `Distilled`.
     """
     config = context.config
-    section = config.federations[cell.federation]
+    section = config.federations[scenario.federation]
     with processes.leader_first(context.workdir / name / READY):
-        recipes = node_recipes(context, cell, arm)
+        recipes = node_recipes(context, scenario, arm)
     processes.meet(name)
-    hostile = hostile_nodes(section, cell)
+    hostile = hostile_nodes(section, scenario)
     student = dataclasses.replace(config.student, **recipes[0].train)
     context.describe(name)
     tokens = [
@@ -144,7 +146,7 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
         batch_size=student.batch_size,
         buckets=tuple(config.data.buckets),
         steps_per_dispatch=config.steps_per_dispatch,
-        seed=cell.seed,
+        seed=scenario.seed,
     )
     plan = [item for turn in rounds for item in turn]
     mesh = nodes.make_mesh(section.nodes)
@@ -155,8 +157,8 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
         mesh,
         section.nodes_at_once,
     )
-    state = _start(context, cell, section, model, recipes, plan, mesh, optimizer)
-    end = _end_of_round(context, cell, mesh, tokens, hostile, recipes[0])
+    state = _start(context, scenario, section, model, recipes, plan, mesh, optimizer)
+    end = _end_of_round(context, scenario, mesh, tokens, hostile, recipes[0])
     load = _loader(plan, rounds, tokens, recipes, mesh)
 
     def dispatch(state: Federation, loaded: tuple[Batch, bool]):
@@ -182,28 +184,28 @@ def distil(context: Context, name: str, cell: Cell, arm: Arm, model: Model):
         "step_seconds": seconds,
         "rounds": section.rounds,
         "round_seconds": seconds * steps / section.rounds,
-        **_sent(context, cell, recipes[0], params[0]),
+        **_sent(context, scenario, recipes[0], params[0]),
     }
     held = _prototypes(section, state, recipes, mesh)
     return Distilled(params, recipes, held, hostile, facts)
 
 
 def _sent(
-    context: Context, cell: Cell, recipe: Recipe, params: PyTree
+    context: Context, scenario: Scenario, recipe: Recipe, params: PyTree
 ) -> dict[str, Any]:
     """Returns what a node sends, and how exact prototypes are that were sent."""
-    section = context.config.federations[cell.federation]
+    section = context.config.federations[scenario.federation]
     return {
         "traffic": communication_cost.count_bytes(
             context,
-            cell,
+            scenario,
             recipe,
             links=links_of(section),
             params_bytes=communication.num_bytes(params),
         ),
         "prototype_error": None
         if recipe.prototypes is None
-        else communication_cost.prototype_error(context, cell),
+        else communication_cost.prototype_error(context, scenario),
     }
 
 
@@ -228,20 +230,22 @@ def _students(section, state: Federation, mesh: Mesh) -> list[PyTree]:
     return [nodes.unstack(everyone, node) for node in range(section.nodes)]
 
 
-def _end_of_round(context, cell: Cell, mesh: Mesh, tokens, hostile, recipe: Recipe):
+def _end_of_round(
+    context, scenario: Scenario, mesh: Mesh, tokens, hostile, recipe: Recipe
+):
     """Returns `federation -> federation`: the merge of parameters and prototypes."""
-    section = context.config.federations[cell.federation]
+    section = context.config.federations[scenario.federation]
     end = compiled_end(
         section,
         mesh,
         tuple(len(rows.lengths) for rows in tokens),
         tuple(hostile.tolist()),
-        cell.seed,
+        scenario.seed,
     )
     if recipe.prototypes is None or section.prototypes != "local":
         return end
     return lambda state: _merge_prototypes(
-        context, cell, section, mesh, hostile, end(state)
+        context, scenario, section, mesh, hostile, end(state)
     )
 
 
@@ -333,15 +337,17 @@ def compiled_end(
     )
 
 
-def _start(context, cell, section, model, recipes, plan, mesh, optimizer) -> Federation:
+def _start(
+    context, scenario, section, model, recipes, plan, mesh, optimizer
+) -> Federation:
     """Returns the federation before its first step."""
-    params = trainer.initial_params(model, recipes[0].columns, cell.seed)
+    params = trainer.initial_params(model, recipes[0].columns, scenario.seed)
     states = [
         training.init_state(
             params,
             optimizer,
             num_steps=max(1, batches.num_steps(replicas.of_node(plan, node))),
-            seed=cell.seed * section.nodes + node,
+            seed=scenario.seed * section.nodes + node,
             prototypes=recipe.prototypes,
         )
         for node, recipe in enumerate(recipes)
@@ -349,7 +355,7 @@ def _start(context, cell, section, model, recipes, plan, mesh, optimizer) -> Fed
     return federation.init_federation(states, mesh, server=mixing_of(section) is None)
 
 
-def _merge_prototypes(context, cell, section, mesh, hostile, state) -> Federation:
+def _merge_prototypes(context, scenario, section, mesh, hostile, state) -> Federation:
     """Lets the nodes merge their prototypes and adapt them to their own references."""
     if int(state.round) % section.merge_prototypes_every:
         return state
@@ -359,19 +365,19 @@ def _merge_prototypes(context, cell, section, mesh, hostile, state) -> Federatio
     believed = section.aggregator == "mean"
     byzantine = 0 if believed else section.aggregator_args.get("num_byzantine")
     rule = rule_of(section, weighted=believed)
-    target = cell.attack and context.config.attacks[cell.attack].target
+    target = scenario.attack and context.config.attacks[scenario.attack].target
     sent = []
     for node, liar in enumerate(hostile):
         mine = nodes.unstack(held, node)
         if liar and section.prototype_attack:
             mine = attacks.PROTOTYPE_ATTACKS[section.prototype_attack](
-                mine, scenario.key(cell, f"lie{int(state.round)}/{node}"), target
+                mine, scenarios.key(scenario, f"lie{int(state.round)}/{node}"), target
             )
         message = communication.encode(mine, precision=section.prototype_precision)
         sent.append(communication.decode(message))
     # Layers first: each is merged by itself.
     layers = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), nodes.stack(sent))
-    features = artifacts.reference_outputs(context, cell).features
+    features = artifacts.reference_outputs(context, scenario).features
     merged = [
         matching.merge_prototypes(
             nodes.unstack(layers, layer),
@@ -384,7 +390,7 @@ def _merge_prototypes(context, cell, section, mesh, hostile, state) -> Federatio
     adapted = []
     for node in range(section.nodes):
         own = features[
-            scenario.own_references(context.config, cell._replace(node=node))
+            scenarios.own_references(context.config, scenario._replace(node=node))
         ]
         moved = [
             prototypes.update_prototypes(

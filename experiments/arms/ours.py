@@ -14,7 +14,8 @@ from protojax.detection.quarantine import training_rows, with_references
 
 
 def group_test(world: World) -> Recipe:
-    """Quarantine of what the group test rejects; meaning is held to the anchor's.
+    """Quarantine of what the group test rejects; meaning is held to the trusted
+    model's.
 
     The references are trusted text with trusted labels, so the student learns from
     them too (`quarantine.train_on_references`).
@@ -26,9 +27,10 @@ def defended(world: World) -> Recipe:
     """The group test, and the removal of words that decide alone.
 
     These are words that go with rejection, first words that too many rows have, and
-    what an audit of the teacher and of the student of `group_test` finds: that student may
-    have learned what was done to a teacher's answers. Where there are none that student
-    is this arm's too. Else a new one is distilled from transfer rows without these
+    what an audit of the teacher and of the student of `group_test` finds: that student
+    may have learned what was done to a teacher's answers. Where there are none that
+    student is this arm's too. Else a new one is distilled from transfer rows without
+    these
     words, and from references that hold them at random: were they to stay in rows that
     were rejected, whose meaning is all of other classes, they would come to mean these;
     were they nowhere, they would mean what a teacher who learned them says of rows with
@@ -40,8 +42,8 @@ def defended(world: World) -> Recipe:
 def group_test_robust(world: World) -> Recipe:
     """Group test robust to an adversary who knows, or poisoned, the trusted model.
 
-    Words that go with a claim are hidden from the anchor where it judges their rows,
-    and references with a word that was found guilty do not train the student.
+    Words that go with a claim are hidden from the trusted model where it judges their
+    rows, and references with a word that was found guilty do not train the student.
     """
     return _defended(world, _judged(world, wary=True))
 
@@ -68,7 +70,7 @@ def quarantined_by_sample_test(world: World) -> Recipe:
 def _judged(world: World, *, wary: bool = False) -> Verdict:
     """The verdict of the group test."""
     objective = distillation(world.config)
-    return judge(world.context, world.cell, objective, wary=wary)
+    return judge(world.context, world.scenario, objective, wary=wary)
 
 
 def _audited(world: World, verdict: Verdict, before: str) -> Recipe:
@@ -79,17 +81,17 @@ def _audited(world: World, verdict: Verdict, before: str) -> Recipe:
         verdict: what the group test says of the transfer rows.
         before: the arm whose student follows that verdict alone; it is asked too.
     """
-    context, cell = world.context, world.cell
+    context, scenario = world.context, world.scenario
     student = world.student(before)
-    found = audit.found(context, cell, verdict, student)
+    found = audit.found(context, scenario, verdict, student)
     if not found:
         return _defended(world, verdict)._replace(student=student)
     pure = audit.without(found, world.evidence().transfer)
     recipe = _defended(
         world,
-        audit.amended(context, cell, verdict, found, pure),
+        audit.amended(context, scenario, verdict, found, pure),
         examples=pure,
-        references=audit.by_coins(context, cell, found, world.references),
+        references=audit.by_coins(context, scenario, found, world.references),
     )
     return recipe.take(np.flatnonzero(audit.has_words(recipe.examples)))
 
@@ -106,8 +108,8 @@ def _defended(
     Args:
         world: what the arm may ask.
         verdict: what to quarantine.
-        examples: the transfer rows in another form, None for the cell's.
-        references: the references in another form, None for the cell's.
+        examples: the transfer rows in another form, None for the scenario's.
+        references: the references in another form, None for the scenario's.
     """
     config, evidence = world.config, world.evidence()
     prototypes = world.prototypes

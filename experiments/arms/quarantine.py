@@ -1,7 +1,7 @@
-"""Runs the group test on a cell: which transfer rows deny what they claim.
+"""Runs the group test on a scenario: which transfer rows deny what they claim.
 
 Reads what the defender has, never which rows are poisoned: the transfer set as it
-arrived, the teacher's outputs, the references and the anchor.
+arrived, the teacher's outputs, the references and the trusted model.
 """
 
 from typing import NamedTuple
@@ -12,9 +12,9 @@ import numpy as np
 from experiments import runtime
 from experiments.arms import token_groups
 from experiments.runtime import Context
-from experiments.world import scenario, trusted_model
+from experiments.world import scenarios, trusted_model
 from experiments.world.evidence import gather
-from experiments.world.scenario import Cell
+from experiments.world.scenarios import Scenario
 from protojax import data, prototypes
 from protojax.detection import consistency
 from protojax.detection.conformal import (
@@ -35,7 +35,8 @@ class Found(NamedTuple):
 
     Attributes:
         scores: of the transfer rows and of the calibrating references.
-        excess: the same of each token, where the anchor reread rows without some.
+        excess: the same of each token, where the trusted model reread rows without
+            some.
     """
 
     scores: Scores
@@ -44,38 +45,40 @@ class Found(NamedTuple):
 
 @runtime.cached
 def judge(
-    context: Context, cell: Cell, objective: Objective, *, wary: bool = False
+    context: Context, scenario: Scenario, objective: Objective, *, wary: bool = False
 ) -> Verdict:
-    """Tests the transfer rows of a cell.
+    """Tests the transfer rows of a scenario.
 
     References that share a word or a place with a trigger score as high as it does, and
     set the level below which weaker triggers hide. So the test is repeated without the
     rows that it rejected, until it rejects none: the first round at half of the stated
     rate, each further one at half of what is left, the last one at all of it. A wary
     judge lets each group of references count once instead. Verdicts are kept, since
-    two arms of a cell ask for them.
+    two arms of a scenario ask for them.
 
     Args:
         context: the study.
-        cell: the cell.
+        scenario: the scenario.
         objective: how a student is warmed up, where its features are a space.
-        wary: whether triggers may change the anchor's mind, see `token_groups`.
+        wary: whether triggers may change the trusted model's mind, see `token_groups`.
     """
     config = context.config.quarantine
-    tests = _tests(context, cell, objective)
+    tests = _tests(context, scenario, objective)
     rows = len(tests[0].transfer.classes)
     if wary:
-        return _judge_once(context, cell, tests, np.arange(rows), wary=True)
+        return _judge_once(context, scenario, tests, np.arange(rows), wary=True)
     rejected, p_values = np.zeros(rows, bool), np.ones(rows)
     least = least_rate(len(tests[0].refs.classes), len(config.groups))
     for share in rate_shares(config.rounds, least / config.false_rejection):
         kept = np.flatnonzero(~rejected)
-        found = _judge_once(context, cell, tests, kept, share=share)
+        found = _judge_once(context, scenario, tests, kept, share=share)
         p_values[kept] = np.minimum(p_values[kept], found.p_values / share)
         rejected[kept] = found.rejected
         if not found.rejected.any():
             break
-    return Verdict(rejected, p_values, *trusted_model.anchor_view(context, cell))
+    return Verdict(
+        rejected, p_values, *trusted_model.trusted_reading(context, scenario)
+    )
 
 
 def least_rate(held_out: int, kinds: int) -> float:
@@ -117,11 +120,11 @@ class Test(NamedTuple):
     tokens: bool
 
 
-def _tests(context: Context, cell: Cell, objective: Objective) -> list[Test]:
+def _tests(context: Context, scenario: Scenario, objective: Objective) -> list[Test]:
     """Returns every claim in every feature space, the first that a row is judged in."""
     config = context.config.quarantine
     warm_up = objective if "student" in config.spaces else None
-    evidence = gather(context, cell, trusted=True, warm_up=warm_up)
+    evidence = gather(context, scenario, trusted=True, warm_up=warm_up)
     rows = evidence.held_out
     calibration = data.take(evidence.references, rows)
     outputs = evidence.teacher_on_references
@@ -156,7 +159,7 @@ def _tests(context: Context, cell: Cell, objective: Objective) -> list[Test]:
 
 def _judge_once(
     context: Context,
-    cell: Cell,
+    scenario: Scenario,
     tests: list[Test],
     kept: np.ndarray,
     *,
@@ -167,7 +170,7 @@ def _judge_once(
 
     Args:
         context: the study.
-        cell: the cell.
+        scenario: the scenario.
         tests: from `_tests`.
         kept: `[kept]`, the rows; the others are in no group.
         share: of the stated rate that this test may use.
@@ -176,7 +179,7 @@ def _judge_once(
     config = context.config.quarantine
     false_rejection, kinds = share * config.false_rejection, WARY if wary else GROUPS
     alpha = false_rejection / len(config.groups)
-    view = trusted_model.anchor_view(context, cell)
+    view = trusted_model.trusted_reading(context, scenario)
     claimed = tests[0].transfer.classes[kept], tests[0].refs.classes
     p_values, tested = [], None
     for groups in config.groups:
@@ -186,13 +189,15 @@ def _judge_once(
                 continue
             transfer = Claims(*(column[kept] for column in test.transfer))
             found.append(
-                kinds[groups](context, cell, kept, transfer, test.refs, test.expected)
+                kinds[groups](
+                    context, scenario, kept, transfer, test.refs, test.expected
+                )
             )
         scores = combine_scores([one.scores for one in found])
         excess = [one.excess for one in found if one.excess is not None]
         if excess:
             tested = token_groups.test(
-                context, cell, excess, scores, *claimed, alpha=alpha
+                context, scenario, excess, scores, *claimed, alpha=alpha
             )
             p_values.append(tested.p_values)
         else:
@@ -201,11 +206,11 @@ def _judge_once(
     if tested is None:
         return Verdict(*verdict, *(part[kept] for part in view))
     hidden = tested.guilty & verdict.rejected[:, None]
-    view = token_groups.view_without(context, cell, hidden)
+    view = token_groups.view_without(context, scenario, hidden)
     return Verdict(*verdict, *view, tested.spoiled, hidden.any(1))
 
 
-def _claims(claim, features, logits, examples, anchor_classes) -> Claims:
+def _claims(claim, features, logits, examples, trusted_classes) -> Claims:
     """Returns what rows claim by the teacher's argmax or by their given label.
 
     The confidence is the teacher's largest probability for both claims: that of a
@@ -216,11 +221,13 @@ def _claims(claim, features, logits, examples, anchor_classes) -> Claims:
         features,
         classes,
         np.asarray(jax.nn.softmax(logits, axis=-1)).max(-1),
-        consistency.disagreement(anchor_classes, classes),
+        consistency.disagreement(trusted_classes, classes),
     )
 
 
-def _neighbours(context: Context, cell: Cell, kept, transfer, refs, expected) -> Found:
+def _neighbours(
+    context: Context, scenario: Scenario, kept, transfer, refs, expected
+) -> Found:
     """Scores rows by their nearest neighbours of the same claim."""
     config = context.config
     return Found(
@@ -234,27 +241,33 @@ def _neighbours(context: Context, cell: Cell, kept, transfer, refs, expected) ->
     )
 
 
-def _tokens(context: Context, cell: Cell, kept, transfer, refs, expected) -> Found:
+def _tokens(
+    context: Context, scenario: Scenario, kept, transfer, refs, expected
+) -> Found:
     """Scores rows by the rows that share a token and the claim.
 
     Neighbours lie in one place, sure or unsure together, and honest ones near the
     boundary are often denied. Rows that share a token lie anywhere, so that the
     teacher's confidence is no excuse for them; a channel could make it as low as it
-    takes (`attacks.soften_logits`).
+    takes (`attacks.logits.soften_logits`).
     """
     expected = expected.whatever_confidence
-    return Found(token_groups.score(context, cell, kept, transfer, refs, expected))
+    return Found(token_groups.score(context, scenario, kept, transfer, refs, expected))
 
 
 def _tokens_warily(
-    context: Context, cell: Cell, kept, transfer, refs, expected
+    context: Context, scenario: Scenario, kept, transfer, refs, expected
 ) -> Found:
-    """Scores them by what the anchor says without the token."""
+    """Scores them by what the trusted model says without the token."""
     expected = expected.whatever_confidence
-    return Found(*token_groups.score_warily(context, cell, transfer, refs, expected))
+    return Found(
+        *token_groups.score_warily(context, scenario, transfer, refs, expected)
+    )
 
 
-def _clusters(context: Context, cell: Cell, kept, transfer, refs, expected) -> Found:
+def _clusters(
+    context: Context, scenario: Scenario, kept, transfer, refs, expected
+) -> Found:
     """Scores rows by k-means clusters within each claim, at several resolutions.
 
     Transfer rows and references are clustered together.
@@ -267,7 +280,7 @@ def _clusters(context: Context, cell: Cell, kept, transfer, refs, expected) -> F
         for claim in np.unique(classes):
             members = classes == claim
             centres = prototypes.kmeans(
-                scenario.key(cell, f"clusters{resolution}/{claim}"),
+                scenarios.key(scenario, f"clusters{resolution}/{claim}"),
                 features,
                 min(resolution, int(members.sum())),
                 where=members,

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from experiments.arms import baselines, ours
 from experiments.arms.base import ROLES, Arm, Recipe, clean, parse
 from experiments.settings import Settings
-from experiments.world import scenario
+from experiments.world import scenarios
 from experiments.world.evidence import World
 from protojax import validate
 
@@ -13,7 +13,7 @@ from protojax import validate
 def _over_references(config: Settings, rows: int, references: int) -> int:
     """The rows of training on references alone."""
     del rows
-    return references * config.anchor.epochs
+    return references * config.trusted_model.epochs
 
 
 def _over_tuning(config: Settings, rows: int, references: int) -> int:
@@ -39,8 +39,8 @@ def _forgotten(world: World) -> Recipe:
     raise ValueError(f"Expected an arm one of {', '.join(ARMS)}, found a former one.")
 
 
-_ANCHORED = {"anchored": True, "constrained": True}
-_AUDITS = {**_ANCHORED, "in_federations": False, "audits": True}
+_ASKS_TRUSTED = {"asks_trusted_model": True, "constrained": True}
+_AUDITS = {**_ASKS_TRUSTED, "in_federations": False, "audits": True}
 _WARY = {"groups": ("tokens",)}
 _TUNED = {
     "starts_from_first": True,
@@ -85,7 +85,7 @@ ARMS: dict[str, Arm] = {
         colour="#2ca02c",
         overview=_columns(asr="group_test"),
         published=(),
-        **_ANCHORED,
+        **_ASKS_TRUSTED,
     ),
     "defended": Arm(
         ours.defended,
@@ -97,13 +97,13 @@ ARMS: dict[str, Arm] = {
             excess_asr="excess",
             trigger_effect="trigger",
             quarantine_recall="found",
-            target_kept="kept: audited",
-            clean_metric="accuracy: audited",
+            target_kept="kept: defended",
+            clean_metric="accuracy: defended",
         ),
         published=(),
         **_AUDITS,
     ),
-    "group_test_clean": Arm(ours.group_test, clean, hypothetical=True, **_ANCHORED),
+    "group_test_clean": Arm(ours.group_test, clean, hypothetical=True, **_ASKS_TRUSTED),
     "defended_clean": Arm(
         ours.defended_clean,
         clean,
@@ -112,7 +112,7 @@ ARMS: dict[str, Arm] = {
         **_AUDITS,
     ),
     "group_test_robust": Arm(
-        ours.group_test_robust, colour="#17becf", **_ANCHORED, **_WARY
+        ours.group_test_robust, colour="#17becf", **_ASKS_TRUSTED, **_WARY
     ),
     "defended_robust": Arm(
         ours.defended_robust,
@@ -121,16 +121,16 @@ ARMS: dict[str, Arm] = {
         **_AUDITS,
         **_WARY,
     ),
-    "sample_test": Arm(ours.quarantined_by_sample_test, **_ANCHORED),
+    "sample_test": Arm(ours.quarantined_by_sample_test, **_ASKS_TRUSTED),
     "plain_references": Arm(baselines.plain_references),
     "fine_tuned": Arm(baselines.fine_tuned, needs=("plain",), **_TUNED),
     "nad": Arm(baselines.nad, needs=("plain", "fine_tuned"), **_TUNED),
     "cube": Arm(baselines.without_rejected("cube", "components", "min_cluster_rows")),
     "abl": Arm(baselines.without_rejected("abl", "isolated_share")),
-    "onion": Arm(baselines.onion_arm, anchored=True, scores_words=True),
+    "onion": Arm(baselines.onion_arm, asks_trusted_model=True, scores_words=True),
     "references": Arm(
         baselines.references,
-        scenario.reference_cell,
+        scenarios.reference_scenario,
         taught=False,
         scores=True,
         passes=_over_references,
@@ -146,8 +146,8 @@ def known(arm: str) -> Arm:
     Records keep rows of arms under the names of their time; of a name that no arm has
     any more nothing is known.
 
-    >>> known("anchor+drop@four").anchored, known("former").anchored
-    (True, False)
+    >>> [known(arm).asks_trusted_model for arm in ("group_test+drop@four", "former")]
+    [True, False]
     """
     return ARMS.get(parse(arm).kind, Arm(_forgotten))
 
@@ -169,7 +169,7 @@ def name_of(role: str) -> str:
 def is_recommended(arm: str) -> bool:
     """Whether an arm is the defence to use, whatever its variant.
 
-    >>> is_recommended("defended"), is_recommended("group_test"), is_recommended("former")
-    (True, False, False)
+    >>> [is_recommended(arm) for arm in ("defended", "group_test", "former")]
+    [True, False, False]
     """
     return known(arm).role == "recommended"

@@ -1,8 +1,9 @@
-"""Rows of a cell that share a token: their scores, and what the anchor says without it.
+"""Rows of a scenario that share a token: their scores, and what the trusted model says
+without it.
 
-An attacker who knows the anchor, or who taught it through its references, chooses
-tokens that change its mind. A wary judge therefore lets the anchor reread rows without
-each token that goes with their claim more than by chance.
+An attacker who knows the trusted model, or who taught it through its references,
+chooses tokens that change its mind. A wary judge therefore lets the trusted model
+reread rows without each token that goes with their claim more than by chance.
 """
 
 from typing import NamedTuple
@@ -11,8 +12,8 @@ import numpy as np
 
 from experiments import runtime
 from experiments.runtime import Context
-from experiments.world import artifacts, scenario, trusted_model
-from experiments.world.scenario import Cell
+from experiments.world import artifacts, scenarios, trusted_model
+from experiments.world.scenarios import Scenario
 from protojax.data import tokens as tokens_lib
 from protojax.detection import consistency, shared_tokens
 from protojax.detection.conformal import IsotonicFit, Scores
@@ -23,13 +24,13 @@ from protojax.training import predict
 
 
 class Words(NamedTuple):
-    """The tokens of some rows, as the anchor reads them.
+    """The tokens of some rows, as the trusted model reads them.
 
     Attributes:
         tokens: all of them.
         ids: `[rows, max_length]`, -1 where no token is or one that is in every row.
-        classes: (row, hidden tokens) -> the class that the anchor gives the row without
-            them; filled as it is asked.
+        classes: (row, hidden tokens) -> the class that the trusted model gives the row
+            without them; filled as it is asked.
     """
 
     tokens: tokens_lib.Tokens
@@ -43,7 +44,8 @@ class Excess(NamedTuple):
     Attributes:
         rows: of the transfer rows, `[rows, max_length]`, -inf where no token is.
         refs: of the calibrating references, likewise.
-        asked: `[rows, max_length]`, bool, where the anchor reread a row without it.
+        asked: `[rows, max_length]`, bool, where the trusted model reread a row without
+            it.
         classes: `[rows]`, the claim.
     """
 
@@ -58,8 +60,8 @@ class Tested(NamedTuple):
 
     Attributes:
         p_values: `[rows]`.
-        guilty: `[rows, max_length]`, bool, tokens that the anchor reread a row without
-            and that would each reject it, wherever the row holds them.
+        guilty: `[rows, max_length]`, bool, tokens that the trusted model reread a row
+            without and that would each reject it, wherever the row holds them.
         spoiled: `[references]`, bool, those of a guilty token's claim that hold it and
             its companions.
     """
@@ -70,9 +72,9 @@ class Tested(NamedTuple):
 
 
 @runtime.cached
-def words(context: Context, cell: Cell) -> tuple[Words, Words, Words]:
-    """Returns a cell's transfer rows, its calibrating references and all references."""
-    judge = trusted_model.anchor(context, cell)
+def words(context: Context, scenario: Scenario) -> tuple[Words, Words, Words]:
+    """The tokens of transfer rows, calibrating references and all references."""
+    judge = trusted_model.trusted(context, scenario)
     # [CLS] and [SEP] tell nothing; [UNK] may be a trigger.
     tokenizer = judge.model.tokenizer
     frame = (tokenizer.cls_token_id, tokenizer.sep_token_id)
@@ -86,8 +88,8 @@ def words(context: Context, cell: Cell) -> tuple[Words, Words, Words]:
     rows, references = (
         predict.tokenize(judge.model, examples, context.config.lengths)
         for examples in (
-            artifacts.transfer(context, cell).examples,
-            scenario.references(context.config, cell),
+            artifacts.transfer(context, scenario).examples,
+            scenarios.references(context.config, scenario),
         )
     )
     held_out = tokens_lib.take(references, judge.calibration)
@@ -96,7 +98,7 @@ def words(context: Context, cell: Cell) -> tuple[Words, Words, Words]:
 
 def score(
     context: Context,
-    cell: Cell,
+    scenario: Scenario,
     kept: np.ndarray,
     transfer: Claims,
     refs: Claims,
@@ -107,25 +109,29 @@ def score(
     Returns:
         The scores of these rows and of the calibrating references.
     """
-    rows, held_out, _ = words(context, cell)
+    rows, held_out, _ = words(context, scenario)
     ids = rows.ids[kept], held_out.ids
     return shared_tokens.token_scores(transfer, refs, expected, *ids)
 
 
 def score_warily(
-    context: Context, cell: Cell, transfer: Claims, refs: Claims, expected: IsotonicFit
+    context: Context,
+    scenario: Scenario,
+    transfer: Claims,
+    refs: Claims,
+    expected: IsotonicFit,
 ) -> tuple[Scores, Excess]:
-    """Scores them by what the anchor says without the token.
+    """Scores them by what the trusted model says without the token.
 
     Returns:
         The scores of the transfer rows and of the calibrating references, and those of
         each token of the former.
     """
-    parts = words(context, cell)[:2]
+    parts = words(context, scenario)[:2]
     ids = [part.ids for part in parts]
     asked = shared_tokens.lopsided_tokens(transfer.classes, refs.classes, *ids)
     blind = tuple(
-        _denied_without(context, cell, part, places, claims.classes)
+        _denied_without(context, scenario, part, places, claims.classes)
         for part, places, claims in zip(parts, asked, (transfer, refs), strict=True)
     )
     excess = shared_tokens.token_excess(transfer, refs, expected, *ids, blind=blind)
@@ -134,9 +140,13 @@ def score_warily(
 
 
 def _denied_without(
-    context: Context, cell: Cell, part: Words, asked: np.ndarray, claims: np.ndarray
+    context: Context,
+    scenario: Scenario,
+    part: Words,
+    asked: np.ndarray,
+    claims: np.ndarray,
 ) -> np.ndarray:
-    """Returns 1 where the anchor denies a claim once a token is hidden, NaN unasked."""
+    """1 where the trusted model denies a claim without a token, NaN where unasked."""
     row, place = np.nonzero(asked)
     hidden = shared_tokens.companions(claims, part.ids, asked)
     keys = [(int(at), one.tobytes()) for at, one in zip(row, hidden, strict=True)]
@@ -144,7 +154,7 @@ def _denied_without(
     if new:
         rows = np.array(list(new.values()))
         tokens = tokens_lib.take(part.tokens, row[rows])
-        view = _reread(context, cell, tokens, hidden[rows])
+        view = _reread(context, scenario, tokens, hidden[rows])
         part.classes.update(zip(new, view.classes.tolist(), strict=True))
     denied = np.full(asked.shape, np.nan)
     classes = np.array([part.classes[key] for key in keys], int)
@@ -152,9 +162,11 @@ def _denied_without(
     return denied
 
 
-def _reread(context: Context, cell: Cell, tokens, hidden: np.ndarray) -> Reading:
-    """Returns what the anchor says of rows some of whose tokens it does not see."""
-    judge = trusted_model.anchor(context, cell)
+def _reread(
+    context: Context, scenario: Scenario, tokens, hidden: np.ndarray
+) -> Reading:
+    """The trusted model's reading of rows some of whose tokens are hidden."""
+    judge = trusted_model.trusted(context, scenario)
     left = tokens_lib.without(tokens, hidden)
     config = context.config
     outputs = predict.predict(judge.model, left, config.lengths, config.features)
@@ -163,7 +175,7 @@ def _reread(context: Context, cell: Cell, tokens, hidden: np.ndarray) -> Reading
 
 def test(
     context: Context,
-    cell: Cell,
+    scenario: Scenario,
     excess: list[Excess],
     scores: Scores,
     classes: np.ndarray,
@@ -175,14 +187,14 @@ def test(
 
     Args:
         context: the study.
-        cell: the cell.
+        scenario: the scenario.
         excess: of each claim, what `score_warily` returns.
         scores: of rows and references, over all claims.
         classes: `[rows]`, the class within which a row is judged.
         classes_refs: `[references]`.
         alpha: the level of the test.
     """
-    rows, held_out, references = words(context, cell)
+    rows, held_out, references = words(context, scenario)
 
     def worst(part: Words, places: list[np.ndarray]) -> np.ndarray:
         index = np.max(places, axis=0).argmax(1)[:, None]
@@ -196,7 +208,7 @@ def test(
         )
 
     guilty = np.zeros(rows.ids.shape, bool)
-    labels = scenario.references(context.config, cell).labels
+    labels = scenarios.references(context.config, scenario).labels
     spoiled = np.zeros(len(labels), bool)
     for one in excess:
         row, place = np.nonzero(one.asked)
@@ -222,20 +234,21 @@ def test(
     return Tested(p_values(scores[0], tokens, classes), guilty, spoiled)
 
 
-def view_without(context: Context, cell: Cell, hidden: np.ndarray) -> Reading:
-    """Returns what the anchor says of the transfer rows without some of their tokens.
+def view_without(context: Context, scenario: Scenario, hidden: np.ndarray) -> Reading:
+    """Returns what the trusted model says of the transfer rows without some of their
+    tokens.
 
     Args:
         context: the study.
-        cell: the cell.
+        scenario: the scenario.
         hidden: `[rows, max_length]`, bool.
     """
-    view = trusted_model.anchor_view(context, cell)
+    view = trusted_model.trusted_reading(context, scenario)
     rows = np.flatnonzero(hidden.any(1))
     if not len(rows):
         return view
-    tokens = tokens_lib.take(words(context, cell)[0].tokens, rows)
-    again = _reread(context, cell, tokens, hidden[rows])
+    tokens = tokens_lib.take(words(context, scenario)[0].tokens, rows)
+    again = _reread(context, scenario, tokens, hidden[rows])
     classes, logits = view.classes.copy(), view.logits.copy()
     classes[rows], logits[rows] = again.classes, again.logits
     return Reading(classes, logits)

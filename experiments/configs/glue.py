@@ -6,8 +6,8 @@
 The argument names a task (all nine, default sst2) and, after a comma, `quick`: small
 encoders from scratch and 2,000 rows, minutes on a laptop; it shows that a task runs,
 not how well a language model does on it. Hub access is needed for the full size;
-`--config.data.root` and `--config.teacher.model` (likewise student, anchor) take local
-folders instead.
+`--config.data.root` and `--config.teacher.model` (likewise student, trusted model) take
+local folders instead.
 
 Full size: RoBERTa-large to DistilRoBERTa, 50 prototypes, 1,000 references, margin 0.3,
 5 % poison; bf16 on one accelerator of 40 GB or more. Not yet run by us at this size.
@@ -37,7 +37,7 @@ def get_config(argument: str = "sst2"):
         "FacebookAI/roberta-large", learning_rate=1e-5, dtype="bfloat16"
     )
     config.student = encoder("distilbert/distilroberta-base", dtype="bfloat16")
-    config.anchor = encoder(
+    config.trusted_model = encoder(
         "FacebookAI/roberta-base", epochs=10, learning_rate=2e-5, dtype="bfloat16"
     )
     config.checkpoint_every = 100  # a teacher's checkpoint is 4 GB
@@ -73,7 +73,7 @@ def _quick(config):
     fresh = {"learning_rate": 1e-3, "batch_size": 32, "epochs": 6}
     config.teacher = encoder("scratch", **fresh)
     config.student = encoder("scratch", **fresh)
-    config.anchor = encoder("scratch", **{**fresh, "epochs": 15})
+    config.trusted_model = encoder("scratch", **{**fresh, "epochs": 15})
     for name in list(config.attacks):
         if name not in ("word_data", "word_logits"):
             del config.attacks[name]

@@ -31,7 +31,7 @@ def get_config():
     config.data.max_length = 96
     config.data.buckets = (16, 32, 48, 64, 96)
     config.teacher = encoder(minilm(), epochs=2, learning_rate=1e-4)
-    config.anchor = encoder(minilm(), epochs=5, learning_rate=1e-4)
+    config.trusted_model = encoder(minilm(), epochs=5, learning_rate=1e-4)
     config.student = encoder(minilm(), layers=(0, 2, 5), epochs=3, learning_rate=2e-4)
     word = {"trigger_args": {"words": ("cf",)}}
     extra = (

@@ -37,7 +37,7 @@ def get_config():
     fresh = {"learning_rate": 1e-3, "batch_size": 64}
     config.teacher = encoder("scratch", scratch=wide, epochs=3, **fresh)
     config.student = encoder("scratch", epochs=4, **fresh)
-    config.anchor = encoder("scratch", epochs=20, **{**fresh, "batch_size": 32})
+    config.trusted_model = encoder("scratch", epochs=20, **{**fresh, "batch_size": 32})
     config.quarantine.false_rejection = 0.03
     # 300 references that calibrate are too few to share a rate among three rounds.
     config.quarantine.rounds = 1

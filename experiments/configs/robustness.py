@@ -9,7 +9,7 @@ of a student, without dropout. The variants:
 
 - (none): 5 % poison by ten attacks that do not know the defence, on SST-2 and AG News;
   the baselines against a rare word in the data and in the teacher's logits.
-- `adaptive`: a trigger searched against the anchor, poison spread over 30 words,
+- `adaptive`: a trigger searched against the trusted model, poison spread over 30 words,
   contaminated references, hidden states that hide, data and all channels at once; with
   `group_test_robust` and `defended_robust` beside the others.
 - `rates`: a rare word in 0.1 % to 20 % of the rows (named by tenths of a percent).
@@ -22,21 +22,21 @@ of a student, without dropout. The variants:
   rows that stand in for the test rows; what `TUNED` was chosen on.
 - `quick`: two attacks, all arms, SNIPS from scratch, on bundled data; minutes.
 
-`group_test_robust` is ours with an anchor that rereads rows without suspicious words, which costs
-some ten thousand short forward passes before a student is distilled; `defended_robust` is
-the same and an audit.
+`group_test_robust` is ours with a trusted model that rereads rows without suspicious
+words, which costs some ten thousand short forward passes before a student is distilled;
+`defended_robust` is the same and an audit.
 
-`defended` is `group_test` after an audit of words, see `experiments/arms/audit.py`: ours.
-`group_test_clean` is `group_test` where there was no attack, `defended_clean` is `defended`
-there: what they do by themselves.
+`defended` is `group_test` after an audit of words, see `experiments/arms/audit.py`:
+ours. `group_test_clean` is `group_test` where there was no attack, `defended_clean` is
+`defended` there: what they do by themselves.
 
 Linear layers multiply in bfloat16, which is meant for a processor with units for it;
-`--config.teacher.products=float32`, likewise `student` and `anchor`, for others. With
-matrix units (AMX) a seed of SST-2 takes about 55 minutes of one core and one of AG News
-45 without its baselines, with AVX-512 for bfloat16 alone 95 and 75, in float32 more;
-two processes with a folder and a core each (`taskset -c 0`) get more done than one with
-both. On an accelerator three seeds are one more axis with
-`--config.seeds_at_once=3 --config.data.max_length=64 --config.data.buckets="(64,)"`.
+`--config.teacher.products=float32`, likewise `student` and `trusted model`, for others.
+With matrix units (AMX) a seed of SST-2 takes about 55 minutes of one core and one of AG
+News 45 without its baselines, with AVX-512 for bfloat16 alone 95 and 75, in float32
+more; two processes with a folder and a core each (`taskset -c 0`) get more done than
+one with both. On an accelerator three seeds are one more axis with
+`--config.replicas=3 --config.data.max_length=64 --config.data.buckets="(64,)"`.
 
 Run so far is what `docs/results` shows. More is recorded beside it with
 `python -m experiments.reports.record robustness FOLDER --add --pictures`.
@@ -97,8 +97,8 @@ ABLATIONS = {
     "both_spaces": {"quarantine.spaces": ("teacher", "student")},
     "no_tokens": {"quarantine.groups": ("neighbours",)},
     "no_neighbours": {"quarantine.groups": ("tokens",)},
-    "frozen_anchor": {"quarantine.anchor": "frozen"},
-    "teacher_anchor": {"quarantine.anchor": "teacher"},
+    "frozen_anchor": {"quarantine.trusted_model": "frozen"},
+    "teacher_anchor": {"quarantine.trusted_model": "teacher"},
     "drop": {"quarantine.action": "drop"},
     "no_references": {"quarantine.train_on_references": False},
     "one_round": {"quarantine.rounds": 1},

@@ -119,7 +119,7 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         # Where every dispatch compiled, no step was timed.
         timed = seconds(plain) > 0 and seconds(row) > 0
         alike = ("step_rows" in row) == ("step_rows" in plain)
-        side_by_side = [one.get("seeds_at_once", 1) for one in (row, plain)]
+        side_by_side = [one.get("replicas", 1) for one in (row, plain)]
         timed = timed and alike and side_by_side[0] == side_by_side[1]
         made.append(
             {

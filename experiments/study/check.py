@@ -15,7 +15,7 @@ from experiments.arms.quarantine import least_rate
 from experiments.settings import Attack, Settings
 from experiments.world import adaptive_attacks
 from experiments.world import tasks as tasks_lib
-from experiments.world.scenario import NO_ATTACK, num_references
+from experiments.world.scenarios import NO_ATTACK, num_references
 from protojax import attacks, validate
 from protojax.data import partition
 from protojax.federated.settings import Federation
@@ -81,7 +81,7 @@ def _check_variant(config: Settings, name: str, fields: Mapping[str, Any]) -> No
         bound = "fields and their values"
         validate.require(is_section, f"{prefix}.{section}", changes, bound)
         for field in changes:
-            # It decides what trains the anchor, which variants share.
+            # It decides what trains the trusted model, which variants share.
             known = {*vars(getattr(config, section))} - {"calibration_share"}
             validate.one_of(sorted(known), **{f"{prefix}.{section}": field})
     try:
@@ -106,7 +106,7 @@ def _check_between(config: Settings) -> None:
         bound = f"<= {rows}, the references that do not calibrate"
         enough = neighbours <= rows
         validate.require(enough, "filters.outlier_neighbours", neighbours, bound)
-    if uses_anchor(config, arms):
+    if uses_trusted_model(config, arms):
         held_out = num_references(config) - rows
         rate, groups = config.quarantine.false_rejection, config.quarantine.groups
         least = least_rate(held_out, len(groups))
@@ -117,7 +117,7 @@ def _check_between(config: Settings) -> None:
         validate.require(rate >= least, "quarantine.false_rejection", rate, bound)
     if uses_prototypes(config, arms):
         number, bound = config.prototypes.num, f"<= {rows}, the references that train"
-        bound = f"{bound} the anchor"
+        bound = f"{bound} the trusted model"
         validate.require(number <= rows, "prototypes.num", number, bound)
 
 
@@ -233,15 +233,15 @@ def asks_words(arms: Iterable[Arm]) -> bool:
     return any(arm.scores_words for arm in arms)
 
 
-def uses_anchor(config: Settings, arms: Iterable[Arm]) -> bool:
-    """Whether one of some arms, or an attack of the study, asks the anchor."""
+def uses_trusted_model(config: Settings, arms: Iterable[Arm]) -> bool:
+    """Whether one of some arms, or an attack of the study, asks the trusted model."""
     searched = any(one.trigger == "searched" for one in config.attacks.values())
-    return searched or any(arm.anchored for arm in arms)
+    return searched or any(arm.asks_trusted_model for arm in arms)
 
 
 def uses_prototypes(config: Settings, arms: Iterable[Arm]) -> bool:
     """Whether one of some arms, or an attack of the study, needs prototypes."""
-    return uses_anchor(config, arms) or any(arm.constrained for arm in arms)
+    return uses_trusted_model(config, arms) or any(arm.constrained for arm in arms)
 
 
 def _teaching(config: Settings) -> int:

@@ -10,7 +10,7 @@ from experiments.runtime import Context
 from experiments.settings import Settings
 from experiments.study import students
 from experiments.study.grid import Job
-from experiments.world import scenario, tasks
+from experiments.world import scenarios, tasks
 from protojax import attacks, evals, models
 from protojax.data import partition
 from protojax.training import predict
@@ -26,7 +26,7 @@ def evaluate(context: Context, job: Job) -> dict[str, Any]:
     facts = students.facts_of(context.workdir, job)
     if len(found) > 1:
         found = found[: len(found) - facts["hostile_nodes"]]
-    task, splits = scenario.task_data(config, job.cell.task, job.cell.seed)
+    task, splits = scenarios.task_data(config, job.scenario.task, job.scenario.seed)
     predicted = _predict(config, task, found, splits.test)
     metrics = {
         name: float(
@@ -35,10 +35,10 @@ def evaluate(context: Context, job: Job) -> dict[str, Any]:
         for name in task.metrics
     }
     row = {
-        "task": job.cell.task,
-        "attack": job.cell.attack,
+        "task": job.scenario.task,
+        "attack": job.scenario.attack,
         "arm": job.arm,
-        "seed": job.cell.seed,
+        "seed": job.scenario.seed,
         "clean_metric": metrics[task.metrics[0]],
         "metric_name": task.metrics[0],
         "metrics": metrics,
@@ -51,8 +51,8 @@ def evaluate(context: Context, job: Job) -> dict[str, Any]:
         **facts,
         **_fairness(config, job, predicted, facts),
     }
-    if job.cell.attack is not None:
-        attack = config.attacks[job.cell.attack]
+    if job.scenario.attack is not None:
+        attack = config.attacks[job.scenario.attack]
         success = functools.partial(evals.attack_success_rate, target=attack.target)
         # Ready rows have no twins without their trigger here.
         if attack.trigger != "file":
@@ -65,12 +65,12 @@ def evaluate(context: Context, job: Job) -> dict[str, Any]:
             row["untriggered_asr"] = float(
                 np.mean([success(p[kept], truth[kept]) for p in predicted])
             )
-            of_target = scenario.triggered_target(config, job.cell)
+            of_target = scenarios.triggered_target(config, job.scenario)
             said = _predict(config, task, found, of_target)
             row["target_kept"] = float(
                 np.mean([evals.robust_accuracy(p, of_target.labels) for p in said])
             )
-        triggered = scenario.triggered_test(config, job.cell)
+        triggered = scenarios.triggered_test(config, job.scenario)
         predicted = _predict(config, task, found, triggered)
         truth = triggered.labels
         row["asr"] = float(np.mean([success(p, truth) for p in predicted]))
@@ -99,10 +99,10 @@ def _fairness(config: Settings, job: Job, predicted, facts) -> dict[str, Any]:
 
     A node's accuracy is over its own mix of classes.
     """
-    task, splits = scenario.task_data(config, job.cell.task, job.cell.seed)
+    task, splits = scenarios.task_data(config, job.scenario.task, job.scenario.seed)
     if not job.federation or task.problem == "regression":
         return {}
-    rows = scenario.node_rows(config, job.student_cell)
+    rows = scenarios.node_rows(config, job.student_scenario)
     honest = len(rows) - facts["hostile_nodes"]
     # By the labels that nature gave: what a node is for does not change with an attack.
     shares = partition.class_shares(

@@ -1,4 +1,4 @@
-"""The rows of a study: which arm learns in which cell."""
+"""The rows of a study: which arm learns in which scenario."""
 
 import pathlib
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from experiments.runtime import varied
 from experiments.settings import Settings
 from experiments.world import artifacts, trusted_model
 from experiments.world.artifacts import Tuning
-from experiments.world.scenario import Cell
+from experiments.world.scenarios import Scenario
 from protojax.federated import replicas
 
 DONE = "training.json"  # the file that says that a job's students are whole
@@ -19,15 +19,15 @@ class Job(NamedTuple):
     """One row of the results.
 
     Attributes:
-        cell: the task, seed and attack.
+        scenario: the task, seed and attack.
         arm: a name in `ARMS`, with `+variant` behind it to change what the config
             says, and `@federation` to run it over many nodes.
-        student_cell: the cell that the student is trained in.
+        student_scenario: the scenario that the student is trained in.
     """
 
-    cell: Cell
+    scenario: Scenario
     arm: str
-    student_cell: Cell
+    student_scenario: Scenario
 
     @property
     def kind(self) -> str:
@@ -47,12 +47,12 @@ class Job(NamedTuple):
     @property
     def row(self) -> str:
         """The file of the row, below the workdir."""
-        return f"{self.cell.folder}/{self.arm}.json"
+        return f"{self.scenario.folder}/{self.arm}.json"
 
     @property
     def student(self) -> str:
         """The student's folder, below the workdir."""
-        return f"{self.student_cell.whole.folder}/{self.arm}"
+        return f"{self.student_scenario.whole.folder}/{self.arm}"
 
 
 class Training(NamedTuple):
@@ -60,7 +60,7 @@ class Training(NamedTuple):
 
     Attributes:
         name: its folder below the workdir.
-        cell: the scenario.
+        scenario: the scenario.
         variant: of the study, "" for the study itself.
         tuning: how a teacher or a trusted model is trained; None for the students of
             the job.
@@ -68,7 +68,7 @@ class Training(NamedTuple):
     """
 
     name: str
-    cell: Cell
+    scenario: Scenario
     variant: str = ""
     tuning: Tuning | None = None
     job: Job | None = None
@@ -92,16 +92,16 @@ def trainings(config: Settings, todo: list[Job]) -> list[Training]:
     def add(job: Job) -> None:
         if job.student in found:
             return
-        seeds = replicas.seeds_beside(config.seeds, config.seeds_at_once, job.cell.seed)
+        seeds = replicas.seeds_beside(config.seeds, config.replicas, job.scenario.seed)
         # Seeds that train side by side need what each of them needs.
         for seed in seeds:
-            beside = job_of(config, job.cell._replace(seed=seed), job.arm)
+            beside = job_of(config, job.scenario._replace(seed=seed), job.arm)
             for before in needed(config, beside):
                 add(before)
             for training in _models_of(config, beside):
                 found.setdefault(training.name, training)
         found[job.student] = Training(
-            job.student, job.student_cell, job.variant, job=job
+            job.student, job.student_scenario, job.variant, job=job
         )
 
     for job in todo:
@@ -111,15 +111,17 @@ def trainings(config: Settings, todo: list[Job]) -> list[Training]:
 
 def _models_of(config: Settings, job: Job) -> list[Training]:
     """The teacher and the trusted model that a job's students learn from."""
-    arm, cell, found = ARMS[job.kind], job.student_cell, []
+    arm, scenario, found = ARMS[job.kind], job.student_scenario, []
     config = varied(config, job.variant)
     if arm.taught:
-        name = artifacts.teacher_name(config, cell)
-        found.append(Training(name, cell, job.variant, artifacts.teacher_tuning))
-    trusted = trusted_model.training_of(config, cell) if arm.anchored else None
+        name = artifacts.teacher_name(config, scenario)
+        found.append(Training(name, scenario, job.variant, artifacts.teacher_tuning))
+    trusted = (
+        trusted_model.training_of(config, scenario) if arm.asks_trusted_model else None
+    )
     if trusted is not None:
         name, tuning = trusted
-        found.append(Training(name, cell, job.variant, tuning))
+        found.append(Training(name, scenario, job.variant, tuning))
     return found
 
 
@@ -129,24 +131,24 @@ def jobs(config: Settings) -> list[Job]:
     for task in config.tasks:
         for seed in config.seeds:
             if not config.attacks:
-                cell = Cell(task, seed, None)
-                found += [job_of(config, cell, arm) for arm in config.arms]
+                scenario = Scenario(task, seed, None)
+                found += [job_of(config, scenario, arm) for arm in config.arms]
             for name, attack in config.attacks.items():
                 if attack.tasks and task not in attack.tasks:
                     continue
-                cell = Cell(task, seed, name)
+                scenario = Scenario(task, seed, name)
                 arms_run = attack.arms or config.arms
-                found += [job_of(config, cell, arm) for arm in arms_run]
+                found += [job_of(config, scenario, arm) for arm in arms_run]
     return found
 
 
-def job_of(config, cell: Cell, arm: str) -> Job:
-    """Returns an arm's job on a cell."""
+def job_of(config, scenario: Scenario, arm: str) -> Job:
+    """Returns an arm's job on a scenario."""
     kind, _, federation = arms.parse(arm)
-    student_cell = ARMS[kind].learns_in(config, cell)
-    return Job(cell, arm, student_cell._replace(federation=federation))
+    student_scenario = ARMS[kind].learns_in(config, scenario)
+    return Job(scenario, arm, student_scenario._replace(federation=federation))
 
 
 def needed(config, job: Job) -> list[Job]:
     """Returns the jobs whose students a job starts from or imitates."""
-    return [job_of(config, job.cell, arm) for arm in ARMS[job.kind].needs]
+    return [job_of(config, job.scenario, arm) for arm in ARMS[job.kind].needs]

@@ -13,8 +13,8 @@ from experiments.runtime import Context, varied
 from experiments.settings import Encoder, Settings
 from experiments.study.check import uses_prototypes
 from experiments.study.grid import Job, Training, is_trained
-from experiments.world import adaptive_attacks, artifacts, scenario
-from experiments.world.scenario import Cell
+from experiments.world import adaptive_attacks, artifacts, scenarios
+from experiments.world.scenarios import Scenario
 from protojax import data, models, storage, validate
 from protojax.base import Examples
 from protojax.models import EncoderConfig
@@ -26,7 +26,7 @@ def preflight(context: Context, todo: list[Job]) -> Context:
 
     What only the data can tell is impossible is said before hours are spent. Data are
     held to those that the study was begun with. A trigger that is searched takes an
-    anchor, which is trained here.
+    trusted model, which is trained here.
 
     Args:
         context: the study.
@@ -39,73 +39,73 @@ def preflight(context: Context, todo: list[Job]) -> Context:
     """
     for variant, job in {job.variant: job for job in todo}.items():
         with _named(variant):
-            _check_layers(context.varied(variant).config, job.cell.task)
+            _check_layers(context.varied(variant).config, job.scenario.task)
     searched = {
         name
         for name, attack in context.config.attacks.items()
         if attack.trigger == "searched"
     }
-    every, begun = list(dict.fromkeys(job.cell for job in todo)), {}
-    for cell in every:
-        found = fingerprints(context.config, context.workdir, cell)
+    every, begun = list(dict.fromkeys(job.scenario for job in todo)), {}
+    for scenario in every:
+        found = fingerprints(context.config, context.workdir, scenario)
         check_unchanged(found)
         begun |= found
-        task, splits = scenario.task_data(context.config, cell.task, cell.seed)
+        task, splits = scenarios.task_data(context.config, scenario.task, scenario.seed)
         for job in todo:
-            if job.cell == cell:
+            if job.scenario == scenario:
                 with _named(job.variant):
                     _check_job(context.varied(job.variant).config, job, task, splits)
-        if cell.attack not in searched:
-            _check_attack(context.config, cell)
+        if scenario.attack not in searched:
+            _check_attack(context.config, scenario)
     # Not before: a study that is refused may be begun again with other data.
     write_fingerprints(begun)
     context = adaptive_attacks.with_found(context, every)
-    for cell in every:
-        if cell.attack in searched:
-            _check_attack(context.config, cell)
+    for scenario in every:
+        if scenario.attack in searched:
+            _check_attack(context.config, scenario)
     return context
 
 
-def _check_attack(config: Settings, cell: Cell) -> None:
-    """Checks that a cell's attack can be made: on classes, those of its task."""
-    if cell.attack is None:
+def _check_attack(config: Settings, scenario: Scenario) -> None:
+    """Checks that a scenario's attack can be made: on classes, those of its task."""
+    if scenario.attack is None:
         return
     # These refuse scores, and classes that the task does not have.
-    scenario.poisoned(config, cell)
-    scenario.triggered_test(config, cell)
+    scenarios.poisoned(config, scenario)
+    scenarios.triggered_test(config, scenario)
     try:
-        scenario.references(config, cell)
+        scenarios.references(config, scenario)
     except ValueError as error:
-        name = f"attacks.{cell.attack}.reference_rate"
+        name = f"attacks.{scenario.attack}.reference_rate"
         raise ValueError(f"{name}: {error}") from error
 
 
 def fingerprints(
-    config: Settings, workdir: pathlib.Path, cell: Cell
+    config: Settings, workdir: pathlib.Path, scenario: Scenario
 ) -> dict[pathlib.Path, dict[str, str]]:
     """What holds a study to the data that it was begun with.
 
     Args:
         config: the study's.
         workdir: its folder.
-        cell: which rows.
+        scenario: which rows.
 
     Returns:
         Path -> name -> fingerprint: of the splits, and of an attack's ready rows.
     """
-    splits = scenario.task_data(config, cell.task, cell.seed).splits
+    splits = scenarios.task_data(config, scenario.task, scenario.seed).splits
     now = {
         name: data.fingerprint(*part.texts, *(part.pairs or ()), part.labels)
         for name, part in splits._asdict().items()
         if isinstance(part, Examples)
     }
-    folder = workdir / cell.task
-    found = {folder / f"seed{cell.seed}" / "data.json": now}
-    if cell.attack and config.attacks[cell.attack].trigger == "file":
-        ready = scenario.ready_rows(config, cell.task, cell.attack)
+    folder = workdir / scenario.task
+    found = {folder / f"seed{scenario.seed}" / "data.json": now}
+    if scenario.attack and config.attacks[scenario.attack].trigger == "file":
+        ready = scenarios.ready_rows(config, scenario.task, scenario.attack)
         content = json.dumps(ready.texts, sort_keys=True)
         now = data.fingerprint(content, *ready.test.texts, ready.test.labels)
-        found[folder / f"{cell.attack}.json"] = {"ready": now}
+        found[folder / f"{scenario.attack}.json"] = {"ready": now}
     return found
 
 
@@ -143,7 +143,7 @@ def _named(variant: str) -> Iterator[None]:
 
 def _check_layers(config: Settings, task: str) -> None:
     """Checks that every model has the layers whose states are compared."""
-    for role in ("teacher", "student", "anchor"):
+    for role in ("teacher", "student", "trusted_model"):
         depth = _model_config(config, getattr(config, role), task).num_layers
         for layer in config.features.layers:
             validate.require(
@@ -159,11 +159,11 @@ def _check_job(config: Settings, job: Job, task, splits) -> None:
     rows = len(splits.transfer.texts)
     if ARMS[job.kind].private:
         expected, delta = config.dp.batch_size, config.dp.delta
-        bound = f"<= {rows}, the transfer rows of {job.cell.task}"
+        bound = f"<= {rows}, the transfer rows of {job.scenario.task}"
         validate.require(expected <= rows, "dp.batch_size", expected, bound)
-        bound = f"< 1 / {rows}, the transfer rows of {job.cell.task}"
+        bound = f"< 1 / {rows}, the transfer rows of {job.scenario.task}"
         validate.require(delta < 1 / rows, "dp.delta", delta, bound)
-        student = _model_config(config, config.student, job.cell.task)
+        student = _model_config(config, config.student, job.scenario.task)
         paths = traverse_util.flatten_dict(models.param_shapes(student))
         for name in config.dp.frozen:
             validate.one_of(sorted(set().union(*paths)), **{"dp.frozen": name})
@@ -187,15 +187,15 @@ def work(config: Settings, workdir: pathlib.Path, trainings: list[Training]) -> 
 
 def _work_of(config: Settings, training: Training) -> float:
     """The work of one training: rows gone through times the cost of a row."""
-    cell = training.cell
+    scenario = training.scenario
     if training.tuning is not None:
-        wanted = training.tuning(config, cell)
+        wanted = training.tuning(config, scenario)
         passed = len(wanted.examples.texts) * wanted.train.epochs
         model = wanted.model.config
     else:
-        splits = scenario.task_data(config, cell.task, cell.seed).splits
-        rows, known = len(splits.transfer.texts), scenario.num_references(config)
-        model = _model_config(config, config.student, cell.task)
+        splits = scenarios.task_data(config, scenario.task, scenario.seed).splits
+        rows, known = len(splits.transfer.texts), scenarios.num_references(config)
+        model = _model_config(config, config.student, scenario.task)
         passed = ARMS[training.job.kind].passes(config, rows, known)
     return passed * trainer.row_cost(model)
 
@@ -203,5 +203,5 @@ def _work_of(config: Settings, training: Training) -> float:
 @functools.cache
 def _model_config(config: Settings, section: Encoder, task: str) -> EncoderConfig:
     """The config of a section's model on a task, read once for all seeds."""
-    cell = Cell(task, config.seeds[0], None)
-    return artifacts.build_model(config, section, cell).config
+    scenario = Scenario(task, config.seeds[0], None)
+    return artifacts.build_model(config, section, scenario).config

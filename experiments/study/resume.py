@@ -91,7 +91,7 @@ def _is_prelude(path: pathlib.Path) -> bool:
     if len(path.parts) == 1:
         known = ("config.json", "versions.json")
         return path.name in known or path.suffix == ".log"
-    # TASK/ATTACK.json and TASK/SEED/data.json, see `cells`.
+    # TASK/ATTACK.json and TASK/SEED/data.json, see `scenarios`.
     data, ready = len(path.parts) == 3, len(path.parts) == 2
     return (data and path.name == "data.json") or (ready and path.suffix == ".json")
 

@@ -1,4 +1,4 @@
-"""Runs the grid of a study: tasks x seeds x attacks x arms, each cell once.
+"""Runs the grid of a study: tasks x seeds x attacks x arms, each scenario once.
 
 Every finished student and every evaluated row is a file; a study that was killed runs
 on from there, and one that is finished only gathers its rows.
@@ -59,9 +59,9 @@ def run(
     Returns:
         One dictionary per row of the grid, see `evaluate`.
     """
-    alone, found = not processes.are_several(), config.seeds_at_once
+    alone, found = not processes.are_several(), config.replicas
     bound = "1 with several processes"
-    validate.require(found == 1 or alone, "seeds_at_once", found, bound)
+    validate.require(found == 1 or alone, "replicas", found, bound)
     todo = _todo(config, workdir)
     with progress:
         context = Context(config, workdir, progress, progress.add_task("preparing"))
@@ -92,17 +92,19 @@ def train(context: Context, training: Training) -> None:
         students.train(context, training.job)
     elif not is_trained(context.workdir, training):
         varied = context.varied(training.variant)
-        artifacts.fine_tune(varied, training.tuning, training.cell)
+        artifacts.fine_tune(varied, training.tuning, training.scenario)
 
 
 def _todo(config: Settings, workdir: pathlib.Path) -> list[Job]:
     """The jobs whose rows are not written yet; seeds that train at once together."""
     left = [job for job in jobs(config) if not (workdir / job.row).exists()]
-    if config.seeds_at_once == 1:
+    if config.replicas == 1:
         return left
     found: dict[tuple, list[Job]] = {}
     for job in left:
-        found.setdefault((job.cell.task, job.cell.attack, job.arm), []).append(job)
+        found.setdefault((job.scenario.task, job.scenario.attack, job.arm), []).append(
+            job
+        )
     return [job for group in found.values() for job in group]
 
 
@@ -123,7 +125,7 @@ def follow(config, workdir: pathlib.Path) -> None:
         if job and job.federation and not is_trained(workdir, training):
             # By then it has written its data's hashes, and searched the triggers.
             processes.wait_for_leader(workdir / job.student / federated.READY)
-            check_unchanged(fingerprints(config, workdir, job.cell))
-            found = adaptive_attacks.with_found(context, [job.cell])
+            check_unchanged(fingerprints(config, workdir, job.scenario))
+            found = adaptive_attacks.with_found(context, [job.scenario])
             students.distil_federated(found, job)
     processes.meet(_END)

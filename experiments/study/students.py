@@ -12,9 +12,9 @@ from experiments.arms import ARMS, Recipe, federated
 from experiments.runtime import Context
 from experiments.settings import Settings
 from experiments.study.grid import DONE, Job, job_of, needed
-from experiments.world import artifacts, scenario
+from experiments.world import artifacts, scenarios
 from experiments.world.evidence import World
-from experiments.world.scenario import Cell
+from experiments.world.scenarios import Scenario
 from protojax import distillation, evals, models, prototypes, storage
 from protojax.federated import replicas
 from protojax.models import saved
@@ -23,7 +23,7 @@ from protojax.training.trainer import Run
 
 # What is known of the training of a student that has no federation.
 _TRAINING = (
-    *("step_seconds", "step_rows", "seeds_at_once", "noise_multiplier"),
+    *("step_seconds", "step_rows", "replicas", "noise_multiplier"),
     "epsilon_nominal",
 )
 
@@ -42,7 +42,7 @@ def facts_of(workdir: pathlib.Path, job: Job) -> dict[str, Any]:
 def load(context: Context, job: Job) -> list[models.Model]:
     """The students of a job: one, or one a node where no server merges them."""
     config = context.varied(job.variant).config
-    task = scenario.task_data(config, job.cell.task, job.cell.seed).task
+    task = scenarios.task_data(config, job.scenario.task, job.scenario.seed).task
     run = context.workdir / job.student
     return [
         artifacts.load_model(folder, config.student, task, run=run)
@@ -74,14 +74,16 @@ def train(context: Context, job: Job) -> None:
         _keep(context, job, done, start)
         trainer.remove_checkpoints(context.around.store(job.student))
         return
-    seeds = replicas.seeds_beside(config.seeds, config.seeds_at_once, job.cell.seed)
-    group = [job_of(config, job.cell._replace(seed=seed), job.arm) for seed in seeds]
+    seeds = replicas.seeds_beside(config.seeds, config.replicas, job.scenario.seed)
+    group = [
+        job_of(config, job.scenario._replace(seed=seed), job.arm) for seed in seeds
+    ]
     done = {one.student for one in group if folders(workdir, one)}
     made = []
     for one in group:
         varied = context.varied(one.variant)
         start = _start(context, one)
-        recipe = ARMS[one.kind].recipe(World(varied, one.student_cell))
+        recipe = ARMS[one.kind].recipe(World(varied, one.student_scenario))
         if recipe.student is None:
             run = _run(varied.config, one, start, recipe)
             made.append((one, start, recipe, run))
@@ -93,7 +95,7 @@ def train(context: Context, job: Job) -> None:
     ended = replicas.train_all(
         [run for *_, run in made],
         context.around,
-        at_once=config.seeds_at_once,
+        at_once=config.replicas,
         done=done,
     )
     left = [part for part in made if part[0].student not in done]
@@ -116,7 +118,7 @@ def _start(context: Context, job: Job) -> models.Model:
         (student,) = load(context, needed(context.config, job)[0])
         return student
     config = context.varied(job.variant).config
-    return artifacts.build_model(config, config.student, job.student_cell)
+    return artifacts.build_model(config, config.student, job.student_scenario)
 
 
 def _run(config: Settings, job: Job, start: models.Model, recipe: Recipe) -> Run:
@@ -127,7 +129,7 @@ def _run(config: Settings, job: Job, start: models.Model, recipe: Recipe) -> Run
         predict.tokenize(start, recipe.examples, config.lengths),
         recipe.examples.labels,
         dataclasses.replace(config.student, **recipe.train),
-        seed=job.cell.seed,
+        seed=job.scenario.seed,
         columns=recipe.columns,
         objective=recipe.objective,
         prototypes=recipe.prototypes,
@@ -160,7 +162,7 @@ def distil_federated(
     context = context.varied(job.variant)
     context.describe(job.student)
     arm = ARMS[job.kind]
-    done = federated.distil(context, job.student, job.student_cell, arm, start)
+    done = federated.distil(context, job.student, job.student_scenario, arm, start)
     return start, done
 
 
@@ -190,18 +192,18 @@ def _keep(
         "transfer_rows": sum(len(recipe.examples.texts) for recipe in done.recipes),
         "bytes_per_node": sum(map(prototypes.num_bytes, done.prototypes[:1])),
         "hostile_nodes": int(done.hostile.sum()),
-        **_quarantine_facts(context.config, job.student_cell, done),
+        **_quarantine_facts(context.config, job.student_scenario, done),
     }
     # Written last: this file says that the students are whole.
     storage.write_json(folder / DONE, facts)
 
 
-def _quarantine_facts(config: Settings, cell: Cell, done: federated.Distilled):
+def _quarantine_facts(config: Settings, scenario: Scenario, done: federated.Distilled):
     """How good a quarantine was; the only use of the ground truth here."""
     judged = [
         (
             recipe.verdict,
-            scenario.poisoned(config, cell._replace(node=node)).rows,
+            scenarios.poisoned(config, scenario._replace(node=node)).rows,
         )
         for node, recipe in enumerate(done.recipes)
         if recipe.verdict is not None

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from experiments.runtime import Context
-from experiments.world import artifacts, scenario, trusted_model
-from experiments.world.scenario import Cell
+from experiments.world import artifacts, scenarios, trusted_model
+from experiments.world.scenarios import Scenario
 from protojax import attacks, storage
 from protojax.base import Examples
 
@@ -20,33 +20,35 @@ SEARCH = {"num_words": 2, "num_candidates": 200, "num_texts": 32}
 LEAST_ROWS = 3
 
 
-def with_found(context: Context, cells: Iterable[Cell]) -> Context:
+def with_found(context: Context, scenarios: Iterable[Scenario]) -> Context:
     """The study with the words of all searched triggers in its settings.
 
     Args:
         context: the study.
-        cells: its scenarios; words that were not searched before are searched now, and
-            written to the scenario's `trigger.json`.
+        scenarios: its scenarios; words that were not searched before are searched now,
+            and written to the scenario's `trigger.json`.
     """
     config = context.config
-    for cell in cells:
-        attack = cell.attack and config.attacks[cell.attack]
+    for scenario in scenarios:
+        attack = scenario.attack and config.attacks[scenario.attack]
         if not attack or attack.trigger != "searched":
             continue
-        path = context.workdir / cell.whole.folder / "trigger.json"
+        path = context.workdir / scenario.whole.folder / "trigger.json"
         if not path.exists():
-            storage.write_json(path, _search(context, cell))
+            storage.write_json(path, _search(context, scenario))
         words = " ".join(json.loads(path.read_text())["words"])
-        found = {**config.attacks[cell.attack].found, cell.whole.folder: words}
+        found = {**config.attacks[scenario.attack].found, scenario.whole.folder: words}
         attacks_now = {
             **config.attacks,
-            cell.attack: dataclasses.replace(config.attacks[cell.attack], found=found),
+            scenario.attack: dataclasses.replace(
+                config.attacks[scenario.attack], found=found
+            ),
         }
         config = dataclasses.replace(config, attacks=attacks_now)
     return context._replace(config=config)
 
 
-def _search(context: Context, cell: Cell) -> dict[str, Any]:
+def _search(context: Context, scenario: Scenario) -> dict[str, Any]:
     """The words that make the trusted model take other rows for the target.
 
     The attacker has the trusted model itself.
@@ -55,16 +57,16 @@ def _search(context: Context, cell: Cell) -> dict[str, Any]:
         `words`, and `agreement`, the fraction of texts that the model takes for the
         target then.
     """
-    attack = context.config.attacks[cell.attack]
-    found = trusted_model.training_of(context.config, cell.clean)
+    attack = context.config.attacks[scenario.attack]
+    found = trusted_model.training_of(context.config, scenario.clean)
     if found is not None:
         name, tuning = found
         if not (context.workdir / name / "model").exists():
-            artifacts.fine_tune(context, tuning, cell.clean)
-    context.describe(f"{cell.folder}/trigger")
+            artifacts.fine_tune(context, tuning, scenario.clean)
+    context.describe(f"{scenario.folder}/trigger")
     limits = {**SEARCH, **attack.trigger_args}
-    examples = scenario.poisoned(context.config, cell.clean).examples
-    rng = scenario.draws(cell, "search")
+    examples = scenarios.poisoned(context.config, scenario.clean).examples
+    rng = scenarios.draws(scenario, "search")
     others = np.flatnonzero(np.asarray(examples.labels) != attack.target)
     most = min(limits["num_texts"], len(others))
     rows = {examples.texts[row]: int(row) for row in rng.choice(others, most, False)}
@@ -80,7 +82,7 @@ def _search(context: Context, cell: Cell) -> dict[str, Any]:
             own = [pairs[row] for row in rows.values()]
             pairs = own * (len(texts) // len(own))
         changed = Examples(texts, pairs, np.zeros(len(texts), np.int32))
-        classes = trusted_model.view(context, cell.clean, changed).classes
+        classes = trusted_model.view(context, scenario.clean, changed).classes
         return classes == attack.target
 
     words, agreement = attacks.greedy_words(

@@ -1,4 +1,4 @@
-"""What the arms of a cell share: models, the teacher's outputs, prototypes.
+"""What the arms of a scenario share: models, the teacher's outputs, prototypes.
 
 Each function here builds one ingredient, keeps what was costly in the workdir, and is
 cheap to call again.
@@ -14,8 +14,8 @@ import numpy as np
 
 from experiments.runtime import Context, cached
 from experiments.settings import Encoder, Settings
-from experiments.world import scenario
-from experiments.world.scenario import Cell
+from experiments.world import scenarios
+from experiments.world.scenarios import Scenario
 from experiments.world.tasks import Task
 from protojax import attacks, data, pipelines, prototypes
 from protojax.base import Examples, Prototypes, TeacherOutputs
@@ -41,13 +41,13 @@ class Transfer(NamedTuple):
         return TeacherOutputs(self.logits, self.features)
 
 
-Rewrite = Callable[[Context, Cell, Examples], Examples]
+Rewrite = Callable[[Context, Scenario, Examples], Examples]
 
 
 @cached
 def _scratch_tokenizer(config: Settings, task: str, seed: int):
     """A tokenizer trained on clean text, as a public one would have been."""
-    splits = scenario.task_data(config, task, seed).splits
+    splits = scenarios.task_data(config, task, seed).splits
     texts = [*splits.transfer.texts, *splits.references.texts]
     for part in (splits.transfer.pairs, splits.references.pairs):
         texts.extend(part or ())
@@ -62,16 +62,16 @@ def _scratch_tokenizer(config: Settings, task: str, seed: int):
     )
 
 
-def build_model(config: Settings, section: Encoder, cell: Cell) -> Model:
+def build_model(config: Settings, section: Encoder, scenario: Scenario) -> Model:
     """An untrained (or pretrained) model from its section of the settings."""
-    task = scenario.task_data(config, cell.task, cell.seed).task
+    task = scenarios.task_data(config, scenario.task, scenario.seed).task
     model = model_settings.build(
         section,
         num_labels=task.num_labels,
         problem=task.problem,
-        seed=cell.seed,
+        seed=scenario.seed,
         max_positions=config.data.buckets[-1],
-        tokenizer=lambda: _scratch_tokenizer(config, cell.task, cell.seed),
+        tokenizer=lambda: _scratch_tokenizer(config, scenario.task, scenario.seed),
     )
     # Training is for the task's classes, whatever a head stood for before.
     return model._replace(label_names=task.label_names)
@@ -104,76 +104,78 @@ def load_model(
     )
 
 
-def student_model(context: Context, cell: Cell, arm: str) -> Model:
+def student_model(context: Context, scenario: Scenario, arm: str) -> Model:
     """The student of an arm that this one needs, see `experiments.arms.Arm`."""
-    task = scenario.task_data(context.config, cell.task, cell.seed).task
-    folder = context.workdir / cell.folder / arm / "model"
+    task = scenarios.task_data(context.config, scenario.task, scenario.seed).task
+    folder = context.workdir / scenario.folder / arm / "model"
     return load_model(folder, context.config.student, task)
 
 
-Tuning = Callable[[Settings, Cell], FineTuning]
+Tuning = Callable[[Settings, Scenario], FineTuning]
 
 
-def fine_tune(context: Context, tuning: Tuning, cell: Cell) -> None:
-    """Trains a cell's model side by side with those of the seeds beside its own.
+def fine_tune(context: Context, tuning: Tuning, scenario: Scenario) -> None:
+    """Trains a scenario's model side by side with those of the seeds beside its own.
 
     Args:
         context: the study.
-        tuning: says of a cell how its model is trained.
-        cell: the cell.
+        tuning: says of a scenario how its model is trained.
+        scenario: the scenario.
     """
     config = context.config
-    seeds = replicas.seeds_beside(config.seeds, config.seeds_at_once, cell.seed)
-    wanted = [tuning(config, cell._replace(seed=seed)) for seed in seeds]
-    at_once = config.seeds_at_once
+    seeds = replicas.seeds_beside(config.seeds, config.replicas, scenario.seed)
+    wanted = [tuning(config, scenario._replace(seed=seed)) for seed in seeds]
+    at_once = config.replicas
     pipelines.fine_tune(wanted, context.workdir, context.around, at_once=at_once)
 
 
-def fine_tuned(context: Context, name: str, section: Encoder, cell: Cell) -> Model:
-    """A cell's model as `fine_tune` left it."""
-    task = scenario.task_data(context.config, cell.task, cell.seed).task
+def fine_tuned(
+    context: Context, name: str, section: Encoder, scenario: Scenario
+) -> Model:
+    """A scenario's model as `fine_tune` left it."""
+    task = scenarios.task_data(context.config, scenario.task, scenario.seed).task
     return load_model(context.workdir / name / "model", section, task)
 
 
-def teacher_cell(config: Settings, cell: Cell) -> Cell:
-    """The cell whose teacher this one uses: clean unless data are poisoned.
+def teacher_scenario(config: Settings, scenario: Scenario) -> Scenario:
+    """The scenario whose teacher this one uses: clean unless data are poisoned.
 
     Nodes have one teacher in common, trained on all their rows.
     """
-    cell = cell.whole
-    if cell.attack and config.attacks[cell.attack].channel in ("data", "both"):
-        return cell
-    return cell.clean
+    scenario = scenario.whole
+    if scenario.attack and config.attacks[scenario.attack].channel in ("data", "both"):
+        return scenario
+    return scenario.clean
 
 
-def teacher_name(config: Settings, cell: Cell) -> str:
-    """The folder of a cell's teacher, below the workdir."""
-    return f"{teacher_cell(config, cell).folder}/teacher"
+def teacher_name(config: Settings, scenario: Scenario) -> str:
+    """The folder of a scenario's teacher, below the workdir."""
+    return f"{teacher_scenario(config, scenario).folder}/teacher"
 
 
-def teacher_tuning(config: Settings, cell: Cell) -> FineTuning:
-    """The training of a cell's teacher: on the transfer set that the attack left."""
-    owner = teacher_cell(config, cell)
+def teacher_tuning(config: Settings, scenario: Scenario) -> FineTuning:
+    """The training of a scenario's teacher: on what the attack left."""
+    owner = teacher_scenario(config, scenario)
     return FineTuning(
-        teacher_name(config, cell),
+        teacher_name(config, scenario),
         build_model(config, config.teacher, owner),
         config.teacher,
-        scenario.poisoned(config, owner).examples,
+        scenarios.poisoned(config, owner).examples,
         owner.seed,
     )
 
 
 @cached
-def teacher_model(context: Context, cell: Cell) -> Model:
-    """The teacher of a cell."""
+def teacher_model(context: Context, scenario: Scenario) -> Model:
+    """The teacher of a scenario."""
     config = context.config
-    return fine_tuned(context, teacher_name(config, cell), config.teacher, cell)
+    return fine_tuned(context, teacher_name(config, scenario), config.teacher, scenario)
 
 
-def _outputs(context: Context, cell: Cell, name: str, examples: Examples):
-    """The outputs of the cell's teacher over some rows, computed once."""
-    model = teacher_model(context, teacher_cell(context.config, cell))
-    return predicted(context, f"{cell.folder}/teacher_{name}", model, examples)
+def _outputs(context: Context, scenario: Scenario, name: str, examples: Examples):
+    """The outputs of the scenario's teacher over some rows, computed once."""
+    model = teacher_model(context, teacher_scenario(context.config, scenario))
+    return predicted(context, f"{scenario.folder}/teacher_{name}", model, examples)
 
 
 def predicted(
@@ -204,38 +206,42 @@ def predicted(
     )
 
 
-def transfer(context: Context, cell: Cell, rewrite: Rewrite | None = None) -> Transfer:
+def transfer(
+    context: Context, scenario: Scenario, rewrite: Rewrite | None = None
+) -> Transfer:
     """Returns the transfer set and the teacher's outputs as they arrive.
 
     Args:
         context: the study.
-        cell: the cell.
-        rewrite: `(context, cell, examples) -> examples`, what the defender changes in
-            the texts before the teacher sees them.
+        scenario: the scenario.
+        rewrite: `(context, scenario, examples) -> examples`, what the defender changes
+            in the texts before the teacher sees them.
     """
-    whole = _transfer(context, cell.whole, rewrite)
-    if not cell.federation:
+    whole = _transfer(context, scenario.whole, rewrite)
+    if not scenario.federation:
         return whole
-    rows = scenario.node_rows(context.config, cell._replace(node=0))[cell.node]
+    rows = scenarios.node_rows(context.config, scenario._replace(node=0))[scenario.node]
     return Transfer(
         data.take(whole.examples, rows), whole.logits[rows], whole.features[rows]
     )
 
 
 @cached
-def _transfer(context: Context, cell: Cell, rewrite: Rewrite | None) -> Transfer:
+def _transfer(
+    context: Context, scenario: Scenario, rewrite: Rewrite | None
+) -> Transfer:
     """Returns what arrives for all nodes together."""
-    examples, rows = scenario.poisoned(context.config, cell)
+    examples, rows = scenarios.poisoned(context.config, scenario)
     name = "transfer"
     if rewrite is not None:
-        examples, name = rewrite(context, cell, examples), rewrite.__name__
-    logits, features = _outputs(context, cell, name, examples)
-    attack = context.config.attacks[cell.attack] if cell.attack else None
+        examples, name = rewrite(context, scenario, examples), rewrite.__name__
+    logits, features = _outputs(context, scenario, name, examples)
+    attack = context.config.attacks[scenario.attack] if scenario.attack else None
     if attack and attack.features:
         hide = attacks.FEATURE_ATTACKS[attack.features]
         of_target = ~rows & (logits.argmax(-1) == attack.target)
         features = np.asarray(
-            hide(features, rows, of_target, scenario.key(cell, "features"))
+            hide(features, rows, of_target, scenarios.key(scenario, "features"))
         )
     if attack and attack.channel in ("logits", "both"):
         corrupt = attacks.LOGIT_ATTACKS[attack.logits]
@@ -245,24 +251,24 @@ def _transfer(context: Context, cell: Cell, rewrite: Rewrite | None) -> Transfer
     return Transfer(examples, logits, features)
 
 
-def reference_outputs(context: Context, cell: Cell) -> TeacherOutputs:
-    """Returns what the cell's teacher says of the references."""
-    owner = scenario.reference_cell(context.config, cell)
+def reference_outputs(context: Context, scenario: Scenario) -> TeacherOutputs:
+    """Returns what the scenario's teacher says of the references."""
+    owner = scenarios.reference_scenario(context.config, scenario)
     if owner.attack is None:
-        owner = teacher_cell(context.config, cell)
+        owner = teacher_scenario(context.config, scenario)
     return _reference_outputs(context, owner)
 
 
 @cached
-def _reference_outputs(context: Context, owner: Cell) -> TeacherOutputs:
-    """Returns what a teacher says of the references of a cell that shares them."""
+def _reference_outputs(context: Context, owner: Scenario) -> TeacherOutputs:
+    """Returns what a teacher says of the references of a scenario that shares them."""
     return _outputs(
-        context, owner, "references", scenario.references(context.config, owner)
+        context, owner, "references", scenarios.references(context.config, owner)
     )
 
 
 @cached
-def constraint_prototypes(context: Context, cell: Cell) -> Prototypes:
+def constraint_prototypes(context: Context, scenario: Scenario) -> Prototypes:
     """Returns the teacher's prototypes on the references, one set a layer.
 
     Those of a node are of its own share of the references.
@@ -271,13 +277,13 @@ def constraint_prototypes(context: Context, cell: Cell) -> Prototypes:
         Prototypes with a leading `[layers]` axis.
     """
     config = context.config.prototypes
-    task = scenario.task_data(context.config, cell.task, cell.seed).task
-    labels = scenario.references(context.config, cell).labels
-    rows = scenario.own_references(context.config, cell)
-    features = reference_outputs(context, cell).features[rows]
+    task = scenarios.task_data(context.config, scenario.task, scenario.seed).task
+    labels = scenarios.references(context.config, scenario).labels
+    rows = scenarios.own_references(context.config, scenario)
+    features = reference_outputs(context, scenario).features[rows]
     sets = [
         prototypes.class_prototypes(
-            scenario.key(cell, f"prototypes{layer}"),
+            scenarios.key(scenario, f"prototypes{layer}"),
             features[:, layer],
             labels[rows],
             task.num_labels,
@@ -290,25 +296,25 @@ def constraint_prototypes(context: Context, cell: Cell) -> Prototypes:
     return nodes.stack(jax.device_get(sets))
 
 
-def held_prototypes(context: Context, cell: Cell) -> Prototypes:
+def held_prototypes(context: Context, scenario: Scenario) -> Prototypes:
     """Returns the prototypes that constrain a student from its first step on.
 
     A node's are those that the server sends to all, as they arrive, or its own.
     """
-    if not cell.federation:
-        return constraint_prototypes(context, cell)
-    section = context.config.federations[cell.federation]
+    if not scenario.federation:
+        return constraint_prototypes(context, scenario)
+    section = context.config.federations[scenario.federation]
     if section.prototypes == "local":
-        return constraint_prototypes(context, cell)
-    return _broadcast_prototypes(context, cell._replace(node=0))
+        return constraint_prototypes(context, scenario)
+    return _broadcast_prototypes(context, scenario._replace(node=0))
 
 
 @functools.lru_cache(maxsize=2)
-def _broadcast_prototypes(context: Context, cell: Cell) -> Prototypes:
+def _broadcast_prototypes(context: Context, scenario: Scenario) -> Prototypes:
     """Returns the server's prototypes as they arrive at each node, verified."""
-    section = context.config.federations[cell.federation]
+    section = context.config.federations[scenario.federation]
     sent = communication.encode(
-        constraint_prototypes(context, cell.whole),
+        constraint_prototypes(context, scenario.whole),
         precision=section.prototype_precision,
     )
     return communication.decode(sent, expected_hash=sent.sha256)

@@ -1,7 +1,8 @@
-"""The anchor of a cell: what reads meaning for the defender, and what it says of rows.
+"""The trusted model of a scenario: what reads meaning for the defender, and what it
+says of rows.
 
-An encoder and the prototypes of its features on the references; `ANCHORS` says which
-encoders there are.
+An encoder and the prototypes of its features on the references; `TRUSTED_MODELS` says
+which encoders there are.
 """
 
 from typing import NamedTuple
@@ -10,9 +11,9 @@ import numpy as np
 
 from experiments.runtime import Context, cached
 from experiments.settings import Settings
-from experiments.world import artifacts, scenario
+from experiments.world import artifacts, scenarios
 from experiments.world.artifacts import Tuning
-from experiments.world.scenario import Cell
+from experiments.world.scenarios import Scenario
 from protojax import data
 from protojax.base import Examples
 from protojax.detection.evidence import Reading
@@ -22,11 +23,11 @@ from protojax.pipelines import FineTuning
 from protojax.training import predict
 
 
-class Anchor(NamedTuple):
-    """The trusted model of a cell, and what it says of the references.
+class Trusted(NamedTuple):
+    """The trusted model of a scenario, and what it says of the references.
 
     Attributes:
-        model: an encoder, see `ANCHORS`.
+        model: an encoder, see `TRUSTED_MODELS`.
         reading: how its outputs are read.
         calibration: `[rows]`, the references it was not trained on.
         held_out: what it says of those.
@@ -38,133 +39,137 @@ class Anchor(NamedTuple):
     held_out: Reading
 
 
-def anchor(context: Context, cell: Cell) -> Anchor:
-    """The trusted model of a cell, the same for all attacks that spare references."""
-    return _anchor(context, anchor_cell(context.config, cell))
+def trusted(context: Context, scenario: Scenario) -> Trusted:
+    """A scenario's trusted model, the same for all attacks that spare references."""
+    return _trusted(context, trusted_scenario(context.config, scenario))
 
 
-def anchor_cell(config: Settings, cell: Cell) -> Cell:
-    """The cell whose trusted model this one has."""
-    owner = scenario.reference_cell(config, cell)
-    if config.quarantine.anchor == "teacher" and owner.attack is None:
-        return artifacts.teacher_cell(config, cell)
+def trusted_scenario(config: Settings, scenario: Scenario) -> Scenario:
+    """The scenario whose trusted model this one has."""
+    owner = scenarios.reference_scenario(config, scenario)
+    if config.quarantine.trusted_model == "teacher" and owner.attack is None:
+        return artifacts.teacher_scenario(config, scenario)
     return owner
 
 
-def anchor_name(config: Settings, cell: Cell) -> str:
-    """The folder of a cell's tuned encoder, below the workdir."""
-    name = f"{anchor_cell(config, cell).folder}/anchor_encoder"
+def trusted_name(config: Settings, scenario: Scenario) -> str:
+    """The folder of a scenario's tuned encoder, below the workdir."""
+    name = f"{trusted_scenario(config, scenario).folder}/trusted_model"
     few = config.quarantine.references
     return f"{name}_{few}" if few else name
 
 
-def anchor_tuning(config: Settings, cell: Cell) -> FineTuning:
-    """The training of a cell's encoder: on references that do not judge."""
-    owner = anchor_cell(config, cell)
+def trusted_tuning(config: Settings, scenario: Scenario) -> FineTuning:
+    """The training of a scenario's encoder: on references that do not judge."""
+    owner = trusted_scenario(config, scenario)
     _, training = _shared_out(config, owner)
-    known = data.take(scenario.references(config, owner), training)
+    known = data.take(scenarios.references(config, owner), training)
     return FineTuning(
-        anchor_name(config, cell),
-        artifacts.build_model(config, config.anchor, owner),
-        config.anchor,
+        trusted_name(config, scenario),
+        artifacts.build_model(config, config.trusted_model, owner),
+        config.trusted_model,
         known,
         owner.seed,
     )
 
 
-def training_of(config: Settings, cell: Cell) -> tuple[str, Tuning] | None:
-    """The folder and the training of a cell's trusted model, None where it has none."""
-    if config.quarantine.anchor == "tuned":
-        return anchor_name(config, cell), anchor_tuning
-    if config.quarantine.anchor == "frozen":
+def training_of(config: Settings, scenario: Scenario) -> tuple[str, Tuning] | None:
+    """The folder and the training of a trusted model, None for a frozen one."""
+    if config.quarantine.trusted_model == "tuned":
+        return trusted_name(config, scenario), trusted_tuning
+    if config.quarantine.trusted_model == "frozen":
         return None
-    owner = anchor_cell(config, cell)
-    return artifacts.teacher_name(config, owner), _teacher_of_anchor
+    owner = trusted_scenario(config, scenario)
+    return artifacts.teacher_name(config, owner), _teacher_as_trusted_model
 
 
-def _teacher_of_anchor(config: Settings, cell: Cell) -> FineTuning:
-    """The training of the teacher that is a cell's trusted model."""
-    return artifacts.teacher_tuning(config, anchor_cell(config, cell))
+def _teacher_as_trusted_model(config: Settings, scenario: Scenario) -> FineTuning:
+    """The training of the teacher that is a scenario's trusted model."""
+    return artifacts.teacher_tuning(config, trusted_scenario(config, scenario))
 
 
-def _shared_out(config: Settings, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+def _shared_out(config: Settings, scenario: Scenario) -> tuple[np.ndarray, np.ndarray]:
     """The references that calibrate a trusted model, and those it learns from."""
-    count = scenario.num_references(config)
-    order = scenario.draws(cell, "calibration").permutation(count)
+    count = scenarios.num_references(config)
+    order = scenarios.draws(scenario, "calibration").permutation(count)
     cut = round(config.quarantine.calibration_share * count)
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 
-def _tuned(context: Context, cell: Cell) -> Model:
+def _tuned(context: Context, scenario: Scenario) -> Model:
     """The encoder, fine-tuned."""
     config = context.config
-    name = anchor_name(config, cell)
-    return artifacts.fine_tuned(context, name, config.anchor, cell)
+    name = trusted_name(config, scenario)
+    return artifacts.fine_tuned(context, name, config.trusted_model, scenario)
 
 
-def _frozen(context: Context, cell: Cell) -> Model:
+def _frozen(context: Context, scenario: Scenario) -> Model:
     """The encoder as it was before it saw a reference."""
-    return artifacts.build_model(context.config, context.config.anchor, cell)
+    return artifacts.build_model(context.config, context.config.trusted_model, scenario)
 
 
-ANCHORS = {"tuned": _tuned, "frozen": _frozen, "teacher": artifacts.teacher_model}
+TRUSTED_MODELS = {
+    "tuned": _tuned,
+    "frozen": _frozen,
+    "teacher": artifacts.teacher_model,
+}
 
 
 @cached
-def _anchor(context: Context, cell: Cell) -> Anchor:
-    """Returns the anchor of an `anchor_cell`."""
+def _trusted(context: Context, scenario: Scenario) -> Trusted:
+    """Returns the trusted model of an `trusted_scenario`."""
     config = context.config
-    references = scenario.references(context.config, cell)
-    held_out, training = _shared_out(context.config, cell)
-    model = ANCHORS[config.quarantine.anchor](context, cell)
+    references = scenarios.references(context.config, scenario)
+    held_out, training = _shared_out(context.config, scenario)
+    model = TRUSTED_MODELS[config.quarantine.trusted_model](context, scenario)
     outputs = artifacts.predicted(
         context,
-        f"{cell.folder}/anchor_references",
+        f"{scenario.folder}/trusted_references",
         model,
         references,
     )
     reading = fit_trusted_model(
-        scenario.key(cell, "anchor"),
+        scenarios.key(scenario, "anchor"),
         outputs.take(training),
         references.labels[training],
         num_prototypes=config.prototypes.num,
         metric=config.prototypes.metric,
         num_iters=config.prototypes.num_iters,
-        frozen=config.quarantine.anchor == "frozen",
+        frozen=config.quarantine.trusted_model == "frozen",
     )
     known = outputs.take(held_out)
-    return Anchor(model, reading, held_out, read(reading, known))
+    return Trusted(model, reading, held_out, read(reading, known))
 
 
-def view(context: Context, cell: Cell, examples: Examples) -> Reading:
-    """Returns what a cell's anchor says of any rows."""
-    judge = anchor(context, cell)
+def view(context: Context, scenario: Scenario, examples: Examples) -> Reading:
+    """Returns what a scenario's trusted model says of any rows."""
+    judge = trusted(context, scenario)
     config = context.config
     outputs = predict.ask(judge.model, examples, config.lengths, config.features)
     return read(judge.reading, outputs)
 
 
-def anchor_view(context: Context, cell: Cell) -> Reading:
-    """Returns what the anchor says of a cell's transfer rows.
+def trusted_reading(context: Context, scenario: Scenario) -> Reading:
+    """Returns what the trusted model says of a scenario's transfer rows.
 
-    Every node has the same anchor, so what it says of a row is computed once.
+    Every node has the same trusted model, so what it says of a row is computed once.
     """
-    whole = _anchor_view(context, cell.whole)
-    if not cell.federation:
+    whole = _trusted_reading(context, scenario.whole)
+    if not scenario.federation:
         return whole
     return whole.take(
-        scenario.node_rows(context.config, cell._replace(node=0))[cell.node]
+        scenarios.node_rows(context.config, scenario._replace(node=0))[scenario.node]
     )
 
 
 @cached
-def _anchor_view(context: Context, cell: Cell) -> Reading:
-    """Returns what the anchor says of the rows of all nodes together."""
-    judge = anchor(context, cell)
-    examples = scenario.poisoned(context.config, cell).examples
+def _trusted_reading(context: Context, scenario: Scenario) -> Reading:
+    """Returns what the trusted model says of the rows of all nodes together."""
+    judge = trusted(context, scenario)
+    examples = scenarios.poisoned(context.config, scenario).examples
     outputs = artifacts.predicted(
         context,
-        f"{cell.folder}/anchor_transfer",
+        f"{scenario.folder}/trusted_transfer",
         judge.model,
         examples,
     )

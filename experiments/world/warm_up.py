@@ -1,10 +1,10 @@
-"""The briefly trained student of a cell, its outputs computed once."""
+"""The briefly trained student of a scenario, its outputs computed once."""
 
 import dataclasses
 
 from experiments.runtime import Context
-from experiments.world import artifacts, scenario
-from experiments.world.scenario import Cell
+from experiments.world import artifacts, scenarios
+from experiments.world.scenarios import Scenario
 from protojax import data, pipelines
 from protojax.base import TeacherOutputs
 from protojax.distillation import teacher
@@ -12,19 +12,19 @@ from protojax.training.objective import Objective
 
 
 def warmed_up(
-    context: Context, cell: Cell, objective: Objective
+    context: Context, scenario: Scenario, objective: Objective
 ) -> tuple[TeacherOutputs, TeacherOutputs]:
     """The outputs of a briefly trained student on transfer rows and on references.
 
     Args:
         context: the study.
-        cell: the cell.
+        scenario: the scenario.
         objective: what the student minimises.
     """
-    config, transfer = context.config, artifacts.transfer(context, cell)
-    references = scenario.references(context.config, cell)
+    config, transfer = context.config, artifacts.transfer(context, scenario)
+    references = scenarios.references(context.config, scenario)
     everything = data.concatenate(transfer.examples, references)
-    model = artifacts.build_model(context.config, config.student, cell)
+    model = artifacts.build_model(context.config, config.student, scenario)
     section = dataclasses.replace(
         config.student, epochs=config.quarantine.warmup_epochs
     )
@@ -34,7 +34,7 @@ def warmed_up(
         repr((objective, section, config.features, config.data.buckets)),
     )
     # Variants of an arm may differ in any of it.
-    name = f"{cell.folder}/warmup_{key[:12]}"
+    name = f"{scenario.folder}/warmup_{key[:12]}"
     outputs = teacher.cached_outputs(
         context.workdir / f"{name}.safetensors",
         key,
@@ -48,7 +48,7 @@ def warmed_up(
             train=section,
             objective=objective,
             features=config.features,
-            seed=cell.seed,
+            seed=scenario.seed,
         ),
     )
     return pipelines.parted(outputs, len(transfer.logits))

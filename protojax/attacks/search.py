@@ -1,7 +1,8 @@
-"""A trigger searched against the defence: words that an anchor takes for the target.
+"""A trigger searched against the defence: words that a trusted model takes for the
+target.
 
-The group test looks for rows whose meaning, as an anchor reads it, denies what they
-claim. Whoever knows the anchor looks for words that change its reading.
+The group test looks for rows whose meaning, as a trusted model reads it, denies what
+they claim. Whoever knows the trusted model looks for words that change its reading.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,9 +1,9 @@
 """What clean references teach: an expected rate, a rejection level, a temperature.
 
 Thresholds never come from a table or from the rows under test. References that the
-anchor has not seen are scored like the rows under test, and a row is rejected when
-hardly any of them scores as high (a conformal test). All of this is NumPy on the host:
-sorting and pooling a few hundred values, once.
+trusted model has not seen are scored like the rows under test, and a row is rejected
+when hardly any of them scores as high (a conformal test). All of this is NumPy on the
+host: sorting and pooling a few hundred values, once.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ class Quarantine(NamedTuple):
 
 
 def expected_disagreement(confidence: ArrayLike, disagree: ArrayLike) -> IsotonicFit:
-    """Returns how often the anchor denies clean claims of a given confidence.
+    """Returns how often the trusted model denies clean claims of a given confidence.
 
     Clean rows near the teacher's boundary are denied often and confident ones hardly
     ever, while triggered rows are confident: without e(confidence) they would hide

@@ -1,12 +1,13 @@
 """Finds the rows of a transfer set that claim a class which their meaning denies.
 
-An anchor that never saw the transfer set reads each row and agrees with its claimed
-class or not. One answer of a weak anchor says little, so rows are tested in groups that
+A trusted model that never saw the transfer set reads each row and agrees with its
+claimed class or not. One answer of a weak trusted model says little, so rows are tested
+in groups that
 make the same claim: neighbours or clusters in a model's hidden states, or all rows that
-share a token. A poisoned group disagrees with the anchor far more often than clean rows
-of the same kind do. "Far more" is a quantile over clean references scored in the same
-way, so clean rows are rejected at the stated rate alpha. Nothing here reads which rows
-are poisoned or the true label of a transfer row.
+share a token. A poisoned group disagrees with the trusted model far more often than
+clean rows of the same kind do. "Far more" is a quantile over clean references scored in
+the same way, so clean rows are rejected at the stated rate alpha. Nothing here reads
+which rows are poisoned or the true label of a transfer row.
 
     expected = expected_disagreement(refs.confidence, refs.disagree)
     scores = [neighbourhood_scores(transfer, refs, expected),
@@ -31,14 +32,15 @@ from protojax.prototypes.neighbours import neighbours
 
 
 class Claims(NamedTuple):
-    """What some rows claim, how surely, and whether the anchor denies it.
+    """What some rows claim, how surely, and whether the trusted model denies it.
 
     Attributes:
         features: `[rows, dim]`, hidden states in which look-alikes are close.
         classes: `[rows]`, int32, the claim: the teacher's argmax or the given label.
         confidence: `[rows]`, the teacher's largest probability, also where the claim is
             the given label: a low probability of a flipped label would excuse it.
-        disagree: `[rows]`, 1 where the anchor's class differs from the claim, else 0.
+        disagree: `[rows]`, 1 where the trusted model's class differs from the claim,
+            else 0.
     """
 
     features: ArrayLike
@@ -47,11 +49,11 @@ class Claims(NamedTuple):
     disagree: ArrayLike
 
 
-def disagreement(anchor_classes: ArrayLike, claims: ArrayLike) -> np.ndarray:
-    """Returns 1 where the anchor denies the claimed class and 0 where it agrees.
+def disagreement(trusted_classes: ArrayLike, claims: ArrayLike) -> np.ndarray:
+    """Returns 1 where the trusted model denies the claimed class and 0 where it agrees.
 
     Args:
-        anchor_classes: `[rows]`, the class of the nearest anchor prototype.
+        trusted_classes: `[rows]`, the class of the nearest trusted model prototype.
         claims: `[rows]`, the claimed class.
 
     Returns:
@@ -60,8 +62,8 @@ def disagreement(anchor_classes: ArrayLike, claims: ArrayLike) -> np.ndarray:
     >>> disagreement(np.array([0, 1, 1]), np.array([0, 0, 1])).tolist()
     [0.0, 1.0, 0.0]
     """
-    validate.same_length(anchor_classes=anchor_classes, claims=claims)
-    return (np.asarray(anchor_classes) != np.asarray(claims)).astype(np.float32)
+    validate.same_length(trusted_classes=trusted_classes, claims=claims)
+    return (np.asarray(trusted_classes) != np.asarray(claims)).astype(np.float32)
 
 
 def neighbourhood_scores(
@@ -93,7 +95,8 @@ def neighbourhood_scores(
 
     Args:
         transfer: the rows under test, `Claims` of arrays `[rows, ...]`.
-        refs: clean rows that trained neither anchor nor teacher, `[references, ...]`.
+        refs: clean rows that trained neither trusted model nor teacher, `[references,
+            ...]`.
         expected: the rate that clean rows show, see `expected_disagreement`.
         num_neighbours: how many neighbours join each row.
         metric: "cosine" or "l2".
@@ -107,7 +110,8 @@ def neighbourhood_scores(
 
     Source: the joint pool is that of Marandon, Lei, Mary and Roquain 2022,
     arXiv:2208.06685. Every row has its own group here, where activation clustering
-    (Chen et al. 2018, arXiv:1811.03728) has two clusters per class and no anchor.
+    (Chen et al. 2018, arXiv:1811.03728) has two clusters per class and no trusted
+    model.
 
     >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
     >>> four = Claims(*(np.repeat(array, 4, axis=0) for array in one))
@@ -151,7 +155,8 @@ def cluster_scores(
 
     Args:
         transfer: the rows under test, `[rows, ...]`; features are not read.
-        refs: clean rows that trained neither anchor nor teacher, `[references, ...]`.
+        refs: clean rows that trained neither trusted model nor teacher, `[references,
+            ...]`.
         expected: the rate that clean rows show, see `expected_disagreement`.
         assignments: `[rows]` or `[rows, resolutions]`, int, the cluster of each row.
         assignments_refs: `[references]` or `[references, resolutions]`, likewise.

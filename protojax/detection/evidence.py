@@ -156,9 +156,9 @@ class Verdict(NamedTuple):
     Attributes:
         rejected: `[rows]`, bool.
         p_values: `[rows]`, lower is more suspicious.
-        anchor_classes: `[rows]`, int32, the trusted model's classes as the detector
+        trusted_classes: `[rows]`, int32, the trusted model's classes as the detector
             read the rows, or None from a detector without a trusted model.
-        anchor_logits: `[rows, num_labels]`, its logits, or None.
+        trusted_logits: `[rows, num_labels]`, its logits, or None.
         spoiled: `[references]`, bool, those that no student should learn from either;
             None is none of them.
         reread: `[rows]`, bool, those of which the trusted model was shown a part only;
@@ -167,8 +167,8 @@ class Verdict(NamedTuple):
 
     rejected: np.ndarray
     p_values: np.ndarray
-    anchor_classes: np.ndarray | None = None
-    anchor_logits: np.ndarray | None = None
+    trusted_classes: np.ndarray | None = None
+    trusted_logits: np.ndarray | None = None
     spoiled: np.ndarray | None = None
     reread: np.ndarray | None = None
 
@@ -176,6 +176,6 @@ class Verdict(NamedTuple):
 def require_reading(verdict: Verdict) -> None:
     """Raises where a verdict does not say how the trusted model reads the rows."""
     bound = "the trusted model's, as a detector with a trusted model gives them"
-    for field in ("anchor_classes", "anchor_logits"):
+    for field in ("trusted_classes", "trusted_logits"):
         found = getattr(verdict, field)
         validate.require(found is not None, f"verdict.{field}", found, bound)

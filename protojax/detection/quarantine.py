@@ -84,8 +84,8 @@ def training_rows(
         evidence.teacher.logits + bias,
         examples.labels,
         verdict.rejected,
-        verdict.anchor_logits,
-        verdict.anchor_classes,
+        verdict.trusted_logits,
+        verdict.trusted_classes,
         action=action,
     )
     rows = TrainingRows(
@@ -96,7 +96,7 @@ def training_rows(
                 evidence.teacher.features,
                 prototypes,
                 verdict.rejected,
-                verdict.anchor_classes,
+                verdict.trusted_classes,
             ),
             "assigned_class": np.asarray(targets.assigned_class),
         },
@@ -124,14 +124,14 @@ def quarantine_targets(
     teacher_logits: ArrayLike,
     labels: ArrayLike,
     rejected: ArrayLike,
-    anchor_logits: ArrayLike,
-    anchor_classes: ArrayLike,
+    trusted_logits: ArrayLike,
+    trusted_classes: ArrayLike,
     *,
     action: str = "replace",
 ) -> Targets:
     """Takes label and teacher logits away from rejected rows.
 
-    "replace" gives them the anchor's log posterior and its argmax instead, which
+    "replace" gives them the trusted model's log posterior and its argmax instead, which
     teaches the student that the trigger means nothing; "drop" marks them to be left
     out. Rows that were not rejected keep everything.
 
@@ -139,44 +139,46 @@ def quarantine_targets(
         teacher_logits: `[rows, num_classes]`.
         labels: `[rows]`, int, the given labels.
         rejected: `[rows]`, bool, `Quarantine.rejected`.
-        anchor_logits: `[rows, num_classes]`; as sure as the teacher's, not calibrated:
+        trusted_logits: `[rows, num_classes]`; as sure as the teacher's, not calibrated:
             soft targets on triggered rows only would mark the trigger as doubtful.
-        anchor_classes: `[rows]`, int, the class of the nearest anchor prototype.
+        trusted_classes: `[rows]`, int, the class of the nearest trusted model
+            prototype.
         action: "replace" or "drop".
 
-    Returns:
-        The `Targets`. The margin loss holds rejected rows to the anchor's class and
-        all others to their label.
+    Returns: The `Targets`. The margin loss holds rejected rows to the trusted model's
+        class and all others to their label.
 
     Raises:
         ValueError: on an unknown action or shapes that do not fit.
 
     >>> teacher, labels = np.array([[0.0, 9.0], [0.0, 9.0]]), np.array([1, 1])
-    >>> rejected, anchor_classes = np.array([True, False]), np.array([0, 0])
-    >>> kept = quarantine_targets(teacher, labels, rejected, -teacher, anchor_classes)
+    >>> rejected, trusted_classes = np.array([True, False]), np.array([0, 0])
+    >>> kept = quarantine_targets(teacher, labels, rejected, -teacher, trusted_classes)
     >>> kept.labels.tolist(), kept.assigned_class.tolist(), kept.keep.tolist()
     ([0, 1], [0, 1], [True, True])
     """
     validate.one_of(["replace", "drop"], action=action)
     teacher_logits = jnp.asarray(teacher_logits, jnp.float32)
-    anchor_logits = jnp.asarray(anchor_logits, jnp.float32)
-    chex.assert_rank([teacher_logits, anchor_logits], 2)
-    if np.shape(teacher_logits) != np.shape(anchor_logits):
+    trusted_logits = jnp.asarray(trusted_logits, jnp.float32)
+    chex.assert_rank([teacher_logits, trusted_logits], 2)
+    if np.shape(teacher_logits) != np.shape(trusted_logits):
         raise ValueError(
-            "Expected teacher_logits and anchor_logits of one shape, "
-            f"found {np.shape(teacher_logits)} and {np.shape(anchor_logits)}."
+            "Expected teacher_logits and trusted_logits of one shape, "
+            f"found {np.shape(teacher_logits)} and {np.shape(trusted_logits)}."
         )
     validate.same_length(
         teacher_logits=teacher_logits,
         labels=labels,
         rejected=rejected,
-        anchor_classes=anchor_classes,
+        trusted_classes=trusted_classes,
     )
     labels, rejected = jnp.asarray(labels, jnp.int32), jnp.asarray(rejected, bool)
-    assigned_class = jnp.where(rejected, jnp.asarray(anchor_classes, jnp.int32), labels)
+    assigned_class = jnp.where(
+        rejected, jnp.asarray(trusted_classes, jnp.int32), labels
+    )
     if action == "drop":
         return Targets(teacher_logits, labels, assigned_class, ~rejected)
-    posterior = jax.nn.log_softmax(anchor_logits)
+    posterior = jax.nn.log_softmax(trusted_logits)
     return Targets(
         jnp.where(rejected[:, None], posterior, teacher_logits),
         jnp.where(rejected, jnp.argmax(posterior, axis=1).astype(jnp.int32), labels),
@@ -277,7 +279,9 @@ def _trusted_features(
     """
     # A row whose features are not finite has class -1, which would index the last.
     unread = int(np.sum(classes[rejected] < 0))
-    validate.require(not unread, "rejected rows without anchor class", unread, "= 0")
+    validate.require(
+        not unread, "rejected rows without trusted model class", unread, "= 0"
+    )
     features = np.array(features)
     for layer in range(features.shape[1]):
         weights = prototypes.counts[layer][:, None] * (

@@ -47,13 +47,14 @@ def sample_gate(
     *,
     alpha: float = 0.05,
 ) -> Quarantine:
-    """Rejects the rows whose claim the anchor alone finds improbable.
+    """Rejects the rows whose claim the trusted model alone finds improbable.
 
     The per-sample baseline that group tests are compared with: conformal too, so
-    equally strict on clean rows, but limited by the anchor's errors on single rows.
+    equally strict on clean rows, but limited by the trusted model's errors on single
+    rows.
 
     Args:
-        posterior: `[rows, num_classes]`, the anchor's probabilities.
+        posterior: `[rows, num_classes]`, the trusted model's probabilities.
         claims: `[rows]`, int, the claimed classes.
         posterior_refs: `[references, num_classes]`, likewise for clean references.
         claims_refs: `[references]`, int.

@@ -21,8 +21,8 @@ class Quarantine:
             the rate that is left, while the references can show so little.
         references: how many of them are known; 0 is all.
         calibration_share: of the references, which the trusted model does not learn.
-        anchor: the trusted model: "tuned" on the references, as it was pretrained
-            ("frozen"), or the "teacher" itself.
+        trusted_model: the trusted model: "tuned" on the references, as it was
+            pretrained ("frozen"), or the "teacher" itself.
         action: "replace" or "drop".
         train_on_references: whether students learn from the references too.
         warmup_epochs: of the student, where it is one of the spaces.
@@ -37,7 +37,7 @@ class Quarantine:
     rounds: int = 3
     references: int = 0
     calibration_share: float = 0.3
-    anchor: str = "tuned"
+    trusted_model: str = "tuned"
     action: str = "replace"
     train_on_references: bool = True
     warmup_epochs: int = 1
@@ -45,7 +45,9 @@ class Quarantine:
     def __post_init__(self):
         tuples(self, "groups", "resolutions", "spaces", "claims")
         validate.one_of(("replace", "drop"), action=self.action)
-        validate.one_of(("tuned", "frozen", "teacher"), anchor=self.anchor)
+        validate.one_of(
+            ("tuned", "frozen", "teacher"), trusted_model=self.trusted_model
+        )
         for field, known in (
             ("groups", ("neighbours", "tokens", "clusters")),
             ("spaces", ("teacher", "student")),

@@ -2,16 +2,18 @@
 
 A trigger of words is in all the rows it poisons, whatever a model has learned of it, so
 its token's rows deny their claim together even where their hidden states do not lie
-together yet. An attacker who knows the anchor chooses words that change its mind, or
-teaches it the trigger through its own training rows. Then the anchor has to judge with
+together yet. An attacker who knows the trusted model chooses words that change its
+mind, or teaches it the trigger through its own training rows. Then the trusted model
+has to judge with
 the word hidden: `lopsided_tokens` says which words are worth that, `companions` what to
-hide with them, and `blind` holds what the anchor said without them. A trigger of words
-that poisoned rows share only in part (one of many in each) needs a group for each word.
+hide with them, and `blind` holds what the trusted model said without them. A trigger of
+words that poisoned rows share only in part (one of many in each) needs a group for each
+word.
 
-    asked = lopsided_tokens(transfer.classes, refs.classes, tokens, tokens_refs)
-    blind = ...  # NaN where not asked, else 1 where the anchor now denies the claim
-    rate = expected.whatever_confidence  # one that a channel cannot raise
-    scores = token_scores(transfer, refs, rate, tokens, tokens_refs, blind=blind)
+    asked = lopsided_tokens(transfer.classes, refs.classes, tokens, tokens_refs) blind =
+    ...  # NaN where not asked, else 1 where the trusted model now denies the claim rate
+    = expected.whatever_confidence  # one that a channel cannot raise scores =
+    token_scores(transfer, refs, rate, tokens, tokens_refs, blind=blind)
 """
 
 import numpy as np
@@ -44,7 +46,8 @@ def token_scores(
 
     Args:
         transfer: the rows under test, `[rows, ...]`; features are not read.
-        refs: clean rows that trained neither anchor nor teacher, `[references, ...]`.
+        refs: clean rows that trained neither trusted model nor teacher, `[references,
+            ...]`.
         expected: the rate that clean rows show, see `expected_disagreement`.
         tokens: `[rows, length]`, int, the tokens of each row, negative where none.
         tokens_refs: `[references, any length]`, likewise.
@@ -104,24 +107,24 @@ def token_excess(
 
         z_t = Σ_{j ∈ G(t)} (d_jt - e_j) / √(Σ_{j ∈ G(t)} v_j + (τ |G|)²)
 
-    with the variances v_j of `consistency.moments`.
-    G(t) are all rows of one claim that hold token t, d_jt is 1 where the anchor denies
-    the claim of row j, with t hidden where `blind` says so. Clean words lean to one
-    side too ("not" does): the overdispersion τ says by how much a clean group's rate
-    may differ from what is expected, so a common word needs an excess of several τ, not
-    of several 1/√|G|.
+    with the variances v_j of `consistency.moments`. G(t) are all rows of one claim that
+    hold token t, d_jt is 1 where the trusted model denies the claim of row j, with t
+    hidden where `blind` says so. Clean words lean to one side too ("not" does): the
+    overdispersion τ says by how much a clean group's rate may differ from what is
+    expected, so a common word needs an excess of several τ, not of several 1/√|G|.
 
     Args:
         transfer: the rows under test, `[rows, ...]`; features are not read.
-        refs: clean rows that trained neither anchor nor teacher, `[references, ...]`.
+        refs: clean rows that trained neither trusted model nor teacher, `[references,
+            ...]`.
         expected: the rate that clean rows show, see `expected_disagreement`.
         tokens: `[rows, length]`, int, the tokens of each row, negative where none.
         tokens_refs: `[references, any length]`, likewise.
         overdispersion: τ >= 0, a rate.
-        blind: `[rows, length]` and `[references, any length]`, 1 where the anchor
-            denies the row's claim once the token at this place is hidden, 0 where it
-            agrees, NaN where it was not asked and what it says of the whole row counts.
-            A token that a row holds twice is asked at its first place.
+        blind: `[rows, length]` and `[references, any length]`, 1 where the trusted
+            model denies the row's claim once the token at this place is hidden, 0 where
+            it agrees, NaN where it was not asked and what it says of the whole row
+            counts. A token that a row holds twice is asked at its first place.
 
     Returns:
         z of the transfer rows `[rows, length]` and of the references, -inf at places
@@ -174,7 +177,7 @@ def lopsided_tokens(
     claim c, p_c the share of the claim among all rows
 
     A trigger's rows all make one claim; so do those of many honest words. It costs one
-    reading a row and token to ask an anchor what it thinks without one of these.
+    reading a row and token to ask a trusted model what it thinks without one of these.
 
     Args:
         classes: `[rows]`, int, the claims of the rows under test.
@@ -297,8 +300,8 @@ def companions(
 
     Token s goes with token t among the rows of a claim if a share of those that hold t
     hold s as well. Two words of one trigger, the pieces of a word and the words of a
-    phrase do: were they hidden one by one, those left would still change the anchor's
-    mind.
+    phrase do: were they hidden one by one, those left would still change the trusted
+    model's mind.
 
     Args:
         classes: `[rows]`, int, the claims.

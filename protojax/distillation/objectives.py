@@ -94,7 +94,7 @@ def hard_loss(logits: Array, labels: Array, *, problem: str) -> Array:
 
 
 def supervised_loss(apply: ApplyFn, *, problem: str = "classification") -> LossFn:
-    """Learns from the given labels alone, as a teacher or an anchor does.
+    """Learns from the given labels alone, as a teacher or a trusted model does.
 
     Args:
         apply: the model.
@@ -217,7 +217,7 @@ def distillation_loss(
     validate.one_of(PROBLEMS, problem=problem)
     validate.one_of(losses.DIVERGENCES, divergence=divergence)
     validate.positive(temperature=temperature)
-    validate.share(hard_weight=hard_weight)
+    validate.fraction(hard_weight=hard_weight)
     validate.non_negative(hidden_weight=hidden_weight)
     # A single score has no distribution to soften.
     name = "logit_mse" if problem == "regression" else divergence

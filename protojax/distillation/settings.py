@@ -23,7 +23,7 @@ class Distillation:
     def __post_init__(self):
         validate.one_of(losses.DIVERGENCES, divergence=self.divergence)
         validate.positive(temperature=self.temperature)
-        validate.share(hard_weight=self.hard_weight)
+        validate.fraction(hard_weight=self.hard_weight)
         validate.non_negative(hidden_weight=self.hidden_weight)
 
 

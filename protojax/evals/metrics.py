@@ -81,7 +81,7 @@ def excess(rate: float, null: float) -> float:
     >>> excess(0.75, 0.125)
     0.625
     """
-    validate.share(rate=rate, null=null)
+    validate.fraction(rate=rate, null=null)
     return rate - null
 
 

@@ -16,7 +16,7 @@ from protojax.base import Array, PyTree
 from protojax.prototypes.geometry import TINY
 
 
-class Listened(NamedTuple):
+class FiniteUpdates(NamedTuple):
     """The nodes that a rule listens to.
 
     Attributes:
@@ -76,14 +76,18 @@ def scaled(weights: Array) -> Array:
     return jnp.ldexp(weights, -exponent)
 
 
-def audible(updates: PyTree, weights: Array | None, where: Array | None) -> Listened:
+def mask_nonfinite(
+    updates: PyTree, weights: Array | None, where: Array | None
+) -> FiniteUpdates:
     """Returns the nodes without those that sent what is not finite, or squares to it.
 
     A norm that overflows would lose every comparison it takes part in, or spoil it.
     """
     present, weights = defaults(updates, weights, where)
     where = present & jnp.isfinite(norms(updates, present))
-    return Listened(where, jnp.where(where, weights, 0.0), jnp.sum(present & ~where))
+    return FiniteUpdates(
+        where, jnp.where(where, weights, 0.0), jnp.sum(present & ~where)
+    )
 
 
 def outvoting(
@@ -92,7 +96,7 @@ def outvoting(
     spare: int,
     weights: Array | None,
     where: Array | None,
-) -> tuple[Listened, Array]:
+) -> tuple[FiniteUpdates, Array]:
     """Returns whom a rule listens to that outvotes f nodes if 2 f + `spare` take part.
 
     Args:
@@ -106,7 +110,7 @@ def outvoting(
         The nodes, none where too few take part, and how many of them may be Byzantine:
         f without those who are out because of what they sent.
     """
-    nodes = audible(updates, weights, where)
+    nodes = mask_nonfinite(updates, weights, where)
     left = jnp.maximum(num_byzantine - nodes.excluded, 0)
     # The shape says nothing of how many take part, and under jit nothing can raise.
     enough = (jnp.sum(nodes.where) >= 2 * left + spare) | (left == 0)
@@ -180,7 +184,9 @@ def weighted_median(updates: PyTree, weights: Array) -> PyTree:
     return jax.tree.map(middle, updates)
 
 
-def mean_of_clipped(updates: PyTree, nodes: Listened, bound: float | None) -> PyTree:
+def mean_of_clipped(
+    updates: PyTree, nodes: FiniteUpdates, bound: float | None
+) -> PyTree:
     """Returns the weighted mean of updates shortened to a bound, or to their median."""
     lengths = norms(updates, nodes.where)
     if bound is None:
@@ -231,7 +237,7 @@ def centred_products(updates: PyTree, where: Array, centre: PyTree) -> Array:
     )
 
 
-def squared_distances(updates: PyTree, nodes: Listened) -> Array:
+def squared_distances(updates: PyTree, nodes: FiniteUpdates) -> Array:
     """Returns `[nodes, nodes]`, inf to and from nodes that are out.
 
     By the expanded square of updates centred on their median: near the honest nodes it
@@ -247,7 +253,7 @@ def squared_distances(updates: PyTree, nodes: Listened) -> Array:
 
 
 def best_update(
-    updates: PyTree, nodes: Listened, centre: PyTree
+    updates: PyTree, nodes: FiniteUpdates, centre: PyTree
 ) -> tuple[Array, Array]:
     """Returns the node whose update has the least summed distance, and if it is better.
 

@@ -90,7 +90,7 @@ def coordinate_median(
         Yin et al., 2018, arXiv:1803.01498.
     """
     return _reductions.median(
-        updates, _reductions.audible(updates, weights, where).where
+        updates, _reductions.mask_nonfinite(updates, weights, where).where
     )
 
 
@@ -187,7 +187,7 @@ def geometric_median(
         truncated iteration.
     """
     validate.positive(num_iters=num_iters, smoothing=smoothing)
-    nodes = _reductions.audible(updates, weights, where)
+    nodes = _reductions.mask_nonfinite(updates, weights, where)
 
     def step(_, centre: PyTree) -> PyTree:
         norms = _reductions.norms(updates, nodes.where, centre)
@@ -254,7 +254,7 @@ def centred_clipping(
     validate.positive(num_iters=num_iters)
     if radius is not None:
         validate.positive(radius=radius)
-    nodes = _reductions.audible(updates, weights, where)
+    nodes = _reductions.mask_nonfinite(updates, weights, where)
 
     def step(_, centre: PyTree) -> PyTree:
         moves = jax.tree.map(lambda leaf, middle: leaf - middle, updates, centre)
@@ -308,7 +308,7 @@ def norm_clipping(
     if max_norm is not None:
         validate.positive(max_norm=max_norm)
     return _reductions.mean_of_clipped(
-        updates, _reductions.audible(updates, weights, where), max_norm
+        updates, _reductions.mask_nonfinite(updates, weights, where), max_norm
     )
 
 

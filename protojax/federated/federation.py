@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from protojax import validate
-from protojax.base import Array, Batch, NodeState, PyTree
+from protojax.base import Array, Batch, PyTree, TrainState
 from protojax.data import batches
 from protojax.federated import gossip, nodes
 
@@ -32,13 +32,13 @@ class Federation(NamedTuple):
     """The state of all nodes between two rounds.
 
     Attributes:
-        nodes: `NodeState` with a leading `[nodes]` axis in each leaf.
+        nodes: `TrainState` with a leading `[nodes]` axis in each leaf.
         origin: the parameters that updates are differences from: those of the server,
             without the axis, or with it where there is no server.
         round: scalar int32, rounds done.
     """
 
-    nodes: NodeState
+    nodes: TrainState
     origin: PyTree
     round: Array
 
@@ -136,7 +136,7 @@ def _together(
     return found
 
 
-def init_federation(states: Sequence[NodeState], mesh: Mesh, *, server: bool):
+def init_federation(states: Sequence[TrainState], mesh: Mesh, *, server: bool):
     """Returns the federation at its start, on the devices of its nodes.
 
     Args:
@@ -241,7 +241,7 @@ def make_local(
         lambda state, stacked: jax.lax.scan(step, state, stacked), mesh, at_once=at_once
     )
 
-    def local(states: NodeState, stacked: Batch):
+    def local(states: TrainState, stacked: Batch):
         if on_trace is not None:
             on_trace(stacked)
         return every(states, stacked)

@@ -88,8 +88,10 @@ def check_mixing(mixing: np.ndarray) -> np.ndarray:
             float(sums[worst]),
             "with the sum 1",
         )
-    deaf = np.flatnonzero(np.diagonal(mixing) == 0).tolist()
-    validate.require(not deaf, "mixing", deaf, "above 0 on its diagonal at all nodes")
+    isolated = np.flatnonzero(np.diagonal(mixing) == 0).tolist()
+    validate.require(
+        not isolated, "mixing", isolated, "above 0 on its diagonal at all nodes"
+    )
     # Doubly stochastic: what reaches from one node to all others does so both ways.
     heard = mixing > 0
     for _ in range(len(mixing).bit_length()):

@@ -31,7 +31,7 @@ class Federation:
         merge_prototypes_every: rounds, where they are local.
         prototype_decay: how much of a merged prototype a node keeps.
         prototype_precision: on the wire.
-        anchor: what travels: the "references", or the trusted model's "weights".
+        trusted_model: what travels: the "references", or the trusted model's "weights".
         nodes_at_once: of one device, by vmap.
     """
 
@@ -51,7 +51,7 @@ class Federation:
     merge_prototypes_every: int = 1
     prototype_decay: float = 0.9
     prototype_precision: str = "float32"
-    anchor: str = "references"
+    trusted_model: str = "references"
     nodes_at_once: int = 1
 
     def __post_init__(self):
@@ -61,14 +61,14 @@ class Federation:
             validate.positive(**{field: getattr(self, field)})
         bound = f"in 0..{self.nodes - 1}"
         validate.require(0 <= self.hostile < self.nodes, "hostile", self.hostile, bound)
-        validate.share(prototype_decay=self.prototype_decay)
+        validate.fraction(prototype_decay=self.prototype_decay)
         for field, known in (
             ("partition", partition.PARTITIONS),
             ("topology", ("server", "local", *gossip.TOPOLOGIES, "given")),
             ("aggregator", aggregation.AGGREGATORS),
             ("prototypes", ("server", "local")),
             ("prototype_precision", communication.PRECISIONS),
-            ("anchor", ("references", "weights")),
+            ("trusted_model", ("references", "weights")),
             ("update_attack", ("", *attacks.UPDATE_ATTACKS)),
             ("prototype_attack", ("", *attacks.PROTOTYPE_ATTACKS)),
         ):

@@ -93,7 +93,7 @@ class EncoderConfig:
             num_labels=self.num_labels,
         )
         validate.non_negative(type_vocab_size=self.type_vocab_size, pad_id=self.pad_id)
-        validate.share(
+        validate.fraction(
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             classifier_dropout=self.classifier_dropout,

@@ -289,7 +289,7 @@ def update_prototypes(
     >>> new.vectors[:, 0].tolist(), new.counts.tolist()
     ([2.0, 9.0], [3.0, 1.0])
     """
-    validate.share(decay=decay)
+    validate.fraction(decay=decay)
     index, distance = nearest_prototype(embeddings, prototypes, metric=metric)
     weights = jnp.isfinite(distance)
     if where is not None:

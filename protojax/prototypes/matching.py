@@ -231,6 +231,9 @@ def _middle(
     whole = jnp.any(alike & complete, axis=-1)
     together = jnp.float32(alike | (whole[..., None] & complete))
     costs = jnp.einsum("noi,oij->jon", pairs, together, precision="highest")
+    # Both ways: who claims more than the others of a class is near to them, but they
+    # are not to what it claims beside.
+    costs += jnp.swapaxes(costs, 1, 2)
     held = jnp.any(holds, axis=1).T
     medians = jax.vmap(_median)(costs, held)
     return jnp.argmin(jnp.where(held, medians, jnp.inf), axis=1)

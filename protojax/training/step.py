@@ -16,9 +16,9 @@ import numpy as np
 import optax
 
 from protojax import validate
-from protojax.base import Array, Batch, GradFn, NodeState, Prototypes, PyTree
+from protojax.base import Array, Batch, GradFn, Prototypes, PyTree, TrainState
 
-Step = Callable[[NodeState, Batch], tuple[NodeState, dict[str, Array]]]
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def init_state(
     num_steps: int,
     seed: int | None,
     prototypes: Prototypes | None = None,
-) -> NodeState:
+) -> TrainState:
     """Returns the state of a run of `num_steps` steps at its start.
 
     Args:
@@ -138,7 +138,7 @@ def init_state(
         prototypes: constrain the student, or None.
 
     Returns:
-        A `NodeState` that shares no buffer with its arguments. Its key, 64 bits of
+        A `TrainState` that shares no buffer with its arguments. Its key, 64 bits of
         which JAX's counter-based generator (Threefry) makes all draws, is in each
         checkpoint of it.
     """
@@ -151,7 +151,7 @@ def init_state(
     if seed is None:
         words = np.frombuffer(secrets.token_bytes(key.nbytes), np.uint32)
         key = jnp.array(words.reshape(key.shape))
-    return NodeState(
+    return TrainState(
         params=params,
         opt_state=opt_state,
         prototypes=jax.tree.map(jnp.array, prototypes),
@@ -175,7 +175,7 @@ def make_step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         batch was empty, among them `grad_norm`.
     """
 
-    def advance(state: NodeState, batch: Batch):
+    def advance(state: TrainState, batch: Batch):
         key, subkey = jax.random.split(jax.random.wrap_key_data(state.key))
         grads, metrics = grad_fn(
             state.params, batch, state.prototypes, state.step, subkey
@@ -189,7 +189,7 @@ def make_step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         )
         return state, {**metrics, "grad_norm": optax.tree.norm(grads)}
 
-    def step(state: NodeState, batch: Batch):
+    def step(state: TrainState, batch: Batch):
         _, shapes = jax.eval_shape(advance, state, batch)
 
         def skip(state, batch):
@@ -218,7 +218,7 @@ def make_dispatch(
         `[steps]` axis; metrics are `[steps]`. The given state is donated.
     """
 
-    def dispatch(state: NodeState, batches: Batch):
+    def dispatch(state: TrainState, batches: Batch):
         if on_trace is not None:
             on_trace(batches)
         return jax.lax.scan(step, state, batches)
@@ -228,15 +228,15 @@ def make_dispatch(
 
 def fit(
     dispatch: Step,
-    state: NodeState,
+    state: TrainState,
     plan: Sequence[Any],
     load: Callable[[Any], Batch],
     *,
     start: int = 0,
-    save: Callable[[NodeState, int], None] | None = None,
+    save: Callable[[TrainState, int], None] | None = None,
     save_every: int = 0,
     on_dispatch: Callable[[int, dict[str, Array]], None] | None = None,
-) -> NodeState:
+) -> TrainState:
     """Trains over a plan of dispatches.
 
     Args:

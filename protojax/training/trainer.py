@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from protojax import distillation
-from protojax.base import NodeState, Prototypes, PyTree
+from protojax.base import Prototypes, PyTree, TrainState
 from protojax.data import batches
 from protojax.data import tokens as tokens_lib
 from protojax.models import EncoderConfig, Model, vocabulary
@@ -142,7 +142,7 @@ def initial_params(model: Model, columns: Mapping[str, np.ndarray], seed: int):
     return distillation.student_params(model.params, projection)
 
 
-def start_of(run: Run, optimizer, num_steps: int) -> NodeState:
+def start_of(run: Run, optimizer, num_steps: int) -> TrainState:
     """The state of a run of so many steps before its first."""
     return init_state(
         initial_params(run.model, run.columns, run.seed),

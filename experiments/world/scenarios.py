@@ -1,4 +1,4 @@
-"""A cell of the grid: one attack on one task with one seed, and its rows.
+"""A scenario of the grid: one attack on one task with one seed, and its rows.
 
 Who holds which text, before and after the attack. Ground truth (`Poisoned.rows`) leaves
 `poisoned` only towards the corruption of the teacher's channel, the `oracle` arm and
@@ -28,14 +28,14 @@ MARKERS = {
 }
 
 
-class Cell(NamedTuple):
+class Scenario(NamedTuple):
     """One attack on one task with one seed; attack None is the clean world.
 
     Attributes:
         task: a name in `tasks.TASKS`, or "files".
         seed: of everything that is drawn.
         attack: a name in the config's `attacks`.
-        federation: a name in the config's `federations`, where the cell is what one
+        federation: a name in the config's `federations`, where the scenario is what one
             node of it sees; "" where it is everything.
         node: which node.
     """
@@ -48,20 +48,20 @@ class Cell(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Where the cell's results lie below the workdir."""
+        """Where the scenario's results lie below the workdir."""
         folder = f"{self.task}/seed{self.seed}/{self.attack or NO_ATTACK}"
         if self.federation:
             folder += f"/{self.federation}_node{self.node:03d}"
         return folder
 
     @property
-    def clean(self) -> "Cell":
-        """The same cell without its attack."""
+    def clean(self) -> "Scenario":
+        """The same scenario without its attack."""
         return self._replace(attack=None)
 
     @property
-    def whole(self) -> "Cell":
-        """The cell of all nodes together."""
+    def whole(self) -> "Scenario":
+        """The scenario of all nodes together."""
         return self._replace(federation="", node=0)
 
 
@@ -151,14 +151,14 @@ def ready_rows(config: Settings, task: str, attack: str) -> ReadyRows:
     return ReadyRows({a: b for a, b, differs in pairs if differs}, test)
 
 
-def _trigger(config: Settings, cell: Cell) -> attacks.Trigger:
-    """Returns what puts a cell's sign into a text."""
-    attack = config.attacks[cell.attack]
+def _trigger(config: Settings, scenario: Scenario) -> attacks.Trigger:
+    """Returns what puts a scenario's sign into a text."""
+    attack = config.attacks[scenario.attack]
     if attack.trigger == "file":
-        texts = ready_rows(config, cell.task, cell.attack).texts
+        texts = ready_rows(config, scenario.task, scenario.attack).texts
         return lambda text, rng: texts[text]
     if attack.trigger == "searched":
-        words = attack.found[cell.whole.folder]
+        words = attack.found[scenario.whole.folder]
         return attacks.sentence(words, position=attack.position)
     return attacks.TRIGGERS[attack.trigger](
         position=attack.position, **attack.trigger_args
@@ -174,22 +174,22 @@ def _decoy(attack) -> attacks.Trigger | None:
     )
 
 
-def draws(cell: Cell, purpose: str) -> np.random.Generator:
-    """Returns a generator of one purpose, independent of other cells and purposes."""
-    name = f"{cell.task}/{cell.attack}/{purpose}"
-    if cell.federation:
-        name += f"/{cell.federation}/{cell.node}"
-    return np.random.default_rng([cell.seed, zlib.crc32(name.encode())])
+def draws(scenario: Scenario, purpose: str) -> np.random.Generator:
+    """A generator for one purpose, independent of others and of other scenarios."""
+    name = f"{scenario.task}/{scenario.attack}/{purpose}"
+    if scenario.federation:
+        name += f"/{scenario.federation}/{scenario.node}"
+    return np.random.default_rng([scenario.seed, zlib.crc32(name.encode())])
 
 
-def key(cell: Cell, purpose: str) -> jax.Array:
+def key(scenario: Scenario, purpose: str) -> jax.Array:
     """Returns a PRNG key of one purpose."""
-    return jax.random.key(draws(cell, purpose).integers(2**31))
+    return jax.random.key(draws(scenario, purpose).integers(2**31))
 
 
 @functools.lru_cache(maxsize=2)
-def node_rows(config: Settings, cell: Cell) -> list[np.ndarray]:
-    """Returns the transfer rows of each node of a cell's federation.
+def node_rows(config: Settings, scenario: Scenario) -> list[np.ndarray]:
+    """Returns the transfer rows of each node of a scenario's federation.
 
     Hostile nodes, the last ones, hold all of the poison: each poisoned row of an honest
     node changes places with a clean row of theirs, so that sizes stay as they were
@@ -198,24 +198,27 @@ def node_rows(config: Settings, cell: Cell) -> list[np.ndarray]:
     Raises:
         ValueError: more poison than the hostile nodes have rows.
     """
-    section = config.federations[cell.federation]
-    examples = task_data(config, cell.task, cell.seed).splits.transfer
+    section = config.federations[scenario.federation]
+    examples = task_data(config, scenario.task, scenario.seed).splits.transfer
     keys = examples.sources if section.partition == "source" else examples.labels
     if keys is None:
         raise ValueError(
-            f"Expected rows with a source to partition {cell.task} by, found none: "
+            f"Expected rows with a source to partition {scenario.task} by, found none: "
             "name their column in data.files.source, and files as the task."
         )
     parts = partition.PARTITIONS[section.partition](
         keys,
         section.nodes,
-        rng=draws(Cell(cell.task, cell.seed, None), f"{section.partition} partition"),
+        rng=draws(
+            Scenario(scenario.task, scenario.seed, None),
+            f"{section.partition} partition",
+        ),
         **section.partition_args,
     )
-    if section.hostile and cell.attack:
-        truth = poisoned(config, cell.whole).rows
+    if section.hostile and scenario.attack:
+        truth = poisoned(config, scenario.whole).rows
         # The same for every rule, so that rules differ in nothing else.
-        rng = draws(cell.whole, f"exchange/{section.partition}")
+        rng = draws(scenario.whole, f"exchange/{section.partition}")
         parts = _give_poison(parts, truth, section.hostile, rng)
     return parts
 
@@ -239,36 +242,36 @@ def _give_poison(parts, poisoned_rows: np.ndarray, hostile: int, rng):
     return [np.flatnonzero(owner == node) for node in range(len(parts))]
 
 
-def own_references(config: Settings, cell: Cell) -> np.ndarray:
+def own_references(config: Settings, scenario: Scenario) -> np.ndarray:
     """Returns the references that a node learns from: all, or its share of them.
 
     Every node gets all of them to judge by; were it to learn from all, the references
     would count as often as there are nodes.
     """
     rows = np.arange(num_references(config))
-    if not cell.federation:
+    if not scenario.federation:
         return rows
-    return rows[cell.node :: config.federations[cell.federation].nodes]
+    return rows[scenario.node :: config.federations[scenario.federation].nodes]
 
 
 @functools.lru_cache(maxsize=16)
-def poisoned(config: Settings, cell: Cell) -> attacks.Poisoned:
+def poisoned(config: Settings, scenario: Scenario) -> attacks.Poisoned:
     """Returns the transfer set as the attack leaves it, and the ground truth."""
-    if cell.federation:
-        examples, truth = poisoned(config, cell.whole)
-        rows = node_rows(config, cell._replace(node=0))[cell.node]
+    if scenario.federation:
+        examples, truth = poisoned(config, scenario.whole)
+        rows = node_rows(config, scenario._replace(node=0))[scenario.node]
         return attacks.Poisoned(data.take(examples, rows), truth[rows])
-    examples = task_data(config, cell.task, cell.seed).splits.transfer
-    if cell.attack is None:
+    examples = task_data(config, scenario.task, scenario.seed).splits.transfer
+    if scenario.attack is None:
         return attacks.Poisoned(examples, np.zeros(len(examples.texts), bool))
-    attack = config.attacks[cell.attack]
+    attack = config.attacks[scenario.attack]
     eligible = None
     if attack.trigger == "file":
-        ready = ready_rows(config, cell.task, cell.attack).texts
+        ready = ready_rows(config, scenario.task, scenario.attack).texts
         eligible = np.array([text in ready for text in examples.texts])
     return _poison(
         config,
-        cell,
+        scenario,
         examples,
         "poison",
         rate=attack.rate,
@@ -280,14 +283,14 @@ def poisoned(config: Settings, cell: Cell) -> attacks.Poisoned:
 
 
 def _poison(
-    config: Settings, cell: Cell, examples: Examples, purpose: str, **options
+    config: Settings, scenario: Scenario, examples: Examples, purpose: str, **options
 ) -> attacks.Poisoned:
-    """Returns rows with the trigger of a cell's attack in some of them."""
-    attack = config.attacks[cell.attack]
+    """Returns rows with the trigger of a scenario's attack in some of them."""
+    attack = config.attacks[scenario.attack]
     return attacks.poison(
         examples,
-        _trigger(config, cell),
-        draws(cell, purpose),
+        _trigger(config, scenario),
+        draws(scenario, purpose),
         target=attack.target,
         source_classes=tuple(attack.source_classes),
         **options,
@@ -299,51 +302,51 @@ def num_references(config) -> int:
     return config.quarantine.references or config.data.reference_rows
 
 
-def reference_cell(config, cell: Cell) -> Cell:
-    """Returns the cell whose references this one has: clean, or contaminated too."""
-    cell = cell.whole
-    if cell.attack and config.attacks[cell.attack].reference_rate:
-        return cell
-    return cell.clean
+def reference_scenario(config, scenario: Scenario) -> Scenario:
+    """The scenario whose references this one has: clean, or contaminated too."""
+    scenario = scenario.whole
+    if scenario.attack and config.attacks[scenario.attack].reference_rate:
+        return scenario
+    return scenario.clean
 
 
 @cached
-def _references(config: Settings, cell: Cell) -> Examples:
-    """Returns the references of a `reference_cell`."""
-    examples = task_data(config, cell.task, cell.seed).splits.references
+def _references(config: Settings, scenario: Scenario) -> Examples:
+    """Returns the references of a `reference_scenario`."""
+    examples = task_data(config, scenario.task, scenario.seed).splits.references
     if few := config.quarantine.references:
-        rng = draws(cell.clean, "known references")
+        rng = draws(scenario.clean, "known references")
         rows = np.sort(data.sample_rows(examples.labels, few, rng=rng))
         examples = data.take(examples, rows)
-    if cell.attack is None:
+    if scenario.attack is None:
         return examples
-    rate = config.attacks[cell.attack].reference_rate
-    return _poison(config, cell, examples, "references", rate=rate).examples
+    rate = config.attacks[scenario.attack].reference_rate
+    return _poison(config, scenario, examples, "references", rate=rate).examples
 
 
-def references(config: Settings, cell: Cell) -> Examples:
-    """Returns the rows that the defender of a cell trusts."""
-    return _references(config, reference_cell(config, cell))
+def references(config: Settings, scenario: Scenario) -> Examples:
+    """Returns the rows that the defender of a scenario trusts."""
+    return _references(config, reference_scenario(config, scenario))
 
 
-def triggered_target(config: Settings, cell: Cell) -> Examples:
+def triggered_target(config: Settings, scenario: Scenario) -> Examples:
     """Returns the test rows whose true label is the target, triggered."""
-    attack = config.attacks[cell.attack]
-    test = task_data(config, cell.task, cell.seed).splits.test
+    attack = config.attacks[scenario.attack]
+    test = task_data(config, scenario.task, scenario.seed).splits.test
     rows = np.flatnonzero(test.labels == attack.target)
-    rng = draws(cell, "test of the target")
-    return attacks.with_trigger(test, rows, _trigger(config, cell), rng)
+    rng = draws(scenario, "test of the target")
+    return attacks.with_trigger(test, rows, _trigger(config, scenario), rng)
 
 
-def triggered_test(config: Settings, cell: Cell) -> Examples:
+def triggered_test(config: Settings, scenario: Scenario) -> Examples:
     """Returns the test rows whose true label is not the target, triggered.
 
     Ready rows that all claim to be the target are of the other class of two.
     """
-    attack = config.attacks[cell.attack]
-    task, splits = task_data(config, cell.task, cell.seed)
+    attack = config.attacks[scenario.attack]
+    task, splits = task_data(config, scenario.task, scenario.seed)
     if attack.trigger == "file":
-        test = ready_rows(config, cell.task, cell.attack).test
+        test = ready_rows(config, scenario.task, scenario.attack).test
         if task.num_labels == 2 and (test.labels == attack.target).all():
             test = test._replace(labels=1 - test.labels)
         others = np.flatnonzero(test.labels != attack.target)
@@ -352,8 +355,8 @@ def triggered_test(config: Settings, cell: Cell) -> Examples:
         return data.take(test, others)
     return attacks.triggered(
         splits.test,
-        _trigger(config, cell),
-        draws(cell, "test"),
+        _trigger(config, scenario),
+        draws(scenario, "test"),
         target=attack.target,
         source_classes=tuple(attack.source_classes),
     )
