@@ -136,8 +136,8 @@ def test_ours_stand_beside_the_published_figures(tmp_path, place):
         "| plain | 92.0 | 100.0 | 0.0 | 0.0 |",
         "| dp_sgd | 54.0 | 50.0 | 12.0 | 25.0 |",
         "| adversarial | 38.0 | 75.0 | 6.0 | 12.5 |",
-        "| nearest | 7.0 | 100.0 | 2.0 | 0.0 |",
-        "| trusted model | – | 12.5 | – | -12.5 |",
+        "| prototype | 7.0 | 100.0 | 2.0 | 0.0 |",
+        "| group_test | – | 12.5 | – | -12.5 |",
         "| defended | – | 0.0 | – | -12.5 |",
     ]
     assert table.endswith("last\n")

@@ -78,7 +78,7 @@ def test_what_a_variant_goes_on_from_is_the_study_s_own(varied):
 def test_what_anchors_of_variants_say_lies_side_by_side(varied):
     _, workdir, _ = varied
     # The tuned one, the same of few references, the frozen one and the teacher.
-    assert len(list((workdir / SCENARIO.folder).glob("anchor_transfer_*"))) == 4
+    assert len(list((workdir / SCENARIO.folder).glob("trusted_transfer_*"))) == 4
     assert len(list(workdir.rglob("teacher_transfer_*"))) == 1
 
 
@@ -86,7 +86,7 @@ def test_variants_share_the_teacher_and_have_an_anchor_of_their_own(varied):
     _, workdir, _ = varied
     assert len(list(workdir.rglob("teacher"))) == 1
     trained = {path.name for path in workdir.rglob("trusted_model*")}
-    assert trained == {"trusted_model", "anchor_encoder_40"}
+    assert trained == {"trusted_model", "trusted_model_40"}
 
 
 def test_a_frozen_anchor_has_logits_that_agree_with_its_classes(varied):

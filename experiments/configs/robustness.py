@@ -199,7 +199,7 @@ def get_config(variant: str = "standard"):
     for role, changes in {
         "teacher": {"epochs": 1, "learning_rate": 2e-4},
         "student": {"epochs": 2, "learning_rate": 3e-4},
-        "group_test": {},
+        "trusted_model": {},
     }.items():
         config[role].update({"dropout": 0.0, "products": "bfloat16", **changes})
     if variant != "tuning":
