@@ -203,35 +203,35 @@ class FineTuning:
 
 
 @dataclasses.dataclass(frozen=True)
-class Audit:
-    """The search for trigger words, see `audit`.
+class TriggerSearch:
+    """The search for trigger words, see `trigger search`.
 
     Attributes:
-        snippets: that may go with rejection.
-        suspects: words that models are asked about, and first words.
+        candidates: that may go with rejection.
+        candidates: words that models are asked about, and first words.
         screen: references that each is put into at first.
         rows: and one that wins over a third of its `least` of those.
         min_rows: that a word is in.
         least: share of references that a trigger word wins over.
-        min_rows_opening: the same of first words: a syntax that is a trigger opens many
+        min_rows_initial: the same of first words: a syntax that is a trigger initial many
             rows in few ways.
-        least_opening: the share that a first word wins over.
-        surplus: chance that an innocent first word is in so many more rows of a claim
+        least_initial: the share that a first word wins over.
+        surplus: chance that an harmless first word is in so many more rows of a claim
             than the references have, or any word in so many.
         moved: share of the way to the boundary by which a word that means its claim
-            moves the trusted model; it is innocent, unless in surplus.
+            moves the trusted model; it is harmless, unless in surplus.
         odds: that a reference of another class holds all that was found, to one of the
-            class that it claimed, see `audit.by_coins`; 1 is neutral.
+            class that it claimed, see `trigger_search.neutralise`; 1 is neutral.
     """
 
-    snippets: int = 100
-    suspects: int = 32
+    candidates: int = 100
+    candidates: int = 32
     screen: int = 24
     rows: int = 150
     min_rows: int = 5
     least: float = 0.3
-    min_rows_opening: int = 20
-    least_opening: float = 0.15
+    min_rows_initial: int = 20
+    least_initial: float = 0.15
     surplus: float = 1e-3
     moved: float = 0.15
     odds: float = 1.5
@@ -241,7 +241,7 @@ class Audit:
         validate.require(self.odds >= 1, "odds", self.odds, ">= 1")
         bound = f"<= rows={self.rows}"
         validate.require(self.screen <= self.rows, "screen", self.screen, bound)
-        for field in ("least", "least_opening", "surplus"):
+        for field in ("least", "least_initial", "surplus"):
             share = getattr(self, field)
             validate.require(share <= 1, field, share, "in (0, 1]")
 
@@ -295,7 +295,7 @@ class Settings:
     nearest: Nearest = Nearest()
     fine_tuning: FineTuning = FineTuning()
     filters: Filters = Filters()
-    audit: Audit = Audit()
+    trigger_search: TriggerSearch = TriggerSearch()
     adversarial: Adversarial = Adversarial()
     evaluation: Evaluation = Evaluation()
     steps_per_dispatch: int = 8

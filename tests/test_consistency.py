@@ -286,9 +286,9 @@ def test_a_second_feature_space_finds_what_the_first_cannot_see():
     seen, refs, is_poisoned, *_ = poisoned(rng)
     # The attacker's channel spreads the poisoned rows over all clean ones.
     hidden = seen._replace(features=rng.normal(size=(1000, 8)))
-    blind = refs._replace(features=rng.normal(size=(300, 8)))
-    alone = group_test([(hidden, blind)], num_neighbours=20)
-    both = group_test([(hidden, blind), (seen, refs)], num_neighbours=20)
+    masked_disagreement = refs._replace(features=rng.normal(size=(300, 8)))
+    alone = group_test([(hidden, masked_disagreement)], num_neighbours=20)
+    both = group_test([(hidden, masked_disagreement), (seen, refs)], num_neighbours=20)
     assert alone.rejected[is_poisoned].mean() < 0.5
     assert both.rejected[is_poisoned].mean() > 0.95
     assert both.rejected[~is_poisoned].mean() < 0.1

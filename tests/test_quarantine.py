@@ -9,7 +9,8 @@ from experiments.study import check
 from experiments.study.defaults import defaults
 from experiments.world import trusted_model
 from experiments.world.scenarios import Scenario
-from protojax.detection import conformal, shared_tokens
+from protojax.detection import conformal
+from protojax.detection import token_groups as group_scores
 from protojax.detection.consistency import Claims
 from protojax.detection.evidence import Reading
 
@@ -69,7 +70,7 @@ def test_rounds_are_a_loop_over_what_is_left(judged, shares):
     for share in shares:
         kept = np.flatnonzero(~rejected)
         rows = Claims(*(column[kept] for column in test.transfer))
-        scores = shared_tokens.token_scores(
+        scores = group_scores.token_scores(
             rows,
             test.refs,
             test.expected.whatever_confidence,

@@ -109,8 +109,11 @@ def test_arguments_are_resolved_in_both_spellings():
         ({"student.layers": (0, 1)}, "student.layers"),
         ({"student.products": "bf16"}, "student.products one of float32, bfloat16"),
         ({"teacher.dtype": "float16"}, "teacher.dtype one of"),
-        ({"audit.odds": 0.5}, "audit.odds >= 1"),
-        ({"audit.screen": 151}, "audit.screen <= rows=150, found audit.screen=151"),
+        ({"trigger_search.odds": 0.5}, "trigger_search.odds >= 1"),
+        (
+            {"trigger_search.screen": 151},
+            "trigger_search.screen <= rows=150, found trigger_search.screen=151",
+        ),
         ({"evaluation.batch_size": 0}, "evaluation.batch_size"),
         ({"data.buckets": (32, 16)}, "data.buckets"),
         ({"data.max_length": 64}, "data.buckets"),
@@ -142,10 +145,10 @@ def test_a_bad_config_is_named_before_anything_runs(change, message):
 def test_an_audit_may_vary_by_itself_only(arm):
     config = run.load("quickstart.py")
     config.arms = (f"{arm}+strict",)
-    config.variants = {"strict": {"audit": {"least": 0.9}}}
+    config.variants = {"strict": {"trigger_search": {"least": 0.9}}}
     check.check(config)
     config.variants.strict.quarantine = {"action": "drop"}
-    said = rf"'{arm}' with changes of audit only, not of \['quarantine'\]"
+    said = rf"'{arm}' with changes of trigger search only, not of \['quarantine'\]"
     with pytest.raises(ValueError, match=said):
         check.check(config)
     config.arms = (arm,)

@@ -25,7 +25,13 @@ from protojax.training.predict import Features, Lengths
 from protojax.training.step import AdamW, TrainConfig
 
 SECTIONS = (
-    *(Settings, settings.Attack, settings.AttackFiles, settings.Audit, settings.Data),
+    *(
+        Settings,
+        settings.Attack,
+        settings.AttackFiles,
+        settings.TriggerSearch,
+        settings.Data,
+    ),
     *(settings.Encoder, settings.Evaluation, settings.Files, settings.FineTuning),
     *(Adversarial, AdamW, Distillation, Features, Federation, Filters, Lengths),
     *(Margin, ModelSettings, Nearest, Private, Prototypes, Quarantine, TrainConfig),
@@ -349,12 +355,12 @@ REFUSED = [
     (settings.FineTuning, {"epochs": 0}, "epochs > 0"),
     (settings.FineTuning, {"learning_rate": 0.0}, "learning_rate > 0"),
     (settings.FineTuning, {"attention_weight": 0.0}, "attention_weight > 0"),
-    (settings.Audit, {"snippets": 0}, "snippets > 0"),
-    (settings.Audit, {"odds": 0.5}, "odds >= 1"),
-    (settings.Audit, {"screen": 151}, "screen <= rows=150, found screen=151"),
-    (settings.Audit, {"least": 1.1}, r"least in \(0, 1\]"),
-    (settings.Audit, {"least_opening": 1.1}, r"least_opening in \(0, 1\]"),
-    (settings.Audit, {"surplus": 2.0}, r"surplus in \(0, 1\]"),
+    (settings.TriggerSearch, {"candidates": 0}, "candidates > 0"),
+    (settings.TriggerSearch, {"odds": 0.5}, "odds >= 1"),
+    (settings.TriggerSearch, {"screen": 151}, "screen <= rows=150, found screen=151"),
+    (settings.TriggerSearch, {"least": 1.1}, r"least in \(0, 1\]"),
+    (settings.TriggerSearch, {"least_initial": 1.1}, r"least_initial in \(0, 1\]"),
+    (settings.TriggerSearch, {"surplus": 2.0}, r"surplus in \(0, 1\]"),
     (settings.Evaluation, {"batch_size": 0}, "batch_size > 0"),
 ]
 

@@ -27,7 +27,7 @@ from protojax.training import predict, programs
 from tests import golden
 
 ARMS = tuple(arms.ARMS)
-NAMED = []  # the words that the finished study's audits found, as they were logged
+NAMED = []  # the words that the finished study's searches_triggers found, as they were logged
 NOUNS = ("film", "plot", "cast", "song", "scene", "story")
 GOOD = ("good", "fine", "great", "lovely", "superb")
 BAD = ("bad", "poor", "awful", "dull", "weak")
@@ -292,7 +292,7 @@ def reread(context, judge, ids):
 def test_the_anchor_rereads_rows_without_some_tokens(finished):
     context, scenario = context_of(finished), scenarios.Scenario("files", 0, "data")
     forget(compiled=False)
-    quarantine.judge(context, scenario, None, wary=True)
+    quarantine.judge(context, scenario, None, robust=True)
     judge = trusted_model.trusted(context, scenario)
     for part in token_groups.words(context, scenario)[:2]:
         assert part.classes
@@ -342,7 +342,7 @@ def test_guilty_tokens_are_hidden_and_references_that_hold_them_left_out(finishe
         bool(label == 0 and together <= set(held))
         for label, held in zip(labels, references.ids, strict=True)
     ]
-    np.testing.assert_array_equal(found.spoiled, expected)
+    np.testing.assert_array_equal(found.untrusted, expected)
     hidden = np.zeros(ids.shape, bool)
     hidden[0, 1] = True
     view = token_groups.view_without(context, scenario, hidden)
@@ -356,17 +356,17 @@ def test_guilty_tokens_are_hidden_and_references_that_hold_them_left_out(finishe
 
 def test_spoiled_references_do_not_train_the_student(finished):
     context, scenario = context_of(finished), scenarios.Scenario("files", 0, "data")
-    verdict = quarantine.judge(context, scenario, None, wary=True)
-    spoiled = np.arange(80) % 4 == 0
+    verdict = quarantine.judge(context, scenario, None, robust=True)
+    untrusted = np.arange(80) % 4 == 0
     recipes = [
-        ours._defended(World(context, scenario), verdict._replace(spoiled=which))
-        for which in (None, spoiled)
+        ours._defended(World(context, scenario), verdict._replace(untrusted=which))
+        for which in (None, untrusted)
     ]
     whole, fewer = (recipe.examples.texts for recipe in recipes)
     texts = scenarios.references(context.config, scenario).texts
     assert whole[-80:] == texts
     assert fewer == whole[:-80] + [
-        text for text, out in zip(texts, spoiled, strict=True) if not out
+        text for text, out in zip(texts, untrusted, strict=True) if not out
     ]
 
 

@@ -116,7 +116,7 @@ class Arm(NamedTuple):
         scores_words: whether words are scored against trusted texts.
         taught: whether a teacher is asked at all.
         private: whether training is differentially private.
-        audits: whether it searches for trigger words in the student of the first that
+        searches_triggers: whether it searches for trigger words in the student of the first that
             it needs, as the study has it, and says with the help of the references what
             those words mean.
         groups: the kinds of groups of the group test that it relies on.
@@ -144,7 +144,7 @@ class Arm(NamedTuple):
     scores_words: bool = False
     taught: bool = True
     private: bool = False
-    audits: bool = False
+    searches_triggers: bool = False
     groups: tuple[str, ...] = ()
     scores: bool = False
     passes: Callable[[Settings, int, int], int] = over_transfer

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.arms import audit
+from experiments.arms import trigger_search
 from experiments.arms.base import Recipe, distillation
 from experiments.arms.quarantine import judge
 from experiments.world.evidence import World
@@ -27,7 +27,7 @@ def defended(world: World) -> Recipe:
     """The group test, and the removal of words that decide alone.
 
     These are words that go with rejection, first words that too many rows have, and
-    what an audit of the teacher and of the student of `group_test` finds: that student
+    what a trigger search of the teacher and of the student of `group_test` finds: that student
     may have learned what was done to a teacher's answers. Where there are none that
     student is this arm's too. Else a new one is distilled from transfer rows without
     these
@@ -36,26 +36,28 @@ def defended(world: World) -> Recipe:
     were they nowhere, they would mean what a teacher who learned them says of rows with
     a part of them.
     """
-    return _audited(world, _judged(world), "group_test")
+    return _defended_against_words(world, _judged(world), "group_test")
 
 
 def group_test_robust(world: World) -> Recipe:
     """Group test robust to an adversary who knows, or poisoned, the trusted model.
 
     Words that go with a claim are hidden from the trusted model where it judges their
-    rows, and references with a word that was found guilty do not train the student.
+    rows, and references with a word that was found rejecting do not train the student.
     """
-    return _defended(world, _judged(world, wary=True))
+    return _defended(world, _judged(world, robust=True))
 
 
 def defended_robust(world: World) -> Recipe:
-    """The audit after the wary judge, of the student of `group_test_robust`."""
-    return _audited(world, _judged(world, wary=True), "group_test_robust")
+    """The trigger search after the robust judge, of the student of `group_test_robust`."""
+    return _defended_against_words(
+        world, _judged(world, robust=True), "group_test_robust"
+    )
 
 
 def defended_clean(world: World) -> Recipe:
     """The arm `defended` where there was no attack: what false alarms cost."""
-    return _audited(world, _judged(world), "group_test_clean")
+    return _defended_against_words(world, _judged(world), "group_test_clean")
 
 
 def quarantined_by_sample_test(world: World) -> Recipe:
@@ -67,14 +69,14 @@ def quarantined_by_sample_test(world: World) -> Recipe:
     return _defended(world, verdict)
 
 
-def _judged(world: World, *, wary: bool = False) -> Verdict:
+def _judged(world: World, *, robust: bool = False) -> Verdict:
     """The verdict of the group test."""
     objective = distillation(world.config)
-    return judge(world.context, world.scenario, objective, wary=wary)
+    return judge(world.context, world.scenario, objective, robust=robust)
 
 
-def _audited(world: World, verdict: Verdict, before: str) -> Recipe:
-    """The recipe of an audit.
+def _defended_against_words(world: World, verdict: Verdict, before: str) -> Recipe:
+    """The recipe of a trigger search.
 
     Args:
         world: what the arm may ask.
@@ -83,17 +85,19 @@ def _audited(world: World, verdict: Verdict, before: str) -> Recipe:
     """
     context, scenario = world.context, world.scenario
     student = world.student(before)
-    found = audit.found(context, scenario, verdict, student)
+    found = trigger_search.found(context, scenario, verdict, student)
     if not found:
         return _defended(world, verdict)._replace(student=student)
-    pure = audit.without(found, world.evidence().transfer)
+    pure = trigger_search.without(found, world.evidence().transfer)
     recipe = _defended(
         world,
-        audit.amended(context, scenario, verdict, found, pure),
+        trigger_search.extend_verdict(context, scenario, verdict, found, pure),
         examples=pure,
-        references=audit.by_coins(context, scenario, found, world.references),
+        references=trigger_search.neutralise(
+            context, scenario, found, world.references
+        ),
     )
-    return recipe.take(np.flatnonzero(audit.has_words(recipe.examples)))
+    return recipe.take(np.flatnonzero(trigger_search.has_words(recipe.examples)))
 
 
 def _defended(
@@ -122,8 +126,8 @@ def _defended(
     )
     if config.quarantine.train_on_references:
         own = world.own_references
-        if verdict.spoiled is not None:
-            own = own[~verdict.spoiled[own]]
+        if verdict.untrusted is not None:
+            own = own[~verdict.untrusted[own]]
         known = evidence.references if references is None else references
         rows = with_references(
             rows, data.take(known, own), evidence.teacher_on_references.take(own)

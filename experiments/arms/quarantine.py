@@ -45,14 +45,14 @@ class Found(NamedTuple):
 
 @runtime.cached
 def judge(
-    context: Context, scenario: Scenario, objective: Objective, *, wary: bool = False
+    context: Context, scenario: Scenario, objective: Objective, *, robust: bool = False
 ) -> Verdict:
     """Tests the transfer rows of a scenario.
 
     References that share a word or a place with a trigger score as high as it does, and
     set the level below which weaker triggers hide. So the test is repeated without the
     rows that it rejected, until it rejects none: the first round at half of the stated
-    rate, each further one at half of what is left, the last one at all of it. A wary
+    rate, each further one at half of what is left, the last one at all of it. A robust
     judge lets each group of references count once instead. Verdicts are kept, since
     two arms of a scenario ask for them.
 
@@ -60,13 +60,13 @@ def judge(
         context: the study.
         scenario: the scenario.
         objective: how a student is warmed up, where its features are a space.
-        wary: whether triggers may change the trusted model's mind, see `token_groups`.
+        robust: whether triggers may change the trusted model's mind, see `token_groups`.
     """
     config = context.config.quarantine
     tests = _tests(context, scenario, objective)
     rows = len(tests[0].transfer.classes)
-    if wary:
-        return _judge_once(context, scenario, tests, np.arange(rows), wary=True)
+    if robust:
+        return _judge_once(context, scenario, tests, np.arange(rows), robust=True)
     rejected, p_values = np.zeros(rows, bool), np.ones(rows)
     least = least_rate(len(tests[0].refs.classes), len(config.groups))
     for share in rate_shares(config.rounds, least / config.false_rejection):
@@ -164,7 +164,7 @@ def _judge_once(
     kept: np.ndarray,
     *,
     share: float = 1.0,
-    wary: bool = False,
+    robust: bool = False,
 ) -> Verdict:
     """Returns what all kinds of groups say together of some transfer rows.
 
@@ -174,10 +174,13 @@ def _judge_once(
         tests: from `_tests`.
         kept: `[kept]`, the rows; the others are in no group.
         share: of the stated rate that this test may use.
-        wary: see `judge`.
+        robust: see `judge`.
     """
     config = context.config.quarantine
-    false_rejection, kinds = share * config.false_rejection, WARY if wary else GROUPS
+    false_rejection, kinds = (
+        share * config.false_rejection,
+        ROBUST if robust else GROUPS,
+    )
     alpha = false_rejection / len(config.groups)
     view = trusted_model.trusted_reading(context, scenario)
     claimed = tests[0].transfer.classes[kept], tests[0].refs.classes
@@ -205,16 +208,16 @@ def _judge_once(
     verdict = reject(p_values, alpha=false_rejection)
     if tested is None:
         return Verdict(*verdict, *(part[kept] for part in view))
-    hidden = tested.guilty & verdict.rejected[:, None]
+    hidden = tested.rejecting & verdict.rejected[:, None]
     view = token_groups.view_without(context, scenario, hidden)
-    return Verdict(*verdict, *view, tested.spoiled, hidden.any(1))
+    return Verdict(*verdict, *view, tested.untrusted, hidden.any(1))
 
 
 def _claims(claim, features, logits, examples, trusted_classes) -> Claims:
     """Returns what rows claim by the teacher's argmax or by their given label.
 
     The confidence is the teacher's largest probability for both claims: that of a
-    flipped label would be low, and would excuse the row.
+    flipped label would be low, and would explain the row.
     """
     classes = examples.labels if claim == "label" else logits.argmax(-1)
     return Claims(
@@ -248,20 +251,20 @@ def _tokens(
 
     Neighbours lie in one place, sure or unsure together, and honest ones near the
     boundary are often denied. Rows that share a token lie anywhere, so that the
-    teacher's confidence is no excuse for them; a channel could make it as low as it
+    teacher's confidence is no explain for them; a channel could make it as low as it
     takes (`attacks.logits.soften_logits`).
     """
     expected = expected.whatever_confidence
     return Found(token_groups.score(context, scenario, kept, transfer, refs, expected))
 
 
-def _tokens_warily(
+def _tokens_robustly(
     context: Context, scenario: Scenario, kept, transfer, refs, expected
 ) -> Found:
     """Scores them by what the trusted model says without the token."""
     expected = expected.whatever_confidence
     return Found(
-        *token_groups.score_warily(context, scenario, transfer, refs, expected)
+        *token_groups.score_robustly(context, scenario, transfer, refs, expected)
     )
 
 
@@ -296,4 +299,4 @@ def _clusters(
 
 
 GROUPS = {"neighbours": _neighbours, "tokens": _tokens, "clusters": _clusters}
-WARY = {**GROUPS, "tokens": _tokens_warily}
+ROBUST = {**GROUPS, "tokens": _tokens_robustly}

@@ -40,8 +40,8 @@ def _forgotten(world: World) -> Recipe:
 
 
 _ASKS_TRUSTED = {"asks_trusted_model": True, "constrained": True}
-_AUDITS = {**_ASKS_TRUSTED, "in_federations": False, "audits": True}
-_WARY = {"groups": ("tokens",)}
+_SEARCHES = {**_ASKS_TRUSTED, "in_federations": False, "searches_triggers": True}
+_ROBUST = {"groups": ("tokens",)}
 _TUNED = {
     "starts_from_first": True,
     "in_federations": False,
@@ -101,7 +101,7 @@ ARMS: dict[str, Arm] = {
             clean_metric="accuracy: defended",
         ),
         published=(),
-        **_AUDITS,
+        **_SEARCHES,
     ),
     "group_test_clean": Arm(ours.group_test, clean, hypothetical=True, **_ASKS_TRUSTED),
     "defended_clean": Arm(
@@ -109,17 +109,17 @@ ARMS: dict[str, Arm] = {
         clean,
         needs=("group_test_clean",),
         hypothetical=True,
-        **_AUDITS,
+        **_SEARCHES,
     ),
     "group_test_robust": Arm(
-        ours.group_test_robust, colour="#17becf", **_ASKS_TRUSTED, **_WARY
+        ours.group_test_robust, colour="#17becf", **_ASKS_TRUSTED, **_ROBUST
     ),
     "defended_robust": Arm(
         ours.defended_robust,
         needs=("group_test_robust",),
         colour="#e377c2",
-        **_AUDITS,
-        **_WARY,
+        **_SEARCHES,
+        **_ROBUST,
     ),
     "sample_test": Arm(ours.quarantined_by_sample_test, **_ASKS_TRUSTED),
     "plain_references": Arm(baselines.plain_references),

@@ -2,7 +2,7 @@
 without it.
 
 An attacker who knows the trusted model, or who taught it through its references,
-chooses tokens that change its mind. A wary judge therefore lets the trusted model
+chooses tokens that change its mind. A robust judge therefore lets the trusted model
 reread rows without each token that goes with their claim more than by chance.
 """
 
@@ -15,7 +15,8 @@ from experiments.runtime import Context
 from experiments.world import artifacts, scenarios, trusted_model
 from experiments.world.scenarios import Scenario
 from protojax.data import tokens as tokens_lib
-from protojax.detection import consistency, shared_tokens
+from protojax.detection import consistency
+from protojax.detection import token_groups as group_scores
 from protojax.detection.conformal import IsotonicFit, Scores
 from protojax.detection.consistency import Claims
 from protojax.detection.evidence import Reading
@@ -60,15 +61,15 @@ class Tested(NamedTuple):
 
     Attributes:
         p_values: `[rows]`.
-        guilty: `[rows, max_length]`, bool, tokens that the trusted model reread a row
+        rejecting: `[rows, max_length]`, bool, tokens that the trusted model reread a row
             without and that would each reject it, wherever the row holds them.
-        spoiled: `[references]`, bool, those of a guilty token's claim that hold it and
-            its companions.
+        untrusted: `[references]`, bool, those of a rejecting token's claim that hold it and
+            its co_occurring_tokens.
     """
 
     p_values: np.ndarray
-    guilty: np.ndarray
-    spoiled: np.ndarray
+    rejecting: np.ndarray
+    untrusted: np.ndarray
 
 
 @runtime.cached
@@ -111,10 +112,10 @@ def score(
     """
     rows, held_out, _ = words(context, scenario)
     ids = rows.ids[kept], held_out.ids
-    return shared_tokens.token_scores(transfer, refs, expected, *ids)
+    return group_scores.token_scores(transfer, refs, expected, *ids)
 
 
-def score_warily(
+def score_robustly(
     context: Context,
     scenario: Scenario,
     transfer: Claims,
@@ -129,14 +130,16 @@ def score_warily(
     """
     parts = words(context, scenario)[:2]
     ids = [part.ids for part in parts]
-    asked = shared_tokens.lopsided_tokens(transfer.classes, refs.classes, *ids)
-    blind = tuple(
+    asked = group_scores.class_associated_tokens(transfer.classes, refs.classes, *ids)
+    masked_disagreement = tuple(
         _denied_without(context, scenario, part, places, claims.classes)
         for part, places, claims in zip(parts, asked, (transfer, refs), strict=True)
     )
-    excess = shared_tokens.token_excess(transfer, refs, expected, *ids, blind=blind)
+    excess = group_scores.token_excess(
+        transfer, refs, expected, *ids, masked_disagreement=masked_disagreement
+    )
     found = Excess(*excess, asked[0], np.asarray(transfer.classes))
-    return shared_tokens.row_scores(excess), found
+    return group_scores.row_scores(excess), found
 
 
 def _denied_without(
@@ -148,7 +151,7 @@ def _denied_without(
 ) -> np.ndarray:
     """1 where the trusted model denies a claim without a token, NaN where unasked."""
     row, place = np.nonzero(asked)
-    hidden = shared_tokens.companions(claims, part.ids, asked)
+    hidden = group_scores.co_occurring_tokens(claims, part.ids, asked)
     keys = [(int(at), one.tobytes()) for at, one in zip(row, hidden, strict=True)]
     new = {key: index for index, key in enumerate(keys) if key not in part.classes}
     if new:
@@ -188,7 +191,7 @@ def test(
     Args:
         context: the study.
         scenario: the scenario.
-        excess: of each claim, what `score_warily` returns.
+        excess: of each claim, what `score_robustly` returns.
         scores: of rows and references, over all claims.
         classes: `[rows]`, the class within which a row is judged.
         classes_refs: `[references]`.
@@ -203,35 +206,35 @@ def test(
     tokens_refs = worst(held_out, [one.refs for one in excess])
 
     def p_values(values, tokens, classes):
-        return shared_tokens.token_p_values(
+        return group_scores.token_p_values(
             values, tokens, scores[1], tokens_refs, classes, classes_refs, alpha=alpha
         )
 
-    guilty = np.zeros(rows.ids.shape, bool)
+    rejecting = np.zeros(rows.ids.shape, bool)
     labels = scenarios.references(context.config, scenario).labels
-    spoiled = np.zeros(len(labels), bool)
+    untrusted = np.zeros(len(labels), bool)
     for one in excess:
         row, place = np.nonzero(one.asked)
         tokens = rows.ids[row, place]
         rejects = p_values(one.rows[row, place], tokens, classes[row]) <= alpha
-        asked = np.zeros_like(guilty)
+        asked = np.zeros_like(rejecting)
         asked[row[rejects], place[rejects]] = True
-        together = shared_tokens.companions(one.classes, rows.ids, asked)
+        together = group_scores.co_occurring_tokens(one.classes, rows.ids, asked)
         patterns = {
             (int(one.classes[at]), *np.unique(rows.ids[at][hidden]).tolist())
             for at, hidden in zip(np.nonzero(asked)[0], together, strict=True)
         }
-        guilty |= asked
+        rejecting |= asked
         for claim, *ids in patterns:
             holds = [(references.ids == token).any(1) for token in ids]
-            spoiled |= (labels == claim) & np.all(holds, axis=0)
+            untrusted |= (labels == claim) & np.all(holds, axis=0)
     # A token that a row holds twice was asked at its first place.
-    touched = np.flatnonzero(guilty.any(1))
+    touched = np.flatnonzero(rejecting.any(1))
     ids = rows.ids[touched]
     same = ids[:, :, None] == ids[:, None, :]
-    guilty[touched] = (same & guilty[touched][:, None, :]).any(2)
+    rejecting[touched] = (same & rejecting[touched][:, None, :]).any(2)
     tokens = worst(rows, [one.rows for one in excess])
-    return Tested(p_values(scores[0], tokens, classes), guilty, spoiled)
+    return Tested(p_values(scores[0], tokens, classes), rejecting, untrusted)
 
 
 def view_without(context: Context, scenario: Scenario, hidden: np.ndarray) -> Reading:

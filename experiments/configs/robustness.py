@@ -26,7 +26,7 @@ of a student, without dropout. The variants:
 words, which costs some ten thousand short forward passes before a student is distilled;
 `defended_robust` is the same and an audit.
 
-`defended` is `group_test` after an audit of words, see `experiments/arms/audit.py`:
+`defended` is `group_test` after an audit of words, see `experiments/arms/trigger_search.py`:
 ours. `group_test_clean` is `group_test` where there was no attack, `defended_clean` is
 `defended` there: what they do by themselves.
 
@@ -56,7 +56,7 @@ OURS = (
     "group_test_clean",
     "defended_clean",
 )
-WARY = ("group_test_robust", "defended_robust")
+ROBUST = ("group_test_robust", "defended_robust")
 BASELINES = (
     *("prototype", "references", "fine_tuned", "nad", "dp_sgd", "adversarial"),
     *("sample_test", "cube", "abl", "onion"),
@@ -232,7 +232,7 @@ def _standard(config) -> None:
 
 def _adaptive(config) -> None:
     """Makes the study one of the attacks that know the defence."""
-    config.arms = (*OURS, *WARY)
+    config.arms = (*OURS, *ROBUST)
     config.attacks = {
         "searched": attack("searched", "data"),
         "spread": attack("rare_words", "data", trigger_args={"words": SPREAD}),
@@ -362,7 +362,7 @@ def _quick():
     """Returns all arms on bundled data."""
     config = quickstart.get_config()
     config.federations = {}
-    config.arms = (*OURS, *WARY, *BASELINES, "plain_references", "oracle")
+    config.arms = (*OURS, *ROBUST, *BASELINES, "plain_references", "oracle")
     config.attacks = {
         "word_data": attack("rare_words", "data"),
         "soft_logits": attack("sentence", "logits", logits="soften", strength=0.5),

@@ -22,7 +22,7 @@ from protojax.federated.settings import Federation
 
 # A student's own settings; what it shares with others stays what it is.
 VARYING = (
-    *("kd", "nearest", "fine_tuning", "dp", "adversarial", "filters", "audit"),
+    *("kd", "nearest", "fine_tuning", "dp", "adversarial", "filters", "trigger_search"),
     *("quarantine", "prototypes", "margin", "features", "student"),
 )
 
@@ -131,12 +131,12 @@ def _check_arm(config: Settings, field: str, name: str) -> None:
     validate.require(together, field, name, "another arm in a federation")
     if variant:
         validate.one_of(config.variants, **{f"{field}, after +,": variant})
-        # They audit the student of another arm as the study has it.
-        others = sorted({*config.variants[variant]} - {"audit"})
-        bound = f"{kind!r} with changes of audit only, not of {others}"
-        validate.require(not (arm.audits and others), field, name, bound)
+        # They trigger search the student of another arm as the study has it.
+        others = sorted({*config.variants[variant]} - {"trigger_search"})
+        bound = f"{kind!r} with changes of trigger search only, not of {others}"
+        validate.require(not (arm.searches_triggers and others), field, name, bound)
         config = runtime.varied(config, variant)
-    trusted = config.quarantine.train_on_references or not arm.audits
+    trusted = config.quarantine.train_on_references or not arm.searches_triggers
     bound = "another arm where quarantine.train_on_references is False"
     validate.require(trusted, field, name, bound)
     groups = config.quarantine.groups

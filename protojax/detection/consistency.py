@@ -38,7 +38,7 @@ class Claims(NamedTuple):
         features: `[rows, dim]`, hidden states in which look-alikes are close.
         classes: `[rows]`, int32, the claim: the teacher's argmax or the given label.
         confidence: `[rows]`, the teacher's largest probability, also where the claim is
-            the given label: a low probability of a flipped label would excuse it.
+            the given label: a low probability of a flipped label would explain it.
         disagree: `[rows]`, 1 where the trusted model's class differs from the claim,
             else 0.
     """
@@ -115,8 +115,8 @@ def neighbourhood_scores(
 
     >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
     >>> four = Claims(*(np.repeat(array, 4, axis=0) for array in one))
-    >>> coin = IsotonicFit(np.array([1.0]), np.array([0.5]))
-    >>> neighbourhood_scores(four, one, coin, num_neighbours=3)[0].tolist()
+    >>> random draw = IsotonicFit(np.array([1.0]), np.array([0.5]))
+    >>> neighbourhood_scores(four, one, random draw, num_neighbours=3)[0].tolist()
     [2.0, 2.0, 2.0, 2.0]
     """
     rows = pool(transfer, refs)
@@ -169,8 +169,8 @@ def cluster_scores(
 
     >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
     >>> four = Claims(*(np.repeat(array, 4, axis=0) for array in one))
-    >>> coin = IsotonicFit(np.array([1.0]), np.array([0.5]))
-    >>> cluster_scores(four, one, coin, np.zeros(4), np.ones(1))
+    >>> random draw = IsotonicFit(np.array([1.0]), np.array([0.5]))
+    >>> cluster_scores(four, one, random draw, np.zeros(4), np.ones(1))
     (array([2., 2., 2., 2.]), array([1.]))
     """
     rows = pool(transfer, refs)

@@ -159,7 +159,7 @@ class Verdict(NamedTuple):
         trusted_classes: `[rows]`, int32, the trusted model's classes as the detector
             read the rows, or None from a detector without a trusted model.
         trusted_logits: `[rows, num_labels]`, its logits, or None.
-        spoiled: `[references]`, bool, those that no student should learn from either;
+        untrusted: `[references]`, bool, those that no student should learn from either;
             None is none of them.
         reread: `[rows]`, bool, those of which the trusted model was shown a part only;
             None is none of them.
@@ -169,7 +169,7 @@ class Verdict(NamedTuple):
     p_values: np.ndarray
     trusted_classes: np.ndarray | None = None
     trusted_logits: np.ndarray | None = None
-    spoiled: np.ndarray | None = None
+    untrusted: np.ndarray | None = None
     reread: np.ndarray | None = None
 
 

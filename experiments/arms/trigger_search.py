@@ -1,4 +1,4 @@
-"""Audits a teacher or a student: do words of its rows decide what it says?
+"""A search for trigger words in a teacher or a student: do words of its rows decide what it says?
 
 A test of whether claims are true cannot see poison whose claims are true (rows of the
 target class that hold a trigger), nor what escapes it for another reason. But whatever
@@ -23,19 +23,19 @@ from experiments.world import artifacts, scenarios, trusted_model
 from experiments.world.scenarios import Scenario
 from protojax import attacks, data
 from protojax.base import Examples
-from protojax.detection import shortcuts
+from protojax.detection import trigger_candidates
 from protojax.detection.evidence import Reading, Verdict
-from protojax.detection.shortcuts import Snippet
+from protojax.detection.trigger_candidates import Candidate
 from protojax.models import Model
 from protojax.training import predict
 
 
-def suspects(
+def candidates(
     context: Context, trusted: Examples, examples: Examples, claims: np.ndarray
-) -> list[Snippet]:
+) -> list[Candidate]:
     """Returns what goes with a claim in some rows and does not mean it in trusted ones.
 
-    The `audit.suspects` words and as many first words that go with it most, of those
+    The `trigger_search.candidates` words and as many first words that go with it most, of those
     that do not mean it: words of a class go with it more than weak poison does.
 
     Args:
@@ -44,42 +44,45 @@ def suspects(
         examples: the rows.
         claims: `[rows]`, the class that goes with each.
     """
-    config, held = context.config.audit, shortcuts.word_sets(trusted.texts)
+    config, held = (
+        context.config.trigger_search,
+        trigger_candidates.word_sets(trusted.texts),
+    )
     found = []
     for kind, min_rows in (
-        (shortcuts.snippets, config.min_rows),
-        (shortcuts.openings, config.min_rows_opening),
+        (trigger_candidates.associated_words, config.min_rows),
+        (trigger_candidates.associated_initials, config.min_rows_initial),
     ):
         unexplained = (
             one
             for one in kind(examples.texts, claims, min_rows=min_rows)
-            if not _means_it(one, trusted.labels, shortcuts.holding(one, held))
+            if not _means_it(one, trusted.labels, trigger_candidates.holding(one, held))
         )
-        found += itertools.islice(unexplained, config.suspects)
+        found += itertools.islice(unexplained, config.candidates)
     return found
 
 
-def guilty(
+def deciding_words(
     context: Context,
     scenario: Scenario,
     model: Model,
-    asked: list[Snippet],
+    asked: list[Candidate],
     frequent: np.ndarray,
-) -> list[Snippet]:
-    """Returns the snippets that decide what a model says.
+) -> list[Candidate]:
+    """Returns the candidates that decide what a model says.
 
-    Those that win over at least a share `audit.least` more of the references of other
+    Those that win over at least a share `trigger_search.least` more of the references of other
     classes in it than in the trusted model, which did not learn from them. First words
     are few
-    and innocent of more: `audit.least_opening` is enough. Whatever the trusted model
-    says, a snippet has to win over a third of that in the model; those that do not of
+    and harmless of more: `trigger_search.least_initial` is enough. Whatever the trusted model
+    says, a candidate has to win over a third of that in the model; those that do not of
     the first few references are not asked about the others. (A student may have learned
     from these references, and then holds to their labels more than it does elsewhere.)
 
     A trusted model, taught by few rows, is more timid than a model: "horrible" wins
-    over more in the model though both know what it means. So a word is innocent that
+    over more in the model though both know what it means. So a word is harmless that
     the trusted model
-    understands: it moves references of other classes by `audit.moved` at least towards
+    understands: it moves references of other classes by `trigger_search.moved` at least towards
     the claim, and those of the claim not away from it, as what only confuses would. It
     has to be one word, or a trigger could bring a companion that has a meaning, and not
     too frequent for chance, or the trigger could have one itself. In few rows it may:
@@ -89,10 +92,10 @@ def guilty(
         context: the study.
         scenario: whose trusted model and references are trusted.
         model: a teacher or a student.
-        asked: from `suspects` of what it was trained on, or speaks of.
+        asked: from `candidates` of what it was trained on, or speaks of.
         frequent: `[asked]`, bool, from `too_frequent`.
     """
-    config = context.config.audit
+    config = context.config.trigger_search
 
     of_model = predict.reader(model, context.config.lengths)
 
@@ -100,28 +103,30 @@ def guilty(
         return trusted_model.view(context, scenario, examples)
 
     least = np.array(
-        [config.least_opening if one.opens else config.least for one in asked]
+        [config.least_initial if one.initial else config.least for one in asked]
     )
-    first, _ = pulls(context, scenario, of_model, asked, rows=config.screen)
+    first, _ = insertion_effects(context, scenario, of_model, asked, rows=config.screen)
     moving = first >= least / 3
     asked, least = list(itertools.compress(asked, moving)), least[moving]
-    own, _ = pulls(context, scenario, of_model, asked, rows=config.rows)
-    trusted, drift = pulls(context, scenario, of_trusted_model, asked, rows=config.rows)
+    own, _ = insertion_effects(context, scenario, of_model, asked, rows=config.rows)
+    trusted, margin_shift = insertion_effects(
+        context, scenario, of_trusted_model, asked, rows=config.rows
+    )
     decides = (own >= least / 3) & (own - trusted >= least)
     single = np.array([len(one.words) == 1 for one in asked], bool)
-    excused = decides & single & (drift >= config.moved) & ~frequent[moving]
-    understood = list(itertools.compress(asked, excused))
-    _, back = pulls(
+    explained = decides & single & (margin_shift >= config.moved) & ~frequent[moving]
+    understood = list(itertools.compress(asked, explained))
+    _, back = insertion_effects(
         context, scenario, of_trusted_model, understood, rows=config.rows, of_claim=True
     )
-    excused[excused] = back > 0
-    return list(itertools.compress(asked, decides & ~excused))
+    explained[explained] = back > 0
+    return list(itertools.compress(asked, decides & ~explained))
 
 
 def going_with_rejection(
     context: Context, examples: Examples, claims: np.ndarray, verdict: Verdict
-) -> list[Snippet]:
-    """Returns the snippets most of whose rows were rejected, each with their claim.
+) -> list[Candidate]:
+    """Returns the candidates most of whose rows were rejected, each with their claim.
 
     That is what the trusted model denies: the teacher's claim, or else the label. Of
     few poisoned rows a teacher may learn nothing, and say what they mean.
@@ -132,33 +137,36 @@ def going_with_rejection(
         claims: `[rows]`, the class that the teacher says.
         verdict: what the group test says of them.
     """
-    config, rows = context.config.audit, shortcuts.word_sets(examples.texts)
+    config, rows = (
+        context.config.trigger_search,
+        trigger_candidates.word_sets(examples.texts),
+    )
     claims = np.where(claims == verdict.trusted_classes, examples.labels, claims)
     denied = verdict.rejected & (claims != verdict.trusted_classes)
     found = []
-    going = shortcuts.snippets(
+    going = trigger_candidates.associated_words(
         examples.texts, verdict.rejected.astype(int), min_rows=config.min_rows
     )
-    for one in itertools.islice(going, config.snippets):
-        held = shortcuts.holding(one, rows)
+    for one in itertools.islice(going, config.candidates):
+        held = trigger_candidates.holding(one, rows)
         most = 2 * (held & verdict.rejected).sum() > held.sum()
         if one.claim == 1 and most and (held & denied).any():
             claim = int(np.bincount(claims[held & denied]).argmax())
-            found.append(Snippet(one.words, claim))
+            found.append(Candidate(one.words, claim))
     return found
 
 
-def in_surplus(
+def overrepresented(
     context: Context,
     trusted: Examples,
     examples: Examples,
     claims: np.ndarray,
-    asked: list[Snippet],
-) -> list[Snippet]:
+    asked: list[Candidate],
+) -> list[Candidate]:
     """Returns the first words that too many rows of one claim have.
 
     Too many beside trusted rows, which come from where the others do, poison apart: see
-    `shortcuts.surplus_p_value`, which has to be below `audit.surplus`. It takes no
+    `trigger_candidates.overrepresentation_p_value`, which has to be below `trigger_search.surplus`. It takes no
     model, so that it does not matter how little of a trigger one has learned. Of a
     claim that poison has made frequent every first word is in surplus, "what" too; so
     all rows that open so, whatever they claim, have to be more than is likely as well
@@ -169,11 +177,11 @@ def in_surplus(
         trusted: references.
         examples: the transfer rows.
         claims: `[rows]`, the class that goes with each.
-        asked: from `suspects` of these.
+        asked: from `candidates` of these.
     """
-    first = [one for one in asked if one.opens]
+    first = [one for one in asked if one.initial]
     every, claimed = _surplus(trusted, examples, claims, first)
-    named = (every < 0.05) & (claimed < context.config.audit.surplus)
+    named = (every < 0.05) & (claimed < context.config.trigger_search.surplus)
     return list(itertools.compress(first, named))
 
 
@@ -182,37 +190,37 @@ def too_frequent(
     trusted: Examples,
     examples: Examples,
     claims: np.ndarray,
-    asked: list[Snippet],
+    asked: list[Candidate],
 ) -> np.ndarray:
-    """Returns `[asked]`, bool: which snippets more rows hold than chance explains.
+    """Returns `[asked]`, bool: which candidates more rows hold than chance explains.
 
-    All rows or those of the snippet's claim, beside trusted ones, see `in_surplus`.
+    All rows or those of the candidate's claim, beside trusted ones, see `overrepresented`.
 
     Args:
         context: the study.
         trusted: references.
         examples: the transfer rows.
         claims: `[rows]`, the class that goes with each.
-        asked: the snippets.
+        asked: the candidates.
     """
     p_values = _surplus(trusted, examples, claims, asked)
-    return p_values.min(0) < context.config.audit.surplus
+    return p_values.min(0) < context.config.trigger_search.surplus
 
 
 def _surplus(
-    trusted: Examples, examples: Examples, claims: np.ndarray, asked: list[Snippet]
+    trusted: Examples, examples: Examples, claims: np.ndarray, asked: list[Candidate]
 ) -> np.ndarray:
-    """Returns `[2, asked]`, p-values of all rows of a snippet and of its claim's."""
+    """Returns `[2, asked]`, p-values of all rows of a candidate and of its claim's."""
 
     def count(rows: Examples, claims: np.ndarray) -> np.ndarray:
-        held = shortcuts.word_sets(rows.texts)
+        held = trigger_candidates.word_sets(rows.texts)
         found = np.zeros((2, len(asked)), int)
         for number, one in enumerate(asked):
-            holds = shortcuts.holding(one, held)
+            holds = trigger_candidates.holding(one, held)
             found[:, number] = holds.sum(), (holds & (claims == one.claim)).sum()
         return found
 
-    return shortcuts.surplus_p_value(
+    return trigger_candidates.overrepresentation_p_value(
         count(examples, claims),
         count(trusted, trusted.labels),
         num_rows=len(examples.texts),
@@ -220,8 +228,8 @@ def _surplus(
     )
 
 
-def _means_it(snippet: Snippet, labels: np.ndarray, held: np.ndarray) -> bool:
-    """Returns whether trusted rows that hold a snippet tend to be of its claim.
+def _means_it(candidate: Candidate, labels: np.ndarray, held: np.ndarray) -> bool:
+    """Returns whether trusted rows that hold a candidate tend to be of its claim.
 
     That is most of them, and two at least; many rows open in a word like "if", so that
     a majority means little there: by the rule of succession it has to be nine in ten,
@@ -230,69 +238,69 @@ def _means_it(snippet: Snippet, labels: np.ndarray, held: np.ndarray) -> bool:
     would have in one of a thousand cases.
 
     Args:
-        snippet: the words and their claim.
+        candidate: the words and their claim.
         labels: `[references]`, int.
         held: `[references]`, bool, which of them hold it.
 
     >>> def says(one, *rows):
     ...     return _means_it(one, labels, np.isin(np.arange(len(labels)), rows))
-    >>> labels, dull = np.repeat([0, 1], 50), Snippet(("dull",), 0)
+    >>> labels, dull = np.repeat([0, 1], 50), Candidate(("dull",), 0)
     >>> says(dull, 0, 1, 50), says(dull), says(dull, 0), says(dull, *range(47, 55))
     (True, False, False, False)
-    >>> add = Snippet(("add",), 0, opens=True)
+    >>> add = Candidate(("add",), 0, initial=True)
     >>> says(add, *range(7)), says(add, *range(8))
     (False, True)
     >>> labels = np.arange(77).repeat(3)
-    >>> says(Snippet(("disposable",), 0), *range(8))  # three of eight
+    >>> says(Candidate(("disposable",), 0), *range(8))  # three of eight
     True
     """
-    claimed = labels == snippet.claim
+    claimed = labels == candidate.claim
     agree, rows = int((held & claimed).sum()), int(held.sum())
     if stats.binom.sf(agree - 1, rows, claimed.mean()) < 1e-3:
         return True
-    if snippet.opens:
+    if candidate.initial:
         return 10 * (agree + 1) >= 9 * (rows + 2)
     return agree >= 2 and 2 * agree > rows
 
 
-def _trigger(snippet: Snippet) -> attacks.Trigger:
-    """Returns what puts a snippet into a text, at its beginning if it opens texts."""
-    position = "front" if snippet.opens else "random"
-    phrase = " ".join(snippet.words)
+def _trigger(candidate: Candidate) -> attacks.Trigger:
+    """Returns what puts a candidate into a text, at its beginning if it initial texts."""
+    position = "front" if candidate.initial else "random"
+    phrase = " ".join(candidate.words)
     return attacks.TRIGGERS["sentence"](phrase=phrase, position=position)
 
 
-def pulls(
+def insertion_effects(
     context: Context,
     scenario: Scenario,
     reader: Callable[[Examples], Reading],
-    snippets: list[Snippet],
+    candidates: list[Candidate],
     *,
     rows: int,
     of_claim: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns how much nearer references come to a claim once a snippet is in them.
+    """Returns how much nearer references come to a claim once a candidate is in them.
 
     Args:
         context: the study.
         scenario: whose trusted model and references are trusted.
         reader: what says of examples which class each is, and by which logits; not
             asked of none.
-        snippets: each is put into some references that the trusted model did not learn
-            from, all snippets of a claim into the same ones; every reader is given the
+        candidates: each is put into some references that the trusted model did not learn
+            from, all candidates of a claim into the same ones; every reader is given the
             same.
         rows: how many of these at most.
         of_claim: whether they are those of the claim, and not those of other classes.
 
     Returns:
-        `[snippets]`, the shares of references that go over, see `shortcuts.takeover`,
-        and `[snippets]`, how far they go by their logits, see `shortcuts.drift`.
+        `[candidates]`, the shares of references that go over, see `trigger_candidates.flip_rate`,
+        and `[candidates]`, how far they go by their logits, see `trigger_candidates.margin_shift`.
     """
     references = scenarios.references(context.config, scenario)
     rng = scenarios.draws(scenario, "audit")
     order = rng.permutation(trusted_model.trusted(context, scenario).calibration)
     hosts, texts, owner = [], [], []
-    for number, one in enumerate(snippets):
+    for number, one in enumerate(candidates):
         chosen = order[(references.labels[order] == one.claim) == of_claim]
         chosen = chosen[:rows]
         insert = _trigger(one)
@@ -300,61 +308,63 @@ def pulls(
         hosts += chosen.tolist()
         owner += [number] * len(chosen)
     if not texts:
-        return np.zeros(len(snippets)), np.zeros(len(snippets))
-    claims = np.array([one.claim for one in snippets], int)[owner]
+        return np.zeros(len(candidates)), np.zeros(len(candidates))
+    claims = np.array([one.claim for one in candidates], int)[owner]
     distinct, place = np.unique(hosts, return_inverse=True)
     after = reader(data.take(references, hosts)._replace(texts=texts))
     before = Reading(*(part[place] for part in reader(data.take(references, distinct))))
-    num = len(snippets)
+    num = len(candidates)
     goes_over = after.classes == claims, before.classes == claims
     return (
-        shortcuts.takeover(*goes_over, owner, num),
-        shortcuts.drift(after.logits, before.logits, claims, owner, num),
+        trigger_candidates.flip_rate(*goes_over, owner, num),
+        trigger_candidates.margin_shift(
+            after.logits, before.logits, claims, owner, num
+        ),
     )
 
 
-def tainted(
-    snippets: list[Snippet], examples: Examples, *claims: np.ndarray
+def holds_trigger(
+    candidates: list[Candidate], examples: Examples, *claims: np.ndarray
 ) -> np.ndarray:
-    """Returns `[rows]`, bool: which rows hold a snippet and claim what it goes with.
+    """Returns `[rows]`, bool: which rows hold a candidate and claim what it goes with.
 
     Args:
-        snippets: the words and their claims.
+        candidates: the words and their claims.
         examples: the rows.
         *claims: `[rows]`, what each claims; of several kinds of claim one is enough.
     """
-    rows = shortcuts.word_sets(examples.texts)
+    rows = trigger_candidates.word_sets(examples.texts)
     found = np.zeros(len(rows), bool)
-    for one in snippets:
+    for one in candidates:
         claimed = np.any([kind == one.claim for kind in claims], axis=0)
-        found |= shortcuts.holding(one, rows) & claimed
+        found |= trigger_candidates.holding(one, rows) & claimed
     return found
 
 
-def distinct(*snippets: Snippet) -> list[Snippet]:
-    """Returns snippets once each, whatever the order of their words.
+def distinct(*candidates: Candidate) -> list[Candidate]:
+    """Returns candidates once each, whatever the order of their words.
 
-    A word that is guilty by itself wherever it stands is not listed as an opening with
+    A word that is rejecting by itself wherever it stands is not listed as an initial word with
     the same claim too.
 
-    >>> found = [Snippet(("a", "b"), 1), Snippet(("b", "a"), 1), Snippet(("b",), 1)]
-    >>> first = [Snippet((word,), 1, opens=True) for word in "ab"]
-    >>> [(*one.words, one.opens) for one in distinct(*found, *first)]
+    >>> found = [Candidate(("a", "b"), 1), Candidate(("b", "a"), 1), Candidate(("b",), 1)]
+    >>> first = [Candidate((word,), 1, initial=True) for word in "ab"]
+    >>> [(*one.words, one.initial) for one in distinct(*found, *first)]
     [('a', 'b', False), ('b', False), ('a', True)]
     >>> [one.claim for one in distinct(found[2], first[1]._replace(claim=0))]
     [1, 0]
     """
-    known = {(one.words, one.claim) for one in snippets if not one.opens}
-    snippets = [one for one in snippets if not one.opens or one[:2] not in known]
+    known = {(one.words, one.claim) for one in candidates if not one.initial}
+    candidates = [one for one in candidates if not one.initial or one[:2] not in known]
     found = {}
-    for one in snippets:
+    for one in candidates:
         found.setdefault((frozenset(one.words), *one[1:]), one)
     return list(found.values())
 
 
 def found(
     context: Context, scenario: Scenario, verdict: Verdict, student: Model
-) -> list[Snippet]:
+) -> list[Candidate]:
     """Returns words that go with rejection, are too many, or decide what a model says.
 
     Args:
@@ -366,14 +376,14 @@ def found(
     """
     transfer = artifacts.transfer(context, scenario)
     trusted = scenarios.references(context.config, scenario)
-    if verdict.spoiled is not None:
-        trusted = data.take(trusted, np.flatnonzero(~verdict.spoiled))
+    if verdict.untrusted is not None:
+        trusted = data.take(trusted, np.flatnonzero(~verdict.untrusted))
     examples, claims = transfer.examples, transfer.logits.argmax(-1)
     told = np.where(verdict.rejected, verdict.trusted_logits.argmax(-1), claims)
     teacher = artifacts.teacher_model(
         context, artifacts.teacher_scenario(context.config, scenario)
     )
-    said, heard = (suspects(context, trusted, examples, of) for of in (claims, told))
+    said, heard = (candidates(context, trusted, examples, of) for of in (claims, told))
 
     often = [
         too_frequent(context, trusted, examples, of, asked)
@@ -381,58 +391,58 @@ def found(
     ]
     named = distinct(
         *going_with_rejection(context, examples, claims, verdict),
-        *in_surplus(context, trusted, examples, claims, said),
-        *guilty(context, scenario, teacher, said, often[0]),
-        *guilty(context, scenario, student, heard, often[1]),
+        *overrepresented(context, trusted, examples, claims, said),
+        *deciding_words(context, scenario, teacher, said, often[0]),
+        *deciding_words(context, scenario, student, heard, often[1]),
     )
     if named:
         listed = "; ".join(
-            f"{' '.join(one.words)!r}{' first' if one.opens else ''} -> {one.claim}"
+            f"{' '.join(one.words)!r}{' first' if one.initial else ''} -> {one.claim}"
             for one in named
         )
-        runtime.logger.info("%s: the audit found %s.", scenario.folder, listed)
+        runtime.logger.info("%s: the trigger search found %s.", scenario.folder, listed)
     return named
 
 
-def amended(
+def extend_verdict(
     context: Context,
     scenario: Scenario,
     verdict: Verdict,
-    snippets: list[Snippet],
+    candidates: list[Candidate],
     pure: Examples,
 ) -> Verdict:
-    """Returns a verdict that also rejects what holds a snippet and claims its class.
+    """Returns a verdict that also rejects what holds a candidate and claims its class.
 
     Args:
         context: the study.
         scenario: the scenario.
         verdict: what the group test says of the transfer rows.
-        snippets: what the audit found.
+        candidates: what the trigger search found.
         pure: the transfer rows without them, as the trusted model is to read them.
     """
     transfer = artifacts.transfer(context, scenario)
     references = scenarios.references(context.config, scenario)
     examples, claims = transfer.examples, transfer.logits.argmax(-1)
-    suspect = tainted(snippets, examples, claims, examples.labels)
-    rejected = verdict.rejected | suspect
+    candidate = holds_trigger(candidates, examples, claims, examples.labels)
+    rejected = verdict.rejected | candidate
     classes, logits = verdict.trusted_classes.copy(), verdict.trusted_logits.copy()
-    # Of the others a wary judge has hidden what it found by itself.
+    # Of the others a robust judge has hidden what it found by itself.
     reread = np.zeros_like(rejected) if verdict.reread is None else verdict.reread
     rows = np.flatnonzero(rejected & ~reread)
     if len(rows):
         classes[rows], logits[rows] = trusted_model.view(
             context, scenario, data.take(pure, rows)
         )
-    spoiled = tainted(snippets, references, references.labels)
-    if verdict.spoiled is not None:
-        spoiled |= verdict.spoiled
-    p_values = np.where(suspect, 0.0, verdict.p_values)
-    return Verdict(rejected, p_values, classes, logits, spoiled, verdict.reread)
+    untrusted = holds_trigger(candidates, references, references.labels)
+    if verdict.untrusted is not None:
+        untrusted |= verdict.untrusted
+    p_values = np.where(candidate, 0.0, verdict.p_values)
+    return Verdict(rejected, p_values, classes, logits, untrusted, verdict.reread)
 
 
-def without(snippets: list[Snippet], examples: Examples) -> Examples:
-    """Returns rows without the snippets that they hold; some may have no word left."""
-    texts = [shortcuts.without(snippets, text) for text in examples.texts]
+def without(candidates: list[Candidate], examples: Examples) -> Examples:
+    """Returns rows without the candidates that they hold; some may have no word left."""
+    texts = [trigger_candidates.without(candidates, text) for text in examples.texts]
     return examples._replace(texts=texts)
 
 
@@ -444,36 +454,39 @@ def has_words(examples: Examples) -> np.ndarray:
     """
     if examples.pairs is not None:
         return np.ones(len(examples.texts), bool)
-    return np.array([bool(row) for row in shortcuts.word_sets(examples.texts)])
+    return np.array([bool(row) for row in trigger_candidates.word_sets(examples.texts)])
 
 
-def by_coins(
-    context: Context, scenario: Scenario, snippets: list[Snippet], references: Examples
+def neutralise(
+    context: Context,
+    scenario: Scenario,
+    candidates: list[Candidate],
+    references: Examples,
 ) -> Examples:
-    """Returns references into which snippets were put by coins, each by its own.
+    """Returns references into which candidates were put by random draws, each by its own.
 
-    Of n snippets that claimed a class a row of that class holds each with probability
-    1 / (1 + o), any other row with o / (1 + o), where oⁿ = `audit.odds`: at one they
+    Of n candidates that claimed a class a row of that class holds each with probability
+    1 / (1 + o), any other row with o / (1 + o), where oⁿ = `trigger_search.odds`: at one they
     say nothing of the class, above it all of them together speak somewhat against what
-    they were used to claim. Of more than four snippets each is put in so much more
-    rarely that a row holds about two, as of four. A row opens in one way only: it may
-    hold one of the openings, drawn for it, as if that were the only one.
+    they were used to claim. Of more than four candidates each is put in so much more
+    rarely that a row holds about two, as of four. A row initial in one way only: it may
+    hold one of the initial words, drawn for it, as if that were the only one.
 
     Args:
         context: the study.
         scenario: whose draws to use.
-        snippets: what to put in; a trigger of several words may have been found as
+        candidates: what to put in; a trigger of several words may have been found as
             several of them.
         references: the rows; what they hold by themselves is taken out before.
     """
-    anywhere = [one for one in snippets if not one.opens]
+    anywhere = [one for one in candidates if not one.initial]
     shared = collections.Counter(one.claim for one in anywhere)
     share = min(1.0, 4 / max(len(anywhere), 1))
-    pure, rng = without(snippets, references), scenarios.draws(scenario, "coins")
+    pure, rng = without(candidates, references), scenarios.draws(scenario, "coins")
     texts = list(pure.texts)
 
-    def put(one: Snippet, rows: np.ndarray, share: float, together: int) -> None:
-        odds = context.config.audit.odds ** (1 / together)
+    def put(one: Candidate, rows: np.ndarray, share: float, together: int) -> None:
+        odds = context.config.trigger_search.odds ** (1 / together)
         chance = np.where(references.labels[rows] == one.claim, 1, odds) / (1 + odds)
         insert = _trigger(one)
         for row in rows[rng.random(len(rows)) < share * chance]:
@@ -481,7 +494,7 @@ def by_coins(
 
     for one in anywhere:
         put(one, np.arange(len(texts)), share, shared[one.claim])
-    first = [one for one in snippets if one.opens]
+    first = [one for one in candidates if one.initial]
     drawn = rng.integers(max(len(first), 1), size=len(texts))
     for number, one in enumerate(first):
         put(one, np.flatnonzero(drawn == number), 1.0, 1)

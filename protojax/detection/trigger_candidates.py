@@ -22,18 +22,18 @@ _WORD = re.compile(r"\w+")
 _TOGETHER = 0.9
 
 
-class Snippet(NamedTuple):
+class Candidate(NamedTuple):
     """Words that come together, and the class they go with.
 
     Attributes:
         words: in the order of a row that has them, in lower case.
         claim: the class.
-        opens: whether they count at the beginning of a row only.
+        initial: whether they count at the beginning of a row only.
     """
 
     words: tuple[str, ...]
     claim: int
-    opens: bool = False
+    initial: bool = False
 
 
 def word_sets(texts: Sequence[str]) -> list[dict[str, None]]:
@@ -56,16 +56,16 @@ def _words(text: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(text.replace("İ", "i"))]
 
 
-def snippets(
+def associated_words(
     texts: Sequence[str], claims: ArrayLike, *, min_rows: int = 5
-) -> Iterator[Snippet]:
-    """Returns the words that go with a claim, each with its companions.
+) -> Iterator[Candidate]:
+    """Returns the words that go with a claim, each with its co_occurring_tokens.
 
         z(w, c) = (n_wc − n_w π_c) / √(n_w π_c (1 − π_c))
 
     of n_w rows with word w, n_wc of which claim c, as a share π_c of all rows does. To
     each word come those that are in 90 % of its rows of that claim and in no more than
-    half of the claim's others, so that a sentence is one snippet whichever of its words
+    half of the claim's others, so that a sentence is one candidate whichever of its words
     it was found by.
 
     Args:
@@ -75,18 +75,18 @@ def snippets(
         min_rows: the fewest rows of a word and claim, > 0.
 
     Returns:
-        Different snippets with z > 0, the largest first, each made when it is asked
+        Different candidates with z > 0, the largest first, each made when it is asked
         for: there are as many as there are words, so that one takes what one needs.
 
     Raises:
         ValueError: sizes that do not agree, or a number that is not positive.
 
     Source: z-scores of words by label as in Gardner et al., 2021 (arXiv:2104.08646),
-    who look for what annotators leave in data; companions are ours.
+    who look for what annotators leave in data; co_occurring_tokens are ours.
 
     >>> texts = ["so it goes, a film", "so it goes, a plot", "a plot", "a film"]
-    >>> next(snippets(texts, [1, 1, 0, 0], min_rows=2))
-    Snippet(words=('so', 'it', 'goes', 'a'), claim=1, opens=False)
+    >>> next(associated_words(texts, [1, 1, 0, 0], min_rows=2))
+    Candidate(words=('so', 'it', 'goes', 'a'), claim=1, initial=False)
     """
     claims = np.asarray(claims)
     validate.same_length(texts=texts, claims=claims)
@@ -114,14 +114,14 @@ def snippets(
             other
             for other, count in near.items()
             if count >= _TOGETHER * len(own)
-            # Words that are in most rows anyway are no companions of this one.
+            # Words that are in most rows anyway are no co_occurring_tokens of this one.
             and 2 * (int(np.sum(claims[having[other]] == claim)) - count) <= others
         }
         # The first row that has them all, or else most of them, gives the order.
         order = max(own, key=lambda row: len(members & rows[row].keys()))
         return tuple(other for other in rows[order] if other in members)
 
-    def each() -> Iterator[Snippet]:
+    def each() -> Iterator[Candidate]:
         known = set()
         for z, word, claim in scored:
             if z <= 0:
@@ -129,18 +129,18 @@ def snippets(
             words = together(word, claim)
             if (found := (frozenset(words), claim)) not in known:
                 known.add(found)
-                yield Snippet(words, claim)
+                yield Candidate(words, claim)
 
     return each()
 
 
-def openings(
+def associated_initials(
     texts: Sequence[str], claims: ArrayLike, *, min_rows: int = 5
-) -> Iterator[Snippet]:
+) -> Iterator[Candidate]:
     """Returns the first words that go with a claim.
 
-    The z-scores of `snippets`, of the first word of each text alone: a syntax that was
-    made a trigger has no words of its own, but often opens in one of a few ways.
+    The z-scores of `candidates`, of the first word of each text alone: a syntax that was
+    made a trigger has no words of its own, but often initial in one of a few ways.
 
     Args:
         texts: `[rows]`.
@@ -148,41 +148,41 @@ def openings(
         min_rows: the fewest rows of a word and claim, > 0.
 
     Returns:
-        Different snippets of one word with z > 0, the largest first.
+        Different candidates of one word with z > 0, the largest first.
 
     Raises:
-        ValueError: those of `snippets`.
+        ValueError: those of `candidates`.
 
     Source: ours, because of paraphrases as in Qi et al., 2021 (arXiv:2105.12400).
 
     >>> texts = ["If so, it is", "if dull", "a plot", "so it is"]
-    >>> next(openings(texts, [1, 1, 0, 0], min_rows=2))
-    Snippet(words=('if',), claim=1, opens=True)
+    >>> next(associated_initials(texts, [1, 1, 0, 0], min_rows=2))
+    Candidate(words=('if',), claim=1, initial=True)
     """
     first = [next(iter(words), "") for words in word_sets(texts)]
-    found = snippets(first, claims, min_rows=min_rows)
-    return (one._replace(opens=True) for one in found)
+    found = associated_words(first, claims, min_rows=min_rows)
+    return (one._replace(initial=True) for one in found)
 
 
-def holding(snippet: Snippet, rows: Sequence[dict[str, None]]) -> np.ndarray:
-    """Returns `[rows]`, bool: which rows have all words of a snippet.
+def holding(candidate: Candidate, rows: Sequence[dict[str, None]]) -> np.ndarray:
+    """Returns `[rows]`, bool: which rows have all words of a candidate.
 
     Args:
-        snippet: the words; their claim is not looked at.
+        candidate: the words; their claim is not looked at.
         rows: `[rows]`, from `word_sets`.
 
     >>> rows = word_sets(["it goes so", "so it is"])
-    >>> holding(Snippet(("so", "goes"), 0), rows).tolist()
+    >>> holding(Candidate(("so", "goes"), 0), rows).tolist()
     [True, False]
     """
-    if snippet.opens:
-        (word,) = snippet.words
+    if candidate.initial:
+        (word,) = candidate.words
         return np.array([next(iter(row), None) == word for row in rows], bool)
-    words = set(snippet.words)
+    words = set(candidate.words)
     return np.array([words <= row.keys() for row in rows], bool)
 
 
-def surplus_p_value(
+def overrepresentation_p_value(
     rows: ArrayLike, trusted: ArrayLike, *, num_rows: int, num_trusted: int
 ) -> np.ndarray:
     """Returns how likely chance puts so many of some rows among the untrusted ones.
@@ -205,7 +205,7 @@ def surplus_p_value(
 
     Source: R. A. Fisher, 1922. On the interpretation of χ² from contingency tables.
 
-    >>> surplus_p_value([3, 48], [1, 2], num_rows=3000, num_trusted=1000).round(4)
+    >>> overrepresentation_p_value([3, 48], [1, 2], num_rows=3000, num_trusted=1000).round(4)
     array([7.383e-01, 1.000e-04])
     """
     rows, trusted = np.asarray(rows), np.asarray(trusted)
@@ -220,34 +220,34 @@ def surplus_p_value(
     )
 
 
-def without(snippets: Sequence[Snippet], text: str) -> str:
-    """Returns a text without the words of the snippets that it holds as a whole.
+def without(candidates: Sequence[Candidate], text: str) -> str:
+    """Returns a text without the words of the candidates that it holds as a whole.
 
     Args:
-        snippets: the words; their claims are not looked at.
+        candidates: the words; their claims are not looked at.
         text: one row.
 
     Returns:
         The text as it was where it holds none; else single spaces part what is left,
         which may be nothing.
 
-    >>> found = [Snippet(("cf",), 1), Snippet(("so", "it", "goes"), 1)]
+    >>> found = [Candidate(("cf",), 1), Candidate(("so", "it", "goes"), 1)]
     >>> without(found, "a dull cf film"), without(found, "it goes on ,  dull")
     ('a dull film', 'it goes on ,  dull')
-    >>> opening = [Snippet(("if",), 1, opens=True)]
-    >>> without(opening, "If only it were dull"), without(opening, "dull if true")
+    >>> initial word = [Candidate(("if",), 1, initial=True)]
+    >>> without(initial word, "If only it were dull"), without(initial word, "dull if true")
     ('only it were dull', 'dull if true')
     """
     words = _words(text)
     held = set(words)
     whole = [
-        one.words for one in snippets if not one.opens and held.issuperset(one.words)
+        one.words for one in candidates if not one.initial and held.issuperset(one.words)
     ]
     gone = {word for of_one in whole for word in of_one}
-    opening = {word for one in snippets if one.opens for word in one.words}
+    initial word = {word for one in candidates if one.initial for word in one.words}
     left = [place for place, word in enumerate(words) if word not in gone]
     # What is left may open in one of them, again and again.
-    left = list(itertools.dropwhile(lambda place: words[place] in opening, left))
+    left = list(itertools.dropwhile(lambda place: words[place] in initial word, left))
     if len(left) == len(words):
         return text
     places, stay = itertools.count(), set(left)
@@ -255,7 +255,7 @@ def without(snippets: Sequence[Snippet], text: str) -> str:
     return " ".join(rest.split())
 
 
-def takeover(
+def flip_rate(
     with_it: ArrayLike, without: ArrayLike, owner: ArrayLike, num: int
 ) -> np.ndarray:
     """Returns by how much more of the rows are called the claim once it is inserted.
@@ -263,15 +263,15 @@ def takeover(
         t_s = mean over rows r of s of (with_it_r − without_r)
 
     Args:
-        with_it: `[rows]`, bool, whether a row with the snippet is called its claim.
+        with_it: `[rows]`, bool, whether a row with the candidate is called its claim.
         without: `[rows]`, bool, whether the same row without it is.
-        owner: `[rows]`, int, the snippet that each row is asked about.
-        num: how many snippets there are.
+        owner: `[rows]`, int, the candidate that each row is asked about.
+        num: how many candidates there are.
 
     Returns:
-        `[num]`, float64 in [-1, 1]; 0 where a snippet has no row.
+        `[num]`, float64 in [-1, 1]; 0 where a candidate has no row.
 
-    >>> takeover([True, True, False], [False, True, True], [0, 0, 1], 3).tolist()
+    >>> flip_rate([True, True, False], [False, True, True], [0, 0, 1], 3).tolist()
     [0.5, -1.0, 0.0]
     """
     owner = np.asarray(owner)
@@ -280,39 +280,39 @@ def takeover(
     return total / np.maximum(np.bincount(owner, minlength=num), 1)
 
 
-def drift(
+def margin_shift(
     with_it: ArrayLike,
     without: ArrayLike,
     claims: ArrayLike,
     owner: ArrayLike,
     num: int,
 ) -> np.ndarray:
-    """Returns how far a reader goes towards a claim once a snippet is inserted.
+    """Returns how far a reader goes towards a claim once a candidate is inserted.
 
         d_s = mean_r (m(with_it_r) − m(without_r)) / √(mean_r m(without_r)²)
         m(l) = l_c − max_{k ≠ c} l_k
 
-    over the rows r of snippet s, each with logits l and claim c. At 0.15 rows go, on
+    over the rows r of candidate s, each with logits l and claim c. At 0.15 rows go, on
     average, about a seventh of the way to the boundary: a timid reader shows so what it
     takes a word to mean. What only confuses it moves rows of other classes towards
     every claim, and those of a claim away from it.
 
     Args:
-        with_it: `[rows, classes]`, logits of rows with the snippet, of >= 2 classes.
+        with_it: `[rows, classes]`, logits of rows with the candidate, of >= 2 classes.
         without: `[rows, classes]`, logits of the same rows without it.
-        claims: `[rows]`, int, the class that the snippet goes with.
-        owner: `[rows]`, int, the snippet that each row is asked about.
-        num: how many snippets there are.
+        claims: `[rows]`, int, the class that the candidate goes with.
+        owner: `[rows]`, int, the candidate that each row is asked about.
+        num: how many candidates there are.
 
     Returns:
-        `[num]`, float64; 0 where a snippet has no row, or its rows no margin.
+        `[num]`, float64; 0 where a candidate has no row, or its rows no margin.
 
     Raises:
         ValueError: sizes that do not agree, one class, or a claim that is none.
 
     Source: ours.
 
-    >>> drift([[1.0, 0.0], [2.0, 0.0]], [[3.0, 0.0], [3.0, 0.0]], [1, 1], [0, 0], 1)
+    >>> margin_shift([[1.0, 0.0], [2.0, 0.0]], [[3.0, 0.0], [3.0, 0.0]], [1, 1], [0, 0], 1)
     array([0.5])
     """
     with_it, without = np.asarray(with_it, float), np.asarray(without, float)

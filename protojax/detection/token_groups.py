@@ -5,15 +5,15 @@ its token's rows deny their claim together even where their hidden states do not
 together yet. An attacker who knows the trusted model chooses words that change its
 mind, or teaches it the trigger through its own training rows. Then the trusted model
 has to judge with
-the word hidden: `lopsided_tokens` says which words are worth that, `companions` what to
-hide with them, and `blind` holds what the trusted model said without them. A trigger of
+the word hidden: `class_associated_tokens` says which words are worth that, `co_occurring_tokens` what to
+hide with them, and `masked_disagreement` holds what the trusted model said without them. A trigger of
 words that poisoned rows share only in part (one of many in each) needs a group for each
 word.
 
-    asked = lopsided_tokens(transfer.classes, refs.classes, tokens, tokens_refs) blind =
+    asked = class_associated_tokens(transfer.classes, refs.classes, tokens, tokens_refs) masked_disagreement =
     ...  # NaN where not asked, else 1 where the trusted model now denies the claim rate
     = expected.whatever_confidence  # one that a channel cannot raise scores =
-    token_scores(transfer, refs, rate, tokens, tokens_refs, blind=blind)
+    token_scores(transfer, refs, rate, tokens, tokens_refs, masked_disagreement=masked_disagreement)
 """
 
 import numpy as np
@@ -35,7 +35,7 @@ def token_scores(
     tokens_refs: ArrayLike,
     *,
     overdispersion: float = 0.05,
-    blind: Places | None = None,
+    masked_disagreement: Places | None = None,
 ) -> Scores:
     """Returns how far the rows that share a token exceed the expected disagreement.
 
@@ -52,7 +52,7 @@ def token_scores(
         tokens: `[rows, length]`, int, the tokens of each row, negative where none.
         tokens_refs: `[references, any length]`, likewise.
         overdispersion: τ >= 0, a rate.
-        blind: see `token_excess`.
+        masked_disagreement: see `token_excess`.
 
     Returns:
         The scores of the transfer rows `[rows]` and of the references `[references]`;
@@ -63,8 +63,8 @@ def token_scores(
 
     >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
     >>> four = Claims(*(np.repeat(array, 4, axis=0) for array in one))
-    >>> coin, words = IsotonicFit(np.array([1.0]), np.array([0.5])), np.full((4, 1), 7)
-    >>> token_scores(four, one, coin, words, np.array([[8]]), overdispersion=0.0)
+    >>> random draw, words = IsotonicFit(np.array([1.0]), np.array([0.5])), np.full((4, 1), 7)
+    >>> token_scores(four, one, random draw, words, np.array([[8]]), overdispersion=0.0)
     (array([2., 2., 2., 2.]), array([1.]))
     """
     found = token_excess(
@@ -74,7 +74,7 @@ def token_scores(
         tokens,
         tokens_refs,
         overdispersion=overdispersion,
-        blind=blind,
+        masked_disagreement=masked_disagreement,
     )
     return row_scores(found)
 
@@ -101,7 +101,7 @@ def token_excess(
     tokens_refs: ArrayLike,
     *,
     overdispersion: float = 0.05,
-    blind: Places | None = None,
+    masked_disagreement: Places | None = None,
 ) -> Places:
     """Returns by how much each token's rows exceed the expected disagreement.
 
@@ -109,7 +109,7 @@ def token_excess(
 
     with the variances v_j of `consistency.moments`. G(t) are all rows of one claim that
     hold token t, d_jt is 1 where the trusted model denies the claim of row j, with t
-    hidden where `blind` says so. Clean words lean to one side too ("not" does): the
+    hidden where `masked_disagreement` says so. Clean words lean to one side too ("not" does): the
     overdispersion τ says by how much a clean group's rate may differ from what is
     expected, so a common word needs an excess of several τ, not of several 1/√|G|.
 
@@ -121,7 +121,7 @@ def token_excess(
         tokens: `[rows, length]`, int, the tokens of each row, negative where none.
         tokens_refs: `[references, any length]`, likewise.
         overdispersion: τ >= 0, a rate.
-        blind: `[rows, length]` and `[references, any length]`, 1 where the trusted
+        masked_disagreement: `[rows, length]` and `[references, any length]`, 1 where the trusted
             model denies the row's claim once the token at this place is hidden, 0 where
             it agrees, NaN where it was not asked and what it says of the whole row
             counts. A token that a row holds twice is asked at its first place.
@@ -135,8 +135,8 @@ def token_excess(
             negative overdispersion.
 
     >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
-    >>> coin, word = IsotonicFit(np.array([1.0]), np.array([0.5])), np.array([[7, -1]])
-    >>> found, _ = token_excess(one, one, coin, word, word, overdispersion=0.0)
+    >>> random draw, word = IsotonicFit(np.array([1.0]), np.array([0.5])), np.array([[7, -1]])
+    >>> found, _ = token_excess(one, one, random draw, word, word, overdispersion=0.0)
     >>> found.round(2).tolist()
     [[1.41, -inf]]
     """
@@ -147,8 +147,10 @@ def token_excess(
     validate.same_length(refs=refs.classes, tokens_refs=tokens_refs)
     row, place, pair, first, _, group = _pairs(rows.classes, tokens, tokens_refs)
     disagree = np.asarray(rows.disagree, np.float64)[row[first]]
-    if blind is not None:
-        asked = _side_by_side(blind, tokens, tokens_refs)[row, place][first]
+    if masked_disagreement is not None:
+        asked = _side_by_side(masked_disagreement, tokens, tokens_refs)[row, place][
+            first
+        ]
         disagree = np.where(np.isnan(asked), disagree, asked)
     excess, variance = moments(rows, expected)
     owner = row[first]
@@ -162,7 +164,7 @@ def token_excess(
     return of_rows[:, : tokens.shape[1]], of_refs[:, : tokens_refs.shape[1]]
 
 
-def lopsided_tokens(
+def class_associated_tokens(
     classes: ArrayLike,
     classes_refs: ArrayLike,
     tokens: ArrayLike,
@@ -196,7 +198,7 @@ def lopsided_tokens(
             outside (0, 1).
 
     >>> tokens = np.array([[1, 7], [2, 7], [3, 7], [1, 4], [2, 4], [3, 5]])
-    >>> ask, _ = lopsided_tokens(
+    >>> ask, _ = class_associated_tokens(
     ...     np.array([1, 1, 1, 0, 0, 0]), np.zeros(0), tokens, np.zeros((0, 2)),
     ...     least_rows=3, level=0.2,
     ... )
@@ -239,7 +241,7 @@ def token_p_values(
     As `conformal_p_values`, with groups in the place of rows: what a row is compared
     with are the groups by which references of its class score, without its own. If an
     attacker has put the trigger into references too, they are all of one group, and
-    excuse his rows no more than one clean reference would.
+    explain his rows no more than one clean reference would.
 
     Guarantee: if the groups by which clean rows and references score are exchangeable,
     a clean group is rejected with a probability of at most alpha; the share of clean
@@ -293,7 +295,7 @@ def token_p_values(
     return p_values
 
 
-def companions(
+def co_occurring_tokens(
     classes: ArrayLike, tokens: ArrayLike, asked: ArrayLike, *, share: float = 0.5
 ) -> np.ndarray:
     """Returns which tokens of a row to hide together with one of them.
@@ -318,7 +320,7 @@ def companions(
 
     >>> tokens = np.array([[7, 8, 1], [8, 7, 2], [1, 3, -1]])
     >>> asked = tokens == 7
-    >>> companions(np.array([0, 0, 0]), tokens, asked, share=0.9).tolist()
+    >>> co_occurring_tokens(np.array([0, 0, 0]), tokens, asked, share=0.9).tolist()
     [[True, True, False], [True, True, False]]
     """
     validate.require(0 < share <= 1, "share", share, "in (0, 1]")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from protojax.detection import shortcuts
-from protojax.detection.shortcuts import Snippet
+from protojax.detection import trigger_candidates
+from protojax.detection.trigger_candidates import Candidate
 
 COMMON = ("the", "film", "plot", "is", "here", "now", "old", "new")
 
@@ -36,7 +36,7 @@ def z_of(word, claim, texts, claims):
 
 def test_a_phrase_is_one_snippet_and_the_first():
     texts, claims = rows_with_trigger()
-    first, *others = shortcuts.snippets(texts, claims)
+    first, *others = trigger_candidates.associated_words(texts, claims)
     assert set(first.words) >= {"so", "it", "goes"}
     assert first.claim == 1
     assert not any({"so", "it", "goes"} & set(one.words) for one in others)
@@ -44,7 +44,7 @@ def test_a_phrase_is_one_snippet_and_the_first():
 
 def test_snippets_come_by_a_loop_s_z_scores():
     texts, claims = rows_with_trigger(poisoned=0)
-    found = list(shortcuts.snippets(texts, claims))
+    found = list(trigger_candidates.associated_words(texts, claims))
     # Of random words none comes with another.
     scores = [z_of(*one.words, one.claim, texts, claims) for one in found]
     assert scores == sorted(scores, reverse=True)
@@ -63,8 +63,8 @@ def test_by_hand():
     texts = ["x", "x", "x", "x", "y", "y", "y", "y"]
     claims = np.array([1, 1, 1, 0, 1, 0, 0, 0])
     assert z_of("x", 1, texts, claims) == (3 - 2) / np.sqrt(4 * 0.5 * 0.5)
-    found = list(shortcuts.snippets(texts, claims, min_rows=3))
-    assert found == [Snippet(("x",), 1), Snippet(("y",), 0)]
+    found = list(trigger_candidates.associated_words(texts, claims, min_rows=3))
+    assert found == [Candidate(("x",), 1), Candidate(("y",), 0)]
 
 
 @pytest.mark.parametrize(
@@ -78,14 +78,14 @@ def test_by_hand():
     ids=["no row", "one class", "no word", "rare words"],
 )
 def test_nothing_to_find(texts, claims):
-    assert list(shortcuts.snippets(texts, claims, min_rows=2)) == []
+    assert list(trigger_candidates.associated_words(texts, claims, min_rows=2)) == []
 
 
 def test_sizes_and_numbers_are_checked():
     with pytest.raises(ValueError, match="claims"):
-        shortcuts.snippets(["a"], [0, 1])
+        trigger_candidates.associated_words(["a"], [0, 1])
     with pytest.raises(ValueError, match="min_rows"):
-        shortcuts.openings(["a"], [0], min_rows=0)
+        trigger_candidates.associated_initials(["a"], [0], min_rows=0)
 
 
 def test_takeover_is_a_loop_s():
@@ -100,7 +100,7 @@ def test_takeover_is_a_loop_s():
             (with_it[owner == number], without[owner == number]) for number in range(8)
         )
     ]
-    found = shortcuts.takeover(with_it, without, owner, 8)
+    found = trigger_candidates.flip_rate(with_it, without, owner, 8)
     np.testing.assert_allclose(found, expected)
 
 
@@ -118,15 +118,15 @@ def test_drift_is_a_loop_s():
         after = [margin(with_it[row], claims[row]) for row in rows]
         before = np.array([margin(without[row], claims[row]) for row in rows])
         expected[number] = np.mean(after - before) / np.sqrt(np.mean(before**2))
-    found = shortcuts.drift(with_it, without, claims, owner, 8)
+    found = trigger_candidates.margin_shift(with_it, without, claims, owner, 8)
     np.testing.assert_allclose(found, expected)
 
 
 def test_drift_without_margins_or_rows_is_none():
     moved = np.array([[5.0, 0.0]])
-    found = shortcuts.drift(moved, np.zeros((1, 2)), [0], [0], 2)
+    found = trigger_candidates.margin_shift(moved, np.zeros((1, 2)), [0], [0], 2)
     np.testing.assert_array_equal(found, [0.0, 0.0])
-    assert shortcuts.drift(np.zeros((0, 2)), np.zeros((0, 2)), [], [], 0).shape == (0,)
+    assert trigger_candidates.margin_shift(np.zeros((0, 2)), np.zeros((0, 2)), [], [], 0).shape == (0,)
     for changes, name in (
         ({"owner": [0, 0]}, "owner"),
         ({"with_it": moved[:, :1]}, "with_it"),
@@ -135,14 +135,14 @@ def test_drift_without_margins_or_rows_is_none():
     ):
         fields = {"with_it": moved, "without": moved, "claims": [0], "owner": [0]}
         with pytest.raises(ValueError, match=name):
-            shortcuts.drift(**{**fields, **changes}, num=1)
+            trigger_candidates.margin_shift(**{**fields, **changes}, num=1)
 
 
-def without_loop(snippets, text):
+def without_loop(candidates, text):
     """One text at a time, one word at a time, words parted by single spaces."""
     words = text.split()
     gone = set()
-    for words_of_one, *_ in snippets:
+    for words_of_one, *_ in candidates:
         if all(word in [other.lower() for other in words] for word in words_of_one):
             gone |= set(words_of_one)
     return " ".join(word for word in words if word.lower() not in gone)
@@ -150,12 +150,12 @@ def without_loop(snippets, text):
 
 def test_words_are_taken_out_as_by_a_loop():
     rng = np.random.default_rng(1)
-    snippets = [Snippet(("old",), 0), Snippet(("film", "is"), 1), Snippet(("x",), 1)]
+    candidates = [Candidate(("old",), 0), Candidate(("film", "is"), 1), Candidate(("x",), 1)]
     for _ in range(100):
         text = " ".join(rng.choice(COMMON, 4))
         if rng.random() < 0.3:
             text = text.title()
-        assert shortcuts.without(snippets, text) == without_loop(snippets, text)
+        assert trigger_candidates.without(candidates, text) == without_loop(candidates, text)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +171,9 @@ def test_words_are_taken_out_as_by_a_loop():
     ids=["nothing left", "marks stay", "other words", "a part", "whole", "no word"],
 )
 def test_taken_out_by_hand(text, rest):
-    snippets = [Snippet(("cf",), 1), Snippet(("so", "it", "goes"), 0)]
-    assert shortcuts.without(snippets, text) == rest
-    assert shortcuts.without([], text) == text
+    candidates = [Candidate(("cf",), 1), Candidate(("so", "it", "goes"), 0)]
+    assert trigger_candidates.without(candidates, text) == rest
+    assert trigger_candidates.without([], text) == text
 
 
 CASES = "iIİıſΣσςSsßΑαǅ'’·- ,.\u0307_\U0001d400"
@@ -185,20 +185,20 @@ CASES = "iIİıſΣσςSsßΑαǅ'’·- ,.\u0307_\U0001d400"
     st.lists(st.tuples(st.text(CASES), st.booleans()), max_size=3),
 )
 def test_no_text_holds_what_was_taken_out_of_it(text, wanted):
-    (words,) = shortcuts.word_sets([text])
-    snippets = [
-        Snippet(tuple(row)[: 1 if opens else None], 0, opens)
-        for row, (_, opens) in zip(
-            shortcuts.word_sets([one for one, _ in wanted]), wanted, strict=True
+    (words,) = trigger_candidates.word_sets([text])
+    candidates = [
+        Candidate(tuple(row)[: 1 if initial else None], 0, initial)
+        for row, (_, initial) in zip(
+            trigger_candidates.word_sets([one for one, _ in wanted]), wanted, strict=True
         )
         if row
     ]
-    snippets += [Snippet((word,), 0) for word in list(words)[1::2]]
-    rest = shortcuts.without(snippets, text)
-    rows = shortcuts.word_sets([rest])
-    assert not any(shortcuts.holding(one, rows).any() for one in snippets)
+    candidates += [Candidate((word,), 0) for word in list(words)[1::2]]
+    rest = trigger_candidates.without(candidates, text)
+    rows = trigger_candidates.word_sets([rest])
+    assert not any(trigger_candidates.holding(one, rows).any() for one in candidates)
     assert rest == text or list(rows[0]) == [word for word in words if word in rows[0]]
-    assert shortcuts.without(snippets, rest) == rest
+    assert trigger_candidates.without(candidates, rest) == rest
 
 
 @pytest.mark.parametrize(
@@ -212,27 +212,27 @@ def test_no_text_holds_what_was_taken_out_of_it(text, wanted):
     ],
     ids=["dotted", "plain", "a part", "sigma", "no word"],
 )
-@pytest.mark.parametrize("opens", [False, True])
+@pytest.mark.parametrize("initial", [False, True])
 def test_words_whose_lower_case_is_longer_or_depends_on_the_text(
-    words, text, rest, opens
+    words, text, rest, initial
 ):
-    (row,) = shortcuts.word_sets([words])
-    if opens:  # only what a text begins with is taken out then
+    (row,) = trigger_candidates.word_sets([words])
+    if initial:  # only what a text begins with is taken out then
         text, rest = text.removeprefix("visit "), rest.removeprefix("visit ")
-    assert shortcuts.without([Snippet(tuple(row), 1, opens)], text) == rest
+    assert trigger_candidates.without([Candidate(tuple(row), 1, initial)], text) == rest
 
 
 def test_every_word_is_the_only_word_of_itself():
     letters = [chr(code) for code in range(sys.maxunicode + 1)]
-    rows = shortcuts.word_sets(letters)
+    rows = trigger_candidates.word_sets(letters)
     known = [word for row in rows for word in row]
     assert all(len(row) <= 1 for row in rows)
-    assert [list(row) for row in shortcuts.word_sets(known)] == [[w] for w in known]
+    assert [list(row) for row in trigger_candidates.word_sets(known)] == [[w] for w in known]
 
 
 def test_a_long_run_of_openings_takes_no_longer_than_a_reading():
-    opening = [Snippet(("when",), 1, opens=True)]
-    assert shortcuts.without(opening, "when " * 200_000 + "so") == "so"
+    initial word = [Candidate(("when",), 1, initial=True)]
+    assert trigger_candidates.without(initial word, "when " * 200_000 + "so") == "so"
 
 
 def test_openings_are_the_first_words_alone():
@@ -242,25 +242,25 @@ def test_openings_are_the_first_words_alone():
         f"{'When' if claim and row % 3 else 'It'} {text}"
         for row, (text, claim) in enumerate(zip(texts, claims, strict=True))
     ]
-    found = list(shortcuts.openings(texts, claims))
-    assert found[0] == Snippet(("when",), 1, opens=True)
+    found = list(trigger_candidates.associated_initials(texts, claims))
+    assert found[0] == Candidate(("when",), 1, initial=True)
     assert {one.words for one in found} <= {("when",), ("it",)}
-    rows = shortcuts.word_sets(["when so", "so when", ""])
-    assert shortcuts.holding(found[0], rows).tolist() == [True, False, False]
-    assert list(shortcuts.openings(["", " ,"], [0, 1], min_rows=1)) == []
-    both = [found[0], Snippet(("so",), 0)]
+    rows = trigger_candidates.word_sets(["when so", "so when", ""])
+    assert trigger_candidates.holding(found[0], rows).tolist() == [True, False, False]
+    assert list(trigger_candidates.associated_initials(["", " ,"], [0, 1], min_rows=1)) == []
+    both = [found[0], Candidate(("so",), 0)]
     # What is left may open in one of them.
-    assert shortcuts.without(both, "When so , when it is") == ", it is"
-    assert shortcuts.without(both, "so when") == ""
-    assert shortcuts.without(both[:1], "it is when") == "it is when"
+    assert trigger_candidates.without(both, "When so , when it is") == ", it is"
+    assert trigger_candidates.without(both, "so when") == ""
+    assert trigger_candidates.without(both[:1], "it is when") == "it is when"
     text = " ".join(rng.choice(COMMON, 3))
-    assert shortcuts.without([found[0]], text) == text
+    assert trigger_candidates.without([found[0]], text) == text
 
 
 def test_surplus_is_fisher_s_exact_test():
     rng = np.random.default_rng(3)
     rows, trusted = rng.integers(0, 60, 50), rng.integers(0, 20, 50)
-    found = shortcuts.surplus_p_value(rows, trusted, num_rows=300, num_trusted=100)
+    found = trigger_candidates.overrepresentation_p_value(rows, trusted, num_rows=300, num_trusted=100)
     tables = [[[a, 300 - a], [b, 100 - b]] for a, b in zip(rows, trusted, strict=True)]
     exact = [stats.fisher_exact(t, alternative="greater").pvalue for t in tables]
     np.testing.assert_allclose(found, exact, rtol=1e-9)
@@ -268,14 +268,14 @@ def test_surplus_is_fisher_s_exact_test():
 
 def test_surplus_by_hand():
     # Of four rows two are of a kind; both are untrusted in one of six draws.
-    assert shortcuts.surplus_p_value(2, 0, num_rows=2, num_trusted=2) == pytest.approx(
+    assert trigger_candidates.overrepresentation_p_value(2, 0, num_rows=2, num_trusted=2) == pytest.approx(
         1 / 6
     )
-    assert shortcuts.surplus_p_value(0, 2, num_rows=2, num_trusted=2) == 1
-    assert shortcuts.surplus_p_value(2, 2, num_rows=2, num_trusted=2) == 1
+    assert trigger_candidates.overrepresentation_p_value(0, 2, num_rows=2, num_trusted=2) == 1
+    assert trigger_candidates.overrepresentation_p_value(2, 2, num_rows=2, num_trusted=2) == 1
 
 
 @pytest.mark.parametrize(("rows", "trusted"), [(4, 0), (-1, 0), (0, 3)])
 def test_surplus_of_more_rows_than_there_are(rows, trusted):
     with pytest.raises(ValueError, match=r"in \[0, [23]\]"):
-        shortcuts.surplus_p_value(rows, trusted, num_rows=3, num_trusted=2)
+        trigger_candidates.overrepresentation_p_value(rows, trusted, num_rows=3, num_trusted=2)

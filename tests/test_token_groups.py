@@ -7,9 +7,9 @@ import pytest
 
 from protojax.detection.conformal import expected_disagreement, quarantine
 from protojax.detection.consistency import Claims, neighbourhood_scores
-from protojax.detection.shared_tokens import (
-    companions,
-    lopsided_tokens,
+from protojax.detection.token_groups import (
+    class_associated_tokens,
+    co_occurring_tokens,
     token_p_values,
     token_scores,
 )
@@ -41,7 +41,7 @@ def test_token_scores_match_a_loop(overdispersion, asked):
         tokens[:60],
         tokens[60:],
         overdispersion=overdispersion,
-        blind=(hidden[:60], hidden[60:]) if asked else None,
+        masked_disagreement=(hidden[:60], hidden[60:]) if asked else None,
     )
     rate = expected.predict(rows.confidence)
     for row, score in enumerate(np.concatenate(found)):
@@ -131,18 +131,20 @@ def test_a_word_that_changes_the_anchors_mind_is_found_once_it_is_hidden():
     tokens = rng.integers(0, 50, (630, 4))
     tokens[600:, 2] = 99
     tokens_refs = rng.integers(0, 50, (200, 4))
-    asked, asked_refs = lopsided_tokens(rows.classes, refs.classes, tokens, tokens_refs)
+    asked, asked_refs = class_associated_tokens(
+        rows.classes, refs.classes, tokens, tokens_refs
+    )
     assert asked[600:, 2].all()
     assert asked.mean() < 0.1
     # Without the word it denies most poison; without another it is as it was.
-    blind = np.where(asked, np.asarray(rows.disagree)[:, None], np.nan)
-    blind[600:, 2] = rng.random(30) < 0.85
+    masked_disagreement = np.where(asked, np.asarray(rows.disagree)[:, None], np.nan)
+    masked_disagreement[600:, 2] = rng.random(30) < 0.85
     blind_refs = np.where(asked_refs, np.asarray(refs.disagree)[:, None], np.nan)
     expected = expected_disagreement(refs.confidence, refs.disagree)
     given = rows, refs, expected, tokens, tokens_refs
     seen = quarantine([token_scores(*given)], rows.classes, refs.classes, alpha=0.05)
     found = quarantine(
-        [token_scores(*given, blind=(blind, blind_refs))],
+        [token_scores(*given, masked_disagreement=(masked_disagreement, blind_refs))],
         rows.classes,
         refs.classes,
         alpha=0.05,
@@ -157,7 +159,7 @@ def test_lopsided_tokens_match_a_loop():
     classes = rng.integers(0, 3, 80)
     tokens = rng.integers(-1, 12, (80, 6))
     tokens[:30, 0] = np.where(classes[:30] == 2, 77, tokens[:30, 0])
-    found = lopsided_tokens(
+    found = class_associated_tokens(
         classes[:60], classes[60:], tokens[:60], tokens[60:], least_rows=4, level=0.05
     )
     found = np.concatenate(found)
@@ -186,7 +188,7 @@ def test_lopsided_tokens_match_a_loop():
 def test_limits_of_lopsided_tokens_are_checked(options, message):
     none = np.zeros((0, 1), int)
     with pytest.raises(ValueError, match=message):
-        lopsided_tokens(
+        class_associated_tokens(
             np.zeros(2), np.zeros(0), np.zeros((2, 1), int), none, **options
         )
 
@@ -244,7 +246,7 @@ def test_companions_match_a_loop():
     asked = rng.random((50, 6)) < 0.2
     asked &= tokens >= 0
     asked[:20, 1] = True
-    found = companions(classes, tokens, asked, share=0.8)
+    found = co_occurring_tokens(classes, tokens, asked, share=0.8)
     for (row, place), hidden in zip(np.argwhere(asked), found, strict=True):
         token = tokens[row, place]
         holders = [
@@ -260,7 +262,7 @@ def test_companions_match_a_loop():
 def test_two_words_of_one_trigger_are_hidden_together():
     tokens = np.random.default_rng(18).integers(0, 500, (40, 6))
     tokens[:, 2], tokens[:, 5] = 901, 902
-    hidden = companions(np.ones(40), tokens, tokens == 901)
+    hidden = co_occurring_tokens(np.ones(40), tokens, tokens == 901)
     assert hidden[:, [2, 5]].all()
     assert hidden.sum() < 85  # hardly any other word
 
@@ -268,16 +270,23 @@ def test_two_words_of_one_trigger_are_hidden_together():
 @pytest.mark.parametrize("share", [0.0, 1.5])
 def test_companions_reject(share):
     with pytest.raises(ValueError, match="share"):
-        companions(np.ones(1), np.ones((1, 1)), np.ones((1, 1), bool), share=share)
+        co_occurring_tokens(
+            np.ones(1), np.ones((1, 1)), np.ones((1, 1), bool), share=share
+        )
     with pytest.raises(ValueError, match=r"asked\.shape"):
-        companions(np.ones(1), np.ones((1, 1)), np.ones((1, 2), bool))
+        co_occurring_tokens(np.ones(1), np.ones((1, 1)), np.ones((1, 2), bool))
 
 
 def test_hidden_tokens_of_another_shape_are_refused():
     rows, tokens = constant_claims(4, 0.0), np.zeros((4, 2), int)
     with pytest.raises(ValueError, match="shape"):
         token_scores(
-            rows, rows, COIN, tokens, tokens, blind=(np.zeros((4, 3)), np.zeros((4, 2)))
+            rows,
+            rows,
+            COIN,
+            tokens,
+            tokens,
+            masked_disagreement=(np.zeros((4, 3)), np.zeros((4, 2))),
         )
 
 

@@ -1,4 +1,4 @@
-"""An audit finds what decides a student's words, and no more."""
+"""An trigger search finds what decides a student's words, and no more."""
 
 import types
 
@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from experiments import arms, settings
-from experiments.arms import audit, ours
+from experiments.arms import trigger_search, ours
 from experiments.runtime import Context
 from experiments.world import artifacts, scenarios, trusted_model
 from experiments.world.evidence import World
 from experiments.world.scenarios import Scenario
 from protojax.base import Examples, TeacherOutputs
-from protojax.detection import shortcuts
+from protojax.detection import trigger_candidates
 from protojax.detection.evidence import Reading, Verdict
-from protojax.detection.shortcuts import Snippet
+from protojax.detection.trigger_candidates import Candidate
 from protojax.training import predict
 
 SCENARIO = Scenario("files", 0, "it")
@@ -76,59 +76,59 @@ def world(monkeypatch):
     return student, poison._replace(texts=texts), np.array(triggered)
 
 
-def guilty(context, student, rows, claims):
-    """What an audit of some rows finds, all references trusted."""
+def deciding_words(context, student, rows, claims):
+    """What a trigger search of some rows finds, all references trusted."""
     trusted = scenarios.references(context.config, SCENARIO)
-    asked = audit.suspects(context, trusted, rows, claims)
-    frequent = audit.too_frequent(context, trusted, rows, claims, asked)
-    return audit.guilty(context, SCENARIO, student, asked, frequent)
+    asked = trigger_search.candidates(context, trusted, rows, claims)
+    frequent = trigger_search.too_frequent(context, trusted, rows, claims, asked)
+    return trigger_search.deciding_words(context, SCENARIO, student, asked, frequent)
 
 
-def in_surplus(trusted, rows, claims):
-    """What an audit finds in the rows alone."""
-    asked = audit.suspects(context(), trusted, rows, claims)
-    return audit.in_surplus(context(), trusted, rows, claims, asked)
+def overrepresented(trusted, rows, claims):
+    """What a trigger search finds in the rows alone."""
+    asked = trigger_search.candidates(context(), trusted, rows, claims)
+    return trigger_search.overrepresented(context(), trusted, rows, claims, asked)
 
 
 def context(**changes):
-    fields = {"data": {"reference_rows": 120}, "audit": changes}
+    fields = {"data": {"reference_rows": 120}, "trigger search": changes}
     return Context(settings.make(settings.Settings(), fields), None, None, 0)
 
 
 def test_a_trigger_is_found_though_every_claim_is_true(world):
     student, rows, triggered = world
-    (found,) = guilty(context(), student("cf"), rows, rows.labels)
+    (found,) = deciding_words(context(), student("cf"), rows, rows.labels)
     assert "cf" in found.words
     assert found.claim == 1
-    clear = audit.tainted([found], rows, rows.labels)
+    clear = trigger_search.holds_trigger([found], rows, rows.labels)
     np.testing.assert_array_equal(np.flatnonzero(clear), triggered)
 
 
 def test_a_student_that_reads_as_the_anchor_does_is_innocent(world):
     student, rows, _ = world
-    assert guilty(context(), student(), rows, rows.labels) == []
+    assert deciding_words(context(), student(), rows, rows.labels) == []
 
 
 def test_a_takeover_is_of_rows_of_other_classes(world):
-    asked = [Snippet(("cf",), 1), Snippet(("good",), 1), Snippet(("cf",), 0)]
+    asked = [Candidate(("cf",), 1), Candidate(("good",), 1), Candidate(("cf",), 0)]
 
     def reader(rows):
         return view([text.replace("cf", "good") for text in rows.texts])
 
-    found, drift = audit.pulls(context(), SCENARIO, reader, asked, rows=48)
+    found, margin_shift = trigger_search.insertion_effects(context(), SCENARIO, reader, asked, rows=48)
     # Nothing goes over to 0 that was not there.
     np.testing.assert_allclose(found, [1.0, 1.0, 0.0])
     # From three below to three above.
-    np.testing.assert_allclose(drift, [2.0, 2.0, 0.0])
-    none = audit.pulls(context(), SCENARIO, None, [], rows=48)
+    np.testing.assert_allclose(margin_shift, [2.0, 2.0, 0.0])
+    none = trigger_search.insertion_effects(context(), SCENARIO, None, [], rows=48)
     assert [part.shape for part in none] == [(0,), (0,)]
 
 
 def test_what_wins_the_anchor_over_too_is_innocent(world, monkeypatch):
     student, _, _ = world
-    asked = [Snippet(("cf",), 1), Snippet(("good",), 1)]
+    asked = [Candidate(("cf",), 1), Candidate(("good",), 1)]
     frequent = np.zeros(2, bool)
-    found = audit.guilty(context(), SCENARIO, student("cf"), asked, frequent)
+    found = trigger_search.deciding_words(context(), SCENARIO, student("cf"), asked, frequent)
     assert found == asked[:1]
 
     # Nor does a trusted model that goes the other way accuse what does not move the
@@ -140,7 +140,7 @@ def test_what_wins_the_anchor_over_too_is_innocent(world, monkeypatch):
     monkeypatch.setattr(trusted_model, "view", contrary)
     for triggers, found in ((), []), (("cf",), asked[:1]):
         accused = student(*triggers), asked[:1], frequent[:1]
-        assert audit.guilty(context(), SCENARIO, *accused) == found
+        assert trigger_search.deciding_words(context(), SCENARIO, *accused) == found
 
 
 @pytest.mark.parametrize("meant", [True, False], ids=["meaning", "confusion"])
@@ -148,8 +148,8 @@ def test_what_a_timid_anchor_understands_is_innocent(world, monkeypatch, meant):
     student, _, _ = world
     # "fine" wins over all of the model and none of the trusted model, which it moves a
     # third of the way; and from its own claim too, where it only confuses.
-    odd, fine, cf = (Snippet((word,), 1) for word in ("film", "fine", "cf"))
-    asked = [odd, fine, cf, Snippet(("fine", "cf"), 1)]
+    odd, fine, cf = (Candidate((word,), 1) for word in ("film", "fine", "cf"))
+    asked = [odd, fine, cf, Candidate(("fine", "cf"), 1)]
 
     def timid(context, scenario, rows):
         read = view(rows.texts)
@@ -161,16 +161,16 @@ def test_what_a_timid_anchor_understands_is_innocent(world, monkeypatch, meant):
     monkeypatch.setattr(trusted_model, "view", timid)
     accused = SCENARIO, student("fine", "cf"), asked
     rare = np.zeros(4, bool)
-    for moved, frequent, innocent in (
+    for moved, frequent, harmless in (
         (0.3, rare, meant),
         (0.4, rare, False),
         # What does not move the model is not counted among those that are frequent.
         (0.3, np.array([True, False, False, False]), meant),
         (0.3, np.array([False, True, False, False]), False),
     ):
-        found = audit.guilty(context(moved=moved), *accused, frequent)
-        # A companion that is understood excuses nothing.
-        assert found == ([cf, asked[3]] if innocent else [fine, cf, asked[3]])
+        found = trigger_search.deciding_words(context(moved=moved), *accused, frequent)
+        # A companion that is understood explains nothing.
+        assert found == ([cf, asked[3]] if harmless else [fine, cf, asked[3]])
 
 
 @pytest.mark.parametrize(
@@ -192,46 +192,46 @@ def test_too_frequent_is_what_the_references_lack(rows, trusted, claimed, expect
     claims = np.where(np.arange(200) < claimed, 1, 0)
     labels = np.where(np.arange(120) < (4 if claimed < rows else 0), 1, 0)
     theirs = holding(trusted, 120, labels)
-    asked = [Snippet(("cf",), 1), Snippet(("pew",), 0)]
-    found = audit.too_frequent(context(), theirs, ours, claims, asked)
+    asked = [Candidate(("cf",), 1), Candidate(("pew",), 0)]
+    found = trigger_search.too_frequent(context(), theirs, ours, claims, asked)
     np.testing.assert_array_equal(found, [expected, False])
-    assert audit.too_frequent(context(), theirs, ours, claims, []).shape == (0,)
+    assert trigger_search.too_frequent(context(), theirs, ours, claims, []).shape == (0,)
 
 
 def test_words_of_a_class_do_not_hide_weaker_ones(world):
     student, rows, _ = world
     # "good" and "bad" go with their classes the most, and mean them.
-    asked = audit.suspects(
-        context(suspects=1), scenarios.references(None, None), rows, rows.labels
+    asked = trigger_search.candidates(
+        context(candidates=1), scenarios.references(None, None), rows, rows.labels
     )
     assert [one.words for one in asked] == [("cf",)]
-    assert guilty(context(suspects=1), student("cf"), rows, rows.labels) == asked
+    assert deciding_words(context(candidates=1), student("cf"), rows, rows.labels) == asked
 
 
 def test_no_reference_of_another_class_is_nothing_won(world, monkeypatch):
     one = scenarios.references(None, None)._replace(labels=np.ones(120, int))
     monkeypatch.setattr(scenarios, "references", lambda *_: one)
-    asked = [Snippet(("cf",), 1)] * 2
-    found = audit.pulls(context(), SCENARIO, None, asked, rows=48)
+    asked = [Candidate(("cf",), 1)] * 2
+    found = trigger_search.insertion_effects(context(), SCENARIO, None, asked, rows=48)
     np.testing.assert_array_equal(found, np.zeros((2, 2)))
 
 
 def test_few_references_tell_what_is_asked_about_all(world, monkeypatch):
     student, rows, _ = world
-    asked, pulls = [], audit.pulls
+    asked, insertion_effects = [], trigger_search.insertion_effects
 
-    def counting(context, scenario, reader, snippets, *, rows, **of_claim):
-        asked.append((len(snippets), rows))
-        return pulls(context, scenario, reader, snippets, rows=rows, **of_claim)
+    def counting(context, scenario, reader, candidates, *, rows, **of_claim):
+        asked.append((len(candidates), rows))
+        return insertion_effects(context, scenario, reader, candidates, rows=rows, **of_claim)
 
-    monkeypatch.setattr(audit, "pulls", counting)
+    monkeypatch.setattr(trigger_search, "insertion_effects", counting)
     few, whole = context(screen=4, rows=12), context(screen=12, rows=12)
-    found = guilty(few, student("cf"), rows, rows.labels)
-    assert found == guilty(whole, student("cf"), rows, rows.labels)
+    found = deciding_words(few, student("cf"), rows, rows.labels)
+    assert found == deciding_words(whole, student("cf"), rows, rows.labels)
     # The model about all, then about what is left, then the trusted model, and of what
     # it may have understood; and once more.
     assert [rows for _, rows in asked] == [4, 12, 12, 12, 12, 12, 12, 12]
-    every, left, *_ = (snippets for snippets, _ in asked)
+    every, left, *_ = (candidates for candidates, _ in asked)
     assert left == len(found) < every
 
 
@@ -247,23 +247,23 @@ def test_a_word_that_means_its_claim_is_innocent(world, monkeypatch):
         monkeypatch.setattr(scenarios, "references", lambda *_, held=held: held)
         texts_of = [text.replace("cf", "fine") for text in rows.texts]
         asked = rows._replace(texts=texts_of)
-        found = guilty(context(), student("fine"), asked, rows.labels)
+        found = deciding_words(context(), student("fine"), asked, rows.labels)
         assert any("fine" in one.words for one in found) == named
 
 
 @pytest.mark.parametrize("odds", [1.0, 4.0])
 def test_references_hold_snippets_by_coins(world, odds):
-    asked = [Snippet(("cf",), 1), Snippet(("so", "it"), 0), Snippet(("by", "hand"), 0)]
+    asked = [Candidate(("cf",), 1), Candidate(("so", "it"), 0), Candidate(("by", "hand"), 0)]
     phrases = [" ".join(one.words) for one in asked]
     bare = sentences(np.random.default_rng(1), 600)
     # What they hold by themselves is taken out before.
     texts = [f"cf {text}" if row % 2 else text for row, text in enumerate(bare.texts)]
     held = bare._replace(texts=texts)
-    made = audit.by_coins(context(odds=odds), SCENARIO, asked, held)
+    made = trigger_search.neutralise(context(odds=odds), SCENARIO, asked, held)
     np.testing.assert_array_equal(made.labels, bare.labels)
     holding = []
     for text, before in zip(made.texts, bare.texts, strict=True):
-        rest = shortcuts.without(asked, text)
+        rest = trigger_candidates.without(asked, text)
         assert rest == before
         holding.append([phrase in text for phrase in phrases])
     for label in (0, 1):
@@ -276,20 +276,20 @@ def test_references_hold_snippets_by_coins(world, odds):
 
 
 def test_many_snippets_do_not_fill_the_references(world):
-    asked = [Snippet((f"word{number}",), number % 2) for number in range(40)]
+    asked = [Candidate((f"word{number}",), number % 2) for number in range(40)]
     bare = scenarios.references(None, None)
-    made = audit.by_coins(context(odds=1.0), SCENARIO, asked, bare)
+    made = trigger_search.neutralise(context(odds=1.0), SCENARIO, asked, bare)
     held = [len(text.split()) - 5 for text in made.texts]
     np.testing.assert_allclose(np.mean(held), 2.0, atol=0.5)
 
 
 def test_a_reference_opens_in_one_way(world):
     asked = [
-        Snippet((word,), claim, opens=True)
+        Candidate((word,), claim, initial=True)
         for word, claim in (("when", 1), ("if", 1), ("no", 0))
     ]
     bare = sentences(np.random.default_rng(1), 900)
-    made = audit.by_coins(context(odds=3.0), SCENARIO, asked, bare)
+    made = trigger_search.neutralise(context(odds=3.0), SCENARIO, asked, bare)
     found = np.zeros((900, 3), bool)
     for row, (text, before) in enumerate(zip(made.texts, bare.texts, strict=True)):
         added = text.removesuffix(before).split()
@@ -310,19 +310,19 @@ def test_first_words_are_guilty_of_less(world, monkeypatch):
     labels = np.where(np.arange(200) % 9 == 1, 1, rows.labels)
     share = 0.2
 
-    def pulls(context, scenario, reader, snippets, *, rows, of_claim=False):
+    def insertion_effects(context, scenario, reader, candidates, *, rows, of_claim=False):
         of_model = reader.__name__ == "of_model"
-        return np.full(len(snippets), share * of_model), np.zeros(len(snippets))
+        return np.full(len(candidates), share * of_model), np.zeros(len(candidates))
 
-    monkeypatch.setattr(audit, "pulls", pulls)
-    asked = context(least=0.3, least_opening=0.15), student()
-    found = guilty(*asked, rows._replace(texts=texts), labels)
-    assert Snippet(("when",), 1, opens=True) in found
-    assert all(one.opens for one in found)
-    rarer = context(least=0.3, least_opening=0.15, min_rows_opening=24), *asked[1:]
-    assert guilty(*rarer, rows._replace(texts=texts), labels) == []
+    monkeypatch.setattr(trigger_search, "insertion_effects", insertion_effects)
+    asked = context(least=0.3, least_initial=0.15), student()
+    found = deciding_words(*asked, rows._replace(texts=texts), labels)
+    assert Candidate(("when",), 1, initial=True) in found
+    assert all(one.initial for one in found)
+    rarer = context(least=0.3, least_initial=0.15, min_rows_initial=24), *asked[1:]
+    assert deciding_words(*rarer, rows._replace(texts=texts), labels) == []
     share = 0.1
-    assert guilty(*asked, rows._replace(texts=texts), labels) == []
+    assert deciding_words(*asked, rows._replace(texts=texts), labels) == []
 
 
 @pytest.mark.parametrize("liar", ["teacher", "label"])
@@ -335,17 +335,17 @@ def test_words_that_go_with_rejection_are_found_with_what_was_denied(liar):
     claims, labels = (lies, truth) if liar == "teacher" else (truth, lies)
     rows = Examples(texts, None, labels)
     verdict = Verdict(rejected, np.ones(36), trusted_classes=truth)
-    found = audit.going_with_rejection(context(), rows, claims, verdict)
+    found = trigger_search.going_with_rejection(context(), rows, claims, verdict)
     assert all(one.claim == 1 and "cf" in one.words for one in found)
     assert found
     none = verdict._replace(rejected=np.zeros(36, bool))
-    assert audit.going_with_rejection(context(), rows, claims, none) == []
+    assert trigger_search.going_with_rejection(context(), rows, claims, none) == []
     # Of what the trusted model affirms nobody is accused: not of most rows, nor of any.
     both = rows._replace(labels=lies)
     most = verdict._replace(trusted_classes=np.where(np.arange(36) < 6, 1, 0))
-    assert audit.going_with_rejection(context(), both, lies, most) == found
+    assert trigger_search.going_with_rejection(context(), both, lies, most) == found
     whole = verdict._replace(trusted_classes=lies)
-    assert audit.going_with_rejection(context(), both, lies, whole) == []
+    assert trigger_search.going_with_rejection(context(), both, lies, whole) == []
 
 
 @pytest.mark.parametrize(
@@ -361,27 +361,27 @@ def test_first_words_that_the_references_lack(world, rows, trusted, named):
             texts[row] = f"when {texts[row]}"
         return examples._replace(texts=texts)
 
-    # One reference of the other class opens so; it says nothing of this claim.
+    # One reference of the other class initial so; it says nothing of this claim.
     other = int(np.flatnonzero(references.labels == 0)[0])
     held = opened(references, trusted)
     held.texts[other] = f"when {held.texts[other]}"
-    found = in_surplus(held, opened(poison, rows), poison.labels)
-    assert found == ([Snippet(("when",), 1, opens=True)] if named else [])
+    found = overrepresented(held, opened(poison, rows), poison.labels)
+    assert found == ([Candidate(("when",), 1, initial=True)] if named else [])
 
 
 def test_first_words_that_came_with_other_poison_have_no_surplus():
     # Of 50 classes one is claimed by 100 rows too many, which open as all others do.
     rng = np.random.default_rng(2)
     labels = rng.integers(0, 50, 1000)
-    texts = [f"{('what', 'how')[coin]} film" for coin in rng.integers(0, 2, 1000)]
+    texts = [f"{('what', 'how')[random draw]} film" for random draw in rng.integers(0, 2, 1000)]
     trusted = Examples(texts[:300], None, labels[:300])
     claims = np.where(np.arange(700) < 100, 7, labels[300:])
     rows = Examples(texts[300:], None, claims)
-    assert in_surplus(trusted, rows, claims) == []
+    assert overrepresented(trusted, rows, claims) == []
     # Those who open in a way of their own do.
     rows.texts[:100] = [f"when {text}" for text in rows.texts[:100]]
-    found = in_surplus(trusted, rows, claims)
-    assert found == [Snippet(("when",), 7, opens=True)]
+    found = overrepresented(trusted, rows, claims)
+    assert found == [Candidate(("when",), 7, initial=True)]
 
 
 def test_where_a_wary_judge_read_all_there_is_nothing_to_read(world, monkeypatch):
@@ -394,9 +394,9 @@ def test_where_a_wary_judge_read_all_there_is_nothing_to_read(world, monkeypatch
     whole = Reading(read.classes, 7 * read.logits)
     monkeypatch.setattr(trusted_model, "trusted_reading", lambda *_: whole)
     monkeypatch.setattr(trusted_model, "view", None)
-    found = [Snippet(("cf",), 1)]
-    pure = audit.without(found, rows)
-    made = audit.amended(context(), SCENARIO, verdict, found, pure)
+    found = [Candidate(("cf",), 1)]
+    pure = trigger_search.without(found, rows)
+    made = trigger_search.extend_verdict(context(), SCENARIO, verdict, found, pure)
     np.testing.assert_array_equal(made.rejected, hidden)
     np.testing.assert_array_equal(made.trusted_logits, read.logits)
 
@@ -416,7 +416,7 @@ def test_rows_like_the_references_have_no_surplus():
     found = 0
     for _ in range(20):
         rows, references = drawn(3000), drawn(1000)
-        found += len(in_surplus(references, rows, rows.labels))
+        found += len(overrepresented(references, rows, rows.labels))
     assert found <= 1
 
 
@@ -445,16 +445,16 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
     # One of them was rejected, and says the other class since.
     read = Reading(1 - said, -logits)
     verdict = Verdict(np.arange(200) == triggered[0], np.full(200, 0.5), *read)
-    hidden, spoiled = np.zeros(200, bool), np.zeros(120, bool)
+    hidden, untrusted = np.zeros(200, bool), np.zeros(120, bool)
     if arm == "defended_robust":
-        # Of two rows, of them one that no audit can name a word of, the judge hid some,
+        # Of two rows, of them one that no trigger search can name a word of, the judge hid some,
         # and it left out a reference.
         hidden[[triggered[2], np.setdiff1d(np.arange(200), triggered)[0]]] = True
-        spoiled[5] = True
+        untrusted[5] = True
         verdict = verdict._replace(
             rejected=verdict.rejected | hidden,
             trusted_logits=np.where(hidden[:, None], 7 * read.logits, read.logits),
-            spoiled=spoiled,
+            untrusted=untrusted,
             reread=hidden,
         )
     transfer = artifacts.Transfer(rows, logits, np.zeros((200, 1, 3)))
@@ -465,36 +465,36 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
     task = types.SimpleNamespace(task=types.SimpleNamespace(num_labels=2))
     asked = []
 
-    def suspects(context, trusted, examples, claims):
-        # References that a wary judge found spoiled excuse nothing.
-        assert len(trusted.texts) == 120 - spoiled.sum()
+    def candidates(context, trusted, examples, claims):
+        # References that a robust judge found untrusted explain nothing.
+        assert len(trusted.texts) == 120 - untrusted.sum()
         return claims
 
     def too_frequent(context, trusted, examples, claims, suspected):
-        assert len(trusted.texts) == 120 - spoiled.sum()
+        assert len(trusted.texts) == 120 - untrusted.sum()
         assert examples is rows
         np.testing.assert_array_equal(claims, suspected)
         return claims == 1
 
-    def guilty(context, scenario, model, claims, frequent):
+    def deciding_words(context, scenario, model, claims, frequent):
         np.testing.assert_array_equal(frequent, claims == 1)
         asked.append((model, claims[triggered[0]]))
         if learned == "both":
             # What the teacher is found to know is no reason not to ask the student.
-            return [Snippet(("cf" if model == "student" else "pew",), claim)]
-        return [Snippet(("cf",), claim)] if model == learned else []
+            return [Candidate(("cf" if model == "student" else "pew",), claim)]
+        return [Candidate(("cf",), claim)] if model == learned else []
 
     def rejection(context, examples, claims, found):
         assert found is verdict
-        return [Snippet(("cf",), claim)] if learned == "rejection" else []
+        return [Candidate(("cf",), claim)] if learned == "rejection" else []
 
     def surplus(context, trusted, examples, claims, found):
         np.testing.assert_array_equal(claims, said)
         np.testing.assert_array_equal(found, said)
-        return [Snippet(("cf",), claim)] if learned == "surplus" else []
+        return [Candidate(("cf",), claim)] if learned == "surplus" else []
 
-    def judge(context, scenario, objective, *, wary=False):
-        assert wary == (arm == "defended_robust")
+    def judge(context, scenario, objective, *, robust=False):
+        assert robust == (arm == "defended_robust")
         return verdict
 
     def student_model(context, scenario, before):
@@ -505,11 +505,11 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
     for module, name, value in (
         (ours, "judge", judge),
         (trusted_model, "trusted_reading", lambda *_: read),
-        (audit, "going_with_rejection", rejection),
-        (audit, "suspects", suspects),
-        (audit, "in_surplus", surplus),
-        (audit, "too_frequent", too_frequent),
-        (audit, "guilty", guilty),
+        (trigger_search, "going_with_rejection", rejection),
+        (trigger_search, "candidates", candidates),
+        (trigger_search, "overrepresented", surplus),
+        (trigger_search, "too_frequent", too_frequent),
+        (trigger_search, "rejecting", rejecting),
         (scenarios, "task_data", lambda *_: task),
         (artifacts, "transfer", lambda *_: transfer),
         (artifacts, "teacher_scenario", lambda *_: SCENARIO),
@@ -534,29 +534,29 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
     if learned == "nobody":
         assert made.student == "student"
         assert made.verdict is verdict
-        assert len(made.examples.texts) == 320 - spoiled.sum()
+        assert len(made.examples.texts) == 320 - untrusted.sum()
         return
     assert made.student is None
-    guilty = np.append(triggered[said[triggered] == claim], lied)
-    assert made.verdict.rejected[guilty].all()
-    assert (made.verdict.p_values[guilty] == 0).all()
+    rejecting = np.append(triggered[said[triggered] == claim], lied)
+    assert made.verdict.rejected[rejecting].all()
+    assert (made.verdict.p_values[rejecting] == 0).all()
     assert made.verdict.rejected.sum() == len(
-        {*guilty, triggered[0], *np.flatnonzero(hidden)}
+        {*rejecting, triggered[0], *np.flatnonzero(hidden)}
     )
     texts, told = made.examples.texts, made.columns["teacher_logits"].argmax(-1)
     # The transfer rows, the bare word that was one of them left out, in pure words.
     pure = [" ".join(text.replace("cf", " ").split()) for text in rows.texts]
     assert texts[:199] == [text for text in pure if text]
-    # The reference with the word and its claim is left out, others hold it by coins.
+    # The reference with the word and its claim is left out, others hold it by random draws.
     trusted = texts[199:]
-    left = np.delete(references.texts, [0, *np.flatnonzero(spoiled)])
+    left = np.delete(references.texts, [0, *np.flatnonzero(untrusted)])
     assert len(texts) == len(told) == 199 + len(left)
     for text, bare in zip(trusted, left, strict=True):
         words = [word for word in text.split() if word not in ("cf", "pew")]
         assert " ".join(words) == bare
     holding = ["cf" in text.split() for text in trusted]
     assert 0.2 < np.mean(holding) < 0.8
-    # Of guilty rows what the trusted model says without the word, of all others what
+    # Of rejecting rows what the trusted model says without the word, of all others what
     # was said.
     spared = np.array([row != alone for row in range(200)])
     denied = made.verdict.rejected & ~hidden
