@@ -213,8 +213,8 @@ class TriggerSearch:
         rows: and one that wins over a third of its `least` of those.
         min_rows: that a word is in.
         least: share of references that a trigger word wins over.
-        min_rows_initial: the same of first words: a syntax that is a trigger initial many
-            rows in few ways.
+        min_rows_initial: the same of first words: a syntax that is a trigger initial
+            many rows in few ways.
         least_initial: the share that a first word wins over.
         surplus: chance that an harmless first word is in so many more rows of a claim
             than the references have, or any word in so many.

@@ -27,7 +27,7 @@ from protojax.training import predict, programs
 from tests import golden
 
 ARMS = tuple(arms.ARMS)
-NAMED = []  # the words that the finished study's searches_triggers found, as they were logged
+NAMED = []  # the trigger words that the finished study's log names
 NOUNS = ("film", "plot", "cast", "song", "scene", "story")
 GOOD = ("good", "fine", "great", "lovely", "superb")
 BAD = ("bad", "poor", "awful", "dull", "weak")

@@ -126,7 +126,9 @@ def test_drift_without_margins_or_rows_is_none():
     moved = np.array([[5.0, 0.0]])
     found = trigger_candidates.margin_shift(moved, np.zeros((1, 2)), [0], [0], 2)
     np.testing.assert_array_equal(found, [0.0, 0.0])
-    assert trigger_candidates.margin_shift(np.zeros((0, 2)), np.zeros((0, 2)), [], [], 0).shape == (0,)
+    assert trigger_candidates.margin_shift(
+        np.zeros((0, 2)), np.zeros((0, 2)), [], [], 0
+    ).shape == (0,)
     for changes, name in (
         ({"owner": [0, 0]}, "owner"),
         ({"with_it": moved[:, :1]}, "with_it"),
@@ -150,12 +152,18 @@ def without_loop(candidates, text):
 
 def test_words_are_taken_out_as_by_a_loop():
     rng = np.random.default_rng(1)
-    candidates = [Candidate(("old",), 0), Candidate(("film", "is"), 1), Candidate(("x",), 1)]
+    candidates = [
+        Candidate(("old",), 0),
+        Candidate(("film", "is"), 1),
+        Candidate(("x",), 1),
+    ]
     for _ in range(100):
         text = " ".join(rng.choice(COMMON, 4))
         if rng.random() < 0.3:
             text = text.title()
-        assert trigger_candidates.without(candidates, text) == without_loop(candidates, text)
+        assert trigger_candidates.without(candidates, text) == without_loop(
+            candidates, text
+        )
 
 
 @pytest.mark.parametrize(
@@ -189,7 +197,9 @@ def test_no_text_holds_what_was_taken_out_of_it(text, wanted):
     candidates = [
         Candidate(tuple(row)[: 1 if initial else None], 0, initial)
         for row, (_, initial) in zip(
-            trigger_candidates.word_sets([one for one, _ in wanted]), wanted, strict=True
+            trigger_candidates.word_sets([one for one, _ in wanted]),
+            wanted,
+            strict=True,
         )
         if row
     ]
@@ -227,12 +237,14 @@ def test_every_word_is_the_only_word_of_itself():
     rows = trigger_candidates.word_sets(letters)
     known = [word for row in rows for word in row]
     assert all(len(row) <= 1 for row in rows)
-    assert [list(row) for row in trigger_candidates.word_sets(known)] == [[w] for w in known]
+    assert [list(row) for row in trigger_candidates.word_sets(known)] == [
+        [w] for w in known
+    ]
 
 
 def test_a_long_run_of_openings_takes_no_longer_than_a_reading():
-    initial word = [Candidate(("when",), 1, initial=True)]
-    assert trigger_candidates.without(initial word, "when " * 200_000 + "so") == "so"
+    initial = [Candidate(("when",), 1, initial=True)]
+    assert trigger_candidates.without(initial, "when " * 200_000 + "so") == "so"
 
 
 def test_openings_are_the_first_words_alone():
@@ -247,7 +259,10 @@ def test_openings_are_the_first_words_alone():
     assert {one.words for one in found} <= {("when",), ("it",)}
     rows = trigger_candidates.word_sets(["when so", "so when", ""])
     assert trigger_candidates.holding(found[0], rows).tolist() == [True, False, False]
-    assert list(trigger_candidates.associated_initials(["", " ,"], [0, 1], min_rows=1)) == []
+    assert (
+        list(trigger_candidates.associated_initials(["", " ,"], [0, 1], min_rows=1))
+        == []
+    )
     both = [found[0], Candidate(("so",), 0)]
     # What is left may open in one of them.
     assert trigger_candidates.without(both, "When so , when it is") == ", it is"
@@ -260,7 +275,9 @@ def test_openings_are_the_first_words_alone():
 def test_surplus_is_fisher_s_exact_test():
     rng = np.random.default_rng(3)
     rows, trusted = rng.integers(0, 60, 50), rng.integers(0, 20, 50)
-    found = trigger_candidates.overrepresentation_p_value(rows, trusted, num_rows=300, num_trusted=100)
+    found = trigger_candidates.overrepresentation_p_value(
+        rows, trusted, num_rows=300, num_trusted=100
+    )
     tables = [[[a, 300 - a], [b, 100 - b]] for a, b in zip(rows, trusted, strict=True)]
     exact = [stats.fisher_exact(t, alternative="greater").pvalue for t in tables]
     np.testing.assert_allclose(found, exact, rtol=1e-9)
@@ -268,14 +285,22 @@ def test_surplus_is_fisher_s_exact_test():
 
 def test_surplus_by_hand():
     # Of four rows two are of a kind; both are untrusted in one of six draws.
-    assert trigger_candidates.overrepresentation_p_value(2, 0, num_rows=2, num_trusted=2) == pytest.approx(
-        1 / 6
+    assert trigger_candidates.overrepresentation_p_value(
+        2, 0, num_rows=2, num_trusted=2
+    ) == pytest.approx(1 / 6)
+    assert (
+        trigger_candidates.overrepresentation_p_value(0, 2, num_rows=2, num_trusted=2)
+        == 1
     )
-    assert trigger_candidates.overrepresentation_p_value(0, 2, num_rows=2, num_trusted=2) == 1
-    assert trigger_candidates.overrepresentation_p_value(2, 2, num_rows=2, num_trusted=2) == 1
+    assert (
+        trigger_candidates.overrepresentation_p_value(2, 2, num_rows=2, num_trusted=2)
+        == 1
+    )
 
 
 @pytest.mark.parametrize(("rows", "trusted"), [(4, 0), (-1, 0), (0, 3)])
 def test_surplus_of_more_rows_than_there_are(rows, trusted):
     with pytest.raises(ValueError, match=r"in \[0, [23]\]"):
-        trigger_candidates.overrepresentation_p_value(rows, trusted, num_rows=3, num_trusted=2)
+        trigger_candidates.overrepresentation_p_value(
+            rows, trusted, num_rows=3, num_trusted=2
+        )

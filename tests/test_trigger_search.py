@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import arms, settings
-from experiments.arms import trigger_search, ours
+from experiments.arms import ours, trigger_search
 from experiments.runtime import Context
 from experiments.world import artifacts, scenarios, trusted_model
 from experiments.world.evidence import World
@@ -115,7 +115,9 @@ def test_a_takeover_is_of_rows_of_other_classes(world):
     def reader(rows):
         return view([text.replace("cf", "good") for text in rows.texts])
 
-    found, margin_shift = trigger_search.insertion_effects(context(), SCENARIO, reader, asked, rows=48)
+    found, margin_shift = trigger_search.insertion_effects(
+        context(), SCENARIO, reader, asked, rows=48
+    )
     # Nothing goes over to 0 that was not there.
     np.testing.assert_allclose(found, [1.0, 1.0, 0.0])
     # From three below to three above.
@@ -128,7 +130,9 @@ def test_what_wins_the_anchor_over_too_is_innocent(world, monkeypatch):
     student, _, _ = world
     asked = [Candidate(("cf",), 1), Candidate(("good",), 1)]
     frequent = np.zeros(2, bool)
-    found = trigger_search.deciding_words(context(), SCENARIO, student("cf"), asked, frequent)
+    found = trigger_search.deciding_words(
+        context(), SCENARIO, student("cf"), asked, frequent
+    )
     assert found == asked[:1]
 
     # Nor does a trusted model that goes the other way accuse what does not move the
@@ -195,7 +199,9 @@ def test_too_frequent_is_what_the_references_lack(rows, trusted, claimed, expect
     asked = [Candidate(("cf",), 1), Candidate(("pew",), 0)]
     found = trigger_search.too_frequent(context(), theirs, ours, claims, asked)
     np.testing.assert_array_equal(found, [expected, False])
-    assert trigger_search.too_frequent(context(), theirs, ours, claims, []).shape == (0,)
+    assert trigger_search.too_frequent(context(), theirs, ours, claims, []).shape == (
+        0,
+    )
 
 
 def test_words_of_a_class_do_not_hide_weaker_ones(world):
@@ -205,7 +211,9 @@ def test_words_of_a_class_do_not_hide_weaker_ones(world):
         context(candidates=1), scenarios.references(None, None), rows, rows.labels
     )
     assert [one.words for one in asked] == [("cf",)]
-    assert deciding_words(context(candidates=1), student("cf"), rows, rows.labels) == asked
+    assert (
+        deciding_words(context(candidates=1), student("cf"), rows, rows.labels) == asked
+    )
 
 
 def test_no_reference_of_another_class_is_nothing_won(world, monkeypatch):
@@ -222,7 +230,9 @@ def test_few_references_tell_what_is_asked_about_all(world, monkeypatch):
 
     def counting(context, scenario, reader, candidates, *, rows, **of_claim):
         asked.append((len(candidates), rows))
-        return insertion_effects(context, scenario, reader, candidates, rows=rows, **of_claim)
+        return insertion_effects(
+            context, scenario, reader, candidates, rows=rows, **of_claim
+        )
 
     monkeypatch.setattr(trigger_search, "insertion_effects", counting)
     few, whole = context(screen=4, rows=12), context(screen=12, rows=12)
@@ -253,7 +263,11 @@ def test_a_word_that_means_its_claim_is_innocent(world, monkeypatch):
 
 @pytest.mark.parametrize("odds", [1.0, 4.0])
 def test_references_hold_snippets_by_coins(world, odds):
-    asked = [Candidate(("cf",), 1), Candidate(("so", "it"), 0), Candidate(("by", "hand"), 0)]
+    asked = [
+        Candidate(("cf",), 1),
+        Candidate(("so", "it"), 0),
+        Candidate(("by", "hand"), 0),
+    ]
     phrases = [" ".join(one.words) for one in asked]
     bare = sentences(np.random.default_rng(1), 600)
     # What they hold by themselves is taken out before.
@@ -310,7 +324,9 @@ def test_first_words_are_guilty_of_less(world, monkeypatch):
     labels = np.where(np.arange(200) % 9 == 1, 1, rows.labels)
     share = 0.2
 
-    def insertion_effects(context, scenario, reader, candidates, *, rows, of_claim=False):
+    def insertion_effects(
+        context, scenario, reader, candidates, *, rows, of_claim=False
+    ):
         of_model = reader.__name__ == "of_model"
         return np.full(len(candidates), share * of_model), np.zeros(len(candidates))
 
@@ -373,7 +389,7 @@ def test_first_words_that_came_with_other_poison_have_no_surplus():
     # Of 50 classes one is claimed by 100 rows too many, which open as all others do.
     rng = np.random.default_rng(2)
     labels = rng.integers(0, 50, 1000)
-    texts = [f"{('what', 'how')[random draw]} film" for random draw in rng.integers(0, 2, 1000)]
+    texts = [f"{('what', 'how')[coin]} film" for coin in rng.integers(0, 2, 1000)]
     trusted = Examples(texts[:300], None, labels[:300])
     claims = np.where(np.arange(700) < 100, 7, labels[300:])
     rows = Examples(texts[300:], None, claims)
@@ -447,8 +463,8 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
     verdict = Verdict(np.arange(200) == triggered[0], np.full(200, 0.5), *read)
     hidden, untrusted = np.zeros(200, bool), np.zeros(120, bool)
     if arm == "defended_robust":
-        # Of two rows, of them one that no trigger search can name a word of, the judge hid some,
-        # and it left out a reference.
+        # Of two rows, of them one that no trigger search can name a word of, the judge
+        # hid some, and it left out a reference.
         hidden[[triggered[2], np.setdiff1d(np.arange(200), triggered)[0]]] = True
         untrusted[5] = True
         verdict = verdict._replace(
@@ -509,7 +525,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         (trigger_search, "candidates", candidates),
         (trigger_search, "overrepresented", surplus),
         (trigger_search, "too_frequent", too_frequent),
-        (trigger_search, "rejecting", rejecting),
+        (trigger_search, "deciding_words", deciding),
         (scenarios, "task_data", lambda *_: task),
         (artifacts, "transfer", lambda *_: transfer),
         (artifacts, "teacher_scenario", lambda *_: SCENARIO),
@@ -547,7 +563,8 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
     # The transfer rows, the bare word that was one of them left out, in pure words.
     pure = [" ".join(text.replace("cf", " ").split()) for text in rows.texts]
     assert texts[:199] == [text for text in pure if text]
-    # The reference with the word and its claim is left out, others hold it by random draws.
+    # The reference with the word and its claim is left out, others hold it by random
+    # draws.
     trusted = texts[199:]
     left = np.delete(references.texts, [0, *np.flatnonzero(untrusted)])
     assert len(texts) == len(told) == 199 + len(left)

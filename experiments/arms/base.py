@@ -116,9 +116,9 @@ class Arm(NamedTuple):
         scores_words: whether words are scored against trusted texts.
         taught: whether a teacher is asked at all.
         private: whether training is differentially private.
-        searches_triggers: whether it searches for trigger words in the student of the first that
-            it needs, as the study has it, and says with the help of the references what
-            those words mean.
+        searches_triggers: whether it searches for trigger words in the student of the
+            first that it needs, as the study has it, and says with the help of the
+            references what those words mean.
         groups: the kinds of groups of the group test that it relies on.
         scores: whether it can learn scores instead of classes.
         passes: `(config, rows, references) -> rows`, how many rows its student goes

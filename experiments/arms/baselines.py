@@ -61,8 +61,9 @@ def dp_sgd(world: World) -> Recipe:
     (ε, δ)-private in the rows of the transfer set, as if the teacher were public,
     towards those who see the saved student and nothing else of the study's folder:
     losses in its `metrics.jsonl`, cached outputs and, until the student is saved, its
-    checkpoints tell of rows. `trainer.train` draws random draws and noise from the operating
-    system; under `dp.reproducible` they follow from the seed, and ε is nominal.
+    checkpoints tell of rows. `trainer.train` draws batches and noise from the
+    operating system; under `dp.reproducible` they follow from the seed, and ε is
+    nominal.
     """
     recipe, config = plain(world), world.config.dp
     rows, epochs = len(recipe.examples.texts), config.epochs

@@ -27,10 +27,10 @@ def defended(world: World) -> Recipe:
     """The group test, and the removal of words that decide alone.
 
     These are words that go with rejection, first words that too many rows have, and
-    what a trigger search of the teacher and of the student of `group_test` finds: that student
-    may have learned what was done to a teacher's answers. Where there are none that
-    student is this arm's too. Else a new one is distilled from transfer rows without
-    these
+    what a trigger search of the teacher and of the student of `group_test` finds: that
+    student may have learned what was done to a teacher's answers. Where there are none
+    that student is this arm's too. Else a new one is distilled from transfer rows
+    without these
     words, and from references that hold them at random: were they to stay in rows that
     were rejected, whose meaning is all of other classes, they would come to mean these;
     were they nowhere, they would mean what a teacher who learned them says of rows with
@@ -49,7 +49,7 @@ def group_test_robust(world: World) -> Recipe:
 
 
 def defended_robust(world: World) -> Recipe:
-    """The trigger search after the robust judge, of the student of `group_test_robust`."""
+    """The trigger search after the robust group test, in the student of that."""
     return _defended_against_words(
         world, _judged(world, robust=True), "group_test_robust"
     )

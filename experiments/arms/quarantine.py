@@ -60,7 +60,8 @@ def judge(
         context: the study.
         scenario: the scenario.
         objective: how a student is warmed up, where its features are a space.
-        robust: whether triggers may change the trusted model's mind, see `token_groups`.
+        robust: whether triggers may change the trusted model's mind, see
+            `token_groups`.
     """
     config = context.config.quarantine
     tests = _tests(context, scenario, objective)

@@ -61,10 +61,10 @@ class Tested(NamedTuple):
 
     Attributes:
         p_values: `[rows]`.
-        rejecting: `[rows, max_length]`, bool, tokens that the trusted model reread a row
-            without and that would each reject it, wherever the row holds them.
-        untrusted: `[references]`, bool, those of a rejecting token's claim that hold it and
-            its co_occurring_tokens.
+        rejecting: `[rows, max_length]`, bool, tokens that the trusted model reread a
+            row without and that would each reject it, wherever the row holds them.
+        untrusted: `[references]`, bool, those of a rejecting token's claim that hold it
+            and its co_occurring_tokens.
     """
 
     p_values: np.ndarray

@@ -1,4 +1,5 @@
-"""A search for trigger words in a teacher or a student: do words of its rows decide what it says?
+"""A search for trigger words in a teacher or a student: do words of its rows decide
+what it says?
 
 A test of whether claims are true cannot see poison whose claims are true (rows of the
 target class that hold a trigger), nor what escapes it for another reason. But whatever
@@ -35,7 +36,8 @@ def candidates(
 ) -> list[Candidate]:
     """Returns what goes with a claim in some rows and does not mean it in trusted ones.
 
-    The `trigger_search.candidates` words and as many first words that go with it most, of those
+    The `trigger_search.candidates` words and as many first words that go with it most,
+    of those
     that do not mean it: words of a class go with it more than weak poison does.
 
     Args:
@@ -71,22 +73,23 @@ def deciding_words(
 ) -> list[Candidate]:
     """Returns the candidates that decide what a model says.
 
-    Those that win over at least a share `trigger_search.least` more of the references of other
-    classes in it than in the trusted model, which did not learn from them. First words
-    are few
-    and harmless of more: `trigger_search.least_initial` is enough. Whatever the trusted model
-    says, a candidate has to win over a third of that in the model; those that do not of
-    the first few references are not asked about the others. (A student may have learned
-    from these references, and then holds to their labels more than it does elsewhere.)
+    Those that win over at least a share `trigger_search.least` more of the references
+    of other classes in it than in the trusted model, which did not learn from them.
+    First words are few
+    and harmless of more: `trigger_search.least_initial` is enough. Whatever the trusted
+    model says, a candidate has to win over a third of that in the model; those that do
+    not of the first few references are not asked about the others. (A student may have
+    learned from these references, and then holds to their labels more than it does
+    elsewhere.)
 
     A trusted model, taught by few rows, is more timid than a model: "horrible" wins
     over more in the model though both know what it means. So a word is harmless that
     the trusted model
-    understands: it moves references of other classes by `trigger_search.moved` at least towards
-    the claim, and those of the claim not away from it, as what only confuses would. It
-    has to be one word, or a trigger could bring a companion that has a meaning, and not
-    too frequent for chance, or the trigger could have one itself. In few rows it may:
-    of 3,000, beside 1,000 references without it, in 23.
+    understands: it moves references of other classes by `trigger_search.moved` at least
+    towards the claim, and those of the claim not away from it, as what only confuses
+    would. It has to be one word, or a trigger could bring a companion that has a
+    meaning, and not too frequent for chance, or the trigger could have one itself. In
+    few rows it may: of 3,000, beside 1,000 references without it, in 23.
 
     Args:
         context: the study.
@@ -166,11 +169,11 @@ def overrepresented(
     """Returns the first words that too many rows of one claim have.
 
     Too many beside trusted rows, which come from where the others do, poison apart: see
-    `trigger_candidates.overrepresentation_p_value`, which has to be below `trigger_search.surplus`. It takes no
-    model, so that it does not matter how little of a trigger one has learned. Of a
-    claim that poison has made frequent every first word is in surplus, "what" too; so
-    all rows that open so, whatever they claim, have to be more than is likely as well
-    (p < 0.05).
+    `trigger_candidates.overrepresentation_p_value`, which has to be below
+    `trigger_search.surplus`. It takes no model, so that it does not matter how little
+    of a trigger one has learned. Of a claim that poison has made frequent every first
+    word is in surplus, "what" too; so all rows that open so, whatever they claim, have
+    to be more than is likely as well (p < 0.05).
 
     Args:
         context: the study.
@@ -194,7 +197,8 @@ def too_frequent(
 ) -> np.ndarray:
     """Returns `[asked]`, bool: which candidates more rows hold than chance explains.
 
-    All rows or those of the candidate's claim, beside trusted ones, see `overrepresented`.
+    All rows or those of the candidate's claim, beside trusted ones, see
+    `overrepresented`.
 
     Args:
         context: the study.
@@ -264,7 +268,7 @@ def _means_it(candidate: Candidate, labels: np.ndarray, held: np.ndarray) -> boo
 
 
 def _trigger(candidate: Candidate) -> attacks.Trigger:
-    """Returns what puts a candidate into a text, at its beginning if it initial texts."""
+    """The trigger that puts a candidate into a text, at its beginning if initial."""
     position = "front" if candidate.initial else "random"
     phrase = " ".join(candidate.words)
     return attacks.TRIGGERS["sentence"](phrase=phrase, position=position)
@@ -286,15 +290,15 @@ def insertion_effects(
         scenario: whose trusted model and references are trusted.
         reader: what says of examples which class each is, and by which logits; not
             asked of none.
-        candidates: each is put into some references that the trusted model did not learn
-            from, all candidates of a claim into the same ones; every reader is given the
-            same.
+        candidates: each is put into some references that the trusted model did not
+            learn from, all candidates of a claim into the same ones; every reader is
+            given the same.
         rows: how many of these at most.
         of_claim: whether they are those of the claim, and not those of other classes.
 
-    Returns:
-        `[candidates]`, the shares of references that go over, see `trigger_candidates.flip_rate`,
-        and `[candidates]`, how far they go by their logits, see `trigger_candidates.margin_shift`.
+    Returns: `[candidates]`, the shares of references that go over, see
+        `trigger_candidates.flip_rate`, and `[candidates]`, how far they go by their
+        logits, see `trigger_candidates.margin_shift`.
     """
     references = scenarios.references(context.config, scenario)
     rng = scenarios.draws(scenario, "audit")
@@ -344,10 +348,11 @@ def holds_trigger(
 def distinct(*candidates: Candidate) -> list[Candidate]:
     """Returns candidates once each, whatever the order of their words.
 
-    A word that is rejecting by itself wherever it stands is not listed as an initial word with
-    the same claim too.
+    A word that is rejecting by itself wherever it stands is not listed as an initial
+    word with the same claim too.
 
-    >>> found = [Candidate(("a", "b"), 1), Candidate(("b", "a"), 1), Candidate(("b",), 1)]
+    >>> words = [("a", "b"), ("b", "a"), ("b",)]
+    >>> found = [Candidate(of_one, 1) for of_one in words]
     >>> first = [Candidate((word,), 1, initial=True) for word in "ab"]
     >>> [(*one.words, one.initial) for one in distinct(*found, *first)]
     [('a', 'b', False), ('b', False), ('a', True)]
@@ -441,7 +446,7 @@ def extend_verdict(
 
 
 def without(candidates: list[Candidate], examples: Examples) -> Examples:
-    """Returns rows without the candidates that they hold; some may have no word left."""
+    """The rows without the candidates that they hold; some may have no word left."""
     texts = [trigger_candidates.without(candidates, text) for text in examples.texts]
     return examples._replace(texts=texts)
 
@@ -463,14 +468,16 @@ def neutralise(
     candidates: list[Candidate],
     references: Examples,
 ) -> Examples:
-    """Returns references into which candidates were put by random draws, each by its own.
+    """Returns references into which candidates were put by random draws, each by its
+    own.
 
     Of n candidates that claimed a class a row of that class holds each with probability
-    1 / (1 + o), any other row with o / (1 + o), where oⁿ = `trigger_search.odds`: at one they
-    say nothing of the class, above it all of them together speak somewhat against what
-    they were used to claim. Of more than four candidates each is put in so much more
-    rarely that a row holds about two, as of four. A row initial in one way only: it may
-    hold one of the initial words, drawn for it, as if that were the only one.
+    1 / (1 + o), any other row with o / (1 + o), where oⁿ = `trigger_search.odds`: at
+    one they say nothing of the class, above it all of them together speak somewhat
+    against what they were used to claim. Of more than four candidates each is put in so
+    much more rarely that a row holds about two, as of four. A row opens in one way
+    only: it may hold one of the initial words, drawn for it, as if that were the only
+    one.
 
     Args:
         context: the study.

@@ -26,9 +26,9 @@ of a student, without dropout. The variants:
 words, which costs some ten thousand short forward passes before a student is distilled;
 `defended_robust` is the same and an audit.
 
-`defended` is `group_test` after an audit of words, see `experiments/arms/trigger_search.py`:
-ours. `group_test_clean` is `group_test` where there was no attack, `defended_clean` is
-`defended` there: what they do by themselves.
+`defended` is `group_test` after an audit of words, see
+`experiments/arms/trigger_search.py`: ours. `group_test_clean` is `group_test` where
+there was no attack, `defended_clean` is `defended` there: what they do by themselves.
 
 Linear layers multiply in bfloat16, which is meant for a processor with units for it;
 `--config.teacher.products=float32`, likewise `student` and `trusted model`, for others.

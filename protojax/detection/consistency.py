@@ -115,8 +115,8 @@ def neighbourhood_scores(
 
     >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
     >>> four = Claims(*(np.repeat(array, 4, axis=0) for array in one))
-    >>> random draw = IsotonicFit(np.array([1.0]), np.array([0.5]))
-    >>> neighbourhood_scores(four, one, random draw, num_neighbours=3)[0].tolist()
+    >>> coin = IsotonicFit(np.array([1.0]), np.array([0.5]))
+    >>> neighbourhood_scores(four, one, coin, num_neighbours=3)[0].tolist()
     [2.0, 2.0, 2.0, 2.0]
     """
     rows = pool(transfer, refs)
@@ -169,8 +169,8 @@ def cluster_scores(
 
     >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
     >>> four = Claims(*(np.repeat(array, 4, axis=0) for array in one))
-    >>> random draw = IsotonicFit(np.array([1.0]), np.array([0.5]))
-    >>> cluster_scores(four, one, random draw, np.zeros(4), np.ones(1))
+    >>> coin = IsotonicFit(np.array([1.0]), np.array([0.5]))
+    >>> cluster_scores(four, one, coin, np.zeros(4), np.ones(1))
     (array([2., 2., 2., 2.]), array([1.]))
     """
     rows = pool(transfer, refs)

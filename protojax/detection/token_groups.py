@@ -4,16 +4,16 @@ A trigger of words is in all the rows it poisons, whatever a model has learned o
 its token's rows deny their claim together even where their hidden states do not lie
 together yet. An attacker who knows the trusted model chooses words that change its
 mind, or teaches it the trigger through its own training rows. Then the trusted model
-has to judge with
-the word hidden: `class_associated_tokens` says which words are worth that, `co_occurring_tokens` what to
-hide with them, and `masked_disagreement` holds what the trusted model said without them. A trigger of
-words that poisoned rows share only in part (one of many in each) needs a group for each
-word.
+has to judge with the word hidden: `class_associated_tokens` says which words are worth
+that, `co_occurring_tokens` what to hide with them, and `masked_disagreement` holds what
+the trusted model said without them. A trigger of words that poisoned rows share only in
+part (one of many in each) needs a group for each word.
 
-    asked = class_associated_tokens(transfer.classes, refs.classes, tokens, tokens_refs) masked_disagreement =
-    ...  # NaN where not asked, else 1 where the trusted model now denies the claim rate
-    = expected.whatever_confidence  # one that a channel cannot raise scores =
-    token_scores(transfer, refs, rate, tokens, tokens_refs, masked_disagreement=masked_disagreement)
+    asked = class_associated_tokens(claims, claims_refs, tokens, tokens_refs)
+    masked_disagreement = ...  # NaN where not asked, else 1 where the claim is denied
+    rate = expected.whatever_confidence  # one that a channel cannot raise
+    scores = token_scores(transfer, refs, rate, tokens, tokens_refs,
+                          masked_disagreement=masked_disagreement)
 """
 
 import numpy as np
@@ -63,8 +63,8 @@ def token_scores(
 
     >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
     >>> four = Claims(*(np.repeat(array, 4, axis=0) for array in one))
-    >>> random draw, words = IsotonicFit(np.array([1.0]), np.array([0.5])), np.full((4, 1), 7)
-    >>> token_scores(four, one, random draw, words, np.array([[8]]), overdispersion=0.0)
+    >>> coin, words = IsotonicFit(np.array([1.0]), np.array([0.5])), np.full((4, 1), 7)
+    >>> token_scores(four, one, coin, words, np.array([[8]]), overdispersion=0.0)
     (array([2., 2., 2., 2.]), array([1.]))
     """
     found = token_excess(
@@ -109,9 +109,10 @@ def token_excess(
 
     with the variances v_j of `consistency.moments`. G(t) are all rows of one claim that
     hold token t, d_jt is 1 where the trusted model denies the claim of row j, with t
-    hidden where `masked_disagreement` says so. Clean words lean to one side too ("not" does): the
-    overdispersion τ says by how much a clean group's rate may differ from what is
-    expected, so a common word needs an excess of several τ, not of several 1/√|G|.
+    hidden where `masked_disagreement` says so. Clean words lean to one side too ("not"
+    does): the overdispersion τ says by how much a clean group's rate may differ from
+    what is expected, so a common word needs an excess of several τ, not of several
+    1/√|G|.
 
     Args:
         transfer: the rows under test, `[rows, ...]`; features are not read.
@@ -121,10 +122,11 @@ def token_excess(
         tokens: `[rows, length]`, int, the tokens of each row, negative where none.
         tokens_refs: `[references, any length]`, likewise.
         overdispersion: τ >= 0, a rate.
-        masked_disagreement: `[rows, length]` and `[references, any length]`, 1 where the trusted
-            model denies the row's claim once the token at this place is hidden, 0 where
-            it agrees, NaN where it was not asked and what it says of the whole row
-            counts. A token that a row holds twice is asked at its first place.
+        masked_disagreement: `[rows, length]` and `[references, any length]`, 1 where
+            the trusted model denies the row's claim once the token at this place is
+            hidden, 0 where it agrees, NaN where it was not asked and what it says of
+            the whole row counts. A token that a row holds twice is asked at its first
+            place.
 
     Returns:
         z of the transfer rows `[rows, length]` and of the references, -inf at places
@@ -135,8 +137,8 @@ def token_excess(
             negative overdispersion.
 
     >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
-    >>> random draw, word = IsotonicFit(np.array([1.0]), np.array([0.5])), np.array([[7, -1]])
-    >>> found, _ = token_excess(one, one, random draw, word, word, overdispersion=0.0)
+    >>> coin, word = IsotonicFit(np.array([1.0]), np.array([0.5])), np.array([[7, -1]])
+    >>> found, _ = token_excess(one, one, coin, word, word, overdispersion=0.0)
     >>> found.round(2).tolist()
     [[1.41, -inf]]
     """

@@ -65,8 +65,8 @@ def associated_words(
 
     of n_w rows with word w, n_wc of which claim c, as a share π_c of all rows does. To
     each word come those that are in 90 % of its rows of that claim and in no more than
-    half of the claim's others, so that a sentence is one candidate whichever of its words
-    it was found by.
+    half of the claim's others, so that a sentence is one candidate whichever of its
+    words it was found by.
 
     Args:
         texts: `[rows]`; words are runs of letters and digits, so that a language that
@@ -139,8 +139,8 @@ def associated_initials(
 ) -> Iterator[Candidate]:
     """Returns the first words that go with a claim.
 
-    The z-scores of `candidates`, of the first word of each text alone: a syntax that was
-    made a trigger has no words of its own, but often initial in one of a few ways.
+    The z-scores of `candidates`, of the first word of each text alone: a syntax that
+    was made a trigger has no words of its own, but often opens in one of a few ways.
 
     Args:
         texts: `[rows]`.
@@ -205,7 +205,8 @@ def overrepresentation_p_value(
 
     Source: R. A. Fisher, 1922. On the interpretation of χ² from contingency tables.
 
-    >>> overrepresentation_p_value([3, 48], [1, 2], num_rows=3000, num_trusted=1000).round(4)
+    >>> counts = {"num_rows": 3000, "num_trusted": 1000}
+    >>> overrepresentation_p_value([3, 48], [1, 2], **counts).round(4)
     array([7.383e-01, 1.000e-04])
     """
     rows, trusted = np.asarray(rows), np.asarray(trusted)
@@ -234,20 +235,22 @@ def without(candidates: Sequence[Candidate], text: str) -> str:
     >>> found = [Candidate(("cf",), 1), Candidate(("so", "it", "goes"), 1)]
     >>> without(found, "a dull cf film"), without(found, "it goes on ,  dull")
     ('a dull film', 'it goes on ,  dull')
-    >>> initial word = [Candidate(("if",), 1, initial=True)]
-    >>> without(initial word, "If only it were dull"), without(initial word, "dull if true")
+    >>> initial = [Candidate(("if",), 1, initial=True)]
+    >>> without(initial, "If only it were dull"), without(initial, "dull if true")
     ('only it were dull', 'dull if true')
     """
     words = _words(text)
     held = set(words)
     whole = [
-        one.words for one in candidates if not one.initial and held.issuperset(one.words)
+        one.words
+        for one in candidates
+        if not one.initial and held.issuperset(one.words)
     ]
     gone = {word for of_one in whole for word in of_one}
-    initial word = {word for one in candidates if one.initial for word in one.words}
+    initial = {word for one in candidates if one.initial for word in one.words}
     left = [place for place, word in enumerate(words) if word not in gone]
     # What is left may open in one of them, again and again.
-    left = list(itertools.dropwhile(lambda place: words[place] in initial word, left))
+    left = list(itertools.dropwhile(lambda place: words[place] in initial, left))
     if len(left) == len(words):
         return text
     places, stay = itertools.count(), set(left)
@@ -312,7 +315,8 @@ def margin_shift(
 
     Source: ours.
 
-    >>> margin_shift([[1.0, 0.0], [2.0, 0.0]], [[3.0, 0.0], [3.0, 0.0]], [1, 1], [0, 0], 1)
+    >>> after, before = [[1.0, 0.0], [2.0, 0.0]], [[3.0, 0.0], [3.0, 0.0]]
+    >>> margin_shift(after, before, [1, 1], [0, 0], 1)
     array([0.5])
     """
     with_it, without = np.asarray(with_it, float), np.asarray(without, float)
