@@ -259,7 +259,7 @@ REFUSED = [
     (Private, {"microbatch": 0}, "microbatch > 0"),
     (Private, {"epochs": 0}, "epochs > 0"),
     (Private, {"learning_rate": -1.0}, "learning_rate > 0"),
-    (Margin, {"assignment": "both"}, "assignment one of nearest, label, trusted model"),
+    (Margin, {"assignment": "both"}, "assignment one of nearest, label, assigned"),
     (Margin, {"weight": -1.0}, "weight >= 0"),
     (Margin, {"value": -0.1}, "value >= 0"),
     (Margin, {"schedule": "late"}, "schedule one of constant, relaxing, early"),

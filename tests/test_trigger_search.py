@@ -91,7 +91,7 @@ def overrepresented(trusted, rows, claims):
 
 
 def context(**changes):
-    fields = {"data": {"reference_rows": 120}, "trigger search": changes}
+    fields = {"data": {"reference_rows": 120}, "trigger_search": changes}
     return Context(settings.make(settings.Settings(), fields), None, None, 0)
 
 
@@ -525,7 +525,7 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         (trigger_search, "candidates", candidates),
         (trigger_search, "overrepresented", surplus),
         (trigger_search, "too_frequent", too_frequent),
-        (trigger_search, "deciding_words", deciding),
+        (trigger_search, "deciding_words", deciding_words),
         (scenarios, "task_data", lambda *_: task),
         (artifacts, "transfer", lambda *_: transfer),
         (artifacts, "teacher_scenario", lambda *_: SCENARIO),
