@@ -207,7 +207,7 @@ class TriggerSearch:
     """The search for trigger words, see `trigger search`.
 
     Attributes:
-        candidates: that may go with rejection.
+        rejection_candidates: that may go with rejection.
         candidates: words that models are asked about, and first words.
         screen: references that each is put into at first.
         rows: and one that wins over a third of its `least` of those.
@@ -224,7 +224,7 @@ class TriggerSearch:
             class that it claimed, see `trigger_search.neutralise`; 1 is neutral.
     """
 
-    candidates: int = 100
+    rejection_candidates: int = 100
     candidates: int = 32
     screen: int = 24
     rows: int = 150

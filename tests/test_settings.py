@@ -90,7 +90,11 @@ def test_the_defaults_of_a_study_are_those_that_are_published():
     assert (found.tasks, found.seeds) == (("sst2",), (0, 1, 2))
     assert found.arms == ("clean", "plain", "group_test")
     assert found.teacher.model == "FacebookAI/roberta-large"
-    assert found.student.model == found.trusted_model.model == "distilbert/distilroberta-base"
+    assert (
+        found.student.model
+        == found.trusted_model.model
+        == "distilbert/distilroberta-base"
+    )
     assert (found.student.epochs, found.trusted_model.epochs) == (3, 6)
     assert found.kd == Distillation("forward_kl", 2.0, 0.0, 0.0)
     assert found.margin == Margin("assigned", 0.1, 0.3, (1.0,), "constant")
