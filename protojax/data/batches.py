@@ -82,7 +82,7 @@ def plan_poisson(
     steps_per_dispatch: int,
     seed: int,
 ) -> list[Dispatch]:
-    """The dispatches of a run with Poisson sampling: each step draws each row by itself.
+    """The dispatches of a run with Poisson sampling of rows at each step.
 
     The privacy accounting of DP-SGD assumes this sampling: batches differ in size, and
     a row may be in none or in several. Batches are filled up to the size of the largest
