@@ -110,7 +110,7 @@ def restore(
     fallback: bool = False,
     identity: str = "",
 ) -> tuple[PyTree, int, dict[str, Any]]:
-    """A saved state, bit for bit, its step and its `extra`, after a check of every hash.
+    """A saved state, bit for bit, with its step and `extra`, after a check of hashes.
 
     Any process may restore on its own.
 

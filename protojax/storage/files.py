@@ -95,7 +95,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary name next to a folder's path; the folder made there moves to the path.
+    """A temporary name next to a folder's path; the new folder moves to the path.
 
     An existing folder at `path` is first renamed, then the new folder is renamed to
     `path`, then the old one is removed. If the process dies between the two renames,
