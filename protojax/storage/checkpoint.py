@@ -2,12 +2,11 @@
 
 Orbax writes the arrays; this module adds hashes and atomic replacement. A step is
 written to a temporary folder, then a manifest with the SHA-256 of every file, then the
-folder takes
-its final name: a process killed at any moment leaves the previous step as it was.
-Restoring checks every hash, because Orbax alone would read a flipped bit as another
-weight, and takes an abstract state, so that no dtype, shape or placement changes
-unnoticed. The manifest names the step and the run, so that no folder is mistaken for
-another.
+folder takes its final name: a process killed at any moment leaves the previous step as
+it was. Restoring checks every hash, because Orbax alone would read a flipped bit as
+another weight, and takes an abstract state, so that no dtype, shape or placement
+changes unnoticed. The manifest names the step and the run, so that no folder is
+mistaken for another.
 """
 
 import contextlib
