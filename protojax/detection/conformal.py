@@ -97,6 +97,7 @@ def expected_disagreement(confidence: ArrayLike, disagree: ArrayLike) -> Isotoni
     )
     means = np.bincount(point, disagree) / weights
     fit = optimize.isotonic_regression(means, weights=weights, increasing=False)
+    # Half a reference: a rate of 0 would make every variance 0 too.
     floor = 0.5 / len(confidence)
     rate = np.clip(fit.x, floor, 1 - floor)
     average = float(np.clip(np.mean(disagree), floor, 1 - floor))
@@ -227,6 +228,7 @@ def quarantine(
     [False, True]
     """
     validate.positive(tests=len(scores))
+    # Classes are pooled by the level that each single test has to reach.
     level = alpha / len(scores)
     return reject(
         [
@@ -257,6 +259,7 @@ def reject(p_values: Sequence[np.ndarray], *, alpha: float) -> Quarantine:
     """
     validate.positive(tests=len(p_values))
     validate.same_length(**{f"p_values_{i}": p for i, p in enumerate(p_values)})
+    # Bonferroni's correction holds for tests that depend on each other.
     least = np.minimum(1, len(p_values) * np.min(p_values, axis=0))
     return Quarantine(least <= alpha, least)
 

@@ -34,7 +34,7 @@ class Claims(NamedTuple):
     """The claims of rows, their confidence, and whether the trusted model disagrees.
 
     Attributes:
-        features: `[rows, dim]`, hidden states in which look-alikes are close.
+        features: `[rows, dim]`, hidden states in which similar rows are close.
         classes: `[rows]`, int32, the claim: the teacher's argmax or the given label.
         confidence: `[rows]`, the teacher's largest probability, also where the claim is
             the given label: a low probability of a flipped label would explain it.
@@ -130,6 +130,7 @@ def neighbourhood_scores(
         metric=metric,
         query_rows=np.arange(num_rows),
     )
+    # Sums, not means: a group's evidence grows with the number of its rows.
     excess, variance = moments(rows, expected)
     total = excess + np.sum(excess[indices], axis=1, where=valid)
     spread = variance + np.sum(variance[indices], axis=1, where=valid)

@@ -111,6 +111,7 @@ def check(evidence: Evidence) -> Evidence:
     """
     given = [name for name in _TRUSTED if getattr(evidence, name) is not None]
     bound = f"all of {', '.join(_TRUSTED)}, or none"
+    # A reading without its calibration, or the reverse, cannot be tested.
     validate.require(len(given) in (0, len(_TRUSTED)), "evidence", given, bound)
     sizes = {
         "transfer": evidence.transfer.texts,

@@ -84,6 +84,7 @@ def word_outlier_scores(
     hidden = jnp.where(mask[..., None], hidden.astype(jnp.float32), 0.0)
     of_word = mask & (words >= 0)
     same = (words[:, :, None] == words[:, None, :]) & of_word[:, None, :]
+    # Of each token, the sum of the states of its whole word.
     inside = jnp.einsum("bts,bsd->btd", jnp.float32(same), hidden, precision="highest")
     total, count = hidden.sum(1), mask.sum(1)
     # A row of one word has nothing left without it: avoid the division by zero.
@@ -147,6 +148,7 @@ def without_outlier_words(
     """
     validate.same_length(examples=examples.texts, scored=scored.scores)
     counts = (scored.words >= 0).sum(1)
+    # Only a text with as many tokens as the longest can have been truncated.
     ends = np.where(
         counts == counts.max(initial=0),
         scored.spans[:, :, 1].max(1, initial=0),

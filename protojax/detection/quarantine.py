@@ -224,6 +224,7 @@ def calibrate_bias(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
     """
     temperature = calibrate_temperature(logits, labels)
     logits, labels = np.asarray(logits, np.float64) / temperature, np.asarray(labels)
+    # The loss is convex, so that the result does not depend on the start at zero.
     truth = np.eye(logits.shape[1])[labels]
 
     def loss(bias: np.ndarray) -> tuple[float, np.ndarray]:
@@ -234,6 +235,7 @@ def calibrate_bias(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
     fit = optimize.minimize(
         loss, np.zeros(logits.shape[1]), jac=True, method="L-BFGS-B"
     )
+    # A constant added to all logits changes nothing: fixed at mean zero.
     return temperature * (fit.x - fit.x.mean())
 
 
@@ -288,6 +290,7 @@ def _trusted_features(
     validate.require(
         not unread, "rejected rows without trusted model class", unread, "= 0"
     )
+    # A copy: the evidence must not change.
     features = np.array(features)
     for layer in range(features.shape[1]):
         weights = prototypes.counts[layer][:, None] * (

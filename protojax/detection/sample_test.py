@@ -29,6 +29,7 @@ def sample_test(
     require_trusted(evidence)
     check(evidence)
     held_out = evidence.teacher_on_references.logits[evidence.held_out]
+    # Both claims come from the teacher's argmax, so that scores are exchangeable.
     found = sample_gate(
         _posterior(evidence.trusted_on_transfer.logits),
         evidence.teacher.logits.argmax(-1),
@@ -90,6 +91,7 @@ def _improbability(posterior: ArrayLike, claims: ArrayLike) -> np.ndarray:
     posterior, claims = np.asarray(posterior), np.asarray(claims, np.int64)
     classes = posterior.shape[1]
     known = (claims >= 0) & (claims < classes)
+    # A negative claim would silently select a class from the end.
     first = None if known.all() else int(claims[~known][0])
     validate.require(first is None, "claims", first, f"in [0, {classes})")
     return 1 - np.take_along_axis(posterior, claims[:, None], axis=1)[:, 0]

@@ -162,6 +162,7 @@ def token_excess(
     # `excess` is d - e of the whole row; only its d depends on the hidden token.
     over = disagree - rows.disagree[owner] + excess[owner]
     total, spread = np.bincount(group, over), np.bincount(group, variance[owner])
+    # The term grows with |G|², so a large group needs an excess in its rate.
     spread = spread + (overdispersion * np.bincount(group)) ** 2
     width = max(tokens.shape[1], tokens_refs.shape[1])
     found = np.full((len(rows.classes), width), -np.inf)
@@ -223,6 +224,7 @@ def class_associated_tokens(
     of_token = holders[2][holders[1].reshape(-1)]
     of_group = np.bincount(group)[group]
     values, counts = np.unique(claims, return_counts=True)
+    # Every claim in a pair occurs among the values, so that the search is exact.
     base = (counts / len(claims))[np.searchsorted(values, claims[row[first]])]
     # P(X >= k) = P(X > k - 1)
     chance = stats.binom.sf(of_group - 1, of_token, base)

@@ -104,6 +104,7 @@ def associated_words(
         for claim in np.flatnonzero((counts >= min_rows) & (spread > 0)):
             lean = counts[claim] - len(places) * shares[claim]
             scored.append((lean / spread[claim], word, int(claim)))
+    # Ties are broken by word and claim, which makes the order reproducible.
     scored.sort(key=lambda one: (-one[0], *one[1:]))
 
     def together(word: str, claim: int) -> tuple[str, ...]:
@@ -179,6 +180,7 @@ def holding(candidate: Candidate, rows: Sequence[dict[str, None]]) -> np.ndarray
     if candidate.initial:
         (word,) = candidate.words
         return np.array([next(iter(row), None) == word for row in rows], bool)
+    # A word anywhere in a row counts, whatever the order.
     words = set(candidate.words)
     return np.array([words <= row.keys() for row in rows], bool)
 

@@ -89,6 +89,7 @@ def read(trusted: TrustedModel, outputs: TeacherOutputs) -> Reading:
     classes = prototypes.class_of_nearest(
         outputs.features[:, -1], trusted.prototypes, metric=trusted.metric
     )
+    # Classes come from prototypes in any case; only logits may be learned ones.
     logits = outputs.logits
     if trusted.temperature is not None:
         logits = _nearness(trusted, outputs) / trusted.temperature

@@ -80,6 +80,7 @@ def adversarial(
             noise = jax.random.uniform(jax.random.fold_in(key, 1), shape, minval=-1.0)
             start = _project(jnp.where(tokens, epsilon * noise, 0.0), epsilon, norm)
         found = jax.lax.fori_loop(0, num_steps, climb, start)
+        # The worst point found is a constant for the training step.
         worst = batch._replace(perturbation=jax.lax.stop_gradient(found))
         return loss_fn(params, worst, prototypes, step, key)
 

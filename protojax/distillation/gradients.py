@@ -137,11 +137,13 @@ def dp_sgd(
         moving, still = _split(params, frozen)
         # Frozen parameters are split off: noise on them would only harm the model.
         total, rows = clipped(moving, batch, still, prototypes, step, key)
+        # Noise is scaled to the sum, of which one row moves at most the clip norm.
         noise = optax.tree.random_like(noise_key, total)
         scale = noise_multiplier * clip_norm
         grads = jax.tree.map(lambda g, n: (g + scale * n) / expected_rows, total, noise)
         mean = functools.partial(_mean_of_rows, where=batch.where)
         parts = {name: mean(values) for name, values in rows.aux.items()}
+        # Zeros in place of frozen leaves keep the tree that the optimiser expects.
         grads = _joined(grads, jax.tree.map(jnp.zeros_like, still))
         return grads, {"loss": mean(rows.values), **parts}
 
@@ -157,6 +159,7 @@ def _split(params: PyTree, names: Sequence[str]) -> tuple[PyTree, PyTree]:
     def keys_of(path) -> set[str]:
         return {str(getattr(entry, "key", "")) for entry in path}
 
+    # A misspelt name would freeze nothing without notice.
     paths = [keys_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
     for name in names:
         validate.one_of(sorted(set().union(*paths)), frozen=name)
@@ -212,6 +215,7 @@ def noise_multiplier_of(
 
     def event(noise_multiplier: float):
         step = accounting.GaussianDpEvent(noise_multiplier)
+        # With all rows in every batch there is no amplification by sampling.
         if sampling_rate < 1:
             step = accounting.PoissonSampledDpEvent(sampling_rate, step)
         return accounting.SelfComposedDpEvent(step, num_steps)

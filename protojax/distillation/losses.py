@@ -138,6 +138,7 @@ def jensen_shannon(
     """
     validate.require(0 < beta < 1, "beta", beta, "in (0, 1)")
     log_q, log_p = _log_softmax(student_logits, teacher_logits, temperature, where)
+    # The mixture in log space, where small probabilities do not underflow.
     log_m = jnp.logaddexp(log_p + jnp.log(beta), log_q + jnp.log1p(-beta))
     kl = optax.losses.kl_divergence_with_log_targets
     teacher_part = kl(log_m, log_p, where=where)
@@ -268,6 +269,7 @@ def hidden_state_loss(
         validate.require(where is None, "where", where, "None for pooled states")
     elif where is not None:
         validate.shape(student_hidden.shape[:2], where=where)
+    # On states, the squared error of `logit_mse` is the mean over dimensions.
     if metric == "cosine":
         loss = paired_distance(student_hidden, teacher_hidden)
     else:
@@ -371,4 +373,5 @@ def _masked_mean(values: Array, where: Array | None) -> Array:
         return jnp.mean(values, axis=-1)
     where = where.astype(bool)
     total = jnp.sum(jnp.where(where, values, 0), axis=-1)
+    # At least 1, so that neither value nor gradient is 0 / 0.
     return total / jnp.maximum(jnp.sum(where, axis=-1), 1)

@@ -83,6 +83,7 @@ def prototype_margin_loss(
         own = classes[:, None] == prototypes.labels
         where &= own & (classes[:, None] >= 0)  # -1 means no class on either side
     _, distance = nearest_prototype(embeddings, prototypes, metric=metric, where=where)
+    # Without any prototype the distance is inf, which must not reach the loss.
     return jnp.where(jnp.any(where, axis=1), jax.nn.relu(distance - margin), 0)
 
 
@@ -144,5 +145,6 @@ def layerwise_margin_loss(
             metric=metric,
         )
 
+    # Layers are mapped, not looped over: the compiled program does not grow with them.
     losses = jax.vmap(one_layer, in_axes=(1, 0), out_axes=1)(embeddings, prototypes)
     return jnp.sum(losses * weights, axis=1)

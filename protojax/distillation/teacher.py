@@ -69,6 +69,7 @@ def cached_outputs(
     >>> again.features.shape
     (3, 1, 4)
     """
+    # A damaged file costs time, not the run: it is computed again.
     path = Path(path)
     if path.exists():
         try:
@@ -93,6 +94,7 @@ def _read(path: Path, key: str) -> TeacherOutputs:
         if metadata.get("key") != key:
             raise ValueError("it was made from other inputs")
         outputs = TeacherOutputs(*map(file.get_tensor, TeacherOutputs._fields))
+    # A file whose bytes were altered may still parse.
     if metadata.get("sha256") != cache_key(outputs):
         raise ValueError("its content has another SHA-256")
     return outputs
