@@ -1,11 +1,11 @@
-"""Benchmarks: each prints ratios that were measured side by side, in one run.
+"""Benchmarks: each prints ratios of quantities measured in the same run.
 
     python -m experiments.bench nodes lies
 
-`nodes`: a round of N nodes on this machine's devices (local steps and a merge) against
-N separate runs of the same steps, and the memory that the compiled program asks for.
-`lies`: how far two hostile nodes of eight move the merged prototypes, against how far
-honest nodes are from each other.
+`nodes`: the time of a round of N nodes on this machine's devices (local steps and a
+merge) relative to N separate runs of the same steps, and the memory of the compiled
+program. `lies`: the displacement of merged prototypes by two hostile nodes of eight,
+relative to the distances between honest nodes.
 """
 
 import functools
@@ -48,9 +48,9 @@ CONFIG = models.EncoderConfig(
 def measure(
     runs: dict[str, Callable[[], Any]], *, repeats: int = 5
 ) -> dict[str, float]:
-    """Returns the median seconds of each function, called in turns.
+    """The median seconds of each function, called in turns.
 
-    Turns, since whatever else the machine does then falls on all of them alike. Each is
+    Calling them in turns spreads other load on the machine over all of them. Each is
     called once before, to compile.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -58,13 +58,13 @@ def measure(
         for name, run in runs.items():
             start = time.perf_counter()
             jax.block_until_ready(run())
-            if turn:
+            if turn:  # turn 0 compiles
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(found) for name, found in seconds.items()}
 
 
 def make_batches(num_nodes: int) -> Batch:
-    """Returns random batches with leading axes `[nodes, steps, batch]`."""
+    """The random batches of a benchmark, with leading axes `[nodes, steps, batch]`."""
     rng = np.random.default_rng(0)
     shape = (num_nodes, STEPS, ROWS)
     return Batch(
@@ -77,8 +77,9 @@ def make_batches(num_nodes: int) -> Batch:
 
 
 def program_bytes(compiled: Any) -> int:
-    """Returns the bytes that a compiled program needs at once."""
+    """The bytes of memory that a compiled program needs."""
     found = compiled.memory_analysis()
+    # Donated arguments share their memory with outputs, so they count once.
     donated = found.alias_size_in_bytes
     return (
         found.argument_size_in_bytes
@@ -91,11 +92,11 @@ def program_bytes(compiled: Any) -> int:
 def bench_nodes(
     console: Console, sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
 ) -> None:
-    """Prints the time and memory of a round against those of separate runs.
+    """Prints the time and memory of a round relative to those of separate runs.
 
     Args:
-        console: where to print.
-        sizes: numbers of nodes.
+        console: the console to print to.
+        sizes: the numbers of nodes to measure.
     """
     table = Table(title=f"{STEPS} steps of {ROWS} x {LENGTH} tokens a node and round")
     for name in (
@@ -113,7 +114,7 @@ def bench_nodes(
 
 
 def _bench_size(size: int) -> list[str]:
-    """Returns the table's row of one number of nodes."""
+    """The table's row for one number of nodes."""
     loss_fn = distillation.supervised_loss(models.apply_fn(CONFIG))
     optimizer = training.adamw(learning_rate=1e-3)
     step = training.make_step(mean_gradient(loss_fn), optimizer)
@@ -159,7 +160,7 @@ def _bench_size(size: int) -> list[str]:
 
 
 def _round(held, name: str, local, end, stacked):
-    """Runs one round; the federation is consumed and replaced."""
+    """The federation after one round; it replaces the donated one in `held`."""
     fed = held[name]
     states, _ = local(fed.nodes, stacked)
     held[name] = end(fed._replace(nodes=states))
@@ -167,7 +168,7 @@ def _round(held, name: str, local, end, stacked):
 
 
 def _separate(held, alone, own):
-    """Runs every node's steps by themselves."""
+    """The states after separate runs of every node's steps; they replace those held."""
     held["separate"] = [
         alone(state, batch)[0]
         for state, batch in zip(held["separate"], own, strict=True)
@@ -176,9 +177,9 @@ def _separate(held, alone, own):
 
 
 def honest_prototypes(num_nodes: int, *, rows: int = 600, seed: int = 0) -> Prototypes:
-    """Returns `[nodes, ...]`, each node's prototypes of its own draw of two classes.
+    """The prototypes `[nodes, ...]` of each node for its own sample of two classes.
 
-    A class is a mixture of five Gaussians in 64 dimensions; a node sees `rows` rows.
+    A class is a mixture of five Gaussians in 64 dimensions; a node has `rows` rows.
     """
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(10, 64))
@@ -200,11 +201,12 @@ def honest_prototypes(num_nodes: int, *, rows: int = 600, seed: int = 0) -> Prot
 
 
 def displacement(merged: Prototypes, honest: Prototypes) -> float:
-    """Returns how far merged prototypes are off, in units of the honest spread.
+    """The displacement of merged prototypes in units of the honest spread.
 
-    The largest distance of a merged prototype to its partner in the mean of the honest
-    nodes, over the largest distance of an honest node's own: at most 1 within the
-    honest spread, infinite where a prototype has no partner of its class left.
+    It is the largest distance of a merged prototype from its match in the mean of the
+    honest nodes, divided by the largest such distance of any honest node's prototypes.
+    It is at most 1 within the honest spread, and infinite if a prototype has no match
+    of its class.
 
     Args:
         merged: `[num_prototypes, dim]`.
@@ -222,10 +224,10 @@ def displacement(merged: Prototypes, honest: Prototypes) -> float:
 
 
 def bench_lies(console: Console) -> None:
-    """Prints how far two lying nodes of eight move the merged prototypes.
+    """Prints the displacement of merged prototypes by two hostile nodes of eight.
 
     Args:
-        console: where to print.
+        console: the console to print to.
     """
     everyone = honest_prototypes(8)
     honest = jax.tree.map(lambda leaf: leaf[2:], everyone)

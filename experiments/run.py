@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-# Or transformers tells each user that PyTorch is missing.
+# Otherwise transformers warns each user that PyTorch is missing.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 import ml_collections
@@ -79,11 +79,12 @@ def help_text() -> str:
 
 
 def configs() -> dict[str, str]:
-    """The name of each config that comes with this package -> what it says it is.
+    """The configs of this package: file name -> first line of the docstring.
 
     >>> configs()["quickstart.py"]
     'The whole path on bundled data, from scratch, in minutes on a laptop.'
     """
+    # Parsed rather than imported, since configs import the whole package.
     return {
         path.name: (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
         for path in sorted(CONFIGS.glob("[!_]*.py"))
@@ -91,13 +92,13 @@ def configs() -> dict[str, str]:
 
 
 def resolve(value: str) -> str:
-    """Returns a config argument with its file looked up in `experiments/configs/`.
+    """The config argument with its file looked up in `experiments/configs/`.
 
     Args:
         value: `name.py`, `name.py:argument`, or a path to a file.
 
     Raises:
-        ValueError: no such file; names the nearest one.
+        ValueError: no such file; the message suggests the nearest name.
 
     >>> resolve("glue.py:sst2").endswith("experiments/configs/glue.py:sst2")
     True
@@ -117,7 +118,7 @@ def resolve(value: str) -> str:
 
 
 def resolve_arguments(arguments: list[str]) -> list[str]:
-    """Returns the command line with its config resolved, as one `--config=PATH`.
+    """The command line with its config resolved to one `--config=PATH`.
 
     >>> resolve_arguments(["run", "--config", "glue.py"])[1].startswith("--config=/")
     True
@@ -132,7 +133,7 @@ def resolve_arguments(arguments: list[str]) -> list[str]:
 
 
 def load(value: str) -> ml_collections.ConfigDict:
-    """Returns the config that `--config=value` would give.
+    """The config that `--config=value` selects.
 
     >>> load("glue.py:sst2").tasks
     ('sst2',)
@@ -145,7 +146,7 @@ def load(value: str) -> ml_collections.ConfigDict:
 
 
 def default_workdir(value: str) -> pathlib.Path:
-    """Returns `runs/<config>` or `runs/<config>-<argument>`.
+    """The default folder: `runs/<config>` or `runs/<config>-<argument>`.
 
     >>> str(default_workdir("configs/glue.py:sst2"))
     'runs/glue-sst2'
@@ -156,7 +157,7 @@ def default_workdir(value: str) -> pathlib.Path:
 
 
 def join_processes() -> None:
-    """Makes this process one of several, before anything else touches JAX."""
+    """Makes this process one of several; must come before any other use of JAX."""
     import jax
 
     jax.distributed.initialize(
@@ -170,16 +171,16 @@ def join_processes() -> None:
 def main(
     config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> dict[str, Any] | None:
-    """Runs a study to its end, prints its table and writes its report.
+    """The results of a study, after running it and writing its tables and report.
 
     Args:
         config: from a config file, with overrides applied.
         workdir: the study's folder.
 
     Returns:
-        What `results.json` holds; None in a process that is not the first.
+        The content of `results.json`; None in all processes but the first.
     """
-    # Imported late, so that a typo on the command line is answered at once.
+    # Imported late, so that a mistake on the command line is reported at once.
     from experiments import runtime
     from experiments.reports import report, results
     from experiments.study import check, resume, runner
@@ -191,7 +192,7 @@ def main(
         with error_kept(workdir / f"error_{processes.number()}.log"):
             runner.follow(config, workdir)
         return None
-    # A folder that is not this study's is left as it is, without a lock or an error.
+    # First, so that no lock or error log is written to a folder of something else.
     resume.check_workdir(config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     alone = runtime.only_process(workdir, config.tasks)
@@ -212,9 +213,10 @@ def main(
 
 @contextlib.contextmanager
 def error_kept(path: pathlib.Path) -> Iterator[None]:
-    """Writes the traceback of what `run` says in a line to a file, and goes on raising.
+    """Writes the traceback of an error in the body to a file, and raises it again.
 
-    Only where that file is this process's to write, and its disk not full.
+    `run` prints such an error in one line only. If the file cannot be written, for
+    example on a full disk, the error is raised all the same.
     """
     try:
         yield
@@ -225,14 +227,14 @@ def error_kept(path: pathlib.Path) -> Iterator[None]:
 
 
 class Once(logging.Filter):
-    """Lets each message through once; models are loaded many times in a study."""
+    """A filter that passes each message once; a study loads models many times."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Returns whether the message is new."""
+        """Whether the message is new."""
         message = record.getMessage()
         new = message not in self.seen
         self.seen.add(message)
@@ -240,16 +242,16 @@ class Once(logging.Filter):
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """Returns whether a record says more than an error that is raised as well.
+    """Whether a log record is not just a copy of an error that is raised as well.
 
-    Orbax, which logs through absl, logs an error with its traceback in each of its
-    threads: pages of them on a full disk, whose last line `run` prints.
+    Orbax, through absl, logs an error with its traceback in each of its threads. On a
+    full disk these fill pages, although `run` prints the error itself.
     """
     return not (record.name == "absl" and record.exc_info)
 
 
 def log_to_terminal() -> None:
-    """Shows warnings, and of protojax itself what was counted and repaired too."""
+    """Shows all warnings in the terminal, and info messages of protojax."""
     handler = RichHandler(show_path=False, show_time=False)
     handler.addFilter(is_news)
     handler.addFilter(Once())
@@ -260,7 +262,7 @@ def log_to_terminal() -> None:
 
 
 def _absl_main(config_flag, arguments: list[str]) -> None:
-    """What absl calls once the flags are read."""
+    """Runs the study that the flags describe; called by absl after parsing them."""
     if len(arguments) > 1:
         raise app.UsageError(f"Expected flags only, found {arguments[1:]}.")
     log_to_terminal()
@@ -280,10 +282,10 @@ def _absl_main(config_flag, arguments: list[str]) -> None:
 
 @contextlib.contextmanager
 def failing_at_once() -> Iterator[None]:
-    """Ends a process that fails without its orderly end.
+    """Ends a process at once, without the usual shutdown, if the body fails.
 
-    In that one it would wait for the other processes, while they wait for it. The exit
-    status is 1 for an error that a repetition would not mend, as it is of one process.
+    The shutdown of JAX waits for the other processes, which wait for this one. The exit
+    status is 1, as with a single process, for an error that would occur again.
     """
     try:
         yield
@@ -297,7 +299,7 @@ def failing_at_once() -> Iterator[None]:
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Calls `main`, and says in a line what stopped it."""
+    """Calls `main`, and prints in one line what stopped it."""
     try:
         main(config, workdir)
     except KeyboardInterrupt:
@@ -310,14 +312,16 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 def check_overrides(
     config: ml_collections.ConfigDict, arguments: Iterable[str]
 ) -> None:
-    """Raises on one whole number for a list: three seeds, or the seed number three?
+    """Raises if a list is overridden by a single number, which is ambiguous.
+
+    `--config.seeds=3` could mean three seeds or the seed 3.
 
     Args:
-        config: what the overrides made of it.
+        config: the config with the overrides applied.
         arguments: the command line.
 
     Raises:
-        ValueError: naming the field, and how its lists are written.
+        ValueError: naming the field and the syntax of its lists.
 
     >>> config = ml_collections.ConfigDict({"seeds": (3,)})
     >>> check_overrides(config, ["--config.seeds=(0,1,2)"])
@@ -343,10 +347,10 @@ def check_overrides(
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
-    """Returns what is left of the command line once its flags are read.
+    """The arguments that remain after the flags were parsed.
 
     Raises:
-        SystemExit: with one line that says what is wrong, and the nearest name.
+        SystemExit: with a one-line message, and the nearest name for a misspelt one.
     """
     try:
         left = flags.FLAGS(arguments)
@@ -357,12 +361,13 @@ def parse_flags(arguments: list[str]) -> list[str]:
         reason = str(error).strip("\"'").replace("\\'", "'").replace("\\n", " ")
         sys.exit(f"The config has no field {reason}")
     except (flags.Error, ValueError, TypeError) as error:
-        # A config file that raises comes with its whole traceback.
+        # An error in a config file contains its traceback; the last line suffices.
         sys.exit(str(error).strip().splitlines()[-1])
 
 
 def cli() -> None:
-    """The command line."""
+    """Runs the study of the command line, or prints the help."""
+    # Before absl, whose own help lists the flags of all imported modules.
     if {"--help", "-help", "-h", "--helpshort", "--helpfull"} & {*sys.argv[1:]}:
         print(help_text(), end="")
         return

@@ -1,4 +1,4 @@
-"""The study in progress: its settings, its folder, its progress bar, its lock."""
+"""The study in progress: its settings, folder, progress bar and lock."""
 
 import contextlib
 import fcntl
@@ -23,9 +23,9 @@ class Context(NamedTuple):
 
     Attributes:
         config: the study's settings.
-        workdir: where everything is written.
-        progress: the bar over the whole study.
-        task_id: the bar's row; advanced in rows x epochs x `trainer.row_cost`.
+        workdir: the study's folder.
+        progress: the progress bar of the whole study.
+        task_id: the bar's task; advanced in rows x epochs x `trainer.row_cost`.
     """
 
     config: Settings
@@ -34,16 +34,16 @@ class Context(NamedTuple):
     task_id: int
 
     def describe(self, text: str) -> None:
-        """Says beside the bar what is going on."""
+        """Shows a description of the current work next to the progress bar."""
         self.progress.update(self.task_id, description=text)
 
     def varied(self, variant: str) -> "Context":
-        """The study as one of its variants sees it; "" is the study itself."""
+        """The study with the settings of a variant; "" is the study itself."""
         return self._replace(config=varied(self.config, variant))
 
     @property
     def around(self) -> Surroundings:
-        """What training runs are given: lengths, stores, the progress bar."""
+        """The environment of training runs: lengths, storage and the progress bar."""
         config = self.config
 
         def store(name: str) -> Store:
@@ -59,10 +59,10 @@ class Context(NamedTuple):
 
 
 def cached(function):
-    """LRU-caches a function of (context, ...) or (config, ...).
+    """A function of (context, ...) or (config, ...) with an LRU cache.
 
-    Two results for each seed that is trained at once, since an arm goes over all seeds
-    before the next one asks for the same.
+    The cache holds two results for each seed that trains at once, since an arm goes
+    through all seeds before the next arm needs the same results.
     """
     of_size = functools.cache(lambda size: functools.lru_cache(size)(function))
 
@@ -76,7 +76,7 @@ def cached(function):
 
 
 def varied(config: Settings, variant: str) -> Settings:
-    """The settings with the fields of one of their variants; "" is none.
+    """The settings with the changes of a variant; "" is none.
 
     >>> config = settings.make(
     ...     Settings(), {"variants": {"hot": {"kd": {"temperature": 9.0}}}})
@@ -88,7 +88,7 @@ def varied(config: Settings, variant: str) -> Settings:
 
 @functools.cache
 def commit() -> str | None:
-    """The code's commit, `-dirty` where files differ, None outside git."""
+    """The code's commit, with `-dirty` if files differ, or None outside git."""
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
@@ -103,22 +103,23 @@ def commit() -> str | None:
 
 @contextlib.contextmanager
 def only_process(workdir: pathlib.Path, folders: Sequence[str] = ()) -> Iterator[None]:
-    """Holds a study's folder for this process, and clears what a killed one left.
+    """Locks a study's folder for this process, and removes leftovers of killed ones.
 
-    Only temporary files and folders of this program go; a user's hidden ones stay.
+    Only temporary files and folders of this program are removed; hidden files of the
+    user stay.
 
     Args:
-        workdir: the study's folder.
-        folders: those in it that are the study's own, such as its tasks'; cleared with
-            all below them, `workdir` itself without.
+        workdir: the study's folder; leftovers directly in it are removed.
+        folders: the study's own folders in it, such as those of its tasks; leftovers at
+            any depth in them are removed.
 
     Raises:
-        ValueError: another process works in it.
+        ValueError: another process works in the folder.
     """
-    # Not emptied: a user may have a file of that name.
+    # Opened for appending, since a user may have a file of that name.
     with (workdir / ".lock").open("a") as file:
         try:
-            # Freed by the system however the process ends.
+            # The system releases this lock however the process ends.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"Another process works in {workdir}.") from None

@@ -1,1 +1,1 @@
-"""Results as tables, as a page and as records."""
+"""Results as tables, as an HTML page and as records."""

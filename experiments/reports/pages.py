@@ -1,13 +1,14 @@
-"""The tables of the documents that are made of records, and their places.
+"""Tables of records, and their places in the documents.
 
 A table stands between two lines of a document,
 
     <!-- results: NAME -->
     <!-- end -->
 
-of which the first names its kind and its record: `results` is every arm and column (in
-one document only), `overview` a line an attack, `published` ours beside the published
-figures. Documents are README.md, experiments/README.md and those in docs/.
+The first line names the table's kind and its record: `results` has every arm and column
+(in one document only), `overview` has a line per attack, and `published` compares our
+figures with published ones. The documents are README.md, experiments/README.md and
+those in docs/.
 """
 
 import pathlib
@@ -23,13 +24,13 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def whole(summary: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the lines of a record, with None for what was not measured."""
+    """The lines of a record, with None for measures that it does not have."""
     measures = {name: None for m in results.MEASURES for name in (m, f"{m}_interval")}
     return [{**measures, "attack": None, **line} for line in summary]
 
 
 def _cells(found: dict[str, Any]) -> dict[tuple[str, str], dict[str, dict]]:
-    """Returns the lines of each task and attack by their arms."""
+    """The lines of a record by task and attack, then by arm."""
     cells: dict[tuple[str, str], dict[str, dict]] = {}
     for line in whole(found["summary"]):
         if line["attack"]:
@@ -38,7 +39,7 @@ def _cells(found: dict[str, Any]) -> dict[tuple[str, str], dict[str, dict]]:
 
 
 def rendered(found: dict[str, Any]) -> str:
-    """Returns the table of a record, and where it comes from."""
+    """The full table of a record, with its seeds, commits and JAX version."""
     summary = whole(found["summary"])
     counts = sorted({line["seeds"] for line in summary})
     seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
@@ -61,7 +62,7 @@ OVERVIEW = (
 
 
 def overview(found: dict[str, Any]) -> str:
-    """Returns a table with a line for each attack on which the defence was run.
+    """A table with a line for each attack against which the defence was run.
 
     Args:
         found: a record.
@@ -84,10 +85,10 @@ def overview(found: dict[str, Any]) -> str:
 
 
 def beside_published(found: dict[str, Any]) -> str:
-    """Returns a table of the published figures and ours, of cells that have them all.
+    """A table of published figures and ours, for cells with all arms concerned.
 
-    Published for another setting; what stands beside them is ours. The attack succeeds
-    least in the last.
+    The published figures are for another setting. Arms are sorted by published attack
+    success, the highest first.
 
     Args:
         found: a record.
@@ -117,19 +118,19 @@ def beside_published(found: dict[str, Any]) -> str:
     return results.piped(rows, num_texts=1)
 
 
-# What a line of a document may make a place for.
+# The kinds of tables that a line of a document may name.
 KINDS = {"results": rendered, "overview": overview, "published": beside_published}
 
 
 def read() -> dict[pathlib.Path, str]:
-    """Returns the documents that may hold tables, and their text."""
+    """The texts of the documents that may hold tables."""
     found = [ROOT / "README.md", ROOT / "experiments/README.md"]
     found += sorted((ROOT / "docs").rglob("*.md"))
     return {path: path.read_text() for path in found if path.exists()}
 
 
 def write(texts: Mapping[pathlib.Path, str]) -> None:
-    """Writes the documents that are no longer what they were."""
+    """Writes the documents whose text has changed."""
     for path, text in texts.items():
         if path.read_text() != text:
             with storage.atomic(path) as file:
@@ -139,15 +140,15 @@ def write(texts: Mapping[pathlib.Path, str]) -> None:
 def filled(
     texts: Mapping[pathlib.Path, str], name: str, found: dict[str, Any]
 ) -> dict[pathlib.Path, str]:
-    """Returns documents with the tables of a record in their places.
+    """The documents with the tables of a record in their places.
 
     Args:
         texts: the documents.
-        name: of the record.
-        found: what it holds.
+        name: the record's name.
+        found: the record.
 
     Raises:
-        ValueError: not one place for its results, or one that does not end.
+        ValueError: no place or several places for its results, or one without an end.
     """
     texts = dict(texts)
     for kind, table in KINDS.items():
@@ -163,11 +164,12 @@ def filled(
 
 
 def placed(page: str, name: str, table: str, *, kind: str = "results") -> str:
-    """Returns a text with a table between the two lines that name its place.
+    """The text with a table between the two lines that mark its place.
 
     >>> placed("<!-- results: a -->\\nold\\n<!-- end -->\\n", "a", "new\\n")
     '<!-- results: a -->\\n\\nnew\\n\\n<!-- end -->\\n'
     """
+    # The text in between must not run past the start of another table.
     inside = rf"(?:(?!<!-- (?:{'|'.join(KINDS)}):).)*?"
     start = rf"(<!-- {kind}: {re.escape(name)} -->\n)"
     place = re.compile(rf"{start}{inside}(<!-- end -->)", re.S)

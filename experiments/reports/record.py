@@ -3,20 +3,20 @@
     python -m experiments.reports.record pilot runs/pilot --task=sst2_sentence
 
 writes `experiments/records/pilot.jsonl` (settings and versions first, then a line for
-every row of the study: one student of one seed), and the table of means and intervals
-made of it into whatever document holds the two lines
+every row of the study: one student of one seed). It also writes the table of means and
+intervals into the document that holds the two lines
 
     <!-- results: pilot -->
     <!-- end -->
 
-so that no figure of it is typed by hand; a test holds every such table to its record.
-The lines are those of `pages`, which says what other tables there are. Without a folder
-the tables of a record are written anew.
+so that no figure is typed by hand; a test compares every such table with its record.
+`pages` describes these lines and the other kinds of tables. Without a folder, the
+tables of an existing record are written again.
 
-A study too long for one machine and day is recorded in pieces: several folders at once,
-and with `--add` beside what was recorded before. Their settings must be the same.
-`--pictures` draws attack success against skill beside the files, and against the rate
-of poison where attacks differ in it, for each task.
+A study too long for one machine or day is recorded in parts: several folders at once,
+or, with `--add`, in addition to the rows recorded before. Their settings must be the
+same. `--pictures` draws, for each task, attack success against skill, and against the
+poisoning rate if attacks differ in it.
 """
 
 import argparse
@@ -31,9 +31,9 @@ from experiments.study import resume as settings_lib
 from protojax import storage, validate
 
 FOLDER = pathlib.Path(__file__).parents[1] / "records"
-# What tells rows apart; a row measured again takes the place of the former one.
+# The fields that identify a row; a row measured again replaces the former one.
 IDENTITY = ("task", "attack", "arm", "seed")
-# What is kept of a row.
+# The fields of a row that a record keeps.
 KEPT = (
     *(*IDENTITY, "metric_name", "commit", "evaluated_commit"),
     *("step_rows", "noise_multiplier", "epsilon_nominal"),
@@ -42,15 +42,15 @@ KEPT = (
 
 
 def names() -> list[str]:
-    """Returns the names of all records."""
+    """The names of all records."""
     found = [*FOLDER.glob("*.jsonl"), *FOLDER.glob("*.json")]
     return sorted(path.stem for path in found)
 
 
 def load(name: str) -> dict[str, Any]:
-    """Returns a record: `commits`, `seeds`, `versions`, `settings` and `summary`.
+    """A record: `commits`, `seeds`, `versions`, `settings` and `summary`.
 
-    The oldest have neither rows nor settings, only what was made of them, in a `.json`.
+    The oldest records are a `.json` with a summary only, without rows and settings.
 
     >>> sorted(load("quickstart"))
     ['commits', 'seeds', 'settings', 'summary', 'versions']
@@ -63,7 +63,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 def _found(rows: list[dict[str, Any]], *, settings, versions) -> dict[str, Any]:
-    """Returns what a record's rows come to."""
+    """The record with the summary of its rows."""
     summary = results.summarise(results.compared(rows))
     return {
         "commits": sorted({row.get("commit", "unknown") for row in rows}),
@@ -88,15 +88,15 @@ def record(
     """Writes the results of a study into the repository.
 
     Args:
-        name: of the table.
-        workdirs: the folders that hold the study's pieces.
-        tasks: those to show; () is all.
-        add: whether rows that were recorded before stay.
+        name: the record's name.
+        workdirs: the folders that hold the parts of the study.
+        tasks: the tasks to record; () is all.
+        add: whether to keep the rows that were recorded before.
         pictures: whether to draw each task.
 
     Raises:
-        ValueError: no row of these tasks, other settings in another folder, or no
-            place for the table in any document.
+        ValueError: no row of these tasks, folders with different settings, or no place
+            for the table in any document.
     """
     path = FOLDER / f"{name}.jsonl"
     before, rows = {}, {}
@@ -130,7 +130,7 @@ def record(
     with storage.atomic(path) as file:
         lines = (json.dumps(line).encode() + b"\n" for line in (head, *ordered))
         file.writelines(lines)
-    # What had no rows is replaced by what has.
+    # The record with rows replaces an old one without.
     path.with_suffix(".json").unlink(missing_ok=True)
     pages.write(texts)
     for task in sorted({row["task"] for row in ordered}) if pictures else ():
@@ -143,7 +143,7 @@ def record(
 
 
 def _all_of(versions: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the versions of all pieces, those that differ side by side.
+    """The versions of all parts of a study; values that differ are joined.
 
     >>> _all_of([{"jax": "1", "numpy": "2"}, {"jax": "3", "numpy": "2"}])
     {'jax': '1, 3', 'numpy': '2'}
@@ -159,7 +159,7 @@ def _all_of(versions: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _portable(value: Any) -> Any:
-    """Returns settings without the folders of one machine, files by their end.
+    """The settings without folders of this machine; paths keep their last two parts.
 
     >>> _portable({"data": {"root": "/data"}, "model": "/there/minilm/model"})
     {'data': {}, 'model': 'minilm/model'}
@@ -172,34 +172,34 @@ def _portable(value: Any) -> Any:
 
 
 def _rows(workdir: pathlib.Path, tasks: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Returns the rows of a folder that are of some tasks."""
+    """The rows of a study's folder for some tasks, or for all with ()."""
     found = [json.loads(path.read_text()) for path in workdir.glob("*/seed*/*/*.json")]
-    # A cell's folder holds other files too, such as a trigger that was searched.
+    # A scenario's folder holds other files too, such as a searched trigger.
     return [
         row for row in found if "arm" in row and row["task"] in (tasks or [row["task"]])
     ]
 
 
 def _commits(row: dict[str, Any]) -> set[str]:
-    """Returns the commits that trained and that evaluated the student of a row."""
+    """The commits that trained and evaluated the student of a row."""
     names = ("commit", "evaluated_commit")
     return {row[name] for name in names if row.get(name)} or {"unknown"}
 
 
 def _identity(row: dict[str, Any]) -> tuple:
-    """Returns what tells a row from others."""
+    """The values of `IDENTITY` in a row."""
     return tuple(row.get(name) for name in IDENTITY)
 
 
 def _place(row: dict[str, Any]) -> tuple:
-    """Returns where a row stands in the table."""
+    """The sort key of a row in the table."""
     kind, variant, where = parse(row["arm"])
     place = where, list(ARMS).index(kind), variant
     return row["task"], row.get("attack") or "", *place, row["seed"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads the command line."""
+    """Records the study that the command line names, or rewrites its tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("name", help="of the table")
     parser.add_argument(

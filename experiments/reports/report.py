@@ -1,4 +1,4 @@
-"""One page for people: the results as a table and as pictures, and their settings."""
+"""The HTML report of a study: results as a table and as pictures, and the settings."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ from experiments.reports import results as results_lib
 from protojax import storage
 
 MARKERS = "osD^vP*X<>dphH"
-# Of arms without a colour of their own, none that another arm has.
+# For arms without a colour of their own; colours of other arms are excluded.
 OTHERS = [
     colour
     for name in ("tab20", "tab20b")
@@ -64,12 +64,12 @@ percent.{% for name, meaning in meanings %}
 
 
 def write(workdir: pathlib.Path, config: Any, results: dict[str, Any]) -> pathlib.Path:
-    """Writes `report.html` and the pictures of each task beside it.
+    """Writes `report.html` and, next to it, the pictures of each task.
 
     Args:
         workdir: the study's folder, which holds `versions.json`.
         config: the resolved config.
-        results: what `results.write` returned.
+        results: the results from `results.write`.
 
     Returns:
         The page's path.
@@ -86,6 +86,7 @@ def write(workdir: pathlib.Path, config: Any, results: dict[str, Any]) -> pathli
             path = workdir / f"{task}{ending}.png"
             with storage.atomic(path) as file:
                 figure.savefig(file, format="png", dpi=130)
+            # Embedded, so that the page can be sent as a single file.
             data = base64.b64encode(path.read_bytes()).decode()
             pictures.append({"alt": alt, "data": data})
     lines, previous = [], None
@@ -118,15 +119,16 @@ def write(workdir: pathlib.Path, config: Any, results: dict[str, Any]) -> pathli
 def attack_pictures(
     summary: list[dict[str, Any]], attacks: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, tuple[Figure, str]]:
-    """Draws what the attacks on one task came to.
+    """The pictures of the attacks on one task.
 
     Args:
         summary: the lines of `results["summary"]` of one task.
-        attacks: their sections of the config.
+        attacks: the attacks' sections of the config.
 
     Returns:
-        Ending of a file's name -> a picture and what it shows; of one attack at three
-        rates or more also how success grows with the rate, of no attack nothing.
+        Ending of a file's name -> a picture and its description. Nothing without an
+        attack. If one attack runs at three rates or more, there is also a picture of
+        success against the rate.
     """
     summary = [line for line in summary if line["asr"] is not None]
     if not summary:
@@ -143,7 +145,7 @@ def attack_pictures(
 
 
 def _rates(attacks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Returns the rates of the attacks that differ in their rate only, most of them.
+    """The rates of the largest group of attacks that differ only in their rate.
 
     >>> word = {"trigger": "rare_words", "rate": 0.01}
     >>> _rates({"few": word, "other": {"trigger": "file", "rate": 0.5},
@@ -159,7 +161,7 @@ def _rates(attacks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def draw(summary: list[dict[str, Any]]) -> Figure:
-    """Draws one task: attack success and clean metric of every arm, per attack.
+    """The bar chart of one task: ASR and clean metric of every arm, per attack.
 
     Args:
         summary: the lines of `results["summary"]` of one task.
@@ -194,13 +196,13 @@ def draw(summary: list[dict[str, Any]]) -> Figure:
 
 
 def draw_tradeoff(summary: list[dict[str, Any]]) -> Figure:
-    """Draws one task, attack by attack: attack success of each arm against its skill.
+    """The chart of one task with the ASR of each arm against its skill, per attack.
 
     Args:
-        summary: the lines of `results["summary"]` of one task, those with an attack.
+        summary: the lines with an attack of `results["summary"]` of one task.
 
     Returns:
-        A figure of small multiples; the best place in each is at the bottom right.
+        A figure with a panel per attack; the best corner is at the bottom right.
     """
     attacks = list(dict.fromkeys(line["attack"] for line in summary))
     columns = min(4, len(attacks))
@@ -228,7 +230,7 @@ def draw_tradeoff(summary: list[dict[str, Any]]) -> Figure:
         axis.set_title(attack, fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_ylim(-4, 104)
-        # Intervals of few seeds are cut off rather than squeeze the means together.
+        # Limits by the means: wide intervals of few seeds would squeeze them together.
         axis.set_xlim(min(skills) - 3, max(skills) + 3)
     for axis in axes.flat[len(attacks) :]:
         axis.set_visible(False)
@@ -252,14 +254,14 @@ def draw_tradeoff(summary: list[dict[str, Any]]) -> Figure:
 
 
 def draw_rates(summary: list[dict[str, Any]], rates: Mapping[str, float]) -> Figure:
-    """Draws one task: attack success of each arm as there is more poison.
+    """The chart of one task with the ASR of each arm against the poisoning rate.
 
     Args:
-        summary: the lines of `results["summary"]` of one task, those with an attack.
-        rates: attack -> the share of the rows that it poisons.
+        summary: the lines with an attack of `results["summary"]` of one task.
+        rates: attack -> the share of rows that it poisons.
 
     Returns:
-        A figure whose dotted line is the clean student's, the null.
+        A figure whose dotted line is the null ASR, that of the clean student.
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.subplots()
@@ -268,7 +270,7 @@ def draw_rates(summary: list[dict[str, Any]], rates: Mapping[str, float]) -> Fig
         lines = [line for line in summary if line["arm"] == arm]
         lines.sort(key=lambda line: rates[line["attack"]])
         axis.errorbar(
-            # Side by side, so that intervals do not hide one another.
+            # Shifted per arm, so that intervals do not hide one another.
             [
                 100 * rates[line["attack"]] * 1.2 ** (number / len(arms))
                 for line in lines
@@ -296,9 +298,9 @@ def draw_rates(summary: list[dict[str, Any]], rates: Mapping[str, float]) -> Fig
 
 
 def _colour(arm: str) -> str:
-    """Returns an arm's colour, the same wherever it runs."""
+    """The colour of an arm, the same in all pictures."""
     kind = parse(arm).kind
-    # Of a name that no arm has any more, one that its letters decide.
+    # Arms of old records may no longer exist; their names determine a stable colour.
     number = list(ARMS).index(kind) if kind in ARMS else zlib.crc32(kind.encode())
     return known(arm).colour or OTHERS[number % len(OTHERS)]
 
@@ -308,7 +310,7 @@ def _bars(axis, summary, attacks, measure: str) -> None:
     arms = list(dict.fromkeys(line["arm"] for line in summary))
     found = {(line["attack"], line["arm"]): line for line in summary}
     width = 0.8 / len(arms)
-    # An arm has its colour wherever it runs, and each federation its hatching.
+    # Colours show arms, so hatching distinguishes the federations.
     where = list(dict.fromkeys(parse(arm).federation for arm in arms))
     for position, arm in enumerate(arms):
         federation = parse(arm).federation

@@ -1,4 +1,4 @@
-"""From the rows of a study to its results: null and excess ASR, means, intervals."""
+"""The results of a study from its rows: null and excess ASR, means and intervals."""
 
 import importlib.metadata
 import json
@@ -27,7 +27,7 @@ PACKAGES = (
     "datasets",
     "numpy",
 )
-# What is averaged over seeds.
+# The measures that are averaged over seeds.
 MEASURES = (
     "clean_metric",
     "asr",
@@ -49,12 +49,12 @@ MEASURES = (
     "bytes_sent",
     "step_ratio",
 )
-# Of these, what a row is compared with others for.
+# The measures among them that need other rows, see `compared`.
 COMPARED = ("null_asr", "excess_asr", "trigger_effect", "step_ratio")
 
 
 def versions() -> dict[str, Any]:
-    """Returns what a result depends on beside its config."""
+    """The versions of the code, its packages and the devices."""
     return {
         "commit": runtime.commit(),
         "python": platform.python_version(),
@@ -64,30 +64,31 @@ def versions() -> dict[str, Any]:
 
 
 def note_versions(workdir: pathlib.Path) -> None:
-    """Adds the versions of this run to `versions.json`, unless they are its last."""
+    """Adds the versions of this run to `versions.json` if they have changed."""
     known, now = read_versions(workdir), versions()
     if known[-1:] != [now]:
         storage.write_json(workdir / "versions.json", [*known, now])
 
 
 def read_versions(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the versions of all runs of a study that differ, oldest first."""
+    """The distinct versions of a study's runs, the oldest first."""
     path = workdir / "versions.json"
     if not path.exists():
         return []
     found = json.loads(path.read_text())
-    # A study of an earlier version knows its last run only.
+    # Earlier versions of this code stored only the last run.
     return found if isinstance(found, list) else [found]
 
 
 def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adds to each row what it is compared with in its own cell.
+    """The rows with the measures that compare arms of one task, attack and seed.
 
-    The ASR of the clean student and the excess over it; of this excess what the trigger
-    does (by how much it raises the rate at which the same rows are called the target,
-    less by how much in the clean student; the rest is a class bias); and the time a row
-    takes in training, in units of plain distillation's. For an arm in a federation the
-    others are those of the same federation, if the study has them.
+    `null_asr` is the ASR of the clean student, and `excess_asr` the excess over it.
+    `trigger_effect` is the part of the excess that the trigger causes: the increase
+    that it brings in the rate at which rows are classified as the target, minus the
+    same increase in the clean student; the rest is a class bias. `step_ratio` is the
+    training time per row relative to plain distillation. An arm in a federation is
+    compared with arms in the same federation, if the study has them.
 
     >>> cell = {"task": "t", "attack": "a", "seed": 0, "step_seconds": 1.0}
     >>> rows = [
@@ -116,8 +117,9 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         clean, plain = other(row, null), other(row, undefended)
         base, lifts = clean.get("asr"), [raised(row), raised(clean)]
         measured = base is not None and row["asr"] is not None
-        # Where every dispatch compiled, no step was timed.
+        # If every dispatch compiled, no step was timed.
         timed = seconds(plain) > 0 and seconds(row) > 0
+        # Times are comparable only in the same units and with as many replicas.
         alike = ("step_rows" in row) == ("step_rows" in plain)
         side_by_side = [one.get("replicas", 1) for one in (row, plain)]
         timed = timed and alike and side_by_side[0] == side_by_side[1]
@@ -134,9 +136,9 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns mean and 95 % interval over seeds of each task, attack and arm.
+    """The mean and 95 % interval over seeds for each task, attack and arm.
 
-    Each measure `m` comes as `m` (the mean) and `m_interval` (half the width of the
+    Each measure `m` gives `m` (the mean) and `m_interval` (half the width of the
     Student interval, None with one seed).
 
     >>> row = {"task": "t", "attack": None, "arm": "a", "metric_name": "accuracy"}
@@ -161,7 +163,7 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             values = [row[measure] for row in members if row.get(measure) is not None]
             mean, half = evals.mean_interval(values) if values else (None, None)
             summary[measure], summary[f"{measure}_interval"] = mean, half
-        # Rows of a time before that field were all drawn from their seeds.
+        # Rows from before this field existed all took their noise from the seed.
         private = [row for row in members if row.get("noise_multiplier") is not None]
         if any(row.get("epsilon_nominal", True) for row in private):
             summary["epsilon_nominal"] = True
@@ -171,15 +173,15 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-FEW = 4
+FEW = 4  # the number of defences up to which no front is marked
 
 
 def _on_front(line: dict[str, Any], lines: list[dict[str, Any]]) -> bool | None:
-    """Returns whether no other defence has a lower ASR and as good a clean metric.
+    """Whether an arm is on the Pareto front of ASR and clean metric.
 
-    None where there is nothing to compare: without an attack, for hypothetical
-    arms, which are no defences against it, and among a few, which compare at a glance.
-    Ties count for both.
+    None without an attack, for hypothetical arms, which are not defences, and among so
+    few defences that they can be compared at a glance. Arms with equal values are all
+    on the front.
 
     >>> found = {"plain": (0.9, 0.9), "group_test": (0.2, 0.9), "nad": (0.3, 0.95),
     ...     "cube": (0.3, 0.9), "abl": (0.2, 0.9)}
@@ -207,7 +209,7 @@ def _on_front(line: dict[str, Any], lines: list[dict[str, Any]]) -> bool | None:
 
 
 def write(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Writes `results.json` and `results.md` and returns what the former holds."""
+    """The results, after writing them to `results.json` and `results.md`."""
     rows = compared(rows)
     results = {"rows": rows, "summary": summarise(rows)}
     storage.write_json(workdir / "results.json", results)
@@ -217,7 +219,7 @@ def write(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def percent(summary: dict[str, Any], measure: str) -> str:
-    """Returns a share as `86.1±0.4`, in percent.
+    """The mean and interval of a share in percent, such as `86.1±0.4`.
 
     >>> percent({"asr": 0.861, "asr_interval": 0.004}, "asr")
     '86.1±0.4'
@@ -229,7 +231,7 @@ def percent(summary: dict[str, Any], measure: str) -> str:
 
 
 def _mean(layout: str, scale: float = 1.0) -> Callable[[dict[str, Any], str], str]:
-    """Returns what writes the mean of a measure."""
+    """A function that formats the mean of a measure."""
 
     def write(summary: dict[str, Any], measure: str) -> str:
         mean = summary[measure]
@@ -239,12 +241,12 @@ def _mean(layout: str, scale: float = 1.0) -> Callable[[dict[str, Any], str], st
 
 
 def _mark(summary: dict[str, Any], measure: str) -> str:
-    """Returns a tick where a measure holds."""
+    """A tick if a measure is true."""
     return "✓" if summary.get(measure) else ""
 
 
 EMPTY = "–"
-# Name -> the measure and how it is written.
+# Column -> its measure and the function that formats it.
 COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any], str], str]]] = {
     "clean": ("clean_metric", percent),
     "ASR": ("asr", percent),
@@ -292,10 +294,7 @@ MEANINGS = {
 
 
 def table(summary: list[dict[str, Any]]) -> list[list[str]]:
-    """Returns the results as rows of strings, their names first.
-
-    Columns that would be empty are left out.
-    """
+    """The results as rows of strings, with a header first and without empty columns."""
     used = {
         name: (measure, write)
         for name, (measure, write) in COLUMNS.items()
@@ -315,9 +314,9 @@ def table(summary: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def meanings(summary: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Returns what the columns of the table mean, those that need it.
+    """The meanings of the table's columns that need one.
 
-    And which arms are private only in name.
+    They include a note on private arms whose noise follows from a recorded seed.
     """
     found = [(name, MEANINGS[name]) for name in table(summary)[0] if name in MEANINGS]
     nominal = {line["arm"] for line in summary if line.get("epsilon_nominal")}
@@ -330,23 +329,24 @@ def meanings(summary: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def legend(summary: list[dict[str, Any]]) -> str:
-    """Returns the same as one paragraph."""
+    """The meanings of the columns as one paragraph."""
     seeds = max(line["seeds"] for line in summary)
     parts = "; ".join(f"{name}: {meaning}" for name, meaning in meanings(summary))
     return f"In percent, mean ± 95 % interval over {seeds} seed(s). {parts}."
 
 
 def markdown(summary: list[dict[str, Any]]) -> str:
-    """Returns the table in Markdown, for a README."""
+    """The results as a table in Markdown."""
     return piped(table(summary), num_texts=3)
 
 
 def piped(rows: list[list[str]], *, num_texts: int) -> str:
-    """Returns rows of strings as a table in Markdown.
+    """The rows of strings as a table in Markdown.
 
     Args:
-        rows: those of the table, its names first.
-        num_texts: columns of text, which come first; the others hold figures.
+        rows: the rows of the table, the header first.
+        num_texts: the number of text columns, which come first; the others hold
+            figures and are aligned to the right.
 
     >>> print(piped([["a", "b"], ["c", "1"]], num_texts=1), end="")
     | a | b |
@@ -359,9 +359,9 @@ def piped(rows: list[list[str]], *, num_texts: int) -> str:
 
 
 def show(console: Console, table: Table) -> None:
-    """Prints a table as wide as it is.
+    """Prints a table at its full width.
 
-    A narrow window wraps long lines rather than lose their figures.
+    A narrow window then wraps lines, whereas Rich would cut off figures.
     """
     options = console.options.update(max_width=999)
     needed = Measurement.get(console, options, table).maximum
@@ -371,7 +371,7 @@ def show(console: Console, table: Table) -> None:
 
 
 def tables(results: dict[str, Any]) -> list[Table]:
-    """Returns the results for the terminal, a table for each task and attack."""
+    """The results as Rich tables for the terminal, one for each task and attack."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for line in results["summary"]:
         groups.setdefault((line["task"], line["attack"] or "none"), []).append(line)

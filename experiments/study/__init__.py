@@ -1,1 +1,1 @@
-"""Studies: their config, their grid, and what runs it."""
+"""Studies: their config, their grid of jobs, and its execution."""

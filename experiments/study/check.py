@@ -1,4 +1,4 @@
-"""Checks a config and its folder before hours are spent."""
+"""Validation of a study's config before anything is computed."""
 
 import functools
 import importlib.util
@@ -20,7 +20,8 @@ from protojax import attacks, validate
 from protojax.data import partition
 from protojax.federated.settings import Federation
 
-# A student's own settings; what it shares with others stays what it is.
+# The sections that a variant may change: settings of a student that no teacher or
+# trusted model depends on.
 VARYING = (
     *("kd", "nearest", "fine_tuning", "dp", "adversarial", "filters", "trigger_search"),
     *("quarantine", "prototypes", "margin", "features", "student"),
@@ -28,18 +29,19 @@ VARYING = (
 
 
 def check(config: ConfigDict) -> Settings:
-    """The settings of a config that could run.
+    """The validated settings of a config.
 
-    Every section checks itself; what lies between sections is checked here, before
-    anything is computed.
+    Every section validates itself; constraints between sections are checked here,
+    before anything is computed.
 
     Args:
         config: from a config file, with overrides applied.
 
     Raises:
-        ValueError: naming the field, the value found and what is allowed.
+        ValueError: naming the field, the value found and the allowed values.
     """
     fields = config.to_dict()
+    # Without variants at first, so that an error in one can name it.
     found = settings.make(Settings(), {**fields, "variants": {}})
     for name, changes in fields["variants"].items():
         _check_variant(found, name, changes)
@@ -71,7 +73,7 @@ def check(config: ConfigDict) -> Settings:
 
 
 def _check_variant(config: Settings, name: str, fields: Mapping[str, Any]) -> None:
-    """Checks the fields that a variant of the study changes, and what they become."""
+    """Checks the fields that a variant changes, and the resulting settings."""
     prefix = f"variants.{name}"
     plain = bool(name) and not set(name) & set("/+@.")
     validate.require(plain, "variant's name", name, "without '/', '+', '@' and '.'")
@@ -81,7 +83,8 @@ def _check_variant(config: Settings, name: str, fields: Mapping[str, Any]) -> No
         bound = "fields and their values"
         validate.require(is_section, f"{prefix}.{section}", changes, bound)
         for field in changes:
-            # It decides what trains the trusted model, which variants share.
+            # It determines the training rows of the trusted model, which all variants
+            # share.
             known = {*vars(getattr(config, section))} - {"calibration_share"}
             validate.one_of(sorted(known), **{f"{prefix}.{section}": field})
     try:
@@ -91,7 +94,7 @@ def _check_variant(config: Settings, name: str, fields: Mapping[str, Any]) -> No
 
 
 def _check_between(config: Settings) -> None:
-    """Checks what sections say of each other, and that the test can reject at all."""
+    """Checks constraints between sections, and that the test can reject any row."""
     layers, weights = config.features.layers, config.margin.layer_weights
     bound = f"as long as features.layers={layers}"
     fits = len(weights) == len(layers)
@@ -122,7 +125,7 @@ def _check_between(config: Settings) -> None:
 
 
 def _check_arm(config: Settings, field: str, name: str) -> None:
-    """Checks an arm's name, and that of its federation."""
+    """Checks an arm's name and the names of its variant and federation."""
     kind, variant, federation = parse(name)
     validate.one_of(ARMS, **{field: kind})
     named, arm = all(name.replace("@", "+").split("+")), ARMS[kind]
@@ -131,7 +134,8 @@ def _check_arm(config: Settings, field: str, name: str) -> None:
     validate.require(together, field, name, "another arm in a federation")
     if variant:
         validate.one_of(config.variants, **{f"{field}, after +,": variant})
-        # They trigger search the student of another arm as the study has it.
+        # A trigger search runs on the student of another arm, which is trained with
+        # the study's own settings.
         others = sorted({*config.variants[variant]} - {"trigger_search"})
         bound = f"{kind!r} with changes of trigger search only, not of {others}"
         validate.require(not (arm.searches_triggers and others), field, name, bound)
@@ -154,14 +158,14 @@ def _check_arm(config: Settings, field: str, name: str) -> None:
 
 
 def _check_federation(section: Federation) -> None:
-    """Checks that a federation's rule tolerates so few nodes, and all its options."""
+    """Checks a federation's options, and that its rule accepts its number of nodes."""
     least = section.nodes
     mixing = federated.mixing_of(section)
     if mixing is not None:
         rows, bound = len(mixing), "a row a node"
         validate.require(rows == section.nodes, "mixing", rows, bound)
         least = int((mixing > 0).sum(1).min())
-    # The rules count what they are given, which needs no numbers.
+    # The rules check the number of nodes by shapes, so abstract values suffice.
     updates = jax.ShapeDtypeStruct((least, 1), np.float32)
     jax.eval_shape(federated.rule_of(section), updates)
     if section.update_attack:
@@ -169,6 +173,7 @@ def _check_federation(section: Federation) -> None:
         hostile = np.arange(section.nodes) >= section.nodes - section.hostile
         attack = functools.partial(attack, **section.update_attack_args)
         attack(np.ones((section.nodes, 1), np.float32), hostile, jax.random.key(0))
+    # A partition of dummy rows, to validate its arguments.
     keys = np.repeat(np.arange(2), 10 * section.nodes)
     sources = [str(key) for key in range(len(keys))]
     partition.PARTITIONS[section.partition](
@@ -184,7 +189,7 @@ def _check_attack(config: Settings, name: str, section: Attack) -> None:
     prefix = f"attacks.{name}"
     other = name != NO_ATTACK and "/" not in name
     validate.require(other, "attack's name", name, "another")
-    # A student of the teacher alone sees no label.
+    # A student that learns from the teacher alone sees no label.
     weight, bound = config.kd.hard_weight, f"> 0, as {prefix} attacks labels"
     seen = section.channel != "labels" or weight > 0
     validate.require(seen, "kd.hard_weight", weight, bound)
@@ -201,7 +206,7 @@ def _check_attack(config: Settings, name: str, section: Attack) -> None:
 
 
 def _check_trigger(section: Attack) -> None:
-    """Checks what an attack's trigger is made of."""
+    """Checks the settings of an attack's trigger."""
     args = section.trigger_args
     for field in ("train", "test"):
         value, wanted = getattr(section.files, field), section.trigger == "file"
@@ -219,7 +224,7 @@ def _check_trigger(section: Attack) -> None:
 
 
 def kinds_of(config: Settings) -> set[str]:
-    """The kinds of arms that a study trains; unknown names are left out."""
+    """The kinds of arms that a study trains, without unknown names."""
     asked = [
         *config.arms,
         *(arm for one in config.attacks.values() for arm in one.arms),
@@ -229,22 +234,22 @@ def kinds_of(config: Settings) -> set[str]:
 
 
 def asks_words(arms: Iterable[Arm]) -> bool:
-    """Whether one of some arms scores words against trusted texts."""
+    """Whether one of the arms scores words against trusted texts."""
     return any(arm.scores_words for arm in arms)
 
 
 def uses_trusted_model(config: Settings, arms: Iterable[Arm]) -> bool:
-    """Whether one of some arms, or an attack of the study, asks the trusted model."""
+    """Whether one of the arms, or an attack of the study, uses the trusted model."""
     searched = any(one.trigger == "searched" for one in config.attacks.values())
     return searched or any(arm.asks_trusted_model for arm in arms)
 
 
 def uses_prototypes(config: Settings, arms: Iterable[Arm]) -> bool:
-    """Whether one of some arms, or an attack of the study, needs prototypes."""
+    """Whether one of the arms, or an attack of the study, needs prototypes."""
     return uses_trusted_model(config, arms) or any(arm.constrained for arm in arms)
 
 
 def _teaching(config: Settings) -> int:
-    """The number of references that do not calibrate."""
+    """The number of references that are not held out for calibration."""
     known = num_references(config)
     return known - round(config.quarantine.calibration_share * known)

@@ -1,8 +1,8 @@
 """The config that every study starts from, for the command line.
 
-A config file in `experiments/configs/` starts from `defaults()` and changes what it is
-about. Every field can be set on the command line: `--config.kd.temperature=4`. What the
-fields are is said in `experiments/settings.py` and in the dataclasses it names.
+A config file in `experiments/configs/` starts from `defaults()` and changes some
+fields. Every field can be set on the command line: `--config.kd.temperature=4`. The
+fields are documented in `experiments/settings.py` and in the dataclasses it names.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The rows of the results: students on clean and on triggered text."""
+"""Evaluation: the rows of the results, from students on clean and triggered text."""
 
 import functools
 from typing import Any
@@ -17,14 +17,15 @@ from protojax.training import predict
 
 
 def evaluate(context: Context, job: Job) -> dict[str, Any]:
-    """One row of the results: students on clean and on triggered text.
+    """One row of the results: the metrics of students on clean and triggered text.
 
-    Of several students, one a node, the honest nodes' count, each as much.
+    If each node has its own student, the metrics are means over the honest nodes.
     """
     config = context.config
     found = students.load(context, job)
     facts = students.facts_of(context.workdir, job)
     if len(found) > 1:
+        # Hostile nodes come last.
         found = found[: len(found) - facts["hostile_nodes"]]
     task, splits = scenarios.task_data(config, job.scenario.task, job.scenario.seed)
     predicted = _predict(config, task, found, splits.test)
@@ -54,7 +55,7 @@ def evaluate(context: Context, job: Job) -> dict[str, Any]:
     if job.scenario.attack is not None:
         attack = config.attacks[job.scenario.attack]
         success = functools.partial(evals.attack_success_rate, target=attack.target)
-        # Ready rows have no twins without their trigger here.
+        # Triggered rows from a file have no counterparts without the trigger.
         if attack.trigger != "file":
             truth = splits.test.labels
             kept = attacks.measured_rows(
@@ -83,7 +84,7 @@ def evaluate(context: Context, job: Job) -> dict[str, Any]:
 def _predict(
     config: Settings, task, found: list[models.Model], examples
 ) -> list[np.ndarray]:
-    """Returns what each student says of some rows: classes or scores."""
+    """The predictions of each student: classes, or scores in regression."""
     tokens = predict.tokenize(found[0], examples, config.lengths)
     outputs = [
         predict.predict(model, tokens, config.lengths, config.features).logits
@@ -95,16 +96,16 @@ def _predict(
 
 
 def _fairness(config: Settings, job: Job, predicted, facts) -> dict[str, Any]:
-    """Returns how the honest nodes of a federation differ in accuracy.
+    """The accuracies of the honest nodes of a federation, and their spread.
 
-    A node's accuracy is over its own mix of classes.
+    A node's accuracy is weighted by its own class distribution.
     """
     task, splits = scenarios.task_data(config, job.scenario.task, job.scenario.seed)
     if not job.federation or task.problem == "regression":
         return {}
     rows = scenarios.node_rows(config, job.student_scenario)
     honest = len(rows) - facts["hostile_nodes"]
-    # By the labels that nature gave: what a node is for does not change with an attack.
+    # By the true labels: a node's class distribution must not depend on an attack.
     shares = partition.class_shares(
         splits.transfer.labels, rows[:honest], task.num_labels
     )

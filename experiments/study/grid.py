@@ -1,4 +1,4 @@
-"""The rows of a study: which arm learns in which scenario."""
+"""The grid of a study: its jobs, one per arm and scenario, and the models they need."""
 
 import pathlib
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from experiments.world.artifacts import Tuning
 from experiments.world.scenarios import Scenario
 from protojax.federated import replicas
 
-DONE = "training.json"  # the file that says that a job's students are whole
+DONE = "training.json"  # the file that marks a job's students as complete
 
 
 class Job(NamedTuple):
@@ -20,9 +20,10 @@ class Job(NamedTuple):
 
     Attributes:
         scenario: the task, seed and attack.
-        arm: a name in `ARMS`, with `+variant` behind it to change what the config
-            says, and `@federation` to run it over many nodes.
-        student_scenario: the scenario that the student is trained in.
+        arm: a name in `ARMS`, followed by `+variant` to change settings of the config,
+            and by `@federation` to run it over several nodes.
+        student_scenario: the scenario in which the student is trained; it differs from
+            `scenario` if, for example, the student is trained without the attack.
     """
 
     scenario: Scenario
@@ -46,25 +47,24 @@ class Job(NamedTuple):
 
     @property
     def row(self) -> str:
-        """The file of the row, below the workdir."""
+        """The path of the row's file, relative to the workdir."""
         return f"{self.scenario.folder}/{self.arm}.json"
 
     @property
     def student(self) -> str:
-        """The student's folder, below the workdir."""
+        """The student's folder, relative to the workdir."""
         return f"{self.student_scenario.whole.folder}/{self.arm}"
 
 
 class Training(NamedTuple):
-    """A model that a study needs, after those that it needs itself.
+    """The training of a model that a study needs.
 
     Attributes:
-        name: its folder below the workdir.
+        name: the model's folder, relative to the workdir.
         scenario: the scenario.
-        variant: of the study, "" for the study itself.
-        tuning: how a teacher or a trusted model is trained; None for the students of
-            the job.
-        job: whose students they are; None for teachers and trusted models.
+        variant: a variant of the study, "" for the study itself.
+        tuning: how a teacher or a trusted model is trained; None for students.
+        job: the job of the students; None for teachers and trusted models.
     """
 
     name: str
@@ -75,17 +75,17 @@ class Training(NamedTuple):
 
 
 def is_trained(workdir: pathlib.Path, training: Training) -> bool:
-    """Whether a model is there, whole."""
+    """Whether a model has been trained and stored completely."""
     folder = workdir / training.name
     return (folder / ("model" if training.job is None else DONE)).exists()
 
 
 def trainings(config: Settings, todo: list[Job]) -> list[Training]:
-    """The models that some rows need, each once, those that others need before them.
+    """The trainings that some jobs need, each once, in the order of dependencies.
 
     Args:
-        config: the study's.
-        todo: the rows.
+        config: the study's settings.
+        todo: the jobs.
     """
     found: dict[str, Training] = {}
 
@@ -93,7 +93,7 @@ def trainings(config: Settings, todo: list[Job]) -> list[Training]:
         if job.student in found:
             return
         seeds = replicas.seeds_beside(config.seeds, config.replicas, job.scenario.seed)
-        # Seeds that train side by side need what each of them needs.
+        # Seeds that train together need the models of all of them.
         for seed in seeds:
             beside = job_of(config, job.scenario._replace(seed=seed), job.arm)
             for before in needed(config, beside):
@@ -110,7 +110,7 @@ def trainings(config: Settings, todo: list[Job]) -> list[Training]:
 
 
 def _models_of(config: Settings, job: Job) -> list[Training]:
-    """The teacher and the trusted model that a job's students learn from."""
+    """The trainings of the teacher and the trusted model that a job's students use."""
     arm, scenario, found = ARMS[job.kind], job.student_scenario, []
     config = varied(config, job.variant)
     if arm.taught:
@@ -126,7 +126,7 @@ def _models_of(config: Settings, job: Job) -> list[Training]:
 
 
 def jobs(config: Settings) -> list[Job]:
-    """All rows of a study, those that share models side by side."""
+    """All jobs of a study, with those that share models next to each other."""
     found = []
     for task in config.tasks:
         for seed in config.seeds:
@@ -143,12 +143,12 @@ def jobs(config: Settings) -> list[Job]:
 
 
 def job_of(config, scenario: Scenario, arm: str) -> Job:
-    """Returns an arm's job on a scenario."""
+    """The job of an arm in a scenario."""
     kind, _, federation = arms.parse(arm)
     student_scenario = ARMS[kind].learns_in(config, scenario)
     return Job(scenario, arm, student_scenario._replace(federation=federation))
 
 
 def needed(config, job: Job) -> list[Job]:
-    """Returns the jobs whose students a job starts from or imitates."""
+    """The jobs whose students a job starts from or learns from."""
     return [job_of(config, job.scenario, arm) for arm in ARMS[job.kind].needs]

@@ -1,4 +1,4 @@
-"""What a study is asked before it begins: what only its data can tell, how long."""
+"""Checks that need a study's data, and the estimate of its work, before it begins."""
 
 import contextlib
 import functools
@@ -22,20 +22,20 @@ from protojax.training import trainer
 
 
 def preflight(context: Context, todo: list[Job]) -> Context:
-    """The study with its searched triggers, once nothing in its data forbids it.
+    """The study with its searched triggers, after checks that need its data.
 
-    What only the data can tell is impossible is said before hours are spent. Data are
-    held to those that the study was begun with. A trigger that is searched takes an
-    trusted model, which is trained here.
+    Settings that are impossible for the data are refused before anything expensive is
+    computed, and so are data that have changed since the study was begun. The search
+    for a trigger needs the trusted model, which is trained here.
 
     Args:
         context: the study.
-        todo: its rows.
+        todo: its jobs.
 
     Raises:
-        ValueError: a feature layer beyond a model's depth, a target or source beyond
-            the classes, too few prototypes for them, or an attack or a defence on a
-            task that has scores instead of classes.
+        ValueError: a feature layer beyond a model's depth, a target or source class
+            that the task does not have, fewer prototypes than classes, an attack or a
+            defence on a regression task, or changed data.
     """
     for variant, job in {job.variant: job for job in todo}.items():
         with _named(variant):
@@ -57,7 +57,7 @@ def preflight(context: Context, todo: list[Job]) -> Context:
                     _check_job(context.varied(job.variant).config, job, task, splits)
         if scenario.attack not in searched:
             _check_attack(context.config, scenario)
-    # Not before: a study that is refused may be begun again with other data.
+    # Only now, since a study that was refused may be begun again with other data.
     write_fingerprints(begun)
     context = adaptive_attacks.with_found(context, every)
     for scenario in every:
@@ -67,10 +67,10 @@ def preflight(context: Context, todo: list[Job]) -> Context:
 
 
 def _check_attack(config: Settings, scenario: Scenario) -> None:
-    """Checks that a scenario's attack can be made: on classes, those of its task."""
+    """Checks that a scenario's attack is possible with the classes of its task."""
     if scenario.attack is None:
         return
-    # These refuse scores, and classes that the task does not have.
+    # These raise on regression tasks, and on classes that the task does not have.
     scenarios.poisoned(config, scenario)
     scenarios.triggered_test(config, scenario)
     try:
@@ -83,15 +83,15 @@ def _check_attack(config: Settings, scenario: Scenario) -> None:
 def fingerprints(
     config: Settings, workdir: pathlib.Path, scenario: Scenario
 ) -> dict[pathlib.Path, dict[str, str]]:
-    """What holds a study to the data that it was begun with.
+    """The fingerprints by which a study recognises the data that it was begun with.
 
     Args:
-        config: the study's.
-        workdir: its folder.
-        scenario: which rows.
+        config: the study's settings.
+        workdir: the study's folder.
+        scenario: the scenario whose rows are hashed.
 
     Returns:
-        Path -> name -> fingerprint: of the splits, and of an attack's ready rows.
+        Path -> name -> fingerprint, of the splits and of an attack's rows from a file.
     """
     splits = scenarios.task_data(config, scenario.task, scenario.seed).splits
     now = {
@@ -113,7 +113,7 @@ def check_unchanged(found: dict[pathlib.Path, dict[str, str]]) -> None:
     """Checks `fingerprints` against those that were written when the study began.
 
     Raises:
-        ValueError: if the data are others; names the file.
+        ValueError: the data have changed; names the file.
     """
     for path, now in found.items():
         if path.exists() and json.loads(path.read_text()) != now:
@@ -124,7 +124,7 @@ def check_unchanged(found: dict[pathlib.Path, dict[str, str]]) -> None:
 
 
 def write_fingerprints(found: dict[pathlib.Path, dict[str, str]]) -> None:
-    """Writes those `fingerprints` that were not written yet."""
+    """Writes the `fingerprints` whose files do not exist yet."""
     for path, now in found.items():
         if not path.exists():
             storage.write_json(path, now)
@@ -132,7 +132,7 @@ def write_fingerprints(found: dict[pathlib.Path, dict[str, str]]) -> None:
 
 @contextlib.contextmanager
 def _named(variant: str) -> Iterator[None]:
-    """Puts the name of a variant before an error of its own."""
+    """Prefixes errors of the body with the name of a variant."""
     try:
         yield
     except ValueError as error:
@@ -142,7 +142,7 @@ def _named(variant: str) -> Iterator[None]:
 
 
 def _check_layers(config: Settings, task: str) -> None:
-    """Checks that every model has the layers whose states are compared."""
+    """Checks that every model has the layers whose hidden states are compared."""
     for role in ("teacher", "student", "trusted_model"):
         depth = _model_config(config, getattr(config, role), task).num_layers
         for layer in config.features.layers:
@@ -177,7 +177,7 @@ def _check_job(config: Settings, job: Job, task, splits) -> None:
 
 
 def work(config: Settings, workdir: pathlib.Path, trainings: list[Training]) -> float:
-    """The training that is left, in the progress bar's units."""
+    """The remaining work of training, in the progress bar's units."""
     return sum(
         _work_of(varied(config, one.variant), one)
         for one in trainings
@@ -186,7 +186,7 @@ def work(config: Settings, workdir: pathlib.Path, trainings: list[Training]) -> 
 
 
 def _work_of(config: Settings, training: Training) -> float:
-    """The work of one training: rows gone through times the cost of a row."""
+    """The work of one training: processed rows times the cost of a row."""
     scenario = training.scenario
     if training.tuning is not None:
         wanted = training.tuning(config, scenario)
@@ -202,6 +202,6 @@ def _work_of(config: Settings, training: Training) -> float:
 
 @functools.cache
 def _model_config(config: Settings, section: Encoder, task: str) -> EncoderConfig:
-    """The config of a section's model on a task, read once for all seeds."""
+    """The config of a section's model for a task, read once for all seeds."""
     scenario = Scenario(task, config.seeds[0], None)
     return artifacts.build_model(config, section, scenario).config

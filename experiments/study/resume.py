@@ -1,4 +1,4 @@
-"""A study's settings in its folder: what may change once it has begun."""
+"""The settings in a study's folder, and which of them may change when it resumes."""
 
 import copy
 import json
@@ -10,9 +10,9 @@ from experiments.arms import parse
 from experiments.settings import Settings
 from protojax import storage
 
-# A study may grow along these fields; all others are fixed once it has begun.
+# A study may grow in these fields; other settings are fixed once it has begun.
 GROWING = ("tasks", "seeds", "arms", "attacks", "federations", "variants")
-# These change no result.
+# These may change at any time, since no result depends on them.
 FREE = ("checkpoint_every", "keep_checkpoints", "export_students")
 
 
@@ -77,18 +77,18 @@ def _arm(arm: str) -> str:
 
 
 def check_workdir(config: Settings, workdir: pathlib.Path) -> dict:
-    """Returns what a study's `config.json` is to hold; writes nothing.
+    """The content of a study's `config.json`, checked against its folder.
 
-    A study that has computed nothing yet may have any settings: a path that was
-    mistyped and corrected is no other study.
+    Any settings may change while a study has computed nothing, so that a mistyped path
+    can be corrected. Nothing is written.
 
     Args:
         config: the resolved config.
         workdir: the folder, which need not exist.
 
     Raises:
-        ValueError: the folder holds something else, or a study with other settings;
-            names them.
+        ValueError: the folder holds other files, or a study with other settings, which
+            the message names.
     """
     now = settings.as_json(config)
     path = workdir / "config.json"
@@ -110,9 +110,9 @@ def check_workdir(config: Settings, workdir: pathlib.Path) -> dict:
 
 
 def open_workdir(config: Settings, workdir: pathlib.Path) -> None:
-    """Makes the study's folder, or checks that it belongs to this config.
+    """Creates the study's folder, or checks that it belongs to this config.
 
-    A folder is empty if it holds hidden files only, such as those of `git init`: a
+    A folder with hidden files only, such as those of `git init`, counts as empty: a
     study neither reads nor changes them.
 
     Args:
@@ -124,7 +124,7 @@ def open_workdir(config: Settings, workdir: pathlib.Path) -> None:
     """
     now = check_workdir(config, workdir)
     if not has_computed(workdir):
-        # Hashes of data that no result was made of.
+        # Removes hashes of data on which no result depends.
         for path in _files(workdir):
             if len(path.parts) > 1:
                 (workdir / path).unlink()
@@ -133,18 +133,18 @@ def open_workdir(config: Settings, workdir: pathlib.Path) -> None:
 
 
 def has_computed(workdir: pathlib.Path) -> bool:
-    """Returns whether a study's folder holds more than settings and hashes of data."""
+    """Whether a study's folder holds more than settings, logs and hashes of data."""
     return not all(_is_prelude(path) for path in _files(workdir))
 
 
 def _files(workdir: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the files of a study but hidden ones, as paths below its folder."""
+    """The files of a study without hidden ones, as paths relative to its folder."""
     below = (path.relative_to(workdir) for path in workdir.rglob("*") if path.is_file())
     return [path for path in below if not any(p.startswith(".") for p in path.parts)]
 
 
 def _is_prelude(path: pathlib.Path) -> bool:
-    """Returns whether a study writes a file before it computes anything.
+    """Whether a file is one that a study writes before it computes anything.
 
     >>> [_is_prelude(pathlib.Path(name)) for name in (
     ...     "error.log", "sst2/seed0/data.json", "sst2/syntax.json", "thesis.tex",
@@ -160,17 +160,17 @@ def _is_prelude(path: pathlib.Path) -> bool:
 
 
 def joined(before: dict, now: dict, where: str) -> dict:
-    """Returns the config of a study that goes on, or of two pieces of one.
+    """The union of two configs of one study: of a resumed run, or of two parts of it.
 
     Args:
-        before: the config that it was begun with, as JSON holds it.
-        now: the config that it goes on with; may have grown.
-        where: what an error names.
+        before: the config with which the study was begun, as stored in JSON.
+        now: the present config, which may have grown.
+        where: the place that an error names.
 
     Raises:
-        ValueError: naming the fields that differ and must not.
+        ValueError: naming the fields that differ but must not.
     """
-    # A field that was not there then was at its default.
+    # A field that did not exist when the study was begun had its default value.
     usual = settings.as_json(Settings())
     before, now = _merged(usual, present_names(before)), _merged(usual, now)
     fixed = [
@@ -187,11 +187,11 @@ def joined(before: dict, now: dict, where: str) -> dict:
     ):
         held = before.get(field, {})
         fixed += [
-            # A field that was not there then was at its default.
+            # As above, for the fields of a section.
             (f"{field}.{name}", usual | held[name], now[field][name])
             for name in held.keys() & now[field].keys()
         ]
-        # One that was taken out keeps its rows, hence its settings.
+        # An entry that was removed from the config keeps its rows, hence its settings.
         now[field] = held | now[field]
     if changed := _differences(fixed):
         raise ValueError(
@@ -201,7 +201,7 @@ def joined(before: dict, now: dict, where: str) -> dict:
 
 
 def _merged(usual: dict, given: dict) -> dict:
-    """Returns what is given, with what is usual where nothing is.
+    """The given values, completed by defaults at all levels.
 
     >>> _merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}, "d": 4})
     {'a': {'b': 1, 'c': 3}, 'd': 4}
@@ -214,11 +214,11 @@ def _merged(usual: dict, given: dict) -> dict:
 
 
 def _differences(fields) -> list[str]:
-    """Returns `name: before -> now` of all leaves that differ."""
+    """The names of all leaves that differ, with their former and present values."""
     found = []
     for name, before, now in fields:
         if isinstance(before, dict) and isinstance(now, dict):
-            # Which arms and tasks an attack runs may grow too.
+            # The arms and tasks of an attack may grow too.
             keys = sorted((before.keys() | now.keys()) - {"arms", "tasks"})
             found += _differences(
                 (f"{name}.{key}", before.get(key), now.get(key)) for key in keys

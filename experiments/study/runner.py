@@ -1,7 +1,7 @@
-"""Runs the grid of a study: tasks x seeds x attacks x arms, each scenario once.
+"""Execution of a study's grid: tasks x seeds x attacks x arms, each scenario once.
 
-Every finished student and every evaluated row is a file; a study that was killed runs
-on from there, and one that is finished only gathers its rows.
+Every finished student and every evaluated row is stored in a file. A study that was
+killed resumes from these files; a finished one only reads its rows.
 """
 
 import json
@@ -29,11 +29,11 @@ from experiments.world import adaptive_attacks, artifacts
 from protojax import storage, validate
 from protojax.training import processes, programs
 
-_END = "end of the study"  # where processes wait for each other
+_END = "end of the study"  # the barrier at which processes wait for each other
 
 
 def progress_bar(console: Console) -> Progress:
-    """The progress bar of a study, with an estimate of what is left."""
+    """The progress bar of a study, with an estimate of the remaining time."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -49,12 +49,12 @@ def progress_bar(console: Console) -> Progress:
 def run(
     config: Settings, workdir: pathlib.Path, progress: Progress
 ) -> list[dict[str, Any]]:
-    """All rows of a study, once what is left of it has run.
+    """All rows of a study, after its remaining jobs have run.
 
     Args:
-        config: what `check.check` has made of the command line's.
-        workdir: the study's folder, made where it does not exist.
-        progress: moved while it runs.
+        config: the settings from `check.check`.
+        workdir: the study's folder, created if it does not exist.
+        progress: the progress bar, advanced while the study runs.
 
     Returns:
         One dictionary per row of the grid, see `evaluate`.
@@ -68,9 +68,10 @@ def run(
         context = preflight(context, todo)
         models = trainings(config, todo)
         total = work(context.config, workdir, models)
-        # A bar without work would never be full.
+        # A bar with a total of 0 would never be full.
         progress.update(context.task_id, total=total or 1, completed=not total)
         for training in models:
+            # Between trainings only, since cleared programs must be compiled again.
             programs.clear_caches_near_limit()
             train(context, training)
         for job in todo:
@@ -87,7 +88,7 @@ def run(
 
 
 def train(context: Context, training: Training) -> None:
-    """Trains a model that others, or rows, need, unless it is there."""
+    """Trains a model that other models or rows need, unless it exists already."""
     if training.job is not None:
         students.train(context, training.job)
     elif not is_trained(context.workdir, training):
@@ -96,7 +97,7 @@ def train(context: Context, training: Training) -> None:
 
 
 def _todo(config: Settings, workdir: pathlib.Path) -> list[Job]:
-    """The jobs whose rows are not written yet; seeds that train at once together."""
+    """The jobs without a stored row; seeds that train together are adjacent."""
     left = [job for job in jobs(config) if not (workdir / job.row).exists()]
     if config.replicas == 1:
         return left
@@ -109,13 +110,13 @@ def _todo(config: Settings, workdir: pathlib.Path) -> list[Job]:
 
 
 def follow(config, workdir: pathlib.Path) -> None:
-    """Does a process's share of a study that the first of several processes runs.
+    """Runs the part of a study that falls to any of several processes but the first.
 
-    It trains the nodes that live on its devices, and leaves the rest to the first.
+    It trains the nodes on its own devices, and leaves everything else to the first.
 
     Args:
-        config: as in `run`.
-        workdir: the study's folder, which all processes see.
+        config: the settings, as in `run`.
+        workdir: the study's folder, visible to all processes.
     """
     progress = Progress(console=Console(quiet=True))
     context = Context(config, workdir, progress, progress.add_task("following"))
@@ -123,7 +124,8 @@ def follow(config, workdir: pathlib.Path) -> None:
         programs.clear_caches_near_limit()
         job = training.job
         if job and job.federation and not is_trained(workdir, training):
-            # By then it has written its data's hashes, and searched the triggers.
+            # By then the first process has written the data's hashes and searched the
+            # triggers.
             processes.wait_for_leader(workdir / job.student / federated.READY)
             check_unchanged(fingerprints(config, workdir, job.scenario))
             found = adaptive_attacks.with_found(context, [job.scenario])

@@ -1,4 +1,4 @@
-"""The students of a study: trained and written by one function, loaded by another."""
+"""The students of a study: their training, storage and loading."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from protojax.models import saved
 from protojax.training import predict, processes, trainer
 from protojax.training.trainer import Run
 
-# What is known of the training of a student that has no federation.
+# The facts recorded about the training of a student without a federation.
 _TRAINING = (
     *("step_seconds", "step_rows", "replicas", "noise_multiplier"),
     "epsilon_nominal",
@@ -29,18 +29,18 @@ _TRAINING = (
 
 
 def folders(workdir: pathlib.Path, job: Job) -> list[pathlib.Path]:
-    """The folders of a job's students, none before they are whole."""
+    """The folders of a job's students; none before all of them are complete."""
     folder = workdir / job.student
     return sorted(folder.glob("**/model")) if (folder / DONE).exists() else []
 
 
 def facts_of(workdir: pathlib.Path, job: Job) -> dict[str, Any]:
-    """What is known of the training of a job's students."""
+    """The facts recorded about the training of a job's students."""
     return json.loads((workdir / job.student / DONE).read_text())
 
 
 def load(context: Context, job: Job) -> list[models.Model]:
-    """The students of a job: one, or one a node where no server merges them."""
+    """The students of a job: one, or one per node if no server merges them."""
     config = context.varied(job.variant).config
     task = scenarios.task_data(config, job.scenario.task, job.scenario.seed).task
     run = context.workdir / job.student
@@ -51,22 +51,24 @@ def load(context: Context, job: Job) -> list[models.Model]:
 
 
 def remove(workdir: pathlib.Path, job: Job) -> None:
-    """Removes the students of a job, and first the file that says they are whole."""
+    """Removes the students of a job."""
+    # First the file that marks them as complete, in case the process is killed here.
     (workdir / job.student / DONE).unlink(missing_ok=True)
     for folder in (workdir / job.student).glob("**/model"):
         saved.remove(folder)
 
 
 def train(context: Context, job: Job) -> None:
-    """Trains the students of a job; what they need is trained before.
+    """Trains the students of a job; the models that they need must exist.
 
-    With them train those of the seeds that the config puts beside its own, kept or not:
-    a study that was killed between two of them goes on with the same group.
+    All seeds of its group (`replicas.seeds_beside`) train with it, even those that are
+    stored already, so that a study that was killed resumes with the same group.
     """
     config, workdir = context.config, context.workdir
     if folders(workdir, job):
         if facts_of(workdir, job).get("epsilon_nominal") is False:
-            # The study may have been killed between the student and this.
+            # The study may have been killed after the student was stored and before its
+            # secret checkpoints were removed.
             trainer.remove_checkpoints(context.around.store(job.student), secret=True)
         return
     if job.federation:
@@ -88,6 +90,7 @@ def train(context: Context, job: Job) -> None:
             run = _run(varied.config, one, start, recipe)
             made.append((one, start, recipe, run))
         elif one.student not in done:
+            # A recipe with a finished student needs no training of its own.
             before = facts_of(workdir, needed(config, one)[0])
             facts = {name: before.get(name) for name in _TRAINING}
             params = distillation.student_params(recipe.student.params)
@@ -113,7 +116,7 @@ def train(context: Context, job: Job) -> None:
 
 
 def _start(context: Context, job: Job) -> models.Model:
-    """What a job's training starts from: a new student, or another arm's."""
+    """The initial student of a job's training: a new one, or that of another arm."""
     if ARMS[job.kind].starts_from_first:
         (student,) = load(context, needed(context.config, job)[0])
         return student
@@ -122,7 +125,7 @@ def _start(context: Context, job: Job) -> models.Model:
 
 
 def _run(config: Settings, job: Job, start: models.Model, recipe: Recipe) -> Run:
-    """The training run of a recipe, of a student that has no federation."""
+    """The training run of a recipe for a student without a federation."""
     return Run(
         job.student,
         start,
@@ -138,7 +141,7 @@ def _run(config: Settings, job: Job, start: models.Model, recipe: Recipe) -> Run
 
 
 def _alone(params, recipe: Recipe, facts: dict[str, Any]) -> federated.Distilled:
-    """The result of a student that has no federation."""
+    """The result for a student without a federation, in the form of a federated one."""
     held = [] if recipe.prototypes is None else [recipe.prototypes]
     return federated.Distilled([params], [recipe], held, np.zeros(1, bool), facts)
 
@@ -146,16 +149,13 @@ def _alone(params, recipe: Recipe, facts: dict[str, Any]) -> federated.Distilled
 def distil_federated(
     context: Context, job: Job
 ) -> tuple[models.Model, federated.Distilled]:
-    """Trains the students of a job over its federation.
+    """The initial student of a job and the result of its federated training.
 
-    Every process of several calls it.
+    All processes must call it.
 
     Args:
         context: the study.
-        job: one whose arm runs in a federation.
-
-    Returns:
-        What they started from, and what came of it.
+        job: a job whose arm runs in a federation.
     """
     processes.wait_for_leader(context.workdir / job.student / federated.READY)
     start = _start(context, job)
@@ -194,12 +194,15 @@ def _keep(
         "hostile_nodes": int(done.hostile.sum()),
         **_quarantine_facts(context.config, job.student_scenario, done),
     }
-    # Written last: this file says that the students are whole.
+    # Written last, since this file marks the students as complete.
     storage.write_json(folder / DONE, facts)
 
 
 def _quarantine_facts(config: Settings, scenario: Scenario, done: federated.Distilled):
-    """How good a quarantine was; the only use of the ground truth here."""
+    """The quality of a quarantine, measured against the ground truth.
+
+    Nothing else here may use the ground truth, which no defence knows.
+    """
     judged = [
         (
             recipe.verdict,

@@ -1,7 +1,7 @@
-"""Nodes as an array axis: who holds what, rounds, merges, and what is sent.
+"""Federated training with nodes as an array axis: rounds, merges and messages.
 
-`from protojax.federated import node_checkpoint` brings the checkpoints of nodes; that
-module is not imported here, because Orbax takes its time.
+Checkpoints of nodes are in `protojax.federated.node_checkpoint`, which is not imported
+here because importing Orbax is slow.
 """
 
 from protojax.federated.aggregation import AGGREGATORS

@@ -1,7 +1,7 @@
 """Reductions over the nodes of an update, which the aggregation rules share.
 
-An update is a tree of `[nodes, ...]`. What concerns whole updates (norms, distances) is
-summed leaf by leaf, so that no `[nodes, all parameters]` matrix is built.
+An update is a tree of `[nodes, ...]`. Quantities of whole updates (norms, distances)
+are summed leaf by leaf, so that no `[nodes, all parameters]` matrix is built.
 """
 
 import functools
@@ -17,12 +17,12 @@ from protojax.prototypes.geometry import TINY
 
 
 class FiniteUpdates(NamedTuple):
-    """The nodes that a rule listens to.
+    """The nodes whose updates a rule uses.
 
     Attributes:
         where: `[nodes]`, bool.
         weights: `[nodes]`, float32, zero outside `where`, the largest in [1/2, 1).
-        excluded: scalar, present nodes that sent what is not finite.
+        excluded: scalar, the number of present nodes with a non-finite update.
     """
 
     where: Array
@@ -31,7 +31,7 @@ class FiniteUpdates(NamedTuple):
 
 
 def num_nodes_of(updates: PyTree) -> int:
-    """Returns how many nodes there are, the same in each leaf."""
+    """The number of nodes, which must be the same in each leaf."""
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(updates)}
     if len(sizes) != 1:
         raise ValueError(f"Expected one number of nodes in all leaves, found {sizes}.")
@@ -39,7 +39,7 @@ def num_nodes_of(updates: PyTree) -> int:
 
 
 def require_nodes(updates: PyTree, num_byzantine: int, least: int) -> int:
-    """Returns how many nodes there are, if they are enough."""
+    """The number of nodes, which must be at least `least`."""
     validate.non_negative(num_byzantine=num_byzantine)
     num_nodes = num_nodes_of(updates)
     validate.require(
@@ -54,7 +54,7 @@ def require_nodes(updates: PyTree, num_byzantine: int, least: int) -> int:
 def defaults(
     updates: PyTree, weights: Array | None, where: Array | None
 ) -> tuple[Array, Array]:
-    """Returns which nodes take part, and their weights, those below 0 and NaN as 0."""
+    """The mask of participating nodes and their weights; invalid weights become 0."""
     num_nodes = num_nodes_of(updates)
     where = jnp.ones(num_nodes, bool) if where is None else jnp.asarray(where, bool)
     weights = jnp.ones(num_nodes) if weights is None else jnp.float32(weights)
@@ -62,15 +62,15 @@ def defaults(
         validate.require(
             array.shape == (num_nodes,), f"{name}.shape", array.shape, f"({num_nodes},)"
         )
-    # A node may say of its weight what it likes, also under jit, where nothing raises.
+    # A Byzantine node may report any weight, and nothing can be raised under jit.
     valid = jnp.isfinite(weights) & (weights > 0)
     return where, scaled(jnp.where(valid, weights, 0.0))
 
 
 def scaled(weights: Array) -> Array:
-    """Returns weights times a power of 2, exact, so that the largest is in [1/2, 1).
+    """The weights times a power of 2 (exact) that brings the largest into [1/2, 1).
 
-    Neither their sum nor a weight over a distance then overflows, or vanishes.
+    Then neither their sum nor a weight divided by a distance overflows or underflows.
     """
     _, exponent = jnp.frexp(jnp.max(weights))
     return jnp.ldexp(weights, -exponent)
@@ -79,9 +79,9 @@ def scaled(weights: Array) -> Array:
 def mask_nonfinite(
     updates: PyTree, weights: Array | None, where: Array | None
 ) -> FiniteUpdates:
-    """Returns the nodes without those that sent what is not finite, or squares to it.
+    """The participating nodes whose updates, and their squares, are finite.
 
-    A norm that overflows would lose every comparison it takes part in, or spoil it.
+    A norm that overflows to infinity could not be compared with any other.
     """
     present, weights = defaults(updates, weights, where)
     where = present & jnp.isfinite(norms(updates, present))
@@ -97,36 +97,36 @@ def outvoting(
     weights: Array | None,
     where: Array | None,
 ) -> tuple[FiniteUpdates, Array]:
-    """Returns whom a rule listens to that outvotes f nodes if 2 f + `spare` take part.
+    """The nodes used by a rule that tolerates f among at least 2 f + `spare` nodes.
 
     Args:
         updates: a tree of `[nodes, ...]`.
-        num_byzantine: f, the most Byzantine nodes to stand.
-        spare: how many nodes more than 2 f the rule needs, unless f is 0.
+        num_byzantine: f, the maximum number of Byzantine nodes.
+        spare: the number of nodes beyond 2 f that the rule needs, unless f is 0.
         weights: `[nodes]` or None.
         where: `[nodes]`, bool, or None.
 
     Returns:
-        The nodes, none where too few take part, and how many of them may be Byzantine:
-        f without those who are out because of what they sent.
+        The nodes, none if too few take part, and the maximum number of Byzantine ones
+        among them: f less the nodes excluded for a non-finite update.
     """
     nodes = mask_nonfinite(updates, weights, where)
     left = jnp.maximum(num_byzantine - nodes.excluded, 0)
-    # The shape says nothing of how many take part, and under jit nothing can raise.
+    # The number of participants is known at run time only, where nothing can be raised.
     enough = (jnp.sum(nodes.where) >= 2 * left + spare) | (left == 0)
     where, weights = nodes.where & enough, jnp.where(enough, nodes.weights, 0.0)
     return nodes._replace(where=where, weights=weights), left
 
 
 def rows_of(leaf: Array, where: Array) -> Array:
-    """Returns a leaf as float32 `[nodes, size]`, zero outside `where`."""
+    """A leaf as float32 `[nodes, size]`, zero outside `where`."""
     leaf = leaf.reshape(leaf.shape[0], -1).astype(jnp.float32)
-    # A product would keep the NaN of a node that is out.
+    # Not a product with the mask: 0 times NaN is NaN.
     return jnp.where(where[:, None], leaf, 0.0)
 
 
 def norms(updates: PyTree, where: Array, centre: PyTree | None = None) -> Array:
-    """Returns `[nodes]`, the norm of each update, or its distance from a centre."""
+    """The norm `[nodes]` of each update, or its distance from a centre."""
     if centre is not None:
         updates = jax.tree.map(lambda leaf, middle: leaf - middle, updates, centre)
     squares = [
@@ -137,7 +137,7 @@ def norms(updates: PyTree, where: Array, centre: PyTree | None = None) -> Array:
 
 
 def weighted_mean(updates: PyTree, weights: Array) -> PyTree:
-    """Returns Σ w u / Σ w over the nodes whose weight is not zero."""
+    """The weighted mean Σ w u / Σ w over the nodes whose weight is not zero."""
     weights = scaled(weights)
     shares = weights / jnp.maximum(jnp.sum(weights), TINY)
 
@@ -149,21 +149,21 @@ def weighted_mean(updates: PyTree, weights: Array) -> PyTree:
 
 
 def median(updates: PyTree, where: Array) -> PyTree:
-    """Returns each coordinate's median over the nodes in `where`."""
+    """The median of each coordinate over the nodes in `where`."""
     count = jnp.sum(where)
-    # Both middle ranks; the same one where the number is odd.
+    # The two middle ranks, which are the same if the number is odd.
     low, high = (count - 1) // 2, count // 2
     return mean_of_ranks(updates, where, lambda ranks: (ranks >= low) & (ranks <= high))
 
 
 def weighted_median(updates: PyTree, weights: Array) -> PyTree:
-    """Returns each coordinate's weighted median; that of `median` if all are equal.
+    """The weighted median of each coordinate; with equal weights, that of `median`.
 
-    The mean of the least and the greatest value that have at most half of the weight on
-    either side, so nodes of less than half of the weight never take it out of the range
-    of the others, however many they are. Nodes of weight 0 have no influence.
+    It is the mean of the lower and the upper weighted median. Nodes with less than half
+    of the total weight, however many, cannot move it out of the range of the others.
+    Nodes of weight 0 have no influence.
     """
-    # Equal weights become 1, whose sums are exact.
+    # Equal weights become 1, whose sums are exact, so that ties are found exactly.
     weights = weights / jnp.maximum(jnp.max(weights), TINY)
 
     def middle(leaf: Array) -> Array:
@@ -187,7 +187,7 @@ def weighted_median(updates: PyTree, weights: Array) -> PyTree:
 def mean_of_clipped(
     updates: PyTree, nodes: FiniteUpdates, bound: float | None
 ) -> PyTree:
-    """Returns the weighted mean of updates shortened to a bound, or to their median."""
+    """The weighted mean of updates clipped to a norm, by default their median norm."""
     lengths = norms(updates, nodes.where)
     if bound is None:
         bound = median(lengths, nodes.where)
@@ -205,19 +205,19 @@ def mean_of_clipped(
 def mean_of_ranks(
     updates: PyTree, where: Array, chosen: Callable[[Array], Array]
 ) -> PyTree:
-    """Returns each coordinate's mean over the ranks chosen among the nodes in `where`.
+    """The mean of each coordinate over chosen ranks among the nodes in `where`.
 
     Args:
         updates: a tree of `[nodes, ...]`.
         where: `[nodes]`, bool.
-        chosen: ranks `[nodes]` from 0, least first -> bool `[nodes]`; those from the
-            number of nodes in `where` on are of nodes that are out.
+        chosen: ranks `[nodes]` in ascending order from 0 -> bool `[nodes]`; ranks of
+            nodes outside `where` come last and are ignored.
     """
     ranks = jnp.arange(len(where))
     weights = jnp.float32(chosen(ranks) & (ranks < jnp.sum(where)))
 
     def average(leaf: Array) -> Array:
-        # The nodes that are out come last in every coordinate.
+        # Nodes outside `where` are sorted last in every coordinate.
         rows = leaf.reshape(leaf.shape[0], -1).astype(jnp.float32)
         ordered = jnp.sort(jnp.where(where[:, None], rows, jnp.inf), axis=0)
         return weighted_mean(ordered, weights).reshape(leaf.shape[1:])
@@ -226,7 +226,7 @@ def mean_of_ranks(
 
 
 def centred_products(updates: PyTree, where: Array, centre: PyTree) -> Array:
-    """Returns `[nodes, nodes]`, the inner products of updates − centre."""
+    """The inner products `[nodes, nodes]` of updates − centre."""
 
     def products(leaf: Array, middle: Array) -> Array:
         rows = rows_of(leaf - middle, where)
@@ -238,15 +238,16 @@ def centred_products(updates: PyTree, where: Array, centre: PyTree) -> Array:
 
 
 def squared_distances(updates: PyTree, nodes: FiniteUpdates) -> Array:
-    """Returns `[nodes, nodes]`, inf to and from nodes that are out.
+    """The squared distances `[nodes, nodes]`, inf to and from excluded nodes.
 
-    By the expanded square of updates centred on their median: near the honest nodes it
-    loses no digits to what they have in common, whatever the others send.
+    They are computed from inner products of the updates centred on their median:
+    without the part that honest updates have in common, no digits cancel near them,
+    whatever the others send.
     """
     gram = centred_products(updates, nodes.where, median(updates, nodes.where))
     squares = jnp.diagonal(gram)[:, None] + jnp.diagonal(gram) - 2 * gram
     squares = jnp.where(jnp.isnan(squares), jnp.inf, jnp.maximum(squares, 0.0))
-    # Exact, whatever was rounded: a node is where it is.
+    # The distance of a node to itself is exactly 0, whatever was rounded.
     squares = jnp.where(jnp.eye(len(squares), dtype=bool), 0.0, squares)
     both = nodes.where[:, None] & nodes.where
     return jnp.where(both, squares, jnp.inf)
@@ -255,11 +256,12 @@ def squared_distances(updates: PyTree, nodes: FiniteUpdates) -> Array:
 def best_update(
     updates: PyTree, nodes: FiniteUpdates, centre: PyTree
 ) -> tuple[Array, Array]:
-    """Returns the node whose update has the least summed distance, and if it is better.
+    """The node with the least summed distance, and whether it is better than `centre`.
 
-    Better than a centre c, where Σⱼ wⱼ (‖uⱼ − uᵢ‖ − ‖uⱼ − c‖) is below 0 by more than
-    rounding. From products of differences from c, as (‖uᵢ‖² − 2 uⱼ·uᵢ) / (‖uⱼ − uᵢ‖ +
-    ‖uⱼ‖): a difference of two sums would lose its digits to a node that is far away.
+    It is better than a centre c if Σⱼ wⱼ (‖uⱼ − uᵢ‖ − ‖uⱼ − c‖) is below 0 by more than
+    rounding errors. With updates relative to c, each difference of norms is computed as
+    (‖uᵢ‖² − 2 uⱼ·uᵢ) / (‖uⱼ − uᵢ‖ + ‖uⱼ‖), since the digits of two separate sums would
+    cancel if one node is far away.
     """
     gram = centred_products(updates, nodes.where, centre)
     squares = jnp.diagonal(gram)
@@ -268,7 +270,8 @@ def best_update(
     changes = (squares - 2 * gram) / jnp.maximum(gaps + lengths[:, None], TINY)
     weights = jnp.where(nodes.where, nodes.weights, 0.0)[:, None]
     total = jnp.sum(jnp.where(weights > 0, weights * changes, 0.0), axis=0)
-    # By the triangle inequality no change is larger than the way to the update.
+    # A margin for rounding: by the triangle inequality no change exceeds the update's
+    # distance from the centre.
     total += 1e-6 * jnp.sum(weights) * lengths
     total = jnp.where(nodes.where & jnp.isfinite(total), total, jnp.inf)
     best = jnp.argmin(total)

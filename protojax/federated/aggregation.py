@@ -1,24 +1,25 @@
-"""Aggregation: from what many nodes sent to what they agree on.
+"""Aggregation: rules that combine the updates of many nodes into one.
 
 Nodes send *updates*, differences from parameters that they shared, as one tree whose
 leaves have a leading `[nodes]` axis. A rule turns it into one update. Of n nodes, f may
-be Byzantine: they send anything, and know what the others send. A robust rule stays
-near the honest nodes whatever those f do; `mean` does not, one node moves it at will.
+be Byzantine: they send arbitrary updates and know those of the others. The result of a
+robust rule stays near the honest nodes whatever those f do; with `mean` a single node
+can move it anywhere.
 
 Every rule takes `(updates, *, weights, where)` and its own parameters:
 
     aggregate = functools.partial(AGGREGATORS["trimmed_mean"], num_byzantine=2)
     update = aggregate(updates, weights=rows, where=present)
 
-Robust rules first leave out the nodes that sent a number which is not finite, or so
-large that its square is not; each one that is out is a Byzantine node less among the
-rest. A rule that needs so many nodes to stand f asks that of the nodes that take part,
-not of the places in the array: too few places are an error; too few that take part give
-zeros, as nobody does. A weight that is negative or not finite counts as 0.
+Robust rules first exclude nodes that sent a number which is not finite or whose square
+is not finite; each excluded node reduces f for the remaining ones by 1. If a rule needs
+a minimum number of nodes for a given f, an array axis shorter than that is an error. If
+only the participating nodes are too few, the result is zeros, as it is if no node takes
+part. A weight that is negative or not finite counts as 0.
 
-All arithmetic is float32, and no rule builds a `[nodes, all parameters]` matrix: what
-concerns whole updates (norms, distances) is summed leaf by leaf. `mixed_` rules mix
-updates with their nearest neighbours first, see `premixing`.
+All arithmetic is float32, and no rule builds a `[nodes, all parameters]` matrix:
+quantities of whole updates (norms, distances) are summed leaf by leaf. `mixed_` rules
+mix updates with their nearest neighbours first, see `premixing`.
 """
 
 from collections.abc import Callable
@@ -36,11 +37,12 @@ from protojax.federated.premixing import mixed
 def mean(
     updates: PyTree, *, weights: Array | None = None, where: Array | None = None
 ) -> PyTree:
-    """Computes the weighted mean, as federated averaging does.
+    """The weighted mean of the updates, as in federated averaging.
 
     Σᵢ wᵢ uᵢ / Σᵢ wᵢ
 
-    Formal guarantees: none. One node moves the result anywhere, and one NaN is enough.
+    Formal guarantees: none. One node can move the result anywhere; one NaN makes it
+    NaN.
 
     Args:
         updates: a tree of `[nodes, ...]`.
@@ -63,11 +65,11 @@ def mean(
 def coordinate_median(
     updates: PyTree, *, weights: Array | None = None, where: Array | None = None
 ) -> PyTree:
-    """Computes the median of each coordinate; of an even number, the middle two's mean.
+    """The median of each coordinate; for an even number, the mean of the middle two.
 
     Formal guarantees:
       * With f < n / 2 every coordinate lies between the honest nodes' least and
-        greatest.
+        greatest values.
 
     | n and what they send            | result                      |
     | ------------------------------- | --------------------------- |
@@ -77,7 +79,7 @@ def coordinate_median(
 
     Args:
         updates: a tree of `[nodes, ...]`.
-        weights: ignored; here so that rules can take each other's place.
+        weights: ignored; accepted so that all rules have the same signature.
         where: `[nodes]`, bool, the nodes that take part; all by default.
 
     Returns:
@@ -101,11 +103,11 @@ def trimmed_mean(
     weights: Array | None = None,
     where: Array | None = None,
 ) -> PyTree:
-    """Computes each coordinate's mean without its f least and f greatest values.
+    """The mean of each coordinate without its f least and f greatest values.
 
     Formal guarantees:
       * With at most f Byzantine nodes and n > 2 f every coordinate lies between the
-        honest nodes' least and greatest.
+        honest nodes' least and greatest values.
       * With f = 0 and finite updates it is the unweighted mean.
 
     | n and what they send            | result                                     |
@@ -118,7 +120,7 @@ def trimmed_mean(
 
     Args:
         updates: a tree of `[nodes, ...]`.
-        num_byzantine: f, the most Byzantine nodes to stand.
+        num_byzantine: f, the maximum number of Byzantine nodes.
         weights: ignored.
         where: `[nodes]`, bool, the nodes that take part; all by default.
 
@@ -151,23 +153,24 @@ def geometric_median(
     weights: Array | None = None,
     where: Array | None = None,
 ) -> PyTree:
-    """Approximates the point with the least summed distance to all updates.
+    """An approximation of the point with the least summed distance to all updates.
 
     argmin_z Σᵢ wᵢ ‖uᵢ − z‖, by Weiszfeld's iteration from the weighted median of each
-    coordinate: z ← Σᵢ βᵢ uᵢ / Σᵢ βᵢ with βᵢ = wᵢ / max(ν, ‖uᵢ − z‖). If an update has a
-    smaller summed distance than where that ends, the best of them is the result.
+    coordinate: z ← Σᵢ βᵢ uᵢ / Σᵢ βᵢ with βᵢ = wᵢ / max(ν, ‖uᵢ − z‖). If some update has
+    a smaller summed distance than the last iterate, the best update is the result.
 
     Formal guarantees, up to rounding, after any number of iterations:
-      * No update has a smaller summed distance.
-      * So while Byzantine nodes hold a share q < 1/2 of the weight, however many they
-        are, the result is within a factor 2 (1 − q) / (1 − 2 q) of the honest updates'
-        radius around any one of them, and even of their mean distance from it.
+      * No update has a smaller summed distance than the result.
+      * Hence, if Byzantine nodes hold a share q < 1/2 of the weight, however many they
+        are, the distance of the result from any honest update is at most
+        2 (1 − q) / (1 − 2 q) times the mean distance of the honest updates from that
+        one, and therefore times their radius around it.
 
     Args:
         updates: a tree of `[nodes, ...]`.
-        num_iters: iterations; each reads all updates twice. More come nearer to the
-            least summed distance, and change nothing about the guarantees.
-        smoothing: ν, the distance below which a node pulls no harder.
+        num_iters: iterations; each reads all updates twice. More iterations come nearer
+            to the least summed distance; the guarantees do not depend on it.
+        smoothing: ν, the distance below which a node's pull no longer grows.
         weights: `[nodes]`, such as the rows of each node; equal by default.
         where: `[nodes]`, bool, the nodes that take part; all by default.
 
@@ -182,9 +185,9 @@ def geometric_median(
 
     References:
         Weiszfeld, 1937; Pillutla et al., 2019, arXiv:1912.13445, who start from the
-        mean. The median is nearer where a node sends numbers that are huge. The bound
-        is theirs for the exact point; comparing with the updates makes it hold of a
-        truncated iteration.
+        mean. The median is nearer to the solution if a node sends huge numbers. The
+        bound is theirs for the exact solution; the comparison with the updates makes it
+        hold for a truncated iteration too.
     """
     validate.positive(num_iters=num_iters, smoothing=smoothing)
     nodes = _reductions.mask_nonfinite(updates, weights, where)
@@ -197,6 +200,7 @@ def geometric_median(
 
     start = _reductions.weighted_median(updates, nodes.weights)
     centre = jax.lax.fori_loop(0, num_iters, step, start)
+    # Truncated iterations may end far from the solution; the guarantees need this.
     best, better = _reductions.best_update(updates, nodes, centre)
     return jax.tree.map(
         lambda leaf, middle: jnp.where(better, leaf[best].astype(jnp.float32), middle),
@@ -213,13 +217,13 @@ def centred_clipping(
     weights: Array | None = None,
     where: Array | None = None,
 ) -> PyTree:
-    """Computes a mean in which no node pulls farther than a radius.
+    """A mean in which the influence of each node is clipped to a radius.
 
     v ← v + Σᵢ wᵢ (uᵢ − v) min(1, r / ‖uᵢ − v‖) / Σᵢ wᵢ, from v = 0
 
     Formal guarantees:
-      * Each iteration a node moves the result by at most r times its share of the
-        weight; f nodes by at most `num_iters` · r · their share.
+      * In each iteration a node moves the result by at most r times its share of the
+        weight; f nodes move it by at most `num_iters` · r · their share in total.
       * With a radius above all distances it is the weighted mean.
 
     | n and what they send            | result                                     |
@@ -230,8 +234,8 @@ def centred_clipping(
 
     Args:
         updates: a tree of `[nodes, ...]`.
-        radius: r > 0; by default, each iteration, the median of the distances to v,
-            which holds while less than half of the nodes are Byzantine.
+        radius: r > 0; by default the median of the distances to v in each iteration,
+            which is robust if less than half of the nodes are Byzantine.
         num_iters: iterations.
         weights: `[nodes]`, such as the rows of each node; equal by default.
         where: `[nodes]`, bool, the nodes that take part; all by default.
@@ -248,8 +252,8 @@ def centred_clipping(
 
     References:
         Karimireddy et al., 2020, arXiv:2012.10333, who start from the last round's
-        momentum. Updates are differences from what the nodes shared, so 0 is what they
-        last agreed on; and the default radius is ours.
+        momentum. Here updates are differences from the shared parameters, so 0 is the
+        last point of agreement. The default radius is ours.
     """
     validate.positive(num_iters=num_iters)
     if radius is not None:
@@ -272,13 +276,14 @@ def norm_clipping(
     weights: Array | None = None,
     where: Array | None = None,
 ) -> PyTree:
-    """Computes the weighted mean of updates whose norm is bounded.
+    """The weighted mean of updates clipped to a maximum norm.
 
     Σᵢ wᵢ uᵢ min(1, M / ‖uᵢ‖) / Σᵢ wᵢ
 
     Formal guarantees:
       * A node moves the result by at most M times its share of the weight, so scaling
-        an update up gains nothing beyond M. Updates that are small and wrong pass.
+        an update up has no effect beyond M. Updates that are small but wrong are not
+        detected.
 
     | n and what they send            | result                                     |
     | ------------------------------- | ------------------------------------------ |
@@ -288,8 +293,8 @@ def norm_clipping(
 
     Args:
         updates: a tree of `[nodes, ...]`.
-        max_norm: M > 0; by default the median of the norms, which holds while less than
-            half of the nodes are Byzantine.
+        max_norm: M > 0; by default the median of the norms, which is robust if less
+            than half of the nodes are Byzantine.
         weights: `[nodes]`, such as the rows of each node; equal by default.
         where: `[nodes]`, bool, the nodes that take part; all by default.
 

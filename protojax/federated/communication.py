@@ -1,8 +1,8 @@
-"""What nodes send, byte by byte.
+"""Messages between nodes, and their sizes in bytes.
 
-Prototypes travel as a `Message`: arrays in the precision that was chosen, and the hash
-of what was sent, which the receiver checks before it uses them. Everything else is
-counted as it lies in memory, or as UTF-8.
+Prototypes are sent as a `Message`: arrays in a chosen precision, and a hash of them
+that the receiver checks before it uses them. The size of everything else is counted as
+stored in memory, or as UTF-8.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from protojax.base import Examples, Prototypes, PyTree
 
 
 class Message(NamedTuple):
-    """Prototypes on their way.
+    """Encoded prototypes.
 
     Attributes:
         arrays: name -> array, as sent.
         precision: a name in `PRECISIONS`.
-        sha256: of the precision and the arrays.
+        sha256: the hash of the precision and the arrays.
     """
 
     arrays: dict[str, np.ndarray]
@@ -31,24 +31,24 @@ class Message(NamedTuple):
 
 
 def _float32(vectors: np.ndarray) -> dict[str, np.ndarray]:
-    """Sends vectors as they are."""
+    """The vectors unchanged."""
     return {"vectors": vectors}
 
 
 def _bfloat16(vectors: np.ndarray) -> dict[str, np.ndarray]:
-    """Sends half of the bits; 8 of them are the significand."""
+    """The vectors in half of the bits, with a significand of 8 bits."""
     return {"vectors": vectors.astype(jnp.bfloat16)}
 
 
 def _int8(vectors: np.ndarray) -> dict[str, np.ndarray]:
-    """Sends a quarter of the bits and one scale a vector."""
+    """The vectors in a quarter of the bits, and one scale per vector."""
     largest = np.abs(vectors).max(axis=-1, keepdims=True)
     scales = (largest / 127).astype(np.float32)
-    # Of the least numbers 127 steps fall short of the largest if the scale was rounded
-    # down, and a scale may be rounded to 0.
+    # For the smallest numbers a scale may be rounded down so far that 127 steps do not
+    # reach the largest entry, or even to 0.
     short = (largest > 0) & (np.float64(scales) * 127.5 <= largest)
     scales = np.where(short, np.nextafter(scales, np.float32(1)), scales)
-    # 0 times infinity would warn, and say no more.
+    # NaN marks the vector for the receiver; 0 times infinity would only add a warning.
     scales = np.where(np.isfinite(largest), scales, np.float32(np.nan))
     steps = np.divide(vectors, scales, out=np.zeros_like(vectors), where=scales > 0)
     return {"vectors": np.rint(steps).astype(np.int8), "scales": scales}
@@ -62,20 +62,21 @@ PRECISIONS: dict[str, Callable[[np.ndarray], dict[str, np.ndarray]]] = {
 
 
 def encode(prototypes: Prototypes, *, precision: str = "float32") -> Message:
-    """Makes prototypes ready to be sent.
+    """A message that holds prototypes.
 
     Args:
         prototypes: vectors `[..., num_prototypes, dim]`.
-        precision: `"float32"`; `"bfloat16"`, half the bytes, relative error up to
-            2⁻⁸ a number, of sizes from 1.2e-38 to 3.3e38; `"int8"`, a quarter, error up
-            to 1/254 of the vector's largest number plus 1.4e-45, the least there is,
-            and a vector that is not finite arrives as NaN.
+        precision: `"float32"`; `"bfloat16"`, half the bytes, with a relative error of
+            up to 2⁻⁸ for numbers between 1.2e-38 and 3.3e38; or `"int8"`, a quarter of
+            the bytes, with an error of up to 1/254 of the vector's largest number plus
+            1.4e-45, the smallest float32. A vector that is not finite is decoded as NaN
+            from `"int8"`.
 
     Returns:
-        The message; its hash should also be known by another way than the message.
+        The message; the receiver should also get its hash by a separate channel.
 
     Raises:
-        ValueError: another precision.
+        ValueError: an unknown precision.
 
     >>> sent = encode(Prototypes(jnp.eye(2), jnp.arange(2), jnp.ones(2)))
     >>> num_bytes(sent.arrays), len(sent.sha256)
@@ -92,12 +93,12 @@ def encode(prototypes: Prototypes, *, precision: str = "float32") -> Message:
 
 
 def decode(message: Message, *, expected_hash: str | None = None) -> Prototypes:
-    """Returns the prototypes of a message, once its hash is found right.
+    """The prototypes of a message whose hash has been verified.
 
     Args:
-        message: as it arrived.
-        expected_hash: known by another way; that of the message by default, which finds
-            damage but no forger.
+        message: the message as received.
+        expected_hash: the hash from a separate channel; by default the message's own,
+            which detects damage but not forgery.
 
     Raises:
         ValueError: the arrays or their precision are not those that were sent.
@@ -117,7 +118,7 @@ def decode(message: Message, *, expected_hash: str | None = None) -> Prototypes:
 
 
 def num_bytes(tree: PyTree) -> int:
-    """Returns the bytes of all arrays of a tree, concrete or abstract.
+    """The number of bytes of all arrays of a tree, concrete or abstract.
 
     >>> num_bytes({"w": np.zeros((2, 3), np.float32), "b": np.zeros(2, np.int8)})
     26
@@ -128,7 +129,7 @@ def num_bytes(tree: PyTree) -> int:
 
 
 def text_bytes(examples: Examples) -> int:
-    """Returns the bytes of rows: texts in UTF-8 and labels of 4 bytes.
+    """The number of bytes of rows: texts in UTF-8 and labels of 4 bytes.
 
     >>> text_bytes(Examples(["né", "a"], None, np.array([0, 1])))
     12
@@ -138,6 +139,6 @@ def text_bytes(examples: Examples) -> int:
 
 
 def _hash(precision: str, arrays: dict[str, np.ndarray]) -> str:
-    """Returns the SHA-256 of a precision and named arrays."""
+    """The SHA-256 of a precision and named arrays."""
     parts = [part for name in sorted(arrays) for part in (name, arrays[name])]
     return data.fingerprint(precision, *parts)

@@ -1,10 +1,10 @@
-"""Federated training: nodes learn by themselves, then merge what they learned.
+"""Federated training: nodes train locally, then merge their parameters.
 
-A round is: local steps on every node -> hostile nodes put something else in the place
-of their update -> the merge, by a server (`merge_at_server`), among neighbours
-(`merge_by_gossip`) or not at all (`keep_local`). Everything is a function of stacked
-values (`protojax.federated.nodes`), so the rule, the attack and the step are whatever
-functions the caller composes.
+A round consists of local steps on every node, an optional attack, in which hostile
+nodes replace their updates, and a merge: by a server (`merge_at_server`), among
+neighbours (`merge_by_gossip`) or none (`keep_local`). Everything is a function of
+stacked values (`protojax.federated.nodes`); the caller chooses the rule, the attack and
+the step.
 """
 
 import itertools
@@ -33,9 +33,9 @@ class Federation(NamedTuple):
 
     Attributes:
         nodes: `TrainState` with a leading `[nodes]` axis in each leaf.
-        origin: the parameters that updates are differences from: those of the server,
-            without the axis, or with it where there is no server.
-        round: scalar int32, rounds done.
+        origin: the parameters to which updates are relative: the server's, without a
+            `[nodes]` axis, or each node's own, with it, if there is no server.
+        round: scalar int32, the number of rounds done.
     """
 
     nodes: TrainState
@@ -53,29 +53,29 @@ def plan_rounds(
     steps_per_dispatch: int,
     seed: int | Sequence[int],
 ) -> list[list[batches.Dispatch]]:
-    """Decides which rows of each node meet in which batch of which round.
+    """The dispatches of each round: the batches in which each node sees its rows.
 
-    Each node passes `epochs` times over its own rows, in an order of its own, and has
-    done the same share of that by the end of each round, whatever its size; no row is
-    dropped. Nodes step together through the lengths of a round, and one that has no
-    batch left of a length gets empty ones.
+    Each node passes `epochs` times over its own rows in its own order. It does the same
+    share of its batches in each round, whatever its number of rows; no row is dropped.
+    In a round all nodes go through the lengths together, and a node that has no batch
+    left of a length gets empty ones.
 
     Args:
-        lengths: for each node `[rows]`, tokens of each row.
-        num_rounds: how often the nodes merge.
-        epochs: passes of each node over its rows, in all.
-        batch_size: rows of a batch.
+        lengths: for each node `[rows]`, the number of tokens of each row.
+        num_rounds: the number of rounds, each of which ends with a merge.
+        epochs: the total passes of each node over its rows.
+        batch_size: rows per batch.
         buckets: the lengths that batches may have, ascending.
-        steps_per_dispatch: batches of a dispatch.
-        seed: decides all orders; a sequence holds one for each node, which then passes
-            over its rows in the order that it would have without the others.
+        steps_per_dispatch: batches per dispatch.
+        seed: determines all orders; a sequence gives one seed per node, with which the
+            node has the order that it would have in a run by itself.
 
     Returns:
-        The dispatches of each round, `rows` of each `[nodes, steps, batch]`: row
-        numbers within the node, -1 where nothing.
+        The dispatches of each round; the `rows` of each are `[nodes, steps, batch]` row
+        numbers within the node, -1 for none.
 
     Raises:
-        ValueError: if some node would have no batch in some round.
+        ValueError: a node would have no batch in some round.
 
     >>> plan = plan_rounds(
     ...     [np.full(4, 3), np.full(2, 3)], num_rounds=2, epochs=2, batch_size=2,
@@ -121,11 +121,12 @@ def plan_rounds(
 def _together(
     turn: Sequence[list[batches.Dispatch]], batch_size: int, steps: int
 ) -> list[batches.Dispatch]:
-    """One round's batches of each node -> dispatches that all nodes take together."""
+    """The dispatches of one round, from the batches of each node."""
     found = []
     for length in sorted({item.length for node in turn for item in node}):
         mine = [[b.rows for b in node if b.length == length] for node in turn]
         most = max(map(len, mine))
+        # Rounded up, so that all dispatches of a length share one compiled program.
         most += -most % steps
         rows = np.full((len(turn), most, batch_size), -1, np.int64)
         for node, blocks in enumerate(mine):
@@ -137,16 +138,16 @@ def _together(
 
 
 def init_federation(states: Sequence[TrainState], mesh: Mesh, *, server: bool):
-    """Returns the federation at its start, on the devices of its nodes.
+    """The initial federation, placed on the devices of its nodes.
 
     Args:
-        states: one of each node, from `training.init_state`. With a server all must
-            have the same parameters.
+        states: the state of each node, from `training.init_state`. With a server all
+            must have the same parameters.
         mesh: from `nodes.make_mesh`.
         server: whether a server merges.
 
     Raises:
-        ValueError: a server, and parameters that differ.
+        ValueError: parameters that differ although there is a server.
     """
     stacked = nodes.stack(jax.device_get(list(states)))
     if server:
@@ -162,13 +163,13 @@ def init_federation(states: Sequence[TrainState], mesh: Mesh, *, server: bool):
 
 
 def merge_at_server(aggregate: Callable[..., PyTree]) -> Merge:
-    """Merges by a server: origin ← origin + A(updates), and every node starts from it.
+    """The merge by a server: origin ← origin + A(updates), which all nodes receive.
 
     Args:
         aggregate: a rule of `protojax.federated.aggregation` with its parameters.
 
     References:
-        McMahan et al., 2017, arXiv:1602.05629. Departing from it, each node's optimiser
+        McMahan et al., 2017, arXiv:1602.05629. Unlike there, each node's optimiser
         keeps its own moments from round to round.
     """
 
@@ -189,12 +190,12 @@ def merge_by_gossip(
     *,
     mesh: Mesh | None = None,
 ) -> Merge:
-    """Merges among neighbours.
+    """The merge among neighbours.
 
     Args:
         mixing: `[nodes, nodes]`, see `protojax.federated.gossip`.
-        aggregate: a robust rule that each node applies to what it hears; None mixes by
-            the matrix's weights.
+        aggregate: a robust rule that each node applies to the parameters it receives;
+            None takes their mean with the matrix's weights.
         mesh: from `nodes.make_mesh`, for the robust form.
     """
     mixing = gossip.check_mixing(mixing)
@@ -202,6 +203,7 @@ def merge_by_gossip(
     def merge(params, origin, weights, attack):
         sent = params
         if attack is not None:
+            # Attacks act on updates, gossip on parameters.
             updates = attack(jax.tree.map(jnp.subtract, params, origin))
             sent = jax.tree.map(jnp.add, origin, updates)
         if aggregate is None:
@@ -214,7 +216,7 @@ def merge_by_gossip(
 
 
 def keep_local() -> Merge:
-    """Merges nothing: every node distils by itself."""
+    """The merge that changes nothing: every node distils by itself."""
     return lambda params, origin, weights, attack: (params, origin)
 
 
@@ -225,12 +227,12 @@ def make_local(
     at_once: int = 1,
     on_trace: Callable[[Batch], None] | None = None,
 ):
-    """Returns several steps of every node as one compiled call, without communication.
+    """A compiled function for several local steps of every node in one call.
 
     Args:
-        step: of one node, from `training.make_step`.
+        step: the step of one node, from `training.make_step`.
         mesh: from `nodes.make_mesh`.
-        at_once: nodes of a device that are computed together.
+        at_once: nodes per device that are computed together.
         on_trace: called with the (abstract) batches once per shape.
 
     Returns:
@@ -259,7 +261,7 @@ def make_merge(
     seed: int = 0,
     on_trace: Callable[[], None] | None = None,
 ):
-    """Returns the end of a round as one compiled call.
+    """A compiled function for the end of a round: the attack and the merge.
 
     Args:
         merge: `merge_at_server(...)`, `merge_by_gossip(...)` or `keep_local()`.
@@ -267,11 +269,12 @@ def make_merge(
         weights: `[nodes]`, >= 0, such as the rows of each node.
         attack: `(updates, hostile, key) -> updates`, or None.
         hostile: `[nodes]`, bool, the nodes that attack.
-        seed: of the attack's draws.
-        on_trace: called whenever the call is traced anew.
+        seed: the seed of the attack's random draws.
+        on_trace: called whenever the function is traced.
 
     Returns:
-        `merge(federation) -> federation`, sharded as it came. The argument is donated.
+        `merge(federation) -> federation` with unchanged sharding. The argument is
+        donated.
 
     Raises:
         ValueError: an attack without hostile nodes, or the other way round; a weight
@@ -300,7 +303,7 @@ def make_merge(
             on_trace()
         states, origin, round_ = federation
         params, origin = merge(states.params, origin, weights, arriving(round_))
-        # Merged values come back replicated unless they are told where to live.
+        # Without the constraints the compiler would replicate the merged values.
         params = jax.lax.with_sharding_constraint(params, nodes.sharding(mesh))
         origin = jax.tree.map(
             lambda leaf, of_nodes: jax.lax.with_sharding_constraint(

@@ -1,10 +1,10 @@
-"""Gossip: nodes that talk to their neighbours only, without a server.
+"""Gossip: nodes that exchange parameters with their neighbours, without a server.
 
-Who hears whom, and how much, is a mixing matrix W `[nodes, nodes]`: row i holds the
-weights that node i gives to each node, itself included. Where W is doubly stochastic
-and its graph connected, repeated mixing brings all nodes to their mean, the faster the
-larger the spectral gap. In the robust form every node applies an aggregation rule to
-its neighbours' differences from itself.
+The communication is described by a mixing matrix W `[nodes, nodes]`: row i holds the
+weights that node i gives to each node, including itself. If W is doubly stochastic and
+its graph is connected, repeated mixing converges to the mean of all nodes; the larger
+the spectral gap, the faster. In the robust form every node applies an aggregation rule
+to the differences of its neighbours' parameters from its own.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from protojax.federated import nodes
 
 
 def ring(num_nodes: int) -> np.ndarray:
-    """Returns the ring: each node hears itself and its two neighbours, a third each.
+    """The mixing matrix of a ring: a third for a node itself and each neighbour.
 
     >>> ring(4)[0].round(2).tolist()
     [0.33, 0.33, 0.0, 0.33]
@@ -29,9 +29,10 @@ def ring(num_nodes: int) -> np.ndarray:
 
 
 def exponential(num_nodes: int) -> np.ndarray:
-    """Returns the exponential graph: node i hears i + 1, i + 2, i + 4, ... and itself.
+    """The mixing matrix of the exponential graph: node i receives from i + 2ᵏ.
 
-    Few links, fast mixing: ⌈log₂ n⌉ neighbours each. Directed, doubly stochastic.
+    Each node has ⌈log₂ n⌉ neighbours, i + 1, i + 2, i + 4, ..., and itself: few links,
+    yet fast mixing. The graph is directed, the matrix doubly stochastic.
 
     >>> exponential(8)[0].tolist()
     [0.25, 0.25, 0.25, 0.0, 0.25, 0.0, 0.0, 0.0]
@@ -44,7 +45,7 @@ def exponential(num_nodes: int) -> np.ndarray:
 
 
 def complete(num_nodes: int) -> np.ndarray:
-    """Returns the complete graph: everybody hears everybody; one step is the mean.
+    """The mixing matrix of the complete graph, which gives the mean in one step.
 
     >>> complete(2).tolist()
     [[0.5, 0.5], [0.5, 0.5]]
@@ -60,15 +61,15 @@ TOPOLOGIES: dict[str, Callable[[int], np.ndarray]] = {
 
 
 def check_mixing(mixing: np.ndarray) -> np.ndarray:
-    """Returns a mixing matrix as float32 once it is found to be one.
+    """The mixing matrix as float32, after validation.
 
     Args:
         mixing: `[nodes, nodes]`.
 
     Raises:
         ValueError: not square, a negative or non-finite weight, rows or columns that do
-            not add up to 1 (1e-5), a node that does not hear itself, or a graph in
-            which some node's news never reach another.
+            not add up to 1 (within 1e-5), a node without weight for itself, or a graph
+            that is not connected.
 
     >>> check_mixing([[1.0, 0.0], [0.0, 1.0]])
     Traceback (most recent call last):
@@ -92,7 +93,8 @@ def check_mixing(mixing: np.ndarray) -> np.ndarray:
     validate.require(
         not isolated, "mixing", isolated, "above 0 on its diagonal at all nodes"
     )
-    # Doubly stochastic: what reaches from one node to all others does so both ways.
+    # In a doubly stochastic matrix, if one node is reached by all others, every node
+    # is; squaring the graph doubles the length of paths.
     heard = mixing > 0
     for _ in range(len(mixing).bit_length()):
         heard = heard @ heard
@@ -105,7 +107,7 @@ def check_mixing(mixing: np.ndarray) -> np.ndarray:
 
 
 def spectral_gap(mixing: np.ndarray) -> float:
-    """Returns 1 − |λ₂|: how fast nodes agree, 1 in one step, 0 never.
+    """The spectral gap 1 − |λ₂|: at 1 nodes agree after one step, at 0 never.
 
     >>> spectral_gap(complete(4)), round(spectral_gap(ring(8)), 3)
     (1.0, 0.195)
@@ -115,7 +117,7 @@ def spectral_gap(mixing: np.ndarray) -> float:
 
 
 def mix(states: PyTree, mixing: Array) -> PyTree:
-    """Lets every node take the weighted mean of what it hears: xᵢ ← Σⱼ Wᵢⱼ xⱼ.
+    """The states after one step of mixing: xᵢ ← Σⱼ Wᵢⱼ xⱼ.
 
     Args:
         states: a tree of `[nodes, ...]`.
@@ -147,19 +149,19 @@ def robust_mix(
     own: PyTree | None = None,
     mesh: Mesh | None = None,
 ) -> PyTree:
-    """Lets every node aggregate robustly over what it hears.
+    """The states after one step of robust aggregation by every node.
 
     xᵢ ← xᵢ + A({xⱼ − xᵢ : Wᵢⱼ > 0})
 
-    A rule stands f Byzantine nodes among a node's neighbours and itself, so its needs
-    (n >= 2 f + 1 and the like) are about degrees, not about all nodes.
+    The rule tolerates f Byzantine nodes among a node and its neighbours, so its
+    conditions (n >= 2 f + 1 and the like) are on degrees, not on the number of nodes.
 
     Args:
-        sent: a tree of `[nodes, ...]`, what each node sends to the others.
-        mixing: `[nodes, nodes]`, concrete; row i weighs what node i hears.
+        sent: a tree of `[nodes, ...]`, the parameters that each node sends.
+        mixing: `[nodes, nodes]`, concrete; row i holds the weights of node i.
         aggregate: a rule of `protojax.federated.aggregation` with its parameters.
-        own: a tree like `sent`, what each node really holds and compares with; what it
-            sends by default.
+        own: a tree like `sent`, the parameters that each node really holds and starts
+            from; `sent` by default.
         mesh: from `nodes.make_mesh`, to compute each node's merge on its own device;
             by default wherever `sent` is.
 
@@ -167,7 +169,7 @@ def robust_mix(
         A tree like `sent`.
 
     Raises:
-        ValueError: from the rule, if some node hears too few.
+        ValueError: from the rule, if a node has too few neighbours.
 
     >>> import functools
     >>> from protojax.federated.aggregation import coordinate_median
@@ -188,17 +190,18 @@ def robust_mix(
         moved = aggregate(differences, weights=weight, where=weight > 0)
         return jax.tree.map(lambda x, move: x + move.astype(x.dtype), mine, moved)
 
-    # The rule checks numbers of nodes by shapes, so the fewest heard is asked first.
+    # The rule checks the number of nodes by shapes, and neighbourhoods are padded to
+    # the largest degree; so the smallest one is checked here.
     fewest = int((weights > 0).sum(1).min())
     jax.eval_shape(aggregate, jax.tree.map(lambda leaf: leaf[:fewest], sent))
-    # One node after the other: each step holds one copy of all its neighbours.
+    # One node after the other, since each needs a copy of all its neighbours.
     if mesh is None:
         return jax.lax.map(lambda node: one(sent, *node), (own, neighbours, weights))
     return nodes.per_node(one, mesh, num_shared=1)(sent, own, neighbours, weights)
 
 
 def _circulant(num_nodes: int, steps: set[int]) -> np.ndarray:
-    """Returns equal weights for the nodes at the given steps around the circle."""
+    """The mixing matrix with equal weights for nodes at given steps on a circle."""
     validate.positive(num_nodes=num_nodes)
     steps = {step % num_nodes for step in steps}
     mixing = np.zeros((num_nodes, num_nodes))
@@ -208,7 +211,7 @@ def _circulant(num_nodes: int, steps: set[int]) -> np.ndarray:
 
 
 def _neighbours(mixing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns whom each node hears `[nodes, degree]` and how much, 0 on filling."""
+    """The neighbours `[nodes, degree]` of each node and their weights, 0 on padding."""
     mixing = np.asarray(mixing, np.float32)
     degree = int((mixing > 0).sum(1).max())
     order = np.argsort(-mixing, axis=1, kind="stable")[:, :degree]

@@ -1,6 +1,6 @@
-"""Krum: the updates that have the closest neighbours.
+"""Krum and multi-Krum: rules that select the updates with the closest neighbours.
 
-Two rules of `aggregation`, which says what all of them share.
+They are part of `aggregation`, which documents what all rules have in common.
 """
 
 import jax.numpy as jnp
@@ -17,17 +17,18 @@ def krum(
     weights: Array | None = None,
     where: Array | None = None,
 ) -> PyTree:
-    """Chooses the one update that has the closest neighbours.
+    """The update that has the closest neighbours.
 
     argminᵢ Σ_{j among the n − f − 2 nearest to i} ‖uᵢ − uⱼ‖²
 
     Formal guarantees:
-      * The result is some node's update, unchanged; the first of equals.
-      * With at most f Byzantine nodes among n >= 2 f + 2 that take part it is an honest
-        node's, or within √((n − f − 2) / (n − 2 f − 1)) times the honest nodes'
-        diameter of one.
-      * With n >= 2 f + 3 it is (α, f)-resilient: its expectation points within an angle
-        of the honest gradient, if the honest updates' spread is small beside it.
+      * The result is some node's update, unchanged; among equal scores, the first.
+      * With at most f Byzantine nodes among n >= 2 f + 2 participants, the distance of
+        the result from some honest update is at most √((n − f − 2) / (n − 2 f − 1))
+        times the diameter of the honest updates.
+      * With n >= 2 f + 3 it is (α, f)-resilient: the angle between its expectation and
+        the honest gradient is bounded, if the honest updates' spread is small compared
+        with the gradient.
 
     | n and what they send            | result                                     |
     | ------------------------------- | ------------------------------------------ |
@@ -40,7 +41,7 @@ def krum(
 
     Args:
         updates: a tree of `[nodes, ...]`.
-        num_byzantine: f, the most Byzantine nodes to stand.
+        num_byzantine: f, the maximum number of Byzantine nodes.
         weights: ignored.
         where: `[nodes]`, bool, the nodes that take part; all by default.
 
@@ -74,11 +75,11 @@ def multi_krum(
     weights: Array | None = None,
     where: Array | None = None,
 ) -> PyTree:
-    """Computes the mean of the m updates with the best Krum scores.
+    """The mean of the m updates with the best Krum scores.
 
     Formal guarantees:
-      * With at most f Byzantine nodes among n >= 2 f + 2 that take part each of the m
-        is an honest node's update, or as near to one as that of `krum`.
+      * With at most f Byzantine nodes among n >= 2 f + 2 participants, the bound of
+        `krum` holds for each of the m updates.
 
     | n and what they send            | result                                     |
     | ------------------------------- | ------------------------------------------ |
@@ -92,8 +93,8 @@ def multi_krum(
 
     Args:
         updates: a tree of `[nodes, ...]`.
-        num_byzantine: f, the most Byzantine nodes to stand.
-        num_selected: m; by default n − f − 2, n being the nodes that take part.
+        num_byzantine: f, the maximum number of Byzantine nodes.
+        num_selected: m; by default n − f − 2, where n counts the nodes that take part.
         weights: ignored.
         where: `[nodes]`, bool, the nodes that take part; all by default.
 
@@ -124,12 +125,12 @@ def multi_krum(
     else:
         selected = near
     squares = _reductions.squared_distances(updates, nodes)
-    # A node's nearest is itself, at distance 0: one more rank, nothing more to the sum.
+    # A node is its own nearest neighbour, at distance 0: one more rank, the same sum.
     ranks = jnp.arange(num_nodes) <= near
     scores = jnp.sum(jnp.sort(squares, axis=1), axis=1, where=ranks)
-    # An overflow is a score that loses to all but the nodes that are out.
+    # An overflow becomes the worst finite score, still better than excluded nodes.
     scores = jnp.minimum(scores, jnp.finfo(jnp.float32).max)
     order = jnp.argsort(jnp.where(nodes.where, scores, jnp.inf), stable=True)
-    # Who takes part is known at run time only, so m is a number, not a shape.
+    # The participants are known at run time only, so m cannot be a shape.
     chosen = jnp.zeros(num_nodes, bool).at[order].set(jnp.arange(num_nodes) < selected)
     return _reductions.weighted_mean(updates, jnp.float32(chosen & nodes.where))

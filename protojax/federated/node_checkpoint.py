@@ -1,10 +1,9 @@
 """Checkpoints of a federation: a folder for each node, and one for the server.
 
-`directory/node_003/step_XXXXXXXX` holds what node 3 would have on its own disk,
-`directory/server/...` what the server has, each as `storage.checkpoint` writes it, with
-its manifest of hashes, which says whose it is. A step counts once every folder has it.
-Nodes are read one by one, so they may come back on another number of devices or
-processes.
+`directory/node_003/step_XXXXXXXX` holds the state of node 3, and `directory/server/...`
+that of the server. Each is written by `storage.checkpoint` with a manifest of hashes
+that names its owner. A step is complete once every folder has it. Nodes are read one by
+one, so they can be restored on another number of devices or processes.
 """
 
 import concurrent.futures
@@ -26,23 +25,23 @@ _logger = logging.getLogger("protojax")
 
 
 class NodeWriter:
-    """Writes checkpoints of a federation while it goes on training.
+    """A writer of a federation's checkpoints that works in the background.
 
-    A save first waits for the one before it, so there is never more than one on its
-    way. What went wrong with a save is raised by the next call.
+    A save first waits for the previous one, so at most one is in progress. An error in
+    a save is raised by the next call.
 
     Args:
-        directory: the folder. Of several processes all see it, and the first writes for
-            all.
-        keep: how many steps of each node to keep. With one, nodes that a killed process
-            had not come to would have no step in common with the others.
-        identity: of the run; only who gives the same can restore its checkpoints.
+        directory: the folder, visible to all processes; the first one writes for all.
+        keep: the number of steps to keep for each node, at least 2: if a process were
+            killed in the middle of a save with 1, no step might be left that all nodes
+            have in common.
+        identity: the run's identity, which is required to restore its checkpoints.
     """
 
     def __init__(
         self, directory: str | os.PathLike, *, keep: int = 2, identity: str = ""
     ) -> None:
-        """Starts the thread that writes."""
+        """Starts the writing thread."""
         validate.require(keep >= 2, "keep", keep, ">= 2")
         self.directory, self.keep = Path(directory), keep
         self.identity = identity
@@ -52,14 +51,14 @@ class NodeWriter:
     def save(
         self, federation: Federation, step: int, extra: dict[str, Any] | None = None
     ) -> None:
-        """Takes a copy of the state and returns; the copy is written meanwhile.
+        """Copies the state, then writes the copy in the background.
 
-        Of several processes all call it, at the same point.
+        All processes must call it at the same point.
 
         Args:
             federation: the state; may be donated once this has returned.
-            step: of the training, the name of the checkpoint.
-            extra: what else to remember, as JSON.
+            step: the training step, which names the checkpoint.
+            extra: further values to store, as JSON.
         """
         self.wait()
         parts = _parts(federation)
@@ -78,23 +77,23 @@ class NodeWriter:
             )
 
     def wait(self) -> None:
-        """Returns when what was saved is on disk."""
+        """Waits until the last save is on disk, and raises its error."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def __enter__(self) -> "NodeWriter":
-        """Returns itself."""
+        """The writer itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Waits for what is on its way."""
+        """Waits for the save in progress."""
         self._pool.shutdown()
         self.wait()
 
 
 def latest_step(directory: str | os.PathLike, num_nodes: int) -> int | None:
-    """Returns the latest step that every node and the server have, or None.
+    """The latest step that every node and the server have, or None.
 
     >>> latest_step("no/such/folder", 2) is None
     True
@@ -109,22 +108,22 @@ def restore_nodes(
     fallback: bool = False,
     identity: str = "",
 ) -> tuple[Federation, int, dict[str, Any]]:
-    """Reads a federation back, bit for bit, after checking every node's hashes.
+    """A federation restored bit for bit, after every node's hashes were verified.
 
     Args:
-        directory: where a `NodeWriter` wrote; of several processes all see it.
-        like: the state to fill, where its leaves shall live.
-        fallback: whether a step that is damaged at any node, or not that node's, gives
-            way, with a warning in the log, to the latest one before it that is good at
-            all.
-        identity: what its `NodeWriter` was made with.
+        directory: the folder of a `NodeWriter`, visible to all processes.
+        like: a state with the shapes and shardings to restore.
+        fallback: whether to fall back, with a warning in the log, to the latest earlier
+            step that is intact at all nodes if a step is damaged at some node or
+            belongs to another.
+        identity: the identity given to the `NodeWriter`.
 
     Returns:
         The federation, its step and its `extra`.
 
     Raises:
         FileNotFoundError: no step that all nodes have.
-        ValueError: a damaged file, named; a folder of another step, node, number of
+        ValueError: a damaged file (named); a folder of another step, node, number of
             nodes or identity; leaves that differ from `like`.
     """
     directory = Path(directory)
@@ -137,7 +136,7 @@ def restore_nodes(
         )
     for step in sorted(steps, reverse=True):
         try:
-            # All of them in every process, so that all choose the same step.
+            # Every process verifies all folders, so that all choose the same step.
             for name in _folders(num_nodes):
                 extra = checkpoint.verify(
                     directory / name,
@@ -154,23 +153,23 @@ def restore_nodes(
 
 
 def _folders(num_nodes: int) -> list[str]:
-    """Returns the folders of a federation's checkpoints."""
+    """The names of the folders of a federation's checkpoints."""
     return [*(f"node_{node:03d}" for node in range(num_nodes)), "server"]
 
 
 def _identity(run: str, name: str, num_nodes: int) -> str:
-    """Returns what the manifests in one folder of a run say they are of."""
+    """The identity in the manifests of one folder of a run."""
     return f"{run}/{name} of {num_nodes}"
 
 
 def _common_steps(directory: Path, num_nodes: int) -> set[int]:
-    """Returns the steps that every folder has."""
+    """The steps that every folder has."""
     found = (checkpoint.complete_steps(directory / n) for n in _folders(num_nodes))
     return set.intersection(*map(set, found))
 
 
 def _split(federation: Federation) -> tuple[PyTree, PyTree]:
-    """Returns what nodes hold, with a `[nodes]` axis, and what the server holds."""
+    """The nodes' part of the state, with a `[nodes]` axis, and the server's part."""
     states, origin, round_ = federation
     leaf, of_nodes = jax.tree.leaves(origin)[0], jax.tree.leaves(states.params)[0]
     if leaf.ndim == of_nodes.ndim:  # no server: each node has an origin of its own
@@ -179,26 +178,23 @@ def _split(federation: Federation) -> tuple[PyTree, PyTree]:
 
 
 def _join(held: PyTree, server: PyTree) -> Federation:
-    """Undoes `_split`."""
+    """The federation from the two parts that `_split` returns."""
     origin = held["origin"] if "origin" in held else server["origin"]
     return Federation(held["state"], origin, server["round"])
 
 
 def _parts(federation: Federation) -> dict[str, PyTree]:
-    """Returns what is to be written: folder -> its state, copied to the host.
-
-    Nothing in a process that is not the first.
-    """
+    """The states to write, copied to the host, by folder; empty unless the leader."""
     held, server = _split(federation)
     if jax.process_count() > 1:
         mesh = jax.tree.leaves(held)[0].sharding.mesh
         held, server = nodes.gather((held, server), mesh)
     if jax.process_index() > 0:
         return {}
-    # A copy: on CPUs a view would change with the donated buffer.
+    # A copy, since on CPUs a view would change with the donated buffer.
     held, server = jax.tree.map(np.array, (held, server))
     num_nodes = len(jax.tree.leaves(held)[0])
-    # An array, of no axes too.
+    # The ellipsis keeps scalars as arrays instead of NumPy numbers.
     parts = [
         jax.tree.map(lambda leaf, node=node: leaf[node, ...], held)
         for node in range(num_nodes)
@@ -207,7 +203,7 @@ def _parts(federation: Federation) -> dict[str, PyTree]:
 
 
 def _read(directory: Path, like: Federation, step: int, identity: str) -> Federation:
-    """Reads a verified step, this process's nodes and the server."""
+    """The federation of a verified step; reads this process's nodes and the server."""
 
     def read(name: str, part: PyTree) -> PyTree:
         empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), part)
@@ -243,7 +239,7 @@ def _read(directory: Path, like: Federation, step: int, identity: str) -> Federa
 
 
 def _own_nodes(leaf: jax.Array) -> set[int]:
-    """Returns the nodes whose rows of a leaf live in this process."""
+    """The nodes whose values are held by this process."""
     return {
         node
         for shard in leaf.addressable_shards

@@ -1,9 +1,9 @@
 """Nodes as an array axis.
 
-Every value that differs between nodes has a leading `[nodes]` axis, which lies over the
-mesh axis `"nodes"`. Code for one node never sees it: `per_node` lifts a function of one
-node to all of them. The same program runs on one device, on emulated ones, on a GPU or
-TPU slice and in several processes.
+Every value that differs between nodes has a leading `[nodes]` axis, which is sharded
+over the mesh axis `"nodes"`. Code for one node never sees it: `per_node` lifts a
+function of one node to all nodes. The same program runs on one device, on emulated
+devices, on a GPU or TPU slice, and in several processes.
 """
 
 import functools
@@ -23,10 +23,10 @@ AXIS = "nodes"
 
 
 def emulate_devices(num_devices: int) -> None:
-    """Makes this process see several CPU devices; before any other use of JAX.
+    """Emulates several CPU devices; must be called before any other use of JAX.
 
     Raises:
-        RuntimeError: JAX has begun already with another number.
+        RuntimeError: JAX was already initialised with another number.
     """
     validate.positive(num_devices=num_devices)
     jax.config.update("jax_num_cpu_devices", num_devices)
@@ -37,18 +37,18 @@ def emulate_devices(num_devices: int) -> None:
 
 
 def make_mesh(num_nodes: int, devices: Sequence[Any] | None = None) -> Mesh:
-    """Returns a mesh with an axis `"nodes"` that the nodes divide evenly.
+    """A mesh with an axis `"nodes"` over which the nodes are spread evenly.
 
-    Of the devices as many are used as divide the nodes: 8 nodes on 8, 4, 2 or 1 of
-    them, 6 nodes on 6 of 8, 7 nodes on 1 of 4. Of several processes each has as many.
+    It uses the largest number of devices that divides the number of nodes: 8 nodes use
+    8, 4, 2 or 1 devices, 6 nodes use 6 of 8, 7 nodes use 1 of 4. Each of several
+    processes contributes the same number.
 
     Args:
-        num_nodes: how many nodes.
-        devices: to choose from; all by default.
+        num_nodes: the number of nodes.
+        devices: the devices to choose from; all by default.
 
     Raises:
-        ValueError: several processes, and no number of devices that serves all of them
-            divides the nodes.
+        ValueError: the number of nodes is not a multiple of the number of processes.
 
     >>> make_mesh(3).axis_names
     ('nodes',)
@@ -64,17 +64,17 @@ def make_mesh(num_nodes: int, devices: Sequence[Any] | None = None) -> Mesh:
         bool(shares), "num_nodes", num_nodes, f"a multiple of {len(owners)} processes"
     )
     used = [device for group in owners.values() for device in group[: shares[-1]]]
-    # Explicit axes, the default, refuse the sorts over nodes that robust rules do.
+    # Explicit axes, the default, do not allow the sorts over nodes in robust rules.
     return Mesh(np.array(used), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the placement of values with a leading `[nodes]` axis."""
+    """The sharding of values with a leading `[nodes]` axis."""
     return NamedSharding(mesh, P(AXIS))
 
 
 def stack(trees: Sequence[PyTree]) -> PyTree:
-    """Returns one tree with a leading `[nodes]` axis, on the host.
+    """One tree with a leading `[nodes]` axis, on the host.
 
     >>> stack([{"w": np.zeros(2)}, {"w": np.ones(2)}])["w"].shape
     (2, 2)
@@ -83,7 +83,7 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
 
 
 def unstack(tree: PyTree, node: int) -> PyTree:
-    """Returns the values of one node.
+    """The values of one node.
 
     >>> unstack({"w": np.array([[1.0], [2.0]])}, 1)["w"].tolist()
     [2.0]
@@ -92,7 +92,7 @@ def unstack(tree: PyTree, node: int) -> PyTree:
 
 
 def replicate(tree: PyTree, num_nodes: int) -> PyTree:
-    """Returns a tree in which every node holds the same values.
+    """A tree in which every node holds the same values.
 
     >>> replicate(jnp.array([1.0]), 2).tolist()
     [[1.0], [1.0]]
@@ -103,9 +103,9 @@ def replicate(tree: PyTree, num_nodes: int) -> PyTree:
 
 
 def shard(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Puts values with a leading `[nodes]` axis on the devices of their nodes.
+    """The values, with a leading `[nodes]` axis, on the devices of their nodes.
 
-    With several processes every one gives all nodes' values, and keeps its own.
+    Each of several processes passes the values of all nodes, and holds its own.
     """
 
     def place(leaf: Any) -> jax.Array:
@@ -118,7 +118,7 @@ def shard(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def broadcast(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Puts values without a `[nodes]` axis on all devices, the same on each."""
+    """The values, without a `[nodes]` axis, replicated on all devices."""
 
     def place(leaf: Any) -> jax.Array:
         leaf = np.asarray(leaf)
@@ -129,35 +129,36 @@ def broadcast(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def gather(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Returns all nodes' values on the host, in every process."""
+    """The values of all nodes on the host, in every process."""
     if jax.process_count() > 1:
+        # A process can read only its own shards, so all are replicated first.
         tree = _replicator(mesh)(tree)
     return jax.device_get(tree)
 
 
 @functools.cache
 def _replicator(mesh: Mesh):
-    """Returns the compiled copy of values to all devices."""
+    """A compiled function that replicates values on all devices."""
     return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
 
 
 def per_node(
     fn: Callable[..., PyTree], mesh: Mesh, *, at_once: int = 1, num_shared: int = 0
 ) -> Callable[..., PyTree]:
-    """Lifts a function of one node's values to all nodes, without communication.
+    """The function of all nodes that applies `fn` to each node, without communication.
 
     Args:
         fn: `(...) -> tree` of one node.
         mesh: from `make_mesh`.
-        at_once: nodes of a device that are computed together, by `vmap`; the groups
-            come one after the other. One at a time needs the least memory and skips
-            what `lax.cond` skips; more fill an accelerator.
-        num_shared: how many of the first arguments are the same for all nodes, and have
-            no `[nodes]` axis; every device gets all of them.
+        at_once: nodes per device that are computed together by `vmap`; such groups run
+            one after the other. With 1 the least memory is needed, and the untaken
+            branch of a `lax.cond` is skipped; more nodes use an accelerator better.
+        num_shared: the number of leading arguments that are the same for all nodes and
+            have no `[nodes]` axis; every device gets all of them.
 
     Returns:
-        The same function of trees with a leading `[nodes]` axis, at least one; its
-        results lie on their nodes' devices.
+        The function of trees with a leading `[nodes]` axis, of which there must be at
+        least one; its results are on the devices of their nodes.
 
     >>> double = per_node(lambda x: 2 * x, make_mesh(3))
     >>> jax.jit(double)(jnp.arange(3.0)).tolist()
@@ -174,8 +175,8 @@ def per_node(
             lambda node: one(*node), args, batch_size=at_once if at_once > 1 else None
         )
 
-    # check_vma wants the two branches of a cond to vary alike over the mesh, which a
-    # function written for one node cannot know; without collectives it guards nothing.
+    # check_vma requires both branches of a cond to vary alike over the mesh, which a
+    # function written for one node cannot ensure. Without collectives it is not needed.
     lifted = jax.shard_map(
         local, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False
     )

@@ -1,9 +1,10 @@
 """Mixing before aggregation: each update becomes the mean of its nearest neighbours.
 
-A node's nearest neighbours are honest ones if it is honest itself and the others stand
-out. What a robust rule then sees has a smaller spread, and the less honest updates
-differ, the less hostile ones can hide among them. `aggregation` applies it to its rules
-under the names `mixed_...`.
+The nearest neighbours of an honest node are honest if Byzantine updates are far away.
+Mixing therefore reduces the spread of the honest updates before a robust rule is
+applied, and the smaller that spread, the smaller the bias that Byzantine nodes can
+cause without being outliers. `aggregation` provides mixed rules under the names
+`mixed_...`.
 """
 
 import inspect
@@ -23,24 +24,24 @@ def mix_neighbours(
     weights: Array | None = None,
     where: Array | None = None,
 ) -> PyTree:
-    """Computes each update's mean with its nearest neighbours.
+    """The mean of each update and its nearest neighbours.
 
-    vᵢ = mean of the n − f updates nearest to uᵢ, itself among them
+    vᵢ = mean of the n − f updates nearest to uᵢ, including uᵢ itself
 
-    Honest updates differ much where nodes hold little or different data, and f nodes
-    that send one thing shift a median by a part of that spread, round after round.
-    Mixing makes the spread smaller before a rule is applied, see `mixed`.
+    Honest updates differ much if nodes hold little or heterogeneous data, and f nodes
+    that send the same update shift a median by a part of that spread in every round.
+    Mixing reduces the spread before a rule is applied, see `mixed`.
 
     Args:
         updates: a tree of `[nodes, ...]`.
-        num_byzantine: f, the most Byzantine nodes to stand.
+        num_byzantine: f, the maximum number of Byzantine nodes.
         weights: ignored.
         where: `[nodes]`, bool, the nodes that take part; all by default.
 
     Returns:
-        A tree of `[nodes, ...]`, float32; NaN for a node that sent what is not finite,
-        so that a rule still knows it by that, for one that takes no part, and for all
-        where fewer than 2 f + 1 take part.
+        A tree of `[nodes, ...]`, float32. NaN, by which a rule can exclude a node, for
+        a node that sent a non-finite update or does not take part, and for all nodes if
+        fewer than 2 f + 1 take part.
 
     Raises:
         ValueError: n < 2 f + 1.
@@ -72,18 +73,18 @@ def mix_neighbours(
 
 
 def mixed(rule: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """Returns a rule over updates that `mix_neighbours` has mixed.
+    """A rule that applies `mix_neighbours` before another rule.
 
     rule(v₁, …, vₙ)
 
     Formal guarantees:
-      * With n >= (2 + η) f for some η > 0, equal weights and a rule that is robust
-        itself, the distance to the honest mean is at most a constant, which grows as η
-        falls, times √(f / n) times the honest spread: the best order there is.
-      * With exactly f Byzantine nodes, of less than half of the weight, and every
-        honest node nearer to all honest ones than to any of them, the mixed honest
-        updates are all the honest mean, and so are their median, geometric median and
-        trimmed mean.
+      * With n >= (2 + η) f for some η > 0, equal weights and a robust rule, the
+        distance to the honest mean is at most a constant, which grows as η falls, times
+        √(f / n) times the honest spread. This order is optimal.
+      * If there are exactly f Byzantine nodes with less than half of the weight, and
+        every honest node is nearer to all honest nodes than to any Byzantine one, then
+        each mixed honest update equals the honest mean, and so do the median, the
+        geometric median and the trimmed mean.
 
     | n and what they send            | result                                     |
     | ------------------------------- | ------------------------------------------ |
@@ -98,7 +99,7 @@ def mixed(rule: Callable[..., PyTree]) -> Callable[..., PyTree]:
         rule: a robust rule of `aggregation`.
 
     Returns:
-        A rule that takes `num_byzantine` too, and hands it on if `rule` takes it.
+        A rule that requires `num_byzantine`, and passes it to `rule` if accepted there.
 
     >>> from protojax.federated.aggregation import coordinate_median
     >>> updates = jnp.array([[1.0], [2.0], [3.0], [50.0]])

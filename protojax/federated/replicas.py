@@ -1,12 +1,12 @@
-"""Models of several seeds side by side, as one more axis of a program.
+"""Replicas: models of several seeds that train together in one program.
 
 A model of tens of millions of weights leaves an accelerator idle most of the time;
-three of them take hardly longer than one. Seeds are then what nodes are in a
-federation without any merge: each has rows, order and dropout of its own.
+three such models take hardly longer than one. Seeds are treated like the nodes of a
+federation without a merge: each has its own rows, order and dropout.
 
-Which seeds train side by side must not depend on what a killed run had come to: the
-words that a group's models know and the lengths that they step through are the group's,
-so a seed that trained beside others would not come out the same.
+The seeds of a group must not depend on how far a killed run had progressed. The
+vocabulary and the sequence of lengths are common to a group, so the same seed in
+another group would give a slightly different model.
 """
 
 import functools
@@ -31,12 +31,12 @@ from protojax.training.trainer import OnProgress, Run, Saver, Store, Trained
 
 
 class Surroundings(NamedTuple):
-    """What training runs are given by whoever asks for them.
+    """The environment of training runs: lengths, storage and progress reports.
 
     Attributes:
         lengths: how rows are padded and batched.
-        store: name of a run -> where its checkpoints go.
-        describe: called with what is going on.
+        store: name of a run -> where its checkpoints are written.
+        describe: called with a description of the current work.
         on_progress: called with the work done.
     """
 
@@ -47,7 +47,7 @@ class Surroundings(NamedTuple):
 
 
 def seeds_beside(seeds: Sequence[int], at_once: int, seed: int) -> tuple[int, ...]:
-    """The seeds that train side by side with one, itself among them.
+    """The seeds that train together with `seed`, including itself.
 
     >>> [seeds_beside((4, 5, 6), 2, seed) for seed in (4, 5, 6)]
     [(4, 5), (4, 5), (6,)]
@@ -66,25 +66,27 @@ def train_all(
     at_once: int = 1,
     done: Collection[str] = (),
 ) -> Iterator[Trained]:
-    """The trained models of some runs, `at_once` of them at a time.
+    """The trained models of several runs, `at_once` of them at a time.
 
-    One after the other go those that differ in more than seed and rows, such as models
-    with a tokenizer of their own, and private ones, whose batches differ in size.
+    Runs that differ in more than seed and rows, such as models with their own
+    tokenizers, train one after the other. So do private runs, whose batches differ in
+    size.
 
     Args:
-        runs: what to train, all that are to train side by side.
-        around: what they are given.
-        at_once: the most that train side by side.
-        done: names of those whose result is kept already. They train again only where
-            they are part of the program of one that is not.
+        runs: all runs of the groups, including those that are done.
+        around: the runs' environment.
+        at_once: the maximum number of runs that train together.
+        done: names of runs whose results are already stored. They train again only if
+            another run of their group is not done.
 
     Yields:
-        What each of the others came to, in their order; the seconds of a step are a
-        share. To be kept before the next is asked for: the checkpoints that they came
-        from go once all of a group are.
+        The results of the runs that are not done, in order; in a group, `step_seconds`
+        is a share. Each result must be stored before the next is requested, because a
+        group's checkpoints are removed after its last result.
     """
     for start in range(0, len(runs), at_once):
         group = runs[start : start + at_once]
+        # One compiled program serves a group only if these are equal.
         alike = {(run.model.config, run.objective, run.train) for run in group}
         if len(group) > 1 and len(alike) == 1 and not group[0].private:
             if not {run.name for run in group} <= set(done):
@@ -106,11 +108,11 @@ def train_all(
 
 
 def train_group(whole: Sequence[Run], around: Surroundings) -> list[Trained]:
-    """The trained models of runs of one shape, in one program.
+    """The trained models of runs that share one program.
 
     Args:
-        whole: runs that differ in their seed and rows only.
-        around: what they are given.
+        whole: runs that differ only in seed and rows.
+        around: the runs' environment.
     """
     around.describe(f"{whole[0].name} and {len(whole) - 1} more")
     lengths, ids = around.lengths, trainer.used_ids(whole)
@@ -154,7 +156,7 @@ def train_group(whole: Sequence[Run], around: Surroundings) -> list[Trained]:
         identity=trainer.identity_of(runs, ids),
     )
     everyone = nodes.gather(state.nodes.params, mesh)
-    # Steps together are more than those of one, who may have no batch in some.
+    # The group takes more steps than a single run, which has no batch in some of them.
     total = seconds * batches.num_steps(of_all(plan)) / len(runs)
     return [
         trainer.end_of(
@@ -168,12 +170,10 @@ def train_group(whole: Sequence[Run], around: Surroundings) -> list[Trained]:
 
 
 def plan_group(runs: Sequence[Run], lengths: Lengths) -> list[batches.Dispatch]:
-    """The dispatches `[runs, steps, batch]` in which runs train side by side.
-
-    Each passes over its rows in the order that it has by itself.
+    """The dispatches `[runs, steps, batch]` of runs that train together.
 
     Args:
-        runs: that differ in their seed and rows only.
+        runs: runs that differ only in seed and rows.
         lengths: how rows are padded and batched.
     """
     train = runs[0].train
@@ -186,7 +186,7 @@ def plan_group(runs: Sequence[Run], lengths: Lengths) -> list[batches.Dispatch]:
         steps_per_dispatch=lengths.steps_per_dispatch,
         seed=[run.seed for run in runs],
     )
-    # They come by length, the same for all; learning wants them mixed.
+    # The plan is sorted by length; training on one length after another would bias it.
     rng = np.random.default_rng(runs[0].seed)
     return [epoch[i] for epoch in epochs for i in rng.permutation(len(epoch))]
 
@@ -198,11 +198,11 @@ def local_of(
     """The compiled local steps of all nodes, and the optimiser.
 
     Args:
-        config: of the model.
-        objective: what to minimise.
-        optimizer: by which steps.
-        mesh: of the nodes.
-        many: nodes of a device that are computed together.
+        config: the model's config.
+        objective: the objective to minimise.
+        optimizer: the optimiser's settings.
+        mesh: the mesh of the nodes.
+        many: nodes per device that are computed together.
     """
     step, transformation, count = programs.step_of(config, objective, optimizer)
     local = federation.make_local(step, mesh, at_once=many, on_trace=count)
@@ -215,7 +215,7 @@ def of_node(plan: list[batches.Dispatch], node: int) -> list[batches.Dispatch]:
 
 
 def of_all(plan: list[batches.Dispatch]) -> list[batches.Dispatch]:
-    """The plan in which the batches of all nodes are one."""
+    """The plan with the batches of all nodes joined into one batch per step."""
     return [
         batches.Dispatch(length, rows.swapaxes(0, 1).reshape(rows.shape[1], -1))
         for length, rows in plan
@@ -235,19 +235,19 @@ def fit_nodes(
     finite: bool,
     identity: str = "",
 ) -> tuple[Federation, float]:
-    """The end of a plan of all nodes, saved on the way, and the seconds of a step.
+    """The federation at the end of a plan, and the seconds of a step.
 
     Args:
-        name: of the run.
+        name: the run's name.
         plan: the dispatches of all rounds.
-        load: number of a dispatch -> what `dispatch` takes.
+        load: number of a dispatch -> the second argument of `dispatch`.
         dispatch: `(federation, loaded) -> (federation, metrics [nodes, steps])`.
-        gather: brings metrics to the host.
-        state: the federation at its start.
-        around: what the run is given.
-        cost: of a row, in units of progress.
+        gather: copies metrics to the host.
+        state: the initial federation.
+        around: the run's environment.
+        cost: the cost of a row in units of progress.
         finite: whether a loss that is not finite is an error.
-        identity: what checkpoints must have been written with.
+        identity: the identity with which checkpoints must have been written.
     """
     store = around.store(name)
     saver = _saver(
@@ -285,7 +285,7 @@ def fit_nodes(
 
 
 def _saver(folder: Path, identity: str, num_nodes: int) -> Saver:
-    """How the checkpoints of a federation are read and written."""
+    """The functions that read and write the checkpoints of a federation."""
     writer = node_checkpoint.NodeWriter(folder, identity=identity)
 
     def restore(state: Federation):
@@ -305,12 +305,12 @@ def _saver(folder: Path, identity: str, num_nodes: int) -> Saver:
 def mean_over_nodes(
     metrics: dict[str, np.ndarray], had_batch: np.ndarray, *, finite: bool
 ) -> dict[str, np.ndarray]:
-    """The means `[steps]` over the nodes that had a batch.
+    """The means `[steps]` of metrics over the nodes that had a batch.
 
     Args:
         metrics: each `[nodes, steps]`.
         had_batch: `[nodes, steps]`, bool.
-        finite: whether what is not finite counts; else nodes of NaN are left out.
+        finite: whether NaN values count; otherwise they are left out of the means.
     """
     found = {}
     for name, values in metrics.items():

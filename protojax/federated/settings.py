@@ -1,4 +1,4 @@
-"""Settings of a federation: its nodes, their merges, and what they send."""
+"""Settings of a federation: its nodes, their merges and their messages."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,27 +12,33 @@ from protojax.validate import options
 
 @dataclasses.dataclass(frozen=True)
 class Federation:
-    """One federation; the arm `ARM@NAME` runs in it.
+    """The settings of one federation, in which the arm `ARM@NAME` runs.
 
     Attributes:
-        nodes: how many.
-        rounds: merges; the student's epochs are shared out among them.
+        nodes: the number of nodes.
+        rounds: the number of merges, over which the student's epochs are divided.
         partition: a name in `partition.PARTITIONS`.
         partition_args: such as {"alpha": 0.3} of "dirichlet".
         topology: "server", "local", a name in `gossip.TOPOLOGIES`, or "given".
-        mixing: the rows of the matrix where the topology is "given".
+        mixing: the rows of the matrix if the topology is "given".
         aggregator: a name in `aggregation.AGGREGATORS`.
         aggregator_args: its options.
-        hostile: nodes that hold all the poison and do not defend.
-        update_attack: of theirs, a name in `attacks.UPDATE_ATTACKS`, or "".
+        hostile: the number of hostile nodes, which hold all the poison and do not
+            defend.
+        update_attack: the hostile nodes' attack on their updates, a name in
+            `attacks.UPDATE_ATTACKS`, or "".
         update_attack_args: its options.
-        prototypes: "server", made once and sent, or "local": made, then merged.
-        prototype_attack: theirs, a name in `attacks.PROTOTYPE_ATTACKS`, or "".
-        merge_prototypes_every: rounds, where they are local.
-        prototype_decay: how much of a merged prototype a node keeps.
-        prototype_precision: on the wire.
-        trusted_model: what travels: the "references", or the trusted model's "weights".
-        nodes_at_once: of one device, by vmap.
+        prototypes: "server": computed once and sent to the nodes; "local": computed by
+            each node, then merged.
+        prototype_attack: the hostile nodes' attack on their prototypes, a name in
+            `attacks.PROTOTYPE_ATTACKS`, or "".
+        merge_prototypes_every: rounds between two merges of local prototypes.
+        prototype_decay: the weight of a merged prototype when a node adapts it to its
+            own references.
+        prototype_precision: the precision in which prototypes are sent.
+        trusted_model: whether the "references" or the trusted model's "weights" are
+            sent to the nodes.
+        nodes_at_once: nodes per device that are computed together by vmap.
     """
 
     nodes: int = 4

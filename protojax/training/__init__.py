@@ -1,4 +1,4 @@
-"""Training: one step, many in a dispatch, the loop around."""
+"""Training: one step, several steps in a dispatch, and the loop around them."""
 
 from protojax.training.step import (
     Step,

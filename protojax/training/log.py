@@ -19,15 +19,16 @@ from protojax.training import processes, programs
 class MetricsLog:
     """A line per dispatch in a run's `metrics.jsonl`, and the time of a step.
 
-    Progress is told too, `cost` a row; all of what `start` skips at once.
+    It also reports progress, `cost` units per row. The dispatches that a resumed run
+    skips are reported at once when the log is made.
 
     Args:
-        folder: of the run.
-        name: of the run.
-        plan: its dispatches.
-        cost: of a row, in units of progress.
-        start: dispatches already done.
-        extra: what a checkpoint held of an earlier part of the run.
+        folder: the run's folder.
+        name: the run's name.
+        plan: the run's dispatches.
+        cost: the cost of a row in units of progress.
+        start: the number of dispatches already done.
+        extra: the `extra` of the checkpoint that the run resumes from.
         on_progress: called with the work done.
         finite: whether a loss that is not finite is an error.
     """
@@ -47,7 +48,8 @@ class MetricsLog:
         self.name, self.plan, self.on_progress = name, plan, on_progress
         self.units = [int((item.rows >= 0).sum()) * cost for item in plan]
         on_progress(sum(self.units[:start]))
-        self.finite = finite  # whether a loss that is not finite is an error
+        self.finite = finite
+        # Written just before a checkpoint, see `flush`.
         self.lines: list[str] = []
         # length -> seconds of a step in each of its dispatches
         self.seconds: dict[str, list[float]] = extra.get("step_seconds", {})
@@ -57,7 +59,7 @@ class MetricsLog:
         self.last = time.perf_counter()
 
     def _remove_after(self, start: int) -> None:
-        """Removes what a killed run wrote of dispatches that are now done again."""
+        """Removes lines that a killed run wrote after its last checkpoint."""
         if not self.path.exists() or not processes.is_leader():
             return
         lines = self.path.read_text().splitlines(keepends=True)
@@ -67,25 +69,26 @@ class MetricsLog:
                 file.write("".join(before).encode())
 
     def _is_later(self, line: str, start: int) -> bool:
-        """Whether a line is of a dispatch after `start`, or cut short."""
+        """Whether a line belongs to a dispatch after `start`, or is incomplete."""
         try:
             return json.loads(line)["dispatch"] > start
         except json.JSONDecodeError:
+            # The run was killed while it wrote this line.
             return True
 
     def __call__(self, done: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of one dispatch, the `done`-th of the plan."""
         values = {name: np.asarray(value) for name, value in metrics.items()}
         now, traced = time.perf_counter(), sum(programs.TRACES.values())
-        # Reading trails the device by one dispatch, so a compilation shows up in the
-        # interval in which it was dispatched; that interval is not step time.
+        # Metrics are read one dispatch late, so a compilation falls into the interval
+        # in which its dispatch was started; that interval is not step time.
         item = self.plan[done - 1]
         steps = batches.num_steps([item])
         if traced == self.traced:
             seconds = (now - self.last) / steps
             self.seconds.setdefault(str(item.length), []).append(seconds)
         self.last, self.traced = now, traced
-        # Empty batches are the last of a dispatch.
+        # Empty batches come last in a dispatch, and their metrics are NaN.
         means = {name: float(value[:steps].mean()) for name, value in values.items()}
         if self.finite and not np.isfinite(means["loss"]):
             raise FloatingPointError(
@@ -96,7 +99,7 @@ class MetricsLog:
         self.on_progress(self.units[done - 1])
 
     def flush(self) -> None:
-        """Writes what has gathered since the last flush."""
+        """Writes the lines that were added since the last flush."""
         if processes.is_leader():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
@@ -104,20 +107,20 @@ class MetricsLog:
         self.lines.clear()
 
     def resume_timing(self) -> None:
-        """Leaves the time that saving took out of the steps."""
+        """Excludes the time spent on a save from the step times."""
         self.last = time.perf_counter()
 
     @property
     def extra(self) -> dict[str, Any]:
-        """What a resumed run needs to go on measuring."""
+        """The measurements that a checkpoint keeps for a resumed run."""
         return {"step_seconds": self.seconds}
 
     @property
     def step_seconds(self) -> float:
-        """Seconds of a step: each length's median, weighted by its share of the plan.
+        """The seconds of a step: each length's median, weighted by its share of steps.
 
-        A median, since other work on the machine only ever adds. 0 where every dispatch
-        compiled.
+        Medians, because other work on the machine can only lengthen a step. 0 if every
+        dispatch compiled, so that none was timed.
         """
         steps = collections.Counter()
         for item in self.plan:

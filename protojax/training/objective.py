@@ -1,9 +1,10 @@
-"""Objectives as data: a loss, transforms of it and a gradient rule, by their names.
+"""Objectives as data: a loss, its transforms and a gradient rule, by name.
 
     gradient(transform_n(... transform_1(loss(model))))
 
-Every composition that the functions allow can be written, none is dropped silently, and
-an objective is hashable, so that a compiled step can be kept by what shapes it.
+Every composition that the functions allow can be expressed, and none is dropped
+silently. An objective is hashable, so it can be part of the cache key of a compiled
+step.
 """
 
 import dataclasses
@@ -30,8 +31,8 @@ class Spec:
     """A function of a registry with its options.
 
     Attributes:
-        name: in the registry.
-        options: keyword arguments; one that is a `Spec` is a schedule, see
+        name: the function's name in the registry.
+        options: keyword arguments; a `Spec` among them names a schedule in
             `schedules.SCHEDULES`.
         args: positional arguments.
 
@@ -47,6 +48,7 @@ class Spec:
         frozen = types.MappingProxyType(dict(self.options))
         object.__setattr__(self, "options", frozen)
 
+    # By the names of the options only: their values, such as lists, may be unhashable.
     def __hash__(self) -> int:
         return hash((self.name, *sorted(self.options), self.args))
 
@@ -57,15 +59,15 @@ class Spec:
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What a training step minimises, and by which gradient.
+    """The loss that a training step minimises, and the rule for its gradient.
 
     Attributes:
-        loss: in `LOSSES`.
-        transforms: in `distillation.TRANSFORMS`, the innermost first.
-        gradient: in `distillation.GRADIENTS`.
+        loss: a function in `LOSSES`.
+        transforms: functions in `distillation.TRANSFORMS`, the innermost first.
+        gradient: a function in `distillation.GRADIENTS`.
 
     Raises:
-        ValueError: on a name that no registry has.
+        ValueError: a name that is not in its registry.
 
     >>> Objective(transforms=(Spec("prototypes"),))
     Traceback (most recent call last):
@@ -93,21 +95,22 @@ found transforms='prototypes'. Did you mean 'prototype'?
 def build(objective: Objective, config: EncoderConfig) -> GradFn:
     """The gradient rule of an objective for one model.
 
-    Under a gradient rule of its own linear layers multiply in float32, whatever the
-    model's `products`, unless no encoder layer has a gradient.
+    With any gradient rule but `mean`, linear layers multiply in float32, whatever the
+    model's `products`, unless all encoder layers are frozen.
 
     Args:
-        objective: what to minimise.
-        config: of the model.
+        objective: the objective.
+        config: the model's config.
 
     Raises:
-        ValueError: on options that a function refuses.
-        TypeError: on options that a function does not have.
+        ValueError: an option with a value that its function refuses.
+        TypeError: an option that its function does not have.
     """
     layers = {f"layers_{number}" for number in range(config.num_layers)}
     frozen = set(objective.gradient.options.get("frozen", ()))
     if objective.gradient.name != "mean" and not layers <= frozen:
-        # The gradients of single rows are batched products, and those are slow so.
+        # Gradients of single rows are batched matrix products, which are slow in the
+        # reduced precision.
         config = dataclasses.replace(config, products="float32")
     loss_fn = LOSSES[objective.loss.name](
         models.apply_fn(config), problem=config.problem, **objective.loss.options
@@ -115,6 +118,7 @@ def build(objective: Objective, config: EncoderConfig) -> GradFn:
     for transform in objective.transforms:
         function = TRANSFORMS[transform.name]
         options = {name: _built(value) for name, value in transform.options.items()}
+        # The width is the model's, so a config never has to repeat it.
         if "dim" in inspect.signature(function).parameters:
             options["dim"] = config.hidden_size
         loss_fn = function(loss_fn, **options)
@@ -122,7 +126,7 @@ def build(objective: Objective, config: EncoderConfig) -> GradFn:
 
 
 def _built(option: Any) -> Any:
-    """An option, or the schedule that it names."""
+    """The option itself, or the schedule that it names."""
     if not isinstance(option, Spec):
         return option
     validate.one_of(schedules.SCHEDULES, schedule=option.name)

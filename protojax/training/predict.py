@@ -1,4 +1,4 @@
-"""What a trained model says of rows: logits, features, attention."""
+"""The outputs of a trained model over rows: logits, features and attention."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,13 +18,13 @@ from protojax.training import programs
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-    """How long rows may be, and to which lengths they are padded.
+    """The maximum length of rows, and the lengths to which they are padded.
 
     Attributes:
-        max_length: tokens of a row, special tokens among them; longer ones are cut.
+        max_length: tokens of a row, including special tokens; longer rows are cut.
         buckets: ascending lengths; a program is compiled for each.
         steps_per_dispatch: steps of one compiled call.
-        evaluation_rows: rows of a batch of evaluation.
+        evaluation_rows: rows of an evaluation batch.
     """
 
     max_length: int = 128
@@ -50,11 +50,11 @@ class Lengths:
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """Which hidden states are a row's features.
+    """The hidden states that are used as a row's features.
 
     Attributes:
         layers: 0 is the embeddings and -1 the last layer.
-        pooling: how hidden states become one vector, "mean" or "cls".
+        pooling: how the hidden states of a row become one vector, "mean" or "cls".
     """
 
     layers: tuple[int, ...] = (-1,)
@@ -69,12 +69,12 @@ class Features:
 
 
 def tokenize(model: Model, examples: Examples, lengths: Lengths) -> tokens_lib.Tokens:
-    """The rows in a model's own tokens, no longer than the model allows.
+    """The rows as a model's tokens, cut to the length that the model allows.
 
     Args:
-        model: with its tokenizer.
+        model: the model with its tokenizer.
         examples: the rows.
-        lengths: how long they may be.
+        lengths: the maximum length.
     """
     limit = MODELS[model.config.family].max_length(model.config)
     return tokens_lib.tokenize(
@@ -88,16 +88,16 @@ def tokenize(model: Model, examples: Examples, lengths: Lengths) -> tokens_lib.T
 def predict(
     model: Model, tokens: tokens_lib.Tokens, lengths: Lengths, features: Features
 ) -> TeacherOutputs:
-    """A model's outputs over some rows, in their order.
+    """A model's outputs over rows, in the order of the rows.
 
     Args:
         model: the model.
-        tokens: the rows in its tokens.
-        lengths: how they are padded.
-        features: which hidden states are kept.
+        tokens: the rows as the model's tokens.
+        lengths: how rows are padded.
+        features: the hidden states to return.
 
     Raises:
-        ValueError: on a token that the model's word embedding has no row for.
+        ValueError: a token id outside the model's word embedding.
     """
     tokens_lib.check_ids(tokens, model.config.vocab_size)
     forward = programs.forward_of(model.config, features.layers, features.pooling)
@@ -114,14 +114,14 @@ def ask(
 def predict_attention(
     model: Model, tokens: tokens_lib.Tokens, lengths: Lengths
 ) -> np.ndarray:
-    """How active a model's tokens are, `[rows, layers, longest bucket]`."""
+    """The activity of each token in each layer, `[rows, layers, longest bucket]`."""
     tokens_lib.check_ids(tokens, model.config.vocab_size)
     forward = programs.attention_of(model.config, lengths.buckets[-1])
     return over_rows(forward, model.params, tokens, lengths)[0]
 
 
 def reader(model: Model, lengths: Lengths) -> Reader:
-    """A model as a function of examples; its classes are the argmax of its logits."""
+    """A function from examples to a model's logits and their argmax."""
 
     def read(examples: Examples) -> Reading:
         logits = ask(model, examples, lengths, Features()).logits
@@ -138,20 +138,21 @@ def over_rows(
     *,
     labels: np.ndarray | None = None,
 ) -> tuple[np.ndarray, ...]:
-    """The outputs of a compiled function over all rows, in their order.
+    """The outputs of a compiled function over all rows, in the order of the rows.
 
     Args:
         forward: `(params, batch) -> outputs`, a tuple of `[batch, ...]`.
-        params: what it is given beside the rows.
+        params: the first argument of `forward`.
         tokens: the rows.
-        lengths: how they are padded.
-        labels: `[rows, ...]`, what it finds as the labels of rows; zeros by default.
+        lengths: how rows are padded.
+        labels: `[rows, ...]`, the labels in the batches; zeros by default.
     """
     plan = batches.plan_evaluation(
         tokens.lengths, batch_size=lengths.evaluation_rows, buckets=lengths.buckets
     )
     if labels is None:
         labels = np.zeros(len(tokens.lengths), np.int32)
+    # On the device once, instead of a transfer with every batch.
     params = jax.tree.map(jnp.asarray, params)
     outputs = []
     for item in plan:

@@ -1,4 +1,4 @@
-"""Several processes of one study: who leads, and where they wait for each other."""
+"""Several processes of one study: which one leads, and how they are synchronised."""
 
 import contextlib
 import pathlib
@@ -10,35 +10,36 @@ from orbax.checkpoint import multihost
 
 
 def is_leader() -> bool:
-    """Returns whether this process is the only one, or the first of several."""
+    """Whether this process is the only one, or the first of several."""
     return jax.process_index() == 0
 
 
 def number() -> int:
-    """Returns which process this is, 0 for the first."""
+    """The number of this process, 0 for the first."""
     return jax.process_index()
 
 
 def are_several() -> bool:
-    """Returns whether this process is one of several."""
+    """Whether this process is one of several."""
     return jax.process_count() > 1
 
 
 def wait_for_leader(marker: pathlib.Path) -> None:
-    """Waits until the first process has made what others read, see `leader_first`."""
+    """Waits until the first process has written `marker`, see `leader_first`."""
     while not is_leader() and not marker.exists():
         time.sleep(0.1)
 
 
 @contextlib.contextmanager
 def leader_first(marker: pathlib.Path) -> Iterator[None]:
-    """Lets the first process make what is kept on disk before the others read it.
+    """Runs the body in the first process before all others.
 
-    A process that dies meanwhile ends the others by its missing heartbeat.
+    The others then read from disk what the first has written. If the first process
+    dies meanwhile, its missing heartbeat ends the others.
 
     Args:
-        marker: a file that says that it is made; one that an earlier run has left is as
-            good.
+        marker: the file that says that the first process is done; one left by an
+            earlier run counts too.
     """
     wait_for_leader(marker)
     yield
@@ -48,13 +49,12 @@ def leader_first(marker: pathlib.Path) -> Iterator[None]:
 
 
 def meet(name: str, *, timeout: float = 24 * 3600) -> None:
-    """Waits until all processes are here; returns at once where there is only one.
+    """Waits until all processes have called it; does nothing with a single process.
 
-    It may take long, unlike a collective, which gives up on a process that is half a
-    minute late.
+    The wait may be long, whereas a collective fails if a process is half a minute late.
 
     Args:
-        name: of the place, each used once in the life of a process.
+        name: the barrier's name, used only once in the life of a process.
         timeout: in seconds.
     """
     if are_several():

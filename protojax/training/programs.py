@@ -1,7 +1,7 @@
-"""Compiled programs, kept by the values that shape them.
+"""Compiled programs, cached by the settings that determine them.
 
 A step is compiled at most once per model, objective, optimiser and bucket shape in the
-life of a process; `TRACES` counts how often that happened.
+life of a process; `TRACES` counts the compilations.
 """
 
 import collections
@@ -22,23 +22,23 @@ from protojax.training.step import AdamW, Step, make_dispatch, make_step
 
 logger = logging.getLogger("protojax")
 
-# (function, shape) -> how many times it was traced, hence compiled.
+# (function, shape) -> the number of times it was traced, hence compiled.
 TRACES: collections.Counter[tuple[str, tuple[int, ...]]] = collections.Counter()
 
 
 def clear_caches_near_limit(*, fraction: float = 0.5) -> None:
     """Clears JAX's compilation caches when memory maps approach vm.max_map_count.
 
-    Each program for the CPU holds dozens of memory mappings; where none is left the
-    compiler crashes. A study of many arms and lengths gets there in hours.
+    Each CPU program holds dozens of memory mappings, and the compiler crashes when none
+    is left. A study with many arms and lengths reaches the limit within hours.
 
     Args:
-        fraction: of what Linux allows, at which caches are cleared.
+        fraction: the share of the limit at which the caches are cleared.
     """
     try:
         limit = int(pathlib.Path("/proc/sys/vm/max_map_count").read_text())
         used = pathlib.Path("/proc/self/maps").read_text().count("\n")
-    except OSError:  # another system, which has no such limit
+    except OSError:  # not Linux: no such limit
         return
     if used > fraction * limit:
         logger.info("Compiled programs are cleared: %d of %d mappings.", used, limit)
@@ -48,12 +48,12 @@ def clear_caches_near_limit(*, fraction: float = 0.5) -> None:
 def step_of(
     config: EncoderConfig, objective: Objective, optimizer: AdamW
 ) -> tuple[Step, AdamW, Callable[[Batch], None]]:
-    """One optimiser step, its optimiser, and what counts its compilations.
+    """One optimiser step, its optimiser, and a function that counts compilations.
 
     Args:
-        config: of the model.
-        objective: what to minimise.
-        optimizer: by which steps.
+        config: the model's config.
+        objective: the objective to minimise.
+        optimizer: the optimiser's settings.
     """
     name = f"{objective}/{config.num_layers}x{config.hidden_size}"
     name += f"/{optimizer.learning_rate:g}"
@@ -68,7 +68,7 @@ def step_of(
 
 @functools.cache
 def dispatch_of(config: EncoderConfig, objective: Objective, optimizer: AdamW):
-    """The compiled dispatch of `step_of`, and its optimiser."""
+    """The compiled dispatch of `step_of`'s step, and its optimiser."""
     step, transformation, count = step_of(config, objective, optimizer)
     return make_dispatch(step, on_trace=count), transformation
 
@@ -81,6 +81,7 @@ def forward_of(config: EncoderConfig, layers: tuple[int, ...], pooling: str):
 
     @jax.jit
     def forward(params: PyTree, batch: Batch):
+        # Runs when the function is traced only, hence once per compilation.
         TRACES[name, batch.input_ids.shape] += 1
         output = apply(params, batch, hidden_states=True)
         pooled = distillation.features(
@@ -100,6 +101,7 @@ def attention_of(config: EncoderConfig, max_length: int):
     def forward(params: PyTree, batch: Batch):
         output = apply(params, batch, hidden_states=True)
         found = distillation.attention(output, batch.attention_mask)
+        # All buckets return one width, so that rows of different lengths can be joined.
         return (jnp.pad(found, ((0, 0), (0, 0), (0, max_length - found.shape[2]))),)
 
     return forward

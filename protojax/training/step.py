@@ -1,8 +1,8 @@
-"""Training: one optimiser step, many of them in one dispatch, and the loop around.
+"""Training: one optimiser step, several steps in one dispatch, and the training loop.
 
-`make_step` composes a gradient rule with an optimiser; `make_dispatch` scans it over
-stacked batches in one compiled call whose state is donated; `fit` walks a plan of
-dispatches, saves on the way and picks up where a killed run stopped.
+`make_step` composes a gradient rule with an optimiser. `make_dispatch` scans the step
+over stacked batches in one compiled call that donates the state. `fit` executes a plan
+of dispatches, saves at intervals, and can start in the middle of the plan.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class AdamW:
     """The settings of `adamw`.
 
     Attributes:
-        learning_rate: the peak.
+        learning_rate: the peak learning rate.
         weight_decay: decoupled; not applied to vectors (biases, layer norms).
         warmup: fraction of the steps in [0, 1) over which the rate rises from 0.
         clip_norm: bound on the global gradient norm.
@@ -43,21 +43,21 @@ class AdamW:
         validate.require(0 <= self.warmup < 1, "warmup", self.warmup, "in [0, 1)")
 
     def build(self) -> optax.GradientTransformationExtraArgs:
-        """The optimiser itself."""
+        """The optimiser with these settings."""
         return adamw(**{name: getattr(self, name) for name in OPTIMIZER})
 
 
-# The fields of a model's settings that its optimiser is made of.
+# The names of the optimiser's settings, to select them from a `TrainConfig`.
 OPTIMIZER = tuple(field.name for field in dataclasses.fields(AdamW))
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(AdamW):
-    """How long and by which steps a model learns.
+    """The settings of a model's training: its optimiser, epochs and batch size.
 
     Attributes:
         epochs: passes over the rows.
-        batch_size: rows of a step.
+        batch_size: rows per step.
     """
 
     epochs: int = 3
@@ -69,7 +69,7 @@ class TrainConfig(AdamW):
 
     @property
     def optimizer(self) -> AdamW:
-        """The optimiser's part, by which compiled steps are kept."""
+        """The optimiser's settings alone, the cache key of compiled steps."""
         return AdamW(**{name: getattr(self, name) for name in OPTIMIZER})
 
 
@@ -80,19 +80,19 @@ def adamw(
     warmup: float = 0.1,
     clip_norm: float = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """AdamW with clipping and a linear warm-up and decay over a length set at `init`.
+    """AdamW with gradient clipping, linear warm-up and linear decay.
 
     The number of steps is part of the optimiser's state, not of its code, so runs of
-    different lengths share one compiled step (`init_state` sets it).
+    different lengths share one compiled step; `init_state` sets it.
 
     Args:
-        learning_rate: the peak.
+        learning_rate: the peak learning rate.
         weight_decay: decoupled; not applied to vectors (biases, layer norms).
-        warmup: share of the steps in [0, 1) over which the rate rises from 0.
+        warmup: fraction of the steps in [0, 1) over which the rate rises from 0.
         clip_norm: bound on the global gradient norm.
 
     Returns:
-        An optax transformation with hyperparameter `num_steps` in its state.
+        An optax transformation with the hyperparameter `num_steps` in its state.
 
     References:
         Loshchilov and Hutter, 2017, arXiv:1711.05101.
@@ -102,6 +102,7 @@ def adamw(
     @optax.inject_hyperparams
     def build(num_steps: Array) -> optax.GradientTransformation:
         def schedule(step):
+            # The lower of two lines; the maximum avoids a division by 0 steps.
             rising = (step + 1) / jnp.maximum(warmup * num_steps, 1)
             falling = (num_steps - step) / jnp.maximum((1 - warmup) * num_steps, 1)
             return learning_rate * jnp.clip(jnp.minimum(rising, falling), 0, 1)
@@ -126,21 +127,21 @@ def init_state(
     seed: int | None,
     prototypes: Prototypes | None = None,
 ) -> TrainState:
-    """Returns the state of a run of `num_steps` steps at its start.
+    """The initial state of a run of `num_steps` steps.
 
     Args:
-        params: what the loss is a function of; copied, since steps donate their state.
+        params: the parameters to train; copied, since steps donate their state.
         optimizer: from `adamw`, or any optax transformation.
         num_steps: optimiser steps of the whole run.
-        seed: of the run's dropout and other draws. None takes their key from the
-            operating system's entropy: noise that is to hide something must not follow
-            from a number that is written down, nor from the 32 bits that a seed has.
-        prototypes: constrain the student, or None.
+        seed: seed of dropout and all other random draws. None takes the key from the
+            operating system's entropy: privacy noise must not be computable from a
+            recorded seed, nor by a search over the 32 bits of a seed.
+        prototypes: the prototypes that constrain the student, or None.
 
     Returns:
-        A `TrainState` that shares no buffer with its arguments. Its key, 64 bits of
-        which JAX's counter-based generator (Threefry) makes all draws, is in each
-        checkpoint of it.
+        A `TrainState` that shares no buffer with its arguments. Its 64-bit key, from
+        which JAX's counter-based generator (Threefry) makes all draws, is part of each
+        checkpoint.
     """
     validate.positive(num_steps=num_steps)
     params = jax.tree.map(jnp.array, params)
@@ -161,18 +162,18 @@ def init_state(
 
 
 def make_step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
-    """Returns one optimiser step.
+    """One optimiser step.
 
-    A batch without a real row is no step at all: the state comes back unchanged, so a
-    plan may fill its last dispatch with empty batches.
+    A batch without a real row leaves the state unchanged, so a plan may fill its last
+    dispatch with empty batches.
 
     Args:
         grad_fn: a gradient rule applied to a loss.
         optimizer: any optax transformation.
 
     Returns:
-        `step(state, batch) -> (state, metrics)`; metrics are scalars, NaN where the
-        batch was empty, among them `grad_norm`.
+        `step(state, batch) -> (state, metrics)`; metrics are scalars, `grad_norm` among
+        them, and NaN if the batch was empty.
     """
 
     def advance(state: TrainState, batch: Batch):
@@ -193,6 +194,7 @@ def make_step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         _, shapes = jax.eval_shape(advance, state, batch)
 
         def skip(state, batch):
+            # Both branches of the cond must return the same shapes.
             nothing = jax.tree.map(
                 lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes
             )
@@ -206,16 +208,16 @@ def make_step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
 def make_dispatch(
     step: Step, *, on_trace: Callable[[Batch], None] | None = None
 ) -> Step:
-    """Returns several steps as one compiled call.
+    """A compiled function that takes several steps in one call.
 
     Args:
         step: from `make_step`.
-        on_trace: called with the (abstract) batches whenever the call is traced anew,
-            that is once per shape; counts compilations.
+        on_trace: called with the (abstract) batches whenever the function is traced,
+            that is once per shape; used to count compilations.
 
     Returns:
-        `dispatch(state, batches) -> (state, metrics)` over batches with a leading
-        `[steps]` axis; metrics are `[steps]`. The given state is donated.
+        `dispatch(state, batches) -> (state, metrics)` for batches with a leading
+        `[steps]` axis; metrics are `[steps]`. The state argument is donated.
     """
 
     def dispatch(state: TrainState, batches: Batch):
@@ -237,19 +239,19 @@ def fit(
     save_every: int = 0,
     on_dispatch: Callable[[int, dict[str, Array]], None] | None = None,
 ) -> TrainState:
-    """Trains over a plan of dispatches.
+    """The state after training over a plan of dispatches.
 
     Args:
         dispatch: from `make_dispatch`.
-        state: where to start from; consumed.
-        plan: what each dispatch works on, the same whenever the run is repeated.
+        state: the initial state; donated.
+        plan: one item per dispatch, the same whenever the run is repeated.
         load: turns one item of the plan into batches with a leading `[steps]` axis.
-        start: items of the plan already done, for a resumed run.
+        start: the number of items already done, for a resumed run.
         save: called as `save(state, done)` after every `save_every` items (0: never).
         save_every: items of the plan between two saves.
-        on_dispatch: called once for each item, with the items done by then and its
-            metrics; one dispatch late, so that reading them does not stall the device,
-            but before a save that includes it.
+        on_dispatch: called once per item with the number of items done and the item's
+            metrics. The call comes one dispatch late, so that reading the metrics does
+            not stall the device, but always before a save that includes the item.
 
     Returns:
         The state at the end of the plan.
@@ -262,6 +264,7 @@ def fit(
 
     for done, item in enumerate(plan[start:], start + 1):
         state, metrics = dispatch(state, load(item))
+        # Reports the dispatch before this one, while the device works on this one.
         report()
         pending = done, metrics
         if save is not None and save_every and done % save_every == 0:

@@ -1,4 +1,4 @@
-"""One training run: what it learns from, its plan, its log; resumable after a kill."""
+"""One training run: its data, plan, log and checkpoints, from which it can resume."""
 
 import secrets
 import shutil
@@ -23,17 +23,17 @@ from protojax.training.objective import Objective
 from protojax.training.predict import Lengths
 from protojax.training.step import TrainConfig, fit, init_state
 
-# Called with the work that was done, in rows times `row_cost`.
+# Called with the work done, in rows times `row_cost`.
 OnProgress = Callable[[float], None]
 
 
 class Store(NamedTuple):
-    """Where a run leaves its checkpoints and its log.
+    """The place of a run's checkpoints and log.
 
     Attributes:
-        folder: of the run.
+        folder: the run's folder.
         every: dispatches between two checkpoints.
-        keep: whether the last checkpoint stays when the run is over.
+        keep: whether the last checkpoint stays when the run has ended.
     """
 
     folder: Path
@@ -47,13 +47,14 @@ class Store(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """The end of one training run.
+    """The result of one training run.
 
     Attributes:
         params: the model's parameters.
         projection: `[student_dim, teacher_dim]`, or None.
-        step_seconds: mean seconds of a step, compilation left out.
-        at_once: how many were trained together; the seconds are a share then.
+        step_seconds: mean seconds of a step, without compilation.
+        at_once: the number of models trained together; if above 1, `step_seconds` is
+            one model's share.
     """
 
     params: PyTree
@@ -63,20 +64,20 @@ class Trained(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What one model learns from, and how.
+    """The data and settings of one model's training.
 
     Attributes:
-        name: tells it from others, in the log and in its checkpoints.
-        model: where it starts from.
+        name: identifies the run in the log and in its checkpoints.
+        model: the initial model.
         tokens: the rows.
         labels: `[rows]`.
-        train: how long and by which steps.
-        seed: of order, dropout and the projection.
+        train: optimiser, epochs and batch size.
+        seed: seed of the row order, of dropout and of the projection.
         columns: the batch's other columns, `[rows, ...]`.
-        objective: what is minimised; learns from labels by default.
-        prototypes: for an objective with a constraint.
-        secret: whether the draws of a private run come from the operating system, not
-            from `seed`.
+        objective: the objective to minimise; supervised by default.
+        prototypes: for an objective with a prototype constraint.
+        secret: whether the random draws of a private run come from the operating
+            system instead of from `seed`.
     """
 
     name: str
@@ -99,8 +100,8 @@ class Run(NamedTuple):
 def row_cost(config: EncoderConfig) -> float:
     """The work of a row in units of progress: millions of weights.
 
-    Those of the encoder's layers; embeddings are looked up, and texts are about as long
-    for one model as for another.
+    Only the weights of the encoder's layers count: embeddings are looked up, and texts
+    have about the same number of tokens for all models.
     """
     width, inner = config.hidden_size, config.intermediate_size
     return config.num_layers * width * (4 * width + 2 * inner) / 1e6
@@ -109,8 +110,8 @@ def row_cost(config: EncoderConfig) -> float:
 def used_ids(runs: Sequence[Run]) -> np.ndarray:
     """The rows of the word embedding that runs of one model need.
 
-    A private one needs all: words left out would tell who sees the student that no row
-    has them.
+    A private run needs all: leaving out words would reveal to anyone who has the
+    student that no training row contains them.
     """
     config, tokens = runs[0].model.config, runs[0].tokens
     if any(run.private for run in runs):
@@ -120,7 +121,7 @@ def used_ids(runs: Sequence[Run]) -> np.ndarray:
 
 
 def narrowed(run: Run, ids: np.ndarray) -> Run:
-    """The run whose model knows some words only, see `vocabulary`."""
+    """The run with its model's vocabulary reduced to `ids`, see `vocabulary`."""
     renumbered = vocabulary.renumber(run.tokens.input_ids, ids)
     return run._replace(
         model=vocabulary.narrow(run.model, ids),
@@ -129,10 +130,10 @@ def narrowed(run: Run, ids: np.ndarray) -> Run:
 
 
 def initial_params(model: Model, columns: Mapping[str, np.ndarray], seed: int):
-    """The tree that a student's loss is a function of, before the first step.
+    """The initial trainable parameters of a student.
 
-    With a map to the width of the teacher's features, where there are some of another
-    width than the model's.
+    They include a projection if there are teacher features whose width differs from the
+    model's.
     """
     features, width = columns.get("teacher_features"), model.config.hidden_size
     if features is None or features.shape[-1] == width:
@@ -143,7 +144,7 @@ def initial_params(model: Model, columns: Mapping[str, np.ndarray], seed: int):
 
 
 def start_of(run: Run, optimizer, num_steps: int) -> TrainState:
-    """The state of a run of so many steps before its first."""
+    """The initial state of a run of `num_steps` steps."""
     return init_state(
         initial_params(run.model, run.columns, run.seed),
         optimizer,
@@ -154,19 +155,19 @@ def start_of(run: Run, optimizer, num_steps: int) -> TrainState:
 
 
 def end_of(run: Run, params: PyTree, ids: np.ndarray, seconds: float) -> Trained:
-    """The result of a run, with all words of its model."""
+    """The result of a run, with the full vocabulary of its model."""
     trained = vocabulary.widen(run.model.params, params["model"], ids)
     return Trained(jax.device_get(trained), params.get("projection"), seconds)
 
 
 def identity_of(runs: Sequence[Run], ids: np.ndarray) -> str:
-    """What tells the checkpoints of some runs, in one program, from those of others.
+    """The identity of the checkpoints of runs that train in one program.
 
-    Other rows, labels, words, optimisers, epochs or objectives are others; so are those
-    of a private run whose draws are the seed's where these are not.
+    It changes with the rows, labels, words, optimiser, epochs and objective, and with
+    the source of a private run's draws (`secret`).
 
     Args:
-        runs: narrowed to some words.
+        runs: the runs, narrowed to some words.
         ids: these words.
     """
     said = [
@@ -178,13 +179,13 @@ def identity_of(runs: Sequence[Run], ids: np.ndarray) -> str:
 
 
 class Saver(NamedTuple):
-    """How the checkpoints of one kind of state are read and written.
+    """The functions that read and write the checkpoints of one kind of state.
 
     Attributes:
-        restore: `state -> (state, dispatches done, extra)`, None where there is no
-            checkpoint; raises ValueError where none is intact.
+        restore: `state -> (state, dispatches done, extra)`, None if there is no
+            checkpoint; raises ValueError if none is intact.
         write: `(state, dispatches done, extra, is the end)`.
-        scope: what is open while a run writes.
+        scope: a context manager that is entered while a run writes.
     """
 
     restore: Callable[[Any], tuple[Any, int, dict[str, Any]] | None]
@@ -193,10 +194,10 @@ class Saver(NamedTuple):
 
 
 def resumed(name: str, saver: Saver, state: Any) -> tuple[Any, int, dict[str, Any]]:
-    """The state of a run's last intact checkpoint, or its start.
+    """The state of a run's last intact checkpoint, or the initial state.
 
     Returns:
-        The state, the dispatches done, and what else the checkpoint holds.
+        The state, the dispatches done, and the checkpoint's `extra`.
     """
     try:
         found = saver.restore(state)
@@ -221,23 +222,25 @@ def fit_saved(
     extra: Mapping[str, Any] = MappingProxyType({}),
     on_dispatch: Callable[[int, dict], None] | None = None,
 ) -> Any:
-    """The state at the end of a plan, saved on the way.
+    """The state at the end of a plan, with checkpoints written during training.
 
     Args:
         dispatch: `(state, loaded) -> (state, metrics)`.
-        state: from `resumed`; consumed.
-        items: what each dispatch works on.
-        load: item -> what `dispatch` takes.
-        store: where checkpoints go.
+        state: from `resumed`; donated.
+        items: one item per dispatch.
+        load: turns an item into the second argument of `dispatch`.
+        store: where checkpoints are written.
         saver: how they are written.
-        log: of the run.
-        start: items already done.
-        extra: what checkpoints hold beside the log's.
+        log: the run's log.
+        start: the number of items already done.
+        extra: what checkpoints hold in addition to the log's `extra`.
         on_dispatch: called with the items done and metrics; the log by default.
     """
     with saver.scope:
 
         def save(state: Any, done: int) -> None:
+            # The log first: a resumed run removes surplus lines, but cannot restore
+            # lines that were lost.
             log.flush()
             saver.write(state, done, {**log.extra, **extra}, False)
             log.resume_timing()
@@ -265,16 +268,16 @@ def train(
     store: Store,
     on_progress: OnProgress = lambda units: None,
 ) -> Trained:
-    """The trained model of a run, saved on the way; goes on where a killed run stopped.
+    """The trained model of a run; a run that was killed resumes from its checkpoint.
 
-    A private run's coins and noise are drawn from the operating system's entropy, and
-    are nowhere but in its checkpoints, without which it could not go on; these go with
-    its end (`remove_checkpoints`), whatever the store says.
+    The seeds of a secret run's batches and noise come from the operating system's
+    entropy and are stored only in its checkpoints, which it needs to resume. They are
+    deleted at its end (`remove_checkpoints`), whatever the store says.
 
     Args:
-        whole: what it learns from, and how.
+        whole: the run, with the full vocabulary.
         lengths: how rows are padded and batched.
-        store: where checkpoints and the log go.
+        store: where checkpoints and the log are written.
         on_progress: called with the work done.
     """
     ids = used_ids([whole])
@@ -289,6 +292,7 @@ def train(
     state = start_of(run, optimizer, batches.num_steps(plan))
     state, start, extra = resumed(run.name, saver, state)
     if run.secret and start:
+        # A resumed run must draw the batches that it began with.
         coins = extra["coins"]
         plan = make_plan(run.tokens.lengths, run.train, lengths, coins)
     log = MetricsLog(
@@ -315,11 +319,11 @@ def train(
 
 
 def _saver(folder: Path, identity: str) -> Saver:
-    """How the checkpoints of a single run are read and written.
+    """The functions that read and write the checkpoints of a single run.
 
     Args:
-        folder: of the checkpoints.
-        identity: what they must have been written with.
+        folder: the folder of the checkpoints.
+        identity: the identity with which they must have been written.
     """
 
     def restore(state):
@@ -328,6 +332,7 @@ def _saver(folder: Path, identity: str) -> Saver:
         return checkpoint.restore(folder, state, fallback=True, identity=identity)
 
     def write(state, done, extra, ended):
+        # Two during training: the older one is read if the newer one is damaged.
         keep = 1 if ended else 2
         checkpoint.save(folder, state, done, keep=keep, extra=extra, identity=identity)
 
@@ -337,11 +342,12 @@ def _saver(folder: Path, identity: str) -> Saver:
 def remove_checkpoints(store: Store, *, secret: bool = False) -> None:
     """Removes a finished run's checkpoints, unless its store keeps the last.
 
-    Those whose draws are secret go in any case: noise that is known hides nothing.
+    The checkpoints of a secret run are always removed: noise that can be computed from
+    a checkpoint gives no privacy.
 
     Args:
-        store: the run's.
-        secret: whether its draws are.
+        store: the run's store.
+        secret: whether the run's random draws are secret.
     """
     if secret or not store.keep:
         shutil.rmtree(store.checkpoints, ignore_errors=True)
@@ -366,14 +372,14 @@ def epochs_plan(
 
 
 def poisson_steps(rows: int, epochs: int, batch_size: int) -> int:
-    """The number of Poisson batches that hold as many rows as some epochs, expected."""
+    """The number of Poisson batches whose expected rows cover the given epochs."""
     return -(-rows * epochs // batch_size)
 
 
 def poisson_plan(
     row_lengths: np.ndarray, train: TrainConfig, lengths: Lengths, seed: int
 ) -> list[batches.Dispatch]:
-    """The dispatches of a run whose batches are Poisson samples."""
+    """The dispatches of a run whose batches are Poisson samples of the rows."""
     return batches.plan_poisson(
         row_lengths,
         expected_rows=train.batch_size,

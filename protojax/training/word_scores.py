@@ -1,4 +1,4 @@
-"""What ONION asks of an encoder: how little each word of a text belongs to it."""
+"""Outlier scores of the words of a text, from an encoder, for ONION."""
 
 import functools
 
@@ -15,7 +15,7 @@ from protojax.training.predict import Features, Lengths
 
 
 def mean_states(encoder: Model, examples: Examples, lengths: Lengths) -> np.ndarray:
-    """The mean hidden states of rows' first texts, `[rows, dim]`."""
+    """The mean hidden states of the rows' first texts, `[rows, dim]`."""
     first = examples._replace(pairs=None)
     return predict.ask(encoder, first, lengths, Features()).features[:, 0]
 
@@ -28,13 +28,13 @@ def score_words(
     num_neighbours: int,
     lengths: Lengths,
 ) -> WordScores:
-    """The outlier scores of the words of some rows' first texts.
+    """The outlier scores of the words of the rows' first texts.
 
     Args:
-        encoder: with a tokenizer that knows where its tokens stand.
+        encoder: a model whose tokenizer returns character offsets.
         examples: the rows.
         trusted: `[texts, dim]`, `mean_states` of trusted texts.
-        num_neighbours: trusted texts that a text is compared with.
+        num_neighbours: the number of trusted texts that a text is compared with.
         lengths: how rows are padded.
     """
     tokens = predict.tokenize(encoder, examples._replace(pairs=None), lengths)
@@ -61,7 +61,7 @@ def score_words(
 def _scores_of(config: EncoderConfig, width: int, num_neighbours: int):
     """`((params, trusted), batch) -> (scores,)`, padded to one length.
 
-    The words of the tokens come as the batch's labels.
+    The word indices of the tokens are passed as the batch's labels.
     """
     apply = models.apply_fn(config)
 
@@ -70,6 +70,7 @@ def _scores_of(config: EncoderConfig, width: int, num_neighbours: int):
         params, trusted = given
         hidden = apply(params, batch, hidden_states=True).hidden_states[-1]
         length = hidden.shape[1]
+        # The bucket may be longer or shorter than the tokenized rows.
         known = min(length, width)
         words = (
             jnp.full(hidden.shape[:2], -1).at[:, :known].set(batch.labels[:, :known])
