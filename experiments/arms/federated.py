@@ -118,6 +118,9 @@ def _claimed(recipe: Recipe, column: str) -> np.ndarray:
 def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Model):
     """The students of a federation after training, resumed where a killed run stopped.
 
+    The first process writes the models and outputs that the others then read. Where
+    nodes are hostile, infinite losses are no error of the run.
+
     Args:
         context: the study.
         name: the run's folder below the workdir.
@@ -130,7 +133,6 @@ def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Mod
     """
     config = context.config
     section = config.federations[scenario.federation]
-    # The first process writes the models and outputs that the others then read.
     with processes.leader_first(context.workdir / name / READY):
         recipes = node_recipes(context, scenario, arm)
     processes.meet(name)
@@ -151,7 +153,6 @@ def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Mod
     )
     plan = [item for turn in rounds for item in turn]
     mesh = nodes.make_mesh(section.nodes)
-    # One program for all nodes: their recipes have the same columns and objective.
     local, optimizer = replicas.local_of(
         model.config,
         recipes[0].objective,
@@ -178,7 +179,6 @@ def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Mod
         state,
         around=context.around,
         cost=trainer.row_cost(model.config),
-        # Hostile updates may be infinite, which is no error of the run.
         finite=not hostile.any(),
     )
     params = _students(section, state, mesh)
