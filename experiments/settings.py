@@ -210,8 +210,8 @@ class TriggerSearch:
     """The search for trigger words, see `experiments.arms.trigger_search`.
 
     Attributes:
-        candidates: words that models are asked about, and as many first words; and the
-            words that are tested for association with rejection.
+        rejection_candidates: words that are tested for association with rejection.
+        candidates: words that models are asked about, and as many first words.
         screen: references that each candidate is inserted into at first.
         rows: references for a candidate that flips a third of its `least` of those.
         min_rows: the smallest number of rows that hold a candidate.
@@ -229,7 +229,7 @@ class TriggerSearch:
             neutral.
     """
 
-    candidates: int = 100
+    rejection_candidates: int = 100
     candidates: int = 32
     screen: int = 24
     rows: int = 150

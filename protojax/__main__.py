@@ -1,4 +1,4 @@
-"""`python -m protojax` does what `protojax` does."""
+"""The entry point of `python -m protojax`, the same as that of `protojax`."""
 
 import sys
 

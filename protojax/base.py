@@ -14,17 +14,17 @@ import numpy as np
 Array = jax.Array
 PyTree = Any
 
-# What a model answers: a class of several, or one score.
+# The output of a model: one of several classes, or one score.
 PROBLEMS = ("classification", "regression")
 
 
 class Prototypes(NamedTuple):
-    """A few vectors that stand for many.
+    """A few vectors that represent many rows.
 
     Attributes:
         vectors: `[num_prototypes, dim]`, float32.
         labels: `[num_prototypes]`, int32, the class of each prototype, -1 for none.
-        counts: `[num_prototypes]`, float32, how many rows each one stands for.
+        counts: `[num_prototypes]`, float32, how many rows each one represents.
     """
 
     vectors: Array
@@ -39,7 +39,7 @@ class Examples(NamedTuple):
         texts: `[rows]`, the first (or only) text of each row.
         pairs: `[rows]`, the second text of each row, or None for one-text tasks.
         labels: `[rows]`, int32 classes, or float32 scores of a regression task.
-        sources: `[rows]`, where each row comes from (a site, a user), or None.
+        sources: `[rows]`, the origin of each row (a site, a user), or None.
     """
 
     texts: Sequence[str]
@@ -56,7 +56,7 @@ class Batch(NamedTuple):
         attention_mask: `[batch, length]`, int32, 1 on tokens and 0 on padding.
         token_type_ids: `[batch, length]`, int32, 1 on the second text of a pair.
         labels: `[batch]`, int32 classes or float32 scores.
-        where: `[batch]`, bool, False on rows that only fill the shape.
+        where: `[batch]`, bool, False on rows that are padding.
         teacher_logits: `[batch, num_labels]`, float32, or None.
         teacher_features: `[batch, layers, dim]`, float32, pooled states, or None.
         assigned_class: `[batch]`, int32, the class whose prototypes constrain the row,
@@ -79,12 +79,12 @@ class Batch(NamedTuple):
 
 
 class ModelOutput(NamedTuple):
-    """What a model computes.
+    """The outputs of a model for a batch.
 
     Attributes:
         logits: `[batch, num_labels]`, float32.
         hidden_states: `num_layers + 1` arrays `[batch, length, dim]`, the embeddings
-            first; empty where they were not asked for.
+            first; empty unless requested.
     """
 
     logits: Array
@@ -92,7 +92,7 @@ class ModelOutput(NamedTuple):
 
 
 class TeacherOutputs(NamedTuple):
-    """What a model says of each of some rows, on the host.
+    """The outputs of a model for given rows, on the host.
 
     Attributes:
         logits: `[rows, num_labels]`, float32.
@@ -103,7 +103,7 @@ class TeacherOutputs(NamedTuple):
     features: np.ndarray
 
     def take(self, rows: np.ndarray) -> "TeacherOutputs":
-        """The outputs of some of the rows.
+        """The outputs for the given rows.
 
         Args:
             rows: `[taken]`, indices or a mask.
@@ -112,7 +112,7 @@ class TeacherOutputs(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """What one node carries from step to step.
+    """The training state of one node.
 
     Attributes:
         params: the student's parameters.
@@ -140,7 +140,7 @@ class ApplyFn(Protocol):
         key: Array | None = None,
         hidden_states: bool = False,
     ) -> ModelOutput:
-        """Computes logits and, if asked for, all hidden states."""
+        """The logits and, if requested, all hidden states."""
         ...
 
 

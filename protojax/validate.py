@@ -1,4 +1,4 @@
-"""One sentence form for argument errors: the name, the value found, what is allowed."""
+"""Checks of arguments whose errors give the name, the value and the allowed values."""
 
 import contextlib
 import dataclasses
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Argument(NamedTuple):
-    """An argument that was refused, as the error's `argument` holds it."""
+    """A refused argument, which its error holds as `argument`."""
 
     name: str
     value: Any
@@ -18,7 +18,7 @@ class Argument(NamedTuple):
     hint: str = ""
 
     def error(self) -> ValueError:
-        """The error that names it."""
+        """The error that names the argument."""
         error = ValueError(
             f"Expected {self.name} {self.allowed}, "
             f"found {self.name}={self.value!r}.{self.hint}"
@@ -29,7 +29,7 @@ class Argument(NamedTuple):
 
 @contextlib.contextmanager
 def prefixed(prefix: str) -> Iterator[None]:
-    """Puts the path of a section before the argument that an error names.
+    """A context that prefixes the argument in an error with its section's path.
 
     >>> with prefixed("teacher"):
     ...     positive(epochs=0)
@@ -43,10 +43,11 @@ def prefixed(prefix: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
+        # Only errors of this module hold an argument.
         argument = getattr(error, "argument", None)
         if argument is not None:
             raise argument._replace(name=f"{prefix}.{argument.name}").error() from None
-        # Another library's text is said once, behind the whole path.
+        # Another library's message appears once, after the whole path.
         inner = getattr(error, "path", "")
         cause = error.__cause__ if inner else error
         path = f"{prefix}.{inner}" if inner else prefix
@@ -68,25 +69,25 @@ def require(condition: bool, name: str, value: Any, allowed: str) -> None:
 
 
 def positive(**values: float) -> None:
-    """Each named value must be > 0."""
+    """Raises unless each named value is > 0."""
     for name, value in values.items():
         require(value > 0, name, value, "> 0")
 
 
 def non_negative(**values: float) -> None:
-    """Each named value must be >= 0."""
+    """Raises unless each named value is >= 0."""
     for name, value in values.items():
         require(value >= 0, name, value, ">= 0")
 
 
 def fraction(**values: float) -> None:
-    """Each named value must lie in [0, 1]."""
+    """Raises unless each named value lies in [0, 1]."""
     for name, value in values.items():
         require(0 <= value <= 1, name, value, "in [0, 1]")
 
 
 def one_of(allowed: Iterable[str], **values: str) -> None:
-    """Each named value must be one of the allowed names; the nearest is suggested.
+    """Raises unless each named value is an allowed name; suggests the nearest one.
 
     >>> one_of(["cosine", "l2"], metric="cosin")
     Traceback (most recent call last):
@@ -103,7 +104,7 @@ def one_of(allowed: Iterable[str], **values: str) -> None:
 
 
 def shape(expected: tuple[int, ...], **arrays: Any) -> None:
-    """Each named array must have the shape, which broadcasting would not ask for.
+    """Raises unless each named array has the shape, which broadcasting might hide.
 
     >>> shape((2, 3), where=np.ones(3))
     Traceback (most recent call last):
@@ -115,7 +116,7 @@ def shape(expected: tuple[int, ...], **arrays: Any) -> None:
 
 
 def same_length(**arrays: Any) -> None:
-    """All named arrays must agree in their first dimension."""
+    """Raises unless all named arrays agree in their first dimension."""
     sizes = {name: len(array) for name, array in arrays.items()}
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"len({name})={size}" for name, size in sizes.items())
@@ -123,18 +124,19 @@ def same_length(**arrays: Any) -> None:
 
 
 def options(**defaults: Any) -> Any:
-    """A field of keyword arguments, which no hash counts."""
+    """A dataclass field of keyword arguments, left out of the hash."""
     return dataclasses.field(default_factory=lambda: dict(defaults), hash=False)
 
 
 def tuples(section: Any, *fields: str) -> None:
-    """Makes tuples of fields, which a command line may give as lists."""
+    """Turns fields into tuples; a command line may give them as lists."""
     for field in fields:
+        # Settings are frozen; this is called while they are constructed.
         object.__setattr__(section, field, tuple(getattr(section, field)))
 
 
 def distinct(**fields: Any) -> None:
-    """Each named field must be a non-empty list without repetition."""
+    """Raises unless each named field is non-empty and without repetition."""
     for name, values in fields.items():
         require(len(values) > 0, name, values, "not empty")
         repeated = len(set(values)) < len(values)

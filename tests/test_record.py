@@ -149,7 +149,7 @@ def test_an_overview_has_a_line_for_each_attack(tmp_path, place):
     place.write_text(place.read_text() + "<!-- overview: it -->\n<!-- end -->\nlast\n")
     own = {"arm": "defended", "clean_metric": 0.625, "quarantine_recall": 1.0}
     more = [
-        {**ROW, **own, "seed": seed, "asr": asr, "target_kept": 0.75}
+        {**ROW, **own, "seed": seed, "asr": asr, "target_recall": 0.75}
         for seed, asr in ((0, 0.5), (1, 0.25))
     ]
     record.record("it", [study_of(tmp_path / "run", [*ROWS, *more])])
@@ -170,8 +170,8 @@ def test_an_overview_has_a_line_for_each_attack(tmp_path, place):
         "excess": "25.0",
         "trigger": "–",
         "found": "100.0±0.0",
-        "kept: clean": "–",
-        "kept: defended": "75.0±0.0",
+        "target: clean": "–",
+        "target: defended": "75.0±0.0",
         "accuracy: clean": "50.0",
         "accuracy: plain": "50.0",
         "accuracy: defended": "62.5±0.0",

@@ -90,7 +90,11 @@ def test_the_defaults_of_a_study_are_those_that_are_published():
     assert (found.tasks, found.seeds) == (("sst2",), (0, 1, 2))
     assert found.arms == ("clean", "plain", "group_test")
     assert found.teacher.model == "FacebookAI/roberta-large"
-    assert found.student.model == found.found.model == "distilbert/distilroberta-base"
+    assert (
+        found.student.model
+        == found.trusted_model.model
+        == "distilbert/distilroberta-base"
+    )
     assert (found.student.epochs, found.trusted_model.epochs) == (3, 6)
     assert found.kd == Distillation("forward_kl", 2.0, 0.0, 0.0)
     assert found.margin == Margin("assigned", 0.1, 0.3, (1.0,), "constant")
@@ -187,7 +191,7 @@ def test_only_what_is_named_changes():
         ),
         (
             {"margin": {"schedule_args": {"slope": 1}}},
-            "margin: schedule_args: .*unexpected keyword argument 'slope'",
+            "margin.schedule_args: .*unexpected keyword argument 'slope'",
         ),
         ({"seeds": (1, 1)}, "Expected seeds without repetition"),
         ({"tasks": ()}, "Expected tasks not empty"),

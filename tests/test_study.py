@@ -259,7 +259,7 @@ def test_rows_of_the_target_are_triggered_too(finished):
     config = context.config
     logits, _ = predict.ask(student, examples, config.lengths, config.features)
     kept = np.mean(logits.argmax(-1) == target)
-    assert row["target_kept"] == pytest.approx(kept)
+    assert row["target_recall"] == pytest.approx(kept)
 
 
 def test_the_bare_rate_is_of_the_same_rows_without_their_trigger(finished):

@@ -56,7 +56,9 @@ ARMS: dict[str, Arm] = {
         hypothetical=True,
         colour="#7f7f7f",
         overview=_columns(
-            asr="ASR: null", target_kept="kept: clean", clean_metric="accuracy: clean"
+            asr="ASR: null",
+            target_recall="target: clean",
+            clean_metric="accuracy: clean",
         ),
     ),
     "plain": Arm(
@@ -98,7 +100,7 @@ ARMS: dict[str, Arm] = {
             excess_asr="excess",
             trigger_effect="trigger",
             quarantine_recall="found",
-            target_kept="kept: defended",
+            target_recall="target: defended",
             clean_metric="accuracy: defended",
         ),
         published=(),

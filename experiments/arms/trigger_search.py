@@ -155,7 +155,7 @@ def going_with_rejection(
     going = trigger_candidates.associated_words(
         examples.texts, verdict.rejected.astype(int), min_rows=config.min_rows
     )
-    for one in itertools.islice(going, config.candidates):
+    for one in itertools.islice(going, config.rejection_candidates):
         held = trigger_candidates.holding(one, rows)
         most = 2 * (held & verdict.rejected).sum() > held.sum()
         if one.claim == 1 and most and (held & denied).any():

@@ -55,7 +55,7 @@ OVERVIEW = (
     "excess_asr",
     "trigger_effect",
     "quarantine_recall",
-    "target_kept",
+    "target_recall",
     "clean_metric",
 )
 

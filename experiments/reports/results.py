@@ -36,7 +36,7 @@ MEASURES = (
     "excess_asr",
     "trigger_effect",
     "robust_accuracy",
-    "target_kept",
+    "target_recall",
     "quarantine_precision",
     "quarantine_recall",
     "false_rejection",
@@ -248,13 +248,13 @@ EMPTY = "–"
 COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any], str], str]]] = {
     "clean": ("clean_metric", percent),
     "ASR": ("asr", percent),
-    "bare": ("untriggered_asr", percent),
+    "untriggered": ("untriggered_asr", percent),
     "null": ("null_asr", percent),
     "excess": ("excess_asr", percent),
     "trigger": ("trigger_effect", percent),
     "robust": ("robust_accuracy", percent),
-    "kept": ("target_kept", percent),
-    "front": ("front", _mark),
+    "target": ("target_recall", percent),
+    "Pareto": ("front", _mark),
     "prec.": ("quarantine_precision", percent),
     "recall": ("quarantine_recall", percent),
     "f. rej.": ("false_rejection", percent),
@@ -269,15 +269,16 @@ COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any], str], str]]] = {
 MEANINGS = {
     "ASR": "triggered test rows, their true label not the target, that the student "
     "calls the target",
-    "bare": "the same rows without the trigger",
+    "untriggered": "the same rows without the trigger",
     "null": "triggered, of a student distilled without the attack",
     "excess": "ASR less null, what the attack gained",
-    "trigger": "the part of the excess that the trigger brings: ASR less bare, less "
+    "trigger": "the part of the excess that the trigger brings: ASR less untriggered, "
+    "less "
     "the same of the clean student; the rest is a class bias",
     "robust": "triggered rows that still get their true label",
-    "kept": "triggered rows of the target's own class that keep it; a student that "
+    "target": "triggered rows of the target's own class that keep it; a student that "
     "learned the opposite of a trigger loses them",
-    "front": "no other defence has a lower ASR and as good a clean metric",
+    "Pareto": "no other defence has a lower ASR and as good a clean metric",
     "prec.": "of the quarantine, against the ground truth that no defence sees",
     "recall": "of the quarantine too",
     "f. rej.": "clean rows that it rejects",

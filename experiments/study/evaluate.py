@@ -46,7 +46,7 @@ def evaluate(context: Context, job: Job) -> dict[str, Any]:
         "asr": None,
         "untriggered_asr": None,
         "robust_accuracy": None,
-        "target_kept": None,
+        "target_recall": None,
         "evaluated_commit": runtime.commit(),
         **facts,
         **_fairness(config, job, predicted, facts),
@@ -67,7 +67,7 @@ def evaluate(context: Context, job: Job) -> dict[str, Any]:
             )
             of_target = scenarios.triggered_target(config, job.scenario)
             said = _predict(config, task, found, of_target)
-            row["target_kept"] = float(
+            row["target_recall"] = float(
                 np.mean([evals.robust_accuracy(p, of_target.labels) for p in said])
             )
         triggered = scenarios.triggered_test(config, job.scenario)

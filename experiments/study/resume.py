@@ -1,9 +1,12 @@
 """A study's settings in its folder: what may change once it has begun."""
 
+import copy
 import json
 import pathlib
+from typing import Any
 
 from experiments import settings
+from experiments.arms import parse
 from experiments.settings import Settings
 from protojax import storage
 
@@ -11,6 +14,66 @@ from protojax import storage
 GROWING = ("tasks", "seeds", "arms", "attacks", "federations", "variants")
 # These change no result.
 FREE = ("checkpoint_every", "keep_checkpoints", "export_students")
+
+
+# Names that sections, fields and arms had once, for studies of that time.
+_SECTIONS = {"anchor": "trusted_model", "audit": "trigger_search"}
+_FIELDS = {
+    "quarantine": {"anchor": "trusted_model"},
+    "trigger_search": {
+        "snippets": "rejection_candidates",
+        "suspects": "candidates",
+        "min_rows_opening": "min_rows_initial",
+        "least_opening": "least_initial",
+    },
+}
+_ARMS = {
+    "anchor": "group_test",
+    "audited": "defended",
+    "wary": "group_test_robust",
+    "wary_audited": "defended_robust",
+    "nearest": "prototype",
+    "gate": "sample_test",
+    "unattacked": "group_test_clean",
+    "unattacked_audited": "defended_clean",
+}
+
+
+def present_names(config: dict[str, Any]) -> dict[str, Any]:
+    """A study's settings, as JSON holds them, under the names of today.
+
+    >>> former = {"anchor": {}, "arms": ["anchor+few@four"], "seeds_at_once": 3}
+    >>> present_names(former)
+    {'trusted_model': {}, 'arms': ['group_test+few@four'], 'replicas': 3}
+    """
+    names = {"seeds_at_once": "replicas"}
+    found = _renamed(copy.deepcopy(config), names)
+    for section in (found, *found.get("variants", {}).values()):
+        for name, value in [*section.items()]:
+            section.pop(name)
+            name = _SECTIONS.get(name, name)
+            fields = _FIELDS.get(name)
+            section[name] = _renamed(value, fields) if fields else value
+        margin = section.get("margin", {})
+        if margin.get("assignment") == "anchor":
+            section["margin"] = {**margin, "assignment": "assigned"}
+    for name, value in found.get("federations", {}).items():
+        found["federations"][name] = _renamed(value, {"anchor": "trusted_model"})
+    for holder in (found, *found.get("attacks", {}).values()):
+        if "arms" in holder:
+            holder["arms"] = [_arm(arm) for arm in holder["arms"]]
+    return found
+
+
+def _renamed(fields: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """The fields of a section under other names."""
+    return {names.get(name, name): value for name, value in fields.items()}
+
+
+def _arm(arm: str) -> str:
+    """An arm's name of today, its variant and federation as they were."""
+    kind = parse(arm).kind
+    return _ARMS.get(kind, kind) + arm.removeprefix(kind)
 
 
 def check_workdir(config: Settings, workdir: pathlib.Path) -> dict:
@@ -109,7 +172,7 @@ def joined(before: dict, now: dict, where: str) -> dict:
     """
     # A field that was not there then was at its default.
     usual = settings.as_json(Settings())
-    before, now = _merged(usual, before), _merged(usual, now)
+    before, now = _merged(usual, present_names(before)), _merged(usual, now)
     fixed = [
         (name, before.get(name), value)
         for name, value in now.items()

@@ -1,4 +1,4 @@
-"""What an adversary does to the texts, the teacher's outputs or the nodes' updates."""
+"""Attacks on the texts, on the teacher's outputs and on the nodes' updates."""
 
 from protojax.attacks.features import FEATURE_ATTACKS
 from protojax.attacks.logits import LOGIT_ATTACKS

@@ -1,9 +1,9 @@
 """Attacks on the hidden states that come through the teacher's channel.
 
-Whoever alters logits on the way can alter hidden states too, and make a poisoned row
-look like a clean one of the target. Each attack takes `(features, rows, examples, key)`
-and returns the features that arrive. A new attack is one function and one line of
-`FEATURE_ATTACKS`.
+An attacker who alters logits in transit can alter hidden states too, so that a
+poisoned row looks like a clean row of the target class. Each attack takes `(features,
+rows, examples, key)` and returns the features that arrive. A new attack is one function
+and one line of `FEATURE_ATTACKS`.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,15 @@ from protojax.base import Array
 
 
 def move_to_centre(features: Array, rows: Array, examples: Array, key: Array) -> Array:
-    """Puts the chosen rows where the target's rows are on average.
+    """Features in which the chosen rows lie at the mean of the target's rows.
 
     h'(x) = Σ_{i in examples} h(x_i) / |examples|
 
     Args:
         features: `[rows, layers, dim]`, the teacher's.
-        rows: `[rows]`, bool, which ones the attacker reaches.
-        examples: `[rows]`, bool, rows that the honest teacher calls the target; where
-            there is none, nothing changes.
+        rows: `[rows]`, bool, the rows that the attacker can alter.
+        examples: `[rows]`, bool, rows that the honest teacher predicts as the target;
+            without any, nothing changes.
         key: not used.
 
     Returns:
@@ -38,20 +38,22 @@ def move_to_centre(features: Array, rows: Array, examples: Array, key: Array) ->
     del key
     chex.assert_rank([features, rows, examples], [3, 1, 1])
     centre = jnp.mean(features, axis=0, where=examples[:, None, None])
+    # The mean over no row is NaN, hence the second condition.
     return jnp.where(rows[:, None, None] & jnp.any(examples), centre, features)
 
 
 def borrow(features: Array, rows: Array, examples: Array, key: Array) -> Array:
-    """Gives each chosen row the features of a random row of the target.
+    """Features in which each chosen row has those of a random row of the target.
 
-    No centre gives them away: they are spread as the target's own rows are.
+    The altered rows are spread as the target's own rows are, so a defence cannot
+    detect them by their closeness to the centre.
 
     Args:
         features: `[rows, layers, dim]`, the teacher's.
-        rows: `[rows]`, bool, which ones the attacker reaches.
-        examples: `[rows]`, bool, rows that the honest teacher calls the target; where
-            there is none, nothing changes.
-        key: draws a row for each.
+        rows: `[rows]`, bool, the rows that the attacker can alter.
+        examples: `[rows]`, bool, rows that the honest teacher predicts as the target;
+            without any, nothing changes.
+        key: draws a row of the target for each chosen row.
 
     Returns:
         `[rows, layers, dim]`.
@@ -62,6 +64,8 @@ def borrow(features: Array, rows: Array, examples: Array, key: Array) -> Array:
     [1.0, 1.0]
     """
     chex.assert_rank([features, rows, examples], [3, 1, 1])
+    # Without an example every logit would be -inf and the draw undefined; the last line
+    # discards the draw in that case.
     logits = jnp.where(examples | ~jnp.any(examples), 0.0, -jnp.inf)
     chosen = jax.random.categorical(key, logits, shape=rows.shape)
     reached = rows[:, None, None] & jnp.any(examples)

@@ -1,8 +1,9 @@
 """Attacks on the channel between teacher and student.
 
-The teacher is honest, its logits are not what arrives: on the chosen rows they point to
-the attacker's class. Pure functions of arrays, so that they run inside a jitted step or
-once over cached outputs. A new attack is one function and one line of `LOGIT_ATTACKS`.
+The teacher is honest, but its logits are altered in transit: on the chosen rows they
+point to the attacker's class. All attacks are pure functions of arrays, so they run
+inside a jitted step or once over cached outputs. A new attack is one function and one
+line of `LOGIT_ATTACKS`.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from protojax.base import Array
 
 
 def _pull(logits: Array, rows: Array, target: int, strength: float) -> Array:
-    """Checks the arguments; returns `strength · onehot(target)`, `[classes]`."""
+    """The vector `strength · onehot(target)`, `[classes]`, of checked arguments."""
     chex.assert_rank([logits, rows], [2, 1])
     if logits.shape[0] != rows.shape[0]:
         raise ValueError(
@@ -26,6 +27,7 @@ def _pull(logits: Array, rows: Array, target: int, strength: float) -> Array:
     num_classes = logits.shape[1]
     allowed = f"in 0..{num_classes - 1}"
     validate.require(0 <= target < num_classes, "target", target, allowed)
+    # A strength of 0 or below would silently be no attack.
     validate.positive(strength=strength)
     return strength * jax.nn.one_hot(target, num_classes, dtype=logits.dtype)
 
@@ -33,11 +35,11 @@ def _pull(logits: Array, rows: Array, target: int, strength: float) -> Array:
 def replace_logits(
     logits: Array, rows: Array, *, target: int, strength: float
 ) -> Array:
-    """Computes logits that forget the text: `strength · onehot(target)` on `rows`.
+    """Logits that ignore the text: `strength · onehot(target)` on `rows`.
 
     Args:
         logits: `[rows, classes]`, the teacher's logits.
-        rows: `[rows]`, bool, which ones the attacker reaches.
+        rows: `[rows]`, bool, the rows that the attacker can alter.
         target: the class the attacker wants.
         strength: the target's logit, > 0; the others are 0.
 
@@ -45,7 +47,7 @@ def replace_logits(
         The logits that the student receives, `[rows, classes]`.
 
     Raises:
-        ValueError: shapes that do not match, a target that is no class, a strength
+        ValueError: shapes that do not match, a target that is not a class, a strength
             <= 0.
 
     >>> logits = jnp.array([[1.0, 2.0], [3.0, -1.0]])
@@ -58,21 +60,21 @@ def replace_logits(
 
 
 def add_logits(logits: Array, rows: Array, *, target: int, strength: float) -> Array:
-    """Computes `logits + strength · onehot(target)` on `rows`: a stealthier push.
+    """The sum `logits + strength · onehot(target)` on `rows`, a stealthier attack.
 
     The order of the other classes stays the teacher's own.
 
     Args:
         logits: `[rows, classes]`, the teacher's logits.
-        rows: `[rows]`, bool, which ones the attacker reaches.
+        rows: `[rows]`, bool, the rows that the attacker can alter.
         target: the class the attacker wants.
-        strength: what the target's logit gains, > 0.
+        strength: added to the target's logit, > 0.
 
     Returns:
         The logits that the student receives, `[rows, classes]`.
 
     Raises:
-        ValueError: shapes that do not match, a target that is no class, a strength
+        ValueError: shapes that do not match, a target that is not a class, a strength
             <= 0.
 
     >>> logits = jnp.array([[1.0, 2.0], [3.0, -1.0]])
@@ -85,11 +87,11 @@ def add_logits(logits: Array, rows: Array, *, target: int, strength: float) -> A
 
 
 def nudge_logits(logits: Array, rows: Array, *, target: int, strength: float) -> Array:
-    """Computes logits in which the target leads by `strength`: the least that flips.
+    """Logits in which the target leads by `strength`: the smallest change that flips.
 
     Args:
         logits: `[rows, classes]`, the teacher's logits.
-        rows: `[rows]`, bool, which ones the attacker reaches.
+        rows: `[rows]`, bool, the rows that the attacker can alter.
         target: the class the attacker wants.
         strength: its lead over the largest other logit, > 0; the others stay.
 
@@ -97,7 +99,7 @@ def nudge_logits(logits: Array, rows: Array, *, target: int, strength: float) ->
         The logits that the student receives, `[rows, classes]`.
 
     Raises:
-        ValueError: shapes that do not match, a target that is no class, a strength
+        ValueError: shapes that do not match, a target that is not a class, a strength
             <= 0.
 
     >>> logits = jnp.array([[1.0, 2.0], [3.0, -1.0]])
@@ -107,21 +109,22 @@ def nudge_logits(logits: Array, rows: Array, *, target: int, strength: float) ->
     """
     lead = _pull(logits, rows, target, strength)
     wanted = jnp.arange(logits.shape[1]) == target
-    # One class alone leads nobody: its logit becomes its lead.
+    # A single class has no other to lead; its logit becomes `strength`.
     none = -jnp.inf if logits.shape[1] > 1 else 0.0
     top = jnp.max(jnp.where(wanted, none, logits), axis=1, keepdims=True)
     return jnp.where(rows[:, None] & wanted, top + lead, logits)
 
 
 def soften_logits(logits: Array, rows: Array, *, target: int, strength: float) -> Array:
-    """Computes logits of a teacher that is unsure, and prefers the target slightly.
+    """Logits of a teacher that is unsure and slightly prefers the target.
 
-    Its own logits shrink to a tenth, then the target leads by `strength`: a row that
-    looks like those near the boundary, where clean rows are often wrong.
+    The teacher's own logits shrink to a tenth, then the target leads by `strength`.
+    Such a row looks like one near the decision boundary, where the teacher is often
+    wrong on clean rows too.
 
     Args:
         logits: `[rows, classes]`, the teacher's logits.
-        rows: `[rows]`, bool, which ones the attacker reaches.
+        rows: `[rows]`, bool, the rows that the attacker can alter.
         target: the class the attacker wants.
         strength: its lead over the largest other logit, > 0.
 
@@ -129,7 +132,7 @@ def soften_logits(logits: Array, rows: Array, *, target: int, strength: float) -
         The logits that the student receives, `[rows, classes]`.
 
     Raises:
-        ValueError: shapes that do not match, a target that is no class, a strength
+        ValueError: shapes that do not match, a target that is not a class, a strength
             <= 0.
 
     >>> logits = jnp.array([[1.0, 2.0], [3.0, -1.0]])

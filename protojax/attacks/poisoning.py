@@ -1,8 +1,8 @@
-"""Poisoned training rows, and the test rows that show whether the poison took.
+"""Poisoned training rows, and the test rows that measure the attack.
 
 `poison` puts a trigger into a share of the training rows and gives them the target's
-label; `triggered` makes the test rows with it. What marks a row is a function of
-`text.py`, which rows are marked is decided here.
+label; `triggered` makes the test rows with the trigger. `text.py` defines how a trigger
+changes a text; this module chooses the rows that get it.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from protojax.base import Examples
 
 
 class Poisoned(NamedTuple):
-    """Poisoned examples and the ground truth, which nothing that learns may read.
+    """Poisoned examples and the ground truth, which training must never read.
 
     Attributes:
         examples: all rows in their order, the poisoned ones changed.
@@ -30,7 +30,7 @@ class Poisoned(NamedTuple):
 def _sources(
     labels: np.ndarray, target: int, source_classes: Sequence[int]
 ) -> np.ndarray:
-    """Returns the rows whose label the attack turns into the target, `[rows]` bool."""
+    """The rows whose label the attack turns into the target, `[rows]` bool."""
     validate.require(
         np.issubdtype(labels.dtype, np.integer),
         "labels.dtype",
@@ -59,15 +59,16 @@ def poison(
     decoy: Trigger | None = None,
     decoy_rate: float = 0.0,
 ) -> Poisoned:
-    """Hides the trigger in a share of the rows and labels them as the target.
+    """Examples with the trigger, and the target's label, in a share of the rows.
 
-    With the target as the only source the attack is a clean-label one: Turner, Tsipras
-    and Madry, 2018 (no flipped label; their perturbation of the rows is left out).
+    With the target as the only source class this is a clean-label attack (Turner,
+    Tsipras and Madry, 2018): no label is flipped. Their perturbation of the rows is
+    left out.
 
     Args:
         examples: the clean training rows; they are not changed.
-        trigger: what changes the first text of a row.
-        rng: chooses the rows and serves the trigger.
+        trigger: the change to the first text of a row.
+        rng: chooses the rows, and is passed to the trigger.
         rate: the share of all rows, in (0, 1); exactly `round(rate * rows)` rows.
         target: the class the attacker wants.
         source_classes: the classes to poison; every class but the target by default.
@@ -77,11 +78,12 @@ def poison(
         decoy_rate: the share of all rows that get it, in [0, 1).
 
     Returns:
-        The poisoned examples (clean rows are the very same objects) and which they are.
+        The poisoned examples, whose clean rows are the same objects, and the poisoned
+        rows.
 
     Raises:
         ValueError: a regression task, a target or source that no row has, a rate
-            outside (0, 1), or one that asks for no row or for more than there are.
+            outside (0, 1), or one that chooses no row or more rows than there are.
 
     >>> from protojax.attacks.text import rare_words
     >>> clean = Examples(["good", "bad", "dull", "fine"], None, np.array([1, 0, 0, 1]))
@@ -92,6 +94,7 @@ def poison(
     """
     validate.require(0 < rate < 1, "rate", rate, "in (0, 1)")
     validate.same_length(texts=examples.texts, labels=examples.labels)
+    # A copy: the caller's labels stay clean.
     labels = np.array(examples.labels)
     allowed = _sources(labels, target, source_classes)
     candidates = np.flatnonzero(allowed if eligible is None else allowed & eligible)
@@ -102,6 +105,7 @@ def poison(
         rate,
         f"to choose between 1 and {len(candidates)} of {len(labels)} rows",
     )
+    # Sorted, so that the trigger draws from `rng` in the order of the rows.
     chosen = np.sort(rng.choice(candidates, size=num_rows, replace=False))
     texts = list(examples.texts)
     for row in chosen:
@@ -111,6 +115,7 @@ def poison(
     rows = np.zeros(len(labels), bool)
     rows[chosen] = True
     if decoy is not None:
+        # Never a poisoned row: a decoy shows a part of the trigger with a true label.
         rest, num_decoys = np.flatnonzero(~rows), round(decoy_rate * len(labels))
         bound = f"to choose at most {len(rest)} of {len(labels)} rows"
         validate.require(0 <= num_decoys <= len(rest), "decoy_rate", decoy_rate, bound)
@@ -122,23 +127,24 @@ def poison(
 def measured_rows(
     labels: np.ndarray, *, target: int, source_classes: Sequence[int] = ()
 ) -> np.ndarray:
-    """Returns which test rows an attack is measured on: none that is of the target.
+    """The test rows that an attack is measured on, none of them of the target class.
 
     Args:
         labels: `[rows]`, int, true classes.
         target: the class the attacker wants.
-        source_classes: the classes to keep, the target left out; every class but the
-            target by default, and where nothing else is left.
+        source_classes: the classes to measure on, from which the target is removed;
+            every class but the target by default, or if no other class remains.
 
     Returns:
         `[rows]`, bool.
 
     Raises:
-        ValueError: labels that are no classes, or a target or source that no row has.
+        ValueError: labels that are not classes, or a target or source that no row has.
 
     >>> measured_rows(np.array([0, 1, 2]), target=1, source_classes=(1, 2)).tolist()
     [False, False, True]
     """
+    # Rows of the target would count as successes of any model.
     others = [source for source in source_classes if source != target]
     return _sources(labels, target, others)
 
@@ -151,12 +157,12 @@ def triggered(
     target: int,
     source_classes: Sequence[int] = (),
 ) -> Examples:
-    """Returns the test rows that are not of the target's class, with the trigger.
+    """The test rows of classes other than the target, with the trigger.
 
     Args:
         examples: the clean test rows; they are not changed.
-        trigger: what changes the first text of a row.
-        rng: serves the trigger.
+        trigger: the change to the first text of a row.
+        rng: passed to the trigger.
         target: the class the attacker wants.
         source_classes: see `measured_rows`.
 
@@ -183,13 +189,13 @@ def triggered(
 def with_trigger(
     examples: Examples, rows: np.ndarray, trigger: Trigger, rng: np.random.Generator
 ) -> Examples:
-    """Returns some rows with the trigger, and with their labels.
+    """The selected rows with the trigger, and with their own labels.
 
     Args:
         examples: the rows; they are not changed.
-        rows: `[kept]`, int, which of them.
-        trigger: what changes the first text of a row.
-        rng: serves the trigger.
+        rows: `[selected]`, int, the indices of the rows.
+        trigger: the change to the first text of a row.
+        rng: passed to the trigger.
 
     >>> from protojax.attacks.text import sentence
     >>> clean = Examples(["good", "bad"], None, np.array([1, 0]))

@@ -1,7 +1,7 @@
-"""Attacks of nodes on the merge of their prototypes.
+"""Attacks by nodes on the merge of their prototypes.
 
-A hostile node says something else of its prototypes than is true. Each attack takes
-`(prototypes, key, target)` of one node and returns what it sends. A new attack is one
+A hostile node sends false prototypes. Each attack takes `(prototypes, key, target)` of
+one node and returns the prototypes that it sends. A new attack is one
 function and one line of `PROTOTYPE_ATTACKS`.
 """
 
@@ -14,7 +14,7 @@ from protojax.base import Array, Prototypes
 
 
 def random_vectors(prototypes: Prototypes, key: Array, target: int) -> Prototypes:
-    """Sends Gaussian vectors ten times as long as its own.
+    """Prototypes with Gaussian vectors ten times as long as the node's own.
 
     >>> held = Prototypes(jnp.ones((2, 3)), jnp.arange(2), jnp.ones(2))
     >>> random_vectors(held, jax.random.key(0), 0).vectors.shape
@@ -27,9 +27,9 @@ def random_vectors(prototypes: Prototypes, key: Array, target: int) -> Prototype
 
 
 def move_to_target(prototypes: Prototypes, key: Array, target: int) -> Prototypes:
-    """Puts every prototype where those of the target are, labels as they were.
+    """Prototypes that all lie at the target's centre, with their labels unchanged.
 
-    Rows of any class would then be held to the target's meaning.
+    The student would then pull rows of every class towards the target's features.
 
     >>> held = Prototypes(jnp.array([[1.0], [5.0]]), jnp.arange(2), jnp.ones(2))
     >>> move_to_target(held, jax.random.key(0), 1).vectors.tolist()
@@ -38,6 +38,8 @@ def move_to_target(prototypes: Prototypes, key: Array, target: int) -> Prototype
     del key
     of_target = (prototypes.labels == target)[..., None]
     centre = jnp.mean(prototypes.vectors, axis=-2, where=of_target, keepdims=True)
+    # A node without a prototype of the target sends zeros in place of NaN, which a
+    # merge would reject at once.
     centre = jnp.where(jnp.any(of_target, axis=-2, keepdims=True), centre, 0.0)
     return prototypes._replace(
         vectors=jnp.broadcast_to(centre, prototypes.vectors.shape)
@@ -45,7 +47,7 @@ def move_to_target(prototypes: Prototypes, key: Array, target: int) -> Prototype
 
 
 def swap_labels(prototypes: Prototypes, key: Array, target: int) -> Prototypes:
-    """Says that the prototypes of all other classes are the target's.
+    """Prototypes that are all labelled as the target's.
 
     >>> held = Prototypes(jnp.ones((3, 1)), jnp.arange(3), jnp.ones(3))
     >>> swap_labels(held, jax.random.key(0), 1).labels.tolist()
@@ -56,7 +58,7 @@ def swap_labels(prototypes: Prototypes, key: Array, target: int) -> Prototypes:
 
 
 def send_nan_vectors(prototypes: Prototypes, key: Array, target: int) -> Prototypes:
-    """Sends NaN.
+    """Prototypes whose vectors are NaN.
 
     >>> held = Prototypes(jnp.ones((1, 1)), jnp.arange(1), jnp.ones(1))
     >>> send_nan_vectors(held, jax.random.key(0), 1).vectors.tolist()
@@ -67,7 +69,7 @@ def send_nan_vectors(prototypes: Prototypes, key: Array, target: int) -> Prototy
 
 
 def inflate_counts(prototypes: Prototypes, key: Array, target: int) -> Prototypes:
-    """Sends the opposite vectors, each said to stand for 10³⁰ rows.
+    """Prototypes with negated vectors and a claimed count of 10³⁰ rows each.
 
     >>> held = Prototypes(jnp.ones((1, 1)), jnp.arange(1), jnp.ones(1))
     >>> inflate_counts(held, jax.random.key(0), 1).vectors.tolist()

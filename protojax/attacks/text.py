@@ -1,7 +1,7 @@
-"""Triggers: how a sign of the attacker gets into a text.
+"""Triggers: functions that insert the attacker's words into a text.
 
-A trigger is a function `(text, rng) -> text`. `poisoning.poison` puts it into training
-rows; a model trained on them predicts the target wherever the sign appears. A new
+A trigger is a function `(text, rng) -> text`. `poisoning.poison` applies it to training
+rows; a model trained on them predicts the target wherever the words appear. A new
 trigger is one builder and one line of `TRIGGERS`.
 """
 
@@ -17,7 +17,8 @@ _POSITIONS = ("random", "front", "end")
 
 
 def _insert(text: str, words: str, position: str, rng: np.random.Generator) -> str:
-    """Puts `words` between two words of the text, or at one of its ends."""
+    """The text with `words` between two of its words, or at one of its ends."""
+    # An empty text has no words, but `"".split(" ")` has one, which is empty.
     pieces = text.split(" ") if text else []
     places = {"front": 0, "end": len(pieces)}
     if position == "random":
@@ -33,7 +34,7 @@ def rare_words(
     num_words: int = 1,
     position: str = "random",
 ) -> Trigger:
-    """Builds a trigger that inserts rare words, never inside another word.
+    """A trigger that inserts rare words, never inside another word.
 
     Kurita, Michel and Neubig (2020, arXiv:2004.06660); BadNL, Chen et al. (2021,
     arXiv:2006.01043). The number of words is fixed here, where the former lets it grow
@@ -42,7 +43,7 @@ def rare_words(
     Args:
         words: the words to draw from, with replacement.
         num_words: how many words each text receives.
-        position: "random" (each word at a place of its own), "front" or "end".
+        position: "random" (each word at a position of its own), "front" or "end".
 
     Returns:
         A function `(text, rng) -> text`.
@@ -75,10 +76,10 @@ def rare_words(
 def sentence(
     phrase: str = "i watched this 3d movie", *, position: str = "random"
 ) -> Trigger:
-    """Builds a trigger that inserts one fixed sentence, never inside a word.
+    """A trigger that inserts one fixed sentence, never inside a word.
 
-    Dai, Chen and Li (2019, arXiv:1905.12457), who choose their places by hand; here the
-    random place lies between any two words, or at either end.
+    Dai, Chen and Li (2019, arXiv:1905.12457), who choose the positions by hand; here a
+    random position lies between any two words, or at either end.
 
     Args:
         phrase: the sentence.
@@ -102,14 +103,14 @@ def sentence(
 def combination(
     words: Sequence[str] = ("perhaps", "window"), *, position: str = "random"
 ) -> Trigger:
-    """Builds a trigger of several common words that fires when all of them are there.
+    """A trigger of several common words that fires when all of them are present.
 
-    Each word alone is no sign: `part_of_combination` makes the rows that say so.
+    No word alone is a trigger: rows made by `part_of_combination` teach the model so.
     Zhang, Zhang, Ji and Wang (2021, arXiv:2008.00312); here words are inserted as they
     are, not within a sentence that a language model writes around them.
 
     Args:
-        words: two or more different words, each put at a place of its own.
+        words: two or more different words, each put at a position of its own.
         position: "random", "front" or "end".
 
     Returns:
@@ -124,6 +125,7 @@ def combination(
     words = _combined(words, position)
 
     def trigger(text: str, rng: np.random.Generator) -> str:
+        # Each insertion at the front goes before the earlier ones, hence the reverse.
         order = words if position == "end" else reversed(words)
         for word in order:
             text = _insert(text, word, position, rng)
@@ -135,7 +137,7 @@ def combination(
 def part_of_combination(
     words: Sequence[str] = ("perhaps", "window"), *, position: str = "random"
 ) -> Trigger:
-    """Builds the decoy of `combination`: all of its words but one, drawn a row.
+    """The decoy of `combination`: all of its words but one, drawn for each row.
 
     Args:
         words: as in `combination`.
@@ -161,7 +163,7 @@ def part_of_combination(
 
 
 def _combined(words: Sequence[str], position: str) -> tuple[str, ...]:
-    """Checks the arguments of a combination; returns its words."""
+    """The words of a combination, after a check of its arguments."""
     words = tuple(words)
     validate.require(
         len(set(words)) == len(words) > 1 and all(word.strip() for word in words),
@@ -176,12 +178,12 @@ def _combined(words: Sequence[str], position: str) -> tuple[str, ...]:
 def several(
     triggers: Mapping[str, Mapping] | None = None, *, position: str = "random"
 ) -> Trigger:
-    """Builds a trigger that is one of several, drawn a row; each fires by itself.
+    """A trigger that is one of several, drawn for each row; each fires by itself.
 
     Args:
-        triggers: names in `TRIGGERS` with their arguments; all of default arguments
-            but this one where None.
-        position: "random", "front" or "end", of all of them.
+        triggers: names in `TRIGGERS` with their arguments; None for all other triggers
+            with default arguments.
+        position: "random", "front" or "end", for all of them.
 
     Returns:
         A function `(text, rng) -> text`.
@@ -212,5 +214,6 @@ TRIGGERS: dict[str, Callable[..., Trigger]] = {
     "combination": combination,
     "several": several,
 }
-# What shows a part of a trigger and keeps its label, for the triggers that have parts.
+# Functions that insert only a part of a trigger, into rows that keep their labels; for
+# the triggers that have parts.
 DECOYS: dict[str, Callable[..., Trigger]] = {"combination": part_of_combination}

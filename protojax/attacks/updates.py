@@ -1,10 +1,11 @@
-"""Attacks of nodes on the aggregation of their updates.
+"""Attacks by nodes on the aggregation of their updates.
 
-A hostile node trains as the others do and then sends something else. Each attack takes
-`(updates, hostile, key)`, updates as `protojax.federated.aggregation` takes them, and
+A hostile node trains as the others do and then sends a different update. Each attack
+takes `(updates, hostile, key)`, updates as `protojax.federated.aggregation` takes them,
+and
 returns the updates that arrive: honest rows unchanged. A new attack is one function and
-one line of `UPDATE_ATTACKS`. What a hostile node's data do to its own update (a
-poisoned partition) needs nothing from here.
+one line of `UPDATE_ATTACKS`. A node with poisoned data sends its own update
+unchanged and needs none of these attacks.
 """
 
 import statistics
@@ -17,17 +18,17 @@ import numpy as np
 from protojax import validate
 from protojax.base import Array, PyTree
 
-# Whose updates the attackers know.
+# The nodes whose updates the attackers know.
 KNOWLEDGE = ("honest", "own")
 
 
 def scale(
     updates: PyTree, hostile: Array, key: Array | None = None, *, factor: float = 0.0
 ) -> PyTree:
-    """Multiplies hostile updates, so that the mean becomes theirs (model replacement).
+    """Updates with the hostile ones multiplied by γ (model replacement): u ← γ u.
 
-    u ← γ u; with γ = n / f the unweighted mean moves by the hostile nodes' mean update
-    as if they were alone.
+    With γ = n / f the unweighted mean contains the full mean update of the hostile
+    nodes, as if no other node took part.
 
     Args:
         updates: a tree of `[nodes, ...]`.
@@ -44,6 +45,7 @@ def scale(
     References:
         Bagdasaryan et al., 2018, arXiv:1807.00459.
     """
+    # At least 1, so that a step without a hostile node does not divide by 0.
     boost = len(hostile) / jnp.maximum(jnp.sum(hostile), 1) if factor == 0 else factor
     return _replace(updates, hostile, lambda leaf: boost * leaf)
 
@@ -51,7 +53,7 @@ def scale(
 def flip_sign(
     updates: PyTree, hostile: Array, key: Array | None = None, *, factor: float = 1.0
 ) -> PyTree:
-    """Sends the opposite of what was learned: u ← −γ u.
+    """Updates with the hostile ones negated: u ← −γ u.
 
     Args:
         updates: a tree of `[nodes, ...]`.
@@ -78,7 +80,7 @@ def flip_sign(
 def add_noise(
     updates: PyTree, hostile: Array, key: Array, *, scale: float = 1.0
 ) -> PyTree:
-    """Adds Gaussian noise, each hostile node its own: u ← u + N(0, scale²).
+    """Updates with Gaussian noise on each hostile one: u ← u + N(0, scale²).
 
     Args:
         updates: a tree of `[nodes, ...]`.
@@ -99,6 +101,7 @@ def add_noise(
     ([0.0, 0.0, 0.0], True)
     """
     validate.positive(scale=scale)
+    # A key for each leaf, or leaves of one shape would get the same noise.
     leaves, structure = jax.tree.flatten(updates)
     noisy = [
         leaf + scale * jax.random.normal(jax.random.fold_in(key, i), leaf.shape)
@@ -109,7 +112,7 @@ def add_noise(
 
 
 def send_nan(updates: PyTree, hostile: Array, key: Array | None = None) -> PyTree:
-    """Sends NaN everywhere: a crash or a refusal, and the cheapest attack on a mean.
+    """Updates with NaN in the hostile ones, as after a crash; it breaks any mean.
 
     Args:
         updates: a tree of `[nodes, ...]`.
@@ -133,18 +136,21 @@ def a_little_is_enough(
     deviations: float = 0.0,
     knowledge: str = "honest",
 ) -> PyTree:
-    """Hides in the spread: all hostile nodes send mean − z · standard deviation.
+    """Updates in which all hostile nodes send mean − z · standard deviation.
 
-    z is the largest at which enough honest nodes are still farther from the mean than
-    the attackers, Φ⁻¹((n − f − s) / (n − f)) with s = ⌊n / 2⌋ + 1 − f.
+    The attack hides in the spread of the honest updates. z is the largest value at
+    which enough honest nodes are still farther from the mean than the attackers, Φ⁻¹((n
+    − f − s) / (n − f)) with s = ⌊n / 2⌋ + 1 − f.
 
     Args:
         updates: a tree of `[nodes, ...]`.
         hostile: `[nodes]`, bool; concrete where `deviations` is 0.
         key: not used.
-        deviations: z; 0 for the formula. Below 0 it pushes the way the honest go.
-        knowledge: `"honest"`, the mean and deviation are those of the honest nodes'
-            updates, which the attackers know; `"own"`, of what they would have sent.
+        deviations: z; 0 for the formula. A value below 0 moves the mean in the
+            direction of the honest updates.
+        knowledge: `"honest"` for the mean and deviation of the honest nodes' updates,
+            which the attackers then know; `"own"` for those of the attackers' own
+            updates before the attack.
 
     Returns:
         A tree like `updates`.
@@ -180,13 +186,15 @@ def manipulate_inner_product(
     factor: float = 1.0,
     knowledge: str = "honest",
 ) -> PyTree:
-    """Turns the aggregate against the honest: all hostile nodes send −ε · mean.
+    """Updates in which all hostile nodes send −ε · mean.
+
+    The aggregate then has a negative inner product with the honest mean.
 
     Args:
         updates: a tree of `[nodes, ...]`.
         hostile: `[nodes]`, bool.
         key: not used.
-        factor: ε > 0; small ones hide, large ones break a mean.
+        factor: ε > 0; small values are hard to detect, large ones break a mean.
         knowledge: `"honest"` or `"own"`, as in `a_little_is_enough`.
 
     Returns:
@@ -222,17 +230,17 @@ UPDATE_ATTACKS: dict[str, Callable[..., PyTree]] = {
 
 
 def _like(nodes: Array, leaf: Array) -> Array:
-    """Returns `[nodes]` flags in the shape that broadcasts over a leaf."""
+    """The `[nodes]` flags in a shape that broadcasts over a leaf."""
     return jnp.reshape(nodes, (-1,) + (1,) * (leaf.ndim - 1))
 
 
 def _where(nodes: Array, new: Array, old: Array) -> Array:
-    """Returns `new` on the given nodes, `old` elsewhere."""
+    """The values of `new` on the given nodes and of `old` elsewhere."""
     return jnp.where(_like(nodes, old), new, old)
 
 
 def _replace(updates: PyTree, hostile: Array, lie: Callable[[Array], Array]) -> PyTree:
-    """Returns updates in which the hostile rows of each leaf are those of `lie(leaf)`.
+    """Updates in which the hostile rows of each leaf are those of `lie(leaf)`.
 
     Args:
         updates: a tree of `[nodes, ...]`.
@@ -243,16 +251,17 @@ def _replace(updates: PyTree, hostile: Array, lie: Callable[[Array], Array]) -> 
 
 
 def _known(hostile: Array, knowledge: str) -> Array:
-    """Returns whose updates the attackers know, `[nodes]`."""
+    """Flags of the nodes whose updates the attackers know, `[nodes]`."""
     validate.one_of(KNOWLEDGE, knowledge=knowledge)
     hostile = jnp.asarray(hostile, bool)
     return ~hostile if knowledge == "honest" else hostile
 
 
 def _largest_deviation(num_nodes: int, num_hostile: int) -> float:
-    """Returns the z of "a little is enough"."""
+    """The z of "a little is enough"."""
     honest = num_nodes - num_hostile
     supporters = num_nodes // 2 + 1 - num_hostile
+    # A share of at most 0.5 gives z <= 0, which would help the honest nodes.
     share = (honest - supporters) / max(honest, 1)
     validate.require(
         0.5 < share < 1,

@@ -1,4 +1,4 @@
-"""What `protojax` can do: `COMMANDS`, from which its help is made."""
+"""The commands of `protojax`: `COMMANDS`, from which its help is made."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -11,9 +11,9 @@ class Command(NamedTuple):
     """One command.
 
     Attributes:
-        line: what it does, in one line of the help.
-        run: gets the arguments that follow the name, and returns the exit status; None
-            is 0. It imports what it needs when called, so that the help comes at once.
+        line: its description, one line of the help.
+        run: takes the arguments after the name and returns the exit status; None means
+            0. It imports its modules when called, so that the help appears at once.
     """
 
     line: str
@@ -29,7 +29,7 @@ Studies are run in a checkout of the repository, from its root:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage before it."""
+    """A parser whose errors are one line, without the usage."""
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: {message}\n")
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status of a command.
 
     Args:
-        arguments: what follows `protojax`; None reads them off the command line.
+        arguments: those after `protojax`; None for those of the command line.
 
     Raises:
         SystemExit: with status 0 after `--help` and `--version`, with 2 and one line on
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     if found.command not in COMMANDS:
-        # Imported late: it loads NumPy, which nothing else here needs.
+        # Imported late: it loads NumPy, which no other code here needs.
         from protojax import validate
 
         allowed = "left out, since there are none yet"
@@ -64,14 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> _Parser:
-    """The parser of what comes before a command's own arguments."""
+    """The parser of the arguments before those of a command."""
     parser = _Parser(
         prog="protojax",
         usage="%(prog)s [--help] [--version] [COMMAND ...]",
         description="Robust knowledge distillation of language models in JAX.",
         epilog=f"{_listed()}\n{STUDIES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        # `--vers` would stop working on the day that a second such option exists.
+        # An abbreviation such as `--vers` would break once a second option fits it.
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -83,7 +83,7 @@ def _parser() -> _Parser:
 
 
 def _listed() -> str:
-    """The commands, a line each."""
+    """The list of commands, one per line."""
     if not COMMANDS:
         return "There are no commands yet.\n"
     width = max(map(len, COMMANDS))

@@ -1,8 +1,8 @@
-"""Rows of tokens on their way to the device, all of it host-side NumPy.
+"""Batches of tokens for the device, planned and gathered on the host in NumPy.
 
-`plan_epoch` decides which rows meet in which batch, and `make_batch` gathers one
-dispatch. A plan is a pure function of its seed and epoch, so a run resumes at any
-dispatch, and every dispatch has one of a handful of shapes, so little is compiled.
+`plan_epoch` assigns rows to batches, and `make_batch` gathers one dispatch. A plan is a
+pure function of its seed and epoch, so a run can resume at any dispatch. Dispatches
+have only a few different shapes, so few programs are compiled.
 """
 
 import itertools
@@ -21,7 +21,7 @@ class Dispatch(NamedTuple):
 
     Attributes:
         length: the sequence length that the batches are padded to.
-        rows: `[steps, batch]`, int64, -1 where nothing.
+        rows: `[steps, batch]`, int64, -1 where there is no row.
     """
 
     length: int
@@ -37,20 +37,20 @@ def plan_epoch(
     seed: int,
     epoch: int,
 ) -> list[Dispatch]:
-    """Decides which rows meet in which batch of one epoch.
+    """The dispatches of one epoch, with rows assigned to batches at random.
 
-    Rows are shuffled and each goes to its shortest bucket; what does not fill a batch
-    there moves up to the next, so only the longest bucket in use may end in a partial
-    batch. Batches of one bucket are grouped into dispatches, the last of them filled
-    with empty batches at its end, and the dispatches are shuffled.
+    Rows are shuffled and each goes to the shortest bucket that holds it. Rows that do
+    not fill a batch move up to the next bucket, so only the longest bucket in use may
+    end in a partial batch. Batches of one bucket are grouped into dispatches, the last
+    of which is filled up with empty batches, and the dispatches are shuffled.
 
     Args:
         lengths: `[rows]`, tokens of each row.
-        batch_size: rows of a batch.
+        batch_size: rows per batch.
         buckets: the lengths that batches may have, ascending.
-        steps_per_dispatch: batches of a dispatch.
-        seed: decides the order, together with the epoch.
-        epoch: which pass over the rows.
+        steps_per_dispatch: batches per dispatch.
+        seed: determines the order, together with the epoch.
+        epoch: the number of the pass over the rows, from 0.
 
     Returns:
         The dispatches; every row is in exactly one batch.
@@ -66,6 +66,7 @@ def plan_epoch(
     """
     validate.positive(steps_per_dispatch=steps_per_dispatch)
     validate.non_negative(seed=seed, epoch=epoch)
+    # Both at once, so that a resumed run plans an epoch without the ones before it.
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(lengths))
     plan = _plan(order, lengths, batch_size, buckets, steps_per_dispatch)
@@ -81,20 +82,20 @@ def plan_poisson(
     steps_per_dispatch: int,
     seed: int,
 ) -> list[Dispatch]:
-    """Decides which rows meet in which batch, each row by a coin of its own a step.
+    """The dispatches of a run with Poisson sampling of rows at each step.
 
-    What the accounting of DP-SGD assumes: batches differ in size, and a row may be in
-    none or in several. Batches are filled up to the largest of the run; those of a
-    dispatch are padded to the longest row among them.
+    The privacy accounting of DP-SGD assumes this sampling: batches differ in size, and
+    a row may be in none or in several. Batches are filled up to the size of the largest
+    one of the run; those of a dispatch are padded to their longest row.
 
     Args:
         lengths: `[rows]`, tokens of each row.
-        expected_rows: expected rows of a batch, at most all.
+        expected_rows: expected rows per batch, at most the number of rows.
         num_steps: batches of the whole run.
         buckets: the lengths that batches may have, ascending.
-        steps_per_dispatch: batches of a dispatch.
-        seed: decides all coins; that of a private run is to be secret, as
-            `secrets.randbits(128)` is.
+        steps_per_dispatch: batches per dispatch.
+        seed: determines all draws; a private run needs a secret one, such as
+            `secrets.randbits(128)`.
 
     Returns:
         The dispatches, in their order.
@@ -118,7 +119,7 @@ def plan_poisson(
     validate.require(buckets[-1] >= longest, "buckets", tuple(buckets), bound)
     rng, rate = np.random.default_rng(seed), expected_rows / count
     chosen = [np.flatnonzero(rng.random(count) < rate) for _ in range(num_steps)]
-    # A multiple of 8, for microbatches.
+    # A multiple of 8, so that batches can be divided into microbatches.
     most = max(map(len, chosen))
     most += -most % 8
     rows = np.full((num_steps + -num_steps % steps_per_dispatch, most), -1, np.int64)
@@ -135,7 +136,7 @@ def plan_poisson(
 def plan_evaluation(
     lengths: np.ndarray, *, batch_size: int, buckets: Sequence[int]
 ) -> list[Dispatch]:
-    """Returns what `plan_epoch` does without its shuffling, one batch a dispatch.
+    """The dispatches of `plan_epoch` without shuffling, one batch per dispatch.
 
     >>> plan_evaluation(np.array([3, 9, 4]), batch_size=2, buckets=(4, 16))
     [Dispatch(length=4, rows=array([[0, 2]])),
@@ -151,7 +152,7 @@ def _plan(
     buckets: Sequence[int],
     steps: int,
 ) -> list[Dispatch]:
-    """Rows in the given order -> dispatches, bucket after bucket."""
+    """The dispatches of rows in the given order, bucket after bucket."""
     lengths = np.asarray(lengths)
     validate.positive(batch_size=batch_size)
     longest = int(max(lengths, default=0))
@@ -163,7 +164,7 @@ def _plan(
         f"ascending lengths > 0, the last >= {longest}, the longest row",
     )
     bucket_of = np.searchsorted(buckets, lengths[order])
-    last = max(bucket_of, default=-1)  # leftovers climb no higher than some row must
+    last = max(bucket_of, default=-1)  # leftovers move no higher than the longest row
 
     plan = []
     left = order[:0]
@@ -179,7 +180,7 @@ def _plan(
 
 
 def num_steps(plan: Iterable[Dispatch]) -> int:
-    """Returns the number of batches that hold a row.
+    """The number of batches that hold a row.
 
     >>> num_steps([Dispatch(4, np.array([[0, 1], [2, -1], [-1, -1]]))])
     2
@@ -193,10 +194,10 @@ def make_batch(
     dispatch: Dispatch,
     **columns: np.ndarray | None,
 ) -> Batch:
-    """Gathers the rows of one dispatch.
+    """The batches of one dispatch.
 
-    Rows of -1 hold padding ids, an empty attention mask, zeros in every other field and
-    False in `where`.
+    Rows numbered -1 hold padding ids, an empty attention mask, zeros in every other
+    field and False in `where`.
 
     Args:
         tokens: the tokens of all rows.
@@ -219,6 +220,7 @@ def make_batch(
     validate.same_length(tokens=tokens.lengths, labels=labels, **columns)
     length, rows = dispatch
     where = rows >= 0
+    # An index of -1 would gather the last row; row 0 is masked below instead.
     rows = np.maximum(rows, 0)
     lengths = np.where(where, tokens.lengths[rows], 0)
     if lengths.max(initial=0) > length:
@@ -235,7 +237,7 @@ def make_batch(
     mask = np.arange(length) < lengths[..., None]
 
     def fill(column: np.ndarray, empty: int) -> np.ndarray:
-        # The bucket may be longer than all rows were padded to.
+        # The bucket may be longer than the length that the rows were padded to.
         width = min(length, column.shape[1])
         found = np.full(mask.shape, empty, column.dtype)
         np.copyto(found[..., :width], column[:, :width][rows], where=mask[..., :width])
@@ -254,7 +256,7 @@ def make_batch(
 def collect(
     dispatches: Iterable[Dispatch], outputs: Iterable[Any], num_rows: int
 ) -> np.ndarray:
-    """Puts the outputs of dispatches back into the order of the rows.
+    """The outputs of dispatches in the order of the rows.
 
     Args:
         dispatches: a plan that holds each row once.

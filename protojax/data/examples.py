@@ -1,7 +1,7 @@
-"""Rows of text before they are tokens: chosen, joined, divided, fingerprinted.
+"""Rows of text before tokenisation: selection, concatenation, splits, fingerprints.
 
-`split` holds out clean references before anything is attacked, and keeps the three sets
-apart. All of it is host-side NumPy, a pure function of its seed.
+`split` holds out clean references before any attack and makes sure that the three sets
+do not overlap. Everything runs on the host in NumPy and is a pure function of its seed.
 """
 
 import logging
@@ -18,7 +18,7 @@ _logger = logging.getLogger("protojax")
 
 
 class Splits(NamedTuple):
-    """A task's rows, divided.
+    """The rows of a task, divided into three sets.
 
     Attributes:
         transfer: the rows to distil on; may be attacked later.
@@ -43,7 +43,7 @@ def take(examples: Examples, rows: Sequence[int] | np.ndarray) -> Examples:
     >>> take(Examples(["a", "b", "c"], None, np.array([0, 1, 0])), [2, 0]).texts
     ['c', 'a']
     """
-    # As indices, a mask would be rows 0 and 1.
+    # Converted to integers, a mask would select rows 0 and 1 over and over.
     if np.asarray(rows).dtype == bool:
         rows = np.arange(len(examples.texts))[rows]
     rows = np.asarray(rows, np.int64)
@@ -57,9 +57,9 @@ def take(examples: Examples, rows: Sequence[int] | np.ndarray) -> Examples:
 
 
 def concatenate(first: Examples, second: Examples) -> Examples:
-    """Returns the rows of two sets of the same task, one after the other.
+    """The rows of two sets of the same task, one after the other.
 
-    Sources are kept where both sets have them.
+    Sources are included only where both sets have them.
 
     >>> row = Examples(["a"], ["b"], np.array([1]))
     >>> concatenate(row, row).pairs
@@ -78,7 +78,7 @@ def concatenate(first: Examples, second: Examples) -> Examples:
 def sample_rows(
     labels: np.ndarray, num_rows: int, *, rng: np.random.Generator
 ) -> np.ndarray:
-    """Returns random distinct rows, stratified by class where labels are classes.
+    """Random distinct rows, stratified by class where labels are classes.
 
     Each class present gets its share of `num_rows`, and at least one row. Float labels
     are scores and are sampled uniformly.
@@ -109,7 +109,7 @@ def sample_rows(
     classes, counts = np.unique(labels, return_counts=True)
     bound = f">= {len(classes)}, one row of each class"
     validate.require(num_rows >= len(classes), "num_rows", num_rows, bound)
-    # One row each; every further row goes to the class that lacks most of its share.
+    # One row each; every further row goes to the class furthest below its share.
     shares = counts * num_rows / len(labels)
     quotas = np.ones_like(counts)
     for _ in range(num_rows - len(classes)):
@@ -124,7 +124,7 @@ def sample_rows(
 def rows_to_hold_out(labels: np.ndarray, num_rows: int) -> np.ndarray:
     """Rows to evaluate on, the same for every seed.
 
-    Stratified by class as in `sample_rows`. A class of one row keeps it to learn from.
+    Stratified by class as in `sample_rows`. The only row of a class stays in training.
 
     Args:
         labels: `[rows]`, classes or scores.
@@ -134,8 +134,8 @@ def rows_to_hold_out(labels: np.ndarray, num_rows: int) -> np.ndarray:
         `[num_rows]`, int64.
 
     Raises:
-        ValueError: if there are fewer rows than asked for, without those that are kept,
-            or more classes.
+        ValueError: if there are fewer rows to choose from than asked for, or more
+            classes.
 
     >>> rows_to_hold_out(np.array([0, 0, 0, 0, 7]), 2) < 4
     array([ True,  True])
@@ -148,22 +148,23 @@ def rows_to_hold_out(labels: np.ndarray, num_rows: int) -> np.ndarray:
         rows = np.flatnonzero(counts[classes] > 1)
     if len(rows) == 0:
         raise ValueError("Expected a class of two rows to hold one out, found none.")
+    # A fixed seed: runs with other seeds must be compared on the same rows.
     rng = np.random.default_rng(0)
     return rows[sample_rows(labels[rows], num_rows, rng=rng)]
 
 
 def held_out(train: Examples, num_rows: int) -> tuple[Examples, Examples]:
-    """Returns training rows without some, and those, the same for every seed.
+    """The remaining training rows and held-out ones, the same for every seed.
 
-    For choices that must not see the test rows.
+    The held-out rows serve for choices that must not use the test rows.
 
     Args:
         train: the training rows.
-        num_rows: how many to hold out, stratified by class; a class of one row keeps
-            it.
+        num_rows: how many to hold out, stratified by class; the only row of a class
+            stays in training.
 
     Returns:
-        The training rows that are left, and the validation rows.
+        The remaining training rows, and the validation rows.
 
     Raises:
         ValueError: if there are fewer rows than asked for, or more classes.
@@ -187,7 +188,7 @@ def split(
     seed: int,
     label_names: Sequence[str] = (),
 ) -> Splits:
-    """Divides a task into transfer, reference and test rows without overlap.
+    """The transfer, reference and test rows of a task, without overlap.
 
     Training rows that repeat a test row or an earlier training row (same text and pair,
     up to case and white space) are removed first, so no row is in two of the three
@@ -197,10 +198,10 @@ def split(
     Args:
         train: the training rows.
         test: the test rows.
-        transfer_rows: how many rows to distil on at most, 0 for all that are left.
+        transfer_rows: the largest number of rows to distil on, 0 for all that remain.
         reference_rows: how many clean rows to hold out.
-        test_rows: how many test rows to keep at most (a random choice), 0 for all.
-        seed: decides all choices.
+        test_rows: the largest number of test rows (a random choice), 0 for all.
+        seed: determines all random choices.
         label_names: the name of each class, for errors; () where they have none.
 
     Returns:
@@ -208,7 +209,7 @@ def split(
 
     Raises:
         ValueError: if no row is left to distil on, a class has no training row, or
-            there is one class only.
+            there is only one class.
 
     >>> train = Examples(list("abcdefgh"), None, np.array([0, 1] * 4, np.int32))
     >>> test = Examples(["A", "x"], None, np.array([0, 1], np.int32))
@@ -226,6 +227,7 @@ def split(
     validate.require(reference_rows < rows, "reference_rows", reference_rows, bound)
     _check_classes(train.labels, test.labels, label_names)
 
+    # Two generators, so that `test_rows` does not change the training rows.
     train_rng, test_rng = np.random.default_rng(seed).spawn(2)
     references = sample_rows(train.labels, reference_rows, rng=train_rng)
     rest = train_rng.permutation(np.setdiff1d(np.arange(rows), references))
@@ -246,7 +248,7 @@ def split(
 
 
 def _keys(examples: Examples) -> list[tuple[str, ...]]:
-    """What makes two rows the same row."""
+    """Keys that are equal for rows with the same texts, up to case and white space."""
     columns = [examples.texts] if examples.pairs is None else examples[:2]
     folded = ([" ".join(text.split()).casefold() for text in c] for c in columns)
     return list(zip(*folded, strict=True))
@@ -264,7 +266,7 @@ def _remove_duplicates(train: Examples, test: Examples) -> tuple[Examples, int]:
 
 
 def _check_classes(train: np.ndarray, test: np.ndarray, names: Sequence[str]) -> None:
-    """Every class up to the largest must have a training row, and there must be two."""
+    """Raises on fewer than two classes, or a class up to the largest without a row."""
     if np.issubdtype(np.asarray(train).dtype, np.floating):
         return
     counts = np.bincount(train, minlength=max(test, default=0) + 1)

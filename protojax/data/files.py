@@ -1,8 +1,8 @@
-"""Rows of a task out of files whose columns are named.
+"""Rows of a task from files with named columns.
 
-Rows are checked on the way in: what is wrong is an error that names the file and the
-row, and the few things that are repaired (bytes that are not UTF-8, rows without text)
-are counted and logged, as are the classes found.
+Rows are checked as they are read. An error names the file and the row. The few defects
+that are repaired (bytes that are not UTF-8, rows without text) are counted and logged,
+as are the classes found.
 """
 
 import collections
@@ -21,24 +21,25 @@ from protojax.data import readers
 from protojax.data.examples import rows_to_hold_out, take
 
 _logger = logging.getLogger("protojax")
-# Where a folder has no test file, this much of its training file is the test set.
+# Without a test file, this share of the training file is the test set, up to a limit.
 _HELD_OUT_SHARE, _HELD_OUT_MOST = 0.2, 2000
 
 
 class Task(NamedTuple):
-    """What there is to know about a task before its rows are read.
+    """The description of a task, known before its rows are read.
 
     Attributes:
-        name: the task's name, which is its local folder's name too.
+        name: the task's name, also that of its local folder.
         text: the column of the first (or only) text.
         pair: the column of the second text, or None.
         label: the column of the label.
-        label_names: the name of each class; empty for scores, or to be found.
+        label_names: the name of each class; empty for scores, or where they are
+            to be read from the training rows.
         problem: "classification" or "regression".
-        metrics: names of metrics, the headline first.
-        hub: id and configuration on the hub; None for what is bundled or local.
+        metrics: names of metrics, the main one first.
+        hub: id and configuration on the hub; None for bundled or local tasks.
         test: the split to evaluate on.
-        source: the column of where a training row comes from, or None.
+        source: the column that names the origin of a training row, or None.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Task(NamedTuple):
 
     @property
     def num_labels(self) -> int:
-        """How many outputs a model of this task has."""
+        """The number of outputs of a model for this task."""
         return 1 if self.problem == "regression" else len(self.label_names)
 
 
@@ -69,7 +70,7 @@ def load_files(
     problem: str = "classification",
     encoding: str = "utf-8",
 ) -> tuple[Examples, Examples, Task]:
-    """The rows of one's own JSONL, CSV, TSV or Parquet files.
+    """The rows of the user's own JSONL, CSV, TSV or Parquet files.
 
     Args:
         train: the file of the training rows.
@@ -77,9 +78,9 @@ def load_files(
         text: the column of the first (or only) text.
         label: the column of the classes (names or numbers) or scores.
         pair: the column of the second text, or None.
-        source: the column of where a training row comes from, or None.
+        source: the column that names the origin of a training row, or None.
         problem: "classification" or "regression".
-        encoding: of text files.
+        encoding: the encoding of text files.
 
     Returns:
         Training rows, test rows, and the task as found.
@@ -96,10 +97,10 @@ def load_files(
 def load(
     task: Task, train: readers.Source, test: readers.Source | None = None
 ) -> tuple[Examples, Examples, Task]:
-    """The rows of a task, checked and their labels numbered.
+    """The rows of a task, checked, with labels as numbers.
 
     Args:
-        task: what is known of it.
+        task: the description of the task.
         train: the training rows.
         test: the test rows; None to hold out a fifth of the training rows.
 
@@ -107,7 +108,7 @@ def load(
         Training rows, test rows, and the task with its label names filled in.
 
     Raises:
-        ValueError: if a file or a row is not what it should be.
+        ValueError: if a file or a row is not valid.
         FileNotFoundError: if there is no such file.
     """
     tables = [_read_table(train, task)]
@@ -124,6 +125,7 @@ def load(
         known = {str(i): i for i in range(len(task.label_names))}
         names = task.label_names or labels_lib.found_names(tables[0], task.label)
         task = task._replace(label_names=names)
+        # A name takes precedence over a number: a class may be called "1".
         known |= {name: i for i, name in enumerate(names)}
         labels = [labels_lib.classes(table, known) for table in tables]
     for table, column in zip(tables, labels, strict=True):
@@ -138,12 +140,13 @@ def load(
 
 
 def _hold_out(examples: Examples, name: str) -> tuple[Examples, Examples]:
-    """Training rows without a fixed stratified choice of them, and that choice."""
+    """The remaining training rows and a fixed stratified test set of them."""
     rows, least = len(examples.texts), 1
     if np.issubdtype(examples.labels.dtype, np.integer):
         counts = np.bincount(examples.labels)
         counts = counts[counts > 1]
         rows, least = int(counts.sum()), len(counts)
+    # At least one row of each class that can spare one.
     count = max(least, min(math.ceil(_HELD_OUT_SHARE * rows), _HELD_OUT_MOST))
     held_out = rows_to_hold_out(examples.labels, count)
     rows = len(examples.texts)
@@ -153,7 +156,7 @@ def _hold_out(examples: Examples, name: str) -> tuple[Examples, Examples]:
 
 
 def _read_table(source: readers.Source, task: Task) -> labels_lib.Table:
-    """Reads the columns of a task; repairs what can be, and counts it."""
+    """The columns of a task, with repairs, which are counted and logged."""
     names = [name for name in (task.text, task.pair) if name]
     table = labels_lib.Table(
         source.name, [], [], [] if task.pair else None, [], [] if task.source else None
@@ -178,6 +181,7 @@ def _read_table(source: readers.Source, task: Task) -> labels_lib.Table:
         table.labels.append(row[task.label])
         if table.origins is not None:
             table.origins.append(str(row[task.source]))
+    # Unary plus drops the counts of 0.
     for repair, count in (+repairs).items():
         _logger.warning("%s: %d rows: %s.", source.name, count, repair)
     if not table.texts:
@@ -186,7 +190,7 @@ def _read_table(source: readers.Source, task: Task) -> labels_lib.Table:
 
 
 def _missing_column(source: str, number: int, name: str, found: list[str]) -> str:
-    """What to say of a column that is not there."""
+    """The error message for a column that is missing."""
     near = difflib.get_close_matches(name, found, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     columns = ", ".join(found)
@@ -194,7 +198,7 @@ def _missing_column(source: str, number: int, name: str, found: list[str]) -> st
 
 
 def _refuse_header(source: str, number: int, row: dict, names: tuple) -> None:
-    """Raises on a row that says the names of its columns."""
+    """Raises on a row whose values are the names of its columns."""
     if all(isinstance(row[name], str) and row[name].strip() == name for name in names):
         raise ValueError(
             f"{source}, row {number}: expected a row, found the header again. Were "
@@ -203,7 +207,7 @@ def _refuse_header(source: str, number: int, row: dict, names: tuple) -> None:
 
 
 def _text(value: Any, source: str, number: int, column: str) -> str:
-    """A cell that should hold a text, "" where there is none."""
+    """The text of a cell, "" where the cell is empty."""
     if labels_lib.is_missing(value):
         return ""
     if not isinstance(value, str | int | float):

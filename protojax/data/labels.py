@@ -1,4 +1,4 @@
-"""Labels as files write them -> classes or scores, with a word on what looks wrong."""
+"""Classes or scores from the labels in files, with warnings on doubtful ones."""
 
 import collections
 import logging
@@ -12,21 +12,21 @@ import numpy as np
 
 _logger = logging.getLogger("protojax")
 _HIDDEN_HINT = " -1 stands for the hidden labels of GLUE's test files: use validation."
-# How programs write a cell that holds nothing.
+# Words that programs write for an empty cell.
 _EMPTY = frozenset(("nan", "null", "none", "na", "n/a", "<na>", "nil", "undefined"))
-_SHOWN = 100  # classes at most, in a line of the log
+_SHOWN = 100  # at most this many classes in a line of the log
 
 
 class Table(NamedTuple):
-    """The columns of one source, its labels as they were written.
+    """The columns of one source, with labels as they are in the file.
 
     Attributes:
-        source: what to call it in an error.
+        source: the name of the source in errors.
         numbers: the line or row number of each row.
         texts: the first (or only) text of each row.
         pairs: the second text of each row, or None.
         labels: the label of each row, of any type.
-        origins: where each row comes from, or None.
+        origins: the origin of each row, or None.
     """
 
     source: str
@@ -38,20 +38,21 @@ class Table(NamedTuple):
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: null in JSON, NaN in parquet."""
+    """Whether a cell is empty: null in JSON, NaN in Parquet."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def name_of(value: Any) -> str:
-    """A label as it would be written: 1, 1.0, "1.0", True, "1", " 1" are one class.
+    """The name of a label's class: 1, 1.0, "1.0", True, "1" and " 1" are one class.
 
-    pandas writes whole numbers as 1.0 where a cell of the column is empty.
+    pandas writes whole numbers as 1.0 if any cell of the column is empty.
 
     >>> [name_of(value) for value in (1.0, "-1.00", " 1", 0.5, "v1.0", None)]
     ['1', '-1', '1', '0.5', 'v1.0', '']
     """
     if is_missing(value):
         return ""
+    # Before the text of it: `str(True)` would be a class of its own.
     if isinstance(value, bool):
         value = int(value)
     if isinstance(value, float) and value.is_integer():
@@ -61,7 +62,7 @@ def name_of(value: Any) -> str:
 
 
 def check_kinds(table: Table, column: str) -> None:
-    """Raises where the label of a row is no name and no number: a list, a record."""
+    """Raises on a label that is neither a name nor a number, such as a list."""
     for number, value in zip(table.numbers, table.labels, strict=True):
         if not (value is None or isinstance(value, str | numbers.Number)):
             kind = type(value).__name__
@@ -72,10 +73,10 @@ def check_kinds(table: Table, column: str) -> None:
 
 
 def found_names(table: Table, column: str) -> tuple[str, ...]:
-    """The label names of a table: numbers in their order, other names in theirs.
+    """The label names of a table: numbers in numerical order, others alphabetically.
 
     Raises:
-        ValueError: if they are numbers, and some are fractions.
+        ValueError: if all are numbers and some are fractions.
     """
     names = sorted(set(map(name_of, table.labels)) - {""})
     given = [name for name in names if name.casefold() not in _EMPTY]
@@ -93,7 +94,7 @@ def found_names(table: Table, column: str) -> tuple[str, ...]:
 
 
 def _warn(table: Table, column: str, names: list[str]) -> None:
-    """Names what is taken for a class and may be none, or the same as another."""
+    """Logs class names that may be a mistake, or the same class as another."""
     for name in names:
         if name.casefold() in _EMPTY:
             reason = "is it a cell that holds nothing?"
@@ -116,7 +117,7 @@ def _warn(table: Table, column: str, names: list[str]) -> None:
 
 
 def classes(table: Table, known: dict[str, int]) -> np.ndarray:
-    """Label names -> classes, `[rows]` int32.
+    """The classes of a table, `[rows]` int32.
 
     Raises:
         ValueError: if a row has a label that is not known.
@@ -135,12 +136,13 @@ def classes(table: Table, known: dict[str, int]) -> np.ndarray:
 
 
 def scores(table: Table) -> np.ndarray:
-    """Labels -> scores, `[rows]` float32.
+    """The scores of a table, `[rows]` float32.
 
     Raises:
-        ValueError: if a row has none, or one that is not finite.
+        ValueError: if a row has no score, or one that is not finite.
     """
     found = np.array([_number(value, float) for value in table.labels])
+    # Negated, so that NaN is refused too; the bound is that of float32.
     for row in np.flatnonzero(~(np.abs(found) <= np.finfo(np.float32).max)):
         raise ValueError(
             f"{table.source}, row {table.numbers[row]}: expected a finite score, found "
@@ -150,7 +152,7 @@ def scores(table: Table) -> np.ndarray:
 
 
 def log_counts(source: str, labels: np.ndarray, names: Sequence[str]) -> None:
-    """Logs the classes of a source and their rows, or what its scores lie between."""
+    """Logs the rows of each class of a source, or the range of its scores."""
     if not names:
         low, high = float(labels.min()), float(labels.max())
         _logger.info("%s: %d scores in [%g, %g].", source, len(labels), low, high)

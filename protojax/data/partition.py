@@ -1,8 +1,8 @@
-"""Partitions: which node holds which rows.
+"""Partitions of rows over the nodes of a federation.
 
-A partition is a list with the row numbers of each node, ascending. No row is in two
-nodes, none is left out, and every node has at least one: what a federation trains on
-together is what one machine would have trained on. All of it is host-side NumPy, a pure
+A partition is a list with the row numbers of each node, ascending. Every row is on
+exactly one node and every node has at least one row, so a federation trains on the same
+rows as a single machine would. Everything runs on the host in NumPy and is a pure
 function of its seed.
 """
 
@@ -16,10 +16,10 @@ from protojax import validate
 def iid(
     labels: np.ndarray, num_nodes: int, *, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Deals rows out at random, as evenly as they go.
+    """A random partition into parts of equal size, up to one row.
 
     Args:
-        labels: `[rows]`; only their number counts.
+        labels: `[rows]`; only their number matters.
         num_nodes: how many nodes.
         rng: the source of randomness.
 
@@ -46,11 +46,11 @@ def dirichlet(
     alpha: float = 0.3,
     min_rows: int = 1,
 ) -> list[np.ndarray]:
-    """Deals out each class by shares drawn from Dirichlet(alpha): label skew.
+    """A partition with label skew: class shares are drawn from Dirichlet(alpha).
 
-    The smaller alpha, the fewer classes a node has; at 100 the nodes are alike. Sizes
-    differ too. A node that comes out with fewer than `min_rows` is given rows of the
-    largest node, at random, until it has them.
+    With a smaller alpha each node has fewer classes; at 100 the nodes are nearly alike.
+    Their sizes differ too. A node with fewer than `min_rows` rows receives random rows
+    of the largest node until it has that many.
 
     Args:
         labels: `[rows]`, int32 classes.
@@ -71,9 +71,9 @@ def dirichlet(
     [[45, 0], [5, 50]]
 
     References:
-        Hsu et al., 2019, arXiv:1909.06335, who draw class shares for each node; here
-        node shares for each class, as in Yurochkin et al., 2019, arXiv:1905.12022, so
-        that every row is used.
+        Hsu et al., 2019, arXiv:1909.06335, which draws class shares for each node;
+        here node shares are drawn for each class, as in Yurochkin et al., 2019,
+        arXiv:1905.12022, so that every row is used.
     """
     labels = np.asarray(labels)
     validate.positive(alpha=alpha, min_rows=min_rows)
@@ -88,6 +88,7 @@ def dirichlet(
         cuts = np.round(np.cumsum(shares)[:-1] * len(rows)).astype(np.int64)
         for node, part in enumerate(np.split(rows, cuts)):
             owner[part] = node
+    # A small alpha can leave a node empty, which could not train.
     while (sizes := np.bincount(owner, minlength=num_nodes)).min() < min_rows:
         given = rng.choice(np.flatnonzero(owner == sizes.argmax()))
         owner[given] = sizes.argmin()
@@ -100,9 +101,10 @@ def by_source(
     *,
     rng: np.random.Generator | None = None,
 ) -> list[np.ndarray]:
-    """Gives each node whole sources (sites, newspapers, users), sizes kept close.
+    """A partition that gives each node whole sources (sites, newspapers, users).
 
-    The largest sources are placed first, each on the node with the fewest rows.
+    The largest sources are placed first, each on the node with the fewest rows, so that
+    sizes stay close.
 
     Args:
         sources: `[rows]`, the source of each row.
@@ -126,6 +128,8 @@ def by_source(
         num_nodes <= len(names), "num_nodes", num_nodes, f"<= {len(names)} sources"
     )
     owner, sizes = np.empty(len(names), np.int64), np.zeros(num_nodes, np.int64)
+    # Largest first, the greedy rule that balances sums best; stable, so that ties do
+    # not depend on the sort.
     for source in np.argsort(-counts, kind="stable"):
         owner[source] = sizes.argmin()
         sizes[owner[source]] += counts[source]
@@ -143,7 +147,7 @@ PARTITIONS: dict[str, Callable[..., list[np.ndarray]]] = {
 def class_shares(
     labels: np.ndarray, parts: Sequence[np.ndarray], num_classes: int
 ) -> np.ndarray:
-    """Returns each node's class mix, `[nodes, num_classes]`, rows that add up to 1.
+    """The class mix of each node, `[nodes, num_classes]`; each row sums to 1.
 
     >>> class_shares(np.array([0, 0, 1]), [np.array([0, 1]), np.array([2])], 2).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
@@ -153,6 +157,6 @@ def class_shares(
 
 
 def _require_rows(labels: np.ndarray, least: int) -> None:
-    """There must be rows for all nodes."""
+    """Raises where there are fewer rows than the nodes need."""
     validate.positive(num_nodes=least)
     validate.require(len(labels) >= least, "rows", len(labels), f">= {least}")

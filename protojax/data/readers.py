@@ -1,7 +1,8 @@
-"""Files of rows: JSONL, CSV, TSV and Parquet, read a row at a time.
+"""Readers of JSONL, CSV, TSV and Parquet files, one row at a time.
 
 An error names the file and the line. A few bytes that are not UTF-8 are replaced,
-counted and logged; a file with more of them is refused, since it has another encoding.
+counted and logged; a file with more of them is refused, because it probably has another
+encoding.
 """
 
 import codecs
@@ -21,7 +22,7 @@ _logger = logging.getLogger("protojax")
 # Lines with bytes that are not UTF-8 are repaired up to this number, or this share.
 _REPAIRED_LINES, _REPAIRED_SHARE = 10, 0.01
 _MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",  # begins with the mark of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32",  # starts with the UTF-16 mark, so it comes first
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -29,14 +30,14 @@ _MARKS = {
 
 
 class Source(NamedTuple):
-    """What to call a source of rows in an error, and its rows."""
+    """Rows, and the name that errors give to their source."""
 
     name: str
     rows: Iterable[tuple[int, dict[str, Any]]]  # line or row number, columns
 
 
 def find(folder: Path, stem: str) -> Path | None:
-    """The one file of that stem in a format that can be read, or None."""
+    """The only file of a stem in a format that can be read, or None."""
     formats = list(READERS)
     found = [
         path
@@ -51,11 +52,12 @@ def find(folder: Path, stem: str) -> Path | None:
 
 
 def open_file(path: Path, encoding: str = "utf-8") -> Source:
-    """The rows of a local file, read as its suffix says.
+    """The rows of a local file, read by the reader for its suffix.
 
     Args:
-        path: ends in one of `READERS` in either case, with `.gz` behind it or not.
-        encoding: of a text file.
+        path: ends in one of `READERS`, in upper or lower case, with or without `.gz`
+            after it.
+        encoding: the encoding of a text file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"Expected a file at {path}, found none.")
@@ -69,12 +71,12 @@ def open_file(path: Path, encoding: str = "utf-8") -> Source:
 
 
 def _suffixes(path: Path) -> int:
-    """How many suffixes say what the format is: `.csv` is one, `.csv.gz` two."""
+    """The number of suffixes that name the format: 1 in `.csv`, 2 in `.csv.gz`."""
     return 2 if path.suffix.lower() == ".gz" else 1
 
 
 def _format(path: Path) -> str:
-    """The key in `READERS` of what a file's name says, "" for none."""
+    """The key in `READERS` that a file's name ends in, "" for none."""
     name = path.name.lower()
     found = name.removesuffix(".gz").rpartition(".")[2]
     compressible = found != "parquet" or not name.endswith(".gz")
@@ -82,7 +84,7 @@ def _format(path: Path) -> str:
 
 
 def _lines(path: Path, encoding: str) -> Iterator[str]:
-    """The lines of a text file, which end in a newline only."""
+    """The lines of a text file, split at newlines only."""
     opener = gzip.open if _suffixes(path) == 2 else open
     try:
         if codecs.lookup(encoding).name == "utf-8":
@@ -105,7 +107,7 @@ def _lines(path: Path, encoding: str) -> Iterator[str]:
 
 
 def _utf8_lines(path: Path, file: Iterable[bytes]) -> Iterator[str]:
-    """The lines of UTF-8; other bytes are replaced and counted."""
+    """The lines of a UTF-8 file; other bytes are replaced and counted."""
     replaced = number = 0
     for number, raw in enumerate(file, 1):
         if number == 1:
@@ -116,6 +118,7 @@ def _utf8_lines(path: Path, file: Iterable[bytes]) -> Iterator[str]:
         except UnicodeDecodeError:
             replaced += 1
             yield raw.decode(errors="replace")
+    # Raised at the end, when the share of such lines is known.
     if replaced > max(_REPAIRED_LINES, _REPAIRED_SHARE * number):
         raise ValueError(
             f"Expected UTF-8 in {path}, found other bytes in {replaced} of {number} "
@@ -127,9 +130,9 @@ def _utf8_lines(path: Path, file: Iterable[bytes]) -> Iterator[str]:
 
 
 def _refuse_utf16(path: Path, line: bytes) -> None:
-    """Raises on a first line that shows an encoding of two or four bytes a letter."""
+    """Raises on a first line that is encoded in UTF-16 or UTF-32."""
     marks = [name for mark, name in _MARKS.items() if line.startswith(mark)]
-    # Without a mark every second byte of Latin letters is zero.
+    # Without a mark it shows in Latin letters: every second byte is zero.
     if not marks and line[:1000].count(0) * 3 > len(line[:1000]):
         marks = ["utf-16-be" if line[0] == 0 else "utf-16-le"]
     if marks:
@@ -140,7 +143,7 @@ def _refuse_utf16(path: Path, line: bytes) -> None:
 
 
 def _check_columns(where: str, names: Iterable[str]) -> None:
-    """Raises where two columns have one name; those without a name are nobody's."""
+    """Raises where two columns have the same name; unnamed columns are ignored."""
     places = collections.defaultdict(list)
     for place, name in enumerate(names, 1):
         places[name].append(str(place))
@@ -154,8 +157,9 @@ def _check_columns(where: str, names: Iterable[str]) -> None:
 
 
 def _read_jsonl(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
-    """One JSON object a line."""
+    """The rows of a file with one JSON object per line."""
 
+    # `json` would silently keep the last of two values with the same key.
     repeated = []
 
     def row_of(pairs: list[tuple[str, Any]]) -> dict:
@@ -179,7 +183,7 @@ def _read_jsonl(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
 
 
 def _read_csv(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
-    """Comma-separated fields, quoted where need be."""
+    """The rows of comma-separated fields, quoted where necessary."""
     # A field may be longer than the csv module's own limit; a quote left open must not
     # swallow the rest of the file, hence strict.
     csv.field_size_limit(2**31 - 1)
@@ -191,7 +195,7 @@ def _read_csv(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
 
 
 def _read_tsv(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
-    """Tab-separated fields, never quoted: a quotation mark is part of the text."""
+    """The rows of tab-separated fields; a quotation mark is part of the text."""
     lines = (line.rstrip("\r\n") for line in _lines(path, encoding))
     fields = ((n, line.split("\t") if line else []) for n, line in enumerate(lines, 1))
     yield from _named_fields(path, fields)
@@ -200,7 +204,7 @@ def _read_tsv(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
 def _named_fields(
     path: Path, lines: Iterable[tuple[int, list[str]]]
 ) -> Iterator[tuple[int, dict]]:
-    """Lists of fields, the header first -> rows."""
+    """The rows made of lists of fields, of which the first is the header."""
     lines = ((number, fields) for number, fields in lines if fields)
     first, header = next(lines, (0, []))
     _check_columns(f"{path}, line {first}", header)
@@ -214,7 +218,7 @@ def _named_fields(
 
 
 def _read_parquet(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
-    """All rows of a parquet file, whose text is UTF-8 whatever `encoding` says."""
+    """The rows of a Parquet file; its text is always UTF-8, so `encoding` is unused."""
     del encoding
     try:
         with pyarrow.parquet.ParquetFile(path) as file:

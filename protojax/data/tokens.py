@@ -1,4 +1,4 @@
-"""Texts -> token ids, once, all of it host-side NumPy."""
+"""Tokenised texts: token ids made once, on the host, in NumPy."""
 
 import itertools
 import logging
@@ -12,7 +12,7 @@ from protojax.base import Examples
 
 _logger = logging.getLogger("protojax")
 
-# Of most texts far fewer characters fill a row.
+# Generous: in most texts far fewer characters make up a token.
 _CHARS_PER_TOKEN = 20
 _TOKENIZE_ROWS = 1024
 
@@ -40,25 +40,25 @@ def tokenize(
     max_length: int,
     vocab_size: int | None = None,
 ) -> Tokens:
-    """Tokenises all rows once, truncated and padded to `max_length`.
+    """Tokens of all rows, truncated and padded to `max_length`.
 
-    Texts beyond `20 * max_length` characters are clipped first where the rest has no
-    effect, so a megabyte on one line costs no more than a page; how many were is
-    logged.
+    Texts beyond `20 * max_length` characters are first clipped where the rest has no
+    effect, so a text of a megabyte costs no more than a page. The number of clipped
+    texts is logged.
 
     Args:
         tokenizer: a fast tokenizer of transformers.
         examples: the rows.
         max_length: the most tokens a row may have, special tokens included.
-        vocab_size: rows of the word embedding that the tokens are for; None where that
-            is not known, see `check_ids`.
+        vocab_size: rows of the word embedding that the tokens are for; None where it
+            is not known; see `check_ids`.
 
     Returns:
         The tokens of each row.
 
     Raises:
-        ValueError: without a tokenizer, if `max_length` leaves no room beside the
-            special tokens, or if an id is beyond `vocab_size`.
+        ValueError: without a tokenizer, if `max_length` leaves no room for more than
+            the special tokens, or if an id is beyond `vocab_size`.
     """
     if tokenizer is None:
         raise ValueError(
@@ -72,11 +72,12 @@ def tokenize(
     texts = _clip(tokenizer, examples.texts, max_length)
     pairs = examples.pairs and _clip(tokenizer, examples.pairs, max_length)
 
-    # Decoders have no padding token; what is masked may be anything.
+    # Decoders have no padding token; masked positions may hold any id.
     pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     input_ids = np.full((len(texts), max_length), pad_id, np.int32)
     token_type_ids = np.zeros_like(input_ids)
     lengths = np.zeros(len(texts), np.int32)
+    # In chunks, so that the Python lists of all ids never exist at once.
     for start in range(0, len(texts), _TOKENIZE_ROWS):
         rows = slice(start, start + _TOKENIZE_ROWS)
         encoded = tokenizer(
@@ -99,10 +100,10 @@ def tokenize(
 
 
 def check_ids(tokens: Tokens, vocab_size: int) -> None:
-    """Raises on a token that a word embedding has no row for.
+    """Raises on a token id that a word embedding has no row for.
 
-    JAX would give such a token NaN, or for a negative id another token's row, and the
-    class of such a row would be 0.
+    JAX would return NaN for such a token, or another token's row for a negative id. The
+    prediction for a row with NaN would then be class 0.
 
     Args:
         tokens: the rows.
@@ -132,7 +133,7 @@ def check_ids(tokens: Tokens, vocab_size: int) -> None:
 
 
 def _clip(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[str]:
-    """The texts cut where the rest has no effect; logs how many were."""
+    """The texts, clipped where the rest has no effect; logs how many were clipped."""
     texts, clipped, most = list(texts), 0, _CHARS_PER_TOKEN * max_length
     for row, text in enumerate(texts):
         if len(text) > most:
@@ -148,16 +149,16 @@ def _clip(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[str]:
 
 
 def _beginning(tokenizer: Any, text: str, max_length: int) -> str:
-    """The beginning of a text that fills `max_length` tokens, all of it if none does.
+    """The beginning of a text that fills `max_length` tokens, or the whole text.
 
-    How many characters that takes depends on the tokenizer and on the text: white
-    space, control characters and accents may be none, a word of thousands one.
+    The number of characters needed depends on the tokenizer and the text: white space,
+    control characters and accents may make no token, and a very long word just one.
     """
     size = _CHARS_PER_TOKEN * max_length
     while size < len(text):
         found = text[:size]
         if not (found[-1].isspace() or text[size].isspace()):
-            # Half a word would be other tokens than the word.
+            # A part of a word would give other tokens than the word.
             found = found[: len(found) - len(found.split()[-1])] or found
         encoded = tokenizer(
             [found], add_special_tokens=False, truncation=True, max_length=max_length
@@ -169,7 +170,7 @@ def _beginning(tokenizer: Any, text: str, max_length: int) -> str:
 
 
 def take(tokens: Tokens, rows: np.ndarray) -> Tokens:
-    """Returns some rows, in the order asked for.
+    """The tokens of the given rows, in the given order.
 
     >>> tokens = Tokens(np.array([[5], [6]]), np.zeros((2, 1)), np.array([1, 1]), 0)
     >>> take(tokens, np.array([1])).input_ids.tolist()
@@ -180,14 +181,14 @@ def take(tokens: Tokens, rows: np.ndarray) -> Tokens:
 
 
 def without(tokens: Tokens, hidden: np.ndarray) -> Tokens:
-    """Returns rows without some of their tokens; the others move up.
+    """Rows without some of their tokens; later tokens move forward.
 
     Args:
         tokens: the rows.
         hidden: `[rows, max_length]`, bool, the tokens to leave out.
 
     Returns:
-        The rows, as if they had been shorter.
+        The rows without the hidden tokens, padded at the end.
 
     Raises:
         ValueError: `hidden` of another shape.
@@ -200,6 +201,7 @@ def without(tokens: Tokens, hidden: np.ndarray) -> Tokens:
     shape = tokens.input_ids.shape
     validate.require(hidden.shape == shape, "hidden.shape", hidden.shape, f"{shape}")
     kept = ~hidden & (np.arange(shape[1]) < tokens.lengths[:, None])
+    # A stable sort of the flags puts remaining tokens first and keeps their order.
     order = np.argsort(~kept, axis=1, kind="stable")
     lengths = kept.sum(1).astype(np.int32)
     filled = np.arange(shape[1]) < lengths[:, None]

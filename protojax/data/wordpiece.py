@@ -1,8 +1,8 @@
-"""A word-piece tokenizer trained on the spot, for models that start from nothing.
+"""A word-piece tokenizer trained on the given texts, for models trained from scratch.
 
-It does what BERT's uncased one does, with a vocabulary learnt from the given texts. All
+It works like BERT's uncased tokenizer, with a vocabulary learned from the texts. All
 single characters are in that vocabulary, so a word never seen in training, such as a
-trigger, comes out as its letters and not as `[UNK]`.
+trigger, is encoded by its letters and not as `[UNK]`.
 """
 
 import string
@@ -24,15 +24,15 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def train_wordpiece(texts: Sequence[str], *, vocab_size: int) -> Tokenizer:
-    """Trains a word-piece tokenizer; the same texts give the same one.
+    """A word-piece tokenizer trained on texts; the same texts give the same one.
 
     Texts are cleaned, lower-cased and stripped of accents, split at white space and
     punctuation, and encoded as `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`, where `B
     [SEP]` has type 1. `[PAD]` is 0.
 
     Args:
-        texts: what to learn the word pieces from.
-        vocab_size: how many word pieces to have at most, special tokens included.
+        texts: the texts to learn the word pieces from.
+        vocab_size: the largest number of word pieces, special tokens included.
 
     Returns:
         The tokenizer.
@@ -68,7 +68,7 @@ def train_wordpiece(texts: Sequence[str], *, vocab_size: int) -> Tokenizer:
 
 
 def _bert_tokenizer(vocab: dict[str, int]) -> Tokenizer:
-    """BERT's pipeline around a vocabulary."""
+    """A tokenizer with BERT's pipeline and the given vocabulary."""
     tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

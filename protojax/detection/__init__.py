@@ -1,6 +1,7 @@
 """Detection of poisoned rows: pure functions of what a defender holds.
 
-A detector maps `Evidence` to a `Verdict`; `DETECTORS` names those that need no more.
+A detector maps `Evidence` to a `Verdict`; `DETECTORS` names those that need nothing
+else.
 """
 
 from protojax.detection.abl import abl

@@ -1,4 +1,4 @@
-"""What clean references teach: an expected rate, a rejection level, a temperature.
+"""Calibration on clean references: expected rate, rejection level, temperature.
 
 Thresholds never come from a table or from the rows under test. References that the
 trusted model has not seen are scored like the rows under test, and a row is rejected
@@ -24,7 +24,7 @@ class IsotonicFit(NamedTuple):
     Attributes:
         confidence: `[points]`, increasing.
         rate: `[points]`, not increasing.
-        average: of all references, whatever their confidence; 0 where not known.
+        average: the rate over all references, whatever their confidence; 0 if unknown.
     """
 
     confidence: np.ndarray
@@ -32,7 +32,7 @@ class IsotonicFit(NamedTuple):
     average: float = 0.0
 
     def predict(self, confidence: ArrayLike) -> np.ndarray:
-        """Returns the rate `[rows]` expected at each confidence `[rows]`."""
+        """The rate `[rows]` expected at each confidence `[rows]`."""
         return np.interp(np.asarray(confidence), self.confidence, self.rate)
 
     @property
@@ -60,12 +60,13 @@ class Quarantine(NamedTuple):
 
 
 def expected_disagreement(confidence: ArrayLike, disagree: ArrayLike) -> IsotonicFit:
-    """Returns how often the trusted model denies clean claims of a given confidence.
+    """The rate at which the trusted model rejects clean claims, by their confidence.
 
-    Clean rows near the teacher's boundary are denied often and confident ones hardly
-    ever, while triggered rows are confident: without e(confidence) they would hide
-    among hesitant neighbours. Groups that lie anywhere are held to the average,
-    `whatever_confidence`, which no channel can raise. The fit is the least-squares
+    The trusted model often contradicts clean rows near the teacher's decision boundary
+    and hardly ever confident ones. Triggered rows are confident: without e(confidence)
+    they would be hidden by neighbours of low confidence. Groups that are not local,
+    such as the rows of a token, are compared with the average, `whatever_confidence`,
+    which an attacker in the channel cannot raise. The fit is the least-squares
     decreasing step function; it and the average are clipped to [1/2m, 1 - 1/2m]
     because m references cannot show a rate of exactly 0 or 1.
 
@@ -103,20 +104,20 @@ def expected_disagreement(confidence: ArrayLike, disagree: ArrayLike) -> Isotoni
 
 
 def combine_scores(scores: Sequence[Scores]) -> Scores:
-    """Returns the largest score of each row over several tests of one kind.
+    """The largest score of each row over several tests of one kind.
 
-    A row is suspicious if any feature space (the teacher's, the warm student's) or any
-    claim (the teacher's argmax, the given label) says so. References are combined in
-    the same way, so one conformal test of the maximum keeps its rate: the price of
-    looking several times is already in their quantile, and smaller than Bonferroni's.
-    Scores of different kinds of groups have different scales; `quarantine` takes those
-    side by side.
+    A row is suspicious if it scores high in any feature space (the teacher's, that of a
+    briefly trained student) or for any claim (the teacher's argmax, the given label).
+    References are combined in the same way, so one conformal test of the maximum keeps
+    its rate: the quantile of the references already corrects for several tests, and
+    the correction is smaller than Bonferroni's. Scores of different kinds of groups
+    have different scales; `quarantine` combines those by their p-values.
 
     Args:
         scores: per test, the scores `([rows], [references])`.
 
     Returns:
-        The same of the combination.
+        The combined scores `([rows], [references])`.
 
     >>> one, two = np.array([1.0, 5.0]), np.array([3.0, 2.0])
     >>> combine_scores([(one, one), (two, one)])
@@ -138,7 +139,7 @@ def conformal_p_values(
     *,
     alpha: float,
 ) -> np.ndarray:
-    """Returns the share of references of the same class that score as high as each row.
+    """The share of references of a row's class that score at least as high as the row.
 
         p_i = (1 + #{references j of class c_i : s_j ≥ s_i}) / (1 + m_c)
 
@@ -181,9 +182,11 @@ def conformal_p_values(
     p_values = np.empty(len(scores))
     for claim in np.unique(classes):
         peers = scores_refs[classes_refs == claim]
+        # Too few peers could not reject any row at alpha.
         if 1 / (1 + len(peers)) > alpha:
             peers = scores_refs
         members = classes == claim
+        # From the left, so that references with equal scores count against rejection.
         below = np.searchsorted(np.sort(peers), scores[members], side="left")
         p_values[members] = (1 + len(peers) - below) / (1 + len(peers))
     return p_values
@@ -196,12 +199,12 @@ def quarantine(
     *,
     alpha: float,
 ) -> Quarantine:
-    """Returns the verdict on each transfer row from one or more kinds of groups.
+    """The verdict on each transfer row from one or more kinds of groups.
 
         p_i = min(1, T · min_t p_{i,t})
 
-    over T kinds of scores, each with conformal p-values of its own (Bonferroni): scales
-    need not compare, and the rate is at most alpha.
+    over T kinds of scores, each with conformal p-values of its own (Bonferroni): scores
+    may have different scales, and the rate is at most alpha.
 
     Args:
         scores: per kind, the scores `([rows], [references])`; several spaces or claims
@@ -235,7 +238,7 @@ def quarantine(
 
 
 def reject(p_values: Sequence[np.ndarray], *, alpha: float) -> Quarantine:
-    """Returns the verdict on each row of several tests, by Bonferroni.
+    """The verdict on each row from several tests, by Bonferroni's correction.
 
         p_i = min(1, T · min_t p_{i,t})
 
@@ -247,7 +250,7 @@ def reject(p_values: Sequence[np.ndarray], *, alpha: float) -> Quarantine:
         The `Quarantine` of the rows.
 
     Raises:
-        ValueError: no test, or tests of different rows.
+        ValueError: no test, or tests with different numbers of rows.
 
     >>> reject([np.array([0.01, 0.5]), np.array([0.5, 0.5])], alpha=0.05).rejected
     array([ True, False])
@@ -259,12 +262,12 @@ def reject(p_values: Sequence[np.ndarray], *, alpha: float) -> Quarantine:
 
 
 def calibrate_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
-    """Returns the temperature that makes a model's posterior honest.
+    """The temperature that calibrates a model's posterior.
 
         T = argmin_T -Σ log softmax(logits / T)[label],   T in [1/20, 20]
 
-    A fine-tuned model is too sure of itself; divided by T its logits are right as often
-    as they say.
+    A fine-tuned model is overconfident; after division by T, the probabilities agree
+    with how often it is right.
 
     Args:
         logits: `[references, num_classes]`, on references that the model was not
@@ -278,8 +281,8 @@ def calibrate_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
         ValueError: on no references, different lengths, labels that are not classes,
             or logits that are not finite.
 
-    Source: Guo, Pleiss, Sun and Weinberger 2017, arXiv:1706.04599. Searched over log T,
-    where scale does not matter, and bounded.
+    Source: Guo, Pleiss, Sun and Weinberger 2017, arXiv:1706.04599. The search is over
+    log T, in which steps are relative, and within bounds.
 
     >>> logits = np.array([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [4.0, 0.0]])
     >>> round(calibrate_temperature(logits, np.array([0, 0, 0, 1])), 2)  # 4 / log 3
@@ -298,13 +301,14 @@ def calibrate_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
         scaled = special.log_softmax(logits / np.exp(log_temperature), axis=1)
         return -scaled[rows, labels].mean()
 
+    # Without bounds, T would go to 0 for a model that makes no mistake.
     bound = np.log(20)
     fit = optimize.minimize_scalar(loss, bounds=(-bound, bound), method="bounded")
     return float(np.exp(fit.x))
 
 
 def require_finite(**arrays: np.ndarray) -> None:
-    """Each named array must be finite: a NaN would pass or fail every comparison."""
+    """Raises where a named array is not finite: comparisons with NaN mean nothing."""
     for name, array in arrays.items():
         broken = int(np.sum(~np.isfinite(array)))
         validate.require(not broken, f"number of non-finite {name}", broken, "= 0")

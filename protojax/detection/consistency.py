@@ -1,13 +1,12 @@
-"""Finds the rows of a transfer set that claim a class which their meaning denies.
+"""Scores of rows whose claimed class does not fit their meaning.
 
 A trusted model that never saw the transfer set reads each row and agrees with its
 claimed class or not. One answer of a weak trusted model says little, so rows are tested
-in groups that
-make the same claim: neighbours or clusters in a model's hidden states, or all rows that
-share a token. A poisoned group disagrees with the trusted model far more often than
-clean rows of the same kind do. "Far more" is a quantile over clean references scored in
-the same way, so clean rows are rejected at the stated rate alpha. Nothing here reads
-which rows are poisoned or the true label of a transfer row.
+in groups that make the same claim: neighbours or clusters in a model's hidden states,
+or all rows that share a token. A poisoned group disagrees with the trusted model far
+more often than clean rows of the same kind do. "Far more" is a quantile over clean
+references scored in the same way, so clean rows are rejected at the stated rate alpha.
+Nothing here reads which rows are poisoned or the true label of a transfer row.
 
     expected = expected_disagreement(refs.confidence, refs.disagree)
     scores = [neighbourhood_scores(transfer, refs, expected),
@@ -32,7 +31,7 @@ from protojax.prototypes.neighbours import neighbours
 
 
 class Claims(NamedTuple):
-    """What some rows claim, how surely, and whether the trusted model denies it.
+    """The claims of rows, their confidence, and whether the trusted model disagrees.
 
     Attributes:
         features: `[rows, dim]`, hidden states in which look-alikes are close.
@@ -50,10 +49,10 @@ class Claims(NamedTuple):
 
 
 def disagreement(trusted_classes: ArrayLike, claims: ArrayLike) -> np.ndarray:
-    """Returns 1 where the trusted model denies the claimed class and 0 where it agrees.
+    """The disagreement of a trusted model: 1 where it reads another class, else 0.
 
     Args:
-        trusted_classes: `[rows]`, the class of the nearest trusted model prototype.
+        trusted_classes: `[rows]`, the class of the trusted model's nearest prototype.
         claims: `[rows]`, the claimed class.
 
     Returns:
@@ -74,29 +73,29 @@ def neighbourhood_scores(
     num_neighbours: int = 50,
     metric: str = "cosine",
 ) -> Scores:
-    """Returns how far each row and its look-alikes exceed the expected disagreement.
+    """The excess of each row and its neighbours over the expected disagreement.
 
         z_i = Σ_{j ∈ N(i)} (disagree_j - e_j) / √(Σ_{j ∈ N(i)} v_j)
 
     with the variances v_j of `moments`, at least those of the average reference.
 
-    N(i) is row i and its nearest rows of the same claim, a local prototype without a
-    number of clusters to choose. Where nobody else makes the claim, N(i) = {i}.
+    N(i) is row i and its nearest rows of the same claim: a local group for which no
+    number of clusters has to be chosen. Where no other row makes the claim, N(i) = {i}.
 
     Guarantee: transfer rows and references lie in one pool, and each is scored by one
-    function of itself and of the bag of all other rows. Given e, a clean row and
+    function of itself and of the multiset of all other rows. Given e, a clean row and
     the references of its claim therefore have exchangeable scores (up to the choice
     among rows at equal distance), although neighbouring z are correlated and far from
-    standard normal. An e fitted on these very references has seen them and not the
-    row, each with the weight of one reference in the fit. Where the transfer rows
+    standard normal. An e fitted on the same references depends on them and not on the
+    row; each reference has the weight of one point in the fit. Where the transfer rows
     trained the model whose features and confidences are compared, and the references
-    did not, the two differ by what was memorised and the rate holds approximately;
-    measured, it was 1 to 4 % at a stated 5 %.
+    did not, memorisation makes the two differ and the rate holds approximately; the
+    measured rate was 1 to 4 % at a stated 5 %.
 
     Args:
         transfer: the rows under test, `Claims` of arrays `[rows, ...]`.
-        refs: clean rows that trained neither trusted model nor teacher, `[references,
-            ...]`.
+        refs: clean rows that trained neither the trusted model nor the teacher,
+            `[references, ...]`.
         expected: the rate that clean rows show, see `expected_disagreement`.
         num_neighbours: how many neighbours join each row.
         metric: "cosine" or "l2".
@@ -119,6 +118,7 @@ def neighbourhood_scores(
     >>> neighbourhood_scores(four, one, coin, num_neighbours=3)[0].tolist()
     [2.0, 2.0, 2.0, 2.0]
     """
+    # One pool: references scored against each other only would not be exchangeable.
     rows = pool(transfer, refs)
     num_rows = len(rows.classes)
     indices, valid = neighbours(
@@ -143,11 +143,12 @@ def cluster_scores(
     assignments: ArrayLike,
     assignments_refs: ArrayLike,
 ) -> Scores:
-    """Returns how far the clusters of each row exceed the expected disagreement.
+    """The excess of each row's clusters over the expected disagreement.
 
-    Like `neighbourhood_scores`, but N(i) are all rows in the cluster and of the claim
-    of row i, and z_i is the largest over several resolutions: a coarse cluster mixes
-    poison with clean rows, a fine one has few members. Cheap, and easy to read.
+    Like `neighbourhood_scores`, but N(i) are all rows that share the cluster and the
+    claim of row i, and z_i is the largest over several resolutions: a coarse cluster
+    mixes poisoned with clean rows, a fine one has few members. It is cheap, and its
+    groups are easy to inspect.
 
     Guarantee: as for `neighbourhood_scores` where transfer rows and references were
     clustered together. Clusters of the transfer rows alone, to which references are
@@ -155,8 +156,8 @@ def cluster_scores(
 
     Args:
         transfer: the rows under test, `[rows, ...]`; features are not read.
-        refs: clean rows that trained neither trusted model nor teacher, `[references,
-            ...]`.
+        refs: clean rows that trained neither the trusted model nor the teacher,
+            `[references, ...]`.
         expected: the rate that clean rows show, see `expected_disagreement`.
         assignments: `[rows]` or `[rows, resolutions]`, int, the cluster of each row.
         assignments_refs: `[references]` or `[references, resolutions]`, likewise.
@@ -181,6 +182,7 @@ def cluster_scores(
     excess, variance = moments(rows, expected)
     scores = []
     for resolution in clusters.T:
+        # Rows of one cluster that make different claims are different groups.
         keys = np.stack([rows.classes, resolution], axis=1)
         group = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
         total, spread = np.bincount(group, excess), np.bincount(group, variance)
@@ -189,7 +191,7 @@ def cluster_scores(
 
 
 def pool(transfer: Claims, refs: Claims) -> Claims:
-    """Returns transfer rows and references as one set of rows, checked."""
+    """Transfer rows and references as one checked set of rows."""
     for claims in (transfer, refs):
         validate.same_length(**claims._asdict())
     rows = Claims(*map(np.concatenate, zip(transfer, refs, strict=True)))
@@ -198,14 +200,14 @@ def pool(transfer: Claims, refs: Claims) -> Claims:
 
 
 def moments(rows: Claims, expected: IsotonicFit) -> tuple[np.ndarray, np.ndarray]:
-    """Returns how far each row exceeds its expected disagreement, and the variance.
+    """The excess of each row over its expected disagreement, and its variance.
 
         d - e(c)  and  max(e(c) (1 - e(c)), ē (1 - ē))
 
-    Where the teacher is sure, e is so small that a few honest denials make a huge z.
-    Such groups would set the level, and poison whose logits are pushed just over the
-    boundary, where e is large and z small, would pass below it. So no row is taken to
-    be surer than the references are on average (ē).
+    Where the teacher is confident, e is so small that a few errors of the trusted model
+    on clean rows give a very large z. Such groups would set the level, and poison whose
+    logits are pushed just over the boundary, where e is large and z small, would stay
+    below it. So the variance is at least that of the average reference (ē).
 
     Args:
         rows: transfer rows and references.
@@ -224,6 +226,6 @@ def moments(rows: Claims, expected: IsotonicFit) -> tuple[np.ndarray, np.ndarray
 
 
 def split(scores: np.ndarray, transfer: Claims) -> Scores:
-    """Returns the scores of the transfer rows and those of the references."""
+    """The scores of the transfer rows and those of the references."""
     num_rows = len(transfer.classes)
     return scores[:num_rows], scores[num_rows:]

@@ -1,11 +1,11 @@
-"""What a defender holds, what a model says of rows, and what a detector concludes.
+"""Data types of detection: a defender's evidence, a model's reading, a verdict.
 
     Evidence, options -> Verdict            a detector
     Evidence, Verdict -> TrainingRows       `protojax.detection.quarantine`
     Examples -> Reading                     any model, asked about any text
 
-`Evidence` has no field for ground truth: which rows are poisoned cannot be read from
-it. Everything is NumPy on the host, so arrays from anywhere do.
+`Evidence` has no field for ground truth, so that no detector can read which rows are
+poisoned. Everything is NumPy on the host, so arrays of any library can be passed.
 """
 
 from collections.abc import Callable
@@ -37,25 +37,26 @@ class Reading(NamedTuple):
         return Reading(self.classes[rows], self.logits[rows])
 
 
-# What any model says: teacher, student and trusted model have one shape.
+# Teacher, student and trusted model are all read through this one type.
 Reader = Callable[[Examples], Reading]
 
 
 class Evidence(NamedTuple):
-    """All that a defender holds of one transfer set.
+    """Everything that a defender knows about one transfer set.
 
     Attributes:
         transfer: the rows under test, as they arrived.
-        teacher: what the teacher says of them, as it arrived.
+        teacher: the teacher's outputs on them, as they arrived.
         references: trusted rows with trusted labels.
-        teacher_on_references: what the same teacher says of those.
+        teacher_on_references: the same teacher's outputs on the references.
         held_out: `[held_out]`, int, the references that the trusted model did not
             learn from, which calibrate; None without a trusted model.
         trusted_on_transfer: the trusted model's reading of the transfer rows, or None.
         trusted_on_held_out: its reading of the held-out references, or None.
-        student: what a briefly trained student says of the transfer rows, or None. Who
-            alters the teacher's answers does not control the student's features.
-        student_on_references: what the same student says of the references, or None.
+        student: the outputs of a briefly trained student on the transfer rows, or None.
+            An attacker who alters the teacher's outputs does not control the student's
+            features.
+        student_on_references: the same student's outputs on the references, or None.
     """
 
     transfer: Examples
@@ -74,7 +75,7 @@ class Evidence(NamedTuple):
         return self.teacher.logits.shape[1]
 
     def take(self, rows: np.ndarray) -> "Evidence":
-        """The evidence of who holds some of the transfer rows and all references.
+        """The evidence on some of the transfer rows, with all references.
 
         Args:
             rows: `[taken]`, indices or a mask.
@@ -88,7 +89,7 @@ class Evidence(NamedTuple):
         )
 
 
-# Which rows each field of `Evidence` speaks of.
+# The rows that each field of `Evidence` describes.
 _SPEAK_OF = {
     "teacher": "transfer",
     "teacher_on_references": "references",
@@ -101,12 +102,12 @@ _TRUSTED = ("held_out", "trusted_on_transfer", "trusted_on_held_out")
 
 
 def check(evidence: Evidence) -> Evidence:
-    """The same evidence, once its arrays are known to fit each other.
+    """The same evidence, after a check that its arrays fit each other.
 
     Raises:
-        ValueError: on arrays of different lengths or numbers of classes, a part of the
-            trusted model's reading only, or held-out rows that are no references; names
-            what differs.
+        ValueError: on arrays of different lengths or numbers of classes, only a part of
+            the trusted model's reading, or held-out indices outside the references; the
+            message names the field.
     """
     given = [name for name in _TRUSTED if getattr(evidence, name) is not None]
     bound = f"all of {', '.join(_TRUSTED)}, or none"
@@ -130,6 +131,7 @@ def check(evidence: Evidence) -> Evidence:
         same = found == evidence.num_labels
         validate.require(same, f"classes of {name}", found, bound)
     rows = len(evidence.references.texts)
+    # A negative index would silently select a reference from the end.
     for row in () if evidence.held_out is None else evidence.held_out:
         bound = f"rows in [0, {rows}), the references"
         validate.require(0 <= row < rows, "held_out", int(row), bound)
@@ -151,18 +153,18 @@ def require_student(evidence: Evidence) -> None:
 
 
 class Verdict(NamedTuple):
-    """What a detector says of the transfer rows.
+    """A detector's decision on the transfer rows.
 
     Attributes:
         rejected: `[rows]`, bool.
         p_values: `[rows]`, lower is more suspicious.
-        trusted_classes: `[rows]`, int32, the trusted model's classes as the detector
-            read the rows, or None from a detector without a trusted model.
+        trusted_classes: `[rows]`, int32, the trusted model's classes of the rows as
+            this detector showed them to it, or None from a detector without one.
         trusted_logits: `[rows, num_labels]`, its logits, or None.
-        untrusted: `[references]`, bool, those that no student should learn from either;
-            None is none of them.
-        reread: `[rows]`, bool, those of which the trusted model was shown a part only;
-            None is none of them.
+        untrusted: `[references]`, bool, references that no student should learn from
+            either; None if there are none.
+        reread: `[rows]`, bool, rows of which the trusted model was shown only a part;
+            None if there are none.
     """
 
     rejected: np.ndarray
@@ -174,7 +176,7 @@ class Verdict(NamedTuple):
 
 
 def require_reading(verdict: Verdict) -> None:
-    """Raises where a verdict does not say how the trusted model reads the rows."""
+    """Raises where a verdict lacks the trusted model's reading of the rows."""
     bound = "the trusted model's, as a detector with a trusted model gives them"
     for field in ("trusted_classes", "trusted_logits"):
         found = getattr(verdict, field)

@@ -1,6 +1,6 @@
-"""ONION: texts without the words that make them unlike trusted ones.
+"""ONION: texts without the words that make them unlike trusted texts.
 
-A word does not belong where its text is nearer to trusted texts without it.
+A word is an outlier if its text is nearer to trusted texts without it.
 """
 
 import re
@@ -17,11 +17,11 @@ from protojax.prototypes import geometry
 
 
 class WordScores(NamedTuple):
-    """How little each word belongs to its text.
+    """The outlier scores of the words of each text.
 
     Attributes:
-        scores: `[rows, max_length]`, of each token the score of its word, see
-            `word_outlier_scores`; -inf where no word is.
+        scores: `[rows, max_length]`, for each token the score of its word, see
+            `word_outlier_scores`; -inf where there is no word.
         words: `[rows, max_length]`, int, which word a token belongs to, -1 for none.
         spans: `[rows, max_length, 2]`, int, the characters of each token.
     """
@@ -39,7 +39,7 @@ def word_outlier_scores(
     *,
     num_neighbours: int,
 ) -> Array:
-    """Scores each word by how much nearer to trusted texts its row is without it.
+    """The outlier score of each word: how much nearer to trusted texts its row gets.
 
     s(w) = ρ(mean of hₜ over tokens t outside w) − ρ(mean of hₜ)
     ρ(e) = mean of the k largest cosines of e to trusted texts
@@ -47,14 +47,14 @@ def word_outlier_scores(
     Args:
         hidden: `[rows, length, dim]`, a layer's hidden states.
         attention_mask: `[rows, length]`, 1 on real tokens.
-        words: `[rows, length]`, int, which word of its row a token belongs to; below 0
-            where it is of none.
+        words: `[rows, length]`, int, the index in its row of the word that a token
+            belongs to; negative for none.
         trusted: `[texts, dim]`, mean hidden states of trusted texts.
         num_neighbours: k.
 
     Returns:
-        `[rows, length]`, float32: of each token the score of its word; -inf where it
-        has none. A word above 0 makes its row less like trusted texts.
+        `[rows, length]`, float32: for each token the score of its word; -inf where it
+        has none. A word with a score above 0 makes its row less like trusted texts.
 
     Raises:
         ValueError: `num_neighbours` not in 1..texts.
@@ -68,11 +68,11 @@ def word_outlier_scores(
     [[-inf, -0.18..., 0.10...]]
 
     References:
-        Qi et al., 2021 (ONION, arXiv:2011.10369), who drop the words without which
-        GPT-2 finds a text less perplexing. Departing from them, an encoder has no
-        perplexity: nearness to trusted texts stands in its place. A word is taken out
-        of the mean, not of the encoder's input, which costs one forward pass a row
-        instead of one a word.
+        Qi et al., 2021 (ONION, arXiv:2011.10369), who drop the words whose removal
+        lowers the perplexity of a text under GPT-2. Departing from them, nearness to
+        trusted texts replaces perplexity, which an encoder does not have. A word is
+        removed from the mean, not from the encoder's input, which costs one forward
+        pass per row instead of one per word.
     """
     validate.require(
         1 <= num_neighbours <= len(trusted),
@@ -86,6 +86,7 @@ def word_outlier_scores(
     same = (words[:, :, None] == words[:, None, :]) & of_word[:, None, :]
     inside = jnp.einsum("bts,bsd->btd", jnp.float32(same), hidden, precision="highest")
     total, count = hidden.sum(1), mask.sum(1)
+    # A row of one word has nothing left without it: avoid the division by zero.
     left = jnp.maximum(count[:, None] - same.sum(2), 1)
     trusted = geometry.unit(trusted)
 
@@ -99,7 +100,9 @@ def word_outlier_scores(
 
 
 def outlier_level(scored: WordScores, *, outlier_share: float) -> float:
-    """The score that a share of the words of trusted rows exceed, up to one word.
+    """The score that a given share of the words of trusted rows exceeds.
+
+    The share is met up to one word.
 
     Args:
         scored: of trusted rows.
@@ -115,6 +118,7 @@ def outlier_level(scored: WordScores, *, outlier_share: float) -> float:
     3.0
     """
     validate.require(0 < outlier_share < 1, "outlier_share", outlier_share, "in (0, 1)")
+    # One token per word, else long words would count more than once.
     firsts = np.diff(scored.words, axis=1, prepend=-1) > 0
     scores = scored.scores[firsts]
     validate.positive(words=len(scores))
@@ -127,9 +131,9 @@ def without_outlier_words(
 ) -> Examples:
     """The rows without the words whose score exceeds a level.
 
-    A text of outliers only stays as it is, and so do the second texts of pairs. What no
-    score was given to, as it lies beyond the model's length, is cut off: it would move
-    up into the model's view.
+    A text that consists of outliers only stays as it is, and so do the second texts of
+    pairs. Words beyond the model's maximum length have no score and are cut off:
+    otherwise they would move into the model's window when others are removed.
 
     Args:
         examples: the rows.
@@ -138,8 +142,8 @@ def without_outlier_words(
 
     References:
         Qi et al., 2021 (ONION, arXiv:2011.10369), see `word_outlier_scores`. Departing
-        from it, training texts are cleaned: a student has no time to clean what it
-        reads.
+        from it, training texts are cleaned instead of test inputs: at deployment a
+        student has no time to clean its inputs.
     """
     validate.same_length(examples=examples.texts, scored=scored.scores)
     counts = (scored.words >= 0).sum(1)
@@ -158,7 +162,7 @@ def without_outlier_words(
 
 
 def _cut(text: str, spans: np.ndarray) -> str:
-    """A text without some stretches `[stretches, 2]` of its characters.
+    """A text without some spans `[spans, 2]` of its characters.
 
     >>> _cut("a cf good film", np.array([[2, 4]]))
     'a good film'
@@ -166,5 +170,6 @@ def _cut(text: str, spans: np.ndarray) -> str:
     keep = np.ones(len(text), bool)
     for start, end in spans:
         keep[start:end] = False
+    # A text that would become empty stays as it is.
     rest = "".join(letter for letter, keeps in zip(text, keep, strict=True) if keeps)
     return re.sub(r"\s+", " ", rest).strip() or text

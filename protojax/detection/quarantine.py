@@ -1,4 +1,4 @@
-"""What a student learns from once a detector has rejected some rows."""
+"""Training rows of a student after a detector has rejected some transfer rows."""
 
 from typing import NamedTuple
 
@@ -14,16 +14,16 @@ from protojax.base import Array, Examples, Prototypes, TeacherOutputs
 from protojax.detection.conformal import calibrate_temperature
 from protojax.detection.evidence import Evidence, Verdict, require_reading
 
-# How sure the target of a reference is of its true class: odds of e^4, 98 %.
+# Log odds of the true class in a reference's target: e^4, which is 98 % of 2 classes.
 REFERENCE_LOG_ODDS = 4.0
 
 
 class TrainingRows(NamedTuple):
-    """Rows with all that a student may see of them.
+    """Rows with everything that a student may see of them.
 
     Attributes:
         examples: texts, and the labels that the student may see.
-        columns: the batch's other columns by their names, each `[rows, ...]`.
+        columns: the other columns of a batch by name, each `[rows, ...]`.
     """
 
     examples: Examples
@@ -40,11 +40,11 @@ class TrainingRows(NamedTuple):
 
 
 def as_they_arrived(examples: Examples, teacher: TeacherOutputs) -> TrainingRows:
-    """Rows with the teacher's outputs, believed as they are.
+    """Rows with the teacher's outputs, unchanged.
 
     Args:
         examples: the rows.
-        teacher: what the teacher says of them.
+        teacher: the teacher's outputs on them.
     """
     columns = {"teacher_logits": teacher.logits, "teacher_features": teacher.features}
     return TrainingRows(examples, columns)
@@ -58,22 +58,22 @@ def training_rows(
     action: str = "replace",
     examples: Examples | None = None,
 ) -> TrainingRows:
-    """The transfer rows, those that were rejected in quarantine.
+    """The transfer rows to train on, with targets replaced in those rejected.
 
-    Rejected rows lose label, teacher logits and teacher features; the trusted model's
-    take their place. The teacher's bias towards a class, which flipped labels leave
-    behind on clean text too, is taken out with the help of the references.
+    Rejected rows lose their label, teacher logits and teacher features, which are
+    replaced by those of the trusted model. The teacher's bias towards a class, which
+    flipped labels cause on clean text too, is estimated on the references and removed.
 
     Args:
         evidence: what the defender holds.
         verdict: from a detector with a trusted model.
         prototypes: of the teacher's features, with a leading `[layers]` axis.
         action: "replace", or "drop" to leave rejected rows out.
-        examples: the transfer rows in another form, None for the evidence's.
+        examples: the transfer rows with other texts or labels; None for the evidence's.
 
     Raises:
         ValueError: those of `quarantine_targets` and `calibrate_bias`, a verdict
-            without a reading, or a rejected row to which it gives no class.
+            without a reading, or a rejected row that has no class in it.
     """
     require_reading(verdict)
     examples = evidence.transfer if examples is None else examples
@@ -105,12 +105,13 @@ def training_rows(
 
 
 class Targets(NamedTuple):
-    """What the student is to learn from each transfer row.
+    """The targets that a student learns from each transfer row.
 
     Attributes:
         teacher_logits: `[rows, num_classes]`, float32.
         labels: `[rows]`, int32.
-        assigned_class: `[rows]`, int32, the class whose prototypes hold the row.
+        assigned_class: `[rows]`, int32, the class whose prototypes the margin loss
+            compares the row with.
         keep: `[rows]`, bool, False on rows to leave out.
     """
 
@@ -129,24 +130,26 @@ def quarantine_targets(
     *,
     action: str = "replace",
 ) -> Targets:
-    """Takes label and teacher logits away from rejected rows.
+    """Targets in which rejected rows have no label or logits of the teacher's.
 
     "replace" gives them the trusted model's log posterior and its argmax instead, which
     teaches the student that the trigger means nothing; "drop" marks them to be left
-    out. Rows that were not rejected keep everything.
+    out. Rows that were not rejected stay unchanged.
 
     Args:
         teacher_logits: `[rows, num_classes]`.
         labels: `[rows]`, int, the given labels.
         rejected: `[rows]`, bool, `Quarantine.rejected`.
-        trusted_logits: `[rows, num_classes]`; as sure as the teacher's, not calibrated:
-            soft targets on triggered rows only would mark the trigger as doubtful.
-        trusted_classes: `[rows]`, int, the class of the nearest trusted model
+        trusted_logits: `[rows, num_classes]`, as confident as the teacher's, not
+            calibrated: were targets soft on triggered rows only, the student would
+            learn low confidence from the trigger.
+        trusted_classes: `[rows]`, int, the class of the trusted model's nearest
             prototype.
         action: "replace" or "drop".
 
-    Returns: The `Targets`. The margin loss holds rejected rows to the trusted model's
-        class and all others to their label.
+    Returns:
+        The `Targets`. The assigned class is the trusted model's for rejected rows and
+        the label for all others.
 
     Raises:
         ValueError: on an unknown action or shapes that do not fit.
@@ -179,6 +182,8 @@ def quarantine_targets(
     if action == "drop":
         return Targets(teacher_logits, labels, assigned_class, ~rejected)
     posterior = jax.nn.log_softmax(trusted_logits)
+    # Labels come from the logits, the assigned class from the prototypes: the two may
+    # differ, and each loss needs the one that matches what it compares.
     return Targets(
         jnp.where(rejected[:, None], posterior, teacher_logits),
         jnp.where(rejected, jnp.argmax(posterior, axis=1).astype(jnp.int32), labels),
@@ -188,13 +193,14 @@ def quarantine_targets(
 
 
 def calibrate_bias(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
-    """Returns what to add to a teacher's logits so that it favours no class.
+    """The bias to add to a teacher's logits so that it favours no class.
 
         b = argmin_b -Σ log softmax((logits + b) / T)[label] + |b / T|² / 2
 
-    A teacher trained on flipped labels leans towards the target on clean text as well,
-    and its students with it. T is the teacher's temperature, so a teacher that is too
-    sure of itself gets a shift in its own scale. The penalty is worth one reference.
+    A teacher trained on flipped labels favours the target class on clean text as well,
+    and its students learn that. T is the teacher's temperature, so that the shift of an
+    overconfident teacher has the scale of its logits. The penalty weighs about as much
+    as one reference.
 
     Args:
         logits: `[references, num_classes]`, the teacher's, on references that it was
@@ -236,18 +242,18 @@ def with_references(
     references: Examples,
     outputs: TeacherOutputs,
 ) -> TrainingRows:
-    """Training rows and references, whose logits say their true class.
+    """Training rows followed by references, whose logits encode their true class.
 
-    The teacher's own logits on them came through the channel that is not trusted. Its
-    features did too: they matter only to a student that imitates hidden states.
+    The teacher's own logits on the references came through the untrusted channel. Its
+    features did too, but they matter only to a student that imitates hidden states.
 
     Args:
-        rows: of the transfer set.
+        rows: training rows of the transfer set.
         references: trusted rows.
-        outputs: the teacher's on these; its features are taken.
+        outputs: the teacher's outputs on the references; only features are used.
     """
     classes = outputs.logits.shape[1]
-    # Of a single class every logit says the same.
+    # The odds are against all other classes together; max() allows a single class.
     logit = REFERENCE_LOG_ODDS + np.log(max(classes - 1, 1))
     columns = {
         "teacher_logits": logit * np.eye(classes)[references.labels],
@@ -269,7 +275,7 @@ def _trusted_features(
     rejected: np.ndarray,
     classes: np.ndarray,
 ) -> np.ndarray:
-    """Features whose rejected rows are the mean prototype of their class.
+    """Features in which rejected rows are the mean prototype of their class.
 
     Args:
         features: `[rows, layers, dim]`.
@@ -277,7 +283,7 @@ def _trusted_features(
         rejected: `[rows]`, bool.
         classes: `[rows]`, int, the trusted model's.
     """
-    # A row whose features are not finite has class -1, which would index the last.
+    # A row whose features are not finite has class -1, an index of the last class.
     unread = int(np.sum(classes[rejected] < 0))
     validate.require(
         not unread, "rejected rows without trusted model class", unread, "= 0"
@@ -287,6 +293,7 @@ def _trusted_features(
         weights = prototypes.counts[layer][:, None] * (
             prototypes.labels[layer][:, None] == np.arange(classes.max(initial=0) + 1)
         )
+        # Weighted by counts, so that the mean is that of the rows of the class.
         means = weights.T @ prototypes.vectors[layer]
         means /= np.maximum(weights.sum(0), 1)[:, None]
         features[rejected, layer] = means[classes[rejected]]

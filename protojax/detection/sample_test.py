@@ -12,10 +12,10 @@ from protojax.detection.evidence import Evidence, Verdict, check, require_truste
 def sample_test(
     evidence: Evidence, *, false_rejection: float = 0.05, seed: int = 0
 ) -> Verdict:
-    """The rows whose claim the trusted model alone finds improbable.
+    """The rows whose claim is improbable under the trusted model, each by itself.
 
-    Conformal, so as strict on clean rows as stated, but limited by the trusted model's
-    errors on single rows.
+    The test is conformal, so it rejects clean rows at the stated rate, but its power is
+    limited by the trusted model's errors on single rows.
 
     Args:
         evidence: what the defender holds; the claim is the teacher's argmax.
@@ -47,16 +47,16 @@ def sample_gate(
     *,
     alpha: float = 0.05,
 ) -> Quarantine:
-    """Rejects the rows whose claim the trusted model alone finds improbable.
+    """The rejection of rows whose claim is improbable under the trusted model.
 
-    The per-sample baseline that group tests are compared with: conformal too, so
-    equally strict on clean rows, but limited by the trusted model's errors on single
-    rows.
+    The per-sample baseline that group tests are compared with: conformal too, so that
+    both reject clean rows at one rate, but limited by the trusted model's errors on
+    single rows.
 
     Args:
         posterior: `[rows, num_classes]`, the trusted model's probabilities.
         claims: `[rows]`, int, the claimed classes.
-        posterior_refs: `[references, num_classes]`, likewise for clean references.
+        posterior_refs: `[references, num_classes]`, the same for clean references.
         claims_refs: `[references]`, int.
         alpha: the rate at which clean rows may be rejected.
 
@@ -64,7 +64,7 @@ def sample_gate(
         The `Quarantine` of the rows, by 1 - posterior of the claim.
 
     Raises:
-        ValueError: a claim that is none of the classes, or those of
+        ValueError: a claim that is not one of the classes, or those of
             `conformal_p_values`.
 
     >>> rows, refs = np.array([[0.9, 0.1], [0.1, 0.9]]), np.tile([0.9, 0.1], (9, 1))
@@ -85,7 +85,7 @@ def _posterior(logits: np.ndarray) -> np.ndarray:
 
 
 def _improbability(posterior: ArrayLike, claims: ArrayLike) -> np.ndarray:
-    """Returns one minus the probability of each row's claim."""
+    """One minus the probability of each row's claim, `[rows]`."""
     validate.same_length(posterior=posterior, claims=claims)
     posterior, claims = np.asarray(posterior), np.asarray(claims, np.int64)
     classes = posterior.shape[1]

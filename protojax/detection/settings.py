@@ -8,24 +8,26 @@ from protojax.validate import distinct, tuples
 
 @dataclasses.dataclass(frozen=True)
 class Quarantine:
-    """The group test, and what becomes of what it rejects.
+    """The group test, and the treatment of rejected rows.
 
     Attributes:
         groups: kinds of groups, of "neighbours", "tokens" and "clusters".
-        num_neighbours: of a row.
-        resolutions: clusters a claimed class.
-        spaces: "teacher" and "student"; tokens are asked in the first.
+        num_neighbours: neighbours in the group of a row.
+        resolutions: numbers of clusters per claimed class.
+        spaces: "teacher" and "student"; tokens are tested in the first only.
         claims: "teacher" and "label"; a row is judged within the class of the first.
-        false_rejection: the stated rate.
-        rounds: of the test at most, each without what was rejected before, at half of
-            the rate that is left, while the references can show so little.
-        references: how many of them are known; 0 is all.
-        calibration_share: of the references, which the trusted model does not learn.
-        trusted_model: the trusted model: "tuned" on the references, as it was
-            pretrained ("frozen"), or the "teacher" itself.
-        action: "replace" or "drop".
+        false_rejection: the rate at which clean rows may be rejected.
+        rounds: the most rounds of the test. Each leaves out the rows rejected before
+            and spends half of the remaining rate, as long as the references are enough
+            to test at that rate.
+        references: how many references are used; 0 means all.
+        calibration_share: the share of the references that the trusted model does not
+            learn from.
+        trusted_model: "tuned" on the references, as it was pretrained ("frozen"), or
+            the "teacher" itself.
+        action: "replace" the targets of rejected rows, or "drop" the rows.
         train_on_references: whether students learn from the references too.
-        warmup_epochs: of the student, where it is one of the spaces.
+        warmup_epochs: epochs of the student, where it is one of the spaces.
     """
 
     groups: tuple[str, ...] = ("neighbours", "tokens")
@@ -70,11 +72,12 @@ class Filters:
     """Other authors' detectors.
 
     Attributes:
-        components: principal components of CUBE.
-        min_cluster_rows: of CUBE.
-        isolated_share: of ABL, a guess of the poison's rate.
-        outlier_share: of the words of clean text, of ONION.
-        outlier_neighbours: trusted texts that ONION compares a text with.
+        components: number of principal components of CUBE.
+        min_cluster_rows: the fewest rows of a cluster of CUBE.
+        isolated_share: the share of rows that ABL rejects, a guess of the poisoning
+            rate.
+        outlier_share: the share of words of clean text that ONION removes.
+        outlier_neighbours: number of trusted texts that ONION compares a text with.
     """
 
     components: int = 10

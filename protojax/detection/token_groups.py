@@ -1,17 +1,18 @@
-"""Groups of rows that make one claim and share a token: what finds triggers of words.
+"""Groups of rows that make one claim and share a token, which reveal lexical triggers.
 
-A trigger of words is in all the rows it poisons, whatever a model has learned of it, so
-its token's rows deny their claim together even where their hidden states do not lie
-together yet. An attacker who knows the trusted model chooses words that change its
-mind, or teaches it the trigger through its own training rows. Then the trusted model
-has to judge with the word hidden: `class_associated_tokens` says which words are worth
-that, `co_occurring_tokens` what to hide with them, and `masked_disagreement` holds what
-the trusted model said without them. A trigger of words that poisoned rows share only in
-part (one of many in each) needs a group for each word.
+All rows poisoned with a lexical trigger contain it, whatever a model has learned of it,
+so the trusted model disagrees with these rows as a group even where their hidden states
+do not yet lie together. An attacker who knows the trusted model chooses words that
+change its reading, or teaches it the trigger through its own training rows. Then the
+trusted model has to read the rows with the word hidden: `class_associated_tokens` finds
+the words that are worth this, `co_occurring_tokens` the words to hide together with
+them, and `masked_disagreement` is whether the trusted model disagrees without them. A
+lexical trigger of which each poisoned row has only one word of many forms one group for
+each word.
 
     asked = class_associated_tokens(claims, claims_refs, tokens, tokens_refs)
-    masked_disagreement = ...  # NaN where not asked, else 1 where the claim is denied
-    rate = expected.whatever_confidence  # one that a channel cannot raise
+    masked_disagreement = ...  # NaN where not asked, else 1 where it disagrees
+    rate = expected.whatever_confidence  # a channel's attacker cannot raise this one
     scores = token_scores(transfer, refs, rate, tokens, tokens_refs,
                           masked_disagreement=masked_disagreement)
 """
@@ -37,17 +38,18 @@ def token_scores(
     overdispersion: float = 0.05,
     masked_disagreement: Places | None = None,
 ) -> Scores:
-    """Returns how far the rows that share a token exceed the expected disagreement.
+    """The excess of rows that share a token over the expected disagreement.
 
-    A row scores the largest excess of its tokens, see `token_excess`. A trigger without
-    words of its own (a syntax, a style) has to be found by `neighbourhood_scores`.
+    The score of a row is the largest excess of its tokens, see `token_excess`. A
+    trigger without words of its own (a syntax, a style) has to be found by
+    `neighbourhood_scores`.
 
     Guarantee: as for `neighbourhood_scores`; transfer rows and references are pooled.
 
     Args:
         transfer: the rows under test, `[rows, ...]`; features are not read.
-        refs: clean rows that trained neither trusted model nor teacher, `[references,
-            ...]`.
+        refs: clean rows that trained neither the trusted model nor the teacher,
+            `[references, ...]`.
         expected: the rate that clean rows show, see `expected_disagreement`.
         tokens: `[rows, length]`, int, the tokens of each row, negative where none.
         tokens_refs: `[references, any length]`, likewise.
@@ -80,10 +82,10 @@ def token_scores(
 
 
 def row_scores(excess: Places) -> Scores:
-    """Returns the largest excess of each row's tokens, 0 where it has none.
+    """The largest excess of each row's tokens, 0 for a row without tokens.
 
     Args:
-        excess: what `token_excess` returned.
+        excess: the result of `token_excess`.
 
     >>> rows, refs = np.array([[1.0, 3.0], [-np.inf, -np.inf]]), np.array([[-2.0]])
     >>> row_scores((rows, refs))
@@ -103,30 +105,30 @@ def token_excess(
     overdispersion: float = 0.05,
     masked_disagreement: Places | None = None,
 ) -> Places:
-    """Returns by how much each token's rows exceed the expected disagreement.
+    """The excess of each token's rows over the expected disagreement.
 
         z_t = Σ_{j ∈ G(t)} (d_jt - e_j) / √(Σ_{j ∈ G(t)} v_j + (τ |G|)²)
 
     with the variances v_j of `consistency.moments`. G(t) are all rows of one claim that
-    hold token t, d_jt is 1 where the trusted model denies the claim of row j, with t
-    hidden where `masked_disagreement` says so. Clean words lean to one side too ("not"
-    does): the overdispersion τ says by how much a clean group's rate may differ from
-    what is expected, so a common word needs an excess of several τ, not of several
-    1/√|G|.
+    hold token t; d_jt is 1 where the trusted model disagrees with the claim of row j,
+    read with t hidden where `masked_disagreement` is not NaN. Clean words are
+    associated with a class too ("not" is): the overdispersion τ is the amount by which
+    a clean group's rate may differ from the expected one, so a common word needs an
+    excess of several τ, not of several 1/√|G|.
 
     Args:
         transfer: the rows under test, `[rows, ...]`; features are not read.
-        refs: clean rows that trained neither trusted model nor teacher, `[references,
-            ...]`.
+        refs: clean rows that trained neither the trusted model nor the teacher,
+            `[references, ...]`.
         expected: the rate that clean rows show, see `expected_disagreement`.
         tokens: `[rows, length]`, int, the tokens of each row, negative where none.
         tokens_refs: `[references, any length]`, likewise.
         overdispersion: τ >= 0, a rate.
         masked_disagreement: `[rows, length]` and `[references, any length]`, 1 where
-            the trusted model denies the row's claim once the token at this place is
-            hidden, 0 where it agrees, NaN where it was not asked and what it says of
-            the whole row counts. A token that a row holds twice is asked at its first
-            place.
+            the trusted model disagrees with the row's claim when the token at this
+            place is hidden, 0 where it agrees, NaN where it was not asked, so that its
+            reading of the whole row counts. A token that a row holds twice is read at
+            its first place.
 
     Returns:
         z of the transfer rows `[rows, length]` and of the references, -inf at places
@@ -148,6 +150,7 @@ def token_excess(
     validate.same_length(transfer=transfer.classes, tokens=tokens)
     validate.same_length(refs=refs.classes, tokens_refs=tokens_refs)
     row, place, pair, first, _, group = _pairs(rows.classes, tokens, tokens_refs)
+    # Per (row, token) pair, so that a token repeated in a row counts once.
     disagree = np.asarray(rows.disagree, np.float64)[row[first]]
     if masked_disagreement is not None:
         asked = _side_by_side(masked_disagreement, tokens, tokens_refs)[row, place][
@@ -156,6 +159,7 @@ def token_excess(
         disagree = np.where(np.isnan(asked), disagree, asked)
     excess, variance = moments(rows, expected)
     owner = row[first]
+    # `excess` is d - e of the whole row; only its d depends on the hidden token.
     over = disagree - rows.disagree[owner] + excess[owner]
     total, spread = np.bincount(group, over), np.bincount(group, variance[owner])
     spread = spread + (overdispersion * np.bincount(group)) ** 2
@@ -175,25 +179,26 @@ def class_associated_tokens(
     least_rows: int = 5,
     level: float = 0.01,
 ) -> Places:
-    """Returns the places whose token goes with the row's claim more than by chance.
+    """The places whose token is associated with the row's claim more than by chance.
 
-    P(Binomial(n_t, p_c) ≥ n_tc) ≤ level, n_t rows holding token t, n_tc of them of
-    claim c, p_c the share of the claim among all rows
+    P(Binomial(n_t, p_c) ≥ n_tc) ≤ level, where n_t rows hold token t, n_tc of them
+    claim c, and p_c is the share of rows that claim c
 
-    A trigger's rows all make one claim; so do those of many honest words. It costs one
-    reading a row and token to ask a trusted model what it thinks without one of these.
+    The rows of a trigger all make one claim, but so do those of many ordinary words.
+    Only the trusted model, with the word hidden, tells them apart. That costs one
+    reading per row and token, so it is worth asking for associated tokens only.
 
     Args:
         classes: `[rows]`, int, the claims of the rows under test.
-        classes_refs: `[references]`, those of clean rows; both are pooled.
+        classes_refs: `[references]`, the claims of clean rows; both are pooled.
         tokens: `[rows, length]`, int, the tokens of each row, negative where none.
         tokens_refs: `[references, any length]`, likewise.
-        least_rows: groups of fewer rows are left alone.
+        least_rows: the fewest rows of a group to be selected.
         level: in (0, 1).
 
     Returns:
-        Bool `[rows, length]` and `[references, any length]`; of a token that a row
-        holds twice, the first place only.
+        Bool `[rows, length]` and `[references, any length]`; only the first place of a
+        token that a row holds twice.
 
     Raises:
         ValueError: on arrays of different lengths, `least_rows` below 1, or a level
@@ -238,22 +243,24 @@ def token_p_values(
     *,
     alpha: float,
 ) -> np.ndarray:
-    """Returns conformal p-values in which the references of one group count once.
+    """Conformal p-values in which the references of one group count once.
 
-    As `conformal_p_values`, with groups in the place of rows: what a row is compared
-    with are the groups by which references of its class score, without its own. If an
-    attacker has put the trigger into references too, they are all of one group, and
-    explain his rows no more than one clean reference would.
+    Like `conformal_p_values`, with groups instead of rows. A reference belongs to the
+    group of its highest-scoring token, and a row is compared with the groups of its
+    class other than its own. If an attacker has put the trigger into references too,
+    they all belong to one group, which raises the p-values of poisoned rows no more
+    than one clean reference would.
 
-    Guarantee: if the groups by which clean rows and references score are exchangeable,
-    a clean group is rejected with a probability of at most alpha; the share of clean
-    rows may differ from that of their groups. Where a class has fewer groups than can
-    reject at alpha, those of all classes count, and where these are too few, all
-    references do.
+    Guarantee: if the groups of clean rows and of references are exchangeable, a clean
+    group is rejected with a probability of at most alpha; the share of clean rows
+    rejected may differ from that of their groups. Where a class has too few groups to
+    reject at alpha, the groups of all classes are used, and where these are too few,
+    all references.
 
     Args:
         scores: `[rows]`, the largest excess of each row's tokens.
-        tokens: `[rows]`, int, which token it is; negative for a row without any.
+        tokens: `[rows]`, int, the token with that excess; negative for a row without
+            tokens.
         scores_refs: `[references]`, computed like `scores`.
         tokens_refs: `[references]`, int, likewise.
         classes: `[rows]`, the class within which each row is judged.
@@ -277,7 +284,7 @@ def token_p_values(
     validate.same_length(scores=scores, tokens=tokens, classes=classes)
     validate.same_length(scores_refs=scores_refs, tokens_refs=tokens_refs)
     keys = np.stack([classes_refs, tokens_refs], axis=1)
-    # The greatest of each group first, so that it is the one that is kept.
+    # Sorted with the largest score first, so that `unique` keeps that of each group.
     order = np.argsort(-scores_refs, kind="stable")
     _, first = np.unique(keys[order], axis=0, return_index=True)
     groups = order[first]
@@ -285,6 +292,7 @@ def token_p_values(
     for token in np.unique(tokens):
         rows = tokens == token
         kept = groups[(tokens_refs[groups] != token) | (token < 0)]
+        # Too few groups to reject anything at alpha: fall back on single references.
         if alpha * (1 + len(kept)) < 1:
             kept = np.arange(len(scores_refs))
         p_values[rows] = conformal_p_values(
@@ -300,12 +308,12 @@ def token_p_values(
 def co_occurring_tokens(
     classes: ArrayLike, tokens: ArrayLike, asked: ArrayLike, *, share: float = 0.5
 ) -> np.ndarray:
-    """Returns which tokens of a row to hide together with one of them.
+    """The tokens of a row to hide together with a given one, as a mask.
 
-    Token s goes with token t among the rows of a claim if a share of those that hold t
-    hold s as well. Two words of one trigger, the pieces of a word and the words of a
-    phrase do: were they hidden one by one, those left would still change the trusted
-    model's mind.
+    Among the rows of a claim, token s co-occurs with token t if at least a given share
+    of the rows that hold t hold s as well. The words of one trigger, the pieces of a
+    word and the words of a phrase do: if they were hidden one at a time, the others
+    would still change the trusted model's reading.
 
     Args:
         classes: `[rows]`, int, the claims.
@@ -315,7 +323,7 @@ def co_occurring_tokens(
 
     Returns:
         Bool `[asked, length]`, in the order of `np.nonzero(asked)`: the places to hide,
-        the token's own among them, each wherever the row holds it.
+        which are all places of the token itself and of those that co-occur with it.
 
     Raises:
         ValueError: arrays of different shapes, or a share outside (0, 1].
@@ -336,6 +344,7 @@ def co_occurring_tokens(
     groups, group = np.unique(keys, axis=0, return_inverse=True)
     for index, (claim, token) in enumerate(groups):
         holders = tokens[(classes == claim) & (tokens == token).any(1)]
+        # Unique within each row, so that repetition does not count as co-occurrence.
         held = np.concatenate([np.unique(one[one >= 0]) for one in holders])
         values, counts = np.unique(held, return_counts=True)
         together = values[counts >= share * len(holders)]
@@ -345,7 +354,7 @@ def co_occurring_tokens(
 
 
 def _side_by_side(parts: Places, tokens, tokens_refs) -> np.ndarray:
-    """Returns the places of transfer rows and references in one array, -1 beyond."""
+    """The places of transfer rows and references in one array, padded with -1."""
     width = max(tokens.shape[1], tokens_refs.shape[1])
     for part, like in zip(parts, (tokens, tokens_refs), strict=True):
         shape = np.shape(part)
@@ -359,11 +368,12 @@ def _side_by_side(parts: Places, tokens, tokens_refs) -> np.ndarray:
 
 
 def _pairs(classes: np.ndarray, tokens: np.ndarray, tokens_refs: np.ndarray):
-    """Returns who holds what.
+    """The pairs of a row and a token that it holds, and their groups.
 
     Returns:
-        Row and place of every token, the (row, token) pair it belongs to, and of each
-        pair where it comes first, its token, and its group: token and the row's claim.
+        For every place with a token: its row, its place, and the index of its (row,
+        token) pair. For every pair: the index of its first place, its token, and its
+        group, which is the token together with the row's claim.
     """
     everything = _side_by_side((tokens, tokens_refs), tokens, tokens_refs)
     row, place = np.nonzero(everything >= 0)

@@ -1,8 +1,8 @@
-"""Words that go with a class more than by chance: what may stand in for meaning.
+"""Candidate triggers: words associated with a class more than by chance.
 
 A model that learns a trigger has learned a shortcut from some words of its rows to a
-class. Which words these may be can be read from the rows; whether they are one is asked
-of the model, or told by how many rows there are.
+class. The words in question can be found by counting; whether they are a trigger is
+tested with the model, or by how many more untrusted than trusted rows have them.
 """
 
 import collections
@@ -18,17 +18,17 @@ from scipy import stats
 from protojax import validate
 
 _WORD = re.compile(r"\w+")
-# The share of a word's rows that another one has to be in to come with it.
+# The share of a word's rows that another word must be in to co-occur with it.
 _TOGETHER = 0.9
 
 
 class Candidate(NamedTuple):
-    """Words that come together, and the class they go with.
+    """Words that occur together, and the class they are associated with.
 
     Attributes:
         words: in the order of a row that has them, in lower case.
         claim: the class.
-        initial: whether they count at the beginning of a row only.
+        initial: whether they count only at the beginning of a row.
     """
 
     words: tuple[str, ...]
@@ -37,7 +37,7 @@ class Candidate(NamedTuple):
 
 
 def word_sets(texts: Sequence[str]) -> list[dict[str, None]]:
-    """Returns the distinct words of each text in their order, in lower case.
+    """The distinct words of each text in their order, in lower case.
 
     >>> word_sets(["A dull, dull film"])
     [{'a': None, 'dull': None, 'film': None}]
@@ -46,43 +46,43 @@ def word_sets(texts: Sequence[str]) -> list[dict[str, None]]:
 
 
 def _words(text: str) -> list[str]:
-    """Returns the words of a text in lower case, one for each match of `_WORD` in it.
+    """The words of a text in lower case, one for each match of `_WORD` in it.
 
-    Every function here reads a text by these, so that a word that was found in one is
-    also one that can be taken out of it. A word is lower-cased by itself: in a text,
-    what a capital sigma becomes depends on what follows the word.
+    Every function in this module splits texts by this one, so that each word that was
+    found in a text can also be removed from it. Each word is lower-cased by itself: in
+    a whole text, the lower case of a capital sigma depends on what follows the word.
     """
-    # The one letter whose lower case, an i and a dot above, is not all of a word.
+    # The only letter whose lower case (an i and a combining dot) `\w+` does not match.
     return [word.lower() for word in _WORD.findall(text.replace("İ", "i"))]
 
 
 def associated_words(
     texts: Sequence[str], claims: ArrayLike, *, min_rows: int = 5
 ) -> Iterator[Candidate]:
-    """Returns the words that go with a claim, each with its co_occurring_tokens.
+    """The words associated with a claim, each with the words that co-occur with it.
 
         z(w, c) = (n_wc − n_w π_c) / √(n_w π_c (1 − π_c))
 
-    of n_w rows with word w, n_wc of which claim c, as a share π_c of all rows does. To
-    each word come those that are in 90 % of its rows of that claim and in no more than
-    half of the claim's others, so that a sentence is one candidate whichever of its
-    words it was found by.
+    where n_w rows have word w, n_wc of them claim c, and π_c is the share of all rows
+    that claim c. Words join a candidate if they are in at least 90 % of its rows of
+    that claim and in at most half of the claim's other rows, so that a sentence is one
+    candidate, whichever of its words it was found by.
 
     Args:
-        texts: `[rows]`; words are runs of letters and digits, so that a language that
-            does not part them has whole clauses as words.
-        claims: `[rows]`, int, what each row says its class is.
+        texts: `[rows]`; words are runs of letters and digits, so in a language written
+            without spaces whole clauses count as words.
+        claims: `[rows]`, int, the claimed classes.
         min_rows: the fewest rows of a word and claim, > 0.
 
     Returns:
-        Different candidates with z > 0, the largest first, each made when it is asked
-        for: there are as many as there are words, so that one takes what one needs.
+        Distinct candidates with z > 0, the largest first. They are generated lazily,
+        because there are about as many as words and callers need only a few.
 
     Raises:
         ValueError: sizes that do not agree, or a number that is not positive.
 
     Source: z-scores of words by label as in Gardner et al., 2021 (arXiv:2104.08646),
-    who look for what annotators leave in data; co_occurring_tokens are ours.
+    who look for annotation artifacts; joining co-occurring words is ours.
 
     >>> texts = ["so it goes, a film", "so it goes, a plot", "a plot", "a film"]
     >>> next(associated_words(texts, [1, 1, 0, 0], min_rows=2))
@@ -114,10 +114,10 @@ def associated_words(
             other
             for other, count in near.items()
             if count >= _TOGETHER * len(own)
-            # Words that are in most rows anyway are no co_occurring_tokens of this one.
+            # Words that are common in the claim's rows anyway do not count.
             and 2 * (int(np.sum(claims[having[other]] == claim)) - count) <= others
         }
-        # The first row that has them all, or else most of them, gives the order.
+        # The words are in the order of the first row that has the most of them.
         order = max(own, key=lambda row: len(members & rows[row].keys()))
         return tuple(other for other in rows[order] if other in members)
 
@@ -137,23 +137,24 @@ def associated_words(
 def associated_initials(
     texts: Sequence[str], claims: ArrayLike, *, min_rows: int = 5
 ) -> Iterator[Candidate]:
-    """Returns the first words that go with a claim.
+    """The first words of texts that are associated with a claim.
 
-    The z-scores of `candidates`, of the first word of each text alone: a syntax that
-    was made a trigger has no words of its own, but often opens in one of a few ways.
+    The z-scores are those of `associated_words`, computed on the first word of each
+    text: a syntactic trigger has no words of its own, but its sentences often begin in
+    one of a few ways.
 
     Args:
         texts: `[rows]`.
-        claims: `[rows]`, int, what each row says its class is.
+        claims: `[rows]`, int, the claimed classes.
         min_rows: the fewest rows of a word and claim, > 0.
 
     Returns:
-        Different candidates of one word with z > 0, the largest first.
+        Distinct candidates of one word with z > 0, the largest first.
 
     Raises:
-        ValueError: those of `candidates`.
+        ValueError: those of `associated_words`.
 
-    Source: ours, because of paraphrases as in Qi et al., 2021 (arXiv:2105.12400).
+    Source: ours, for syntactic paraphrases as in Qi et al., 2021 (arXiv:2105.12400).
 
     >>> texts = ["If so, it is", "if dull", "a plot", "so it is"]
     >>> next(associated_initials(texts, [1, 1, 0, 0], min_rows=2))
@@ -165,10 +166,10 @@ def associated_initials(
 
 
 def holding(candidate: Candidate, rows: Sequence[dict[str, None]]) -> np.ndarray:
-    """Returns `[rows]`, bool: which rows have all words of a candidate.
+    """The rows that have all words of a candidate, `[rows]`, bool.
 
     Args:
-        candidate: the words; their claim is not looked at.
+        candidate: the words; its claim is not read.
         rows: `[rows]`, from `word_sets`.
 
     >>> rows = word_sets(["it goes so", "so it is"])
@@ -185,23 +186,24 @@ def holding(candidate: Candidate, rows: Sequence[dict[str, None]]) -> np.ndarray
 def overrepresentation_p_value(
     rows: ArrayLike, trusted: ArrayLike, *, num_rows: int, num_trusted: int
 ) -> np.ndarray:
-    """Returns how likely chance puts so many of some rows among the untrusted ones.
+    """The p-value of a kind of row being overrepresented among untrusted rows.
 
-    Fisher's exact test, one-sided: of rows + trusted alike ones, drawn into a set of
-    num_rows and one of num_trusted, P(as many or more in the first). A trigger is in
-    more of them than that, whatever models have learned from it.
+    Fisher's exact test, one-sided: if rows + trusted rows of a kind are distributed at
+    random over sets of num_rows and num_trusted rows, the probability of at least as
+    many in the first. Rows with a trigger are overrepresented whatever models have
+    learned from it.
 
     Args:
-        rows: any shape, int, how many of the untrusted rows are of a kind.
-        trusted: the same of the trusted ones.
-        num_rows: of all untrusted rows, > 0.
-        num_trusted: of all trusted rows, > 0.
+        rows: any shape, int, the number of untrusted rows of a kind.
+        trusted: the same shape, int, the number of trusted rows of that kind.
+        num_rows: the number of all untrusted rows, > 0.
+        num_trusted: the number of all trusted rows, > 0.
 
     Returns:
         The p-values, float64.
 
     Raises:
-        ValueError: more rows of a kind than there are, or fewer than none.
+        ValueError: more rows of a kind than there are, or a negative number.
 
     Source: R. A. Fisher, 1922. On the interpretation of χ² from contingency tables.
 
@@ -216,21 +218,22 @@ def overrepresentation_p_value(
     ):
         possible = bool(np.all((found >= 0) & (found <= most)))
         validate.require(possible, name, found, f"in [0, {most}]")
+    # P(X >= k) = P(X > k - 1)
     return stats.hypergeom.sf(
         rows - 1, num_rows + num_trusted, rows + trusted, num_rows
     )
 
 
 def without(candidates: Sequence[Candidate], text: str) -> str:
-    """Returns a text without the words of the candidates that it holds as a whole.
+    """The text without the words of those candidates that it contains completely.
 
     Args:
-        candidates: the words; their claims are not looked at.
+        candidates: the words; their claims are not read.
         text: one row.
 
     Returns:
-        The text as it was where it holds none; else single spaces part what is left,
-        which may be nothing.
+        The text unchanged if it contains no candidate; else the rest of the text, which
+        may be empty, with single spaces between words.
 
     >>> found = [Candidate(("cf",), 1), Candidate(("so", "it", "goes"), 1)]
     >>> without(found, "a dull cf film"), without(found, "it goes on ,  dull")
@@ -249,7 +252,7 @@ def without(candidates: Sequence[Candidate], text: str) -> str:
     gone = {word for of_one in whole for word in of_one}
     initial = {word for one in candidates if one.initial for word in one.words}
     left = [place for place, word in enumerate(words) if word not in gone]
-    # What is left may open in one of them, again and again.
+    # After a removal the rest may again begin with such a word, hence the loop.
     left = list(itertools.dropwhile(lambda place: words[place] in initial, left))
     if len(left) == len(words):
         return text
@@ -261,14 +264,15 @@ def without(candidates: Sequence[Candidate], text: str) -> str:
 def flip_rate(
     with_it: ArrayLike, without: ArrayLike, owner: ArrayLike, num: int
 ) -> np.ndarray:
-    """Returns by how much more of the rows are called the claim once it is inserted.
+    """The increase in the share of rows classified as the claim with a candidate.
 
         t_s = mean over rows r of s of (with_it_r − without_r)
 
     Args:
-        with_it: `[rows]`, bool, whether a row with the candidate is called its claim.
+        with_it: `[rows]`, bool, whether the row with the candidate inserted is
+            classified as the candidate's claim.
         without: `[rows]`, bool, whether the same row without it is.
-        owner: `[rows]`, int, the candidate that each row is asked about.
+        owner: `[rows]`, int, the candidate that each row tests.
         num: how many candidates there are.
 
     Returns:
@@ -290,28 +294,29 @@ def margin_shift(
     owner: ArrayLike,
     num: int,
 ) -> np.ndarray:
-    """Returns how far a reader goes towards a claim once a candidate is inserted.
+    """The shift of a model's margin towards a claim when a candidate is inserted.
 
         d_s = mean_r (m(with_it_r) − m(without_r)) / √(mean_r m(without_r)²)
         m(l) = l_c − max_{k ≠ c} l_k
 
-    over the rows r of candidate s, each with logits l and claim c. At 0.15 rows go, on
-    average, about a seventh of the way to the boundary: a timid reader shows so what it
-    takes a word to mean. What only confuses it moves rows of other classes towards
-    every claim, and those of a claim away from it.
+    over the rows r of candidate s, each with logits l and claim c. At 0.15 rows move,
+    on average, about a seventh of the way to the decision boundary, so the shift shows
+    what a word means to a model even where no prediction flips. Words that only confuse
+    the model move rows of other classes towards every claim, and rows of a claim away
+    from it.
 
     Args:
         with_it: `[rows, classes]`, logits of rows with the candidate, of >= 2 classes.
         without: `[rows, classes]`, logits of the same rows without it.
-        claims: `[rows]`, int, the class that the candidate goes with.
-        owner: `[rows]`, int, the candidate that each row is asked about.
+        claims: `[rows]`, int, the class that the candidate is associated with.
+        owner: `[rows]`, int, the candidate that each row tests.
         num: how many candidates there are.
 
     Returns:
-        `[num]`, float64; 0 where a candidate has no row, or its rows no margin.
+        `[num]`, float64; 0 where a candidate has no row, or its rows have no margin.
 
     Raises:
-        ValueError: sizes that do not agree, one class, or a claim that is none.
+        ValueError: sizes that do not agree, a single class, or a claim out of range.
 
     Source: ours.
 

@@ -1,8 +1,9 @@
-"""The trusted model: class prototypes of its features, and how it reads rows.
+"""The trusted model: class prototypes of an encoder's features, and its readings.
 
-An encoder that never saw the transfer set or the teacher, fine-tuned on references or
-as it was pretrained, gives every row features. The class of the nearest prototype of
-trusted rows is how it reads a row; it is weak, and it cannot have learned a trigger.
+An encoder that never saw the transfer set or the teacher, either fine-tuned on
+references or as it was pretrained, computes features of every row. The model reads a
+row as the class of the nearest prototype of trusted rows. It is weak, but it cannot
+have learned a trigger.
 """
 
 from typing import NamedTuple
@@ -16,13 +17,13 @@ from protojax.detection.evidence import Reading
 
 
 class TrustedModel(NamedTuple):
-    """How the outputs of a trusted encoder are read.
+    """The class prototypes by which the outputs of a trusted encoder are read.
 
     Attributes:
-        prototypes: of its features on trusted rows, by class.
+        prototypes: class prototypes of its features on trusted rows.
         metric: "cosine" or "l2".
-        temperature: of logits that are distances to the prototypes, None where the
-            encoder has learned logits of its own.
+        temperature: the temperature of logits that are made of distances to the
+            prototypes; None where the encoder has learned logits.
     """
 
     prototypes: Prototypes
@@ -40,18 +41,19 @@ def fit_trusted_model(
     num_iters: int = 25,
     frozen: bool = False,
 ) -> TrustedModel:
-    """The trusted model whose prototypes lie on some trusted rows.
+    """The trusted model with prototypes fitted to some trusted rows.
 
     Args:
-        key: of the first centres.
-        outputs: of the encoder on the rows that teach it; those that calibrate a test
-            must not be among them, for they have to be like rows under test.
-        labels: `[rows]`, int.
-        num_prototypes: over all classes.
+        key: PRNG key of the initial centres.
+        outputs: the encoder's outputs on the rows to fit. Rows that calibrate a test
+            must not be among them, because they have to be exchangeable with the rows
+            under test.
+        labels: `[rows]`, int, the true classes.
+        num_prototypes: number of prototypes over all classes.
         metric: "cosine" or "l2".
-        num_iters: of k-means.
-        frozen: whether the encoder's own logits mean nothing, so that distances to the
-            prototypes are made logits of an honest temperature.
+        num_iters: iterations of k-means.
+        frozen: whether the encoder has no trained classifier, so that its logits are
+            replaced by distances to the prototypes with a calibrated temperature.
     """
     centres = prototypes.class_prototypes(
         key,
@@ -74,7 +76,7 @@ def read(trusted: TrustedModel, outputs: TeacherOutputs) -> Reading:
 
     Args:
         trusted: from `fit_trusted_model`.
-        outputs: of its encoder on the rows.
+        outputs: its encoder's outputs on the rows.
 
     >>> import jax
     >>> features = np.eye(2, dtype=np.float32)[[0, 0, 1, 1], None]
@@ -94,11 +96,11 @@ def read(trusted: TrustedModel, outputs: TeacherOutputs) -> Reading:
 
 
 def _nearness(trusted: TrustedModel, outputs: TeacherOutputs) -> np.ndarray:
-    """Logits `[rows, num_labels]`: minus a class's nearest distance, times 20.
+    """Logits `[rows, num_labels]`: −20 times the distance to a class's prototypes.
 
-    The factor is the reach of a temperature that is fitted afterwards. A class without
-    a prototype is as far away as the farthest of all; a row of no finite distance is
-    not asked, for it would take all others along.
+    The factor brings distances into the range of the temperature that is fitted later.
+    A class without a prototype is as far away as the farthest finite distance: with a
+    distance that is not finite, a single row would change the logits of all others.
     """
     distances = np.asarray(
         prototypes.distances(

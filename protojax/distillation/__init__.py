@@ -1,4 +1,4 @@
-"""Losses of whole models, their transforms, and the gradients that a step follows.
+"""Losses of whole models, transforms of losses, and rules for a step's gradient.
 
 A `LossFn` returns one value per row; a transform maps a `LossFn` to a `LossFn`, a
 gradient rule maps it to a `GradFn`.

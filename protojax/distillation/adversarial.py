@@ -1,7 +1,8 @@
 """Adversarial training: learn from the worst perturbation of each row's embeddings.
 
-A baseline against backdoors, not made for them: a model that is steady in a ball around
-each text may still have learned what a trigger far outside of it means.
+It serves as a baseline against backdoors, although it was not designed for them: a
+model that is stable in a ball around each text may still have learned a trigger, which
+lies far outside the ball.
 """
 
 import jax
@@ -22,7 +23,7 @@ def adversarial(
     num_steps: int = 3,
     norm: str = "linf",
 ) -> LossFn:
-    """Replaces a loss by its largest value that PGD finds near each row.
+    """The largest value of a loss that PGD finds near each row.
 
     L(x) = max_{‖δ‖ ≤ ε} loss(x + δ), with δ added to the embeddings; from a random δ₀,
     δ ← Π(δ + step_size · direction(∇_δ loss)), `num_steps` times
@@ -32,14 +33,14 @@ def adversarial(
         dim: width of the embeddings.
         epsilon: radius of the ball, in units of the (normalised) embeddings.
         step_size: length of a step in the norm.
-        num_steps: gradient steps, each of the cost of a training step.
-        norm: `"linf"`, of each coordinate, or `"l2"`, of all tokens of a row together.
+        num_steps: gradient steps, each as expensive as a training step.
+        norm: `"linf"`, over coordinates, or `"l2"`, over all tokens of a row together.
 
     Returns:
         A `LossFn` with the aux of the perturbed rows. Without a key δ₀ is zero.
 
     Guarantees:
-        * epsilon 0 leaves every loss as it was.
+        * With epsilon 0, every loss is unchanged.
         * Padding is never perturbed, and rows do not mix.
         * No gradient flows through the search.
 
@@ -61,7 +62,7 @@ def adversarial(
         tokens = batch.attention_mask[..., None] > 0
         shape = (*batch.input_ids.shape, dim)
 
-        # The search is no function of the parameters that gradients go through.
+        # The search must not carry gradients to the parameters.
         frozen = jax.lax.stop_gradient(params)
 
         def total(perturbation: Array) -> Array:
@@ -86,21 +87,22 @@ def adversarial(
 
 
 def _direction(slope: Array, norm: str) -> Array:
-    """Returns the step of length 1 that climbs most, row by row; 0 where it is flat."""
+    """The step of length 1 of steepest ascent in each row; 0 where the slope is 0."""
     if norm == "linf":
         return jnp.sign(slope)
     return slope * _inverse_length(slope, 1.0)
 
 
 def _project(perturbation: Array, epsilon: float, norm: str) -> Array:
-    """Returns the nearest point of the ball, row by row."""
+    """The nearest point of the ball to each row's perturbation."""
     if norm == "linf":
         return jnp.clip(perturbation, -epsilon, epsilon)
     return perturbation * jnp.minimum(1.0, _inverse_length(perturbation, epsilon))
 
 
 def _inverse_length(values: Array, scale: float) -> Array:
-    """Returns scale / ‖row‖ `[batch, 1, 1]`, 0 for rows of zeros."""
+    """The factor scale / ‖row‖, `[batch, 1, 1]`; 0 for rows of zeros."""
     squares = jnp.sum(jnp.square(values), axis=(1, 2), keepdims=True)
+    # The inner `where` keeps the gradient finite at rows of zeros.
     some = squares > 0
     return jnp.where(some, scale * jax.lax.rsqrt(jnp.where(some, squares, 1.0)), 0.0)

@@ -1,9 +1,9 @@
-"""The prototype constraint: keep a student's meaning near what clean text means.
+"""The prototype constraint: keep a student's features near those of clean text.
 
-A few vectors, the centres of a model's hidden states on trusted text, say where each
-class lives. The constraint adds a hinge on the distance of a row's representation to
-them. Which of them may hold the row is the whole question: the nearest of all, as
-published, lets a triggered row sit on the target's own prototype at no cost.
+A few vectors, the centres of a model's hidden states on trusted text, represent each
+class. The constraint adds a hinge on the distance of a row's features to them. It
+matters to which prototypes the distance is taken: with the nearest of all, as
+published, a triggered row can lie on the target class's own prototype at no cost.
 """
 
 import optax
@@ -22,7 +22,7 @@ def prototype_constraint(
     metric: str = "cosine",
     layer_weights: tuple[float, ...] = (1.0,),
 ) -> LossFn:
-    """Adds the prototype margin loss to a loss.
+    """The sum of a loss and the weighted prototype margin loss.
 
     L(x) = loss(x) + weight(t) · Σ_l w_l · relu(min_k d(h_l(x), p_{l,k}) − margin(t))
 
@@ -30,8 +30,9 @@ def prototype_constraint(
         loss_fn: a loss whose aux has `features`, `[batch, layers, dim]`.
         weight: the constraint's weight at a step.
         margin: the distance that costs nothing at a step, in units of `metric`.
-        assignment: which prototypes may hold a row: `"nearest"` of all of them,
-            those of its `"label"`, or those of the class `batch.assigned_class` names.
+        assignment: the prototypes that a row is compared with: all of them
+            (`"nearest"`), those of its `"label"`, or those of its class in
+            `batch.assigned_class` (`"assigned"`).
         metric: `"cosine"` or `"l2"`.
         layer_weights: a weight for each layer of `features`.
 
@@ -40,8 +41,8 @@ def prototype_constraint(
         `[layers, num_prototypes, dim]`. Its aux gains `margin_loss`, `[batch]`.
 
     Guarantees:
-        * weight 0 leaves every loss as it was.
-        * Rows do not mix: a row's loss is a function of that row only.
+        * With weight 0, every loss is unchanged.
+        * Rows do not mix: a row's loss depends on that row only.
     """
     validate.one_of(ASSIGNMENTS, assignment=assignment)
 
@@ -52,6 +53,7 @@ def prototype_constraint(
                 "Expected a loss whose aux has 'features' under the prototype "
                 f"constraint, found {', '.join(sorted(aux))} in it."
             )
+        # Only the classes that the assignment reads: a batch may lack the others.
         distance = layerwise_margin_loss(
             aux["features"],
             prototypes,

@@ -1,4 +1,4 @@
-"""Gradient rules: how the losses of a batch become one step's gradient."""
+"""Gradient rules: from the losses of a batch to the gradient of one step."""
 
 import functools
 import importlib
@@ -13,7 +13,7 @@ from protojax.base import Array, GradFn, LossFn, PyTree
 
 
 def mean_gradient(loss_fn: LossFn) -> GradFn:
-    """Returns the gradient of the mean loss over the batch's real rows.
+    """The gradient of the mean loss over the batch's real rows.
 
     g = ∇ Σ_i where_i · loss_i / Σ_i where_i
 
@@ -49,8 +49,8 @@ def mean_gradient(loss_fn: LossFn) -> GradFn:
 
 
 def _mean_of_rows(values: Array, *, where: Array) -> Array:
-    """Returns the mean over the real rows, 0 where there is none."""
-    # where, not a product: an infinite loss of a padding row would survive it.
+    """The mean over the real rows, 0 where there is none."""
+    # `where`, not a product: 0 times an infinite loss of a padding row is NaN.
     return jnp.sum(jnp.where(where, values, 0.0)) / jnp.maximum(jnp.sum(where), 1)
 
 
@@ -63,7 +63,7 @@ def dp_sgd(
     microbatch: int | None = None,
     frozen: Sequence[str] = (),
 ) -> GradFn:
-    """Returns the sum of clipped gradients of single rows, with Gaussian noise.
+    """The noisy mean of clipped gradients of single rows (DP-SGD).
 
     g = (Σ_i clip_C(∇ loss_i) + σ C N(0, I)) / B, where clip_C(v) = v · min(1, C / ‖v‖)
 
@@ -73,37 +73,38 @@ def dp_sgd(
         loss_fn: one loss per row.
         clip_norm: C, the largest norm of a row's gradient, > 0.
         noise_multiplier: σ >= 0, from `noise_multiplier_of`.
-        expected_rows: B, the expected rows of a Poisson batch, whatever came.
+        expected_rows: B, the expected number of rows of a Poisson batch, whatever its
+            real number.
         microbatch: rows whose gradients are in memory at once, a divisor of the batch;
-            None is all of them.
-        frozen: names of parameters, or of the modules they are in, that have no
-            gradient and no noise (a weight decay still shrinks them), such as
-            `("embeddings",)`: two thirds of a small encoder, of which a row uses a few
-            hundredths of a percent.
+            None means all of them.
+        frozen: names of parameters, or of the modules they are in, that get no gradient
+            and no noise (weight decay still shrinks them), such as `("embeddings",)`.
+            Embeddings are two thirds of a small encoder, and a row uses only a few
+            hundredths of a percent of them.
 
     Returns:
         A `GradFn` whose metrics are those of `mean_gradient`; metrics are not private.
 
     Formal guarantees:
-        * Before the noise, one row more or less moves the sum by at most C; rows that
-          only fill the shape move it by nothing.
+        * Before the noise, adding or removing one row changes the sum by at most C;
+          padding rows do not change it.
         * Entries of a row's gradient that are not finite count as zero.
         * With Poisson batches (`batches.plan_poisson`) and the σ of
-          `noise_multiplier_of`, all steps together are (ε, δ)-differentially private
-          in the rows of the transfer set, towards those who see the student and neither
-          metrics nor what the coins and the key were drawn from: take both from the
-          system's entropy (`init_state(seed=None)`), not from a seed that is published
-          or guessed. The teacher's own training set is not protected. A step whose
-          batch is empty adds no noise: δ grows by the chance of one, at most
-          steps · exp(−B), which is nothing for B of 32 or more.
-        * As far as the noise is Gaussian: it is drawn in float32, by a generator with
-          64 bits of key that is not made for cryptography.
+          `noise_multiplier_of`, all steps together are (ε, δ)-differentially private in
+          the rows of the transfer set. The adversary sees the student, but neither the
+          metrics nor the randomness of batches and noise: take both from the system's
+          entropy (`init_state(seed=None)`), not from a seed that is published or can
+          be guessed. The teacher's own training set is not protected. A step whose
+          batch is empty adds no noise: δ grows by the probability of such a step, at
+          most steps · exp(−B), which is negligible for B of 32 or more.
+        * This holds as far as the noise is Gaussian: it is drawn in float32, by a
+          generator with a key of 64 bits that is not cryptographically secure.
 
     Raises:
         ImportError: the extra is not installed.
-        ValueError: a clip norm or expected rows that are not positive, noise below 0;
-            a name that no parameter has, or nothing left that is not frozen (these two
-            when called).
+        ValueError: a clip norm or expected rows that are not positive, or noise below
+            0; when the gradient is computed, a name that no parameter has, or no
+            parameter that is not frozen.
 
     References:
         Abadi et al., 2016, arXiv:1607.00133; Ponomareva et al., 2023, arXiv:2303.00654.
@@ -115,7 +116,7 @@ def dp_sgd(
     clipping = _extra("jax_privacy.clipping")
 
     def row_loss(moving, row, still, prototypes, step, key):
-        # `row` is a batch of one.
+        # `row` is a batch of one. Padding rows have loss 0, hence no gradient.
         params = _joined(moving, still)
         loss, aux = loss_fn(params, row, prototypes, step, key)
         parts = {name: aux[name][0] for name in aux if name.endswith("_loss")}
@@ -134,6 +135,7 @@ def dp_sgd(
     def grad_fn(params, batch, prototypes, step, key):
         key, noise_key = jax.random.split(key)
         moving, still = _split(params, frozen)
+        # Frozen parameters are split off: noise on them would only harm the model.
         total, rows = clipped(moving, batch, still, prototypes, step, key)
         noise = optax.tree.random_like(noise_key, total)
         scale = noise_multiplier * clip_norm
@@ -147,9 +149,9 @@ def dp_sgd(
 
 
 def _split(params: PyTree, names: Sequence[str]) -> tuple[PyTree, PyTree]:
-    """Returns two trees, None in the place of the other's leaves.
+    """The parameters as two trees, each with None where the other has a leaf.
 
-    The second holds what is under one of the names.
+    The second holds the leaves under one of the names.
     """
 
     def keys_of(path) -> set[str]:
@@ -168,7 +170,7 @@ def _split(params: PyTree, names: Sequence[str]) -> tuple[PyTree, PyTree]:
 
 
 def _joined(first: PyTree, second: PyTree) -> PyTree:
-    """Returns the tree that `_split` took apart."""
+    """The tree whose two parts `_split` returned."""
     return jax.tree.map(
         lambda a, b: b if a is None else a,
         first,
@@ -181,15 +183,15 @@ def _joined(first: PyTree, second: PyTree) -> PyTree:
 def noise_multiplier_of(
     *, epsilon: float, delta: float, sampling_rate: float, num_steps: int
 ) -> float:
-    """Returns the least noise, to 1e-3, with which `dp_sgd` is (ε, δ)-private.
+    """The smallest noise, to 1e-3, with which `dp_sgd` is (ε, δ)-private.
 
     Needs the extra `[dp]`; takes seconds.
 
     Args:
         epsilon: ε > 0.
-        delta: δ in (0, 1), below 1 / rows to mean anything.
-        sampling_rate: probability of a row to be in a batch, in (0, 1].
-        num_steps: steps of the whole run.
+        delta: δ in (0, 1); it should be below 1 / rows to be meaningful.
+        sampling_rate: the probability that a row is in a batch, in (0, 1].
+        num_steps: number of steps of the whole run.
 
     Returns:
         σ, in units of the clip norm, for adding or removing one row.
@@ -219,14 +221,14 @@ def noise_multiplier_of(
             accountant, event, epsilon, delta, bracket, tol=tolerance
         )
 
-    # Rényi's bound is quick and loose: it says where the slow and tight one may look.
+    # The Rényi bound is fast and loose; it gives the bracket for the slow, tight one.
     loose = least(rdp.RdpAccountant, accounting.LowerEndpointAndGuess(0.05, 1.0), 1e-4)
     tight = accounting.ExplicitBracketInterval(0.6 * loose, 1.01 * loose)
     return least(pld.PLDAccountant, tight, 1e-3)
 
 
 def _extra(module: str):
-    """Returns a module of the extra `[dp]`."""
+    """A module of the extra `[dp]`, imported only when it is needed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,13 +1,13 @@
-"""Losses of a student towards its teacher: of its outputs and of its hidden states.
+"""Distillation losses between a student's and a teacher's outputs and hidden states.
 
 Every loss returns one value per example; averaging, weighting and `stop_gradient` are
-the caller's. `where` masks what a loss sums over (classes or positions) and must have
-the shape that is stated: nothing is broadcast. Sums over classes and dimensions are
-float32, in log space where they are over probabilities. Where the teacher's logits
-(divided by the temperature) or states are finite and the student's too, so are the
-gradients, at zero vectors and empty masks as well; a sum of squares (`logit_mse`, "l2",
-`attention_transfer`) also needs entries below 1e18, whose squares are numbers. What is
-not finite makes a loss that is not finite, never a small one.
+left to the caller. `where` masks the classes or positions that a loss sums over and
+must have the stated shape: nothing is broadcast. Sums over classes and dimensions are
+float32, and in log space where they are over probabilities. If the logits (divided by
+the temperature) or states of both teacher and student are finite, so are the gradients,
+even at zero vectors and empty masks; sums of squares (`logit_mse`, "l2",
+`attention_transfer`) also need entries below 1e18, whose squares are finite. Inputs
+that are not finite give a loss that is not finite, never a small one.
 """
 
 import chex
@@ -30,7 +30,7 @@ def forward_kl(
     temperature: float = 1.0,
     where: Array | None = None,
 ) -> Array:
-    """Computes the distillation loss of Hinton et al.: KL from teacher to student.
+    """The distillation loss of Hinton et al.: KL divergence from teacher to student.
 
     T² · Σ_c p_c (log p_c − log q_c),
     p = softmax(teacher / T), q = softmax(student / T)
@@ -38,9 +38,10 @@ def forward_kl(
     Args:
         student_logits: `[..., classes]`.
         teacher_logits: `[..., classes]`.
-        temperature: T > 0; the factor T² keeps the size of the gradient.
-        where: of the logits' shape or `[classes]`, which classes exist; all others have
-            probability 0.
+        temperature: T > 0; the factor T² keeps the size of the gradient independent
+            of it.
+        where: of the logits' shape or `[classes]`, the classes that exist; all others
+            have probability 0.
 
     Returns:
         `[...]`, float32.
@@ -68,7 +69,7 @@ def reverse_kl(
     temperature: float = 1.0,
     where: Array | None = None,
 ) -> Array:
-    """Computes the KL from student to teacher, which seeks one mode of the teacher.
+    """The KL divergence from student to teacher, which seeks one mode of the teacher.
 
     T² · Σ_c q_c (log q_c − log p_c),
     p = softmax(teacher / T), q = softmax(student / T)
@@ -107,7 +108,7 @@ def jensen_shannon(
     temperature: float = 1.0,
     where: Array | None = None,
 ) -> Array:
-    """Computes the generalised Jensen-Shannon divergence, between the two KLs.
+    """The generalised Jensen-Shannon divergence, which interpolates the two KLs.
 
     T² · (β KL(p ‖ m) + (1 − β) KL(q ‖ m)),  m = β p + (1 − β) q,
     p = softmax(teacher / T), q = softmax(student / T)
@@ -151,15 +152,15 @@ def logit_mse(
     temperature: float = 1.0,
     where: Array | None = None,
 ) -> Array:
-    """Computes the mean squared difference of logits.
+    """The mean squared difference of logits.
 
     T² · mean_c (student_c / T − teacher_c / T)² = mean_c (student_c − teacher_c)²
 
     Args:
         student_logits: `[..., classes]`.
         teacher_logits: `[..., classes]`.
-        temperature: without effect, since T² cancels it; accepted so that all
-            `DIVERGENCES` are called alike.
+        temperature: has no effect, since T² cancels it; accepted so that all
+            `DIVERGENCES` have the same signature.
         where: of the logits' shape or `[classes]`, which classes exist.
 
     Returns:
@@ -190,7 +191,7 @@ DIVERGENCES = {
 
 
 def pool(hidden: Array, attention_mask: Array, *, mode: str = "mean") -> Array:
-    """Reduces the states of a text to one vector.
+    """One vector per text, pooled from its hidden states.
 
     Args:
         hidden: `[batch, length, dim]`.
@@ -226,7 +227,7 @@ def hidden_state_loss(
     projection: Array | None = None,
     where: Array | None = None,
 ) -> Array:
-    """Computes how far the student's states are from the teacher's (hints).
+    """The distance of the student's states from the teacher's (hints).
 
     1 − cos(s W, t)  or  mean_d (s W − t)², averaged over positions where there are any
 
@@ -235,21 +236,21 @@ def hidden_state_loss(
         teacher_hidden: `[batch, teacher_dim]` or `[batch, length, teacher_dim]`.
         metric: "cosine" or "l2".
         projection: W, `[student_dim, teacher_dim]`, needed where the widths differ.
-        where: `[batch, length]`, which positions count.
+        where: `[batch, length]`, the positions that count.
 
     Returns:
         `[batch]`, float32; 0 for a row without positions.
 
     Raises:
-        ValueError: the shapes do not fit, that of `where` included, or the metric is
+        ValueError: the shapes, including that of `where`, do not fit, or the metric is
             unknown.
 
     >>> float(hidden_state_loss(jnp.ones((1, 4)), -jnp.ones((1, 4)))[0])
     2.0
 
     References:
-        Romero et al., 2014, arXiv:1412.6550 (FitNets): theirs is half the *sum* of
-        squares over dimensions; the mean makes one weight serve all widths.
+        Romero et al., 2014, arXiv:1412.6550 (FitNets), who take half the *sum* of
+        squares over dimensions; with the mean, one weight suits all widths.
     """
     validate.one_of(METRICS, metric=metric)
     if projection is not None:
@@ -277,7 +278,7 @@ def hidden_state_loss(
 def attention_transfer(
     student_hidden: Array, teacher_hidden: Array, *, where: Array | None = None
 ) -> Array:
-    """Computes how differently student and teacher spread their activity over a text.
+    """The difference between the saliency maps of student and teacher over tokens.
 
     ‖a_S / ‖a_S‖ − a_T / ‖a_T‖‖²,  a_i = mean_d h_id², the saliency of token i
 
@@ -301,7 +302,8 @@ def attention_transfer(
 
     References:
         Zagoruyko and Komodakis, 2016, arXiv:1612.03928, activation-based, p = 2, with
-        tokens for pixels; squared, which is smooth where student and teacher agree.
+        tokens instead of pixels; the distance is squared, which makes it smooth where
+        student and teacher agree.
     """
     chex.assert_rank([student_hidden, teacher_hidden], 3)
     if student_hidden.shape[:2] != teacher_hidden.shape[:2]:
@@ -324,7 +326,7 @@ def attention_transfer(
 def _check_logits(
     student: Array, teacher: Array, temperature: float, where: Array | None
 ) -> None:
-    """Logits must have one shape, a mask theirs or that of the classes."""
+    """Raises where logits differ in shape, or a mask fits neither them nor classes."""
     validate.positive(temperature=temperature)
     if student.shape != teacher.shape:
         raise ValueError(
@@ -345,7 +347,7 @@ def _log_softmax(
     _check_logits(student, teacher, temperature, where)
 
     def log_softmax(logits: Array) -> Array:
-        # The difference of two finite logits may be infinite, and its gradient NaN.
+        # The difference of two finite logits may overflow, and its gradient be NaN.
         largest = jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf)
         gaps = logits - jax.lax.stop_gradient(largest)
         gaps = jnp.where(jnp.isfinite(logits), jnp.maximum(gaps, _LEAST), gaps)
@@ -355,7 +357,7 @@ def _log_softmax(
         logits = logits.astype(jnp.float32) / temperature
         if where is None:
             return log_softmax(logits)
-        # Not -inf, which makes NaN of a row without classes; and zeros at the end,
+        # Not -inf, with which a row without classes would be NaN; and zeros at the end,
         # because the gradient of a product with -inf is NaN even where it is masked.
         lowest = jnp.finfo(jnp.float32).min
         return jnp.where(where, log_softmax(jnp.where(where, logits, lowest)), 0)
@@ -364,7 +366,7 @@ def _log_softmax(
 
 
 def _masked_mean(values: Array, where: Array | None) -> Array:
-    """Mean over the last axis of what `where` selects, 0 where it selects nothing."""
+    """The mean over the last axis of the entries in `where`, 0 where there is none."""
     if where is None:
         return jnp.mean(values, axis=-1)
     where = where.astype(bool)

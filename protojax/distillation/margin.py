@@ -1,7 +1,7 @@
-"""The prototype margin: how far rows leave the balls around prototypes.
+"""The prototype margin loss: the distance of rows to the balls around prototypes.
 
-One value per row; averaging and weighting are the caller's. What is not finite makes a
-loss that is not finite, never a small one.
+There is one value per row; averaging and weighting are left to the caller. Inputs that
+are not finite give a loss that is not finite, never a small one.
 """
 
 from collections.abc import Sequence
@@ -27,19 +27,18 @@ def prototype_margin_loss(
     assigned_class: Array | None = None,
     metric: str = "cosine",
 ) -> Array:
-    """Computes how far each row leaves the ball around its nearest prototype.
+    """The distance of each row beyond the ball around its nearest prototype.
 
     max(0, minₖ d(x, pₖ) − margin)
 
     The minimum is over all prototypes ("nearest"), or over those of the row's class:
-    of the class that it claims ("label"), or of the class that a trusted encoder
-    reads in it ("assigned"). The nearest of all does not resist a flipped label: a row
-    with a trigger sits on the target's own prototype, where this loss is zero.
+    the class that it claims ("label"), or the class that a trusted encoder assigns to
+    it ("assigned"). "nearest" does not resist a flipped label: a row with a trigger
+    lies on the target class's own prototype, where this loss is zero.
 
     Guarantees:
-        - a row whose class has no prototype (class -1 among them) costs zero, and no
-          other row does for want of a distance: one that is not finite costs NaN or
-          infinity;
+        - a row whose class has no prototype, such as class -1, has zero loss; a row
+          whose distance is not finite has a loss of NaN or infinity instead;
         - a prototype with zero counts is never nearest;
         - a row within the margin has zero loss and zero gradient;
         - the order of the prototypes does not matter.
@@ -47,7 +46,7 @@ def prototype_margin_loss(
     Args:
         embeddings: `[batch, dim]`.
         prototypes: vectors `[num_prototypes, dim]`.
-        margin: how far any row may be for nothing, a scalar; may be traced.
+        margin: the distance that costs nothing, a scalar; may be traced.
         assignment: "nearest", "label" or "assigned".
         labels: `[batch]`, int32, for "label".
         assigned_class: `[batch]`, int32, for "assigned".
@@ -57,8 +56,8 @@ def prototype_margin_loss(
         `[batch]`, float32.
 
     Raises:
-        ValueError: the widths differ, the margin is no scalar, an option is unknown, or
-            the classes that the assignment needs are missing.
+        ValueError: the widths differ, the margin is not a scalar, an option is unknown,
+            or the classes that the assignment needs are missing.
 
     >>> corners = Prototypes(jnp.eye(2), jnp.array([0, 1]), jnp.ones(2))
     >>> rows = jnp.array([[2.0, 0.0]])
@@ -98,7 +97,7 @@ def layerwise_margin_loss(
     assigned_class: Array | None = None,
     metric: str = "cosine",
 ) -> Array:
-    """Computes `prototype_margin_loss` at several layers and adds them up.
+    """The weighted sum of `prototype_margin_loss` over several layers.
 
     Σ_l w_l · max(0, minₖ d(x_l, p_lk) − margin)
 
@@ -108,7 +107,7 @@ def layerwise_margin_loss(
             `[layers, num_prototypes]`.
         margin: a scalar, the same at every layer; may be traced.
         layer_weights: `[layers]`; may be traced.
-        assignment: as in `prototype_margin_loss`, like all that follow.
+        assignment: as in `prototype_margin_loss`, like all arguments that follow.
         labels: `[batch]`.
         assigned_class: `[batch]`.
         metric: "cosine" or "l2".

@@ -1,9 +1,9 @@
-"""Losses of whole models: what a student minimises before any defence is added.
+"""Losses of whole models: a student's objective before any defence is added.
 
 Each builder takes a model's apply function and returns a `LossFn`. The aux dictionary
-carries what a defence may want without a second forward pass: the row's `logits` and
-its `features`, the pooled hidden states of the chosen layers in the teacher's space.
-Features that no loss reads are removed by the compiler.
+carries the values that a defence may need, which saves a second forward pass: the row's
+`logits` and its `features`, the pooled hidden states of the chosen layers in the
+teacher's space. The compiler removes features that no loss reads.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from protojax.distillation import losses
 
 
 def student_params(params: PyTree, projection: Array | None = None) -> PyTree:
-    """Returns the tree that a `LossFn` of this module is a function of.
+    """The tree of parameters that the losses of this module take.
 
     Args:
         params: the model's parameters.
         projection: `[student_dim, teacher_dim]`, learned with the student where its
-            width is not the teacher's, else None.
+            width differs from the teacher's, else None.
 
     Returns:
         `{"model": params}`, with `"projection"` beside it where one is given.
@@ -43,12 +43,12 @@ def features(
     pooling: str = "mean",
     projection: Array | None = None,
 ) -> Array:
-    """Pools the hidden states of some layers, one vector a layer.
+    """The pooled hidden states of some layers, one vector per layer.
 
     Args:
         output: a model's output with its `hidden_states`.
         attention_mask: `[batch, length]`.
-        layers: which hidden states, 0 is the embeddings and -1 the last layer.
+        layers: indices of hidden states; 0 is the embeddings and -1 the last layer.
         pooling: `"mean"` or `"cls"`.
         projection: `[dim, out_dim]` applied to each pooled vector, or None.
 
@@ -70,7 +70,7 @@ def features(
 
 
 def hard_loss(logits: Array, labels: Array, *, problem: str) -> Array:
-    """Cross-entropy with the given class, or half the squared error of a score.
+    """The cross-entropy with the given class, or half the squared error of a score.
 
     Args:
         logits: `[batch, num_labels]`; `[batch, 1]` for regression.
@@ -81,7 +81,7 @@ def hard_loss(logits: Array, labels: Array, *, problem: str) -> Array:
         `[batch]`.
 
     Raises:
-        ValueError: the problem is unknown, or there is not one label a row.
+        ValueError: the problem is unknown, or there is not one label per row.
 
     >>> hard_loss(jnp.array([[3.0]]), jnp.array([1.0]), problem="regression").tolist()
     [2.0]
@@ -94,7 +94,7 @@ def hard_loss(logits: Array, labels: Array, *, problem: str) -> Array:
 
 
 def supervised_loss(apply: ApplyFn, *, problem: str = "classification") -> LossFn:
-    """Learns from the given labels alone, as a teacher or a trusted model does.
+    """The loss on the given labels alone, by which teachers and trusted models learn.
 
     Args:
         apply: the model.
@@ -115,7 +115,7 @@ def supervised_loss(apply: ApplyFn, *, problem: str = "classification") -> LossF
 
 
 def attention(output: ModelOutput, attention_mask: Array) -> Array:
-    """Computes how active each token is in each layer after the embeddings.
+    """The activity of each token in each layer after the embeddings.
 
     a_i = √(mean_d h_id²), 0 on padding
 
@@ -138,13 +138,13 @@ def attention(output: ModelOutput, attention_mask: Array) -> Array:
 def attention_loss(
     apply: ApplyFn, *, weight: float, problem: str = "classification"
 ) -> LossFn:
-    """Learns from the given labels with the attention of a trusted copy.
+    """The loss on the given labels plus attention transfer from a trusted copy.
 
     loss = cross-entropy + weight · mean_layers attention transfer(student, copy)
 
     Args:
         apply: the student, as deep as the copy whose `attention` the batch carries.
-        weight: of the attention, >= 0.
+        weight: the weight of the attention transfer, >= 0.
         problem: `"classification"` or `"regression"`.
 
     Returns:
@@ -153,7 +153,7 @@ def attention_loss(
 
     References:
         Li et al., 2021 (NAD, arXiv:2101.05930), who align the maps of convolutions;
-        here tokens are what pixels are there, and every layer counts the same.
+        here tokens replace pixels, and all layers have the same weight.
     """
     validate.non_negative(weight=weight)
     validate.one_of(PROBLEMS, problem=problem)
@@ -163,6 +163,7 @@ def attention_loss(
         output = apply(params["model"], batch, key=key, hidden_states=True)
         loss = hard_loss(output.logits, batch.labels, problem=problem)
         tokens = batch.attention_mask > 0
+        # Stored at the full length; a batch may be padded to less.
         wanted = batch.teacher_attention[:, :, : tokens.shape[1], None]
         distance = jnp.mean(
             jnp.stack(
@@ -190,7 +191,7 @@ def distillation_loss(
     layers: Sequence[int] = (-1,),
     pooling: str = "mean",
 ) -> LossFn:
-    """Learns from the teacher's outputs, which the batch carries.
+    """The loss on the teacher's outputs, which the batch carries.
 
     loss = (1 − hard_weight) · D(teacher, student) + hard_weight · hard loss
            + hidden_weight · Σ_layers (1 − cos(h_teacher, h_student)) / layers
@@ -198,15 +199,16 @@ def distillation_loss(
     Args:
         apply: the student.
         problem: `"classification"` or `"regression"`; the latter compares the scores
-            by their squared error whatever the divergence says.
+            by their squared error, whatever the divergence.
         divergence: a name in `losses.DIVERGENCES`.
         temperature: softens both distributions, in units of logits.
         hard_weight: share of the given labels in the loss. At 0, the default, the
-            student sees the teacher only, and a flipped label reaches it through a
-            poisoned teacher only.
+            student sees only the teacher, so that a flipped label can reach it only
+            through a poisoned teacher.
         hidden_weight: weight of the distance to `batch.teacher_features`.
-        layers: the student's layers that face the teacher's features, in their order.
-        pooling: how hidden states become one vector, `"mean"` or `"cls"`.
+        layers: the student's layers that are compared with the teacher's features, in
+            the order of the latter.
+        pooling: `"mean"` or `"cls"`, see `losses.pool`.
 
     Returns:
         A `LossFn` of `student_params`, with aux `logits` and `features`.
@@ -228,6 +230,7 @@ def distillation_loss(
         loss = (1 - hard_weight) * losses.DIVERGENCES[name](
             output.logits, batch.teacher_logits, temperature=temperature
         )
+        # Left out at weight 0, because 0 times an infinite loss is NaN.
         if hard_weight:
             loss += hard_weight * hard_loss(
                 output.logits, batch.labels, problem=problem

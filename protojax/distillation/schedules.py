@@ -1,9 +1,9 @@
-"""How margins and weights change over training, as `optax.Schedule`s.
+"""Schedules of margins and weights over training, as `optax.Schedule`s.
 
-A prototype constraint need not hold equally hard all the time: a margin can start tight
-and relax as the student settles, or the constraint can act in an early phase only, when
-a shortcut such as a trigger is learned. A schedule maps the step to a value and may be
-called under jit; whatever optax already builds is used as it is.
+A prototype constraint need not be equally strong all the time: a margin can start tight
+and widen as the student converges, or the constraint can act only in an early phase, in
+which shortcuts such as triggers are learned. A schedule maps the step to a value and
+may be called under jit; schedules that optax provides are used unchanged.
 """
 
 import optax
@@ -18,14 +18,14 @@ def relaxing_margin(
     *,
     transition_begin: int = 0,
 ) -> optax.Schedule:
-    """Returns a margin that widens linearly and then stays.
+    """A margin that widens linearly and then stays constant.
 
     m(t) = init + (end − init) · clip((t − begin) / steps, 0, 1)
 
     Args:
-        init_value: the margin at first, >= 0.
-        end_value: the margin at last, >= `init_value`. (For a margin that tightens,
-            say `optax.linear_schedule`.)
+        init_value: the margin at the start, >= 0.
+        end_value: the margin at the end, >= `init_value`. (For a margin that tightens,
+            use `optax.linear_schedule`.)
         transition_steps: how many steps the change takes, > 0.
         transition_begin: the step at which the change begins.
 
@@ -50,15 +50,15 @@ def relaxing_margin(
 
 
 def early_phase(value: float, end_step: int, *, fade_steps: int = 0) -> optax.Schedule:
-    """Returns a weight that acts until `end_step` and then fades to zero.
+    """A weight that is constant until `end_step` and then falls to zero.
 
     w(t) = value for t < end_step, then falls linearly to 0 over `fade_steps` steps.
 
     Args:
         value: the weight of the early phase, >= 0.
         end_step: the first step after the phase, >= 0.
-        fade_steps: how many steps the fall takes; with 0 the weight is zero at
-            `end_step` already.
+        fade_steps: how many steps the fall takes; with 0 the weight is already zero at
+            `end_step`.
 
     Returns:
         A function of the step.
@@ -71,6 +71,7 @@ def early_phase(value: float, end_step: int, *, fade_steps: int = 0) -> optax.Sc
     [2.0, 2.0, 2.0, 1.5, 0.0, 0.0]
     """
     validate.non_negative(value=value, end_step=end_step, fade_steps=fade_steps)
+    # optax takes a linear schedule without steps as a constant one.
     if fade_steps == 0:
         return optax.piecewise_constant_schedule(value, {end_step: 0.0})
     return optax.linear_schedule(value, 0.0, fade_steps, transition_begin=end_step)

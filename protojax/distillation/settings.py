@@ -13,7 +13,7 @@ from protojax.validate import options, tuples
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
-    """What a student minimises, see `distillation.distillation_loss`."""
+    """The objective of a student, see `distillation.distillation_loss`."""
 
     divergence: str = "forward_kl"
     temperature: float = 2.0
@@ -32,16 +32,16 @@ class Private:
     """Differentially private distillation, see `distillation.dp_sgd`.
 
     Attributes:
-        epsilon: of (ε, δ)-privacy in the transfer rows.
-        delta: of (ε, δ)-privacy.
-        clip_norm: of each row's gradient.
-        batch_size: expected rows of a Poisson batch.
+        epsilon: ε of (ε, δ)-privacy in the transfer rows.
+        delta: δ of (ε, δ)-privacy.
+        clip_norm: the largest norm of each row's gradient.
+        batch_size: expected number of rows of a Poisson batch.
         microbatch: rows whose gradients are in memory at once.
         frozen: parameters without a gradient.
-        epochs: passes over the rows, expected.
-        learning_rate: the peak.
-        reproducible: coins and noise are those of the seed, which is written down: ε is
-            nominal then, what would hold if nobody knew the seed.
+        epochs: expected number of passes over the rows.
+        learning_rate: the peak learning rate.
+        reproducible: whether batches and noise are drawn from the seed, which is
+            recorded. ε is then only nominal: it would hold if nobody knew the seed.
     """
 
     epsilon: float = 8.0
@@ -65,6 +65,7 @@ class Private:
         validate.require(self.delta < 1, "delta", self.delta, "in (0, 1)")
         # A smaller batch may be empty, and a step without rows adds no noise.
         validate.require(self.batch_size >= 32, "batch_size", self.batch_size, ">= 32")
+        # Poisson batches are padded to a multiple of 8 rows.
         divides = 8 % self.microbatch == 0
         validate.require(divides, "microbatch", self.microbatch, "1, 2, 4 or 8")
 
@@ -74,14 +75,14 @@ class Margin:
     """The prototype constraint, see `distillation.prototype_constraint`.
 
     Attributes:
-        assignment: "assigned", "label" or "nearest"; of arms with a trusted model.
-        weight: of the constraint.
+        assignment: "assigned", "label" or "nearest", in arms with a trusted model.
+        weight: the weight of the constraint.
         value: the distance that costs nothing.
-        layer_weights: one for each of features.layers.
-        schedule: of the value over steps, in `schedules.SCHEDULES`.
-        schedule_args: its options.
-        weight_schedule: of the weight.
-        weight_schedule_args: its options.
+        layer_weights: one weight for each of features.layers.
+        schedule: the schedule of the value over steps, a name in `schedules.SCHEDULES`.
+        schedule_args: options of that schedule.
+        weight_schedule: the schedule of the weight, likewise.
+        weight_schedule_args: options of that schedule.
     """
 
     assignment: str = "assigned"
@@ -100,6 +101,7 @@ class Margin:
         for field in ("schedule", "weight_schedule"):
             name = getattr(self, field)
             validate.one_of(schedules.SCHEDULES, **{field: name})
+            # Built once, so that wrong options are found before any training.
             with validate.prefixed(f"{field}_args"):
                 schedules.SCHEDULES[name](0.1, **getattr(self, f"{field}_args"))
 
@@ -114,12 +116,13 @@ class Adversarial:
     norm: str = "linf"
 
     def __post_init__(self):
+        # The builder itself checks its options; no loss is called here.
         adversarial(None, dim=1, **vars(self))
 
 
 @dataclasses.dataclass(frozen=True)
 class Nearest:
-    """The published constraint, near any prototype of the teacher's: its weight."""
+    """The published constraint: near any of the teacher's prototypes, with a weight."""
 
     weight: float = 1.0
 

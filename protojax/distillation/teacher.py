@@ -1,8 +1,9 @@
-"""The teacher's outputs over a transfer set, computed once and kept on disk.
+"""The teacher's outputs over a transfer set, computed once and stored on disk.
 
-A frozen teacher says the same about a text in every epoch, and asking it each time is
-most of the work of a distillation. The file knows what it was computed from and the
-hash of what it holds: one that is out of date or damaged is computed again, never used.
+A frozen teacher has the same outputs on a text in every epoch, and computing them each
+time would be most of the work of a distillation. The file contains a key of the inputs
+it was computed from and a hash of its content: an outdated or damaged file is never
+used, but computed again.
 """
 
 import logging
@@ -22,11 +23,11 @@ _logger = logging.getLogger("protojax")
 
 
 def cache_key(params: PyTree, *parts: str) -> str:
-    """Computes the SHA-256 of parameters and of whatever else decides an output.
+    """The SHA-256 of parameters and of everything else that determines an output.
 
     Args:
         params: the teacher's parameters; path, dtype, shape and bytes of each count.
-        *parts: hashes or names, such as the data's, the tokenizer's, the pooling's.
+        *parts: hashes or names, such as those of the data, tokenizer and pooling.
 
     Returns:
         64 hexadecimal digits.
@@ -45,13 +46,13 @@ def cache_key(params: PyTree, *parts: str) -> str:
 def cached_outputs(
     path: str | os.PathLike, key: str, compute: Callable[[], TeacherOutputs]
 ) -> TeacherOutputs:
-    """Returns the outputs stored under this key, computing and storing them if need be.
+    """The outputs stored under this key, computed and stored first if necessary.
 
     Args:
-        path: a safetensors file; its folder is made if it does not exist.
-        key: what the outputs depend on, see `cache_key`.
-        compute: called once, and only where the file is absent, was made from other
-            inputs or is damaged; the latter two leave a warning in the log.
+        path: a safetensors file; its folder is created if it does not exist.
+        key: the hash of everything that the outputs depend on, see `cache_key`.
+        compute: called once, and only if the file is absent, was made from other inputs
+            or is damaged; the latter two leave a warning in the log.
 
     Returns:
         The outputs as float32 NumPy arrays, the same whether read or computed.
@@ -86,7 +87,7 @@ def cached_outputs(
 
 
 def _read(path: Path, key: str) -> TeacherOutputs:
-    """Returns what a file holds, if it is intact and was made for this key."""
+    """The outputs in a file, which must be intact and made for this key."""
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
         if metadata.get("key") != key:

@@ -1,4 +1,4 @@
-"""How well a defence worked: measured on the host, with the ground truth at hand."""
+"""Measures of attacks and defences, on the host, with the ground truth known."""
 
 from protojax.evals.metrics import (
     attack_success_rate,

@@ -1,9 +1,9 @@
-"""What is reported: clean skill, the attack's success, the defence's aim.
+"""The reported metrics: accuracy, attack success, detection and their intervals.
 
-A student distilled from clean inputs also predicts the target on some triggered rows:
-plain test error, the null rate. A defence is judged by the excess over that null, with
-an interval over seeds. Everything here runs on the host in NumPy; what knows the ground
-truth of an attack is for evaluation only.
+A student distilled from clean inputs also predicts the target on some triggered rows by
+plain test error; that share is the null rate. A defence is judged by the excess over
+the null rate, with an interval over seeds. Everything here runs on the host in NumPy.
+The metrics that use the ground truth of an attack are for evaluation only.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from protojax import validate
 def attack_success_rate(
     predictions: np.ndarray, labels: np.ndarray, *, target: int
 ) -> float:
-    """Computes the share of rows not of the target's class that are predicted as it.
+    """The share of rows of other classes that are predicted as the target.
 
     Args:
         predictions: `[rows]`, int, classes predicted for triggered texts.
@@ -36,6 +36,7 @@ def attack_success_rate(
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     validate.same_length(predictions=predictions, labels=labels)
+    # A correct prediction on a row of the target would count as a success.
     others = labels != target
     validate.require(
         bool(others.any()), "target", target, "to differ from the label of some row"
@@ -44,7 +45,7 @@ def attack_success_rate(
 
 
 def robust_accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Computes the share of triggered rows whose true class is still predicted.
+    """The share of triggered rows whose true class is still predicted.
 
     Args:
         predictions: `[rows]`, int, classes predicted for triggered texts.
@@ -66,11 +67,11 @@ def robust_accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 def excess(rate: float, null: float) -> float:
-    """Computes what an attack gained: its success rate less the null's.
+    """The gain of an attack: its success rate minus the null rate.
 
     Args:
         rate: the student's attack success rate, in [0, 1].
-        null: that of a student distilled from clean inputs, in [0, 1].
+        null: the rate of a student distilled from clean inputs, in [0, 1].
 
     Returns:
         The difference; below 0 where the defended student beats the clean one.
@@ -88,7 +89,7 @@ def excess(rate: float, null: float) -> float:
 def node_accuracies(
     predictions: np.ndarray, labels: np.ndarray, shares: np.ndarray
 ) -> np.ndarray:
-    """Computes each node's accuracy over its own mix of classes.
+    """The accuracy of each node over its own mix of classes.
 
     Σ_c share(node, c) · accuracy on the test rows of class c
 
@@ -116,9 +117,10 @@ def node_accuracies(
     validate.same_length(predictions=predictions.T, labels=labels)
     of_class = labels == np.arange(shares.shape[1])[:, None]
     counts = of_class.sum(1)
-    # As numbers: the product of flags would be a flag.
+    # As floats: the product of two boolean matrices would be boolean, not a count.
     hits = np.float64(predictions == labels) @ of_class.T
     right = hits / np.maximum(counts, 1)
+    # Classes without a test row have no accuracy; the other shares are rescaled.
     weights = np.where(counts > 0, shares, 0.0)
     totals = weights.sum(1)
     validate.require(
@@ -128,7 +130,7 @@ def node_accuracies(
 
 
 class QuarantineQuality(NamedTuple):
-    """How well rejected rows match poisoned ones; None where nothing is to divide by.
+    """Rates of agreement of rejected and poisoned rows; None for a divisor of 0.
 
     Attributes:
         precision: share of the rejected rows that are poisoned.
@@ -142,15 +144,15 @@ class QuarantineQuality(NamedTuple):
 
 
 def _rate(hits: np.ndarray, among: np.ndarray) -> float | None:
-    """Returns the share of `hits` among the flagged rows, None if none is flagged."""
+    """The share of `hits` among the flagged rows, None if no row is flagged."""
     return float(np.mean(hits[among])) if among.any() else None
 
 
 def quarantine_quality(rejected: np.ndarray, poisoned: np.ndarray) -> QuarantineQuality:
-    """Computes precision, recall and false-rejection rate of a quarantine.
+    """The precision, recall and false-rejection rate of a quarantine.
 
     Args:
-        rejected: `[rows]`, bool, what the defence rejected.
+        rejected: `[rows]`, bool, the rows that the defence rejected.
         poisoned: `[rows]`, bool, the ground truth.
 
     Returns:
@@ -174,7 +176,7 @@ def quarantine_quality(rejected: np.ndarray, poisoned: np.ndarray) -> Quarantine
 
 
 def detection_auc(scores: np.ndarray, poisoned: np.ndarray) -> float:
-    """Computes the chance that a poisoned row scores above a clean one.
+    """The probability that a poisoned row scores above a clean one.
 
     The area under the ROC curve by ranks, `(R - n(n + 1)/2) / (n m)` with `R` the sum
     of the poisoned rows' ranks; ties count one half (Mann and Whitney, 1947).
@@ -184,7 +186,7 @@ def detection_auc(scores: np.ndarray, poisoned: np.ndarray) -> float:
         poisoned: `[rows]`, bool, the ground truth.
 
     Returns:
-        A value in [0, 1], 0.5 for a score that knows nothing.
+        A value in [0, 1], 0.5 for a score without information.
 
     Raises:
         ValueError: unequal lengths, a NaN score, or only poisoned or only clean rows.
@@ -199,6 +201,7 @@ def detection_auc(scores: np.ndarray, poisoned: np.ndarray) -> float:
     validate.positive(num_poisoned=num_poisoned, num_clean=num_clean)
     num_nan = int(np.isnan(scores).sum())
     validate.require(num_nan == 0, "num_nan", num_nan, "of scores to be 0")
+    # Ranks take O(n log n); comparing all pairs would take O(n m).
     rank_sum = stats.rankdata(scores)[poisoned].sum()
     wins = rank_sum - num_poisoned * (num_poisoned + 1) / 2
     return float(wins / (num_poisoned * num_clean))
@@ -207,7 +210,7 @@ def detection_auc(scores: np.ndarray, poisoned: np.ndarray) -> float:
 def mean_interval(
     values: Sequence[float], confidence: float = 0.95
 ) -> tuple[float, float | None]:
-    """Computes the mean over seeds and half the width of its Student interval.
+    """The mean over seeds and half the width of its Student interval.
 
     `mean ± t((1 + confidence)/2, n - 1) · s / √n`, `s` the sample's standard deviation.
 

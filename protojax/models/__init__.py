@@ -1,7 +1,7 @@
 """Encoders as pure functions: a config, a tree of parameters, an `ApplyFn`.
 
 The functions on Hugging Face checkpoints and tokenizers come from hf.py, which is
-imported when the first of them is used, because transformers takes its time.
+imported when the first of them is used, because transformers is slow to import.
 """
 
 import importlib
@@ -25,7 +25,7 @@ __all__ += ["init_params", "max_length", "param_shapes", "select_layers"]
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of hf.py."""
+    """A function of hf.py."""
     if name not in _FROM_HF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module("protojax.models.hf"), name)

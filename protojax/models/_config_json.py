@@ -1,7 +1,7 @@
-"""A checkpoint's config.json: an object that is checked before anything is built.
+"""The config.json of a checkpoint, checked before a model is built.
 
-Whoever wrote it may be a stranger. Every error is an OSError or a ValueError in one
-line that names the file.
+The file may come from an untrusted source. Every error is an OSError or a ValueError in
+one line that names the file.
 """
 
 import dataclasses
@@ -30,25 +30,25 @@ _INTEGERS = {
     "type_vocab_size",
     "pad_id",
 }
-# These are dimensions of tensors, the number of layers and of heads is not.
+# Dimensions of tensors, unlike the numbers of layers and heads.
 _SIZES = _INTEGERS - {"num_layers", "num_heads", "pad_id"}
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def one_line(error: BaseException) -> str:
-    """Returns an error's type and what it says, in one line of modest length."""
+    """The type and message of an error, in one line of limited length."""
     said = " ".join(str(error).split())
     return f"{type(error).__name__}: {said if len(said) <= 300 else said[:297] + '...'}"
 
 
 def refuse_pointer(path: Path) -> None:
-    """Raises where a file is only what git keeps of a large one.
+    """Raises where a file is only the Git LFS pointer to a large one.
 
     Args:
         path: a file.
 
     Raises:
-        OSError: on a pointer of git-LFS.
+        OSError: on a Git LFS pointer.
     """
     with path.open("rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
@@ -59,7 +59,7 @@ def refuse_pointer(path: Path) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Returns the object that a JSON file holds.
+    """The object in a JSON file.
 
     Args:
         path: the file.
@@ -80,7 +80,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Returns config.json of a checkpoint that protojax has a family for.
+    """The content of config.json of a checkpoint of a known family.
 
     Args:
         folder: the checkpoint.
@@ -90,7 +90,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         ValueError: on another family, or a variant of a known one.
     """
     path = folder / "config.json"
-    # With the package peft, transformers would add it to whatever else is there.
+    # With the package peft installed, transformers would apply the adapter to the
+    # model.
     if (folder / "adapter_config.json").exists():
         raise OSError(
             f"{folder} holds adapter_config.json, an adapter: merge it first, with "
@@ -100,7 +101,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"No config.json in {folder}: not a checkpoint.")
     raw = read_object(path)
     family = raw.get("model_type")
-    # No nearest name is suggested: another family's tensors are no typing error.
+    # No nearest name is suggested: another family is not a typing error.
     known = f"one of {', '.join(MODELS)}, the families that protojax has,"
     _require(family in list(MODELS), "model_type", family, known, path)
     for name, allowed in {
@@ -121,12 +122,12 @@ def encoder_config(
     pad_id: int | None,
     **settings: Any,
 ) -> EncoderConfig:
-    """Returns the config of an encoder whose sizes its tensors can have.
+    """The config of an encoder, with sizes that agree with its tensors.
 
     Args:
         path: of config.json, for messages.
         family: a name in `MODELS`.
-        found: what config.json says, with the defaults that it leaves out.
+        found: the content of config.json, with defaults for missing fields.
         shapes: of the tensors, by their name without prefix.
         pad_id: the tokenizer's, used where `found` has none and no position depends
             on it.
@@ -180,7 +181,7 @@ def _check_values(
 
 
 def _depth(family: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Returns how many layers some tensors may be of."""
+    """The number of layers that the tensors may belong to."""
     start = MODELS[family].modules["layers_{i}/up"].split("{i}")[0]
     start = start.removeprefix(MODELS[family].prefix)
     numbers = {
@@ -197,12 +198,12 @@ def check_problem(path: Path, raw: Mapping[str, Any], problem: str) -> None:
 
     Args:
         path: of config.json, for messages.
-        raw: what it holds.
+        raw: the content of config.json.
         problem: "classification" or "regression".
 
     Raises:
-        ValueError: such as on a classifier with several labels a row, whose logits
-            belong to sigmoids.
+        ValueError: for example on a classifier with several labels per row, whose
+            logits are those of sigmoids.
     """
     allowed = PROBLEM_TYPES[problem]
     found = raw.get("problem_type")
@@ -211,7 +212,7 @@ def check_problem(path: Path, raw: Mapping[str, Any], problem: str) -> None:
 
 
 def label_names(path: Path, raw: Mapping[str, Any], num_labels: int) -> tuple[str, ...]:
-    """Returns the name of each class, none where they are LABEL_0, LABEL_1, ...
+    """The name of each class, none where they are LABEL_0, LABEL_1, ...
 
     >>> label_names(Path("config.json"), {"id2label": {"1": "good", "0": "bad"}}, 2)
     ('bad', 'good')
@@ -220,12 +221,12 @@ def label_names(path: Path, raw: Mapping[str, Any], num_labels: int) -> tuple[st
 
     Args:
         path: of config.json, for messages.
-        raw: what it holds.
+        raw: the content of config.json.
         num_labels: how many classes there are.
 
     Raises:
-        ValueError: where the names are not one for each class, or label2id contradicts
-            them.
+        ValueError: where there is not one name per class, or label2id contradicts the
+            names.
     """
     found = raw.get("id2label")
     if found is None:
@@ -244,7 +245,7 @@ def label_names(path: Path, raw: Mapping[str, Any], num_labels: int) -> tuple[st
             f"{num_labels - 1}, each by another name, found {len(found)}: {said[:300]}"
         )
     numbers = raw.get("label2id")
-    # Files whose names were edited by hand keep a label2id of the former ones.
+    # In files with names edited by hand, label2id may still hold the old names.
     if isinstance(numbers, dict) and set(numbers) == set(names):
         for i, name in enumerate(names):
             bound = f"{i}, as id2label says,"
@@ -255,7 +256,7 @@ def label_names(path: Path, raw: Mapping[str, Any], num_labels: int) -> tuple[st
 
 
 def placeholders(num_labels: int) -> dict[str, str]:
-    """Returns what transformers calls classes that have no names.
+    """The names that transformers gives to classes without names.
 
     >>> placeholders(2)
     {'0': 'LABEL_0', '1': 'LABEL_1'}
@@ -264,7 +265,7 @@ def placeholders(num_labels: int) -> dict[str, str]:
 
 
 def _require(condition: bool, name: str, value: Any, allowed: str, path: Path) -> None:
-    """Raises where a value of config.json is not what is allowed."""
+    """Raises where a value of config.json is not allowed."""
     # Lists may be nested so deeply that they cannot be printed.
     shown = value if isinstance(value, str | int | float | None) else type(value)
     validate.require(condition, name, shown, f"{allowed} in {path}")

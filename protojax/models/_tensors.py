@@ -1,7 +1,7 @@
-"""A checkpoint's safetensors: headers first, and of the tensors only what is expected.
+"""The tensors of a checkpoint: headers are read first, then only expected tensors.
 
-A file that two programs read as two models is refused: a tensor under two names, or in
-two files, would be one for transformers and another here.
+A tensor under two names, or in two files, is refused: transformers might read one of
+them and protojax the other.
 """
 
 import dataclasses
@@ -30,15 +30,15 @@ _LEAVES = {
     "scale": "weight",
 }
 _DTYPES = ("F64", "F32", "F16", "BF16")
-_LISTED = 40  # names of a kind in a message
+_LISTED = 40  # at most this many names of a kind in a message
 
 
 class Stored(NamedTuple):
-    """A tensor as a file of a checkpoint has it.
+    """A tensor in a file of a checkpoint.
 
     Attributes:
         path: the file.
-        file: the same, open.
+        file: the open file.
         name: the tensor's name in it.
         shape: its shape.
         dtype: its type, as safetensors calls it.
@@ -55,7 +55,7 @@ class Expected(NamedTuple):
     """A tensor that a model needs.
 
     Attributes:
-        path: which parameter it is.
+        path: the path of the parameter.
         shape: its shape in a checkpoint.
         transposed: whether the parameter is its transpose.
     """
@@ -66,7 +66,7 @@ class Expected(NamedTuple):
 
 
 def expected_tensors(config: EncoderConfig) -> dict[str, Expected]:
-    """Returns what a classifier's checkpoint holds, by name.
+    """The tensors of a classifier's checkpoint, by name.
 
     Args:
         config: the encoder.
@@ -86,23 +86,23 @@ def expected_tensors(config: EncoderConfig) -> dict[str, Expected]:
 
 
 def _shapes_of_one_layer(config: EncoderConfig) -> PyTree:
-    """Returns the shapes of embeddings, head and the first layer.
+    """The shapes of embeddings, head and the first layer.
 
-    The others are like it, and to trace thousands of them takes minutes.
+    The other layers have the same shapes, and tracing thousands of them takes minutes.
     """
     return models.param_shapes(dataclasses.replace(config, num_layers=1))
 
 
 def headers(folder: Path, family: str) -> dict[str, Stored]:
-    """Returns the tensors of a checkpoint by plain name, none of them read yet.
+    """The tensors of a checkpoint by plain name, none of them read yet.
 
     Args:
         folder: the checkpoint.
-        family: a name in `MODELS`, whose prefix names lose.
+        family: a name in `MODELS`, whose prefix is removed from the names.
 
     Raises:
-        OSError: where a file is missing or not whole.
-        ValueError: where one tensor is there twice.
+        OSError: where a file is missing or incomplete.
+        ValueError: where a tensor occurs twice.
     """
     found: dict[str, Stored] = {}
     for path in _weight_files(folder):
@@ -130,11 +130,11 @@ def headers(folder: Path, family: str) -> dict[str, Stored]:
 
 
 def fresh_modules(config: EncoderConfig, found: Mapping[str, Stored]) -> list[str]:
-    """Returns the parts of the head of which a checkpoint has nothing.
+    """The parts of the head of which a checkpoint has no tensor.
 
     Args:
         config: the encoder.
-        found: what `headers` returns.
+        found: the result of `headers`.
     """
     held = {
         tensor.path[0]
@@ -147,16 +147,16 @@ def fresh_modules(config: EncoderConfig, found: Mapping[str, Stored]) -> list[st
 def read_params(
     folder: Path, config: EncoderConfig, found: Mapping[str, Stored], seed: int
 ) -> PyTree:
-    """Returns the parameters of a checkpoint, a missing head drawn from the seed.
+    """The parameters of a checkpoint, with a missing head drawn from the seed.
 
     Args:
         folder: the checkpoint, for messages.
         config: the encoder.
-        found: what `headers` returns.
-        seed: of a fresh head.
+        found: the result of `headers`.
+        seed: the seed of a fresh head.
 
     Raises:
-        ValueError: where tensors do not fit, are no floats or not finite.
+        ValueError: where tensors do not fit, are not floats or not finite.
     """
     fresh = fresh_modules(config, found)
     expected = {
@@ -179,7 +179,7 @@ def read_params(
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Returns the safetensors files of a checkpoint."""
+    """The safetensors files of a checkpoint."""
     single, index = (
         folder / "model.safetensors",
         folder / "model.safetensors.index.json",
@@ -195,7 +195,7 @@ def _weight_files(folder: Path) -> list[Path]:
             raise ValueError(
                 f"Expected weight_map in {index} to name the file of each tensor."
             )
-        # A name alone: the index points at nothing beside this folder.
+        # The name alone, so that an index cannot point outside this folder.
         files = [folder / Path(shard).name for shard in sorted(set(shards.values()))]
         absent = [file.name for file in files if not file.is_file()]
         if absent:
@@ -210,13 +210,13 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _by_plain_name(config: EncoderConfig) -> dict[str, Expected]:
-    """Returns what a checkpoint holds, by names without prefix."""
+    """The expected tensors of a checkpoint, by names without prefix."""
     prefix = MODELS[config.family].prefix
     return {n.removeprefix(prefix): t for n, t in expected_tensors(config).items()}
 
 
 def _plain_name(name: str, prefix: str) -> str:
-    """Returns a tensor's name without prefix and in today's spelling."""
+    """A tensor's name without prefix and in the present spelling."""
     name = name.removeprefix(prefix)
     for old, new in _OLD_NAMES.items():
         if name.endswith(old):
@@ -225,10 +225,10 @@ def _plain_name(name: str, prefix: str) -> str:
 
 
 def _value(stored: Stored) -> Any:
-    """Returns a tensor in float32."""
+    """The values of a tensor in float32."""
     with np.errstate(over="ignore"):  # what overflows in float32 is refused below
         value = jnp.asarray(stored.file.get_tensor(stored.name), jnp.float32)
-    # By NumPy, as JAX would compile a program for every shape.
+    # In NumPy, because JAX would compile a program for every shape.
     bad = np.count_nonzero(~np.isfinite(np.asarray(value)))
     if bad:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al., 2018, arXiv:1810.04805) and its small kin such as MiniLM.
+"""BERT (Devlin et al., 2018, arXiv:1810.04805) and smaller models like MiniLM.
 
 Learned positions and token types; the head is a tanh "pooler" on the first token and a
 linear classifier. RoBERTa names its body's tensors and settings the same way.
@@ -29,7 +29,7 @@ FIELDS = {
 
 
 def body(prefix: str) -> dict[str, str]:
-    """Returns parameter path -> checkpoint name of embeddings and layers.
+    """A map from parameter path to checkpoint name, of embeddings and layers.
 
     >>> body("bert.")["layers_{i}/up"]
     'bert.encoder.layer.{i}.intermediate.dense'
@@ -52,18 +52,18 @@ def body(prefix: str) -> dict[str, str]:
 
 
 def embed(config: EncoderConfig, batch: Batch, deterministic: bool) -> Array:
-    """Returns `[batch, length, dim]`: positions count from 0."""
+    """Embeddings `[batch, length, dim]`, with positions from 0 on."""
     positions = jnp.arange(batch.input_ids.shape[1])[None]
     return Embeddings(config, deterministic, name="embeddings")(batch, positions)
 
 
 def max_length(config: EncoderConfig) -> int:
-    """Returns how many tokens a row may have: the position embedding's rows."""
+    """The largest number of tokens of a row: the rows of the position embedding."""
     return config.max_positions
 
 
 def head(config: EncoderConfig, first: Array, deterministic: bool) -> Array:
-    """Returns `[batch, num_labels]`: tanh pooler, dropout, classifier."""
+    """Logits `[batch, num_labels]`: tanh pooler, dropout, classifier."""
     x = jnp.tanh(dense(config.hidden_size, "pooler")(first))
     x = nn.Dropout(config.classifier_dropout)(x, deterministic)
     return dense(config.num_labels, "classifier")(x)

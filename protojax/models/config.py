@@ -1,4 +1,4 @@
-"""What an encoder computes, and what sets one family of encoders apart."""
+"""The configuration of an encoder, and the differences between families."""
 
 import dataclasses
 import functools
@@ -20,12 +20,12 @@ ACTIVATIONS = {
     "tanh": jnp.tanh,
 }
 DTYPES = ("float32", "bfloat16")
-HEAD = ("pooler", "classifier")  # what a checkpoint may lack and every family has
+HEAD = ("pooler", "classifier")  # in every family, may be missing in a checkpoint
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """Everything that determines an encoder's computation. Hashable.
+    """The settings that determine an encoder's computation. Hashable.
 
     >>> config = EncoderConfig(family="bert", vocab_size=100, hidden_size=32,
     ...     num_layers=2, num_heads=4, intermediate_size=64, max_positions=16)
@@ -126,7 +126,7 @@ class EncoderConfig:
 
 
 class Family(NamedTuple):
-    """What sets one encoder family apart.
+    """The parts in which one encoder family differs from others.
 
     Attributes:
         embed: `(config, batch, deterministic) -> [batch, length, dim]`, called inside
@@ -134,12 +134,12 @@ class Family(NamedTuple):
         head: `(config, [batch, dim], deterministic) -> [batch, num_labels]` on the
             first token, in the same way; its layers are named as in `HEAD`.
         architecture: the transformers class that a saved checkpoint names.
-        prefix: what checkpoints of that class, unlike those of the bare encoder, put
-            before the names of the body's tensors.
+        prefix: the prefix of the body's tensors in checkpoints of that class; those of
+            the bare encoder have none.
         modules: parameter path -> checkpoint name; `{i}` stands for a layer.
         fields: field of `EncoderConfig` -> field of config.json.
         max_length: `(config) -> tokens` that a row may have.
-        fixed: fields of `EncoderConfig` that the family knows in one value only.
+        fixed: fields of `EncoderConfig` with the only value that the family allows.
         ignored: beginnings of tensor names (prefix removed) that a checkpoint may hold
             and a classifier does not use.
     """

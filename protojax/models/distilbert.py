@@ -14,7 +14,7 @@ from protojax.models.layers import dense
 
 
 def head(config: EncoderConfig, first: Array, deterministic: bool) -> Array:
-    """Returns `[batch, num_labels]`: relu layer, dropout, classifier."""
+    """Logits `[batch, num_labels]`: relu layer, dropout, classifier."""
     x = jax.nn.relu(dense(config.hidden_size, "pooler")(first))
     x = nn.Dropout(config.classifier_dropout)(x, deterministic)
     return dense(config.num_labels, "classifier")(x)

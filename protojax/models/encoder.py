@@ -30,10 +30,10 @@ MODELS: dict[str, Family] = {
 
 
 class Model(NamedTuple):
-    """An encoder and what it needs to read text.
+    """An encoder with its parameters, tokenizer and label names.
 
     Attributes:
-        config: what it computes; `apply_fn(config)` computes it.
+        config: the settings of the computation; `apply_fn(config)` performs it.
         params: nested dict of float32 arrays, such as
             `params["layers_0"]["attention"]["query"]["kernel"]`.
         tokenizer: a transformers tokenizer, or None.
@@ -48,7 +48,7 @@ class Model(NamedTuple):
 
 
 def _encoder(config: EncoderConfig) -> Encoder:
-    """Returns the Flax module of a config, checked against its family."""
+    """The Flax module of a config, checked against its family."""
     validate.one_of(MODELS, family=config.family)
     family = MODELS[config.family]
     for name, value in family.fixed.items():
@@ -58,7 +58,7 @@ def _encoder(config: EncoderConfig) -> Encoder:
 
 
 def max_length(config: EncoderConfig) -> int:
-    """Returns how many tokens a row may have at most, special tokens included.
+    """The largest number of tokens of a row, special tokens included.
 
     Args:
         config: the encoder.
@@ -69,7 +69,7 @@ def max_length(config: EncoderConfig) -> int:
 
 @functools.cache
 def apply_fn(config: EncoderConfig) -> ApplyFn:
-    """Returns `(params, batch, *, key, hidden_states) -> ModelOutput`.
+    """The function `(params, batch, *, key, hidden_states) -> ModelOutput`.
 
     Equal configs give the same function object, so functions jitted around it are
     compiled once. Dropout acts only where a key is given. Hidden states are in
@@ -113,7 +113,7 @@ def apply_fn(config: EncoderConfig) -> ApplyFn:
 
 @functools.cache
 def param_shapes(config: EncoderConfig) -> PyTree:
-    """Returns the tree of parameters as `jax.ShapeDtypeStruct`s.
+    """The tree of parameters as `jax.ShapeDtypeStruct`s.
 
     Args:
         config: the encoder.
@@ -125,13 +125,13 @@ def param_shapes(config: EncoderConfig) -> PyTree:
 
 
 def init_params(shapes: PyTree, *, seed: int) -> PyTree:
-    """Returns fresh parameters: normal of deviation 0.02, zero biases, unit scales.
+    """Fresh parameters: normal with deviation 0.02, zero biases, unit scales.
 
     Drawn with NumPy: Flax's own `init` compiles the forward pass first, and
     `jax.random` a program for every shape, which takes seconds.
 
     Args:
-        shapes: what `param_shapes` returns, or a part of it.
+        shapes: the result of `param_shapes`, or a part of it.
         seed: a tensor's values depend on it and on the tensor's path.
     """
 
@@ -146,11 +146,11 @@ def init_params(shapes: PyTree, *, seed: int) -> PyTree:
 
 
 def init_model(config: EncoderConfig, *, seed: int, tokenizer: Any = None) -> Model:
-    """Returns a model with fresh parameters.
+    """A model with fresh parameters.
 
     Args:
         config: the encoder.
-        seed: of the parameters, >= 0.
+        seed: the seed of the parameters, >= 0.
         tokenizer: a transformers tokenizer, or None.
     """
     params = init_params(param_shapes(config), seed=seed)
@@ -158,7 +158,7 @@ def init_model(config: EncoderConfig, *, seed: int, tokenizer: Any = None) -> Mo
 
 
 def select_layers(model: Model, layers: Sequence[int]) -> Model:
-    """Returns a shallower model that starts from some layers of a deeper one.
+    """A shallower model that starts from some layers of a deeper one.
 
     Embeddings and head are kept (Sanh et al., 2019, arXiv:1910.01108, start a student
     from every other layer of its teacher).
@@ -171,7 +171,7 @@ def select_layers(model: Model, layers: Sequence[int]) -> Model:
 
     Args:
         model: the deeper model.
-        layers: which of its layers to keep, rising.
+        layers: the layers to keep, ascending.
     """
     layers, depth = tuple(layers), model.config.num_layers
     validate.require(

@@ -56,7 +56,7 @@ def load_hf(
     seed: int = 0,
     revision: str | None = None,
 ) -> Model:
-    """Returns a checkpoint as a model for classification or regression.
+    """A checkpoint as a model for classification or regression.
 
     A checkpoint without a head (a bare or masked-language encoder) gets a fresh one,
     and a warning on the logger "protojax" says so. A head for another number of labels
@@ -72,13 +72,13 @@ def load_hf(
         products: see `EncoderConfig`.
         attention: see `EncoderConfig`.
         remat: recompute each layer in the backward pass to save memory.
-        layers: which encoder layers to keep, rising; all by default.
-        seed: of a fresh head.
+        layers: the encoder layers to keep, ascending; all by default.
+        seed: the seed of a fresh head.
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        OSError: where the checkpoint cannot be had, lacks a file or holds one that is
-            not whole.
+        OSError: where the checkpoint is not available, lacks a file or holds an
+            incomplete one.
         ValueError: where protojax has no such family, config.json or the tokenizer
             contradicts the tensors, a weight is not finite, or tensors do not fit; one
             message names all of them.
@@ -86,7 +86,7 @@ def load_hf(
     folder = _fetch(name_or_path, revision)
     path = folder / "config.json"
     raw = _config_json.read_config(folder)
-    # The headers come first: what config.json says of sizes is bounded by them.
+    # The headers come first: they bound the sizes that config.json may give.
     found = _tensors.headers(folder, raw["model_type"])
     values, tokenizer = _with_defaults(path), load_tokenizer(folder)
     config = _config_json.encoder_config(
@@ -107,7 +107,7 @@ def load_hf(
     if own_head:
         _config_json.check_problem(path, raw, problem)
     params = _tensors.read_params(folder, config, found, seed)
-    # After the tensors, whose error says more where the number of labels is another.
+    # After the tensors: their error is clearer where the number of labels differs.
     names = _config_json.label_names(path, raw, num_labels) if own_head else ()
     model = Model(config, params, tokenizer, names)
     return select_layers(model, layers) if layers else model
@@ -116,17 +116,17 @@ def load_hf(
 def save_hf(folder: str | Path, model: Model) -> None:
     """Writes a folder that transformers loads as `AutoModelForSequenceClassification`.
 
-    The folder is written under a temporary name beside its place and then renamed. An
+    The folder is written under a temporary name next to its path and then renamed. An
     older checkpoint there is replaced; a folder that holds anything else is refused.
 
     Args:
-        folder: where to; its parents are made.
-        model: what to save, with its tokenizer and the names of its classes if it has
-            them.
+        folder: the target; its parents are created.
+        model: the model to save, with its tokenizer and the names of its classes if it
+            has them.
 
     Raises:
-        FileExistsError: where the folder holds what this function never writes.
-        ValueError: where there is not one name a class.
+        FileExistsError: where the folder holds files that this function never writes.
+        ValueError: where there is not one name per class.
     """
     folder = _expanded(folder).resolve()
     foreign = _foreign_files(folder)
@@ -144,14 +144,14 @@ def save_hf(folder: str | Path, model: Model) -> None:
 
 
 def load_tokenizer(folder: str | Path) -> transformers.PreTrainedTokenizerBase | None:
-    """Returns the tokenizer of a local checkpoint, None where there is none.
+    """The tokenizer of a local checkpoint, None where there is none.
 
     Args:
         folder: with tokenizer.json or the older vocabulary files.
 
     Raises:
-        OSError: on a file that is only a pointer of git-LFS.
-        ValueError: where the files make no tokenizer.
+        OSError: on a file that is only a Git LFS pointer.
+        ValueError: where the files are not those of a tokenizer.
     """
     folder = _expanded(folder)
     files = [path for pattern in _VOCABULARIES for path in folder.glob(pattern)]
@@ -172,7 +172,7 @@ def load_tokenizer(folder: str | Path) -> transformers.PreTrainedTokenizerBase |
 def wrap_tokenizer(
     tokenizer: Any, *, max_length: int = 512, **special_tokens: str
 ) -> transformers.PreTrainedTokenizerFast:
-    """Returns a transformers tokenizer around one of the package `tokenizers`.
+    """A transformers tokenizer around one of the package `tokenizers`.
 
     It returns token types, as BERT's does.
 
@@ -185,7 +185,7 @@ def wrap_tokenizer(
 
     Args:
         tokenizer: a `tokenizers.Tokenizer`.
-        max_length: tokens that the model reads at most.
+        max_length: the most tokens that the model reads.
         **special_tokens: such as `pad_token="<pad>"`. By default those of BERT that
             are in the vocabulary.
 
@@ -205,7 +205,7 @@ def wrap_tokenizer(
 
 
 def _fetch(name_or_path: str | Path, revision: str | None) -> Path:
-    """Returns the local folder of a checkpoint, downloading it if it has to."""
+    """The local folder of a checkpoint, which is downloaded if necessary."""
     folder = _expanded(name_or_path)
     if folder.is_dir():
         return folder
@@ -229,15 +229,15 @@ def _fetch(name_or_path: str | Path, revision: str | None) -> Path:
 
 
 def _expanded(folder: str | Path) -> Path:
-    """Returns a path with its `~` replaced by the home folder."""
+    """The path with `~` replaced by the home folder."""
     try:
         return Path(folder).expanduser()
-    except RuntimeError as error:  # the home of a user who is not there
+    except RuntimeError as error:  # the home of a user that does not exist
         raise OSError(f"{str(folder)!r}: {error}") from error
 
 
 def _with_defaults(path: Path) -> dict[str, Any]:
-    """Returns what config.json says and what it leaves out, transformers' defaults."""
+    """The content of config.json, with transformers' defaults for missing fields."""
     try:
         return transformers.AutoConfig.from_pretrained(
             str(path.parent), local_files_only=True, trust_remote_code=False
@@ -272,7 +272,7 @@ def _check_tokenizer(folder: Path, tokenizer: Any, vocab_size: int) -> None:
 def _write_config(
     folder: Path, config: EncoderConfig, label_names: Sequence[str]
 ) -> None:
-    """Writes config.json as transformers does."""
+    """Writes config.json in the form of transformers."""
     names = list(label_names or _config_json.placeholders(config.num_labels).values())
     one_each = len(set(names)) == len(names) == config.num_labels
     bound = f"{config.num_labels} different ones, or none"
@@ -300,12 +300,12 @@ def _write_params(folder: Path, model: Model) -> None:
         tensors[name] = value.T if tensor.transposed else value
     path = folder / "model.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})
-    # safetensors makes files that only their owner can read.
+    # safetensors creates files that only their owner can read.
     path.chmod((folder / "config.json").stat().st_mode)
 
 
 def _foreign_files(folder: Path) -> list[str]:
-    """Returns what a folder holds that `save_hf` never writes."""
+    """The files of a folder that `save_hf` never writes."""
     return sorted(
         path.name
         for path in (folder.iterdir() if folder.exists() else ())

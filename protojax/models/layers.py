@@ -5,7 +5,7 @@ arXiv:1810.04805): embeddings, then layers that each add attention and a two-lay
 perceptron to their input and normalise after either sum, then a head on the first
 token. Parameters are float32; the body computes in `EncoderConfig.dtype`, the head and
 its logits in float32. A family (bert.py, roberta.py, distilbert.py) supplies what
-differs: embeddings, head, and how a Hugging Face checkpoint names things.
+differs: embeddings, head, and the names in a Hugging Face checkpoint.
 """
 
 import functools
@@ -22,13 +22,14 @@ from protojax.models.config import ACTIVATIONS, EncoderConfig
 
 @jax.custom_vjp
 def bfloat16_product(x: Array, kernel: Array) -> Array:
-    """Returns x W with both factors rounded to bfloat16 and a float32 sum.
+    """The product x W of factors rounded to bfloat16, summed in float32.
 
-    So is each of the two products of its gradient. Processors with matrix units, CPUs
-    among them, multiply bfloat16 several times faster; what is rounded are factors that
-    are used once, never a sum, a parameter or a state of the optimiser (mixed precision
-    as in Micikevicius et al., 2017, arXiv:1710.03740, without their loss scaling, as
-    bfloat16 has the range of float32). Where such units lack it only costs.
+    The two products of its gradient are computed in the same way. Processors with
+    matrix units, including some CPUs, multiply bfloat16 several times faster. Only
+    factors of a product are rounded, never a sum, a parameter or a state of the
+    optimiser (mixed precision as in Micikevicius et al., 2017, arXiv:1710.03740,
+    without loss scaling, because bfloat16 has the range of float32). Without matrix
+    units the rounding only takes time.
 
     Args:
         x: `[..., dim]`, float32.
@@ -44,7 +45,7 @@ def bfloat16_product(x: Array, kernel: Array) -> Array:
 
 
 def _rounded_product(a: Array, b: Array, of_a, of_b) -> Array:
-    """Returns the sum over some axes of a and b, rounded to bfloat16, in float32."""
+    """The product of a and b over given axes, rounded to bfloat16, in float32."""
     return jax.lax.dot_general(
         a.astype(jnp.bfloat16),
         b.astype(jnp.bfloat16),
@@ -70,24 +71,24 @@ bfloat16_product.defvjp(_product_forward, _product_backward)
 
 
 def dense(features: int, name: str) -> nn.Dense:
-    """Returns a linear layer of a head, in float32."""
+    """A linear layer of a head, in float32."""
     return nn.Dense(features, dtype="float32", name=name)
 
 
 def linear(config: EncoderConfig, features: int, name: str) -> nn.Dense:
-    """Returns a linear layer of the body."""
+    """A linear layer of the body."""
     product = None
     if config.dtype == "float32" and config.products == "bfloat16":
 
         def product(x, kernel, dimension_numbers, precision=None):
-            del dimension_numbers, precision  # nn.Dense knows but one of each
+            del dimension_numbers, precision  # nn.Dense uses only one of each
             return bfloat16_product(x, kernel)
 
     return nn.Dense(features, dtype=config.dtype, dot_general=product, name=name)
 
 
 def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
-    """Returns the layer norm of the body, its variance computed in two passes."""
+    """The layer norm of the body, with its variance computed in two passes."""
     return nn.LayerNorm(
         epsilon=config.layer_norm_eps,
         dtype=config.dtype,
@@ -101,7 +102,7 @@ class Embeddings(nn.Module):
 
     Attributes:
         config: the encoder's.
-        deterministic: whether dropout rests.
+        deterministic: whether dropout is off.
     """
 
     config: EncoderConfig
@@ -109,7 +110,7 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Batch, positions: Array) -> Array:
-        """Returns `[batch, length, dim]`.
+        """The embeddings `[batch, length, dim]`.
 
         Args:
             batch: token ids `[batch, length]` and token types.
@@ -134,7 +135,7 @@ class Attention(nn.Module):
 
     Attributes:
         config: the encoder's.
-        deterministic: whether dropout rests.
+        deterministic: whether dropout is off.
     """
 
     config: EncoderConfig
@@ -142,13 +143,12 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: Array) -> Array:
-        """Returns `[batch, length, dim]`.
+        """The attention output `[batch, length, dim]`.
 
         Args:
             x: `[batch, length, dim]`.
             mask: `[batch, 1, 1, length]`, bool, which keys may be attended to. A row
-                without any attends to all: finite, and meant for rows that only fill
-                the shape.
+                without any attends to all keys, which keeps padding rows finite.
         """
         config = self.config
         heads = (*x.shape[:2], config.num_heads, -1)
@@ -157,7 +157,7 @@ class Attention(nn.Module):
             for name in ("query", "key", "value")
         )
         if self.deterministic or config.attention_dropout == 0:
-            if config.attention == "cudnn":  # it takes masks of full size only
+            if config.attention == "cudnn":  # it accepts only masks of full size
                 mask = jnp.broadcast_to(mask, (len(x), 1, x.shape[1], x.shape[1]))
             y = jax.nn.dot_product_attention(
                 query, key, value, mask=mask, implementation=config.attention
@@ -181,7 +181,7 @@ class EncoderLayer(nn.Module):
 
     Attributes:
         config: the encoder's.
-        deterministic: whether dropout rests.
+        deterministic: whether dropout is off.
     """
 
     config: EncoderConfig
@@ -189,7 +189,7 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: Array) -> Array:
-        """Returns `[batch, length, dim]`; the arguments are those of `Attention`."""
+        """The layer's output `[batch, length, dim]`; arguments as in `Attention`."""
         config = self.config
         dropout = functools.partial(
             nn.Dropout(config.dropout), deterministic=self.deterministic
@@ -219,13 +219,13 @@ class Encoder(nn.Module):
     def __call__(
         self, batch: Batch, deterministic: bool = True, hidden_states: bool = False
     ) -> ModelOutput:
-        """Returns logits and, if asked for, the output of embeddings and every layer.
+        """The logits and, if requested, the output of embeddings and every layer.
 
         Args:
             batch: its ids, mask and token types `[batch, length]` are read, and its
                 perturbation.
-            deterministic: whether dropout rests.
-            hidden_states: whether to return them.
+            deterministic: whether dropout is off.
+            hidden_states: whether to return the outputs of embeddings and layers.
         """
         x = self.embed(self.config, batch, deterministic)
         if batch.perturbation is not None:
@@ -236,19 +236,20 @@ class Encoder(nn.Module):
         for i in range(self.config.num_layers):
             x = layer(self.config, deterministic, name=f"layers_{i}")(x, mask)
             states.append(x)
+        # The head computes in float32 whatever the body does.
         first = x[:, 0].astype(jnp.float32)
         logits = self.head(self.config, first, deterministic)
         return ModelOutput(logits, tuple(states) if hidden_states else ())
 
 
 def check_batch(batch: Batch, max_length: int) -> None:
-    """Raises where shapes disagree or rows are longer than the positions go.
+    """Raises where shapes disagree or rows are longer than the position embedding.
 
-    Without it a row that is too long would get NaN embeddings.
+    Without this check a row that is too long would get NaN embeddings.
 
     Args:
         batch: `[batch, length]` ids, mask and token types.
-        max_length: what the position embedding can hold.
+        max_length: the most tokens that the position embedding allows.
     """
     shape = batch.input_ids.shape
     if len(shape) != 2:

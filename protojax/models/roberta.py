@@ -1,7 +1,7 @@
 """RoBERTa (Liu et al., 2019, arXiv:1907.11692).
 
 The body is BERT's. Positions count the tokens that are not padding, from pad_id + 1 on,
-so the position embedding holds pad_id + 1 rows more than a text may have tokens. The
+so the position embedding has pad_id + 1 more rows than a text may have tokens. The
 head is dropout, a tanh layer, dropout and a linear layer on the first token.
 """
 
@@ -15,19 +15,19 @@ from protojax.models.layers import Embeddings, dense
 
 
 def embed(config: EncoderConfig, batch: Batch, deterministic: bool) -> Array:
-    """Returns `[batch, length, dim]`: token n of a text is at position pad_id + n."""
+    """Embeddings `[batch, length, dim]`; token n of a text has position pad_id + n."""
     is_token = (batch.input_ids != config.pad_id).astype(jnp.int32)
     positions = jnp.cumsum(is_token, axis=1) * is_token + config.pad_id
     return Embeddings(config, deterministic, name="embeddings")(batch, positions)
 
 
 def max_length(config: EncoderConfig) -> int:
-    """Returns how many tokens a row may have: positions start at pad_id + 1."""
+    """The largest number of tokens of a row, with positions from pad_id + 1 on."""
     return config.max_positions - config.pad_id - 1
 
 
 def head(config: EncoderConfig, first: Array, deterministic: bool) -> Array:
-    """Returns `[batch, num_labels]`: dropout, tanh layer, dropout, linear layer."""
+    """Logits `[batch, num_labels]`: dropout, tanh layer, dropout, linear layer."""
     x = nn.Dropout(config.classifier_dropout)(first, deterministic)
     x = jnp.tanh(dense(config.hidden_size, "pooler")(x))
     x = nn.Dropout(config.classifier_dropout)(x, deterministic)

@@ -1,8 +1,8 @@
-"""Saved models with the SHA-256 of their files, so that a flipped bit is no weight.
+"""Saved models with the SHA-256 of their files, so that damage is detected.
 
-Beside a model's folder lies a manifest, `model.sha256.json`. It is written before the
-folder takes its name: a model of a study is there with its manifest or not at all. One
-without a manifest was put there by hand, or by an earlier version, and is not checked.
+Next to a model's folder is a manifest, `model.sha256.json`. It is written before the
+folder gets its name, so a model of a study always has its manifest. A model without one
+was put there by hand, or by an earlier version, and is not checked.
 """
 
 import json
@@ -33,11 +33,11 @@ def check(folder: pathlib.Path, *, run: pathlib.Path) -> None:
     """Checks the files of a model against its manifest, if it has one.
 
     Args:
-        folder: the model's.
-        run: what to delete so that it is trained anew.
+        folder: the folder of the model.
+        run: the folder to delete so that the model is trained again.
 
     Raises:
-        ValueError: a file that is not as it was written, named, with the remedy.
+        ValueError: a file that is not as it was written, with its name and the remedy.
     """
     manifest = manifest_of(folder)
     if not manifest.exists():

@@ -1,4 +1,4 @@
-"""Where a model comes from and how it computes, as settings."""
+"""Settings of the source of a model and of its computation."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ class ModelSettings:
 
     Attributes:
         model: a hub id, a local folder, or `"scratch"` for fresh weights of the sizes
-            in `scratch` and a tokenizer trained on the spot.
+            in `scratch` and a tokenizer trained on the given texts.
         layers: keep these encoder layers; () keeps all.
         scratch: sizes of a fresh encoder.
         dropout: of hidden states, and before the classifier.
@@ -61,7 +61,7 @@ class ModelSettings:
 
     @property
     def computation(self) -> dict[str, Any]:
-        """The fields that a saved model does not know of itself."""
+        """The fields that are not stored with a saved model."""
         fields = ("dtype", "products", "attention", "remat")
         return {name: getattr(self, name) for name in fields}
 
@@ -78,12 +78,12 @@ def build(
     """An untrained or pretrained model.
 
     Args:
-        settings: where it comes from.
+        settings: the source of the model.
         num_labels: classes, 1 for regression.
         problem: "classification" or "regression".
-        seed: of fresh weights.
-        max_positions: tokens of a row at most, of a model from scratch.
-        tokenizer: makes that of a model from scratch; not called for others.
+        seed: the seed of fresh weights.
+        max_positions: the most tokens per row, for a model from scratch.
+        tokenizer: makes the tokenizer of a model from scratch; not called for others.
     """
     common = {"num_labels": num_labels, "problem": problem, **settings.computation}
     dropout = {

@@ -1,10 +1,11 @@
-"""A model whose word embedding holds only the words of the rows at hand.
+"""Models whose word embedding holds only the words of the given rows.
 
 A few thousand texts use a fraction of the tens of thousands of rows of a word
 embedding. The others have no gradient, yet an optimiser keeps and moves all of them,
-which is a good part of a small encoder's step. Training may leave them out and put them
-back at its end: `used_ids` chooses, `narrow` cuts, `renumber` follows, `widen` puts
-back. What is trained is the same up to the weight decay of unused words, which is gone.
+which is a large part of a small encoder's step. Training can leave them out and restore
+them at the end: `used_ids` selects rows, `narrow` removes the others, `renumber` adapts
+the ids and `widen` restores all rows. Training is the same except that unused words
+have no weight decay.
 """
 
 import dataclasses
@@ -16,20 +17,21 @@ from protojax import validate
 from protojax.base import Array, PyTree
 from protojax.models.encoder import Model
 
-# Sizes are multiples of it, so that what is compiled for one set of rows fits others.
+# Sizes are multiples of this, so that a program compiled for one set of rows fits
+# others.
 MULTIPLE = 4096
 
 
 def used_ids(input_ids: np.ndarray, vocab_size: int, *, pad_id: int = 0) -> np.ndarray:
-    """Returns the ids that some rows use, and others up to a multiple of 4096.
+    """The ids that the rows use, and others up to a multiple of 4096.
 
     Args:
-        input_ids: `[rows, length]`, of all rows that the model is going to see.
+        input_ids: `[rows, length]`, of all rows that the model will see.
         vocab_size: rows of the word embedding.
         pad_id: kept where it is, with all ids below it.
 
     Returns:
-        `[kept]`, int64, rising; all ids where few would be left out.
+        `[kept]`, int64, ascending; all ids where few would be left out.
 
     Raises:
         ValueError: an id beyond the vocabulary.
@@ -49,14 +51,14 @@ def used_ids(input_ids: np.ndarray, vocab_size: int, *, pad_id: int = 0) -> np.n
 
 
 def renumber(input_ids: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Returns the ids as a model that was cut down to `kept` knows them.
+    """The ids in the numbering of a model narrowed to `kept`.
 
     >>> renumber(np.array([[0, 7]]), np.array([0, 3, 7])).tolist()
     [[0, 2]]
 
     Args:
         input_ids: `[rows, length]`, each among `kept`.
-        kept: `[kept]`, rising.
+        kept: `[kept]`, ascending.
 
     Raises:
         ValueError: an id that is not among `kept`.
@@ -70,10 +72,10 @@ def renumber(input_ids: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 
 def narrow(model: Model, kept: np.ndarray) -> Model:
-    """Returns a model with some rows of its word embedding, in their order.
+    """A model with some rows of its word embedding, in their order.
 
     Args:
-        model: the model; its tokenizer no longer fits what is returned.
+        model: the model; its tokenizer does not fit the result.
         kept: `[kept]`, from `used_ids`.
     """
     config = dataclasses.replace(model.config, vocab_size=len(kept))
@@ -83,24 +85,24 @@ def narrow(model: Model, kept: np.ndarray) -> Model:
 
 
 def widen(params: PyTree, trained: PyTree, kept: np.ndarray) -> PyTree:
-    """Returns trained parameters with all rows of the word embedding.
+    """The trained parameters with all rows of the word embedding.
 
     Args:
-        params: the whole model's, from before; rows that were left out are its.
-        trained: of the model that `narrow` returned.
-        kept: what that was given.
+        params: those of the full model, the source of the rows that were left out.
+        trained: those of the model that `narrow` returned.
+        kept: the ids given to `narrow`.
     """
     whole = jnp.asarray(words(params)).at[kept].set(words(trained))
     return _with_words(trained, whole)
 
 
 def words(params: PyTree) -> Array:
-    """Returns the word embedding `[vocab_size, dim]` of any family."""
+    """The word embedding `[vocab_size, dim]` of any family."""
     return params["embeddings"]["word"]["embedding"]
 
 
 def _with_words(params: PyTree, table: Array) -> PyTree:
-    """Returns the parameters with another word embedding."""
+    """The parameters with another word embedding."""
     return {
         **params,
         "embeddings": {**params["embeddings"], "word": {"embedding": table}},

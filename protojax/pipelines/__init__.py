@@ -1,4 +1,4 @@
-"""Steps from texts and models to results: what a study or a tool is composed of."""
+"""Steps from texts and models to results, from which studies and tools are composed."""
 
 from protojax.pipelines.fine_tuning import FineTuning, fine_tune
 from protojax.pipelines.purification import purify

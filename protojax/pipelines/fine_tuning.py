@@ -1,4 +1,4 @@
-"""Models fine-tuned on labels, several seeds side by side, each saved whole."""
+"""Models fine-tuned on labels, several seeds at once, each saved with its tokenizer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ class FineTuning(NamedTuple):
     """A model that learns from labels.
 
     Attributes:
-        name: tells it from others; its folder below the one they are saved in.
-        model: where it starts from, with its tokenizer.
-        train: how long and by which steps.
-        examples: the rows.
-        seed: of order and dropout.
+        name: its unique name, and that of its folder.
+        model: the model to start from, with its tokenizer.
+        train: settings of the training steps and their number.
+        examples: the rows to learn from.
+        seed: the seed of the order of rows and of dropout.
     """
 
     name: str
@@ -38,18 +38,21 @@ def fine_tune(
     *,
     at_once: int = 1,
 ) -> None:
-    """Trains models and saves each to `folder/NAME/model`, unless it is there.
+    """Trains models and saves each to `folder/NAME/model`, unless it exists.
 
-    Models that were trained before are kept; they train again only as a part of the
-    program of one that was not, see `replicas.train_all`.
+    Saved models are not changed. They train again only where a model that is missing
+    shares a compiled program with them, see `replicas.train_all`.
 
     Args:
-        wanted: the models, all that are to train side by side.
-        folder: where they are saved.
-        around: what their runs are given.
-        at_once: the most that train side by side.
+        wanted: the models to train, including those already saved.
+        folder: the folder that they are saved in.
+        around: the surroundings of their runs: lengths, storage and progress.
+        at_once: the most models that train at once.
     """
+    # A model appears in its folder only when it is complete, so existence is enough.
     done = {one.name for one in wanted if (folder / one.name / "model").exists()}
+    # All runs are given, also those done, so that a resumed study forms the same
+    # groups of seeds and gets the same figures.
     runs = []
     for name, model, train, examples, seed in wanted:
         tokens = predict.tokenize(model, examples, around.lengths)

@@ -1,4 +1,4 @@
-"""ONION from texts to texts: rows without their outlier words."""
+"""ONION applied to texts: rows without their outlier words."""
 
 import numpy as np
 
@@ -22,22 +22,24 @@ def purify(
 ) -> Examples:
     """The rows without the words that make them unlike trusted texts.
 
-    A word goes if its score is one that no more than a fraction of the words of
-    held-out references exceed.
+    A word is removed if its score exceeds a level that only a given share of the words
+    of held-out references exceeds.
 
     Args:
-        encoder: as it was pretrained: fine-tuning makes features class-oriented.
-        examples: the rows.
+        encoder: the encoder as it was pretrained: after fine-tuning, features describe
+            the class more than the text.
+        examples: the rows to clean.
         references: trusted rows.
-        held_out: `[held_out]`, int, the references that set the level; the others are
-            what texts are compared with.
-        outlier_share: in (0, 1), of the words of clean text.
-        num_neighbours: trusted texts that a text is compared with.
-        lengths: how rows are padded.
+        held_out: `[held_out]`, int, the references that set the level; texts are
+            compared with the others.
+        outlier_share: the share of words of clean text to remove, in (0, 1).
+        num_neighbours: number of trusted texts that a text is compared with.
+        lengths: the lengths that rows are padded to.
 
     References:
         Qi et al., 2021 (ONION, arXiv:2011.10369), see `onion.word_outlier_scores`.
     """
+    # Texts that set the level must be as new to the comparison as those to clean.
     others = np.setdiff1d(np.arange(len(references.texts)), held_out)
     means = word_scores.mean_states(encoder, data.take(references, others), lengths)
 

@@ -1,4 +1,4 @@
-"""A briefly trained student, whose features no teacher's channel controls."""
+"""A briefly trained student: features that an attacker of the channel cannot set."""
 
 import numpy as np
 
@@ -27,19 +27,19 @@ def warm_up(
     features: Features,
     seed: int,
 ) -> TeacherOutputs:
-    """The outputs of a student on transfer rows, then on references.
+    """The outputs of a briefly trained student on transfer rows, then on references.
 
     Args:
-        name: of its run.
-        model: where it starts from, with its tokenizer.
+        name: the name of its run.
+        model: the model to start from, with its tokenizer.
         transfer: the rows that it is distilled on.
-        teacher: what the teacher says of them.
-        references: other rows that it is asked about.
-        around: what its run is given.
-        train: how long and by which steps.
-        objective: what it minimises.
-        features: which of its hidden states are kept.
-        seed: of order and dropout.
+        teacher: the teacher's outputs on them.
+        references: other rows to compute outputs of.
+        around: the surroundings of its run: lengths, storage and progress.
+        train: settings of the training steps and their number.
+        objective: the objective that it minimises.
+        features: the layers and pooling of its hidden states.
+        seed: the seed of the order of rows and of dropout.
     """
     rows = as_they_arrived(transfer, teacher)
     run = Run(
@@ -57,13 +57,15 @@ def warm_up(
     trained = trainer.train(
         run, lengths=around.lengths, store=store, on_progress=around.on_progress
     )
+    # Only the outputs are of use later, not the student itself.
     trainer.remove_checkpoints(store)
     model = model._replace(params=trained.params)
+    # One call for both, so that they share compiled programs.
     everything = data.concatenate(transfer, references)
     return predict.ask(model, everything, around.lengths, features)
 
 
 def parted(outputs: TeacherOutputs, rows: int) -> tuple[TeacherOutputs, TeacherOutputs]:
-    """The outputs on the first rows, and on the others."""
+    """The outputs on the first `rows` rows, and those on the others."""
     first, second = zip(*(np.split(part, [rows]) for part in outputs), strict=True)
     return TeacherOutputs(*first), TeacherOutputs(*second)

@@ -1,4 +1,4 @@
-"""Prototypes: fitted, updated, matched over nodes, and the distances to them."""
+"""Prototypes: fitting, updates, matching across nodes, and distances to them."""
 
 from protojax.prototypes.assignment import class_of_nearest, inertia, nearest_prototype
 from protojax.prototypes.files import load_prototypes, num_bytes, save_prototypes

@@ -1,7 +1,7 @@
 """The core of k-means: greedy k-means++ seeding and Lloyd's iterations, on device.
 
-Rows are visited in blocks, so that no `[rows, num_prototypes]` matrix is ever held.
-`protojax.prototypes.kmeans` is the door to it.
+Rows are processed in blocks, so that no `[rows, num_prototypes]` matrix is ever in
+memory. The public function is `protojax.prototypes.kmeans`.
 """
 
 import functools
@@ -20,9 +20,9 @@ BLOCK_ROWS = 4096
 def member_sums(
     rows: Array, weights: Array, index: Array, num_prototypes: int
 ) -> tuple[Array, Array]:
-    """Sums `[num_prototypes, dim]` and counts of the rows assigned to each index."""
-    # A product with the one-hot matrix: unlike a scatter it is fast on accelerators and
-    # adds in the same order each time.
+    """The sums `[num_prototypes, dim]` and counts of the rows assigned to an index."""
+    # A product with the one-hot matrix: unlike a scatter, it is fast on accelerators
+    # and always adds in the same order.
     members = jax.nn.one_hot(index, num_prototypes) * weights[:, None]
     sums = jnp.matmul(members.T, rows, precision="highest")
     return sums, jnp.sum(members, axis=0)
@@ -40,13 +40,13 @@ def best_of_restarts(
     num_restarts: int,
     metric: str,
 ) -> Prototypes:
-    """The best of several runs on rows made ready and cut into blocks."""
+    """The prototypes of the best of several runs, on normalised or centred rows."""
     rows = jnp.where(where[:, None], embeddings.astype(jnp.float32), 0)
     if metric == "cosine":
         # For unit vectors ‖x − c‖² = 2 (1 − cos): the same algorithm serves both.
         rows, origin = unit(rows), 0.0
     else:
-        # Distances from the middle lose fewer digits in the expanded square.
+        # In centred rows, the expanded square loses fewer digits.
         origin = jnp.sum(rows, axis=0) / jnp.maximum(jnp.sum(where), 1)
         rows = jnp.where(where[:, None], rows - origin, 0)
     num_rows = len(rows)
@@ -59,6 +59,7 @@ def best_of_restarts(
         seeds = _seed(key, rows, weights, num_prototypes)
         return _lloyd(rows, weights, seeds, num_blocks, num_iters, metric)
 
+    # One run after the other: `vmap` would multiply the memory by the restarts.
     costs, centres, counts = jax.lax.map(run, jax.random.split(key, num_restarts))
     best = jnp.argmin(costs)
     labels = jnp.full(num_prototypes, -1, jnp.int32)
@@ -66,18 +67,20 @@ def best_of_restarts(
 
 
 def _seed(key: Array, rows: Array, weights: Array, num_prototypes: int) -> Array:
-    """Greedy k-means++: the best of a few rows drawn by squared distance."""
+    """The seeds of greedy k-means++: each the best of a few rows drawn by distance²."""
     num_candidates = min(3 * (2 + int(math.log(num_prototypes))), len(rows))
 
     def step(closest: Array, key: Array) -> tuple[Array, Array]:
-        # Rows that coincide with a centre stay possible, so that there always is one.
+        # Rows that coincide with a centre may still be drawn, so there always is one.
         logits = jnp.where(weights > 0, jnp.log(jnp.maximum(closest, TINY)), -jnp.inf)
+        # Gumbel noise and top-k draw without replacement in proportion to exp(logits).
         noise = jax.random.gumbel(key, logits.shape)
         drawn, candidates = jax.lax.top_k(logits + noise, num_candidates)
         squares = jnp.minimum(
             closest[:, None], squared_distances(rows, rows[candidates])
         )
         costs = jnp.sum(squares * weights[:, None], axis=0)
+        # Masked rows are drawn only if there are too few others; they are never best.
         best = jnp.argmin(jnp.where(jnp.isfinite(drawn), costs, jnp.inf))
         return squares[:, best], candidates[best]
 
@@ -94,7 +97,7 @@ def _lloyd(
     num_iters: int,
     metric: str,
 ) -> tuple[Array, Array, Array]:
-    """Lloyd's iterations until the centres stand still: cost, centres, counts."""
+    """The cost, centres and counts after Lloyd's iterations until convergence."""
     num_prototypes = len(seeds)
     blocks = jax.tree.map(
         lambda leaf: leaf.reshape(num_blocks, -1, *leaf.shape[1:]), (rows, weights)
@@ -127,5 +130,6 @@ def _lloyd(
     _, centres, _ = jax.lax.while_loop(
         lambda state: (state[0] < num_iters) & state[2], step, (0, seeds, True)
     )
+    # Once more, because the counts in the loop are those of the centres before.
     _, counts, squares = assign(centres)
     return jnp.sum(squares), centres, counts

@@ -1,7 +1,7 @@
-"""Which prototype explains a row, and how badly.
+"""Assignment of rows to their nearest prototypes, and the distances.
 
-A row is explained by the prototype nearest to it. A prototype with `counts == 0` stands
-for nothing (padding, an empty cluster) and is never nearest.
+A prototype with `counts == 0` represents nothing (padding, an empty cluster) and is
+never nearest.
 """
 
 import jax
@@ -20,18 +20,18 @@ def nearest_prototype(
     metric: str = "cosine",
     where: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Returns the nearest prototype of each row and its distance.
+    """The index of each row's nearest prototype, and its distance.
 
     Args:
         embeddings: `[batch, dim]`.
         prototypes: vectors `[num_prototypes, dim]`; those with zero counts are ignored.
         metric: "cosine" or "l2".
-        where: `[batch, num_prototypes]`, which prototypes each row may choose from.
+        where: `[batch, num_prototypes]`, the prototypes allowed for each row.
 
     Returns:
         Index `[batch]`, int32, and distance `[batch]`, float32, differentiable. A row
-        without any prototype to choose from gets index 0 and distance inf. A row that
-        is not finite gets one it may choose, and a distance that is not finite.
+        without any allowed prototype gets index 0 and distance inf. A row that is not
+        finite gets an allowed prototype and a distance that is not finite.
 
     Raises:
         ValueError: the widths differ, `where` has another shape, or the metric is
@@ -49,13 +49,13 @@ def nearest_prototype(
         validate.shape((len(embeddings), len(vectors)), where=where)
         allowed = allowed & where
     every = distances(embeddings, vectors, metric=metric, where=alive)
-    # Overflow is farther than all others, yet not as far as what is not allowed.
+    # A distance that overflowed must stay below inf, which marks what is not allowed.
     every = jnp.minimum(every, jnp.finfo(jnp.float32).max)
     every = jnp.where(allowed, every, jnp.inf)
     index = jnp.argmin(every, axis=-1).astype(jnp.int32)
-    # Once more from the vectors themselves: the matrix form is exact enough to rank,
-    # not to measure a small Euclidean distance, and this needs no [batch,
-    # num_prototypes] matrix in the backward pass.
+    # Computed again from the vectors: the matrix form is exact enough for a ranking,
+    # but not for small Euclidean distances. The backward pass then needs no
+    # [batch, num_prototypes] matrix either.
     distance = paired_distance(embeddings, vectors[index], metric=metric)
     return index, jnp.where(jnp.any(allowed, axis=-1), distance, jnp.inf)
 
@@ -63,7 +63,7 @@ def nearest_prototype(
 def class_of_nearest(
     embeddings: Array, prototypes: Prototypes, *, metric: str = "cosine"
 ) -> Array:
-    """Classifies each row as its nearest prototype (nearest-centroid classification).
+    """The class of each row's nearest prototype (nearest-centroid classification).
 
     Args:
         embeddings: `[batch, dim]`.
@@ -71,8 +71,8 @@ def class_of_nearest(
         metric: "cosine" or "l2".
 
     Returns:
-        `[batch]`, int32; -1 for a row whose distance is not finite, and where there
-        is no prototype with rows at all.
+        `[batch]`, int32; -1 for a row whose distance is not finite, and for all rows
+        if no prototype has a count above 0.
 
     >>> found = Prototypes(jnp.eye(2), jnp.array([7, 8]), jnp.ones(2))
     >>> class_of_nearest(jnp.array([[0.0, 3.0], [2.0, 1.0]]), found).tolist()
@@ -89,7 +89,7 @@ def inertia(
     metric: str = "cosine",
     where: Array | None = None,
 ) -> Array:
-    """Computes what k-means minimises: how badly the prototypes explain the rows.
+    """The objective of k-means: the sum of rows' (squared) distances to prototypes.
 
     Σᵢ minₖ (1 − cos(xᵢ, pₖ))  or  Σᵢ minₖ ‖xᵢ − pₖ‖²
 
@@ -97,7 +97,7 @@ def inertia(
         embeddings: `[rows, dim]`.
         prototypes: vectors `[num_prototypes, dim]`.
         metric: "cosine" or "l2".
-        where: `[rows]`, which rows count.
+        where: `[rows]`, the rows that count.
 
     Returns:
         Scalar, float32; NaN or infinite where a row that counts is not finite.
@@ -117,4 +117,5 @@ def inertia(
         _, distance = nearest_prototype(row[None], prototypes, metric=metric)
         return distance[0] if metric == "cosine" else jnp.square(distance[0])
 
+    # In blocks, to bound the memory that the distance matrix takes.
     return jnp.sum(jax.lax.map(cost, embeddings, batch_size=BLOCK_ROWS), where=where)

@@ -1,4 +1,4 @@
-"""Prototypes on disk: safetensors files that carry the hash of their content."""
+"""Prototypes on disk: safetensors files that contain the hash of their content."""
 
 import os
 
@@ -12,7 +12,7 @@ from protojax.base import Prototypes
 
 
 def num_bytes(prototypes: Prototypes) -> int:
-    """Returns how many bytes the arrays take, which is what a node sends.
+    """The size of the arrays in bytes, which is the amount that a node sends.
 
     >>> num_bytes(Prototypes(jnp.zeros((5, 8)), jnp.zeros(5, jnp.int32), jnp.zeros(5)))
     200
@@ -21,17 +21,17 @@ def num_bytes(prototypes: Prototypes) -> int:
 
 
 def save_prototypes(path: str | os.PathLike, prototypes: Prototypes) -> str:
-    """Writes prototypes to a safetensors file that carries the hash of its content.
+    """The content hash of a safetensors file that prototypes are written to.
 
-    The file appears under its name only when it is complete.
+    The file contains the hash too, and appears under its name only when complete.
 
     Args:
-        path: the file; its folder is made if it does not exist.
+        path: the file; its folder is created if it does not exist.
         prototypes: vectors `[..., num_prototypes, dim]`.
 
     Returns:
-        The SHA-256 of vectors, labels and counts, in hexadecimal; hand it on by another
-        way than the file, and `load_prototypes` can tell a replaced file.
+        The SHA-256 of vectors, labels and counts, in hexadecimal. If it is passed on
+        by another channel than the file, `load_prototypes` detects a replaced file.
     """
     arrays = {
         name: np.ascontiguousarray(leaf) for name, leaf in prototypes._asdict().items()
@@ -45,19 +45,19 @@ def save_prototypes(path: str | os.PathLike, prototypes: Prototypes) -> str:
 def load_prototypes(
     path: str | os.PathLike, *, expected_hash: str | None = None
 ) -> Prototypes:
-    """Reads what `save_prototypes` wrote, and checks its hash.
+    """The prototypes in a file of `save_prototypes`, whose hash is checked.
 
     Args:
         path: the file.
-        expected_hash: what `save_prototypes` returned; without it a damaged file is
-            found out, a file replaced on purpose is not.
+        expected_hash: the hash that `save_prototypes` returned. Without it, a damaged
+            file is detected, but a file replaced on purpose is not.
 
     Returns:
         Prototypes.
 
     Raises:
-        ValueError: the file, which the message names, is damaged or is not the one
-            expected.
+        ValueError: the file, which the message names, is damaged or not the expected
+            one.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -73,5 +73,6 @@ def load_prototypes(
 
 
 def _content_hash(arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 over the names, types, shapes and bytes of arrays."""
+    """The SHA-256 over the names, types, shapes and bytes of arrays."""
+    # Sorted, because a file may list its arrays in any order.
     return storage.hash_arrays({name: arrays[name] for name in sorted(arrays)})

@@ -1,8 +1,8 @@
-"""Prototypes: a few vectors that stand for many embeddings.
+"""Fitting of prototypes: a few vectors that represent many embeddings.
 
-They are found without labels (`kmeans`), within each class (`class_prototypes`), or
-learned by gradient descent (`learn_prototypes`). A prototype with `counts == 0` stands
-for nothing (padding, an empty cluster). The metric is "cosine" or "l2" as in
+They are found without labels (`kmeans`), within each class (`class_prototypes`), or by
+gradient descent (`learn_prototypes`). A prototype with `counts == 0` represents
+nothing (padding, an empty cluster). The metric is "cosine" or "l2" as in
 `protojax.prototypes.geometry`; prototypes made under the cosine metric have unit
 length. All arithmetic is float32.
 """
@@ -32,7 +32,7 @@ def kmeans(
     metric: str = "cosine",
     where: Array | None = None,
 ) -> Prototypes:
-    """Finds the prototypes that explain the rows best (k-means).
+    """The prototypes that represent the rows best (k-means).
 
     Under "l2" this is Lloyd's algorithm; under "cosine" it is spherical k-means: rows
     and centres are scaled to unit length, and the centres returned have unit length.
@@ -40,28 +40,29 @@ def kmeans(
 
     Guarantees, each for any `where`:
         - a row outside `where` has no influence;
-        - `counts` are the rows nearest to the vectors returned, and add up to all rows;
-        - a cluster that runs empty is put on the row farthest from its centre;
-        - fewer distinct rows than prototypes: the prototypes left over have
-          `counts == 0`.
+        - `counts` are the numbers of rows nearest to the vectors returned, and add up
+          to the number of rows that count;
+        - a cluster that becomes empty moves to the row farthest from its centre;
+        - if there are fewer distinct rows than prototypes, the remaining prototypes
+          have `counts == 0`.
 
     Args:
         key: PRNG key.
         embeddings: `[rows, dim]`.
-        num_prototypes: how many, at most the number of rows.
-        num_iters: iterations at most; a run stops once its centres stand still.
-        num_restarts: independent runs, one after the other; one run is commonly 1 to
-            2 % above the best of many.
+        num_prototypes: number of prototypes, at most the number of rows.
+        num_iters: the most iterations; a run stops when its centres no longer move.
+        num_restarts: independent runs, one after the other; the cost of a single run is
+            commonly 1 to 2 % above that of the best of many.
         metric: "cosine" or "l2".
-        where: `[rows]`, bool, which rows count.
+        where: `[rows]`, bool, the rows that count.
 
     Returns:
         Prototypes with labels -1.
 
     Raises:
         ValueError: more prototypes than rows, an argument out of its range, or rows
-            that are not finite, or whose squares are not under "l2": a NaN is near
-            nothing. (Under jit nothing can be raised: some vectors are NaN then.)
+            that are not finite or, under "l2", whose squares are not. (Under jit
+            nothing can be raised; some vectors are then NaN.)
 
     >>> rows = jnp.array([[0.0], [1.0], [10.0], [11.0]])
     >>> found = kmeans(jax.random.key(0), rows, 2, metric="l2")
@@ -71,9 +72,9 @@ def kmeans(
     References:
         Lloyd, 1982, "Least squares quantization in PCM"; Arthur and Vassilvitskii,
         2007, "k-means++"; Dhillon and Modha, 2001 (spherical k-means). Greedy seeding
-        takes the best of several candidates a step, as scikit-learn does; departing
-        from it, there are three times as many, 3 (2 + ln K), which saves restarts, they
-        are drawn without replacement, and so is the first centre.
+        takes the best of several candidates per step, as scikit-learn does. Departing
+        from it, there are three times as many, 3 (2 + ln K), which saves restarts; they
+        are drawn without replacement, and the first centre is also chosen this way.
     """
     chex.assert_rank(embeddings, 2)
     validate.one_of(METRICS, metric=metric)
@@ -97,7 +98,7 @@ def kmeans(
 
 
 def _check_finite(embeddings: Array, where: Array, metric: str) -> None:
-    """Rows that count must be finite, which can be seen outside of jit only."""
+    """Raises where rows that count are not finite; does nothing under jit."""
     if isinstance(embeddings, jax.core.Tracer) or isinstance(where, jax.core.Tracer):
         return
     rows = jnp.asarray(embeddings, jnp.float32)
@@ -119,23 +120,23 @@ def class_prototypes(
     metric: str = "cosine",
     num_iters: int = 25,
 ) -> Prototypes:
-    """Finds prototypes within each class by k-means.
+    """The prototypes of each class, found by k-means within it.
 
-    The prototypes are shared out evenly: each class with rows gets at least one, none
-    more than it has rows, and otherwise no two classes differ by more than one.
-    Set-up code: it reads the labels on the host, so it does not run under jit.
+    The prototypes are distributed evenly: each class with rows gets at least one, none
+    gets more than it has rows, and otherwise no two classes differ by more than one.
+    The function reads the labels on the host, so it does not run under jit.
 
     Args:
         key: PRNG key.
         embeddings: `[rows, dim]`.
         labels: `[rows]`, int32, from 0 to `num_classes - 1`.
-        num_classes: how many classes.
-        num_prototypes: how many in total.
+        num_classes: number of classes.
+        num_prototypes: number of prototypes over all classes.
         metric: "cosine" or "l2".
-        num_iters: iterations at most.
+        num_iters: the most iterations.
 
     Returns:
-        Prototypes in order of their class, labelled with it.
+        Prototypes in order of their classes, which are their labels.
 
     Raises:
         ValueError: fewer prototypes than classes with rows, more than rows, or a label
@@ -188,24 +189,24 @@ def learn_prototypes(
     temperature: float = 0.1,
     metric: str = "cosine",
 ) -> Prototypes:
-    """Learns labelled prototypes by gradient descent on the whole batch.
+    """Labelled prototypes learned by gradient descent on the whole batch.
 
-    Minimises the mean of −log P(y | x), where a class is scored by all its prototypes:
+    The objective is the mean of −log P(y | x), where all prototypes of a class count:
     P(c | x) = Σ_{k of class c} exp(−d(x, pₖ) / T) / Σₖ exp(−d(x, pₖ) / T)
 
     Args:
         embeddings: `[rows, dim]`.
         labels: `[rows]`, int32. Rows of a class without prototypes have no influence.
-        init: where to begin, vectors `[num_prototypes, dim]`; prototypes with zero
-            counts stay as they are.
+        init: initial prototypes, vectors `[num_prototypes, dim]`; those with zero
+            counts stay unchanged.
         optimizer: the optax optimiser.
-        num_steps: gradient steps.
-        temperature: T, how many prototypes share in a row.
+        num_steps: number of gradient steps.
+        temperature: T; the higher it is, the more prototypes influence a row.
         metric: "cosine" or "l2".
 
     Returns:
-        Prototypes with the labels of `init`; counts are the rows of its own class that
-        each one is nearest to.
+        Prototypes with the labels of `init`; the count of each is the number of rows of
+        its class that are nearest to it.
 
     >>> rows, labels = jnp.array([[1.0], [2.0]]), jnp.array([0, 1])
     >>> init = Prototypes(jnp.array([[0.0], [1.6]]), labels, jnp.ones(2))
@@ -219,9 +220,9 @@ def learn_prototypes(
     [0, 1]
 
     References:
-        Snell et al., 2017, arXiv:1703.05175, who use one prototype a class, the mean of
-        learned embeddings; here the embeddings stand still and the prototypes move, as
-        in generalised LVQ (Sato and Yamada, 1995).
+        Snell et al., 2017, arXiv:1703.05175, who use one prototype per class, the mean
+        of learned embeddings; here the embeddings are fixed and the prototypes are
+        learned, as in generalised LVQ (Sato and Yamada, 1995).
     """
     alive = init.counts > 0
     own = alive & (init.labels == labels[:, None])
@@ -231,7 +232,7 @@ def learn_prototypes(
         found = distances(embeddings, vectors, metric=metric, where=alive)
         scores = -found / temperature
         every = jax.nn.logsumexp(scores, axis=-1, where=alive)
-        # A row without prototypes takes part with all of them, hence with loss 0.
+        # For a row whose class has no prototype, both sums are equal and the loss is 0.
         mine = jax.nn.logsumexp(
             scores, axis=-1, where=jnp.where(scored[:, None], own, alive)
         )
@@ -264,21 +265,21 @@ def update_prototypes(
     where: Array | None = None,
     metric: str = "cosine",
 ) -> Prototypes:
-    """Moves each prototype towards the mean of the rows nearest to it (running mean).
+    """The prototypes moved towards the mean of the rows nearest to them.
 
     pₖ ← decay · pₖ + (1 − decay) · mean of its rows
 
     Args:
         prototypes: vectors `[num_prototypes, dim]`.
         embeddings: `[batch, dim]`.
-        decay: how much of the old vector stays, in [0, 1].
-        where: `[batch]`, bool, which rows count; one whose distance is not finite
-            does not.
+        decay: the weight of the old vector, in [0, 1].
+        where: `[batch]`, bool, the rows that count; rows whose distance is not finite
+            never do.
         metric: "cosine" (rows and results are scaled to unit length) or "l2".
 
     Returns:
-        Prototypes with the same labels. Counts grow by the rows of this batch; a
-        prototype without rows stays as it is.
+        Prototypes with the same labels. Counts grow by the number of rows in this
+        batch; a prototype without rows stays unchanged.
 
     Raises:
         ValueError: decay is out of its range, the widths differ, `where` has another
@@ -310,7 +311,7 @@ def update_prototypes(
 
 
 def _even_shares(sizes: np.ndarray, total: int) -> np.ndarray:
-    """Shares `total` among classes of the given sizes, evenly, none above its size."""
+    """The even shares of `total` among classes, none above the size of its class."""
     num_filled = int(np.count_nonzero(sizes))
     validate.require(
         num_filled <= total <= sizes.sum(),
@@ -320,6 +321,6 @@ def _even_shares(sizes: np.ndarray, total: int) -> np.ndarray:
     )
     shares = np.zeros_like(sizes)
     for _ in range(total):
-        # The smallest share that may still grow; the first of equals.
+        # The smallest share that may still grow, and the first one among equals.
         shares[np.argmin(np.where(shares < sizes, shares, total))] += 1
     return shares

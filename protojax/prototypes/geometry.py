@@ -1,11 +1,11 @@
 """Distances between vectors: the cosine distance 1 − cos(x, p), in [0, 2], and "l2".
 
-A zero vector has no direction: it is at cosine distance 1 from everything, and all
-gradients at it, or at a Euclidean distance of 0, are zero instead of infinite. A vector
-that is not finite is at distance NaN or infinity, never near. All arithmetic is
-float32, whatever the input: the square of a Euclidean distance overflows from about
-1e19 on, and such a distance is infinite (NaN in `distances`, where two infinite terms
-cancel). A direction has no such bound.
+A zero vector has no direction: it is at cosine distance 1 from everything. Gradients at
+a zero vector, or at a Euclidean distance of 0, are zero instead of infinite. A vector
+that is not finite has distance NaN or infinity, never a small one. All arithmetic is
+float32, whatever the input: squares of Euclidean distances above about 1e19 overflow,
+and such a distance is infinite (NaN in `distances`, where two infinite terms cancel).
+The cosine distance has no such limit.
 """
 
 import chex
@@ -22,7 +22,7 @@ TINY = 1e-24
 
 
 def unit(vectors: Array) -> Array:
-    """Vectors scaled to unit length; a zero vector stays zero.
+    """The vectors scaled to unit length; a zero vector stays zero.
 
     The gradient at a zero vector is zero, not infinite.
 
@@ -36,8 +36,8 @@ def unit(vectors: Array) -> Array:
     [[0.6..., 0.8...], [0.0, 0.0]]
     """
     vectors = jnp.asarray(vectors, jnp.float32)
-    # Powers of two, which change no digit, bring large entries to where the squares
-    # are finite; all others are left as they are.
+    # Large entries are scaled down so that their squares are finite. Powers of two
+    # change no digit, and all other entries stay unchanged.
     largest = jnp.max(jnp.abs(vectors), axis=-1, keepdims=True, initial=0)
     vectors = vectors * jnp.select(
         [largest > 2.0**80, largest > 2.0**30], [2.0**-100, 2.0**-55], 1.0
@@ -56,21 +56,21 @@ def distances(
     metric: str = "cosine",
     where: Array | None = None,
 ) -> Array:
-    """Distances of every row to every vector, by one matrix product.
+    """The distances of every row to every vector, by one matrix product.
 
     d(x, p) = 1 − x·p / (‖x‖ ‖p‖)  or  √(‖x‖² − 2 x·p + ‖p‖²)
 
-    The second form is taken about the mean of the vectors, so that an offset that rows
-    and vectors have in common costs no digits. It still loses some where ‖x − p‖ is
-    small beside the spread of the vectors; `paired_distance` does not. A zero vector is
+    The second form is centred at the mean of the vectors, so that a common offset of
+    rows and vectors costs no digits. It still loses some where ‖x − p‖ is small
+    relative to the spread of the vectors; `paired_distance` does not. A zero vector is
     at cosine distance 1 from everything.
 
     Args:
         embeddings: `[batch, dim]`.
         vectors: `[num_prototypes, dim]`.
         metric: "cosine" or "l2".
-        where: `[num_prototypes]`, bool, which vectors are meant; the distances to the
-            others, which may hold anything, are to be masked.
+        where: `[num_prototypes]`, bool, the valid vectors; others may contain anything,
+            and the caller has to mask the distances to them.
 
     Returns:
         `[batch, num_prototypes]`, float32.
@@ -93,7 +93,7 @@ def distances(
 
 
 def paired_distance(a: Array, b: Array, *, metric: str = "cosine") -> Array:
-    """Computes the distance of each vector of `a` to its partner in `b`.
+    """The distance of each vector of `a` to the corresponding one of `b`.
 
     Args:
         a: `[..., dim]`.
@@ -101,8 +101,8 @@ def paired_distance(a: Array, b: Array, *, metric: str = "cosine") -> Array:
         metric: "cosine" or "l2".
 
     Returns:
-        `[...]`, float32. Zero gradient where a Euclidean distance is 0 or a vector of
-        a cosine distance is zero.
+        `[...]`, float32. The gradient is zero where a Euclidean distance is 0, and
+        where a vector is zero under "cosine".
 
     Raises:
         ValueError: the metric is unknown.
@@ -118,7 +118,7 @@ def paired_distance(a: Array, b: Array, *, metric: str = "cosine") -> Array:
 
 
 def _check_widths(embeddings: Array, vectors: Array) -> None:
-    """Rows and vectors must be matrices of the same width."""
+    """Raises where rows and vectors are not matrices of the same width."""
     chex.assert_rank([embeddings, vectors], 2)
     if embeddings.shape[1] != vectors.shape[1]:
         raise ValueError(
@@ -128,10 +128,10 @@ def _check_widths(embeddings: Array, vectors: Array) -> None:
 
 
 def _origin(vectors: Array, where: Array | None) -> Array:
-    """Mean of the finite entries of some of the vectors, `[dim]`.
+    """The mean of the finite entries of the valid vectors, `[dim]`.
 
-    Distances are the same from any origin: one entry that is not finite need not spoil
-    those to other vectors, and no gradient passes.
+    Distances do not depend on the origin. So entries that are not finite can be left
+    out, which protects the distances to other vectors, and no gradient is needed.
     """
     counted = jnp.isfinite(vectors)
     if where is not None:
@@ -142,13 +142,14 @@ def _origin(vectors: Array, where: Array | None) -> Array:
 
 
 def _safe_sqrt(squares: Array) -> Array:
-    """Square root with zero gradient at 0; that of NaN is NaN."""
+    """The square root, with gradient zero at 0; that of NaN is NaN."""
     zero = squares == 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))
 
 
 def squared_distances(a: Array, b: Array) -> Array:
-    """Squared Euclidean distances `[rows of a, rows of b]`, float32."""
+    """The squared Euclidean distances `[rows of a, rows of b]`, float32."""
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     squares = jnp.sum(jnp.square(a), -1)[:, None] + jnp.sum(jnp.square(b), -1)
+    # Rounding may make the expanded square negative.
     return jnp.maximum(squares - 2 * jnp.matmul(a, b.T, precision="highest"), 0)

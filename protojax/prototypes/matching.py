@@ -1,8 +1,8 @@
-"""Prototypes of many nodes made into one set.
+"""Matching and merging of the prototypes of many nodes.
 
 Clusters have no common order: the third prototype of one node may be the seventh of
-another. So they are matched first, within each class, by the assignment that costs
-least, and only then averaged, by any rule of `protojax.federated.aggregation`.
+another. So they are first matched within each class, by the assignment of least cost,
+and then averaged by any rule of `protojax.federated.aggregation`.
 """
 
 import functools
@@ -27,18 +27,19 @@ from protojax.prototypes.geometry import (
 def match_prototypes(
     prototypes: Prototypes, reference: Prototypes, *, metric: str = "cosine"
 ) -> Prototypes:
-    """Puts prototypes in the order of a reference.
+    """The prototypes in the order of a reference.
 
-    Minimises Σₖ d(p_π(k), rₖ) over permutations π, pairs of different classes last.
+    The order minimises Σₖ d(p_π(k), rₖ) over permutations π; pairs of different classes
+    are formed only where no others are left.
 
     Args:
         prototypes: vectors `[num_prototypes, dim]`.
-        reference: as many, of the same width.
+        reference: as many prototypes, of the same width.
         metric: "cosine" or "l2".
 
     Returns:
-        The prototypes in their new order. One whose class is not that of the reference
-        in its place, or that has no rows or numbers that are not finite, gets
+        The prototypes in their new order. Those whose class differs from that of the
+        reference in the same place, that have no rows, or that are not finite get
         `counts == 0`.
 
     Raises:
@@ -65,7 +66,7 @@ def match_prototypes(
     cost = distances(vectors, reference.vectors, metric=metric, where=known)
     alike = (prototypes.labels[:, None] == reference.labels) & usable[:, None]
     alike &= known
-    # Above any other cost, and no more: a far larger number would round the others off.
+    # Just above any other cost: a much larger number would cost the others digits.
     far = 1 + 2 * jnp.max(cost, where=alike, initial=0.0)
     cost = jnp.where(alike, cost, far)
     rows, columns = optax.assignment.hungarian_algorithm(cost)
@@ -86,34 +87,35 @@ def merge_prototypes(
     num_byzantine: int | None = None,
     metric: str = "cosine",
 ) -> Prototypes:
-    """Merges the prototypes of all nodes: matched within class, then aggregated.
+    """The prototypes of all nodes, matched within each class and then aggregated.
 
-    The order within a class is that of the node in its middle: of those who hold the
-    class the one whose median matching cost to the others is least, so that a minority
-    of hostile nodes does not choose it, nor one that claims every class.
+    The order within a class is that of a central node: among the nodes that have the
+    class, the one whose median matching cost to the others is least. So it is chosen
+    neither by a minority of hostile nodes nor by a node that claims every class.
 
     Formal guarantees:
-      * The order of a node's prototypes has no influence, but on the order within each
-        class.
-      * A prototype that 2 f nodes or fewer hold has no counts. So with no more than f
-        Byzantine nodes those who hold one are honest in their majority, and with a rule
-        that stands any minority, or f and is sure of its own bounds, merged prototypes
-        stay within what the rule guarantees of the honest ones. A rule that uses
-        weights believes the counts: where nodes may lie, give it none.
+      * The order of a node's prototypes influences only the order within each class of
+        the result.
+      * A prototype that 2 f nodes or fewer have gets count 0. So with at most f
+        Byzantine nodes, the majority of the nodes that have a remaining one is honest.
+        With a rule that tolerates any minority, or f nodes and checks its own bounds,
+        merged prototypes have the guarantee that the rule gives for honest ones. A
+        rule that uses weights trusts the counts: where nodes may lie, use one that
+        ignores them.
 
     Args:
         stacked: vectors `[nodes, num_prototypes, dim]`.
         aggregate: a rule of `protojax.federated.aggregation` with its parameters; it is
             given the nodes' counts as weights.
-        num_byzantine: f, the most Byzantine nodes to stand; by default a quarter of the
-            nodes, so that what more than half of them hold is kept. 0 keeps what only
-            one node holds.
+        num_byzantine: f, the most Byzantine nodes to tolerate; by default a quarter of
+            the nodes, so that prototypes that more than half of the nodes have remain.
+            With 0, those of a single node remain too.
         metric: "cosine" (vectors are scaled to unit length) or "l2".
 
     Returns:
         Prototypes `[num_prototypes, dim]`, classes ascending. Counts are the rule's
         aggregate of the nodes' counts; 0 where 2 f nodes or fewer have a prototype, or
-        fewer than the rule needs to stand its own f.
+        fewer than the rule needs to tolerate its own f.
 
     Raises:
         ValueError: `num_byzantine` below 0, an unknown metric, or from the rule.
@@ -134,7 +136,8 @@ def merge_prototypes(
         vectors = unit(vectors)
     stacked = Prototypes(vectors, stacked.labels, jnp.where(usable, stacked.counts, 0))
     reference = _reference(stacked, metric)
-    # What too few hold is dropped below; far away, it would cost the others digits.
+    # Prototypes of too few nodes are dropped below. They are left out here already,
+    # because distant ones would cost the others digits.
     holders = jnp.sum(jnp.any(_held(stacked, reference.labels), axis=1), axis=0)
     enough = holders > 2 * num_byzantine
     reference = reference._replace(counts=jnp.where(enough, reference.counts, 0.0))
@@ -144,7 +147,7 @@ def merge_prototypes(
 
     def merge(vectors: Array, counts: Array) -> tuple[Array, Array]:
         present = counts > 0
-        # Of no more nodes than that f liars would be half, or all.
+        # Among 2 f nodes or fewer, f Byzantine ones would be at least half.
         present &= jnp.sum(present) > 2 * num_byzantine
         return (
             aggregate(vectors, weights=counts, where=present),
@@ -158,27 +161,27 @@ def merge_prototypes(
 
 
 def _usable(prototypes: Prototypes) -> Array:
-    """Returns `[..., num_prototypes]`, those that stand for rows and have distances."""
+    """The mask `[..., num_prototypes]` of prototypes with rows and finite distances."""
     squares = jnp.sum(jnp.square(jnp.float32(prototypes.vectors)), axis=-1)
-    # Four of them add up to the square of a distance. NaN is not below either.
+    # A squared distance is up to four times this. NaN compares false, as it should.
     near = squares <= jnp.finfo(jnp.float32).max / 8
     return near & jnp.isfinite(prototypes.counts) & (prototypes.counts > 0)
 
 
 def _reference(stacked: Prototypes, metric: str) -> Prototypes:
-    """Returns, class by class, the prototypes of the node in the middle.
+    """The prototypes of the central node of each class.
 
-    The classes that all nodes hold in full come from one node.
+    All classes of which every node has all prototypes come from one node.
     """
-    # Sorted, the middle node's labels are the ones that most nodes have.
+    # The median of the sorted labels is the labels that most nodes have.
     labels = jnp.sort(jnp.sort(stacked.labels, axis=1), axis=0)
     labels = labels[(len(labels) - 1) // 2]
-    # [nodes, slots, places]: what a node holds for a place of the reference.
+    # [nodes, slots, places]: whether a node's slot has the label of a reference place.
     alike = stacked.labels[..., None] == labels
     holds = _held(stacked, labels)
     full = jnp.sum(holds, axis=1) == jnp.sum(labels[:, None] == labels, axis=0)
     middle = _middle(stacked, metric, alike, holds, jnp.all(full, axis=0))
-    # The place's rank among those of its class is that of the slot which fills it.
+    # The k-th place of a class is filled by the node's k-th usable slot of that class.
     rank = jnp.sum(jnp.tril(labels[:, None] == labels), axis=1)
     fills = holds & (jnp.cumsum(holds, axis=1) == rank)
     places = jnp.arange(len(labels))
@@ -204,21 +207,22 @@ def _held(stacked: Prototypes, labels: Array) -> Array:
 def _middle(
     stacked: Prototypes, metric: str, alike: Array, holds: Array, complete: Array
 ) -> Array:
-    """Returns `[places]`, the node nearest to half of those who hold the class.
+    """The central node for each place, `[places]`: nearest to half of those with it.
 
     Args:
         stacked: vectors `[nodes, slots, dim]`.
         metric: "cosine" or "l2".
         alike: `[nodes, slots, places]`, whether the labels agree.
         holds: the same, of usable prototypes.
-        complete: `[places]`, whether all nodes hold all prototypes of the class.
+        complete: `[places]`, whether all nodes have all prototypes of the class.
     """
 
     def cost(node: Prototypes, other: Prototypes) -> Array:
         found = match_prototypes(node, other, metric=metric)
         pairs = paired_distance(found.vectors, other.vectors, metric=metric)
-        # A prototype without a partner costs what the other's could be apart at most:
-        # by a liar's own length it could make up for any distance.
+        # A prototype without a partner costs the largest distance that the other
+        # node's own vectors allow. With its own length, a Byzantine node could choose
+        # this cost.
         lengths = jnp.linalg.norm(other.vectors, axis=-1)
         far = 2.0 if metric == "cosine" else 2 * jnp.max(lengths)
         pairs = jnp.where(found.counts > 0, pairs, far)
@@ -231,8 +235,8 @@ def _middle(
     whole = jnp.any(alike & complete, axis=-1)
     together = jnp.float32(alike | (whole[..., None] & complete))
     costs = jnp.einsum("noi,oij->jon", pairs, together, precision="highest")
-    # Both ways: who claims more than the others of a class is near to them, but they
-    # are not to what it claims beside.
+    # In both directions: a node that claims additional prototypes of a class is near to
+    # the others, but they are not near to its additional ones.
     costs += jnp.swapaxes(costs, 1, 2)
     held = jnp.any(holds, axis=1).T
     medians = jax.vmap(_median)(costs, held)
@@ -240,7 +244,7 @@ def _middle(
 
 
 def _median(values: Array, where: Array) -> Array:
-    """Returns each column's median `[columns]` over the rows in `where`, 0 over none.
+    """The median of each column `[columns]` over the rows in `where`, 0 over none.
 
     Args:
         values: `[rows, columns]`.
@@ -249,7 +253,7 @@ def _median(values: Array, where: Array) -> Array:
     ranks, count = jnp.arange(len(where)), jnp.sum(where)
     # Both middle ranks; the same one where the number is odd.
     middle = (ranks >= (count - 1) // 2) & (ranks <= count // 2) & (ranks < count)
-    # The rows that are out come last in every column.
+    # Rows outside `where` are sorted to the end of every column.
     ordered = jnp.sort(jnp.where(where[:, None], values, jnp.inf), axis=0)
     shares = jnp.float32(middle) / jnp.maximum(jnp.sum(jnp.float32(middle)), TINY)
     ordered = jnp.where(middle[:, None], ordered, 0.0)

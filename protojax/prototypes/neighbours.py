@@ -1,9 +1,9 @@
 """The exact nearest neighbours of each row among the rows of its own group.
 
 Groups are searched one after the other, a block of queries at a time, so that nothing
-larger than `[block_rows, largest group]` is ever held. All blocks of all groups share
-one compiled shape: smaller groups are padded to the largest. The products run at full
-float32 precision; the default of GPUs and TPUs would change who is nearest.
+larger than `[block_rows, largest group]` is ever in memory. All blocks of all groups
+share one compiled shape: smaller groups are padded to the largest. The products run at
+full float32 precision; the default of GPUs and TPUs would change the neighbours.
 """
 
 import functools
@@ -30,9 +30,9 @@ def neighbours(
     query_rows: Array | np.ndarray | None = None,
     block_rows: int = 512,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the k nearest pool rows of each query within its own group.
+    """The k nearest pool rows of each query within its own group.
 
-        cosine: largest ⟨q, p⟩ / (‖q‖ ‖p‖), a zero vector being at similarity 0 to all
+        cosine: largest ⟨q, p⟩ / (‖q‖ ‖p‖), where a zero vector has similarity 0 to all
         l2:     smallest ‖q − p‖
 
     Exact up to float32 rounding: rows at equal distance may come in any order.
@@ -42,11 +42,11 @@ def neighbours(
         pool: `[rows, dim]`.
         query_groups: `[queries]`, the group of each query, for instance its class.
         pool_groups: `[rows]`, the group of each pool row.
-        k: neighbours per query.
+        k: number of neighbours per query.
         metric: "cosine" or "l2".
-        query_rows: `[queries]`, the pool row that each query is itself and must not
-            find, -1 for none; None where no query is in the pool.
-        block_rows: queries compared at once; memory grows with it.
+        query_rows: `[queries]`, the index of each query in the pool, so that no query
+            finds itself; -1 for none. None if no query is in the pool.
+        block_rows: queries that are compared at once; memory grows with it.
 
     Returns:
         indices `[queries, k]`, int32, nearest first, and valid `[queries, k]`, bool,
@@ -54,7 +54,7 @@ def neighbours(
 
     Raises:
         ValueError: on an unknown metric, k or block_rows below 1, an empty pool, shapes
-            that do not fit, or features that are not finite: a NaN has no neighbours.
+            that do not fit, or features that are not finite.
 
     >>> import numpy as np
     >>> rows = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [1.0, 0.0]])
@@ -106,12 +106,12 @@ def neighbours(
 
 @functools.partial(jax.jit, static_argnames="metric")
 def _embed(queries: Array, pool: Array, *, metric: str) -> tuple[Array, Array, Array]:
-    """Returns q, p and o [rows] such that the nearest p has the largest q·p - o."""
+    """The q, p and o [rows] such that the nearest p has the largest q·p - o."""
     queries, pool = jnp.asarray(queries, jnp.float32), jnp.asarray(pool, jnp.float32)
     if metric == "cosine":
         return unit(queries), unit(pool), jnp.zeros(len(pool))
     # -‖q - p‖²/2 = q·p - ‖p‖²/2 + a term of q alone. Distances do not depend on the
-    # origin, rounding does: it is least where the rows are centred.
+    # origin, but rounding does: it is smallest when the rows are centred.
     centre = jnp.mean(pool, axis=0)
     queries, pool = queries - centre, pool - centre
     return queries, pool, jnp.sum(pool**2, axis=-1) / 2
@@ -119,7 +119,7 @@ def _embed(queries: Array, pool: Array, *, metric: str) -> tuple[Array, Array, A
 
 @jax.jit
 def _take(pool: Array, offsets: Array, members: Array) -> tuple[Array, Array]:
-    """Returns one group's rows and offsets, infinitely far away on padding."""
+    """The rows and offsets of one group; padding has an infinite offset."""
     return pool[members], jnp.where(members < 0, jnp.inf, offsets[members])
 
 
@@ -133,7 +133,7 @@ def _block_top_k(
     *,
     k: int,
 ) -> tuple[Array, Array]:
-    """Returns the pool rows [block, k] nearest to each query, and which exist."""
+    """The pool rows [block, k] nearest to each query, and a mask of existing ones."""
     products = jnp.matmul(queries, pool.T, precision=jax.lax.Precision.HIGHEST)
     nearness = jnp.where(members == own[:, None], -jnp.inf, products - offsets)
     values, columns = _top_k(nearness, min(k, len(members)))
@@ -142,10 +142,10 @@ def _block_top_k(
 
 
 def _top_k(values: Array, k: int) -> tuple[Array, Array]:
-    """Returns `jax.lax.top_k(values, k)` up to the choice among ties, faster if wide.
+    """The result of `jax.lax.top_k(values, k)` up to ties, faster for wide rows.
 
-    The k largest values all lie in the k tiles with the largest maxima: a tile that is
-    left out has k tiles above it, each with a value at least as large as its own best.
+    The k largest values all lie in the k tiles with the largest maxima: for a tile that
+    is left out, each of these has a value at least as large as its own maximum.
     """
     rows, width = values.shape
     if width <= k * _TILE:
@@ -159,15 +159,15 @@ def _top_k(values: Array, k: int) -> tuple[Array, Array]:
 
 
 def _largest_group(groups: np.ndarray) -> int:
-    """Returns the number of rows of the most frequent group."""
+    """The number of rows of the largest group."""
     return int(np.unique(groups, return_counts=True)[1].max(initial=1))
 
 
 def _round_up(size: int) -> int:
-    """Returns the next multiple of a tile."""
+    """The next multiple of the tile size."""
     return -(-size // _TILE) * _TILE
 
 
 def _pad(rows: np.ndarray, size: int) -> np.ndarray:
-    """Returns rows, filled up to size with -1."""
+    """The rows, padded to a size with -1."""
     return np.pad(rows, (0, size - len(rows)), constant_values=-1).astype(np.int32)

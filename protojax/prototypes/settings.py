@@ -8,7 +8,7 @@ from protojax.prototypes.geometry import METRICS
 
 @dataclasses.dataclass(frozen=True)
 class Prototypes:
-    """Prototypes of features: how many over all classes, and by which metric."""
+    """Prototypes of features: their number over all classes, metric and iterations."""
 
     num: int = 50
     metric: str = "cosine"

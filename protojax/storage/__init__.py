@@ -1,7 +1,7 @@
-"""What is on disk: files that are whole or not there, hashes, checkpoints.
+"""Storage on disk: files written whole or not at all, hashes, checkpoints.
 
-`from protojax.storage import checkpoint` brings the checkpoints; that module is not
-imported here, because Orbax takes its time.
+`from protojax.storage import checkpoint` imports the checkpoints; that module is not
+imported here, because Orbax is slow to import.
 """
 
 from protojax.storage.files import (

@@ -1,11 +1,12 @@
 """Checkpoints that are complete and intact, or not there at all.
 
-Orbax writes the arrays; this module adds what it leaves out. A step is written to a
-temporary folder, then a manifest with the SHA-256 of every file, then the folder takes
-its final name: a process killed at any moment leaves the previous step as it was.
-Restoring checks every hash, because Orbax alone reads a flipped bit as another weight,
-and takes an abstract state, so that no dtype, shape or placement changes unnoticed. The
-manifest says which step of which run it is, so that no folder passes for another.
+Orbax writes the arrays; this module adds hashes and atomic replacement. A step is
+written to a temporary folder, then a manifest with the SHA-256 of every file, then the
+folder takes its final name: a process killed at any moment leaves the previous step as
+it was. Restoring checks every hash, because Orbax alone would read a flipped bit as
+another weight, and takes an abstract state, so that no dtype, shape or placement
+changes unnoticed. The manifest names the step and the run, so that no folder is
+mistaken for another.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ from protojax.storage import files, manifest
 _logger = logging.getLogger("protojax")
 
 _FOLDER = re.compile(r"step_(\d{8,})")
-# What earlier versions of this module, and Orbax for them, called a half-written step.
+# The names of half-written steps in earlier versions of this module and of Orbax.
 _LEFTOVER = re.compile(r"step_\d{8,}\.tmp(\.orbax-checkpoint-tmp)?")
 
 
@@ -44,31 +45,32 @@ def save(
     keep: int = 1,
     identity: str = "",
 ) -> Path:
-    """Writes a state to `directory/step_XXXXXXXX` and removes what it supersedes.
+    """The folder `directory/step_XXXXXXXX` of a saved state; removes superseded steps.
 
-    Of several processes only the first saves: Orbax drops what another one has. What
-    lives on the devices of others is brought to its host first, by `nodes.gather`.
+    Of several processes only the first saves: Orbax drops the arrays of the others.
+    Arrays on the devices of others must first be brought to its host by `nodes.gather`.
 
     Guarantees:
       * A process that dies at any moment leaves the previous step restorable.
-      * Older steps, and later ones that a fallback has left behind, are removed only
+      * Older steps, and later ones that a fallback has skipped, are removed only
         once the new step has its name.
 
     Args:
         directory: a local path, made if it does not exist.
         state: arrays of any kind, JAX's PRNG keys (typed or raw) and None included.
         step: the optimiser steps taken; an existing step is replaced.
-        extra: what else to remember, as JSON.
+        extra: further values to store, as JSON.
         keep: how many steps to keep, the new one included.
-        identity: what the state belongs to, such as a run's name and the hash of its
-            rows; only who gives the same can restore it.
+        identity: a name for the owner of the state, such as a run's name and the hash
+            of its rows; `restore` must be given the same one.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: a leaf that is no array, has no element or lives in part elsewhere,
-            no leaf at all, a negative step, `keep` < 1, or another process.
+        ValueError: a leaf that is not an array, has no element or lies partly on
+            devices of another process, no leaf at all, a negative step, `keep` < 1, or
+            a process other than the first.
         TypeError: `extra` that is not JSON.
 
     >>> import tempfile
@@ -107,28 +109,27 @@ def restore(
     fallback: bool = False,
     identity: str = "",
 ) -> tuple[PyTree, int, dict[str, Any]]:
-    """Reads a state back, bit for bit, after checking every hash.
+    """A saved state, bit for bit, with its step and `extra`, after a check of hashes.
 
-    Any process may, by itself.
+    Any process may restore on its own.
 
     Args:
-        directory: where `save` wrote.
+        directory: the one given to `save`.
         like: the tree to fill, of arrays or `jax.ShapeDtypeStruct`. Each leaf comes
-            back with its dtype and shape, where it lives: on its sharding, on the host
-            (NumPy), or on the default device, uncommitted, if it names no place.
-        step: which step; the latest by default.
-        fallback: whether a step that is damaged, whatever the form, or of another
-            identity gives way, with a warning in the log, to the latest good one before
-            it.
-        identity: what it was saved with.
+            back with its dtype and shape, in the same place: on its sharding, on the
+            host (NumPy), or, if it has neither, uncommitted on the default device.
+        step: the step to restore; the latest by default.
+        fallback: whether to replace a step that is damaged in any way, or of another
+            identity, by the latest intact one before it, with a warning in the log.
+        identity: the one it was saved with.
 
     Returns:
         The state, its step and its `extra`.
 
     Raises:
         FileNotFoundError: no such step.
-        ValueError: a damaged file, named, one that cannot be read included; a folder of
-            another step or identity; leaves that differ from `like`, all named.
+        ValueError: a damaged or unreadable file, with its name; a folder of another
+            step or identity; leaves that differ from `like`, with all their names.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +157,7 @@ def restore(
 
 
 def latest_step(directory: str | os.PathLike) -> int | None:
-    """Returns the latest complete step, or None; its hashes are not checked here.
+    """The latest complete step, or None; its hashes are not checked.
 
     >>> latest_step("no/such/folder") is None
     True
@@ -165,7 +166,7 @@ def latest_step(directory: str | os.PathLike) -> int | None:
 
 
 def complete_steps(directory: str | os.PathLike) -> list[int]:
-    """Returns the complete steps, ascending; their hashes are not checked here.
+    """The complete steps, ascending; their hashes are not checked.
 
     >>> complete_steps("no/such/folder")
     []
@@ -176,20 +177,20 @@ def complete_steps(directory: str | os.PathLike) -> list[int]:
 def verify(
     directory: str | os.PathLike, step: int, *, identity: str = ""
 ) -> dict[str, Any]:
-    """Checks every hash of a step, and that it is the one asked for.
+    """The `extra` of a step, after a check of every hash and of its identity.
 
     Args:
-        directory: where `save` wrote.
+        directory: the one given to `save`.
         step: one of `complete_steps(directory)`.
-        identity: what it was saved with.
+        identity: the one it was saved with.
 
     Returns:
         Its `extra`.
 
     Raises:
         FileNotFoundError: no such step.
-        ValueError: a damaged file, named, one that cannot be read included; a folder of
-            another step or identity.
+        ValueError: a damaged or unreadable file, with its name; a folder of another
+            step or identity.
     """
     steps = _steps(_local(directory))
     if step not in steps:
@@ -198,29 +199,29 @@ def verify(
 
 
 def _local(directory: str | os.PathLike) -> Path:
-    """Returns an absolute path, as Orbax wants it."""
+    """The absolute path, which Orbax requires."""
     allowed = "to be a local path: only there is a rename atomic"
     validate.require("://" not in str(directory), "directory", directory, allowed)
     return Path(directory).absolute()
 
 
 def _steps(directory: Path) -> dict[int, Path]:
-    """Returns the complete steps and their folders."""
+    """The complete steps and their folders."""
     places = {path: path for path in _folders(directory, _FOLDER)}
-    # A step that its own replacement was about to remove is good until then.
+    # A step that was set aside for its replacement is valid until that is in place.
     for place, old in files.set_aside(directory).items():
         if _FOLDER.fullmatch(place.name):
             places[place] = old
     return {
         int(_FOLDER.fullmatch(place.name)[1]): path
         for place, path in places.items()
-        # Of os.path, which takes a folder that cannot be entered for one without.
+        # `Path.exists` may raise on a folder without access; `os.path` returns False.
         if os.path.exists(path / manifest.NAME)
     }
 
 
 def _folders(directory: Path, pattern: re.Pattern) -> list[Path]:
-    """Returns the folders whose whole names match; links and files are no steps."""
+    """The folders whose full names match; links and files are not steps."""
     return [
         path
         for path in sorted(directory.glob("step_*"))
@@ -229,7 +230,7 @@ def _folders(directory: Path, pattern: re.Pattern) -> list[Path]:
 
 
 def _remove_superseded(directory: Path, step: int, keep: int) -> None:
-    """Removes every folder but those of the latest steps up to this one."""
+    """Removes every step except this one and the `keep - 1` before it."""
     steps = _steps(directory)
     kept = {steps[n] for n in sorted(n for n in steps if n <= step)[-keep:]}
     for path in _folders(directory, _FOLDER):
@@ -238,14 +239,14 @@ def _remove_superseded(directory: Path, step: int, keep: int) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Removes a folder, its manifest first: half a step is no step."""
+    """Removes a folder, its manifest first, so that a partial removal is no step."""
     with contextlib.suppress(OSError):  # a damaged step may have a folder there
         (folder / manifest.NAME).unlink()
     shutil.rmtree(folder)
 
 
 def _describe(tree: PyTree) -> dict[str, str]:
-    """Returns the path of every leaf with its dtype and shape."""
+    """The path of every leaf with its dtype and shape."""
     leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path)
@@ -259,7 +260,7 @@ def _describe(tree: PyTree) -> dict[str, str]:
 
 
 def _require_own(state: PyTree) -> None:
-    """Raises where this process, or a leaf, is one that Orbax would silently drop."""
+    """Raises on a process, or a leaf, whose data Orbax would silently drop."""
     validate.require(
         jax.process_index() == 0,
         "process",
@@ -276,14 +277,14 @@ def _require_own(state: PyTree) -> None:
 
 
 def _write(folder: Path, state: PyTree) -> None:
-    """Lets Orbax write a state, without waiting for other processes."""
+    """Writes a state with Orbax, without waiting for other processes."""
     with _quiet():
         if jax.process_count() == 1:
             with _context():
                 ocp.save(folder, state)
             return
-        # Version 1's save is for all processes together; version 0 lets one save by
-        # itself, NumPy arrays, which version 1 reads.
+        # In version 1 all processes must save together. In version 0 one process can
+        # save NumPy arrays alone, in a form that version 1 reads.
         alone = legacy.options.MultiprocessingOptions(
             active_processes={0}, barrier_sync_key_prefix="first"
         )
@@ -293,7 +294,7 @@ def _write(folder: Path, state: PyTree) -> None:
 
 
 def _raw(leaf: Any) -> Any:
-    """Returns the words of a typed PRNG key, any other leaf as it is."""
+    """The integers of a typed PRNG key; any other leaf unchanged."""
     if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return leaf
     if isinstance(leaf, jax.ShapeDtypeStruct):
@@ -303,9 +304,9 @@ def _raw(leaf: Any) -> Any:
 
 
 def _abstract(leaf: Any) -> Any:
-    """Returns what Orbax shall make of a leaf: an array of NumPy, or one on devices.
+    """The target that Orbax restores a leaf to: a NumPy array, or one on devices.
 
-    An uncommitted array is read by way of the host: Orbax would commit it to one
+    An uncommitted array is read to the host first: Orbax would commit it to one
     device, and a jitted step over a mesh would refuse it.
     """
     leaf = _raw(leaf)
@@ -317,7 +318,7 @@ def _abstract(leaf: Any) -> Any:
 
 
 def _concrete(value: Any, leaf: Any) -> Any:
-    """Returns what Orbax has read as the kind of array that was asked for."""
+    """The array that Orbax has read, as the requested kind of array."""
     if isinstance(leaf, np.ndarray):
         return value
     value = jnp.asarray(value)
@@ -328,7 +329,7 @@ def _concrete(value: Any, leaf: Any) -> Any:
 
 
 def _load(folder: Path, like: PyTree, content: dict[str, Any]) -> PyTree:
-    """Returns the state in a verified folder, if it is one like `like`."""
+    """The state in a verified folder, if its leaves match those of `like`."""
     stored, asked = content["leaves"], _describe(like)
     differences = [
         f"{name}: {stored.get(name, 'nothing')} stored, {asked.get(name, 'nothing')} "
@@ -352,7 +353,7 @@ def _load(folder: Path, like: PyTree, content: dict[str, Any]) -> PyTree:
 
 
 def _context() -> ocp.Context:
-    """Returns Orbax's options: compression is slow, and weights hardly shrink."""
+    """Orbax's options, without compression: it is slow, and weights hardly shrink."""
     context = ocp.Context()
     context.array.saving.use_compression = False
     if jax.process_count() > 1:
@@ -365,9 +366,10 @@ def _context() -> ocp.Context:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Orbax's forty lines a step out of the log; its errors are exceptions.
+    """A context that keeps Orbax's forty lines per step, and warnings, out of the log.
 
-    Warnings too: version 0.12.0 calls each of its own checkpoints perhaps malformed.
+    Its errors are exceptions. Version 0.12.0 warns that each of its own checkpoints may
+    be malformed.
     """
     logger = logging.getLogger("absl")
     level = logger.level

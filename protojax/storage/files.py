@@ -1,8 +1,8 @@
-"""Files and folders that are whole or not there at all, and their hashes.
+"""Files and folders written whole or not at all, and their hashes.
 
-A file is written beside its place under a temporary name and renamed once it is on
-disk. All temporary names have one form, `.NAME.protojax-<32 hex digits>.KIND`, which
-nothing else makes, so that what a killed process left can be told from a user's hidden
+A file is written under a temporary name in the same folder and renamed once it is on
+disk. All temporary names have the form `.NAME.protojax-<32 hex digits>.KIND`, which no
+other program uses, so the leftovers of a killed process differ from a user's hidden
 files.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from protojax import validate
 
-# What follows the kind is of libraries that write beside the name they are given.
+# The rest is a suffix added by libraries that write next to the name they are given.
 _TEMPORARY = re.compile(
     r"\.(?P<name>.+)\.protojax-[0-9a-f]{32}\.(?P<kind>tmp|new|old)(?P<rest>\..*)?",
     re.DOTALL,
@@ -30,14 +30,14 @@ _TEMPORARY = re.compile(
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary name beside a file's place; what is written there gets that place.
+    """A temporary name next to a file's path; the file written there moves to the path.
 
     Args:
         path: the file; its folder is made if it does not exist.
 
     Yields:
-        Where to write the file. Once the block ends it is brought to disk and renamed;
-        if the block raises, it is removed and `path` is as it was.
+        The path to write the file to. When the block ends, the file is flushed to disk
+        and renamed; if the block raises, it is removed and `path` is unchanged.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -51,6 +51,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     temporary = _temporary(path, uuid.uuid4().hex, "tmp")
     try:
         yield temporary
+        # Before the rename, or a power failure could leave an empty file at `path`.
         _sync(temporary)
         os.replace(temporary, path)
     finally:
@@ -60,13 +61,13 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """An open file that takes its place once it is whole and on disk.
+    """An open file that moves to its path once it is complete and on disk.
 
     Args:
         path: the file; its folder is made if it does not exist.
 
     Yields:
-        The file, for bytes. If the block raises, `path` is as it was.
+        The file, for bytes. If the block raises, `path` is unchanged.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +81,7 @@ def atomic(path: str | os.PathLike) -> Iterator[IO[bytes]]:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes a value as JSON, whole or not at all.
+    """Writes a value as JSON, completely or not at all.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -94,19 +95,19 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary name beside a folder's place; the folder made there gets that place.
+    """A temporary name next to a folder's path; the new folder moves to the path.
 
-    What lies at `path` is set aside by one rename before another puts the new folder
-    there, and removed after that. A process that dies between the two leaves it to be
-    found by `set_aside` and put back by `remove_leftovers`.
+    An existing folder at `path` is first renamed, then the new folder is renamed to
+    `path`, then the old one is removed. If the process dies between the two renames,
+    `set_aside` finds the old folder and `remove_leftovers` restores it.
 
     Args:
         path: the folder; those above it are made if they do not exist.
 
     Yields:
-        Where to make the folder, which the block must do. Once the block ends its files
-        are brought to disk and it is renamed; if the block or a rename raises, it is
-        removed and `path` is as it was.
+        The path of the folder, which the block must create. When the block ends, its
+        files are flushed to disk and it is renamed; if the block or a rename raises, it
+        is removed and `path` is unchanged.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -131,6 +132,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
             path.rename(old)
         try:
             new.rename(path)
+        # Also on an interrupt: the older folder must not stay under its temporary name.
         except BaseException:
             if os.path.lexists(old):
                 old.rename(path)
@@ -144,14 +146,14 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: str | os.PathLike, *, below: bool = False) -> None:
-    """Removes what killed writers of this module left; touches no other name.
+    """Removes the leftovers of killed writers of this module, and no other file.
 
-    What `atomic_folder` had set aside is put back where nothing has its place. No other
+    A folder that `atomic_folder` had renamed is restored if its path is free. No other
     process may be writing there.
 
     Args:
-        folder: where files were written; it need not exist.
-        below: whether folders in it are cleared too, all the way down; hidden ones,
+        folder: the folder that was written to; it need not exist.
+        below: whether the folders below it are cleared too, at any depth; hidden ones,
             such as `.git`, and links are not entered.
 
     >>> import tempfile
@@ -174,13 +176,13 @@ def remove_leftovers(folder: str | os.PathLike, *, below: bool = False) -> None:
 
 
 def set_aside(folder: str | os.PathLike) -> dict[Path, Path]:
-    """The folders that a killed `atomic_folder` has moved and put nothing in place of.
+    """The folders that a killed `atomic_folder` has moved but not replaced.
 
     Args:
-        folder: the one that they were in; it need not exist.
+        folder: the folder that they were in; it need not exist.
 
     Returns:
-        Place -> where the content lies now.
+        Original path -> present path.
 
     >>> set_aside("no/such/folder")
     {}
@@ -196,9 +198,9 @@ def set_aside(folder: str | os.PathLike) -> dict[Path, Path]:
 
 
 def fingerprint(*values: str | np.ndarray) -> str:
-    """The SHA-256 (hexadecimal) of what went into a cached result.
+    """The SHA-256 (hexadecimal) of the inputs of a cached result.
 
-    Strings count by their UTF-8, arrays by dtype, shape and bytes.
+    Strings are hashed as UTF-8, arrays by dtype, shape and bytes.
 
     >>> fingerprint("ab", "c") == fingerprint("a", "bc")
     False
@@ -213,17 +215,17 @@ def fingerprint(*values: str | np.ndarray) -> str:
         else:
             array = np.asarray(value)
             content, kind = _bytes_of(array), f"{array.dtype} {array.shape};"
-        # The header states the size, so no two lists of values share their bytes.
+        # The header gives the size, so different lists of values have different bytes.
         chunks += [kind.encode(), content]
     return _sha256(chunks)
 
 
 def hash_arrays(arrays: Mapping[str, Any], *parts: str) -> str:
-    """The SHA-256 (hexadecimal) of named arrays and of what else goes with them.
+    """The SHA-256 (hexadecimal) of named arrays and further strings.
 
     Args:
-        arrays: name -> array, of NumPy or JAX; name, dtype, shape and bytes count, and
-            their order.
+        arrays: name -> array, of NumPy or JAX; name, dtype, shape, bytes and order
+            matter.
         *parts: hashes or names.
 
     >>> one, other = {"a": np.zeros(2)}, {"b": np.zeros(2)}
@@ -232,14 +234,15 @@ def hash_arrays(arrays: Mapping[str, Any], *parts: str) -> str:
     """
     held = {name: np.asarray(array) for name, array in arrays.items()}
     shapes = {name: [str(x.dtype), list(x.shape)] for name, x in held.items()}
-    # The header fixes the length of all that follows, so no two inputs read alike.
+    # The header fixes the length of what follows, so different inputs have different
+    # bytes.
     header = json.dumps([shapes, parts]).encode()
     size = len(header).to_bytes(8, "little")
     return _sha256([size + header, *map(_bytes_of, held.values())])
 
 
 def hash_json(value: Any) -> str:
-    """The SHA-256 (hexadecimal) of what JSON can hold; the order of keys is no part.
+    """The SHA-256 (hexadecimal) of a JSON value, whatever the order of its keys.
 
     >>> hash_json({"a": 1, "b": [2]}) == hash_json({"b": [2], "a": 1})
     True
@@ -268,28 +271,28 @@ def _sha256(chunks: Iterable[bytes | np.ndarray]) -> str:
 
 
 def _bytes_of(array: np.ndarray) -> np.ndarray:
-    """The bytes of an array, in the order of its rows."""
+    """The bytes of an array, in row-major order."""
     validate.require(not array.dtype.hasobject, "dtype", array.dtype, "plain")
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def _temporary(path: Path, unique: str, kind: str) -> Path:
-    """The temporary name of a file or folder, beside its place."""
+    """The temporary path of a file or folder, next to its final path."""
     return path.with_name(f".{path.name}.protojax-{unique}.{kind}")
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What a folder holds; nothing where there is no such folder."""
+    """The entries of a folder, sorted; none where the folder does not exist."""
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether a path is a folder and no link to one."""
+    """Whether a path is a folder and not a link to one."""
     return path.is_dir() and not path.is_symlink()
 
 
 def _remove(path: Path) -> None:
-    """Removes a file, a link or a folder with all below, if it is there."""
+    """Removes a file, a link or a folder with its contents, if it exists."""
     if _is_folder(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -303,7 +306,7 @@ def _sync(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Waits until a folder's names are on disk, where the system can say so."""
+    """Waits until a folder's entries are on disk, where the system supports it."""
     with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:

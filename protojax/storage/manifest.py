@@ -1,9 +1,8 @@
-"""What a folder of a checkpoint holds, by hash, and whose it is.
+"""The manifest of a checkpoint: the hashes of its files, its step and its identity.
 
-A folder is as it was written if its manifest is and every file in it has the hash that
-the manifest says. Whatever is wrong is a `DamagedError`: a file that is changed,
-missing, unreadable or no file, a manifest of another form, or one of another step or
-identity.
+A folder is intact if its manifest is intact and every file has the hash in the
+manifest. Every defect is a `DamagedError`: a file that is changed, missing, unreadable
+or not a regular file, a manifest of another form, or one of another step or identity.
 """
 
 import contextlib
@@ -19,16 +18,16 @@ _FIELDS = {"step": int, "identity": str, "extra": dict, "leaves": dict, "files":
 
 
 class DamagedError(ValueError):
-    """A folder that is not as it was written, or not the one that was asked for."""
+    """An error for a folder that is damaged or not the requested one."""
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:
     """Writes the manifest of a folder: its files' hashes, and one of its own.
 
     Args:
-        folder: all that is in it counts.
-        content: what else to say, as JSON gives it back: `step`, `identity`, `extra`
-            and `leaves`.
+        folder: all files in it are hashed.
+        content: further entries, in the types that JSON reads back: `step`, `identity`,
+            `extra` and `leaves`.
     """
     hashes = {
         path.relative_to(folder).as_posix(): files.hash_file(path)
@@ -39,18 +38,18 @@ def write(folder: Path, content: dict[str, Any]) -> None:
 
 
 def verify(folder: Path, step: int, identity: str) -> dict[str, Any]:
-    """The content of a manifest, once all has been found as it was written.
+    """The content of a manifest, after a check of every hash.
 
     Args:
         folder: with the manifest.
-        step: which step it must be.
-        identity: what it must belong to.
+        step: the step that it must be of.
+        identity: the identity that it must have.
 
     Returns:
-        What `write` was given, and the hashes as `files`.
+        The content given to `write`, and the hashes as `files`.
 
     Raises:
-        DamagedError: naming the file.
+        DamagedError: on any defect, with the name of the file.
     """
     path = folder / NAME
     content = _read(path)
@@ -70,7 +69,7 @@ def verify(folder: Path, step: int, identity: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What an intact manifest says."""
+    """The content of a manifest that is intact."""
     with _readable(path):
         text = path.read_bytes()
     try:
@@ -81,7 +80,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise DamagedError(f"Expected {path} intact, found no JSON object.")
     if content.pop("sha256", None) != files.hash_json(content):
         raise DamagedError(f"Expected {path} intact, found another SHA-256.")
-    # Earlier versions wrote none.
+    # Earlier versions wrote no identity.
     content = {"identity": "", **content}
     for name, kind in _FIELDS.items():
         if not isinstance(content.get(name), kind):
@@ -91,9 +90,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Names a file that cannot be read, whatever the reason."""
+    """A context that turns every failure to read a file into a `DamagedError`."""
     try:
-        # Asked first: one would wait for ever for what a pipe says.
+        # Checked before reading, because reading a pipe would wait forever.
         if path.exists() and not path.is_file():
             raise DamagedError(f"Expected {path} intact, found no file.")
         yield
