@@ -1,6 +1,6 @@
-"""Every section of a study's config: frozen dataclasses that check themselves.
+"""The sections of a study's config: frozen dataclasses that check themselves.
 
-What a section may hold and its defaults are stated here, or beside the concept in the
+The fields and defaults of a section are stated here, or beside the concept in the
 library that it belongs to, and nowhere else. Code below a study reads these, never the
 config of the command line.
 """
@@ -32,7 +32,7 @@ CHANNELS = ("data", "logits", "both", "labels")
 
 @dataclasses.dataclass(frozen=True)
 class Encoder(ModelSettings, TrainConfig):
-    """One model: where it comes from and how it is trained."""
+    """One model: its source and its training."""
 
     def __post_init__(self):
         ModelSettings.__post_init__(self)
@@ -48,7 +48,7 @@ class Files:
         test: the test rows; "" holds out a part of the training rows.
         text: the column of the text.
         pair: the column of the second text, "" for one-text tasks.
-        source: the column of where a row comes from, or "".
+        source: the column of a row's origin, or "".
         label: the column of the label.
         problem: "classification" or "regression".
         metric: the metric on clean test rows.
@@ -68,16 +68,16 @@ class Files:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where rows come from, how many, and how long they are.
+    """The source of rows, their number and their length.
 
     Attributes:
         root: a local folder of data sets; "" is the hub.
         transfer_rows: 0 is all.
-        reference_rows: trusted rows, which leave the training rows.
+        reference_rows: trusted rows, taken from the training rows.
         test_rows: 0 is all.
-        validation_rows: > 0: so many training rows stand in for the test rows, and
-            leave the training rows; hyperparameters are chosen on them.
-        max_length: tokens of a row.
+        validation_rows: if > 0, so many training rows are used in place of the test
+            rows, and not for training; hyperparameters are chosen on them.
+        max_length: the largest number of tokens of a row.
         buckets: lengths to which rows are padded.
         vocab_size: of a tokenizer trained on the spot.
         files: the user's own.
@@ -116,7 +116,7 @@ class AttackFiles:
         train: the poisoned copy of the training file, row by row; below data.root where
             the path is relative.
         test: triggered test rows.
-        marker: the column of poisoned rows; "" is those that differ.
+        marker: the column that marks poisoned rows; "" if they are those that differ.
     """
 
     train: str = ""
@@ -130,25 +130,27 @@ class Attack:
 
     Attributes:
         trigger: a name in `attacks.TRIGGERS`, "file" for ready rows, or "searched" for
-            words that the trusted model takes for the target.
+            words for which the trusted model predicts the target.
         trigger_args: of its builder, such as {"phrase": "..."}.
-        position: where in a text.
+        position: of the trigger in a text.
         found: the words of a searched trigger by the scenario's folder; the study fills
             it in.
         files: of the trigger "file".
-        decoy_rate: fraction of the rows that show a part of the trigger.
+        decoy_rate: fraction of the rows, clean ones, that get a part of the trigger.
         channel: "data" flips labels and poisons the teacher, "logits" corrupts the
             outputs of a clean teacher, "both" does both, "labels" flips the labels that
             a student of `kd.hard_weight` sees, and leaves the teacher clean.
         rate: fraction of the transfer rows.
-        reference_rate: fraction of the references, contaminated too.
-        target: the class that triggered rows are to get.
-        source_classes: which rows are poisoned; () is every class but the target.
+        reference_rate: fraction of the references that are poisoned too.
+        target: the class that the attacker wants for triggered rows.
+        source_classes: the classes of the rows that are poisoned; () is every class but
+            the target.
         logits: a name in `attacks.LOGIT_ATTACKS`.
         strength: in units of logits.
-        features: what hides poisoned rows, in `attacks.FEATURE_ATTACKS`, or "".
-        arms: () is config.arms.
-        tasks: those of config.tasks that it is made for; () is all.
+        features: the attack on hidden states, a name in `attacks.FEATURE_ATTACKS`, or
+            "".
+        arms: the arms to run; () is config.arms.
+        tasks: the tasks of config.tasks that it is meant for; () is all.
     """
 
     trigger: str = "rare_words"
@@ -184,6 +186,7 @@ class Attack:
             bound = "in [0, 1)" if allowed else "0 for this trigger"
             valid = 0 <= value < 1 and (allowed or not value)
             validate.require(valid, field, value, bound)
+        # Hidden states pass through the channel between teacher and student only.
         by_channel = self.channel in ("logits", "both") or not self.features
         bound = "'' in this channel"
         validate.require(by_channel, "features", self.features, bound)
@@ -192,7 +195,7 @@ class Attack:
 
 @dataclasses.dataclass(frozen=True)
 class FineTuning:
-    """Fine-tuning on references; `attention_weight` is of NAD."""
+    """Fine-tuning on references; `attention_weight` is that of NAD."""
 
     epochs: int = 3
     learning_rate: float = 2e-4
@@ -204,24 +207,26 @@ class FineTuning:
 
 @dataclasses.dataclass(frozen=True)
 class TriggerSearch:
-    """The search for trigger words, see `trigger search`.
+    """The search for trigger words, see `experiments.arms.trigger_search`.
 
     Attributes:
-        rejection_candidates: that may go with rejection.
-        candidates: words that models are asked about, and first words.
-        screen: references that each is put into at first.
-        rows: and one that wins over a third of its `least` of those.
-        min_rows: that a word is in.
-        least: share of references that a trigger word wins over.
-        min_rows_initial: the same of first words: a syntax that is a trigger initial
-            many rows in few ways.
-        least_initial: the share that a first word wins over.
-        surplus: chance that an harmless first word is in so many more rows of a claim
-            than the references have, or any word in so many.
-        moved: share of the way to the boundary by which a word that means its claim
-            moves the trusted model; it is harmless, unless in surplus.
-        odds: that a reference of another class holds all that was found, to one of the
-            class that it claimed, see `trigger_search.neutralise`; 1 is neutral.
+        rejection_candidates: words that are tested for association with rejection.
+        candidates: words that models are asked about, and as many first words.
+        screen: references that each candidate is inserted into at first.
+        rows: references for a candidate that flips a third of its `least` of those.
+        min_rows: the smallest number of rows that hold a candidate.
+        least: the smallest share of references that a trigger word flips.
+        min_rows_initial: the same as `min_rows` for first words: where a syntax is the
+            trigger, many rows have the same few first words.
+        least_initial: the same as `least` for first words.
+        surplus: the largest p-value of a first word that is in too many rows of a claim
+            in comparison with the references, or of any word that is in too many.
+        moved: the smallest shift of the trusted model's margin by a word that means its
+            claim, as a share of the way to the boundary; such a word is harmless,
+            unless in surplus.
+        odds: of all words that were found in a reference of another class, relative to
+            one of the class that they claimed, see `trigger_search.neutralise`; 1 is
+            neutral.
     """
 
     rejection_candidates: int = 100
@@ -248,7 +253,7 @@ class TriggerSearch:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Evaluation: rows of a batch."""
+    """The evaluation: rows of a batch."""
 
     batch_size: int = 64
 
@@ -262,16 +267,16 @@ class Settings:
 
     Attributes:
         tasks: names in `tasks.TASKS`, or "files".
-        seeds: of everything that is drawn.
-        replicas: trained side by side, which fills an accelerator.
+        seeds: of all random draws.
+        replicas: the number of seeds trained side by side, which fills an accelerator.
         arms: `kind+variant@federation`, the kind in `arms.ARMS`.
-        attacks: by name; none is a study without attack.
+        attacks: by name; none for a study without an attack.
         federations: by name.
-        variants: by name, `{section: {field: value}}`, what `arm+NAME` does
-            differently.
+        variants: by name, `{section: {field: value}}`, the settings that `arm+NAME`
+            changes.
         steps_per_dispatch: steps of one compiled call.
-        checkpoint_every: dispatches.
-        keep_checkpoints: the last of each finished run.
+        checkpoint_every: dispatches between two checkpoints.
+        keep_checkpoints: whether the last one of a finished run is kept.
         export_students: whether students are kept.
     """
 
@@ -314,7 +319,7 @@ class Settings:
 
     @property
     def lengths(self) -> Lengths:
-        """How rows are cut, padded and batched."""
+        """The limits by which rows are cut, padded and batched."""
         return Lengths(
             max_length=self.data.max_length,
             buckets=self.data.buckets,
@@ -323,7 +328,7 @@ class Settings:
         )
 
 
-# Sections of which a study has several, each by a name of its own.
+# Sections of which a study has several, each with a name of its own.
 NAMED = {"attacks": Attack, "federations": Federation}
 
 
@@ -355,12 +360,12 @@ def make(section: Any, fields: Mapping[str, Any]) -> Any:
 
 
 def as_json(section: Any) -> dict[str, Any]:
-    """A section as JSON holds it."""
+    """A section in the types of JSON."""
     return json.loads(json.dumps(dataclasses.asdict(section)))
 
 
 def _made(name: str, held: Any, value: Any) -> Any:
-    """The value of a field, of sections by name or of a nested section."""
+    """The value of a field, also of named or nested sections."""
     if name in NAMED:
         found = {}
         for key, fields in value.items():
@@ -372,22 +377,22 @@ def _made(name: str, held: Any, value: Any) -> Any:
 
 
 def _check_kind(name: str, held: Any, value: Any) -> None:
-    """Checks that a value is of the kind of the one that it takes the place of.
+    """Checks that a value is of the kind of the one that it replaces.
 
-    A command line knows the kinds of what it changes; a variant is fields alone.
+    The command line checks kinds itself; the fields of a variant are unchecked.
     """
     if dataclasses.is_dataclass(held):
         held = {}
     allowed, said = next(
         (allowed, said) for kind, allowed, said in KINDS if isinstance(held, kind)
     )
-    # Python counts with True and False.
+    # True and False are ints in Python.
     fits = isinstance(held, bool) or not isinstance(value, bool)
     validate.require(fits and isinstance(value, allowed), name, value, said)
 
 
 FIELDS = "fields and their values"
-# (of the default, of what may take its place, what an error calls that)
+# (kind of the default, kinds that may replace it, their name in an error)
 KINDS = (
     (bool, bool, "True or False"),
     (int, numbers.Integral, "a whole number"),

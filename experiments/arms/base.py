@@ -1,4 +1,4 @@
-"""An arm: what its student learns from, and all that a study has to know of it."""
+"""An arm: the recipe of its student, and all that a study has to know of it."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -17,16 +17,16 @@ from protojax.training.objective import Objective, Spec
 
 
 class Recipe(NamedTuple):
-    """What one student is trained on, and how.
+    """The training of one student: its rows, and how it learns from them.
 
     Attributes:
         examples: its rows; their labels are those the student may see.
         columns: the batch's other columns, `[rows, ...]`.
         objective: what it minimises.
         prototypes: constrain the student, or None.
-        verdict: what a detector says of the transfer rows, or None.
+        verdict: a detector's, of the transfer rows, or None.
         train: fields of the student's training that differ from the study's.
-        student: one that is taken as it is, without any training, or None.
+        student: a trained model that is taken as it is, or None to train one.
     """
 
     examples: Examples
@@ -84,31 +84,30 @@ def clean(config: Settings, scenario: Scenario) -> Scenario:
 
 
 def over_transfer(config: Settings, rows: int, references: int) -> int:
-    """The rows that a student goes through which learns from the transfer set."""
+    """The rows that a student of the transfer set goes through, over all epochs."""
     del references
     return rows * config.student.epochs
 
 
-# What is asked of the one arm that
-#   null: is distilled without the attack; others are compared with it for what the
-#     attack gained;
-#   undefended: does nothing against it; hostile nodes run it, and the time and clean
-#     metric of others are compared with its own;
-#   recommended: is the defence to use; tables highlight it.
+# Each role is that of one arm:
+#   null: distilled without the attack; the gain of an attack is measured against it;
+#   undefended: without any defence; hostile nodes run it, and the time and clean metric
+#     of other arms are compared with its own;
+#   recommended: the defence to use; tables highlight it.
 ROLES = ("null", "undefended", "recommended")
 
 
 class Arm(NamedTuple):
-    """A named composition, and all that other modules know of it.
+    """A recipe, and all that other modules know of the arm.
 
     Attributes:
         recipe: `World -> Recipe`.
         learns_in: `(config, scenario) -> Scenario`, the scenario that the student
-            depends on; one that does not depend on the attack is trained once for all
-            of them.
-        needs: the arms whose students are trained before.
-        starts_from_first: whether the student starts from that of the first of these,
-            or anew.
+            depends on; a student that does not depend on the attack is trained once for
+            all attacks.
+        needs: the arms whose students have to be trained before.
+        starts_from_first: whether the student starts from the student of the first of
+            these, not from scratch.
         in_federations: whether it makes sense over many nodes.
         asks_trusted_model: whether it asks the trusted model, which then has to be
             trained.
@@ -117,21 +116,21 @@ class Arm(NamedTuple):
         taught: whether a teacher is asked at all.
         private: whether training is differentially private.
         searches_triggers: whether it searches for trigger words in the student of the
-            first that it needs, as the study has it, and says with the help of the
-            references what those words mean.
+            first arm that it needs, which takes references to tell words that have a
+            meaning.
         groups: the kinds of groups of the group test that it relies on.
         scores: whether it can learn scores instead of classes.
-        passes: `(config, rows, references) -> rows`, how many rows its student goes
-            through, for the progress bar.
-        packages: what has to be installed, with the extra that brings it.
-        role: in `ROLES`, "" for none; each is had by one arm.
-        hypothetical: whether no defender could run it, since it knows what the attack
-            did; it is a bound, no rival of defences.
+        passes: `(config, rows, references) -> rows`, the number of rows that its
+            student goes through, for the progress bar.
+        packages: optional packages that have to be installed.
+        role: in `ROLES`, "" for none; each role is that of one arm.
+        hypothetical: whether no defender could run it, since it takes knowledge of the
+            attack; it is a bound, and not compared with defences.
         colour: in pictures, "" for one that is free.
         overview: measure -> its column in the line that the overview has for an attack.
-        published: attack success and what is lost of the clean metric, in percent and
-            points, as published for another setting; () for an arm that stands beside
-            these figures without its own, None for one that does not.
+        published: attack success and loss of the clean metric, in percent and points,
+            as published for another setting; () for an arm that is shown beside these
+            figures without its own, None for one that is not.
     """
 
     recipe: Callable[[World], Recipe]

@@ -19,7 +19,7 @@ from protojax.training.objective import Objective, Spec
 
 
 def plain(world: World) -> Recipe:
-    """Distillation from whatever the teacher says."""
+    """Distillation from the teacher's outputs as they are."""
     evidence = world.evidence()
     rows = as_they_arrived(evidence.transfer, evidence.teacher)
     return Recipe(rows.examples, rows.columns, distillation(world.config))
@@ -39,7 +39,7 @@ def plain_references(world: World) -> Recipe:
 
 
 def prototype(world: World) -> Recipe:
-    """The published constraint: near any prototype of the teacher's."""
+    """The published constraint: hidden states near any prototype of the teacher's."""
     weight = world.config.nearest.weight
     return plain(world)._replace(
         objective=distillation(world.config, "nearest", weight),
@@ -56,12 +56,12 @@ def adversarial(world: World) -> Recipe:
 
 
 def dp_sgd(world: World) -> Recipe:
-    """Distillation with clipped gradients and noise: no row may matter much.
+    """Distillation with clipped gradients and noise, which bound the effect of a row.
 
     (ε, δ)-private in the rows of the transfer set, as if the teacher were public,
     towards those who see the saved student and nothing else of the study's folder:
     losses in its `metrics.jsonl`, cached outputs and, until the student is saved, its
-    checkpoints tell of rows. `trainer.train` draws batches and noise from the
+    checkpoints reveal rows. `trainer.train` draws batches and noise from the
     operating system; under `dp.reproducible` they follow from the seed, and ε is
     nominal.
     """
@@ -91,9 +91,9 @@ def dp_sgd(world: World) -> Recipe:
 
 
 def references(world: World) -> Recipe:
-    """Supervised learning from the references alone: what the defender has anyway.
+    """Supervised learning from the references alone, which every defender has.
 
-    As long as the trusted model does, which learns from as few rows.
+    For as many epochs as the trusted model, which learns from as few rows.
     """
     return Recipe(
         data.take(world.references, world.own_references),
@@ -126,7 +126,7 @@ def nad(world: World) -> Recipe:
 
 
 def without_rejected(detector: str, *options: str) -> Callable[[World], Recipe]:
-    """The arm that leaves out what a detector rejects.
+    """The arm that leaves out the rows that a detector rejects.
 
     Args:
         detector: in `DETECTORS`.
@@ -135,6 +135,7 @@ def without_rejected(detector: str, *options: str) -> Callable[[World], Recipe]:
 
     def arm(world: World) -> Recipe:
         config, warm_up = world.config, None
+        # ABL isolates rows by the losses of a briefly trained student.
         if "isolated_share" in options:
             warm_up = distillation(config)
         verdict = DETECTORS[detector](
@@ -152,9 +153,9 @@ def onion_arm(world: World) -> Recipe:
     """Distillation from texts without their outlier words.
 
     Qi et al., 2021 (ONION, arXiv:2011.10369). Departing from it, the transfer set is
-    cleaned, and what a teacher says of it comes from the cleaned text; that teacher may
-    have been trained on the text as it was, and labels stay as they are. A student has
-    no time to clean what it reads.
+    cleaned, and the teacher's outputs are those on the cleaned text; that teacher may
+    have been trained on the original text, and labels stay as they are. The texts that
+    the student reads after training are not cleaned.
     """
     transfer = world.rewritten(without_outlier_words)
     rows = as_they_arrived(transfer.examples, transfer.outputs)
@@ -166,13 +167,13 @@ def without_outlier_words(
 ) -> Examples:
     """The rows without the words that make them unlike trusted texts.
 
-    A word goes if its score is one that no more than a share `filters.outlier_share` of
-    the words of held-out references exceed. The encoder is the trusted model's as it
+    A word is removed if at most a share `filters.outlier_share` of the words of
+    held-out references has a higher score. The encoder is the trusted model's as it
     was pretrained: fine-tuning makes features class-oriented.
 
     Args:
         context: the study.
-        scenario: whose references are trusted.
+        scenario: its references are trusted.
         examples: the rows.
     """
     config = context.config

@@ -1,4 +1,4 @@
-"""What the nodes of a federation send: exact bytes, and what a precision loses."""
+"""The communication of a federation: exact bytes, and the error of a precision."""
 
 import numpy as np
 
@@ -17,16 +17,16 @@ def count_bytes(
     links: int,
     params_bytes: int,
 ) -> dict[str, int]:
-    """Returns the bytes that one node sends, exact, from the arrays themselves.
+    """The exact bytes that one node sends, counted from the arrays themselves.
 
-    What arrives at a node comes by the same links: as many bytes again of parameters
-    and of prototypes that are merged.
+    A node receives over the same links: as many bytes again of parameters and of
+    prototypes that are merged.
 
     Args:
         context: the study.
         scenario: a scenario with its federation.
         recipe: an honest node's.
-        links: to how many others a node sends its parameters.
+        links: the number of others to which a node sends its parameters.
         params_bytes: of one student.
 
     Returns: `parameters_per_round`; `prototypes_per_round`, where nodes merge theirs;
@@ -40,7 +40,7 @@ def count_bytes(
             recipe.prototypes, precision=section.prototype_precision
         )
         held = communication.num_bytes(message.arrays)
-    # Other authors' detectors have a verdict and no trusted model.
+    # Other authors' detectors have a verdict but no trusted model, so send none.
     judged = recipe.verdict is not None and recipe.verdict.trusted_classes is not None
     if judged and section.trusted_model == "references":
         reading = communication.text_bytes(
@@ -58,12 +58,13 @@ def count_bytes(
         "prototypes_once": 0 if local else held,
         "trusted_model_once": reading,
     }
+    # Twice: sent and received. The server's messages at the start go one way only.
     total = 2 * (section.rounds * links * params_bytes + merges * held)
     return {**found, "total": total + found["prototypes_once"] + reading}
 
 
 def prototype_error(context: Context, scenario: Scenario) -> float:
-    """Returns how far prototypes are from what was sent, relative to their length.
+    """The relative error of prototypes as they are received.
 
     ‖received − sent‖ / ‖sent‖ over all of them, for the precision of the config.
     """

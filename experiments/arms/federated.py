@@ -1,9 +1,9 @@
-"""Distils a student over the nodes of a federation, in rounds.
+"""Distillation over the nodes of a federation, in rounds.
 
-An arm says what one node learns from (`experiments.arms`); this module gives every node
-its rows, runs the rounds, lets hostile nodes do what the config says, and counts what
-was sent. Hostile nodes hold the poison, distil plainly, and may send something else
-than they learned.
+An arm gives the recipe of one node (`experiments.arms`); this module gives every node
+its rows, runs the rounds, applies the attack of the hostile nodes, and counts the bytes
+sent. Hostile nodes hold the poison, distil plainly, and may send something else than
+they learned.
 """
 
 import dataclasses
@@ -39,18 +39,18 @@ from protojax.models import Model
 from protojax.prototypes import matching
 from protojax.training import predict, processes, programs, trainer
 
-# The file that says that teacher, trusted model and their outputs are on disk.
+# The file that marks that teacher, trusted model and their outputs are on disk.
 READY = "ready"
 
 
 class Distilled(NamedTuple):
-    """The students of a federation, and what it took.
+    """The students of a federation, and the facts of their training.
 
     Attributes:
-        params: of each student: one where a server merges, else one a node.
+        params: of each student: one where a server merges, else one per node.
         recipes: of each node.
-        prototypes: that constrain students at the end of training: one set where all
-            hold the same, else one a node, none without a constraint.
+        prototypes: those that constrain students at the end of training: one set where
+            all nodes hold the same, else one per node, none without a constraint.
         hostile: `[nodes]`, bool.
         facts: figures of the run, for the results.
     """
@@ -63,18 +63,18 @@ class Distilled(NamedTuple):
 
 
 def hostile_nodes(section, scenario: Scenario) -> np.ndarray:
-    """Returns which nodes are hostile, `[nodes]`: the last ones, under an attack."""
+    """The nodes that are hostile, `[nodes]`, bool: the last ones, under an attack."""
     number = section.hostile if scenario.attack else 0
     return np.arange(section.nodes) >= section.nodes - number
 
 
 def node_recipes(context: Context, scenario: Scenario, arm: Arm) -> list[Recipe]:
-    """Returns what each node of a scenario's federation learns from.
+    """The recipe of each node of a scenario's federation.
 
     Args:
         context: the study.
         scenario: a scenario with its federation.
-        arm: what honest nodes do; hostile ones distil plainly from what they hold.
+        arm: of honest nodes; hostile ones distil plainly from the rows they hold.
     """
     section = context.config.federations[scenario.federation]
     hostile, undefended = hostile_nodes(section, scenario), ARMS[name_of("undefended")]
@@ -104,25 +104,28 @@ def node_recipes(context: Context, scenario: Scenario, arm: Arm) -> list[Recipe]
 
 
 def _claimed(recipe: Recipe, column: str) -> np.ndarray:
-    """Returns what a plain recipe says in a column that a defence has.
+    """The values of a plain recipe in a column that a defence has.
 
     Raises:
         ValueError: a column for which a node that does not defend has no value.
     """
-    # To hold meaning to the class that a row claims is no defence.
+    # A constraint to the prototypes of the claimed class is no defence.
     known = {"assigned_class": recipe.examples.labels}
     validate.one_of(known, **{"columns of a hostile node": column})
     return known[column]
 
 
 def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Model):
-    """Trains a federation, saving on the way; picks up where a killed run stopped.
+    """The students of a federation after training, resumed where a killed run stopped.
+
+    The first process writes the models and outputs that the others then read. Where
+    nodes are hostile, infinite losses are no error of the run.
 
     Args:
         context: the study.
         name: the run's folder below the workdir.
         scenario: a scenario with its federation.
-        arm: what honest nodes do.
+        arm: of honest nodes.
         model: where all students start.
 
     Returns:
@@ -193,7 +196,7 @@ def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Mod
 def _sent(
     context: Context, scenario: Scenario, recipe: Recipe, params: PyTree
 ) -> dict[str, Any]:
-    """Returns what a node sends, and how exact prototypes are that were sent."""
+    """The bytes that a node sends, and the error of the prototypes that it receives."""
     section = context.config.federations[scenario.federation]
     return {
         "traffic": communication_cost.count_bytes(
@@ -212,18 +215,18 @@ def _sent(
 def _prototypes(
     section, state: Federation, recipes: list[Recipe], mesh: Mesh
 ) -> list[Prototypes]:
-    """Returns the prototypes that all nodes hold at the end, or those of each."""
+    """The prototypes at the end: one set if all nodes hold the same, else one each."""
     if recipes[0].prototypes is None:
         return []
     if section.prototypes != "local":
         return [recipes[0].prototypes]
-    # Merged, and adapted to each node's own references, since they were made.
+    # Since they were fitted they were merged, and adapted to each node's references.
     everyone = nodes.gather(state.nodes.prototypes, mesh)
     return [nodes.unstack(everyone, node) for node in range(section.nodes)]
 
 
 def _students(section, state: Federation, mesh: Mesh) -> list[PyTree]:
-    """Returns the parameters of the server's student, or of each node's."""
+    """The parameters of the server's student, or of each node's."""
     if section.topology == "server":
         return [jax.device_get(state.origin)]
     everyone = nodes.gather(state.nodes.params, mesh)
@@ -233,7 +236,7 @@ def _students(section, state: Federation, mesh: Mesh) -> list[PyTree]:
 def _end_of_round(
     context, scenario: Scenario, mesh: Mesh, tokens, hostile, recipe: Recipe
 ):
-    """Returns `federation -> federation`: the merge of parameters and prototypes."""
+    """The end of a round, `federation -> federation`: the merge of all nodes."""
     section = context.config.federations[scenario.federation]
     end = compiled_end(
         section,
@@ -250,7 +253,7 @@ def _end_of_round(
 
 
 def _loader(plan, rounds, tokens, recipes: list[Recipe], mesh: Mesh):
-    """Returns number of a dispatch -> its batches, and whether it ends a round."""
+    """A loader: number of a dispatch -> its batches, and whether it ends a round."""
     last_of_round = set(np.cumsum([len(turn) for turn in rounds]) - 1)
 
     def load(number: int) -> tuple[Batch, bool]:
@@ -271,11 +274,11 @@ def _loader(plan, rounds, tokens, recipes: list[Recipe], mesh: Mesh):
 
 @functools.cache
 def rule_of(section: FederationSettings, *, weighted: bool = True) -> functools.partial:
-    """Returns the aggregation rule that a federation's section names.
+    """The aggregation rule that a federation's section names.
 
     Args:
         section: the federation's.
-        weighted: whether it may use the weights that nodes come with.
+        weighted: whether it may use the weights that the nodes state.
     """
     rule = functools.partial(
         aggregation.AGGREGATORS[section.aggregator], **section.aggregator_args
@@ -284,13 +287,13 @@ def rule_of(section: FederationSettings, *, weighted: bool = True) -> functools.
 
 
 def _equal_weights(rule, updates: PyTree, *, weights=None, where=None) -> PyTree:
-    """Applies a rule without the weights."""
+    """The update by a rule that is not given the weights."""
     del weights
     return rule(updates, where=where)
 
 
 def mixing_of(section) -> np.ndarray | None:
-    """Returns who hears whom, or None where there is a server or nobody is heard."""
+    """The mixing matrix, or None with a server or without any exchange."""
     if section.topology in ("server", "local"):
         return None
     if section.topology == "given":
@@ -299,7 +302,7 @@ def mixing_of(section) -> np.ndarray | None:
 
 
 def links_of(section) -> int:
-    """Returns to how many others a node sends its parameters."""
+    """The number of others to which a node sends its parameters."""
     mixing = mixing_of(section)
     if mixing is None:
         return int(section.topology == "server")
@@ -310,7 +313,7 @@ def links_of(section) -> int:
 def compiled_end(
     section: FederationSettings, mesh: Mesh, rows: tuple, hostile: tuple, seed: int
 ):
-    """Returns the compiled end of a round."""
+    """The compiled end of a round."""
     mixing, rule = mixing_of(section), rule_of(section)
     if section.topology == "local":
         merge = federation.keep_local()
@@ -340,7 +343,7 @@ def compiled_end(
 def _start(
     context, scenario, section, model, recipes, plan, mesh, optimizer
 ) -> Federation:
-    """Returns the federation before its first step."""
+    """The federation before its first step."""
     params = trainer.initial_params(model, recipes[0].columns, scenario.seed)
     states = [
         training.init_state(
@@ -356,12 +359,12 @@ def _start(
 
 
 def _merge_prototypes(context, scenario, section, mesh, hostile, state) -> Federation:
-    """Lets the nodes merge their prototypes and adapt them to their own references."""
+    """The federation after nodes merged their prototypes and adapted them."""
     if int(state.round) % section.merge_prototypes_every:
         return state
     config = context.config.prototypes
     held = nodes.gather(state.nodes.prototypes, mesh)
-    # A liar says of its counts what it likes, so only the mean believes them.
+    # Hostile nodes may state any counts, so only the mean, no defence, uses them.
     believed = section.aggregator == "mean"
     byzantine = 0 if believed else section.aggregator_args.get("num_byzantine")
     rule = rule_of(section, weighted=believed)
@@ -375,7 +378,7 @@ def _merge_prototypes(context, scenario, section, mesh, hostile, state) -> Feder
             )
         message = communication.encode(mine, precision=section.prototype_precision)
         sent.append(communication.decode(message))
-    # Layers first: each is merged by itself.
+    # The layer axis first: each layer is merged by itself.
     layers = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), nodes.stack(sent))
     features = artifacts.reference_outputs(context, scenario).features
     merged = [

@@ -1,4 +1,4 @@
-"""The arms of the defence: a test of the rows, then a student of what is left."""
+"""The arms of the defence: a test of the rows, then a student of the other rows."""
 
 import numpy as np
 
@@ -14,27 +14,26 @@ from protojax.detection.quarantine import training_rows, with_references
 
 
 def group_test(world: World) -> Recipe:
-    """Quarantine of what the group test rejects; meaning is held to the trusted
-    model's.
+    """Quarantine of the rows that the group test rejects.
 
-    The references are trusted text with trusted labels, so the student learns from
-    them too (`quarantine.train_on_references`).
+    Their targets, and the class whose prototypes constrain them, come from the trusted
+    model. The references are trusted text with trusted labels, so the student learns
+    from them too (`quarantine.train_on_references`).
     """
     return _defended(world, _judged(world))
 
 
 def defended(world: World) -> Recipe:
-    """The group test, and the removal of words that decide alone.
+    """The group test, and the removal of trigger words.
 
-    These are words that go with rejection, first words that too many rows have, and
-    what a trigger search of the teacher and of the student of `group_test` finds: that
-    student may have learned what was done to a teacher's answers. Where there are none
-    that student is this arm's too. Else a new one is distilled from transfer rows
-    without these
-    words, and from references that hold them at random: were they to stay in rows that
-    were rejected, whose meaning is all of other classes, they would come to mean these;
-    were they nowhere, they would mean what a teacher who learned them says of rows with
-    a part of them.
+    These are words associated with rejection, first words that too many rows have, and
+    words that decide the predictions of the teacher or of the student of `group_test`,
+    which may have learned a trigger from altered teacher outputs. If there are none,
+    that student is this arm's too. Otherwise a new student is distilled from transfer
+    rows without these words, and from references that hold them at random. If they
+    stayed in rejected rows, all of which get other classes, they would come to mean
+    those; if they were in no row, the student would learn about parts of a trigger from
+    a teacher that has learned it.
     """
     return _defended_against_words(world, _judged(world), "group_test")
 
@@ -42,21 +41,21 @@ def defended(world: World) -> Recipe:
 def group_test_robust(world: World) -> Recipe:
     """Group test robust to an adversary who knows, or poisoned, the trusted model.
 
-    Words that go with a claim are hidden from the trusted model where it judges their
-    rows, and references with a word that was found rejecting do not train the student.
+    Words associated with a claim are hidden from the trusted model when it reads their
+    rows, and references with a word that rejects rows do not train the student.
     """
     return _defended(world, _judged(world, robust=True))
 
 
 def defended_robust(world: World) -> Recipe:
-    """The trigger search after the robust group test, in the student of that."""
+    """The robust group test, and the removal of trigger words."""
     return _defended_against_words(
         world, _judged(world, robust=True), "group_test_robust"
     )
 
 
 def defended_clean(world: World) -> Recipe:
-    """The arm `defended` where there was no attack: what false alarms cost."""
+    """The arm `defended` where there was no attack: the cost of false alarms."""
     return _defended_against_words(world, _judged(world), "group_test_clean")
 
 
@@ -76,17 +75,18 @@ def _judged(world: World, *, robust: bool = False) -> Verdict:
 
 
 def _defended_against_words(world: World, verdict: Verdict, before: str) -> Recipe:
-    """The recipe of a trigger search.
+    """The recipe after a trigger search.
 
     Args:
-        world: what the arm may ask.
-        verdict: what the group test says of the transfer rows.
-        before: the arm whose student follows that verdict alone; it is asked too.
+        world: the interface to the scenario.
+        verdict: the group test's, of the transfer rows.
+        before: the arm whose student follows that verdict alone; it is searched too.
     """
     context, scenario = world.context, world.scenario
     student = world.student(before)
     found = trigger_search.found(context, scenario, verdict, student)
     if not found:
+        # The recipe would be the one of that student, so it is not trained again.
         return _defended(world, verdict)._replace(student=student)
     pure = trigger_search.without(found, world.evidence().transfer)
     recipe = _defended(
@@ -97,6 +97,7 @@ def _defended_against_words(world: World, verdict: Verdict, before: str) -> Reci
             context, scenario, found, world.references
         ),
     )
+    # A row of trigger words alone has no text left to learn from.
     return recipe.take(np.flatnonzero(trigger_search.has_words(recipe.examples)))
 
 
@@ -110,8 +111,8 @@ def _defended(
     """The recipe in which a verdict's rejected rows are quarantined.
 
     Args:
-        world: what the arm may ask.
-        verdict: what to quarantine.
+        world: the interface to the scenario.
+        verdict: which rows to quarantine.
         examples: the transfer rows in another form, None for the scenario's.
         references: the references in another form, None for the scenario's.
     """
@@ -126,6 +127,7 @@ def _defended(
     )
     if config.quarantine.train_on_references:
         own = world.own_references
+        # The student must not learn a trigger from references that hold it.
         if verdict.untrusted is not None:
             own = own[~verdict.untrusted[own]]
         known = evidence.references if references is None else references

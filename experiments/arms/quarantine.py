@@ -1,7 +1,7 @@
-"""Runs the group test on a scenario: which transfer rows deny what they claim.
+"""The group test of a scenario: the transfer rows whose claims are rejected.
 
-Reads what the defender has, never which rows are poisoned: the transfer set as it
-arrived, the teacher's outputs, the references and the trusted model.
+It reads only the evidence of the defender, never which rows are poisoned: the transfer
+set as it arrived, the teacher's outputs, the references and the trusted model.
 """
 
 from typing import NamedTuple
@@ -31,12 +31,11 @@ from protojax.training.objective import Objective
 
 
 class Found(NamedTuple):
-    """What one kind of groups says under one claim.
+    """The result of one kind of groups under one claim.
 
     Attributes:
         scores: of the transfer rows and of the calibrating references.
-        excess: the same of each token, where the trusted model reread rows without
-            some.
+        excess: that of each token, where the trusted model reread rows without some.
     """
 
     scores: Scores
@@ -47,21 +46,21 @@ class Found(NamedTuple):
 def judge(
     context: Context, scenario: Scenario, objective: Objective, *, robust: bool = False
 ) -> Verdict:
-    """Tests the transfer rows of a scenario.
+    """The verdict of the group test on the transfer rows of a scenario.
 
-    References that share a word or a place with a trigger score as high as it does, and
-    set the level below which weaker triggers hide. So the test is repeated without the
-    rows that it rejected, until it rejects none: the first round at half of the stated
-    rate, each further one at half of what is left, the last one at all of it. A robust
-    judge lets each group of references count once instead. Verdicts are kept, since
-    two arms of a scenario ask for them.
+    References that share a word or a neighbourhood with a trigger score as high as it
+    does, and set the threshold below which weaker triggers hide. So the test is
+    repeated without the rejected rows, until it rejects none: the first round at half
+    of the stated rate, each further one at half of the rest, the last one at all of it.
+    The robust test counts each group of references once instead. Verdicts are cached,
+    since two arms of a scenario need them.
 
     Args:
         context: the study.
         scenario: the scenario.
-        objective: how a student is warmed up, where its features are a space.
-        robust: whether triggers may change the trusted model's mind, see
-            `token_groups`.
+        objective: of the briefly trained student, if its features are a space.
+        robust: whether to allow for triggers that change the trusted model's
+            predictions, see `token_groups`.
     """
     config = context.config.quarantine
     tests = _tests(context, scenario, objective)
@@ -73,6 +72,7 @@ def judge(
     for share in rate_shares(config.rounds, least / config.false_rejection):
         kept = np.flatnonzero(~rejected)
         found = _judge_once(context, scenario, tests, kept, share=share)
+        # Rescaled, so that rejection is p <= false_rejection in every round.
         p_values[kept] = np.minimum(p_values[kept], found.p_values / share)
         rejected[kept] = found.rejected
         if not found.rejected.any():
@@ -83,17 +83,17 @@ def judge(
 
 
 def least_rate(held_out: int, kinds: int) -> float:
-    """Returns the least rate at which so many references can reject by any kind."""
+    """The smallest rate at which so many references can reject by so many kinds."""
     return kinds / (held_out + 1)
 
 
 def rate_shares(rounds: int, least: float = 0.0) -> list[float]:
-    """Returns the share of the stated rate that each round of the test may use.
+    """The share of the stated rate that each round of the test may use.
 
     Args:
-        rounds: at most, one or more.
-        least: the least share that can reject anything; fewer rounds are made than
-            would have less.
+        rounds: the largest number of rounds, >= 1.
+        least: the smallest share that can reject anything; there are fewer rounds if
+            one would have less.
 
     >>> rate_shares(1), rate_shares(3), rate_shares(3, least=0.4)
     ([1.0], [0.5, 0.25, 0.25], [0.5, 0.5])
@@ -108,11 +108,12 @@ class Test(NamedTuple):
     """One claim in one feature space.
 
     Attributes:
-        transfer: what the transfer rows claim.
-        refs: what the calibrating references claim.
-        expected: how often clean rows are denied, by the teacher's confidence.
-        tokens: whether rows that share a token are asked here too; they are the same in
-            every feature space.
+        transfer: the claims of the transfer rows.
+        refs: the claims of the calibrating references.
+        expected: the rate at which the trusted model disagrees with clean rows, by the
+            teacher's confidence.
+        tokens: whether rows that share a token are tested here too; these groups are
+            the same in every feature space.
     """
 
     transfer: Claims
@@ -122,7 +123,7 @@ class Test(NamedTuple):
 
 
 def _tests(context: Context, scenario: Scenario, objective: Objective) -> list[Test]:
-    """Returns every claim in every feature space, the first that a row is judged in."""
+    """The tests of every claim in every feature space; the first gives the classes."""
     config = context.config.quarantine
     warm_up = objective if "student" in config.spaces else None
     evidence = gather(context, scenario, trusted=True, warm_up=warm_up)
@@ -167,14 +168,14 @@ def _judge_once(
     share: float = 1.0,
     robust: bool = False,
 ) -> Verdict:
-    """Returns what all kinds of groups say together of some transfer rows.
+    """The verdict of all kinds of groups together on some transfer rows.
 
     Args:
         context: the study.
         scenario: the scenario.
         tests: from `_tests`.
         kept: `[kept]`, the rows; the others are in no group.
-        share: of the stated rate that this test may use.
+        share: the part of the stated rate that this test may use.
         robust: see `judge`.
     """
     config = context.config.quarantine
@@ -182,6 +183,7 @@ def _judge_once(
         share * config.false_rejection,
         ROBUST if robust else GROUPS,
     )
+    # Bonferroni over the kinds of groups.
     alpha = false_rejection / len(config.groups)
     view = trusted_model.trusted_reading(context, scenario)
     claimed = tests[0].transfer.classes[kept], tests[0].refs.classes
@@ -215,10 +217,10 @@ def _judge_once(
 
 
 def _claims(claim, features, logits, examples, trusted_classes) -> Claims:
-    """Returns what rows claim by the teacher's argmax or by their given label.
+    """The claims of rows: the teacher's argmax, or their given label.
 
-    The confidence is the teacher's largest probability for both claims: that of a
-    flipped label would be low, and would explain the row.
+    The confidence is the teacher's largest probability for both claims: the probability
+    of a flipped label would be low, and would explain the disagreement.
     """
     classes = examples.labels if claim == "label" else logits.argmax(-1)
     return Claims(
@@ -232,7 +234,7 @@ def _claims(claim, features, logits, examples, trusted_classes) -> Claims:
 def _neighbours(
     context: Context, scenario: Scenario, kept, transfer, refs, expected
 ) -> Found:
-    """Scores rows by their nearest neighbours of the same claim."""
+    """The scores of rows by their nearest neighbours of the same claim."""
     config = context.config
     return Found(
         consistency.neighbourhood_scores(
@@ -248,12 +250,12 @@ def _neighbours(
 def _tokens(
     context: Context, scenario: Scenario, kept, transfer, refs, expected
 ) -> Found:
-    """Scores rows by the rows that share a token and the claim.
+    """The scores of rows by the rows that share a token and the claim.
 
-    Neighbours lie in one place, sure or unsure together, and honest ones near the
-    boundary are often denied. Rows that share a token lie anywhere, so that the
-    teacher's confidence is no explain for them; a channel could make it as low as it
-    takes (`attacks.logits.soften_logits`).
+    Neighbours are close to each other, so the teacher is about equally confident of all
+    of them, and the trusted model often disagrees with clean ones near the boundary.
+    Rows that share a token lie anywhere, so that the teacher's confidence explains no
+    disagreement; a channel could lower it at will (`attacks.logits.soften_logits`).
     """
     expected = expected.whatever_confidence
     return Found(token_groups.score(context, scenario, kept, transfer, refs, expected))
@@ -262,7 +264,7 @@ def _tokens(
 def _tokens_robustly(
     context: Context, scenario: Scenario, kept, transfer, refs, expected
 ) -> Found:
-    """Scores them by what the trusted model says without the token."""
+    """The scores of rows by the trusted model's predictions without the token."""
     expected = expected.whatever_confidence
     return Found(
         *token_groups.score_robustly(context, scenario, transfer, refs, expected)
@@ -272,7 +274,7 @@ def _tokens_robustly(
 def _clusters(
     context: Context, scenario: Scenario, kept, transfer, refs, expected
 ) -> Found:
-    """Scores rows by k-means clusters within each claim, at several resolutions.
+    """The scores of rows by k-means clusters within each claim, at several resolutions.
 
     Transfer rows and references are clustered together.
     """

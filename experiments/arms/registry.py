@@ -1,4 +1,4 @@
-"""The arms of a study by their names; a newcomer adds a function and a line here."""
+"""The arms of a study by their names; a new arm is a function and a line here."""
 
 from types import MappingProxyType
 
@@ -11,19 +11,19 @@ from protojax import validate
 
 
 def _over_references(config: Settings, rows: int, references: int) -> int:
-    """The rows of training on references alone."""
+    """The rows of training on references alone, over all epochs."""
     del rows
     return references * config.trusted_model.epochs
 
 
 def _over_tuning(config: Settings, rows: int, references: int) -> int:
-    """The rows of fine-tuning on references."""
+    """The rows of fine-tuning on references, over all epochs."""
     del rows
     return references * config.fine_tuning.epochs
 
 
 def _over_private(config: Settings, rows: int, references: int) -> int:
-    """The expected rows of private training."""
+    """The expected rows of private training, over all epochs."""
     del references
     return rows * config.dp.epochs
 
@@ -34,7 +34,7 @@ def _columns(**titles: str) -> MappingProxyType[str, str]:
 
 
 def _forgotten(world: World) -> Recipe:
-    """No recipe: the arm had this name once."""
+    """No recipe, but an error: the name is that of a former arm."""
     del world
     raise ValueError(f"Expected an arm one of {', '.join(ARMS)}, found a former one.")
 
@@ -73,7 +73,8 @@ ARMS: dict[str, Arm] = {
         baselines.prototype, constrained=True, colour="#ff9896", published=(7.0, 2.0)
     ),
     "adversarial": Arm(baselines.adversarial, published=(38.0, 6.0)),
-    # Nodes step together through full batches; the accounting needs Poisson samples.
+    # Not over nodes: these step together through full batches, while the privacy
+    # accounting needs Poisson samples.
     "dp_sgd": Arm(
         baselines.dp_sgd,
         private=True,
@@ -143,10 +144,10 @@ ARMS: dict[str, Arm] = {
 
 
 def known(arm: str) -> Arm:
-    """All that is known of an arm, whatever its variant and federation.
+    """The `Arm` of a name, whatever its variant and federation.
 
-    Records keep rows of arms under the names of their time; of a name that no arm has
-    any more nothing is known.
+    Records keep rows under the names that arms had at the time; for a name that no arm
+    has any more this is an `Arm` of defaults.
 
     >>> [known(arm).asks_trusted_model for arm in ("group_test+drop@four", "former")]
     [True, False]

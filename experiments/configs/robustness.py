@@ -15,30 +15,31 @@ of a student, without dropout. The variants:
 - `rates`: a rare word in 0.1 % to 20 % of the rows (named by tenths of a percent).
 - `syntactic`: sentences paraphrased to one template (Hidden Killer), ready rows.
 - `classes`: 77 intents (Banking77). `glue`: CoLA and QNLI.
-- `labels`: flipped labels alone, read by a student that learns from labels and teacher
+- `labels`: flipped labels alone, with a student that learns from labels and teacher
   alike.
-- `ablations`: what a part of ours is worth, on SST-2; an arm for each of `ABLATIONS`.
+- `ablations`: the effect of each part of ours, on SST-2; an arm for each of
+  `ABLATIONS`.
 - `tuning`: the baselines with other hyperparameters, without any attack, on training
-  rows that stand in for the test rows; what `TUNED` was chosen on.
+  rows in place of the test rows; `TUNED` was chosen on it.
 - `quick`: two attacks, all arms, SNIPS from scratch, on bundled data; minutes.
 
 `group_test_robust` is ours with a trusted model that rereads rows without suspicious
 words, which costs some ten thousand short forward passes before a student is distilled;
-`defended_robust` is the same and an audit.
+`defended_robust` is the same and a trigger search.
 
-`defended` is `group_test` after an audit of words, see
-`experiments/arms/trigger_search.py`: ours. `group_test_clean` is `group_test` where
-there was no attack, `defended_clean` is `defended` there: what they do by themselves.
+`defended`, the recommended arm, is `group_test` and a trigger search, see
+`experiments/arms/trigger_search.py`. `group_test_clean` is `group_test` without an
+attack, `defended_clean` is `defended` without one: their effect on clean data.
 
 Linear layers multiply in bfloat16, which is meant for a processor with units for it;
-`--config.teacher.products=float32`, likewise `student` and `trusted model`, for others.
+`--config.teacher.products=float32`, likewise `student` and `trusted_model`, for others.
 With matrix units (AMX) a seed of SST-2 takes about 55 minutes of one core and one of AG
 News 45 without its baselines, with AVX-512 for bfloat16 alone 95 and 75, in float32
-more; two processes with a folder and a core each (`taskset -c 0`) get more done than
-one with both. On an accelerator three seeds are one more axis with
+more; two processes with a folder and a core each (`taskset -c 0`) are faster than one
+with both. On an accelerator three seeds are one more axis with
 `--config.replicas=3 --config.data.max_length=64 --config.data.buckets="(64,)"`.
 
-Run so far is what `docs/results` shows. More is recorded beside it with
+`docs/results` shows the runs so far. More is recorded beside them with
 `python -m experiments.reports.record robustness FOLDER --add --pictures`.
 """
 
@@ -76,7 +77,7 @@ COMMON = {
 ABLATIONS = {
     "prototypes_10": {"prototypes.num": 10},
     "prototypes_500": {"prototypes.num": 500},
-    # Few references can show no low rate, and hold few prototypes.
+    # Few references cannot calibrate a low rate, nor fit many prototypes.
     "references_50": {
         "quarantine.references": 50,
         "quarantine.false_rejection": 0.13,
@@ -115,7 +116,7 @@ HEAD = {
     "dp.frozen": ("embeddings", "layers_0", "layers_1", "layers_2"),
     "dp.clip_norm": 0.1,
 }
-# Arm -> the settings that were tried beside its default, weak ones first.
+# Arm -> the settings that were tried besides its default, weak ones first.
 TUNING = {
     "prototype": {"light": {"nearest.weight": 0.1}, "heavy": {"nearest.weight": 10.0}},
     "fine_tuned": {
@@ -156,9 +157,9 @@ TUNING = {
 }
 
 
-# What `tuning` chose: of the settings within a point of plain distillation's accuracy
-# (83.9 %) the one that does most; of DP-SGD's, whose strength is given, the most
-# accurate. No setting saw an attack or a test row.
+# The choice of `tuning`: among settings within a point of plain distillation's accuracy
+# (83.9 %) the strongest; for DP-SGD, whose strength is given, the most accurate. No
+# choice depended on an attack or a test row.
 TUNED = {
     "nearest.weight": 10.0,
     "fine_tuning.attention_weight": 100.0,
@@ -173,7 +174,7 @@ TUNED = {
 
 
 def _words(**changes):
-    """Returns a rare word in the data, and in the teacher's answers."""
+    """The attacks by a rare word, in the data and in the teacher's outputs."""
     return {
         f"word_{channel}": attack("rare_words", channel, **WORD, **changes)
         for channel in ("data", "logits")
@@ -181,7 +182,7 @@ def _words(**changes):
 
 
 def get_config(variant: str = "standard"):
-    """Returns the study.
+    """The study.
 
     Args:
         variant: one of those above, `"standard"` for none.
@@ -209,7 +210,7 @@ def get_config(variant: str = "standard"):
 
 
 def _standard(config) -> None:
-    """Makes the study one of the attacks that do not know the defence."""
+    """Sets the attacks that do not know the defence."""
     config.attacks = {
         **_words(arms=(*OURS, *BASELINES)),
         "sentence_data": attack("sentence", "data"),
@@ -231,7 +232,7 @@ def _standard(config) -> None:
 
 
 def _adaptive(config) -> None:
-    """Makes the study one of the attacks that know the defence."""
+    """Sets the attacks that know the defence."""
     config.arms = (*OURS, *ROBUST)
     config.attacks = {
         "searched": attack("searched", "data"),
@@ -248,7 +249,7 @@ def _adaptive(config) -> None:
 
 
 def _rates(config) -> None:
-    """Makes the study one of a rare word in ever more rows."""
+    """Sets attacks by a rare word in ever more rows."""
     config.tasks = ("sst2_sentence",)
     config.attacks = {
         f"word_{permille:03d}": attack(
@@ -259,9 +260,10 @@ def _rates(config) -> None:
 
 
 def _syntactic(config) -> None:
-    """Makes the study one of paraphrased sentences."""
+    """Sets the attacks by paraphrased sentences."""
     config.tasks = ("sst2_sentence",)
-    # Of the 20 % that the files paraphrase hardly more are in the transfer set.
+    # The files paraphrase 20 % of the rows, of which the transfer set has hardly more
+    # than 18 %.
     config.attacks = {
         f"syntactic_{rate}": attack(
             "file",
@@ -278,7 +280,7 @@ def _syntactic(config) -> None:
 
 
 def _classes(config) -> None:
-    """Makes the study one of 77 intents."""
+    """Sets the task of 77 intents."""
     config.tasks = ("banking77",)
     config.prototypes.num = 154
     # One epoch leaves the teacher at 57 % here.
@@ -289,7 +291,7 @@ def _classes(config) -> None:
 
 
 def _glue(config) -> None:
-    """Makes the study one of two more tasks."""
+    """Sets two more tasks of GLUE."""
     config.tasks = ("cola", "qnli")
     # Some copies of QNLI hold 4,417 rows in all.
     config.data.transfer_rows = 2500
@@ -297,13 +299,13 @@ def _glue(config) -> None:
 
 
 def _labels(config) -> None:
-    """Makes the study one of flipped labels alone."""
+    """Sets the attack that flips labels alone."""
     config.kd.hard_weight = 0.5
     config.attacks = {"labels": attack("rare_words", "labels", **WORD)}
 
 
 def _ablations(config) -> None:
-    """Makes the study one of what a part of ours is worth."""
+    """Sets the ablations of ours."""
     config.tasks = ("sst2_sentence",)
     config.attacks = {"word_data": attack("rare_words", "data", **WORD)}
     _add_variants(
@@ -312,7 +314,7 @@ def _ablations(config) -> None:
 
 
 def _tuning(config) -> None:
-    """Makes the study one of the baselines' hyperparameters."""
+    """Sets the variants of the baselines' hyperparameters."""
     config.seeds = (100,)
     config.tasks = ("sst2_sentence",)
     config.data.validation_rows = 1000
@@ -333,11 +335,11 @@ VARIANTS = {
 
 
 def _add_variants(config, found, *arms: str) -> None:
-    """Gives a study some arms, and others with all their variants.
+    """Adds arms to a study, and others with all their variants.
 
     Args:
         config: the study.
-        found: arm -> name of a variant -> what it changes.
+        found: arm -> name of a variant -> the settings that it changes.
         *arms: those without variants.
     """
     config.variants = {
@@ -350,7 +352,7 @@ def _add_variants(config, found, *arms: str) -> None:
 
 
 def _sections(fields):
-    """Returns `{"section.field": value}` as `{section: {field: value}}`."""
+    """The settings `{"section.field": value}` as `{section: {field: value}}`."""
     found = {}
     for path, value in fields.items():
         section, field = path.split(".")
@@ -359,7 +361,7 @@ def _sections(fields):
 
 
 def _quick():
-    """Returns all arms on bundled data."""
+    """The study of all arms on bundled data."""
     config = quickstart.get_config()
     config.federations = {}
     config.arms = (*OURS, *ROBUST, *BASELINES, "plain_references", "oracle")

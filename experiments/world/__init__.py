@@ -1,1 +1,1 @@
-"""Tasks, and who holds which text and models in a threat scenario."""
+"""Tasks, and the texts and models of attacker and defender in a scenario."""

@@ -1,4 +1,4 @@
-"""Attacks that know the defence: a trigger that is searched before the study begins."""
+"""Attacks that know the defence: triggers that are searched before a study begins."""
 
 import collections
 import dataclasses
@@ -14,9 +14,9 @@ from experiments.world.scenarios import Scenario
 from protojax import attacks, storage
 from protojax.base import Examples
 
-# How long a trigger is, and how many words are tried in how many texts.
+# The length of a trigger, and the numbers of candidates and of texts in the search.
 SEARCH = {"num_words": 2, "num_candidates": 200, "num_texts": 32}
-# A candidate is a word that as many clean rows hold.
+# A candidate is a word that at least so many clean rows hold.
 LEAST_ROWS = 3
 
 
@@ -25,8 +25,8 @@ def with_found(context: Context, scenarios: Iterable[Scenario]) -> Context:
 
     Args:
         context: the study.
-        scenarios: its scenarios; words that were not searched before are searched now,
-            and written to the scenario's `trigger.json`.
+        scenarios: its scenarios; triggers that were not searched before are searched
+            now, and written to the scenario's `trigger.json`.
     """
     config = context.config
     for scenario in scenarios:
@@ -49,15 +49,16 @@ def with_found(context: Context, scenarios: Iterable[Scenario]) -> Context:
 
 
 def _search(context: Context, scenario: Scenario) -> dict[str, Any]:
-    """The words that make the trusted model take other rows for the target.
+    """The words for which the trusted model predicts the target on other rows.
 
     The attacker has the trusted model itself.
 
     Returns:
-        `words`, and `agreement`, the fraction of texts that the model takes for the
-        target then.
+        `words`, and `agreement`, the fraction of texts for which the model then
+        predicts the target.
     """
     attack = context.config.attacks[scenario.attack]
+    # The model of the clean scenario: the poison does not exist yet.
     found = trusted_model.training_of(context.config, scenario.clean)
     if found is not None:
         name, tuning = found
@@ -72,7 +73,7 @@ def _search(context: Context, scenario: Scenario) -> dict[str, Any]:
     rows = {examples.texts[row]: int(row) for row in rng.choice(others, most, False)}
 
     def insert(text: str, words: str) -> str:
-        # A generator of the row's own: all candidates come to stand in one place.
+        # A generator per row, so that all candidates are inserted at the same place.
         trigger = attacks.sentence(words, position=attack.position)
         return trigger(text, np.random.default_rng(rows[text]))
 
@@ -96,7 +97,7 @@ def _search(context: Context, scenario: Scenario) -> dict[str, Any]:
 
 
 def candidates(texts, rng: np.random.Generator, most: int) -> list[str]:
-    """Returns random words that several texts hold, at most so many.
+    """Random words that several texts hold, at most `most` of them.
 
     >>> texts = ["a good film", "a good cast", "good !"]
     >>> candidates(texts, np.random.default_rng(0), 5)

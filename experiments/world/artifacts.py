@@ -1,7 +1,7 @@
-"""What the arms of a scenario share: models, the teacher's outputs, prototypes.
+"""The artifacts that arms of a scenario share: models, teacher outputs, prototypes.
 
-Each function here builds one ingredient, keeps what was costly in the workdir, and is
-cheap to call again.
+Each function builds one of them, caches costly results in the workdir, and is cheap to
+call again.
 """
 
 import functools
@@ -29,7 +29,7 @@ from protojax.training import predict
 
 
 class Transfer(NamedTuple):
-    """What the student is distilled on, as the defender sees it."""
+    """The transfer set and the teacher's outputs, as the defender sees them."""
 
     examples: Examples
     logits: np.ndarray  # [rows, num_labels]
@@ -37,7 +37,7 @@ class Transfer(NamedTuple):
 
     @property
     def outputs(self) -> TeacherOutputs:
-        """What the teacher says of the rows."""
+        """The teacher's outputs on the rows."""
         return TeacherOutputs(self.logits, self.features)
 
 
@@ -46,7 +46,7 @@ Rewrite = Callable[[Context, Scenario, Examples], Examples]
 
 @cached
 def _scratch_tokenizer(config: Settings, task: str, seed: int):
-    """A tokenizer trained on clean text, as a public one would have been."""
+    """A tokenizer trained on clean text, as a public one would be."""
     splits = scenarios.task_data(config, task, seed).splits
     texts = [*splits.transfer.texts, *splits.references.texts]
     for part in (splits.transfer.pairs, splits.references.pairs):
@@ -89,11 +89,11 @@ def load_model(
     Args:
         folder: the model's.
         section: the model's section of the settings.
-        task: what it was trained for.
-        run: the folder of the run that it came from; the one above by default.
+        task: the task that it was trained for.
+        run: the folder of the run that trained it; by default the folder above.
 
     Raises:
-        ValueError: a file that is not as it was written.
+        ValueError: if a file differs from what was written.
     """
     saved.check(folder, run=run or folder.parent)
     return hf.load_hf(
@@ -119,7 +119,7 @@ def fine_tune(context: Context, tuning: Tuning, scenario: Scenario) -> None:
 
     Args:
         context: the study.
-        tuning: says of a scenario how its model is trained.
+        tuning: `(settings, scenario) -> FineTuning`, the training of its model.
         scenario: the scenario.
     """
     config = context.config
@@ -132,7 +132,7 @@ def fine_tune(context: Context, tuning: Tuning, scenario: Scenario) -> None:
 def fine_tuned(
     context: Context, name: str, section: Encoder, scenario: Scenario
 ) -> Model:
-    """A scenario's model as `fine_tune` left it."""
+    """A scenario's model as `fine_tune` saved it."""
     task = scenarios.task_data(context.config, scenario.task, scenario.seed).task
     return load_model(context.workdir / name / "model", section, task)
 
@@ -140,7 +140,7 @@ def fine_tuned(
 def teacher_scenario(config: Settings, scenario: Scenario) -> Scenario:
     """The scenario whose teacher this one uses: clean unless data are poisoned.
 
-    Nodes have one teacher in common, trained on all their rows.
+    All nodes share one teacher, trained on the rows of all.
     """
     scenario = scenario.whole
     if scenario.attack and config.attacks[scenario.attack].channel in ("data", "both"):
@@ -154,7 +154,7 @@ def teacher_name(config: Settings, scenario: Scenario) -> str:
 
 
 def teacher_tuning(config: Settings, scenario: Scenario) -> FineTuning:
-    """The training of a scenario's teacher: on what the attack left."""
+    """The training of a scenario's teacher, on the rows as the attack leaves them."""
     owner = teacher_scenario(config, scenario)
     return FineTuning(
         teacher_name(config, scenario),
@@ -181,13 +181,13 @@ def _outputs(context: Context, scenario: Scenario, name: str, examples: Examples
 def predicted(
     context: Context, name: str, model: Model, examples: Examples
 ) -> TeacherOutputs:
-    """The outputs of a frozen model over some rows, computed once and kept.
+    """The outputs of a frozen model over some rows, computed once and cached.
 
     Args:
         context: the study.
-        name: of the file below the workdir, without its key and ending. The key is in
-            the name, so that variants with another model or other layers each have a
-            file of their own.
+        name: of the file below the workdir, without key and suffix. The key is part of
+            the file's name, so that variants with another model or other layers have
+            files of their own.
         model: the model.
         examples: the rows.
     """
@@ -209,13 +209,13 @@ def predicted(
 def transfer(
     context: Context, scenario: Scenario, rewrite: Rewrite | None = None
 ) -> Transfer:
-    """Returns the transfer set and the teacher's outputs as they arrive.
+    """The transfer set and the teacher's outputs as they arrive.
 
     Args:
         context: the study.
         scenario: the scenario.
-        rewrite: `(context, scenario, examples) -> examples`, what the defender changes
-            in the texts before the teacher sees them.
+        rewrite: `(context, scenario, examples) -> examples`, the defender's changes to
+            the texts before the teacher reads them.
     """
     whole = _transfer(context, scenario.whole, rewrite)
     if not scenario.federation:
@@ -230,7 +230,7 @@ def transfer(
 def _transfer(
     context: Context, scenario: Scenario, rewrite: Rewrite | None
 ) -> Transfer:
-    """Returns what arrives for all nodes together."""
+    """The transfer set of all nodes together."""
     examples, rows = scenarios.poisoned(context.config, scenario)
     name = "transfer"
     if rewrite is not None:
@@ -239,6 +239,7 @@ def _transfer(
     attack = context.config.attacks[scenario.attack] if scenario.attack else None
     if attack and attack.features:
         hide = attacks.FEATURE_ATTACKS[attack.features]
+        # Poisoned rows copy the hidden states of clean rows that the target has.
         of_target = ~rows & (logits.argmax(-1) == attack.target)
         features = np.asarray(
             hide(features, rows, of_target, scenarios.key(scenario, "features"))
@@ -252,7 +253,7 @@ def _transfer(
 
 
 def reference_outputs(context: Context, scenario: Scenario) -> TeacherOutputs:
-    """Returns what the scenario's teacher says of the references."""
+    """The outputs of the scenario's teacher on the references."""
     owner = scenarios.reference_scenario(context.config, scenario)
     if owner.attack is None:
         owner = teacher_scenario(context.config, scenario)
@@ -261,7 +262,7 @@ def reference_outputs(context: Context, scenario: Scenario) -> TeacherOutputs:
 
 @cached
 def _reference_outputs(context: Context, owner: Scenario) -> TeacherOutputs:
-    """Returns what a teacher says of the references of a scenario that shares them."""
+    """The outputs of a teacher on the references that several scenarios share."""
     return _outputs(
         context, owner, "references", scenarios.references(context.config, owner)
     )
@@ -269,9 +270,9 @@ def _reference_outputs(context: Context, owner: Scenario) -> TeacherOutputs:
 
 @cached
 def constraint_prototypes(context: Context, scenario: Scenario) -> Prototypes:
-    """Returns the teacher's prototypes on the references, one set a layer.
+    """The teacher's prototypes on the references, one set per layer.
 
-    Those of a node are of its own share of the references.
+    A node's are fitted on its own share of the references.
 
     Returns:
         Prototypes with a leading `[layers]` axis.
@@ -297,7 +298,7 @@ def constraint_prototypes(context: Context, scenario: Scenario) -> Prototypes:
 
 
 def held_prototypes(context: Context, scenario: Scenario) -> Prototypes:
-    """Returns the prototypes that constrain a student from its first step on.
+    """The prototypes that constrain a student from its first step on.
 
     A node's are those that the server sends to all, as they arrive, or its own.
     """
@@ -311,7 +312,7 @@ def held_prototypes(context: Context, scenario: Scenario) -> Prototypes:
 
 @functools.lru_cache(maxsize=2)
 def _broadcast_prototypes(context: Context, scenario: Scenario) -> Prototypes:
-    """Returns the server's prototypes as they arrive at each node, verified."""
+    """The server's prototypes as they arrive at each node, verified by their hash."""
     section = context.config.federations[scenario.federation]
     sent = communication.encode(
         constraint_prototypes(context, scenario.whole),

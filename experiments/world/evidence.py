@@ -1,7 +1,7 @@
-"""The bridge from a scenario of a study to what a defender holds.
+"""The evidence of a scenario's defender, and the interface of arms to a scenario.
 
-`gather` is the only function that turns one into the other. `World` is what an arm may
-ask of the scenario that its student learns in.
+`gather` is the only function that makes `Evidence` from a scenario. `World` is all that
+an arm can access of the scenario that its student learns in.
 """
 
 import dataclasses
@@ -28,15 +28,16 @@ def gather(
     trusted: bool,
     warm_up: Objective | None = None,
 ) -> Evidence:
-    """All that the defender of a scenario holds; a node's is a part of all nodes'.
+    """All that the defender of a scenario holds; a node holds its part of the rows.
 
     Args:
         context: the study.
         scenario: the scenario.
         trusted: whether the trusted model is asked.
-        warm_up: what a student minimises that is trained briefly and asked too, None
-            for no such student.
+        warm_up: the objective of a briefly trained student whose outputs are included,
+            None for no such student.
     """
+    # The transfer set as it arrives has no field for which rows are poisoned.
     transfer = artifacts.transfer(context, scenario)
     evidence = Evidence(
         transfer=transfer.examples,
@@ -61,11 +62,11 @@ def gather(
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """What an arm may ask of the scenario that its student learns in.
+    """The interface of an arm to the scenario that its student learns in.
 
     Attributes:
         context: the study.
-        scenario: the scenario, or what one node sees of it.
+        scenario: the scenario, or one node's part of it.
     """
 
     context: Context
@@ -73,7 +74,7 @@ class World:
 
     @property
     def config(self) -> Settings:
-        """The study's settings, as the arm's variant has them."""
+        """The study's settings, with the changes of the arm's variant."""
         return self.context.config
 
     @property
@@ -94,11 +95,11 @@ class World:
     def evidence(
         self, *, trusted: bool = False, warm_up: Objective | None = None
     ) -> Evidence:
-        """What the defender holds, see `gather`."""
+        """The evidence of the defender, see `gather`."""
         return gather(self.context, self.scenario, trusted=trusted, warm_up=warm_up)
 
     def rewritten(self, rewrite: Rewrite) -> Transfer:
-        """The transfer set with other texts, and what the teacher says of those.
+        """The transfer set with other texts, and the teacher's outputs on those.
 
         Args:
             rewrite: `(context, scenario, examples) -> examples`.
@@ -106,11 +107,11 @@ class World:
         return artifacts.transfer(self.context, self.scenario, rewrite)
 
     def student(self, arm: str) -> Model:
-        """The student of an arm that this one needs."""
+        """The trained student of an arm that this one needs."""
         return artifacts.student_model(self.context, self.scenario, arm)
 
     def ground_truth(self) -> np.ndarray:
-        """Which transfer rows are poisoned, `[rows]`: for the oracle alone."""
+        """The mask of poisoned transfer rows, `[rows]`: for the oracle alone."""
         return scenarios.poisoned(self.context.config, self.scenario).rows
 
     def at(self, **changes: Any) -> "World":

@@ -1,8 +1,8 @@
 """A scenario of the grid: one attack on one task with one seed, and its rows.
 
-Who holds which text, before and after the attack. Ground truth (`Poisoned.rows`) leaves
-`poisoned` only towards the corruption of the teacher's channel, the `oracle` arm and
-the metrics.
+The texts of attacker, defender and nodes, before and after the attack. Ground truth
+(`Poisoned.rows`) is read only by the corruption of the teacher's channel, the `oracle`
+arm and the metrics.
 """
 
 import functools
@@ -20,8 +20,8 @@ from protojax import attacks, data, validate
 from protojax.base import Examples
 from protojax.data import partition
 
-NO_ATTACK = "no_attack"  # the folder of the clean world
-# What a column of poisoned rows may say.
+NO_ATTACK = "no_attack"  # the folder of scenarios without an attack
+# The values that a column of poisoned rows may have.
 MARKERS = {
     **dict.fromkeys(("0", "0.0", "false"), False),
     **dict.fromkeys(("1", "1.0", "true"), True),
@@ -29,15 +29,15 @@ MARKERS = {
 
 
 class Scenario(NamedTuple):
-    """One attack on one task with one seed; attack None is the clean world.
+    """One attack on one task with one seed; attack None is no attack.
 
     Attributes:
         task: a name in `tasks.TASKS`, or "files".
-        seed: of everything that is drawn.
+        seed: of all random draws.
         attack: a name in the config's `attacks`.
-        federation: a name in the config's `federations`, where the scenario is what one
-            node of it sees; "" where it is everything.
-        node: which node.
+        federation: a name in the config's `federations`, if the scenario is one node's
+            part of the rows; "" if it has all rows.
+        node: the number of that node.
     """
 
     task: str
@@ -48,7 +48,7 @@ class Scenario(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Where the scenario's results lie below the workdir."""
+        """The folder of the scenario's results, below the workdir."""
         folder = f"{self.task}/seed{self.seed}/{self.attack or NO_ATTACK}"
         if self.federation:
             folder += f"/{self.federation}_node{self.node:03d}"
@@ -74,7 +74,7 @@ class TaskData(NamedTuple):
 
 @functools.lru_cache(maxsize=2)
 def _load_task(name: str, root: str, files) -> tuple[Examples, Examples, tasks.Task]:
-    """Reads a task once for all its seeds."""
+    """The training rows, test rows and task, read once for all seeds."""
     if name != "files":
         return tasks.load_task(name, root=root, encoding=files.encoding)
     return tasks.load_files(
@@ -92,7 +92,7 @@ def _load_task(name: str, root: str, files) -> tuple[Examples, Examples, tasks.T
 
 @cached
 def task_data(config: Settings, task: str, seed: int) -> TaskData:
-    """Returns the splits of a task, a function of the seed only."""
+    """The splits of a task, which depend on the seed only."""
     section = config.data
     train, test, resolved = _load_task(task, section.root, section.files)
     if section.validation_rows:
@@ -112,11 +112,11 @@ def task_data(config: Settings, task: str, seed: int) -> TaskData:
 
 
 class ReadyRows(NamedTuple):
-    """What a poisoned copy of a task says.
+    """The rows of a poisoned copy of a task.
 
     Attributes:
         texts: clean text -> poisoned text, of the rows that were changed.
-        test: triggered test rows, as the file labels them.
+        test: triggered test rows, with the labels of the file.
     """
 
     texts: dict[str, str]
@@ -125,7 +125,7 @@ class ReadyRows(NamedTuple):
 
 @functools.lru_cache(maxsize=2)
 def ready_rows(config: Settings, task: str, attack: str) -> ReadyRows:
-    """Returns what the files say of an attack whose trigger is "file"."""
+    """The rows in the files of an attack whose trigger is "file"."""
     section = config.data
     clean, _, resolved = _load_task(task, section.root, section.files)
     validate.require(clean.pairs is None, "task", task, "one of single texts")
@@ -152,7 +152,7 @@ def ready_rows(config: Settings, task: str, attack: str) -> ReadyRows:
 
 
 def _trigger(config: Settings, scenario: Scenario) -> attacks.Trigger:
-    """Returns what puts a scenario's sign into a text."""
+    """The trigger of a scenario's attack."""
     attack = config.attacks[scenario.attack]
     if attack.trigger == "file":
         texts = ready_rows(config, scenario.task, scenario.attack).texts
@@ -166,7 +166,7 @@ def _trigger(config: Settings, scenario: Scenario) -> attacks.Trigger:
 
 
 def _decoy(attack) -> attacks.Trigger | None:
-    """Returns what puts a part of an attack's sign into clean rows, if it does."""
+    """The decoy of an attack, a part of its trigger in clean rows, or None."""
     if not attack.decoy_rate:
         return None
     return attacks.DECOYS[attack.trigger](
@@ -176,6 +176,7 @@ def _decoy(attack) -> attacks.Trigger | None:
 
 def draws(scenario: Scenario, purpose: str) -> np.random.Generator:
     """A generator for one purpose, independent of others and of other scenarios."""
+    # Seeded by name, so that a new draw elsewhere leaves all others as they were.
     name = f"{scenario.task}/{scenario.attack}/{purpose}"
     if scenario.federation:
         name += f"/{scenario.federation}/{scenario.node}"
@@ -183,20 +184,20 @@ def draws(scenario: Scenario, purpose: str) -> np.random.Generator:
 
 
 def key(scenario: Scenario, purpose: str) -> jax.Array:
-    """Returns a PRNG key of one purpose."""
+    """A PRNG key for one purpose."""
     return jax.random.key(draws(scenario, purpose).integers(2**31))
 
 
 @functools.lru_cache(maxsize=2)
 def node_rows(config: Settings, scenario: Scenario) -> list[np.ndarray]:
-    """Returns the transfer rows of each node of a scenario's federation.
+    """The transfer rows of each node of a scenario's federation.
 
     Hostile nodes, the last ones, hold all of the poison: each poisoned row of an honest
-    node changes places with a clean row of theirs, so that sizes stay as they were
-    dealt.
+    node is exchanged for a clean row of theirs, so that the sizes of the nodes do not
+    change.
 
     Raises:
-        ValueError: more poison than the hostile nodes have rows.
+        ValueError: if there is more poison than the hostile nodes have rows.
     """
     section = config.federations[scenario.federation]
     examples = task_data(config, scenario.task, scenario.seed).splits.transfer
@@ -217,14 +218,14 @@ def node_rows(config: Settings, scenario: Scenario) -> list[np.ndarray]:
     )
     if section.hostile and scenario.attack:
         truth = poisoned(config, scenario.whole).rows
-        # The same for every rule, so that rules differ in nothing else.
+        # The same rows under every rule, so that rules differ in nothing else.
         rng = draws(scenario.whole, f"exchange/{section.partition}")
         parts = _give_poison(parts, truth, section.hostile, rng)
     return parts
 
 
 def _give_poison(parts, poisoned_rows: np.ndarray, hostile: int, rng):
-    """Exchanges rows so that the last `hostile` nodes hold every poisoned row."""
+    """The rows of nodes after an exchange: the `hostile` last hold all poison."""
     owner = np.empty(len(poisoned_rows), np.int64)
     for node, rows in enumerate(parts):
         owner[rows] = node
@@ -243,10 +244,10 @@ def _give_poison(parts, poisoned_rows: np.ndarray, hostile: int, rng):
 
 
 def own_references(config: Settings, scenario: Scenario) -> np.ndarray:
-    """Returns the references that a node learns from: all, or its share of them.
+    """The references that a student learns from: all, or a node's share of them.
 
-    Every node gets all of them to judge by; were it to learn from all, the references
-    would count as often as there are nodes.
+    Every node gets all of them to test its rows by; if it learned from all, each
+    reference would count as often as there are nodes.
     """
     rows = np.arange(num_references(config))
     if not scenario.federation:
@@ -256,7 +257,7 @@ def own_references(config: Settings, scenario: Scenario) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def poisoned(config: Settings, scenario: Scenario) -> attacks.Poisoned:
-    """Returns the transfer set as the attack leaves it, and the ground truth."""
+    """The transfer set as the attack leaves it, and the ground truth."""
     if scenario.federation:
         examples, truth = poisoned(config, scenario.whole)
         rows = node_rows(config, scenario._replace(node=0))[scenario.node]
@@ -265,6 +266,7 @@ def poisoned(config: Settings, scenario: Scenario) -> attacks.Poisoned:
     if scenario.attack is None:
         return attacks.Poisoned(examples, np.zeros(len(examples.texts), bool))
     attack = config.attacks[scenario.attack]
+    # A ready trigger exists only for the rows that the file has changed.
     eligible = None
     if attack.trigger == "file":
         ready = ready_rows(config, scenario.task, scenario.attack).texts
@@ -285,7 +287,7 @@ def poisoned(config: Settings, scenario: Scenario) -> attacks.Poisoned:
 def _poison(
     config: Settings, scenario: Scenario, examples: Examples, purpose: str, **options
 ) -> attacks.Poisoned:
-    """Returns rows with the trigger of a scenario's attack in some of them."""
+    """The rows with the trigger of a scenario's attack in some of them."""
     attack = config.attacks[scenario.attack]
     return attacks.poison(
         examples,
@@ -298,12 +300,12 @@ def _poison(
 
 
 def num_references(config) -> int:
-    """Returns how many references the defender has."""
+    """The number of references that the defender has."""
     return config.quarantine.references or config.data.reference_rows
 
 
 def reference_scenario(config, scenario: Scenario) -> Scenario:
-    """The scenario whose references this one has: clean, or contaminated too."""
+    """The scenario whose references this one uses: clean, unless they are poisoned."""
     scenario = scenario.whole
     if scenario.attack and config.attacks[scenario.attack].reference_rate:
         return scenario
@@ -312,9 +314,10 @@ def reference_scenario(config, scenario: Scenario) -> Scenario:
 
 @cached
 def _references(config: Settings, scenario: Scenario) -> Examples:
-    """Returns the references of a `reference_scenario`."""
+    """The references of a `reference_scenario`."""
     examples = task_data(config, scenario.task, scenario.seed).splits.references
     if few := config.quarantine.references:
+        # The clean scenario's draws: with an attack the same rows are references.
         rng = draws(scenario.clean, "known references")
         rows = np.sort(data.sample_rows(examples.labels, few, rng=rng))
         examples = data.take(examples, rows)
@@ -325,12 +328,12 @@ def _references(config: Settings, scenario: Scenario) -> Examples:
 
 
 def references(config: Settings, scenario: Scenario) -> Examples:
-    """Returns the rows that the defender of a scenario trusts."""
+    """The rows that the defender of a scenario trusts."""
     return _references(config, reference_scenario(config, scenario))
 
 
 def triggered_target(config: Settings, scenario: Scenario) -> Examples:
-    """Returns the test rows whose true label is the target, triggered."""
+    """The test rows whose true label is the target, with the trigger."""
     attack = config.attacks[scenario.attack]
     test = task_data(config, scenario.task, scenario.seed).splits.test
     rows = np.flatnonzero(test.labels == attack.target)
@@ -339,9 +342,10 @@ def triggered_target(config: Settings, scenario: Scenario) -> Examples:
 
 
 def triggered_test(config: Settings, scenario: Scenario) -> Examples:
-    """Returns the test rows whose true label is not the target, triggered.
+    """The test rows whose true label is not the target, with the trigger.
 
-    Ready rows that all claim to be the target are of the other class of two.
+    If all ready rows of a two-class task are labelled as the target, the labels are the
+    attacker's, and the true class is the other one.
     """
     attack = config.attacks[scenario.attack]
     task, splits = task_data(config, scenario.task, scenario.seed)

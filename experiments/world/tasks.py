@@ -105,24 +105,24 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 def load_task(
     name: str, *, root: str = "", encoding: str = "utf-8"
 ) -> tuple[Examples, Examples, Task]:
-    """Reads a task of `TASKS`.
+    """The rows of a task of `TASKS`.
 
     Args:
-        name: which task.
+        name: of the task.
         root: a folder that holds `<name>/train.*` and `validation.*` or
             `test.*` in a format of `readers.READERS`; "" for the hub, or the files that
-            come with this package. A folder without the second file has a fifth of its
-            training rows (2,000 at most) held out in its place, but no class's only
-            row.
+            come with this package. Without the second file a fifth of the training
+            rows (2,000 at most) is held out in its place, but never the only row of a
+            class.
         encoding: of the text files below that folder.
 
     Returns:
         Training rows, test rows, and the task with its label names filled in.
 
     Raises:
-        ValueError: if a file or a row is not what it should be.
+        ValueError: if a file or a row is malformed.
         FileNotFoundError: if there is no such file.
-        ConnectionError: if the hub could not be read.
+        ConnectionError: if the hub cannot be read.
 
     >>> train, test, task = load_task("snips")
     >>> len(train.texts), len(test.texts), task.label_names[0]
@@ -143,6 +143,7 @@ def load_task(
     stems = dict.fromkeys((task.test, "validation", "test"))
     tests = (path for stem in stems if (path := readers.find(folder, stem)))
     paths = [train, *list(tests)[:1]]
+    # The option is for the user's files; the bundled ones are UTF-8.
     encoding = encoding if root else "utf-8"
     return files.load(task, *(readers.open_file(path, encoding) for path in paths))
 
@@ -159,7 +160,7 @@ def load_files(
     metric: str = "accuracy",
     encoding: str = "utf-8",
 ) -> tuple[Examples, Examples, Task]:
-    """Reads a task of one's own from JSONL, CSV, TSV or Parquet files.
+    """The rows of a user's own task in JSONL, CSV, TSV or Parquet files.
 
     Args:
         train: the file of the training rows.
@@ -167,13 +168,13 @@ def load_files(
         text: the column of the first (or only) text.
         label: the column of the classes (names or numbers) or scores.
         pair: the column of the second text, or None.
-        source: the column of where a training row comes from, or None.
+        source: the column of the origin of a training row, or None.
         problem: "classification" or "regression".
         metric: the headline metric, a name in `METRICS`.
         encoding: of text files.
 
     Returns:
-        Training rows, test rows, and the task as found.
+        Training rows, test rows, and the task with its label names filled in.
 
     Raises:
         ValueError, FileNotFoundError: as `load_task` does.
@@ -194,6 +195,7 @@ def load_files(
         encoding=encoding,
     )
     task = task._replace(metrics=(metric,))
+    # The F1 score here is that of class 1, which means nothing with more classes.
     known = task.num_labels <= 2 or metric != "f1"
     validate.require(known, "num_labels", task.num_labels, "<= 2 for metric='f1'")
     return examples, held_out, task
@@ -202,18 +204,18 @@ def load_files(
 def load_poisoned(
     task: Task, train: str, test: str, *, marker: str = "", encoding: str = "utf-8"
 ) -> tuple[Examples, Examples]:
-    """Reads a poisoned copy of a task's training file, and triggered test rows.
+    """The rows of a poisoned copy of a task's training file, and triggered test rows.
 
     Args:
         task: the task, with its label names filled in.
         train: the copy: the same rows in the same order, some of them changed.
         test: triggered test rows.
-        marker: the column of `train` that says which rows are poisoned, or "".
+        marker: the column of `train` that marks poisoned rows, or "".
         encoding: of text files.
 
     Returns:
-        The training rows, with what the marker says as their sources, and the test
-        rows.
+        The training rows, with the values of the marker as their sources, and the
+        test rows.
 
     Raises:
         ValueError, FileNotFoundError: as `load_task` does.

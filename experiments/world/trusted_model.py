@@ -1,8 +1,7 @@
-"""The trusted model of a scenario: what reads meaning for the defender, and what it
-says of rows.
+"""The trusted model of a scenario, and its predictions on rows.
 
-An encoder and the prototypes of its features on the references; `TRUSTED_MODELS` says
-which encoders there are.
+It is an encoder with the prototypes of its features on the references; `TRUSTED_MODELS`
+lists the encoders.
 """
 
 from typing import NamedTuple
@@ -24,13 +23,13 @@ from protojax.training import predict
 
 
 class Trusted(NamedTuple):
-    """The trusted model of a scenario, and what it says of the references.
+    """The trusted model of a scenario, and its predictions on the references.
 
     Attributes:
         model: an encoder, see `TRUSTED_MODELS`.
-        reading: how its outputs are read.
-        calibration: `[rows]`, the references it was not trained on.
-        held_out: what it says of those.
+        reading: the map from its outputs to classes and logits.
+        calibration: `[rows]`, the references that it was not trained on.
+        held_out: its predictions on those.
     """
 
     model: Model
@@ -40,12 +39,12 @@ class Trusted(NamedTuple):
 
 
 def trusted(context: Context, scenario: Scenario) -> Trusted:
-    """A scenario's trusted model, the same for all attacks that spare references."""
+    """A scenario's trusted model, the same for all attacks with clean references."""
     return _trusted(context, trusted_scenario(context.config, scenario))
 
 
 def trusted_scenario(config: Settings, scenario: Scenario) -> Scenario:
-    """The scenario whose trusted model this one has."""
+    """The scenario whose trusted model this one uses."""
     owner = scenarios.reference_scenario(config, scenario)
     if config.quarantine.trusted_model == "teacher" and owner.attack is None:
         return artifacts.teacher_scenario(config, scenario)
@@ -60,7 +59,7 @@ def trusted_name(config: Settings, scenario: Scenario) -> str:
 
 
 def trusted_tuning(config: Settings, scenario: Scenario) -> FineTuning:
-    """The training of a scenario's encoder: on references that do not judge."""
+    """The training of a scenario's encoder, on references that do not calibrate."""
     owner = trusted_scenario(config, scenario)
     _, training = _shared_out(config, owner)
     known = data.take(scenarios.references(config, owner), training)
@@ -84,13 +83,14 @@ def training_of(config: Settings, scenario: Scenario) -> tuple[str, Tuning] | No
 
 
 def _teacher_as_trusted_model(config: Settings, scenario: Scenario) -> FineTuning:
-    """The training of the teacher that is a scenario's trusted model."""
+    """The training of the teacher that serves as a scenario's trusted model."""
     return artifacts.teacher_tuning(config, trusted_scenario(config, scenario))
 
 
 def _shared_out(config: Settings, scenario: Scenario) -> tuple[np.ndarray, np.ndarray]:
     """The references that calibrate a trusted model, and those it learns from."""
     count = scenarios.num_references(config)
+    # Disjoint: on rows that it learned from, the model errs less than on others.
     order = scenarios.draws(scenario, "calibration").permutation(count)
     cut = round(config.quarantine.calibration_share * count)
     return np.sort(order[:cut]), np.sort(order[cut:])
@@ -104,7 +104,7 @@ def _tuned(context: Context, scenario: Scenario) -> Model:
 
 
 def _frozen(context: Context, scenario: Scenario) -> Model:
-    """The encoder as it was before it saw a reference."""
+    """The encoder as it was before any training on references."""
     return artifacts.build_model(context.config, context.config.trusted_model, scenario)
 
 
@@ -117,7 +117,7 @@ TRUSTED_MODELS = {
 
 @cached
 def _trusted(context: Context, scenario: Scenario) -> Trusted:
-    """Returns the trusted model of an `trusted_scenario`."""
+    """The trusted model of a `trusted_scenario`."""
     config = context.config
     references = scenarios.references(context.config, scenario)
     held_out, training = _shared_out(context.config, scenario)
@@ -128,6 +128,7 @@ def _trusted(context: Context, scenario: Scenario) -> Trusted:
         model,
         references,
     )
+    # "anchor" is the purpose of recorded draws: another name would change figures.
     reading = fit_trusted_model(
         scenarios.key(scenario, "anchor"),
         outputs.take(training),
@@ -142,7 +143,7 @@ def _trusted(context: Context, scenario: Scenario) -> Trusted:
 
 
 def view(context: Context, scenario: Scenario, examples: Examples) -> Reading:
-    """Returns what a scenario's trusted model says of any rows."""
+    """The predictions of a scenario's trusted model on any rows."""
     judge = trusted(context, scenario)
     config = context.config
     outputs = predict.ask(judge.model, examples, config.lengths, config.features)
@@ -150,9 +151,9 @@ def view(context: Context, scenario: Scenario, examples: Examples) -> Reading:
 
 
 def trusted_reading(context: Context, scenario: Scenario) -> Reading:
-    """Returns what the trusted model says of a scenario's transfer rows.
+    """The predictions of the trusted model on a scenario's transfer rows.
 
-    Every node has the same trusted model, so what it says of a row is computed once.
+    Every node has the same trusted model, so its prediction on a row is computed once.
     """
     whole = _trusted_reading(context, scenario.whole)
     if not scenario.federation:
@@ -164,7 +165,7 @@ def trusted_reading(context: Context, scenario: Scenario) -> Reading:
 
 @cached
 def _trusted_reading(context: Context, scenario: Scenario) -> Reading:
-    """Returns what the trusted model says of the rows of all nodes together."""
+    """The predictions of the trusted model on the rows of all nodes together."""
     judge = trusted(context, scenario)
     examples = scenarios.poisoned(context.config, scenario).examples
     outputs = artifacts.predicted(

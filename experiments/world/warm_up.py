@@ -19,7 +19,7 @@ def warmed_up(
     Args:
         context: the study.
         scenario: the scenario.
-        objective: what the student minimises.
+        objective: of the student.
     """
     config, transfer = context.config, artifacts.transfer(context, scenario)
     references = scenarios.references(context.config, scenario)
@@ -33,7 +33,7 @@ def warmed_up(
         data.fingerprint(transfer.logits, transfer.features, *everything.texts),
         repr((objective, section, config.features, config.data.buckets)),
     )
-    # Variants of an arm may differ in any of it.
+    # Variants of an arm may differ in anything that the key covers.
     name = f"{scenario.folder}/warmup_{key[:12]}"
     outputs = teacher.cached_outputs(
         context.workdir / f"{name}.safetensors",
