@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.arms import federated
+from experiments.arms import merges
 from experiments.configs.federated import RULES
 from experiments.reports import results
 from protojax import distillation, models, prototypes, training, validate
@@ -240,7 +240,7 @@ def bench_lies(console: Console) -> None:
         table.add_column(name, justify="right")
     for name, args in RULES.items():
         section = Federation(aggregator=name, aggregator_args=args)
-        rule = federated.rule_of(section, weighted=name == "mean")
+        rule = merges.rule_of(section, weighted=name == "mean")
         sets = [everyone]
         for lie in PROTOTYPE_ATTACKS.values():
             liars = [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import runtime
-from experiments.arms import ARMS, communication_cost, federated
+from experiments.arms import ARMS, communication_cost, federated, merges
 from experiments.study import check
 from experiments.study.defaults import federation
 from experiments.world import artifacts, scenarios
@@ -72,7 +72,7 @@ def finished(tmp_path_factory):
     programs.TRACES.clear()
     config = make_config(folder)
     check.check(config)
-    merge = federated._merge_prototypes
+    merge = merges.merge_prototypes
 
     def watched(*args):
         state = merge(*args)
@@ -80,7 +80,7 @@ def finished(tmp_path_factory):
         return state
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(federated, "_merge_prototypes", watched)
+        patch.setattr(merges, "merge_prototypes", watched)
         found = run(config, folder / "run")
     return config, folder / "run", found, dict(programs.TRACES)
 
@@ -401,10 +401,10 @@ def test_a_partition_by_source_needs_sources(tmp_path):
 
 def test_rules_without_weights_ignore_them():
     section = ml_collections.FrozenConfigDict(federation(nodes=2))
-    rule = federated.rule_of(section, weighted=False)
+    rule = merges.rule_of(section, weighted=False)
     updates = np.array([[0.0], [2.0]], np.float32)
     assert rule(updates, weights=np.array([1e30, 1.0])).tolist() == [1.0]
-    assert federated.rule_of(section, weighted=False) is rule
+    assert merges.rule_of(section, weighted=False) is rule
     assert isinstance(rule, functools.partial)
 
 

@@ -7,37 +7,31 @@ they learned.
 """
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.arms import communication_cost
+from experiments.arms import communication_cost, merges
 from experiments.arms.base import Arm, Recipe
 from experiments.arms.registry import ARMS, name_of
 from experiments.runtime import Context
-from experiments.world import artifacts, scenarios
+from experiments.world import artifacts
 from experiments.world.evidence import World
 from experiments.world.scenarios import Scenario
-from protojax import attacks, prototypes, training, validate
+from protojax import training, validate
 from protojax.base import Batch, Prototypes, PyTree
 from protojax.data import batches
 from protojax.federated import (
-    aggregation,
     communication,
     federation,
-    gossip,
     nodes,
     replicas,
 )
 from protojax.federated.federation import Federation
-from protojax.federated.settings import Federation as FederationSettings
 from protojax.models import Model
-from protojax.prototypes import matching
-from protojax.training import predict, processes, programs, trainer
+from protojax.training import predict, processes, trainer
 
 # The file that marks that teacher, trusted model and their outputs are on disk.
 READY = "ready"
@@ -161,7 +155,7 @@ def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Mod
         section.nodes_at_once,
     )
     state = _start(context, scenario, section, model, recipes, plan, mesh, optimizer)
-    end = _end_of_round(context, scenario, mesh, tokens, hostile, recipes[0])
+    end = merges.end_of_round(context, scenario, mesh, tokens, hostile, recipes[0])
     load = _loader(plan, rounds, tokens, recipes, mesh)
 
     def dispatch(state: Federation, loaded: tuple[Batch, bool]):
@@ -203,7 +197,7 @@ def _sent(
             context,
             scenario,
             recipe,
-            links=links_of(section),
+            links=merges.links_of(section),
             params_bytes=communication.num_bytes(params),
         ),
         "prototype_error": None
@@ -233,25 +227,6 @@ def _students(section, state: Federation, mesh: Mesh) -> list[PyTree]:
     return [nodes.unstack(everyone, node) for node in range(section.nodes)]
 
 
-def _end_of_round(
-    context, scenario: Scenario, mesh: Mesh, tokens, hostile, recipe: Recipe
-):
-    """The end of a round, `federation -> federation`: the merge of all nodes."""
-    section = context.config.federations[scenario.federation]
-    end = compiled_end(
-        section,
-        mesh,
-        tuple(len(rows.lengths) for rows in tokens),
-        tuple(hostile.tolist()),
-        scenario.seed,
-    )
-    if recipe.prototypes is None or section.prototypes != "local":
-        return end
-    return lambda state: _merge_prototypes(
-        context, scenario, section, mesh, hostile, end(state)
-    )
-
-
 def _loader(plan, rounds, tokens, recipes: list[Recipe], mesh: Mesh):
     """A loader: number of a dispatch -> its batches, and whether it ends a round."""
     last_of_round = set(np.cumsum([len(turn) for turn in rounds]) - 1)
@@ -272,74 +247,6 @@ def _loader(plan, rounds, tokens, recipes: list[Recipe], mesh: Mesh):
     return load
 
 
-@functools.cache
-def rule_of(section: FederationSettings, *, weighted: bool = True) -> functools.partial:
-    """The aggregation rule that a federation's section names.
-
-    Args:
-        section: the federation's.
-        weighted: whether it may use the weights that the nodes state.
-    """
-    rule = functools.partial(
-        aggregation.AGGREGATORS[section.aggregator], **section.aggregator_args
-    )
-    return rule if weighted else functools.partial(_equal_weights, rule)
-
-
-def _equal_weights(rule, updates: PyTree, *, weights=None, where=None) -> PyTree:
-    """The update by a rule that is not given the weights."""
-    del weights
-    return rule(updates, where=where)
-
-
-def mixing_of(section) -> np.ndarray | None:
-    """The mixing matrix, or None with a server or without any exchange."""
-    if section.topology in ("server", "local"):
-        return None
-    if section.topology == "given":
-        return gossip.check_mixing(np.array(section.mixing))
-    return gossip.TOPOLOGIES[section.topology](section.nodes)
-
-
-def links_of(section) -> int:
-    """The number of others to which a node sends its parameters."""
-    mixing = mixing_of(section)
-    if mixing is None:
-        return int(section.topology == "server")
-    return int((mixing > 0).sum(0).max()) - 1
-
-
-@functools.cache
-def compiled_end(
-    section: FederationSettings, mesh: Mesh, rows: tuple, hostile: tuple, seed: int
-):
-    """The compiled end of a round."""
-    mixing, rule = mixing_of(section), rule_of(section)
-    if section.topology == "local":
-        merge = federation.keep_local()
-    elif mixing is None:
-        merge = federation.merge_at_server(rule)
-    else:
-        plain = section.aggregator == "mean"
-        merge = federation.merge_by_gossip(mixing, None if plain else rule, mesh=mesh)
-    attack = None
-    if section.update_attack and any(hostile):
-        attack = functools.partial(
-            attacks.UPDATE_ATTACKS[section.update_attack], **section.update_attack_args
-        )
-    return federation.make_merge(
-        merge,
-        mesh,
-        weights=np.array(rows),
-        attack=attack,
-        hostile=np.array(hostile) if attack else None,
-        seed=seed,
-        on_trace=lambda: programs.TRACES.update(
-            {(f"merge/{section.topology}", rows): 1}
-        ),
-    )
-
-
 def _start(
     context, scenario, section, model, recipes, plan, mesh, optimizer
 ) -> Federation:
@@ -355,55 +262,6 @@ def _start(
         )
         for node, recipe in enumerate(recipes)
     ]
-    return federation.init_federation(states, mesh, server=mixing_of(section) is None)
-
-
-def _merge_prototypes(context, scenario, section, mesh, hostile, state) -> Federation:
-    """The federation after nodes merged their prototypes and adapted them."""
-    if int(state.round) % section.merge_prototypes_every:
-        return state
-    config = context.config.prototypes
-    held = nodes.gather(state.nodes.prototypes, mesh)
-    # Hostile nodes may state any counts, so only the mean, no defence, uses them.
-    believed = section.aggregator == "mean"
-    byzantine = 0 if believed else section.aggregator_args.get("num_byzantine")
-    rule = rule_of(section, weighted=believed)
-    target = scenario.attack and context.config.attacks[scenario.attack].target
-    sent = []
-    for node, liar in enumerate(hostile):
-        mine = nodes.unstack(held, node)
-        if liar and section.prototype_attack:
-            mine = attacks.PROTOTYPE_ATTACKS[section.prototype_attack](
-                mine, scenarios.key(scenario, f"lie{int(state.round)}/{node}"), target
-            )
-        message = communication.encode(mine, precision=section.prototype_precision)
-        sent.append(communication.decode(message))
-    # The layer axis first: each layer is merged by itself.
-    layers = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), nodes.stack(sent))
-    features = artifacts.reference_outputs(context, scenario).features
-    merged = [
-        matching.merge_prototypes(
-            nodes.unstack(layers, layer),
-            rule,
-            metric=config.metric,
-            num_byzantine=byzantine,
-        )
-        for layer in range(features.shape[1])
-    ]
-    adapted = []
-    for node in range(section.nodes):
-        own = features[
-            scenarios.own_references(context.config, scenario._replace(node=node))
-        ]
-        moved = [
-            prototypes.update_prototypes(
-                held,
-                jnp.asarray(own[:, layer]),
-                decay=section.prototype_decay,
-                metric=config.metric,
-            )
-            for layer, held in enumerate(merged)
-        ]
-        adapted.append(nodes.stack(jax.device_get(moved)))
-    placed = nodes.shard(nodes.stack(adapted), mesh)
-    return state._replace(nodes=state.nodes._replace(prototypes=Prototypes(*placed)))
+    return federation.init_federation(
+        states, mesh, server=merges.mixing_of(section) is None
+    )

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import runtime, settings
-from experiments.arms import ARMS, Arm, federated, parse
+from experiments.arms import ARMS, Arm, merges, parse
 from experiments.arms.quarantine import least_rate
 from experiments.settings import Attack, Settings
 from experiments.world import adaptive_attacks
@@ -160,14 +160,14 @@ def _check_arm(config: Settings, field: str, name: str) -> None:
 def _check_federation(section: Federation) -> None:
     """Checks a federation's options, and that its rule accepts its number of nodes."""
     least = section.nodes
-    mixing = federated.mixing_of(section)
+    mixing = merges.mixing_of(section)
     if mixing is not None:
         rows, bound = len(mixing), "a row a node"
         validate.require(rows == section.nodes, "mixing", rows, bound)
         least = int((mixing > 0).sum(1).min())
     # The rules check the number of nodes by shapes, so abstract values suffice.
     updates = jax.ShapeDtypeStruct((least, 1), np.float32)
-    jax.eval_shape(federated.rule_of(section), updates)
+    jax.eval_shape(merges.rule_of(section), updates)
     if section.update_attack:
         attack = attacks.UPDATE_ATTACKS[section.update_attack]
         hostile = np.arange(section.nodes) >= section.nodes - section.hostile
