@@ -329,6 +329,7 @@ def check_overrides(
     Traceback (most recent call last):
     ValueError: Expected --config.seeds a list, ...
     """
+    # `--name=value` or `--name value`, hence the iterator.
     rest = iter(arguments)
     for argument in rest:
         name, equals, value = argument.lstrip("-").partition("=")

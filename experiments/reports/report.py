@@ -154,6 +154,7 @@ def _rates(attacks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """
     alike: dict[str, dict[str, float]] = {}
     for name, section in attacks.items():
+        # These fields may differ between attacks of one kind.
         where = ("rate", "arms", "tasks")
         rest = {field: section[field] for field in section if field not in where}
         alike.setdefault(repr(sorted(rest.items())), {})[name] = section["rate"]

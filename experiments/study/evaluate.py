@@ -85,6 +85,7 @@ def _predict(
     config: Settings, task, found: list[models.Model], examples
 ) -> list[np.ndarray]:
     """The predictions of each student: classes, or scores in regression."""
+    # All students of a job have the same tokenizer.
     tokens = predict.tokenize(found[0], examples, config.lengths)
     outputs = [
         predict.predict(model, tokens, config.lengths, config.features).logits

@@ -100,6 +100,7 @@ def trainings(config: Settings, todo: list[Job]) -> list[Training]:
                 add(before)
             for training in _models_of(config, beside):
                 found.setdefault(training.name, training)
+        # Added last, since dictionaries keep the order in which trainings must run.
         found[job.student] = Training(
             job.student, job.student_scenario, job.variant, job=job
         )

@@ -37,6 +37,7 @@ def preflight(context: Context, todo: list[Job]) -> Context:
             that the task does not have, fewer prototypes than classes, an attack or a
             defence on a regression task, or changed data.
     """
+    # The layers of models depend on the settings only: one job per variant suffices.
     for variant, job in {job.variant: job for job in todo}.items():
         with _named(variant):
             _check_layers(context.varied(variant).config, job.scenario.task)

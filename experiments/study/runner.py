@@ -80,6 +80,7 @@ def run(
         context.describe("done")
     processes.meet(_END)
     if not config.export_students:
+        # Only now, since other arms may start from these students.
         listed = jobs(config)
         before = [other for job in listed for other in needed(config, job)]
         for job in [*listed, *before]:

@@ -91,6 +91,7 @@ def train(context: Context, job: Job) -> None:
             made.append((one, start, recipe, run))
         elif one.student not in done:
             # A recipe with a finished student needs no training of its own.
+            # Its training was that of the student it was made from.
             before = facts_of(workdir, needed(config, one)[0])
             facts = {name: before.get(name) for name in _TRAINING}
             params = distillation.student_params(recipe.student.params)

@@ -169,6 +169,7 @@ def weighted_median(updates: PyTree, weights: Array) -> PyTree:
     def middle(leaf: Array) -> Array:
         rows = leaf.reshape(leaf.shape[0], -1).astype(jnp.float32)
         rows = jnp.where(weights[:, None] > 0, rows, jnp.inf)
+        # Sorts the values of each coordinate together with their weights.
         rows, sizes = jax.lax.sort(
             (rows, jnp.broadcast_to(weights[:, None], rows.shape)), dimension=0
         )

@@ -110,6 +110,7 @@ def plan_rounds(
             num_rounds,
             f"<= {len(plan)}, the batches of node {node} in {epochs} epochs",
         )
+        # Equal shares of the node's own batches, whatever their number.
         cuts = np.linspace(0, len(plan), num_rounds + 1).round().astype(int)
         of_nodes.append([plan[a:b] for a, b in itertools.pairwise(cuts)])
     return [

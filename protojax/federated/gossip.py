@@ -113,6 +113,7 @@ def spectral_gap(mixing: np.ndarray) -> float:
     (1.0, 0.195)
     """
     sizes = np.sort(np.abs(np.linalg.eigvals(np.asarray(mixing, np.float64))))
+    # Rounded, so that a gap of exactly 0 or 1 is not blurred by the eigenvalue solver.
     return round(float(1 - sizes[-2]), 12) if len(sizes) > 1 else 1.0
 
 

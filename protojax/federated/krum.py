@@ -114,6 +114,7 @@ def multi_krum(
     num_nodes = _reductions.require_nodes(updates, num_byzantine, 2 * num_byzantine + 3)
     nodes, left = _reductions.outvoting(updates, num_byzantine, 2, weights, where)
     honest = jnp.sum(nodes.where) - left
+    # n − f − 2, but at least 1 if some participants were excluded.
     near = jnp.maximum(honest - 2, 1)
     if num_selected is not None:
         most = num_nodes - num_byzantine

@@ -314,6 +314,7 @@ def mean_over_nodes(
     """
     found = {}
     for name, values in metrics.items():
+        # A step without a batch has NaN metrics, which must not enter the means.
         known = had_batch & (finite | ~np.isnan(values))
         total = np.where(known, values, 0).sum(0)
         found[name] = np.where(

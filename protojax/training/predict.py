@@ -157,6 +157,7 @@ def over_rows(
     outputs = []
     for item in plan:
         stacked = batches.make_batch(tokens, labels, item)
+        # A plan of evaluation has one step per dispatch.
         batch = jax.tree.map(lambda leaf: leaf[0], stacked)
         outputs.append(forward(params, batch))
     outputs = [jax.tree.map(lambda leaf: np.asarray(leaf)[None], o) for o in outputs]
