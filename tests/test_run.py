@@ -272,6 +272,41 @@ def test_a_workdir_belongs_to_one_study_that_may_grow(tmp_path):
         resume.open_workdir(frozen(**{"attacks.word_data.rate": 0.1}), tmp_path / "a")
 
 
+def former_names(now):
+    """The settings of a study as version 0.1 wrote them."""
+    before = json.loads(json.dumps(now))
+    before["anchor"], search = before.pop("trusted_model"), before.pop("trigger_search")
+    search["snippets"] = search.pop("rejection_candidates")
+    search["suspects"] = search.pop("candidates")
+    before["audit"] = search
+    before["quarantine"]["anchor"] = before["quarantine"].pop("trusted_model")
+    before["seeds_at_once"] = before.pop("replicas")
+    arms = {"prototype": "nearest", "group_test": "anchor", "defended": "audited"}
+    before["arms"] = [arms.get(arm, arm) for arm in before["arms"] if "@" not in arm]
+    del before["dp"]["reproducible"]  # which there was not
+    return before
+
+
+def test_a_study_under_former_names_goes_on(tmp_path):
+    resume.open_workdir(frozen(), tmp_path)
+    begin(tmp_path)
+    path = tmp_path / "config.json"
+    now = json.loads(path.read_text())
+    path.write_text(json.dumps(former_names(now)))
+    resume.open_workdir(frozen(), tmp_path)
+    found = json.loads(path.read_text())
+    assert sorted(found.pop("arms")) == sorted(now.pop("arms"))
+    assert found == now
+    before = former_names({**now, "arms": []})
+    before["audit"]["suspects"] = 7
+    before["anchor"]["epochs"] = 3
+    path.write_text(json.dumps(before))
+    with pytest.raises(ValueError, match="other settings") as error:
+        resume.open_workdir(frozen(), tmp_path)
+    assert "trigger_search.candidates was 7, now 32" in str(error.value)
+    assert "trusted_model.epochs was 3, now 20" in str(error.value)
+
+
 def test_an_attack_taken_out_keeps_its_settings(tmp_path):
     resume.open_workdir(frozen(), tmp_path / "a")
     begin(tmp_path / "a")
