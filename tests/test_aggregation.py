@@ -196,8 +196,8 @@ def test_absent_nodes_have_no_influence(name):
     updates = make_updates()
     where = jnp.arange(NODES) != 3
     present = jax.tree.map(lambda leaf: leaf[where], updates)
-    spoiled = jax.tree.map(lambda leaf: leaf.at[3].set(jnp.nan), updates)
-    found = RULES[name](spoiled, where=where)
+    corrupted = jax.tree.map(lambda leaf: leaf.at[3].set(jnp.nan), updates)
+    found = RULES[name](corrupted, where=where)
     expected = RULES[name](present)
     np.testing.assert_allclose(flat(found, 0), flat(expected, 0), rtol=1e-5, atol=1e-6)
 
@@ -284,8 +284,8 @@ LIES = {
 @pytest.mark.parametrize("name", ROBUST)
 def test_robust_rules_survive_liars(name, lie):
     updates = make_updates()
-    spoiled = jax.tree.map(lambda leaf: leaf.at[:2].set(LIES[lie](leaf[:2])), updates)
-    found = flat(JITTED[name](spoiled), 0)
+    corrupted = jax.tree.map(lambda leaf: leaf.at[:2].set(LIES[lie](leaf[:2])), updates)
+    found = flat(JITTED[name](corrupted), 0)
     honest = flat(updates)[2:]
     radius = np.linalg.norm(honest - honest.mean(0), axis=1).max()
     # Two nodes of nine pull by a norm each, where a rule bounds norms only.
@@ -350,8 +350,8 @@ def test_many_light_liars_do_not_hold_the_geometric_median():
 @pytest.mark.parametrize("name", ROBUST)
 def test_robust_rules_survive_liars_who_agree(name, far):
     updates = make_updates(3)
-    spoiled = jax.tree.map(lambda leaf: leaf.at[:2].set(far), updates)
-    found = flat(JITTED[name](spoiled), 0)
+    corrupted = jax.tree.map(lambda leaf: leaf.at[:2].set(far), updates)
+    found = flat(JITTED[name](corrupted), 0)
     honest = flat(updates)[2:]
     radius = np.linalg.norm(honest - honest.mean(0), axis=1).max()
     bound = np.median(np.linalg.norm(honest, axis=1)) if "clipping" in name else 0
@@ -362,8 +362,8 @@ def test_robust_rules_survive_liars_who_agree(name, far):
 @pytest.mark.parametrize("lie", LIES)
 def test_coordinates_stay_between_the_honest_ones(name, lie):
     updates = make_updates(1)
-    spoiled = jax.tree.map(lambda leaf: leaf.at[:2].set(LIES[lie](leaf[:2])), updates)
-    found, honest = flat(JITTED[name](spoiled), 0), flat(updates)[2:]
+    corrupted = jax.tree.map(lambda leaf: leaf.at[:2].set(LIES[lie](leaf[:2])), updates)
+    found, honest = flat(JITTED[name](corrupted), 0), flat(updates)[2:]
     assert (honest.min(0) <= found).all()
     assert (found <= honest.max(0)).all()
 
@@ -371,18 +371,18 @@ def test_coordinates_stay_between_the_honest_ones(name, lie):
 @pytest.mark.parametrize("name", sorted(ARGS))
 def test_who_is_out_counts_as_byzantine(name):
     updates = make_updates(2)
-    spoiled = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), updates)
+    corrupted = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), updates)
     rest = jax.tree.map(lambda leaf: leaf[1:], updates)
     args = {"num_selected": 4} if name == "multi_krum" else {}
-    found = AGGREGATORS[name](spoiled, num_byzantine=2, **args)
+    found = AGGREGATORS[name](corrupted, num_byzantine=2, **args)
     expected = AGGREGATORS[name](rest, num_byzantine=1, **args)
     np.testing.assert_allclose(flat(found, 0), flat(expected, 0), rtol=1e-5, atol=1e-6)
 
 
 def test_a_mean_does_not_survive_one_liar():
     updates = make_updates()
-    spoiled = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), updates)
-    assert np.isnan(flat(RULES["mean"](spoiled), 0)).all()
+    corrupted = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), updates)
+    assert np.isnan(flat(RULES["mean"](corrupted), 0)).all()
 
 
 def test_krum_near_a_common_offset_keeps_its_digits():

@@ -391,7 +391,7 @@ def test_collect_rejects_a_missing_output():
 POISSON = {"num_steps": 50, "buckets": (8, 16), "steps_per_dispatch": 4, "seed": 0}
 
 
-def test_poisson_batches_are_coins_of_each_row():
+def test_poisson_batches_draw_each_row_by_itself():
     lengths = np.random.default_rng(0).integers(2, 17, 400)
     plan = plan_poisson(lengths, expected_rows=40, **POISSON)
     steps = np.concatenate([item.rows for item in plan])
@@ -403,7 +403,7 @@ def test_poisson_batches_are_coins_of_each_row():
     for step in steps:
         members = step[step >= 0]
         assert len(set(members)) == len(members)
-    # Each row is in a tenth of the batches, as the coins fall.
+    # Each row is in a tenth of the batches, within the noise of the draws.
     counts = np.bincount(steps[steps >= 0], minlength=400)
     assert counts.mean() == pytest.approx(5, abs=0.45)
     assert counts.std() == pytest.approx(np.sqrt(50 * 0.1 * 0.9), abs=0.3)

@@ -17,7 +17,7 @@ from protojax.detection.consistency import (
 )
 from protojax.detection.sample_test import sample_gate
 
-COIN = IsotonicFit(np.array([1.0]), np.array([0.5]))
+HALF = IsotonicFit(np.array([1.0]), np.array([0.5]))
 
 
 def group_test(tests, *, alpha=0.05, num_neighbours=50):
@@ -119,7 +119,7 @@ def test_four_denied_rows_of_even_odds_score_two():
     # them.
     for disagree, score in ((1, 2.0), (0, -2.0)):
         rows = constant_claims(3, disagree), constant_claims(1, disagree)
-        found = neighbourhood_scores(*rows, COIN, num_neighbours=3)
+        found = neighbourhood_scores(*rows, HALF, num_neighbours=3)
         np.testing.assert_allclose(found[0], np.full(3, score))
         np.testing.assert_allclose(found[1], np.full(1, score))
 
@@ -127,9 +127,9 @@ def test_four_denied_rows_of_even_odds_score_two():
 def test_a_claim_that_nobody_else_makes_scores_by_its_own_answer():
     rows = constant_claims(5, 0.0)
     lonely = constant_claims(1, 1.0)._replace(classes=np.array([7]))
-    scores, _ = neighbourhood_scores(join(rows, lonely), rows, COIN, num_neighbours=4)
+    scores, _ = neighbourhood_scores(join(rows, lonely), rows, HALF, num_neighbours=4)
     np.testing.assert_allclose(scores[-1], 1.0)  # (1/2) / √(1/4)
-    scores, _ = cluster_scores(join(rows, lonely), rows, COIN, np.zeros(6), np.zeros(5))
+    scores, _ = cluster_scores(join(rows, lonely), rows, HALF, np.zeros(6), np.zeros(5))
     np.testing.assert_allclose(scores[-1], 1.0)
 
 
@@ -172,9 +172,9 @@ def test_cluster_scores_match_a_loop():
 def test_one_resolution_may_be_a_vector():
     rng = np.random.default_rng(3)
     transfer, refs, clusters = sample(rng, 20), sample(rng, 10), rng.integers(0, 3, 30)
-    flat = cluster_scores(transfer, refs, COIN, clusters[:20], clusters[20:])
+    flat = cluster_scores(transfer, refs, HALF, clusters[:20], clusters[20:])
     column = clusters[:, None]
-    deep = cluster_scores(transfer, refs, COIN, column[:20], column[20:])
+    deep = cluster_scores(transfer, refs, HALF, column[:20], column[20:])
     np.testing.assert_array_equal(np.concatenate(flat), np.concatenate(deep))
 
 
@@ -357,8 +357,8 @@ def test_broken_claims_are_refused(field, value, message):
 def test_clusters_of_other_rows_are_refused():
     rows = constant_claims(30, 0.0)
     with pytest.raises(ValueError, match=r"len\(assignments\)=4"):
-        cluster_scores(rows, rows, COIN, np.zeros(4), np.zeros(30))
+        cluster_scores(rows, rows, HALF, np.zeros(4), np.zeros(30))
     with pytest.raises(ValueError, match=r"len\(assignments_refs\)=4"):
-        cluster_scores(rows, rows, COIN, np.zeros(30), np.zeros(4))
+        cluster_scores(rows, rows, HALF, np.zeros(30), np.zeros(4))
     with pytest.raises(ValueError, match="tests > 0"):
         quarantine([], np.zeros(4), np.zeros(4), alpha=0.5)

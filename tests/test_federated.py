@@ -408,7 +408,7 @@ def test_rules_without_weights_ignore_them():
     assert isinstance(rule, functools.partial)
 
 
-def test_a_detector_without_an_anchor_is_sent_none(finished):
+def test_a_detector_without_a_trusted_model_is_sent_none(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
     name = next(iter(context.config.federations))

@@ -35,7 +35,7 @@ def test_what_is_not_finite_is_near_nothing(metric, value):
     np.testing.assert_array_equal(finite, [[False] * 2, [True] * 2, [False] * 2])
     np.testing.assert_array_equal(np.isfinite(paired), [False, True, False])
     np.testing.assert_allclose(every[1, 0], 0, atol=1e-6)
-    # The same from the other side: a vector that is not finite spoils its own column.
+    # The same with sides exchanged: a vector that is not finite is far in its column.
     every = geometry.distances(CORNERS, rows, metric=metric)
     np.testing.assert_array_equal(np.isfinite(every), [[False, True, False]] * 2)
 

@@ -45,7 +45,7 @@ def make_federation(*, server=True, num_devices=4, seed=0):
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def spoil(fed):
+def corrupt(fed):
     return jax.tree.map(lambda leaf: leaf * 0 + 7, fed)
 
 
@@ -90,7 +90,7 @@ def test_what_is_donated_meanwhile_does_not_reach_the_disk(tmp_path):
     before = jax.tree.map(np.copy, before)
     with node_checkpoint.NodeWriter(tmp_path) as writer:
         writer.save(fed, 1)
-        spoil(fed)
+        corrupt(fed)
     found, _, _ = node_checkpoint.restore_nodes(tmp_path, make_federation(seed=5))
     equal(found, before)
 

@@ -57,8 +57,8 @@ def test_scores_equal_a_loop_over_words(k):
 def test_padding_has_no_influence():
     hidden, mask, words, trusted = make()
     found = word_outlier_scores(hidden, mask, words, trusted, num_neighbours=2)
-    spoiled = np.where(mask[..., None] == 1, hidden, np.nan)
-    again = word_outlier_scores(spoiled, mask, words, trusted, num_neighbours=2)
+    corrupted = np.where(mask[..., None] == 1, hidden, np.nan)
+    again = word_outlier_scores(corrupted, mask, words, trusted, num_neighbours=2)
     np.testing.assert_array_equal(found, again)
 
 

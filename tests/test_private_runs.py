@@ -1,4 +1,4 @@
-"""A private run's coins and noise follow from nothing that is written down."""
+"""A private run's batches and noise follow from nothing that is written down."""
 
 import json
 import secrets
@@ -49,9 +49,9 @@ def params_of(trained):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(trained.params)])
 
 
-def fixed_entropy(monkeypatch, coins, noise):
+def fixed_entropy(monkeypatch, sampling_seed, noise):
     """Stands in for the operating system."""
-    monkeypatch.setattr(secrets, "randbits", lambda bits: coins)
+    monkeypatch.setattr(secrets, "randbits", lambda bits: sampling_seed)
     monkeypatch.setattr(secrets, "token_bytes", lambda n: bytes([noise] * n))
 
 
@@ -65,9 +65,9 @@ def held_by(store, run):
     ]
 
 
-def units_of(run, coins):
-    """The work of each dispatch whose batches some coins have drawn."""
-    plan = trainer.poisson_plan(run.tokens.lengths, TRAIN, LENGTHS, coins)
+def units_of(run, sampling_seed):
+    """The work of each dispatch whose batches a sampling seed draws."""
+    plan = trainer.poisson_plan(run.tokens.lengths, TRAIN, LENGTHS, sampling_seed)
     cost = trainer.row_cost(CONFIG)
     return [int((item.rows >= 0).sum()) * cost for item in plan]
 
@@ -88,48 +88,48 @@ def test_a_key_without_a_seed_is_new_each_time():
 
 
 def test_draws_are_not_of_the_seed_unless_asked(tmp_path):
-    found, coins = {}, []
+    found, sampling_seed = {}, []
     for secret in (True, False):
         run, found[secret] = private_run(secret=secret), []
         for life in range(2):
             told, store = [], Store(tmp_path / f"{secret}{life}", every=1)
             found[secret].append(params_of(train(run, store, told.append)))
-            held = [extra.get("coins") for extra in held_by(store, run)]
+            held = [extra.get("sampling_seed") for extra in held_by(store, run)]
             assert len(held) == 2
             assert len({*held}) == 1
             if secret:
-                coins.append(held[0])
-            # Its batches are those that these coins draw, or the seed.
+                sampling_seed.append(held[0])
+            # Its batches are those that this sampling seed draws, or the run's seed.
             assert told[1:] == units_of(run, held[0] if secret else run.seed)
             assert (held[0] is None) == (not secret)
     assert not np.allclose(*found[True], atol=1e-4)
     np.testing.assert_array_equal(*found[False])
-    assert coins[0] != coins[1]
-    assert min(coins) > 2**64
-    assert units_of(private_run(), coins[0]) != units_of(private_run(), 0)
+    assert sampling_seed[0] != sampling_seed[1]
+    assert min(sampling_seed) > 2**64
+    assert units_of(private_run(), sampling_seed[0]) != units_of(private_run(), 0)
 
 
 def test_what_was_drawn_goes_with_the_checkpoints(tmp_path, monkeypatch):
-    coins, run = 0x1234567890ABCDEF1234567890ABCDEF, private_run()
-    fixed_entropy(monkeypatch, coins, 7)
+    sampling_seed, run = 0x1234567890ABCDEF1234567890ABCDEF, private_run()
+    fixed_entropy(monkeypatch, sampling_seed, 7)
     given_to, told = around(tmp_path, every=1, keep=True), []
 
     def watched(units):
         told.append(
-            {extra["coins"] for extra in held_by(given_to.store(run.name), run)}
+            {extra["sampling_seed"] for extra in held_by(given_to.store(run.name), run)}
         )
 
     given_to = given_to._replace(on_progress=watched)
     ended = replicas.train_all([run], given_to)
     next(ended)
-    assert told[-1] == {coins}
-    assert all(seen <= {coins} for seen in told)
+    assert told[-1] == {sampling_seed}
+    assert all(seen <= {sampling_seed} for seen in told)
     assert (tmp_path / "seed0/it/checkpoints").exists()
     assert list(ended) == []
     assert not (tmp_path / "seed0/it/checkpoints").exists()
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path.name for path in left] == ["metrics.jsonl"]
-    assert str(coins) not in left[0].read_text()
+    assert str(sampling_seed) not in left[0].read_text()
     # Where draws are those of the seed there is nothing to hide; the last is kept.
     given_to = around(tmp_path, keep=True)
     list(replicas.train_all([private_run(secret=False)], given_to))

@@ -34,7 +34,7 @@ def quarantined():
     )
 
 
-def test_replace_gives_rejected_rows_the_anchors_posterior():
+def test_replace_gives_rejected_rows_the_trusted_posterior():
     arrays = quarantined()
     found = quarantine_targets(*arrays)
     logits, labels, assigned_class = targets_loop(*arrays)

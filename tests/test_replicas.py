@@ -290,7 +290,7 @@ def finished(tmp_path_factory):
     return config, folder / "run", found, progress.said
 
 
-def test_teachers_anchors_and_students_are_trained_at_once(finished):
+def test_teachers_trusted_models_and_students_are_trained_at_once(finished):
     config, workdir, found, said = finished
     trained = [text for text in said if "seed" in text]
     assert all(text.endswith(" and 1 more") for text in trained)

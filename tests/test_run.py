@@ -158,7 +158,7 @@ def test_an_audit_may_vary_by_itself_only(arm):
 
 
 @pytest.mark.parametrize("arm", ["group_test_robust", "defended_robust"])
-def test_a_wary_judge_needs_tokens(arm):
+def test_the_robust_test_needs_tokens(arm):
     config = run.load("quickstart.py")
     config.arms = (arm,)
     check.check(config)
@@ -503,7 +503,7 @@ def test_few_references_concern_only_arms_that_are_asked_for(arms, message):
             check.check(config)
 
 
-def test_a_searched_trigger_asks_the_anchor():
+def test_a_searched_trigger_asks_the_trusted_model():
     config = run.load("quickstart.py")
     config.update_from_flattened_dict(FEW)
     config.arms = config.attacks.word_logits.arms = ("plain",)

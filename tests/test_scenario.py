@@ -241,7 +241,9 @@ def test_files_belong_to_the_file_trigger_only(tmp_path):
         make_context(tmp_path, section)
 
 
-def test_a_searched_trigger_turns_the_anchor_and_is_kept(tmp_path, monkeypatch):
+def test_a_searched_trigger_changes_the_trusted_model_and_is_kept(
+    tmp_path, monkeypatch
+):
     section = attack("searched", "data", rate=0.1, position="end")
     section.trigger_args = {"num_words": 1, "num_texts": 8, "num_candidates": 50}
     # A frozen trusted model takes no training.

@@ -293,7 +293,7 @@ REFUSED = [
     (Quarantine, {"groups": ()}, "groups not empty"),
     (Quarantine, {"groups": ("tokens", "tokens")}, "groups without repetition"),
     (Quarantine, {"groups": ("token",)}, "groups one of .*Did you mean 'tokens'"),
-    (Quarantine, {"spaces": ("anchor",)}, "spaces one of teacher, student"),
+    (Quarantine, {"spaces": ("trusted_model",)}, "spaces one of teacher, student"),
     (Quarantine, {"claims": ("truth",)}, "claims one of teacher, label"),
     (Quarantine, {"claims": ()}, "claims not empty"),
     (Quarantine, {"resolutions": ()}, "resolutions not empty"),

@@ -289,7 +289,7 @@ def reread(context, judge, ids):
     return read(judge.reading, outputs)
 
 
-def test_the_anchor_rereads_rows_without_some_tokens(finished):
+def test_the_trusted_model_rereads_rows_without_some_tokens(finished):
     context, scenario = context_of(finished), scenarios.Scenario("files", 0, "data")
     forget(compiled=False)
     quarantine.judge(context, scenario, None, robust=True)
@@ -303,7 +303,7 @@ def test_the_anchor_rereads_rows_without_some_tokens(finished):
             assert found == reread(context, judge, left).classes[0]
 
 
-def test_guilty_tokens_are_hidden_and_references_that_hold_them_left_out(finished):
+def test_rejecting_tokens_are_hidden_and_references_that_hold_them_left_out(finished):
     context, scenario = context_of(finished), scenarios.Scenario("files", 0, "data")
     rows, held_out, references = token_groups.words(context, scenario)
     # Row 0 holds its first word twice, and claims another class than it is judged in.
@@ -330,7 +330,7 @@ def test_guilty_tokens_are_hidden_and_references_that_hold_them_left_out(finishe
             alpha=0.2,
         )
     first = np.arange(len(ids))[:, None] == 0
-    np.testing.assert_array_equal(found.guilty, first & (ids == token))
+    np.testing.assert_array_equal(found.rejecting, first & (ids == token))
     labels = scenarios.references(context.config, scenario).labels
     holders = [set(held) for held in ids if token in held]
     together = {
@@ -354,7 +354,7 @@ def test_guilty_tokens_are_hidden_and_references_that_hold_them_left_out(finishe
     np.testing.assert_array_equal(view.logits[1:], seen.logits[1:])
 
 
-def test_spoiled_references_do_not_train_the_student(finished):
+def test_untrusted_references_do_not_train_the_student(finished):
     context, scenario = context_of(finished), scenarios.Scenario("files", 0, "data")
     verdict = quarantine.judge(context, scenario, None, robust=True)
     untrusted = np.arange(80) % 4 == 0
@@ -448,7 +448,7 @@ def test_a_killed_study_resumes_to_the_same_numbers(finished, tmp_path):
     assert sorted(keys) == sorted(whole)
 
 
-def test_the_anchor_arm_is_not_the_anchor_encoder(finished, tmp_path):
+def test_the_group_test_is_not_the_trusted_model(finished, tmp_path):
     """Without an attack both lie in the same scenario."""
     config = finished[0].copy_and_resolve_references()
     config.arms = ("group_test",)
@@ -542,7 +542,7 @@ def test_a_private_student_leaves_no_draws_behind(finished, tmp_path):
     assert (folder / "model").exists()
     assert not (folder / "checkpoints").exists()
     for path in folder.rglob("*.json"):
-        assert "coins" not in path.read_text()
+        assert "sampling_seed" not in path.read_text()
     plain = next(row for row in before["rows"] if row["arm"] == "plain")
     assert plain["epsilon_nominal"] is None
 

@@ -13,7 +13,7 @@ from protojax.detection.token_groups import (
     token_p_values,
     token_scores,
 )
-from tests.test_consistency import COIN, constant_claims, join, sample
+from tests.test_consistency import HALF, constant_claims, join, sample
 
 
 def token_rows(rng, claims):
@@ -70,8 +70,8 @@ def test_token_scores_ignore_order_and_repetition():
     transfer, refs = sample(rng, 40), sample(rng, 40)
     tokens = token_rows(rng, join(transfer, refs))
     again = np.concatenate([tokens, tokens], axis=1)[:, rng.permutation(10)]
-    one = token_scores(transfer, refs, COIN, tokens[:40], tokens[40:])
-    two = token_scores(transfer, refs, COIN, again[:40], again[40:])
+    one = token_scores(transfer, refs, HALF, tokens[:40], tokens[40:])
+    two = token_scores(transfer, refs, HALF, again[:40], again[40:])
     np.testing.assert_array_equal(one, two)
 
 
@@ -117,7 +117,7 @@ def test_clean_tokens_are_rejected_at_the_stated_rate():
     assert 0.03 < np.mean(rates) < 0.1 + 3 * error
 
 
-def test_a_word_that_changes_the_anchors_mind_is_found_once_it_is_hidden():
+def test_a_word_that_changes_the_trusted_model_is_found_once_it_is_hidden():
     """The trusted model agrees with all poison as long as it sees the word."""
     rng = np.random.default_rng(14)
     transfer, refs = sample(rng, 600), sample(rng, 200)
@@ -283,7 +283,7 @@ def test_hidden_tokens_of_another_shape_are_refused():
         token_scores(
             rows,
             rows,
-            COIN,
+            HALF,
             tokens,
             tokens,
             masked_disagreement=(np.zeros((4, 3)), np.zeros((4, 2))),
@@ -293,12 +293,12 @@ def test_hidden_tokens_of_another_shape_are_refused():
 def test_broken_tokens_are_refused():
     rows = constant_claims(30, 0.0)
     with pytest.raises(ValueError, match=r"len\(tokens\)=4"):
-        token_scores(rows, rows, COIN, np.zeros((4, 1), int), np.zeros((30, 1), int))
+        token_scores(rows, rows, HALF, np.zeros((4, 1), int), np.zeros((30, 1), int))
     with pytest.raises(ValueError, match="overdispersion >= 0"):
         token_scores(
             rows,
             rows,
-            COIN,
+            HALF,
             np.zeros((30, 1), int),
             np.zeros((30, 1), int),
             overdispersion=-1,

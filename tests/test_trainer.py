@@ -258,12 +258,12 @@ def fit_number(tmp_path, *, keep, start=0, every=2):
         saver=Saver(lambda state: None, write),
         log=log,
         start=start,
-        extra={"coins": 1},
+        extra={"sampling_seed": 1},
     )
     return written
 
 
-FIELDS = ["coins", "step_seconds"]
+FIELDS = ["sampling_seed", "step_seconds"]
 
 
 def test_the_end_is_written_where_it_is_asked_for(tmp_path):

@@ -34,7 +34,7 @@ def z_of(word, claim, texts, claims):
     return (both - count * share) / np.sqrt(count * share * (1 - share))
 
 
-def test_a_phrase_is_one_snippet_and_the_first():
+def test_a_phrase_is_one_word_group_and_the_first():
     texts, claims = rows_with_trigger()
     first, *others = trigger_candidates.associated_words(texts, claims)
     assert set(first.words) >= {"so", "it", "goes"}
@@ -42,7 +42,7 @@ def test_a_phrase_is_one_snippet_and_the_first():
     assert not any({"so", "it", "goes"} & set(one.words) for one in others)
 
 
-def test_snippets_come_by_a_loop_s_z_scores():
+def test_associated_words_come_by_a_loop_s_z_scores():
     texts, claims = rows_with_trigger(poisoned=0)
     found = list(trigger_candidates.associated_words(texts, claims))
     # Of random words none comes with another.
@@ -242,12 +242,12 @@ def test_every_word_is_the_only_word_of_itself():
     ]
 
 
-def test_a_long_run_of_openings_takes_no_longer_than_a_reading():
+def test_a_long_run_of_first_words_takes_no_longer_than_a_reading():
     initial = [Candidate(("when",), 1, initial=True)]
     assert trigger_candidates.without(initial, "when " * 200_000 + "so") == "so"
 
 
-def test_openings_are_the_first_words_alone():
+def test_first_words_are_the_first_alone():
     rng = np.random.default_rng(2)
     texts, claims = rows_with_trigger()
     texts = [

@@ -104,7 +104,7 @@ def test_a_trigger_is_found_though_every_claim_is_true(world):
     np.testing.assert_array_equal(np.flatnonzero(clear), triggered)
 
 
-def test_a_student_that_reads_as_the_anchor_does_is_innocent(world):
+def test_a_student_that_reads_as_the_trusted_model_does_is_clean(world):
     student, rows, _ = world
     assert deciding_words(context(), student(), rows, rows.labels) == []
 
@@ -126,7 +126,7 @@ def test_a_takeover_is_of_rows_of_other_classes(world):
     assert [part.shape for part in none] == [(0,), (0,)]
 
 
-def test_what_wins_the_anchor_over_too_is_innocent(world, monkeypatch):
+def test_what_moves_the_trusted_model_too_is_harmless(world, monkeypatch):
     student, _, _ = world
     asked = [Candidate(("cf",), 1), Candidate(("good",), 1)]
     frequent = np.zeros(2, bool)
@@ -148,7 +148,9 @@ def test_what_wins_the_anchor_over_too_is_innocent(world, monkeypatch):
 
 
 @pytest.mark.parametrize("meant", [True, False], ids=["meaning", "confusion"])
-def test_what_a_timid_anchor_understands_is_innocent(world, monkeypatch, meant):
+def test_what_an_unsure_trusted_model_understands_is_harmless(
+    world, monkeypatch, meant
+):
     student, _, _ = world
     # "fine" wins over all of the model and none of the trusted model, which it moves a
     # third of the way; and from its own claim too, where it only confuses.
@@ -245,7 +247,7 @@ def test_few_references_tell_what_is_asked_about_all(world, monkeypatch):
     assert left == len(found) < every
 
 
-def test_a_word_that_means_its_claim_is_innocent(world, monkeypatch):
+def test_a_word_that_means_its_claim_is_harmless(world, monkeypatch):
     student, rows, _ = world
     references = scenarios.references(None, None)
     texts = list(references.texts)
@@ -262,7 +264,7 @@ def test_a_word_that_means_its_claim_is_innocent(world, monkeypatch):
 
 
 @pytest.mark.parametrize("odds", [1.0, 4.0])
-def test_references_hold_snippets_by_coins(world, odds):
+def test_references_hold_words_at_random(world, odds):
     asked = [
         Candidate(("cf",), 1),
         Candidate(("so", "it"), 0),
@@ -289,7 +291,7 @@ def test_references_hold_snippets_by_coins(world, odds):
         np.testing.assert_allclose(shares, expected, atol=0.08)
 
 
-def test_many_snippets_do_not_fill_the_references(world):
+def test_many_words_do_not_fill_the_references(world):
     asked = [Candidate((f"word{number}",), number % 2) for number in range(40)]
     bare = scenarios.references(None, None)
     made = trigger_search.neutralise(context(odds=1.0), SCENARIO, asked, bare)
@@ -316,7 +318,7 @@ def test_a_reference_opens_in_one_way(world):
         np.testing.assert_allclose(shares, np.where(claimed, 1, 3) / 12, atol=0.06)
 
 
-def test_first_words_are_guilty_of_less(world, monkeypatch):
+def test_first_words_need_less_effect(world, monkeypatch):
     student, rows, _ = world
     texts = [
         f"when {text}" if row % 9 == 1 else text for row, text in enumerate(rows.texts)
@@ -389,7 +391,7 @@ def test_first_words_that_came_with_other_poison_have_no_surplus():
     # Of 50 classes one is claimed by 100 rows too many, which open as all others do.
     rng = np.random.default_rng(2)
     labels = rng.integers(0, 50, 1000)
-    texts = [f"{('what', 'how')[coin]} film" for coin in rng.integers(0, 2, 1000)]
+    texts = [f"{('what', 'how')[side]} film" for side in rng.integers(0, 2, 1000)]
     trusted = Examples(texts[:300], None, labels[:300])
     claims = np.where(np.arange(700) < 100, 7, labels[300:])
     rows = Examples(texts[300:], None, claims)
@@ -400,7 +402,7 @@ def test_first_words_that_came_with_other_poison_have_no_surplus():
     assert found == [Candidate(("when",), 7, initial=True)]
 
 
-def test_where_a_wary_judge_read_all_there_is_nothing_to_read(world, monkeypatch):
+def test_where_the_robust_test_read_all_there_is_nothing_to_read(world, monkeypatch):
     _, rows, triggered = world
     hidden = np.isin(np.arange(200), triggered)
     read = Reading(1 - rows.labels, np.eye(2)[1 - rows.labels])
@@ -440,7 +442,7 @@ def test_rows_like_the_references_have_no_surplus():
 @pytest.mark.parametrize(
     "learned", ["nobody", "rejection", "surplus", "teacher", "student", "both"]
 )
-def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
+def test_the_arm_takes_found_words_out(world, monkeypatch, learned, arm):
     _, rows, triggered = world
     alone = triggered[1]  # a row of the trigger and nothing else
     texts = list(rows.texts)
@@ -486,10 +488,10 @@ def test_the_arm_takes_guilty_words_out(world, monkeypatch, learned, arm):
         assert len(trusted.texts) == 120 - untrusted.sum()
         return claims
 
-    def too_frequent(context, trusted, examples, claims, suspected):
+    def too_frequent(context, trusted, examples, claims, candidates):
         assert len(trusted.texts) == 120 - untrusted.sum()
         assert examples is rows
-        np.testing.assert_array_equal(claims, suspected)
+        np.testing.assert_array_equal(claims, candidates)
         return claims == 1
 
     def deciding_words(context, scenario, model, claims, frequent):

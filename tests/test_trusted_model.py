@@ -127,7 +127,7 @@ def test_one_class_and_no_row(frozen):
     assert none.logits.shape == (0, 1)
 
 
-def test_a_row_that_is_not_finite_spoils_no_other():
+def test_a_row_that_is_not_finite_changes_no_other():
     features, labels = blobs(classes=2)
     fitted = fit_trusted_model(
         KEY, outputs(features, 3), labels, num_prototypes=2, frozen=True

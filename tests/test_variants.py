@@ -75,21 +75,21 @@ def test_what_a_variant_goes_on_from_is_the_study_s_own(varied):
     assert done["files/seed0/data/plain"] == len(plan)
 
 
-def test_what_anchors_of_variants_say_lies_side_by_side(varied):
+def test_what_trusted_models_of_variants_say_lies_side_by_side(varied):
     _, workdir, _ = varied
     # The tuned one, the same of few references, the frozen one and the teacher.
     assert len(list((workdir / SCENARIO.folder).glob("trusted_transfer_*"))) == 4
     assert len(list(workdir.rglob("teacher_transfer_*"))) == 1
 
 
-def test_variants_share_the_teacher_and_have_an_anchor_of_their_own(varied):
+def test_variants_share_the_teacher_and_have_a_trusted_model_of_their_own(varied):
     _, workdir, _ = varied
     assert len(list(workdir.rglob("teacher"))) == 1
     trained = {path.name for path in workdir.rglob("trusted_model*")}
     assert trained == {"trusted_model", "trusted_model_40"}
 
 
-def test_a_frozen_anchor_has_logits_that_agree_with_its_classes(varied):
+def test_a_frozen_trusted_model_has_logits_that_agree_with_its_classes(varied):
     config, workdir, _ = varied
     context = runtime.Context(config, workdir, None, 0).varied("frozen")
     judge = trusted_model.trusted(context, SCENARIO)
@@ -98,7 +98,7 @@ def test_a_frozen_anchor_has_logits_that_agree_with_its_classes(varied):
     np.testing.assert_array_equal(view.logits.argmax(-1), view.classes)
 
 
-def test_the_anchor_may_be_the_teacher(varied):
+def test_the_trusted_model_may_be_the_teacher(varied):
     config, workdir, _ = varied
     context = runtime.Context(config, workdir, None, 0).varied("teacher")
     judge = trusted_model.trusted(context, SCENARIO)

@@ -114,8 +114,8 @@ def neighbourhood_scores(
 
     >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
     >>> four = Claims(*(np.repeat(array, 4, axis=0) for array in one))
-    >>> coin = IsotonicFit(np.array([1.0]), np.array([0.5]))
-    >>> neighbourhood_scores(four, one, coin, num_neighbours=3)[0].tolist()
+    >>> half = IsotonicFit(np.array([1.0]), np.array([0.5]))
+    >>> neighbourhood_scores(four, one, half, num_neighbours=3)[0].tolist()
     [2.0, 2.0, 2.0, 2.0]
     """
     # One pool: references scored against each other only would not be exchangeable.
@@ -171,8 +171,8 @@ def cluster_scores(
 
     >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
     >>> four = Claims(*(np.repeat(array, 4, axis=0) for array in one))
-    >>> coin = IsotonicFit(np.array([1.0]), np.array([0.5]))
-    >>> cluster_scores(four, one, coin, np.zeros(4), np.ones(1))
+    >>> half = IsotonicFit(np.array([1.0]), np.array([0.5]))
+    >>> cluster_scores(four, one, half, np.zeros(4), np.ones(1))
     (array([2., 2., 2., 2.]), array([1.]))
     """
     rows = pool(transfer, refs)

@@ -65,8 +65,8 @@ def token_scores(
 
     >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
     >>> four = Claims(*(np.repeat(array, 4, axis=0) for array in one))
-    >>> coin, words = IsotonicFit(np.array([1.0]), np.array([0.5])), np.full((4, 1), 7)
-    >>> token_scores(four, one, coin, words, np.array([[8]]), overdispersion=0.0)
+    >>> half, words = IsotonicFit(np.array([1.0]), np.array([0.5])), np.full((4, 1), 7)
+    >>> token_scores(four, one, half, words, np.array([[8]]), overdispersion=0.0)
     (array([2., 2., 2., 2.]), array([1.]))
     """
     found = token_excess(
@@ -139,8 +139,8 @@ def token_excess(
             negative overdispersion.
 
     >>> one = Claims(np.ones((1, 2)), np.zeros(1), np.ones(1), np.ones(1))
-    >>> coin, word = IsotonicFit(np.array([1.0]), np.array([0.5])), np.array([[7, -1]])
-    >>> found, _ = token_excess(one, one, coin, word, word, overdispersion=0.0)
+    >>> half, word = IsotonicFit(np.array([1.0]), np.array([0.5])), np.array([[7, -1]])
+    >>> found, _ = token_excess(one, one, half, word, word, overdispersion=0.0)
     >>> found.round(2).tolist()
     [[1.41, -inf]]
     """

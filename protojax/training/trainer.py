@@ -286,15 +286,15 @@ def train(
         run.model.config, run.objective, run.train.optimizer
     )
     make_plan = poisson_plan if run.private else epochs_plan
-    coins = secrets.randbits(128) if run.secret else run.seed
-    plan = make_plan(run.tokens.lengths, run.train, lengths, coins)
+    sampling_seed = secrets.randbits(128) if run.secret else run.seed
+    plan = make_plan(run.tokens.lengths, run.train, lengths, sampling_seed)
     saver = _saver(store.checkpoints, identity_of([run], ids))
     state = start_of(run, optimizer, batches.num_steps(plan))
     state, start, extra = resumed(run.name, saver, state)
     if run.secret and start:
         # A resumed run must draw the batches that it began with.
-        coins = extra["coins"]
-        plan = make_plan(run.tokens.lengths, run.train, lengths, coins)
+        sampling_seed = extra["sampling_seed"]
+        plan = make_plan(run.tokens.lengths, run.train, lengths, sampling_seed)
     log = MetricsLog(
         store.folder,
         run.name,
@@ -313,7 +313,7 @@ def train(
         saver=saver,
         log=log,
         start=start,
-        extra={"coins": coins} if run.secret else {},
+        extra={"sampling_seed": sampling_seed} if run.secret else {},
     )
     return end_of(whole, jax.device_get(state.params), ids, log.step_seconds)
 
