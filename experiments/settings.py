@@ -216,17 +216,14 @@ class TriggerSearch:
         rows: references for a candidate that flips a third of its `least` of those.
         min_rows: the smallest number of rows that hold a candidate.
         least: the smallest share of references that a trigger word flips.
-        min_rows_initial: the same as `min_rows` for first words: where a syntax is the
-            trigger, many rows have the same few first words.
+        min_rows_initial: the same for first words, which many rows share by a syntax.
         least_initial: the same as `least` for first words.
         surplus: the largest p-value of a first word that is in too many rows of a claim
             in comparison with the references, or of any word that is in too many.
         moved: the smallest shift of the trusted model's margin by a word that means its
-            claim, as a share of the way to the boundary; such a word is harmless,
-            unless in surplus.
-        odds: of all words that were found in a reference of another class, relative to
-            one of the class that they claimed, see `trigger_search.neutralise`; 1 is
-            neutral.
+            claim (harmless, unless in surplus), as a share of the way to the boundary.
+        odds: of found words in a reference of another class, relative to one of the
+            class that they claimed, see `trigger_search.neutralise`; 1 is neutral.
     """
 
     rejection_candidates: int = 100
