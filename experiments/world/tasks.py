@@ -152,26 +152,18 @@ def load_files(
     train: str,
     test: str = "",
     *,
-    text: str,
-    label: str,
-    pair: str | None = None,
-    source: str | None = None,
     problem: str = "classification",
     metric: str = "accuracy",
-    encoding: str = "utf-8",
+    **columns: str | None,
 ) -> tuple[Examples, Examples, Task]:
-    """The rows of a user's own task in JSONL, CSV, TSV or Parquet files.
+    """The rows of a user's own task, and its metric.
 
     Args:
         train: the file of the training rows.
         test: the file of the test rows; "" to hold out a fifth of the training rows.
-        text: the column of the first (or only) text.
-        label: the column of the classes (names or numbers) or scores.
-        pair: the column of the second text, or None.
-        source: the column of the origin of a training row, or None.
         problem: "classification" or "regression".
         metric: the headline metric, a name in `METRICS`.
-        encoding: of text files.
+        columns: as in `protojax.data.files.load_files`.
 
     Returns:
         Training rows, test rows, and the task with its label names filled in.
@@ -184,16 +176,7 @@ def load_files(
     scores = problem == "regression"
     allowed = [name for name in METRICS if (name in _CORRELATIONS) == scores]
     validate.one_of(allowed, metric=metric)
-    examples, held_out, task = files.load_files(
-        train,
-        test,
-        text=text,
-        label=label,
-        pair=pair,
-        source=source,
-        problem=problem,
-        encoding=encoding,
-    )
+    examples, held_out, task = files.load_files(train, test, problem=problem, **columns)
     task = task._replace(metrics=(metric,))
     # The F1 score here is that of class 1, which means nothing with more classes.
     known = task.num_labels <= 2 or metric != "f1"
