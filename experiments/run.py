@@ -82,7 +82,7 @@ def configs() -> dict[str, str]:
     """The configs of this package: file name -> first line of the docstring.
 
     >>> configs()["quickstart.py"]
-    'The whole path on bundled data, from scratch, in minutes on a laptop.'
+    'The whole method on bundled data, from scratch, in minutes on a laptop.'
     """
     # Parsed rather than imported, since configs import the whole package.
     return {

@@ -39,6 +39,8 @@ class Context(NamedTuple):
 
     def varied(self, variant: str) -> "Context":
         """The study with the settings of a variant; "" is the study itself."""
+        if not variant:
+            return self
         return self._replace(config=varied(self.config, variant))
 
     @property

@@ -120,7 +120,9 @@ def test_a_newcomer_of_each_kind_is_one_function_and_one_line(tmp_path, calls):
     assert rows["plain"]["asr"] > 0.8
     for arm in (NAME, f"{NAME}@two"):
         assert rows[arm]["clean_metric"] > 0.8
-        assert rows[arm]["asr"] < 0.5
+        # The poison is left out, all of it and nothing else. What a student makes of a
+        # mark that it never saw is left to chance.
+        assert rows[arm]["transfer_rows"] < rows["plain"]["transfer_rows"]
         assert rows[arm]["quarantine_recall"] == rows[arm]["quarantine_precision"] == 1
     lines = [x for x in metrics_of(tmp_path / "run") if "capped_loss" in x]
     assert {x["run"].rpartition("/")[2] for x in lines} == {NAME, f"{NAME}@two"}

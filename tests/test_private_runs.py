@@ -1,5 +1,6 @@
 """A private run's batches and noise follow from nothing that is written down."""
 
+import dataclasses
 import json
 import secrets
 import types
@@ -13,7 +14,7 @@ import pytest
 from experiments import runtime, settings
 from experiments.reports import results
 from experiments.settings import Settings
-from experiments.study import check, runner
+from experiments.study import check, students
 from experiments.study.defaults import defaults
 from experiments.study.grid import DONE
 from protojax import training
@@ -168,6 +169,33 @@ def test_a_killed_private_run_goes_on_with_its_own_draws(tmp_path, monkeypatch, 
     assert "found none" in caplog.text
 
 
+def test_an_empty_poisson_batch_ends_no_run(tmp_path, monkeypatch):
+    """Neither one among others, nor a dispatch of nothing else."""
+    lengths = dataclasses.replace(LENGTHS, steps_per_dispatch=2)
+    train_config = dataclasses.replace(TRAIN, batch_size=1, epochs=1)
+    run = private_run()._replace(train=train_config)
+
+    def held(seed):
+        plan = trainer.poisson_plan(run.tokens.lengths, train_config, lengths, seed)
+        return [tuple((item.rows >= 0).any(-1).tolist()) for item in plan]
+
+    seed = next(
+        seed
+        for seed in range(100)
+        if {(False, True), (False, False)} <= set(held(seed)[:-1])
+    )
+    fixed_entropy(monkeypatch, seed, 7)
+    store = Store(tmp_path / "run")
+    done = []
+    trainer.train(run, lengths=lengths, store=store, on_progress=done.append)
+    text = (store.folder / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    wanted = [at for at, some in enumerate(held(seed), 1) if any(some)]
+    assert [line["dispatch"] for line in lines] == wanted
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    assert len(done) == len(held(seed)) + 1
+
+
 def test_a_run_of_the_seed_does_not_go_on_with_secret_draws(tmp_path, caplog):
     """Its noise would be of a key that the seed does not say."""
     store = Store(tmp_path / "secret", every=1)
@@ -186,7 +214,7 @@ def test_a_study_killed_before_it_forgot_forgets_when_it_goes_on(tmp_path):
         (folder / "model").mkdir(parents=True)
         (folder / "checkpoints").mkdir()
         (folder / DONE).write_text(json.dumps({"epsilon_nominal": nominal}))
-        runner.train_students(context, types.SimpleNamespace(student=name))
+        students.train(context, types.SimpleNamespace(student=name))
         assert (folder / "checkpoints").exists() == (name != "secret")
 
 

@@ -83,20 +83,28 @@ class MetricsLog:
         # Metrics are read one dispatch late, so a compilation falls into the interval
         # in which its dispatch was started; that interval is not step time.
         item = self.plan[done - 1]
-        steps = batches.num_steps([item])
-        if traced == self.traced:
-            seconds = (now - self.last) / steps
+        held = (item.rows >= 0).any(-1)
+        if traced == self.traced and held.any():
+            seconds = (now - self.last) / held.sum()
             self.seconds.setdefault(str(item.length), []).append(seconds)
         self.last, self.traced = now, traced
-        # Empty batches come last in a dispatch, and their metrics are NaN.
-        means = {name: float(value[:steps].mean()) for name, value in values.items()}
+        if held.any():
+            self._append(done, {name: found[held] for name, found in values.items()})
+        self.on_progress(self.units[done - 1])
+
+    def _append(self, done: int, values: dict[str, np.ndarray]) -> None:
+        """Adds the line of a dispatch, from the metrics of its batches with rows.
+
+        The metrics of other batches are NaN: of those that fill a dispatch up, and of
+        Poisson samples that happen to be empty.
+        """
+        means = {name: float(value.mean()) for name, value in values.items()}
         if self.finite and not np.isfinite(means["loss"]):
             raise FloatingPointError(
                 f"{self.name}: the loss is {means['loss']} in dispatch {done}. Lower "
                 "its learning rate or its clip_norm."
             )
         self.lines.append(json.dumps({"run": self.name, "dispatch": done, **means}))
-        self.on_progress(self.units[done - 1])
 
     def flush(self) -> None:
         """Writes the lines that were added since the last flush."""
