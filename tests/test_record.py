@@ -179,6 +179,12 @@ def test_an_overview_has_a_line_for_each_attack(tmp_path, place):
     assert table.endswith("last\n")
 
 
+def test_a_record_names_the_commits_that_trained_and_that_evaluated(tmp_path, place):
+    rows = [{**row, "evaluated_commit": "later"} for row in ROWS]
+    record.record("it", [study_of(tmp_path / "run", rows)], tasks=("t",))
+    assert record.load("it")["commits"] == ["abc", "later"]
+
+
 def test_pieces_of_a_study_are_recorded_together(tmp_path, place):
     later = [{**row, "seed": 1, "commit": "def"} for row in ROWS]
     again = {**ROWS[1], "asr": 0.75}

@@ -66,7 +66,7 @@ def _found(rows: list[dict[str, Any]], *, settings, versions) -> dict[str, Any]:
     """The record with the summary of its rows."""
     summary = results.summarise(results.compared(rows))
     return {
-        "commits": sorted({row.get("commit", "unknown") for row in rows}),
+        "commits": sorted(set().union(*map(_commits, rows))),
         "seeds": sorted({row["seed"] for row in rows}),
         "versions": versions,
         "settings": settings,
