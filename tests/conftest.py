@@ -1,6 +1,7 @@
 """Settings of the whole suite: quick compilation, and each program only once."""
 
 import atexit
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -11,6 +12,8 @@ import tempfile
 flags = [
     os.environ.get("XLA_FLAGS", ""),
     "--xla_backend_optimization_level=0",
+    # Splitting a tiny program for parallel compilation costs more than it saves.
+    "--xla_cpu_parallel_codegen_split_count=1",
     # Nodes live on devices; those of one CPU are emulated.
     "--xla_force_host_platform_device_count=8",
 ]
@@ -18,6 +21,10 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     # Takes half of the compilation's time; later versions refuse it, and are as quick.
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(flags)
+
+# Tracing makes millions of objects that live; looking through them all at each
+# hundredth new one takes a twentieth of the suite's time.
+gc.set_threshold(100_000, 50, 50)
 
 # Studies begin with empty memories in many tests, and the workers share programs.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
