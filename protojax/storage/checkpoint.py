@@ -91,11 +91,13 @@ def save(
     _require_own(state)
     folder = directory / f"step_{step:08d}"
     directory.mkdir(parents=True, exist_ok=True)
+    # Before anything is written: what a killed process left may be as large as a step.
     files.remove_leftovers(directory)
     for leftover in _folders(directory, _LEFTOVER):
         shutil.rmtree(leftover)
     with files.atomic_folder(folder) as temporary:
         _write(temporary, jax.tree.map(_raw, state))
+        # Last of all, because a folder with a manifest counts as a complete step.
         manifest.write(temporary, content)
     _remove_superseded(directory, step, keep)
     return folder
@@ -252,6 +254,7 @@ def _describe(tree: PyTree) -> dict[str, str]:
         name = jax.tree_util.keystr(path)
         if not isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
             raise ValueError(f"Expected an array at {name}, found {type(leaf)}.")
+        # Refused here, where the leaf can be named, and not inside Orbax.
         if 0 in leaf.shape:
             raise ValueError(f"Expected elements at {name}, found shape {leaf.shape}.")
         leaves[name] = f"{leaf.dtype}{list(leaf.shape)}"
@@ -323,6 +326,7 @@ def _concrete(value: Any, leaf: Any) -> Any:
         return value
     value = jnp.asarray(value)
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        # `key_impl` takes an array; the leaf may be abstract and have only the dtype.
         impl = jax.random.key_impl(jnp.empty((), leaf.dtype))
         return jax.random.wrap_key_data(value, impl=impl)
     return value
@@ -337,14 +341,18 @@ def _load(folder: Path, like: PyTree, content: dict[str, Any]) -> PyTree:
         for name in sorted(stored.keys() | asked.keys())
         if stored.get(name) != asked.get(name)
     ]
+    # Not a `DamagedError`, which a fallback passes over: an older step would differ
+    # too.
     if differences:
         raise ValueError(
             f"Expected {folder} to hold the state asked for, found "
             f"{'; '.join(differences)}."
         )
     try:
+        # [x]
         with _quiet(), _context():
             state = ocp.load(folder, jax.tree.map(_abstract, like))
+    # The hashes were right a moment ago, so this is the disk, or a file just removed.
     except OSError as error:
         raise manifest.DamagedError(
             f"Expected {folder} intact, found {error}."
@@ -358,6 +366,7 @@ def _context() -> ocp.Context:
     context.array.saving.use_compression = False
     if jax.process_count() > 1:
         me = jax.process_index()
+        # Each process reads alone: Orbax's barriers would wait for the others.
         context.multiprocessing.primary_host = me
         context.multiprocessing.active_processes = {me}
         context.multiprocessing.barrier_sync_key_prefix = f"process{me}"

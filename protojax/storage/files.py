@@ -48,6 +48,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, because a rename is atomic only within one file system.
     temporary = _temporary(path, uuid.uuid4().hex, "tmp")
     try:
         yield temporary
@@ -76,6 +77,7 @@ def atomic(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     ...     Path(folder, "a.txt").read_text()
     'whole'
     """
+    # The file is closed before the outer context syncs it, so no byte is in a buffer.
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         yield file
 
@@ -125,9 +127,11 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     new, old = _temporary(path, unique, "new"), _temporary(path, unique, "old")
     try:
         yield new
+        # Folders too: a file's own fsync does not keep its name in the folder.
         for found in new.rglob("*"):
             _sync(found) if found.is_file() else _sync_folder(found)
         _sync_folder(new)
+        # A folder that is not empty cannot be replaced by a rename, unlike a file.
         if os.path.lexists(path):
             path.rename(old)
         try:
@@ -138,10 +142,12 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
                 old.rename(path)
             raise
     finally:
+        # By prefix: a library may have added its own suffix to the name it was given.
         for found in _entries(path.parent):
             if found.name.startswith(new.name):
                 _remove(found)
     _sync_folder(path.parent)
+    # Only now is the new name on disk; until then the old folder may be all there is.
     _remove(old)
 
 
@@ -166,6 +172,7 @@ def remove_leftovers(folder: str | os.PathLike, *, below: bool = False) -> None:
     ['.a.json.123', '.env']
     """
     folder = Path(folder)
+    # First, because the loop below removes every temporary name, these included.
     for place, old in set_aside(folder).items():
         old.rename(place)
     for path in _entries(folder):
@@ -192,6 +199,8 @@ def set_aside(folder: str | os.PathLike) -> dict[Path, Path]:
         match = _TEMPORARY.fullmatch(path.name)
         if match and match["kind"] == "old" and not match["rest"]:
             place = path.with_name(match["name"])
+            # Where the place is taken, the replacement was complete and this is a
+            # leftover.
             if not os.path.lexists(place):
                 found[place] = path
     return found
@@ -210,6 +219,7 @@ def fingerprint(*values: str | np.ndarray) -> str:
     chunks = []
     for value in values:
         if isinstance(value, str):
+            # JSON may hold half of a surrogate pair, which strict UTF-8 refuses.
             content = value.encode("utf-8", "surrogatepass")
             kind = f"str {len(content)};"
         else:
@@ -272,7 +282,9 @@ def _sha256(chunks: Iterable[bytes | np.ndarray]) -> str:
 
 def _bytes_of(array: np.ndarray) -> np.ndarray:
     """The bytes of an array, in row-major order."""
+    # The bytes of objects are addresses, which differ from run to run.
     validate.require(not array.dtype.hasobject, "dtype", array.dtype, "plain")
+    # A view, because `tobytes` would copy the array.
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 

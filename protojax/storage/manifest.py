@@ -34,6 +34,7 @@ def write(folder: Path, content: dict[str, Any]) -> None:
         for path in sorted(path for path in folder.rglob("*") if path.is_file())
     }
     content = {**content, "files": hashes}
+    # Its own hash covers `step`, `identity` and `extra`, which no file's hash does.
     files.write_json(folder / NAME, {"sha256": files.hash_json(content), **content})
 
 
@@ -53,6 +54,7 @@ def verify(folder: Path, step: int, identity: str) -> dict[str, Any]:
     """
     path = folder / NAME
     content = _read(path)
+    # Before the files: a folder of another run need not be hashed.
     for name, expected in (("step", step), ("identity", identity)):
         if content[name] != expected:
             raise DamagedError(
@@ -74,6 +76,7 @@ def _read(path: Path) -> dict[str, Any]:
         text = path.read_bytes()
     try:
         content = json.loads(text)
+    # JSON that is nested too deeply is a RecursionError, not a ValueError.
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"Expected {path} intact, found no JSON.") from error
     if not isinstance(content, dict):
