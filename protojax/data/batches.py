@@ -122,12 +122,14 @@ def plan_poisson(
     # A multiple of 8, so that batches can be divided into microbatches.
     most = max(map(len, chosen))
     most += -most % 8
+    # One batch size for the whole run, or every batch would be compiled anew.
     rows = np.full((num_steps + -num_steps % steps_per_dispatch, most), -1, np.int64)
     for step, members in enumerate(chosen):
         rows[step, : len(members)] = members
     plan = []
     for group in rows.reshape(-1, steps_per_dispatch, most):
         tokens = max(np.asarray(lengths)[group[group >= 0]], default=0)
+        # An empty group has 0 tokens and gets the shortest bucket.
         length = buckets[np.searchsorted(buckets, tokens)]
         plan.append(Dispatch(int(length), group))
     return plan
@@ -156,6 +158,7 @@ def _plan(
     lengths = np.asarray(lengths)
     validate.positive(batch_size=batch_size)
     longest = int(max(lengths, default=0))
+    # The leading 0 requires the first bucket to be positive as well.
     ascending = all(a < b for a, b in itertools.pairwise((0, *buckets)))
     validate.require(
         bool(buckets) and ascending and buckets[-1] >= longest,
@@ -172,6 +175,8 @@ def _plan(
         rows = np.concatenate([left, order[bucket_of == bucket]])
         whole = len(rows) if bucket == last else len(rows) - len(rows) % batch_size
         rows, left = rows[:whole], rows[whole:]
+        # Whole empty batches may result: a dispatch of fewer steps would be another
+        # program.
         empty = -len(rows) % (steps * batch_size)
         rows = np.pad(rows, (0, empty), constant_values=-1)
         groups = rows.reshape(-1, steps, batch_size)
@@ -232,6 +237,7 @@ def make_batch(
     def gather(column: np.ndarray) -> np.ndarray:
         column = np.asarray(column)
         mask = where.reshape(where.shape + (1,) * (column.ndim - 1))
+        # A zero of the column's own type: a Python 0 would make flags int64.
         return np.where(mask, column[rows], column.dtype.type(0))
 
     mask = np.arange(length) < lengths[..., None]
@@ -280,6 +286,7 @@ def collect(
         if result is None:
             result = np.zeros((num_rows, *output.shape[2:]), output.dtype)
         where = rows >= 0
+        # Not `times[rows] += 1`, which counts a row that occurs twice only once.
         np.add.at(times, rows[where], 1)
         result[rows[where]] = output[where]
     if result is None or (times != 1).any():

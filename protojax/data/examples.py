@@ -113,11 +113,14 @@ def sample_rows(
     shares = counts * num_rows / len(labels)
     quotas = np.ones_like(counts)
     for _ in range(num_rows - len(classes)):
+        # One at a time, so that the sum is exact; no quota exceeds its share rounded
+        # up.
         quotas[np.argmax(shares - quotas)] += 1
     chosen = [
         order[labels[order] == label][:quota]
         for label, quota in zip(classes, quotas, strict=True)
     ]
+    # Mixed, because the classes stand one after the other.
     return rng.permutation(np.concatenate(chosen))
 
 
@@ -145,6 +148,7 @@ def rows_to_hold_out(labels: np.ndarray, num_rows: int) -> np.ndarray:
     if not np.issubdtype(labels.dtype, np.floating):
         found = np.unique(labels, return_inverse=True, return_counts=True)
         _, classes, counts = found
+        # The only row of a class stays in training, or the class could not be learned.
         rows = np.flatnonzero(counts[classes] > 1)
     if len(rows) == 0:
         raise ValueError("Expected a class of two rows to hold one out, found none.")
@@ -221,6 +225,7 @@ def split(
     validate.positive(reference_rows=reference_rows)
     for examples in (train, test):
         validate.same_length(texts=examples.texts, labels=examples.labels)
+    # Before any draw, or copies of one row could end up in two of the three sets.
     train, removed = _remove_duplicates(train, test)
     rows = len(train.texts)
     bound = f"< {rows}, the training rows without {removed} duplicates"
@@ -256,6 +261,7 @@ def _keys(examples: Examples) -> list[tuple[str, ...]]:
 
 def _remove_duplicates(train: Examples, test: Examples) -> tuple[Examples, int]:
     """The training rows that repeat neither a test row nor an earlier row."""
+    # Test rows are never removed: a metric must not depend on the training file.
     seen = set(_keys(test))
     kept = []
     for row, key in enumerate(_keys(train)):

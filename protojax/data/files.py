@@ -113,8 +113,10 @@ def load(
     """
     tables = [_read_table(train, task)]
     if test:
+        # Only training rows are divided among nodes, so a test file needs no sources.
         tables.append(_read_table(test, task._replace(source=None)))
     if task.problem == "classification":
+        # [x]
         for table in tables:
             labels_lib.check_kinds(table, task.label)
     if len(only := set(map(labels_lib.name_of, tables[0].labels))) < 2:
@@ -122,7 +124,10 @@ def load(
     if task.problem == "regression":
         labels = [labels_lib.scores(table) for table in tables]
     else:
+        # Files may give the class as its number where the task knows the names.
         known = {str(i): i for i in range(len(task.label_names))}
+        # From the training rows alone: an unknown test label is an error, not a new
+        # class.
         names = task.label_names or labels_lib.found_names(tables[0], task.label)
         task = task._replace(label_names=names)
         # A name takes precedence over a number: a class may be called "1".
@@ -144,6 +149,7 @@ def _hold_out(examples: Examples, name: str) -> tuple[Examples, Examples]:
     rows, least = len(examples.texts), 1
     if np.issubdtype(examples.labels.dtype, np.integer):
         counts = np.bincount(examples.labels)
+        # The only row of a class is not held out, see `rows_to_hold_out`.
         counts = counts[counts > 1]
         rows, least = int(counts.sum()), len(counts)
     # At least one row of each class that can spare one.
@@ -152,6 +158,7 @@ def _hold_out(examples: Examples, name: str) -> tuple[Examples, Examples]:
     rows = len(examples.texts)
     _logger.warning("%s: no test file, %d of %d rows held out.", name, count, rows)
     kept = np.setdiff1d(np.arange(rows), held_out)
+    # In the file's order, so that rows can be found in it again.
     return take(examples, kept), take(examples, np.sort(held_out))
 
 
@@ -166,6 +173,8 @@ def _read_table(source: readers.Source, task: Task) -> labels_lib.Table:
         for name in (*names, task.label, *filter(None, [task.source])):
             if name not in row:
                 raise ValueError(_missing_column(source.name, number, name, [*row]))
+        # Joined files repeat the header, which would become a row of a class of its
+        # own.
         _refuse_header(source.name, number, row, (*names, task.label))
         found = [_text(row[name], source.name, number, name) for name in names]
         if not all(text.strip() for text in found):

@@ -42,6 +42,7 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+# [x]
 def name_of(value: Any) -> str:
     """The name of a label's class: 1, 1.0, "1.0", True, "1" and " 1" are one class.
 
@@ -58,6 +59,7 @@ def name_of(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     name = str(value).strip()
+    # As text: through a float, a number of many digits would be rounded.
     return str(int(name.split(".")[0])) if re.fullmatch(r"-?\d+\.0+", name) else name
 
 
@@ -89,6 +91,7 @@ def found_names(table: Table, column: str) -> tuple[str, ...]:
         )
     _warn(table, column, names)
     if not fractions and len(given) == len(names):
+        # Alphabetically "10" would come before "2", and class 2 be another number.
         return tuple(sorted(names, key=int))
     return tuple(names)
 
@@ -107,6 +110,7 @@ def _warn(table: Table, column: str, names: list[str]) -> None:
     alike = collections.defaultdict(list)
     for name in names:
         alike["".join(name.split()).casefold()].append(name)
+    # Named but not merged: only the user knows whether they are one class.
     for found in alike.values():
         if len(found) > 1:
             shown = ", ".join(map(repr, found))
@@ -168,6 +172,7 @@ def log_counts(source: str, labels: np.ndarray, names: Sequence[str]) -> None:
 def _number(value: Any, kind: type) -> float:
     """The value as `kind` (int or float) reads it, NaN where it cannot."""
     try:
+        # OverflowError: int of an infinite float.
         return kind(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan

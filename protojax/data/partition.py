@@ -35,6 +35,7 @@ def iid(
     """
     _require_rows(labels, num_nodes)
     order = rng.permutation(len(labels))
+    # Strides, not blocks: sizes then differ by one row at most.
     return [np.sort(order[node::num_nodes]) for node in range(num_nodes)]
 
 
@@ -85,6 +86,7 @@ def dirichlet(
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
         shares = rng.dirichlet(np.full(num_nodes, alpha))
+        # Cuts are rounded, not sizes, which would not add up to the rows.
         cuts = np.round(np.cumsum(shares)[:-1] * len(rows)).astype(np.int64)
         for node, part in enumerate(np.split(rows, cuts)):
             owner[part] = node

@@ -20,6 +20,7 @@ import pyarrow.parquet
 
 _logger = logging.getLogger("protojax")
 # Lines with bytes that are not UTF-8 are repaired up to this number, or this share.
+# [x]
 _REPAIRED_LINES, _REPAIRED_SHARE = 10, 0.01
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",  # starts with the UTF-16 mark, so it comes first
@@ -87,10 +88,14 @@ def _lines(path: Path, encoding: str) -> Iterator[str]:
     """The lines of a text file, split at newlines only."""
     opener = gzip.open if _suffixes(path) == 2 else open
     try:
+        # The codec's canonical name, since users also write "utf8" or "UTF-8".
         if codecs.lookup(encoding).name == "utf-8":
+            # As bytes, so that one bad line can be repaired without losing the lines
+            # after it.
             with opener(path, "rb") as file:
                 yield from _utf8_lines(path, file)
         else:
+            # Universal newlines would split a quoted field at a lone carriage return.
             with opener(path, "rt", encoding=encoding, newline="\n") as file:
                 yield from file
     except LookupError as error:
@@ -112,6 +117,8 @@ def _utf8_lines(path: Path, file: Iterable[bytes]) -> Iterator[str]:
     for number, raw in enumerate(file, 1):
         if number == 1:
             _refuse_utf16(path, raw)
+            # Spreadsheets write the mark; kept, it would be part of the first column's
+            # name.
             raw = raw.removeprefix(codecs.BOM_UTF8)
         try:
             yield raw.decode()
@@ -196,6 +203,7 @@ def _read_csv(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
 
 def _read_tsv(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
     """The rows of tab-separated fields; a quotation mark is part of the text."""
+    # Not the csv module: a quotation mark is text here, as in GLUE, and need not close.
     lines = (line.rstrip("\r\n") for line in _lines(path, encoding))
     fields = ((n, line.split("\t") if line else []) for n, line in enumerate(lines, 1))
     yield from _named_fields(path, fields)
@@ -209,11 +217,14 @@ def _named_fields(
     first, header = next(lines, (0, []))
     _check_columns(f"{path}, line {first}", header)
     for number, fields in lines:
+        # Never padded: a field too many or too few shifts the label into another
+        # column.
         if len(fields) != len(header):
             raise ValueError(
                 f"{path}, line {number}: expected {len(header)} fields "
                 f"({', '.join(header)}), found {len(fields)}."
             )
+        # [x]
         yield number, dict(zip(header, fields, strict=True))
 
 
@@ -221,6 +232,7 @@ def _read_parquet(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
     """The rows of a Parquet file; its text is always UTF-8, so `encoding` is unused."""
     del encoding
     try:
+        # [x]
         with pyarrow.parquet.ParquetFile(path) as file:
             _check_columns(str(path), file.schema_arrow.names)
             table = file.read()

@@ -14,6 +14,7 @@ _logger = logging.getLogger("protojax")
 
 # Generous: in most texts far fewer characters make up a token.
 _CHARS_PER_TOKEN = 20
+# [x]
 _TOKENIZE_ROWS = 1024
 
 
@@ -85,12 +86,14 @@ def tokenize(
             pairs[rows] if pairs else None,
             truncation=True,
             max_length=max_length,
+            # The mask follows from the lengths.
             return_attention_mask=False,
             return_token_type_ids=True,
         )
         lengths[rows] = [len(ids) for ids in encoded["input_ids"]]
         filled = np.arange(max_length) < lengths[rows, None]
         chain = itertools.chain.from_iterable
+        # A slice is a view, so the masked assignment reaches the array itself.
         input_ids[rows][filled] = list(chain(encoded["input_ids"]))
         token_type_ids[rows][filled] = list(chain(encoded["token_type_ids"]))
     tokens = Tokens(input_ids, token_type_ids, lengths, pad_id)
@@ -120,6 +123,7 @@ def check_ids(tokens: Tokens, vocab_size: int) -> None:
     """
     ids = np.asarray(tokens.input_ids)
     found = {"the padding": tokens.pad_id}
+    # The extremes suffice, and name a row for the message.
     for place in (ids.argmin(), ids.argmax()) if ids.size else ():
         found[f"row {place // ids.shape[1]}"] = int(ids.flat[place])
     for place, number in found.items():
@@ -165,6 +169,7 @@ def _beginning(tokenizer: Any, text: str, max_length: int) -> str:
         )
         if len(encoded["input_ids"][0]) >= max_length:
             return found
+        # Doubling bounds the work on a long text by a constant times its final length.
         size *= 2
     return text
 

@@ -48,6 +48,7 @@ def train_wordpiece(texts: Sequence[str], *, vocab_size: int) -> Tokenizer:
     alphabet = set(string.ascii_lowercase + string.digits + string.punctuation)
     for text in texts:
         alphabet.update(tokenizer.normalizer.normalize_str(text))
+    # Sorted, because a set of strings has another order in every process.
     alphabet = sorted(char for char in alphabet if not char.isspace())
     # The trainer numbers the inner characters in the order of a hash table and breaks
     # ties by number; naming them as special tokens fixes the order. The tokenizer that
