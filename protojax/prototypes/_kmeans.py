@@ -50,6 +50,7 @@ def best_of_restarts(
         origin = jnp.sum(rows, axis=0) / jnp.maximum(jnp.sum(where), 1)
         rows = jnp.where(where[:, None], rows - origin, 0)
     num_rows = len(rows)
+    # Equal blocks for one scan: the padding, fewer rows than blocks, has weight 0.
     num_blocks = -(-num_rows // BLOCK_ROWS)
     padding = -num_rows % num_blocks
     rows = jnp.pad(rows, ((0, padding), (0, 0)))
@@ -61,6 +62,7 @@ def best_of_restarts(
 
     # One run after the other: `vmap` would multiply the memory by the restarts.
     costs, centres, counts = jax.lax.map(run, jax.random.split(key, num_restarts))
+    # A NaN cost would be the least of all; rows are checked before, outside jit.
     best = jnp.argmin(costs)
     labels = jnp.full(num_prototypes, -1, jnp.int32)
     return Prototypes(centres[best] + origin, labels, counts[best])
@@ -68,6 +70,7 @@ def best_of_restarts(
 
 def _seed(key: Array, rows: Array, weights: Array, num_prototypes: int) -> Array:
     """The seeds of greedy k-means++: each the best of a few rows drawn by distance²."""
+    # [x]
     num_candidates = min(3 * (2 + int(math.log(num_prototypes))), len(rows))
 
     def step(closest: Array, key: Array) -> tuple[Array, Array]:
@@ -84,6 +87,7 @@ def _seed(key: Array, rows: Array, weights: Array, num_prototypes: int) -> Array
         best = jnp.argmin(jnp.where(jnp.isfinite(drawn), costs, jnp.inf))
         return squares[:, best], candidates[best]
 
+    # Finite, so that its logarithm is; equal for all, so the first draw is uniform.
     nothing_close = jnp.full(len(rows), jnp.finfo(jnp.float32).max)
     _, chosen = jax.lax.scan(step, nothing_close, jax.random.split(key, num_prototypes))
     return rows[chosen]
@@ -119,14 +123,17 @@ def _lloyd(
         # The first empty cluster moves to the farthest row, the second to the next.
         farthest_squares, farthest = jax.lax.top_k(squares, num_prototypes)
         rank = jnp.cumsum(counts == 0) - 1
+        # Not a row at distance 0, which is a centre already: two would coincide.
         reseeded = ((counts == 0) & (farthest_squares[rank] > 0))[:, None]
         moved = jnp.where(
             counts[:, None] > 0, sums / jnp.maximum(counts, 1)[:, None], centres
         )
+        # [x]
         moved = jnp.where(reseeded, rows[farthest[rank]], moved)
         moved = unit(moved) if metric == "cosine" else moved
         return iteration + 1, moved, jnp.any(moved != centres)
 
+    # Not a scan: no gradient is taken, and most runs converge before `num_iters`.
     _, centres, _ = jax.lax.while_loop(
         lambda state: (state[0] < num_iters) & state[2], step, (0, seeds, True)
     )

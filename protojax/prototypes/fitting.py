@@ -99,10 +99,12 @@ def kmeans(
 
 def _check_finite(embeddings: Array, where: Array, metric: str) -> None:
     """Raises where rows that count are not finite; does nothing under jit."""
+    # Values are unknown under jit, where nothing can be raised.
     if isinstance(embeddings, jax.core.Tracer) or isinstance(where, jax.core.Tracer):
         return
     rows = jnp.asarray(embeddings, jnp.float32)
     if metric == "l2":
+        # Squares that overflow would make every distance infinite or NaN.
         rows = jnp.sum(jnp.square(rows), axis=-1, keepdims=True)
     broken = int(jnp.sum(where & ~jnp.all(jnp.isfinite(rows), axis=-1)))
     validate.require(
@@ -167,6 +169,8 @@ def class_prototypes(
         filled = np.arange(sizes.max()) < sizes[label]
         taken = np.where(filled, starts[label] + np.arange(sizes.max()), 0)
         part = kmeans(
+            # By label, so that a class has the same prototypes whatever others are
+            # present.
             jax.random.fold_in(key, int(label)),
             embeddings[order[taken]],
             int(shares[label]),
@@ -229,6 +233,7 @@ def learn_prototypes(
     scored = jnp.any(own, axis=-1)
 
     def loss(vectors: Array) -> Array:
+        # [x]
         found = distances(embeddings, vectors, metric=metric, where=alive)
         scores = -found / temperature
         every = jax.nn.logsumexp(scores, axis=-1, where=alive)
@@ -245,10 +250,12 @@ def learn_prototypes(
         )
         return (optax.apply_updates(vectors, updates), opt_state), None
 
+    # [x]
     start = (init.vectors, optimizer.init(init.vectors))
     (vectors, _), _ = jax.lax.scan(step, start, length=num_steps)
     if metric == "cosine":
         vectors = unit(vectors)
+    # An optimiser with weight decay also moves vectors that have no gradient.
     vectors = jnp.where(alive[:, None], vectors, init.vectors)
     learned = init._replace(vectors=vectors)
     index, _ = nearest_prototype(embeddings, learned, metric=metric, where=own)
@@ -292,6 +299,7 @@ def update_prototypes(
     """
     validate.fraction(decay=decay)
     index, distance = nearest_prototype(embeddings, prototypes, metric=metric)
+    # One row with NaN would make its prototype NaN in all steps to come.
     weights = jnp.isfinite(distance)
     if where is not None:
         validate.shape(weights.shape, where=where)

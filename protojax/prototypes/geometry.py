@@ -44,6 +44,7 @@ def unit(vectors: Array) -> Array:
     )
     squares = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
     nonzero = squares > TINY
+    # The inner `where` too: the gradient of rsqrt at 0 is infinite, and times 0 NaN.
     return vectors * jnp.where(
         nonzero, jax.lax.rsqrt(jnp.where(nonzero, squares, 1)), 0
     )
@@ -84,10 +85,14 @@ def distances(
     validate.one_of(METRICS, metric=metric)
     _check_widths(embeddings, vectors)
     if metric == "cosine":
+        # At the default precision of GPUs and TPUs, which is lower, the nearest may
+        # change.
         products = jnp.matmul(unit(embeddings), unit(vectors).T, precision="highest")
+        # Rounding may put a cosine just outside [-1, 1].
         return jnp.clip(1 - products, 0, 2)
     embeddings = jnp.asarray(embeddings, jnp.float32)
     vectors = jnp.asarray(vectors, jnp.float32)
+    # The expanded square loses digits where vectors are long and far from the origin.
     origin = _origin(vectors, where)
     return _safe_sqrt(squared_distances(embeddings - origin, vectors - origin))
 
@@ -138,12 +143,14 @@ def _origin(vectors: Array, where: Array | None) -> Array:
         counted = counted & where[:, None]
     # The quotient comes first: a sum of large entries would overflow.
     parts = vectors / jnp.maximum(jnp.sum(counted, axis=0), 1)
+    # No distance depends on the origin, so its gradient would be rounding alone.
     return jax.lax.stop_gradient(jnp.sum(parts, axis=0, where=counted))
 
 
 def _safe_sqrt(squares: Array) -> Array:
     """The square root, with gradient zero at 0; that of NaN is NaN."""
     zero = squares == 0
+    # Both `where`s are needed: the untaken branch's gradient is infinite, times 0 NaN.
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))
 
 

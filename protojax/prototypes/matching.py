@@ -61,6 +61,7 @@ def match_prototypes(
             f"{prototypes.vectors.shape}."
         )
     usable = _usable(prototypes)
+    # NaN from one node must not reach the cost matrix, not even times 0.
     vectors = jnp.where(usable[:, None], prototypes.vectors, 0.0)
     known = _usable(reference)
     cost = distances(vectors, reference.vectors, metric=metric, where=known)
@@ -75,6 +76,7 @@ def match_prototypes(
     return Prototypes(
         vectors[order],
         prototypes.labels[order],
+        # The assignment is complete, so what has no partner is matched all the same.
         jnp.where(matched[:, 0], prototypes.counts[order], 0.0),
     )
 
@@ -127,6 +129,7 @@ def merge_prototypes(
     >>> merge_prototypes(both, mean).vectors.tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
+    # [x]
     if num_byzantine is None:
         num_byzantine = len(stacked.counts) // 4
     validate.non_negative(num_byzantine=num_byzantine)
@@ -134,6 +137,7 @@ def merge_prototypes(
     vectors = jnp.where(usable[..., None], stacked.vectors, 0.0)
     if metric == "cosine":
         vectors = unit(vectors)
+    # [x]
     stacked = Prototypes(vectors, stacked.labels, jnp.where(usable, stacked.counts, 0))
     reference = _reference(stacked, metric)
     # Prototypes of too few nodes are dropped below. They are left out here already,
@@ -151,9 +155,12 @@ def merge_prototypes(
         present &= jnp.sum(present) > 2 * num_byzantine
         return (
             aggregate(vectors, weights=counts, where=present),
+            # Unweighted: a node's count is a claim, and would vouch for itself as a
+            # weight.
             aggregate(counts, where=present),
         )
 
+    # Each prototype on its own: other nodes may take part in each.
     vectors, counts = jax.vmap(merge, in_axes=1)(matched.vectors, matched.counts)
     if metric == "cosine":
         vectors = unit(vectors)

@@ -80,13 +80,16 @@ def neighbours(
         query_rows = np.full(len(queries), -1)
     validate.same_length(queries=queries, query_rows=query_rows)
     query_groups, pool_groups = np.asarray(query_groups), np.asarray(pool_groups)
+    # One width for all groups, so that a single program is compiled.
     width = _round_up(_largest_group(pool_groups))
     block = min(block_rows, _round_up(_largest_group(query_groups)))
     embedded = _embed(queries, pool, metric=metric)
+    # After the embedding, because a square may overflow where the entries are finite.
     if not all(bool(jnp.isfinite(array).all()) for array in embedded):
         raise ValueError("Expected finite features, found NaN, infinity or overflow.")
     queries, pool, offsets = embedded
     pending = []  # the device works through the blocks while the host queues them
+    # [x]
     for group in np.intersect1d(query_groups, pool_groups):
         members = _pad(np.flatnonzero(pool_groups == group), width)
         group_pool, group_offsets = _take(pool, offsets, members)
@@ -135,6 +138,7 @@ def _block_top_k(
 ) -> tuple[Array, Array]:
     """The pool rows [block, k] nearest to each query, and a mask of existing ones."""
     products = jnp.matmul(queries, pool.T, precision=jax.lax.Precision.HIGHEST)
+    # Padding is not found either: its offset is infinite.
     nearness = jnp.where(members == own[:, None], -jnp.inf, products - offsets)
     values, columns = _top_k(nearness, min(k, len(members)))
     exists = values > -jnp.inf
