@@ -145,6 +145,7 @@ class QuarantineQuality(NamedTuple):
 
 def _rate(hits: np.ndarray, among: np.ndarray) -> float | None:
     """The share of `hits` among the flagged rows, None if no row is flagged."""
+    # None and not 0: with nothing rejected, a precision of 0 would read as a failure.
     return float(np.mean(hits[among])) if among.any() else None
 
 
@@ -200,9 +201,11 @@ def detection_auc(scores: np.ndarray, poisoned: np.ndarray) -> float:
     num_clean = len(poisoned) - num_poisoned
     validate.positive(num_poisoned=num_poisoned, num_clean=num_clean)
     num_nan = int(np.isnan(scores).sum())
+    # NaN has no rank, and a score that is missing says nothing of its row.
     validate.require(num_nan == 0, "num_nan", num_nan, "of scores to be 0")
     # Ranks take O(n log n); comparing all pairs would take O(n m).
     rank_sum = stats.rankdata(scores)[poisoned].sum()
+    # Without the ranks that poisoned rows have among themselves (Mann-Whitney's U).
     wins = rank_sum - num_poisoned * (num_poisoned + 1) / 2
     return float(wins / (num_poisoned * num_clean))
 
@@ -233,7 +236,9 @@ def mean_interval(
     validate.positive(num_values=len(values))
     validate.require(0 < confidence < 1, "confidence", confidence, "in (0, 1)")
     mean = float(values.mean())
+    # One seed has no spread; a width of 0 would claim certainty.
     if len(values) == 1:
         return mean, None
+    # Student's t, not the normal quantile, which is much too small for a few seeds.
     quantile = stats.t.ppf((1 + confidence) / 2, len(values) - 1)
     return mean, float(quantile * values.std(ddof=1) / np.sqrt(len(values)))
