@@ -116,7 +116,6 @@ def load(
         # Only training rows are divided among nodes, so a test file needs no sources.
         tables.append(_read_table(test, task._replace(source=None)))
     if task.problem == "classification":
-        # [x]
         for table in tables:
             labels_lib.check_kinds(table, task.label)
     if len(only := set(map(labels_lib.name_of, tables[0].labels))) < 2:

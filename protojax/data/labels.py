@@ -42,7 +42,6 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-# [x]
 def name_of(value: Any) -> str:
     """The name of a label's class: 1, 1.0, "1.0", True, "1" and " 1" are one class.
 

@@ -20,7 +20,6 @@ import pyarrow.parquet
 
 _logger = logging.getLogger("protojax")
 # Lines with bytes that are not UTF-8 are repaired up to this number, or this share.
-# [x]
 _REPAIRED_LINES, _REPAIRED_SHARE = 10, 0.01
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",  # starts with the UTF-16 mark, so it comes first
@@ -224,7 +223,6 @@ def _named_fields(
                 f"{path}, line {number}: expected {len(header)} fields "
                 f"({', '.join(header)}), found {len(fields)}."
             )
-        # [x]
         yield number, dict(zip(header, fields, strict=True))
 
 
@@ -232,7 +230,6 @@ def _read_parquet(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
     """The rows of a Parquet file; its text is always UTF-8, so `encoding` is unused."""
     del encoding
     try:
-        # [x]
         with pyarrow.parquet.ParquetFile(path) as file:
             _check_columns(str(path), file.schema_arrow.names)
             table = file.read()

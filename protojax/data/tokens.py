@@ -14,7 +14,6 @@ _logger = logging.getLogger("protojax")
 
 # Generous: in most texts far fewer characters make up a token.
 _CHARS_PER_TOKEN = 20
-# [x]
 _TOKENIZE_ROWS = 1024
 
 

@@ -201,7 +201,7 @@ def detection_auc(scores: np.ndarray, poisoned: np.ndarray) -> float:
     num_clean = len(poisoned) - num_poisoned
     validate.positive(num_poisoned=num_poisoned, num_clean=num_clean)
     num_nan = int(np.isnan(scores).sum())
-    # NaN has no rank, and a score that is missing says nothing of its row.
+    # A single NaN would make every rank NaN.
     validate.require(num_nan == 0, "num_nan", num_nan, "of scores to be 0")
     # Ranks take O(n log n); comparing all pairs would take O(n m).
     rank_sum = stats.rankdata(scores)[poisoned].sum()

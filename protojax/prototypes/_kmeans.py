@@ -70,7 +70,6 @@ def best_of_restarts(
 
 def _seed(key: Array, rows: Array, weights: Array, num_prototypes: int) -> Array:
     """The seeds of greedy k-means++: each the best of a few rows drawn by distance²."""
-    # [x]
     num_candidates = min(3 * (2 + int(math.log(num_prototypes))), len(rows))
 
     def step(closest: Array, key: Array) -> tuple[Array, Array]:
@@ -128,7 +127,6 @@ def _lloyd(
         moved = jnp.where(
             counts[:, None] > 0, sums / jnp.maximum(counts, 1)[:, None], centres
         )
-        # [x]
         moved = jnp.where(reseeded, rows[farthest[rank]], moved)
         moved = unit(moved) if metric == "cosine" else moved
         return iteration + 1, moved, jnp.any(moved != centres)

@@ -37,7 +37,6 @@ def save_prototypes(path: str | os.PathLike, prototypes: Prototypes) -> str:
         name: np.ascontiguousarray(leaf) for name, leaf in prototypes._asdict().items()
     }
     digest = _content_hash(arrays)
-    # [x]
     with storage.atomic(path) as file:
         file.write(safetensors.numpy.save(arrays, {"sha256": digest}))
     return digest
@@ -66,7 +65,6 @@ def load_prototypes(
         with safetensors.safe_open(path, framework="numpy") as file:
             stored = (file.metadata() or {}).get("sha256")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    # [x]
     except (safetensors.SafetensorError, ValueError, TypeError) as error:
         raise ValueError(f"Cannot read prototypes from {path}: {error}") from error
     found = _content_hash(arrays)

@@ -233,7 +233,6 @@ def learn_prototypes(
     scored = jnp.any(own, axis=-1)
 
     def loss(vectors: Array) -> Array:
-        # [x]
         found = distances(embeddings, vectors, metric=metric, where=alive)
         scores = -found / temperature
         every = jax.nn.logsumexp(scores, axis=-1, where=alive)
@@ -250,7 +249,6 @@ def learn_prototypes(
         )
         return (optax.apply_updates(vectors, updates), opt_state), None
 
-    # [x]
     start = (init.vectors, optimizer.init(init.vectors))
     (vectors, _), _ = jax.lax.scan(step, start, length=num_steps)
     if metric == "cosine":

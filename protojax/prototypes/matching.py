@@ -129,7 +129,6 @@ def merge_prototypes(
     >>> merge_prototypes(both, mean).vectors.tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    # [x]
     if num_byzantine is None:
         num_byzantine = len(stacked.counts) // 4
     validate.non_negative(num_byzantine=num_byzantine)
@@ -137,7 +136,6 @@ def merge_prototypes(
     vectors = jnp.where(usable[..., None], stacked.vectors, 0.0)
     if metric == "cosine":
         vectors = unit(vectors)
-    # [x]
     stacked = Prototypes(vectors, stacked.labels, jnp.where(usable, stacked.counts, 0))
     reference = _reference(stacked, metric)
     # Prototypes of too few nodes are dropped below. They are left out here already,
@@ -155,8 +153,7 @@ def merge_prototypes(
         present &= jnp.sum(present) > 2 * num_byzantine
         return (
             aggregate(vectors, weights=counts, where=present),
-            # Unweighted: a node's count is a claim, and would vouch for itself as a
-            # weight.
+            # Unweighted: a count is a claim; weighted by itself, the largest would win.
             aggregate(counts, where=present),
         )
 

@@ -89,7 +89,6 @@ def neighbours(
         raise ValueError("Expected finite features, found NaN, infinity or overflow.")
     queries, pool, offsets = embedded
     pending = []  # the device works through the blocks while the host queues them
-    # [x]
     for group in np.intersect1d(query_groups, pool_groups):
         members = _pad(np.flatnonzero(pool_groups == group), width)
         group_pool, group_offsets = _take(pool, offsets, members)

@@ -349,7 +349,6 @@ def _load(folder: Path, like: PyTree, content: dict[str, Any]) -> PyTree:
             f"{'; '.join(differences)}."
         )
     try:
-        # [x]
         with _quiet(), _context():
             state = ocp.load(folder, jax.tree.map(_abstract, like))
     # The hashes were right a moment ago, so this is the disk, or a file just removed.
