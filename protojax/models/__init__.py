@@ -28,4 +28,5 @@ def __getattr__(name: str) -> Any:
     """A function of hf.py."""
     if name not in _FROM_HF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Imported on first use, because transformers is slow to load.
     return getattr(importlib.import_module("protojax.models.hf"), name)

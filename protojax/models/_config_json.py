@@ -37,6 +37,7 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 
 def one_line(error: BaseException) -> str:
     """The type and message of an error, in one line of limited length."""
+    # The text may be the file's own, which must not fill a log or forge lines of it.
     said = " ".join(str(error).split())
     return f"{type(error).__name__}: {said if len(said) <= 300 else said[:297] + '...'}"
 
@@ -104,6 +105,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     # No nearest name is suggested: another family is not a typing error.
     known = f"one of {', '.join(MODELS)}, the families that protojax has,"
     _require(family in list(MODELS), "model_type", family, known, path)
+    # Variants under the same name, which would compute something else.
     for name, allowed in {
         "position_embedding_type": "absolute",
         "is_decoder": False,
@@ -138,6 +140,7 @@ def encoder_config(
     """
     fields = MODELS[family].fields
     values = {ours: found.get(theirs) for ours, theirs in fields.items()}
+    # transformers takes null this way.
     if values["classifier_dropout"] is None:
         values["classifier_dropout"] = values["dropout"]
     # Where positions do not depend on it, what is masked may be anything.
@@ -158,9 +161,11 @@ def _check_values(
     shapes: Mapping[str, tuple[int, ...]],
 ) -> None:
     """Raises on a value of another type, or on a size that no tensor has."""
+    # The file may claim any size; no more is allocated than the tensors fill.
     largest = max((max(s) for s in shapes.values() if s and 0 not in s), default=0)
     for ours, theirs in MODELS[family].fields.items():
         value = values[ours]
+        # True and False are integers in Python.
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if ours == "activation":
             fits, kind = isinstance(value, str), "a name"
@@ -208,6 +213,7 @@ def check_problem(path: Path, raw: Mapping[str, Any], problem: str) -> None:
     allowed = PROBLEM_TYPES[problem]
     found = raw.get("problem_type")
     bound = f"{allowed!r} or null, for problem={problem!r}"
+    # Null is common: transformers derives the kind from the labels it trains on.
     _require(found in (None, allowed), "problem_type", found, bound, path)
 
 
@@ -233,6 +239,7 @@ def label_names(path: Path, raw: Mapping[str, Any], num_labels: int) -> tuple[st
         return ()
     kind = f"an object with the name of each of {num_labels} classes"
     _require(isinstance(found, dict), "id2label", found, kind, path)
+    # transformers writes these names where it was given none, so they say nothing.
     if found == placeholders(len(found)):
         return ()
     scalars = all(isinstance(name, str | int | float) for name in found.values())

@@ -22,6 +22,7 @@ from protojax.models.config import HEAD, EncoderConfig
 from protojax.models.encoder import MODELS
 
 _LOG = logging.getLogger("protojax")
+# The spelling of checkpoints converted from TensorFlow.
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 _LEAVES = {
     "bias": "bias",
@@ -29,6 +30,7 @@ _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
 }
+# No integers: those are quantised weights, whose scales would be lost.
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _LISTED = 40  # at most this many names of a kind in a message
 
@@ -76,6 +78,7 @@ def expected_tensors(config: EncoderConfig) -> dict[str, Expected]:
         module, kind = "/".join(path[:-1]), path[-1]
         layered = module.startswith("layers_0/")
         name = family.modules[module.replace("layers_0/", "layers_{i}/", layered)]
+        # PyTorch stores a linear layer as [out, in], Flax as [in, out].
         transposed = kind == "kernel"
         shape = leaf.shape[::-1] if transposed else leaf.shape
         for i in range(config.num_layers if layered else 1):
@@ -123,6 +126,7 @@ def headers(folder: Path, family: str) -> dict[str, Stored]:
                     f"in {other.path.name} and {name} in {path.name}: which one counts "
                     "depends on the program that reads them."
                 )
+            # Reads the header only, so a wrong shape costs no memory.
             part = file.get_slice(name)
             shape, dtype = tuple(part.get_shape()), str(part.get_dtype())
             found[plain] = Stored(path, file, name, shape, dtype)
@@ -247,10 +251,13 @@ def _check(
 ) -> None:
     """Raises one error that lists every tensor that does not fit."""
     extra = sorted(found.keys() - expected.keys())
+    # Only what a family names: another surplus tensor may be a part that is not
+    # computed.
     ignored = [n for n in extra if n.startswith(MODELS[config.family].ignored)]
     if ignored:
         _LOG.info("%s: ignored %s.", folder, ", ".join(ignored))
     present = [(n, found[n], tensor) for n, tensor in expected.items() if n in found]
+    # All at once: one error per attempt would take many attempts to mend a mapping.
     problems = {
         "missing": sorted(expected.keys() - found.keys()),
         "unexpected": [name for name in extra if name not in ignored],

@@ -82,5 +82,6 @@ BERT = Family(
     fields=FIELDS,
     max_length=max_length,
     fixed={},
+    # A buffer of older transformers, and the heads of other tasks.
     ignored=("embeddings.position_ids", "cls.", "qa_outputs."),
 )

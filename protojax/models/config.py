@@ -12,6 +12,7 @@ from protojax import validate
 from protojax.base import PROBLEMS, Array, Batch
 
 ACTIVATIONS = {
+    # jax.nn.gelu approximates by default; checkpoints were trained with the exact form.
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
     "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
@@ -111,6 +112,7 @@ class EncoderConfig:
             f"a divisor of hidden_size={self.hidden_size}",
         )
         validate.require(
+            # The fused kernels of cuDNN take half precision only.
             self.attention != "cudnn" or self.dtype == "bfloat16",
             "dtype",
             self.dtype,

@@ -57,6 +57,7 @@ DISTILBERT = Family(
         "classifier_dropout": "seq_classif_dropout",
     },
     max_length=bert.max_length,
+    # Constants in the published code, and therefore absent from config.json.
     fixed={"type_vocab_size": 0, "layer_norm_eps": 1e-12},
     ignored=("embeddings.position_ids", "vocab_", "qa_outputs."),
 )

@@ -121,6 +121,7 @@ def param_shapes(config: EncoderConfig) -> PyTree:
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     batch = Batch(ids, ids, ids, labels=None, where=None)
     init = _encoder(config).init
+    # Shapes alone: nothing is compiled and nothing allocated.
     return jax.eval_shape(init, jax.random.key(0), batch)["params"]
 
 
@@ -138,6 +139,8 @@ def init_params(shapes: PyTree, *, seed: int) -> PyTree:
     def draw(path, leaf):
         if path[-1].key in ("kernel", "embedding"):
             name = jax.tree_util.keystr(path).encode()
+            # By the path, so that a tensor is the same whatever others the model has;
+            # not by `hash`, which differs between processes.
             rng = np.random.default_rng([seed, zlib.crc32(name)])
             return jnp.asarray(rng.normal(0, 0.02, leaf.shape), jnp.float32)
         return jnp.full(leaf.shape, path[-1].key == "scale", jnp.float32)

@@ -128,6 +128,7 @@ def save_hf(folder: str | Path, model: Model) -> None:
         FileExistsError: where the folder holds files that this function never writes.
         ValueError: where there is not one name per class.
     """
+    # Resolved, so that the target of a link is replaced and not the link.
     folder = _expanded(folder).resolve()
     foreign = _foreign_files(folder)
     if foreign:
@@ -161,7 +162,10 @@ def load_tokenizer(folder: str | Path) -> transformers.PreTrainedTokenizerBase |
         _config_json.refuse_pointer(path)
     try:
         return transformers.AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
+            # No code of the checkpoint runs, and no name in it makes a download.
+            str(folder),
+            local_files_only=True,
+            trust_remote_code=False,
         )
     except Exception as error:  # of three libraries
         raise ValueError(
@@ -213,7 +217,9 @@ def _fetch(name_or_path: str | Path, revision: str | None) -> Path:
         fetched = huggingface_hub.snapshot_download(
             str(name_or_path),
             revision=revision,
+            # No pickles, which can run code, and no weights for other frameworks.
             allow_patterns=_FILES,
+            # Folders hold exports to other formats, such as ONNX.
             ignore_patterns=["*/*"],
         )
     except Exception as error:  # of the Hub's own, HTTP and system libraries alike
@@ -240,7 +246,10 @@ def _with_defaults(path: Path) -> dict[str, Any]:
     """The content of config.json, with transformers' defaults for missing fields."""
     try:
         return transformers.AutoConfig.from_pretrained(
-            str(path.parent), local_files_only=True, trust_remote_code=False
+            # config.json omits what equals the defaults of transformers.
+            str(path.parent),
+            local_files_only=True,
+            trust_remote_code=False,
         ).to_dict()
     except Exception as error:  # of three libraries
         raise ValueError(
@@ -259,6 +268,7 @@ def _check_tokenizer(folder: Path, tokenizer: Any, vocab_size: int) -> None:
         return
     vocab = tokenizer.get_vocab()
     token = max(vocab, key=vocab.get, default="")
+    # Not the number of tokens: ids may have gaps.
     largest = vocab.get(token, -1)
     if largest >= vocab_size:
         raise ValueError(
@@ -285,6 +295,7 @@ def _write_config(
         id2label=dict(enumerate(names)),
         label2id={name: i for i, name in enumerate(names)},
         problem_type=_config_json.PROBLEM_TYPES[config.problem],
+        # The type of the file, whatever the model computes in.
         dtype="float32",
         **values,
     )
@@ -299,6 +310,7 @@ def _write_params(folder: Path, model: Model) -> None:
         value = jnp.asarray(params[tensor.path], jnp.float32)
         tensors[name] = value.T if tensor.transposed else value
     path = folder / "model.safetensors"
+    # Older versions of transformers refuse a file without it.
     save_file(tensors, path, metadata={"format": "pt"})
     # safetensors creates files that only their owner can read.
     path.chmod((folder / "config.json").stat().st_mode)

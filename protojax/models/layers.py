@@ -92,6 +92,7 @@ def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(
         epsilon=config.layer_norm_eps,
         dtype=config.dtype,
+        # The fast form, E[x²] − E[x]², loses digits where the mean is large.
         use_fast_variance=False,
         name=name,
     )
@@ -124,6 +125,8 @@ class Embeddings(nn.Module):
         if config.type_vocab_size > 0:
             types = batch.token_type_ids
             if config.type_vocab_size == 1:
+                # RoBERTa's checkpoints have a single type, and type 1 would read beyond
+                # its row.
                 types = jnp.zeros_like(types)
             x += table(config.type_vocab_size, name="token_type")(types)
         x = layer_norm(config, "norm")(x)
@@ -156,6 +159,7 @@ class Attention(nn.Module):
             linear(config, config.hidden_size, name)(x).reshape(heads)
             for name in ("query", "key", "value")
         )
+        # `jax.nn.dot_product_attention` has no dropout.
         if self.deterministic or config.attention_dropout == 0:
             if config.attention == "cudnn":  # it accepts only masks of full size
                 mask = jnp.broadcast_to(mask, (len(x), 1, x.shape[1], x.shape[1]))
@@ -170,7 +174,10 @@ class Attention(nn.Module):
                 mask=mask,
                 dropout_rng=self.make_rng("dropout"),
                 dropout_rate=config.attention_dropout,
+                # A mask for each head and row, as in PyTorch; Flax shares one by
+                # default.
                 broadcast_dropout=False,
+                # As the other branch does, so that the two differ by dropout alone.
                 force_fp32_for_softmax=True,
             )
         return linear(config, config.hidden_size, "output")(y.reshape(x.shape))
@@ -230,8 +237,12 @@ class Encoder(nn.Module):
         x = self.embed(self.config, batch, deterministic)
         if batch.perturbation is not None:
             x += batch.perturbation.astype(x.dtype)
+        # Broadcast over heads and queries: padding is no key, but its own output is
+        # unused.
         mask = batch.attention_mask.astype(bool)[:, None, None, :]
         states = [x]
+        # By layer: memory then holds one layer's activations, and the inputs of the
+        # others.
         layer = nn.remat(EncoderLayer) if self.config.remat else EncoderLayer
         for i in range(self.config.num_layers):
             x = layer(self.config, deterministic, name=f"layers_{i}")(x, mask)

@@ -17,6 +17,7 @@ from protojax.models.layers import Embeddings, dense
 def embed(config: EncoderConfig, batch: Batch, deterministic: bool) -> Array:
     """Embeddings `[batch, length, dim]`; token n of a text has position pad_id + n."""
     is_token = (batch.input_ids != config.pad_id).astype(jnp.int32)
+    # Padding gets pad_id itself, as in fairseq, whose numbering starts behind it.
     positions = jnp.cumsum(is_token, axis=1) * is_token + config.pad_id
     return Embeddings(config, deterministic, name="embeddings")(batch, positions)
 

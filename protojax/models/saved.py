@@ -26,6 +26,7 @@ def save(folder: pathlib.Path, model: Model) -> None:
     """Writes a model and its manifest; an older model there is replaced."""
     with storage.atomic_folder(folder) as new:
         hf.save_hf(new, model)
+        # Before the folder gets its name, so that no finished model lacks its manifest.
         storage.write_json(manifest_of(folder), _hashes(new))
 
 
@@ -61,6 +62,8 @@ def check(folder: pathlib.Path, *, run: pathlib.Path) -> None:
 
 def remove(folder: pathlib.Path) -> None:
     """Removes a model and its manifest."""
+    # The folder first: a manifest alone is no model, a model alone would not be
+    # checked.
     shutil.rmtree(folder)
     manifest_of(folder).unlink(missing_ok=True)
 

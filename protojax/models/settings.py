@@ -39,6 +39,7 @@ class ModelSettings:
             "num_heads": 4,
             "intermediate_size": 512,
         },
+        # A dict has no hash; equality still compares it.
         hash=False,
     )
     dropout: float = 0.1
@@ -94,6 +95,7 @@ def build(
     if settings.model != SCRATCH:
         layers = tuple(settings.layers)
         model = models.load_hf(settings.model, layers=layers, seed=seed, **common)
+        # The study's dropout, not the checkpoint's: all students must train alike.
         return model._replace(config=dataclasses.replace(model.config, **dropout))
     words = tokenizer()
     config = EncoderConfig(

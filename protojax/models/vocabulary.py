@@ -42,9 +42,11 @@ def used_ids(input_ids: np.ndarray, vocab_size: int, *, pad_id: int = 0) -> np.n
     largest = int(np.max(input_ids, initial=0))
     validate.require(largest < vocab_size, "input_ids", largest, f"< {vocab_size}")
     used = np.zeros(vocab_size, bool)
+    # Ids up to the padding keep their numbers, and with them `config.pad_id`.
     used[: pad_id + 1] = True
     used[input_ids] = True
     size = min(vocab_size, -(-int(used.sum()) // MULTIPLE) * MULTIPLE)
+    # Filled up with the first unused ones, so that equal rows give equal ids.
     spare = np.flatnonzero(~used)[: size - int(used.sum())]
     used[spare] = True
     return np.flatnonzero(used)
@@ -64,6 +66,7 @@ def renumber(input_ids: np.ndarray, kept: np.ndarray) -> np.ndarray:
         ValueError: an id that is not among `kept`.
     """
     ids, kept = np.asarray(input_ids), np.asarray(kept)
+    # An id above all kept ones would have a place beyond the end.
     places = np.minimum(np.searchsorted(kept, ids), len(kept) - 1)
     lost = ids[kept[places] != ids]
     first = int(lost[0]) if lost.size else None
