@@ -29,6 +29,7 @@ def _pull(logits: Array, rows: Array, target: int, strength: float) -> Array:
     validate.require(0 <= target < num_classes, "target", target, allowed)
     # A strength of 0 or below would silently be no attack.
     validate.positive(strength=strength)
+    # In the logits' own type, so that an attack leaves it as it was.
     return strength * jax.nn.one_hot(target, num_classes, dtype=logits.dtype)
 
 

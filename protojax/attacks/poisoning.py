@@ -98,6 +98,7 @@ def poison(
     labels = np.array(examples.labels)
     allowed = _sources(labels, target, source_classes)
     candidates = np.flatnonzero(allowed if eligible is None else allowed & eligible)
+    # Of all rows, not of the candidates: a rate then means the same for each attack.
     num_rows = round(rate * len(labels))
     validate.require(
         1 <= num_rows <= len(candidates),

@@ -22,6 +22,7 @@ def random_vectors(prototypes: Prototypes, key: Array, target: int) -> Prototype
     """
     del target
     noise = jax.random.normal(key, prototypes.vectors.shape)
+    # Relative to the node's own, so that the lie is as large in every feature space.
     scale = 10 * jnp.sqrt(jnp.mean(jnp.square(prototypes.vectors)))
     return prototypes._replace(vectors=scale * noise)
 

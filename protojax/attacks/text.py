@@ -196,6 +196,7 @@ def several(
     'cf a dull film'
     """
     if triggers is None:
+        # Without itself, or building it would never end.
         triggers = {name: {} for name in TRIGGERS if name != "several"}
     validate.require(bool(triggers), "triggers", dict(triggers), "to be non-empty")
     validate.one_of(_POSITIONS, position=position)

@@ -168,6 +168,7 @@ def a_little_is_enough(
         Baruch et al., 2019, arXiv:1902.06156.
     """
     if deviations == 0:
+        # In Python, once: z depends on the numbers of nodes, which no step changes.
         deviations = _largest_deviation(len(hostile), int(np.sum(np.asarray(hostile))))
     known = _known(hostile, knowledge)
 
