@@ -68,17 +68,22 @@ def adversarial(
         def total(perturbation: Array) -> Array:
             moved = batch._replace(perturbation=perturbation)
             loss, _ = loss_fn(frozen, moved, prototypes, step, key)
+            # Rows never mix, so the gradient of the sum is that of each row's own loss.
             return jnp.sum(jnp.where(batch.where, loss, 0.0))
 
         def climb(_, perturbation: Array) -> Array:
+            # Padding stays clean, or it would take up a part of the l2 ball.
             slope = jnp.where(tokens, jax.grad(total)(perturbation), 0.0)
             moved = perturbation + step_size * _direction(slope, norm)
             return _project(moved, epsilon, norm)
 
         start = jnp.zeros(shape)
         if key is not None:
+            # Folded: the key itself draws dropout, the same in the search and in the
+            # step.
             noise = jax.random.uniform(jax.random.fold_in(key, 1), shape, minval=-1.0)
             start = _project(jnp.where(tokens, epsilon * noise, 0.0), epsilon, norm)
+        # Not unrolled, so that the program does not grow with the steps of the search.
         found = jax.lax.fori_loop(0, num_steps, climb, start)
         # The worst point found is a constant for the training step.
         worst = batch._replace(perturbation=jax.lax.stop_gradient(found))

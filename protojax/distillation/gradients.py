@@ -111,6 +111,7 @@ def dp_sgd(
     """
     validate.positive(clip_norm=clip_norm, expected_rows=expected_rows)
     validate.non_negative(noise_multiplier=noise_multiplier)
+    # A string is a sequence of letters, none of which names a parameter.
     is_names = not isinstance(frozen, str)
     validate.require(is_names, "frozen", frozen, "a sequence of names")
     clipping = _extra("jax_privacy.clipping")
@@ -128,11 +129,13 @@ def dp_sgd(
         l2_clip_norm=clip_norm,
         batch_argnums=1,
         return_values=True,
+        # A key of its own for each row, or all would share one dropout mask.
         prng_argnum=5,
         microbatch_size=microbatch,
     )
 
     def grad_fn(params, batch, prototypes, step, key):
+        # Noise must be independent of the draws that the losses depend on.
         key, noise_key = jax.random.split(key)
         moving, still = _split(params, frozen)
         # Frozen parameters are split off: noise on them would only harm the model.
@@ -140,6 +143,8 @@ def dp_sgd(
         # Noise is scaled to the sum, of which one row moves at most the clip norm.
         noise = optax.tree.random_like(noise_key, total)
         scale = noise_multiplier * clip_norm
+        # By the expected number: the real one of a Poisson batch depends on the rows,
+        # and would have to be protected itself.
         grads = jax.tree.map(lambda g, n: (g + scale * n) / expected_rows, total, noise)
         mean = functools.partial(_mean_of_rows, where=batch.where)
         parts = {name: mean(values) for name, values in rows.aux.items()}
@@ -182,6 +187,7 @@ def _joined(first: PyTree, second: PyTree) -> PyTree:
     )
 
 
+# The search takes seconds, and each seed of a study asks the same.
 @functools.cache
 def noise_multiplier_of(
     *, epsilon: float, delta: float, sampling_rate: float, num_steps: int

@@ -177,6 +177,7 @@ def logit_mse(
         Ba and Caruana, 2013, arXiv:1312.6184.
     """
     _check_logits(student_logits, teacher_logits, temperature, where)
+    # Widened first: in bfloat16 the difference of near logits would be mostly rounding.
     difference = student_logits.astype(jnp.float32) - teacher_logits.astype(jnp.float32)
     if where is not None:
         where = jnp.broadcast_to(where, difference.shape)
@@ -217,6 +218,7 @@ def pool(hidden: Array, attention_mask: Array, *, mode: str = "mean") -> Array:
         states = jnp.swapaxes(hidden.astype(jnp.float32), 1, 2)
         return _masked_mean(states, jnp.broadcast_to(mask[:, None], states.shape))
     first = hidden[:, 0].astype(jnp.float32)
+    # A padding row has no token, and its first state is of padding.
     return jnp.where(jnp.any(mask, axis=1, keepdims=True), first, 0)
 
 
@@ -319,6 +321,7 @@ def attention_transfer(
 
     def saliency(hidden: Array) -> Array:
         activity = jnp.mean(jnp.square(hidden.astype(jnp.float32)), axis=-1)
+        # `unit` has a finite gradient at zeros, which all-padding rows have.
         return unit(activity if where is None else jnp.where(where, activity, 0))
 
     difference = saliency(student_hidden) - saliency(teacher_hidden)
@@ -356,6 +359,7 @@ def _log_softmax(
         return jax.nn.log_softmax(gaps)
 
     def log_probs(logits: Array) -> Array:
+        # Widened before the division, so that a high temperature costs no digits.
         logits = logits.astype(jnp.float32) / temperature
         if where is None:
             return log_softmax(logits)

@@ -131,6 +131,8 @@ def attention(output: ModelOutput, attention_mask: Array) -> Array:
     [[[3.0, 0.0]]]
     """
     states = jnp.stack(output.hidden_states[1:], axis=1).astype(jnp.float32)
+    # A root, because attention transfer squares it again; of a frozen copy only, since
+    # the gradient of a root at 0 is not finite.
     active = jnp.sqrt(jnp.mean(jnp.square(states), axis=-1))
     return jnp.where(attention_mask[:, None] > 0, active, 0.0)
 

@@ -76,6 +76,8 @@ def cached_outputs(
             return _read(path, key)
         except (SafetensorError, ValueError) as reason:
             _logger.warning("%s is computed again: %s", path, reason)
+    # One type whatever the teacher computed in, so that a cached file equals a fresh
+    # one.
     outputs = TeacherOutputs(*(np.asarray(x, np.float32) for x in compute()))
     logits, features = outputs
     if logits.ndim != 2 or features.ndim != 3 or len(logits) != len(features):
@@ -91,6 +93,7 @@ def _read(path: Path, key: str) -> TeacherOutputs:
     """The outputs in a file, which must be intact and made for this key."""
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
+        # Before the tensors: an outdated file need not be read.
         if metadata.get("key") != key:
             raise ValueError("it was made from other inputs")
         outputs = TeacherOutputs(*map(file.get_tensor, TeacherOutputs._fields))
@@ -102,6 +105,8 @@ def _read(path: Path, key: str) -> TeacherOutputs:
 
 def _write(path: Path, key: str, outputs: TeacherOutputs) -> None:
     """Writes a file that appears under its name only when it is complete."""
+    # safetensors writes the buffer as it is, and would store a view's rows in another
+    # order.
     tensors = {name: np.ascontiguousarray(x) for name, x in outputs._asdict().items()}
     with storage.atomic_path(path) as temporary:
         save_file(tensors, temporary, {"key": key, "sha256": cache_key(outputs)})
