@@ -161,11 +161,9 @@ def load_tokenizer(folder: str | Path) -> transformers.PreTrainedTokenizerBase |
     for path in files:
         _config_json.refuse_pointer(path)
     try:
+        # No code of the checkpoint runs, and no name in it makes a download.
         return transformers.AutoTokenizer.from_pretrained(
-            # No code of the checkpoint runs, and no name in it makes a download.
-            str(folder),
-            local_files_only=True,
-            trust_remote_code=False,
+            str(folder), local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # of three libraries
         raise ValueError(
@@ -245,11 +243,9 @@ def _expanded(folder: str | Path) -> Path:
 def _with_defaults(path: Path) -> dict[str, Any]:
     """The content of config.json, with transformers' defaults for missing fields."""
     try:
+        # Read by transformers, since config.json omits what equals its defaults.
         return transformers.AutoConfig.from_pretrained(
-            # config.json omits what equals the defaults of transformers.
-            str(path.parent),
-            local_files_only=True,
-            trust_remote_code=False,
+            str(path.parent), local_files_only=True, trust_remote_code=False
         ).to_dict()
     except Exception as error:  # of three libraries
         raise ValueError(
