@@ -47,6 +47,8 @@ class MetricsLog:
     ):
         self.name, self.plan, self.on_progress = name, plan, on_progress
         self.units = [int((item.rows >= 0).sum()) * cost for item in plan]
+        # Skipped dispatches count as done, or a resumed run's progress would stay
+        # behind.
         on_progress(sum(self.units[:start]))
         self.finite = finite
         # Written just before a checkpoint, see `flush`.
@@ -85,6 +87,8 @@ class MetricsLog:
         item = self.plan[done - 1]
         held = (item.rows >= 0).any(-1)
         if traced == self.traced and held.any():
+            # Only batches with rows: an empty one is skipped on the device and takes no
+            # time.
             seconds = (now - self.last) / held.sum()
             self.seconds.setdefault(str(item.length), []).append(seconds)
         self.last, self.traced = now, traced
@@ -99,6 +103,8 @@ class MetricsLog:
         Poisson samples that happen to be empty.
         """
         means = {name: float(value.mean()) for name, value in values.items()}
+        # Here and not on the device: the metrics are on the host anyway, so nothing
+        # waits.
         if self.finite and not np.isfinite(means["loss"]):
             raise FloatingPointError(
                 f"{self.name}: the loss is {means['loss']} in dispatch {done}. Lower "
@@ -110,6 +116,8 @@ class MetricsLog:
         """Writes the lines that were added since the last flush."""
         if processes.is_leader():
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Appended, not replaced: a half-written last line is removed at the next
+            # start.
             with self.path.open("a") as file:
                 file.writelines(line + "\n" for line in self.lines)
         self.lines.clear()
@@ -135,5 +143,6 @@ class MetricsLog:
             steps[str(item.length)] += batches.num_steps([item])
         medians = {n: statistics.median(found) for n, found in self.seconds.items()}
         total = sum(steps[length] for length in medians)
+        # Shares of the whole plan: dispatches that compiled were not timed.
         weighted = sum(medians[length] * steps[length] for length in medians)
         return weighted / total if total else 0.0

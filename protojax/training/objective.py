@@ -45,6 +45,7 @@ class Spec:
     args: tuple[Any, ...] = ()
 
     def __post_init__(self):
+        # A copy that cannot change: equal objectives share one compiled step.
         frozen = types.MappingProxyType(dict(self.options))
         object.__setattr__(self, "options", frozen)
 
@@ -53,6 +54,7 @@ class Spec:
         return hash((self.name, *sorted(self.options), self.args))
 
     def __repr__(self) -> str:
+        # Sorted: this text is part of a run's identity and of the names of programs.
         options = [f"{k}={v!r}" for k, v in sorted(self.options.items())]
         return f"{self.name}({', '.join([*map(repr, self.args), *options])})"
 

@@ -99,6 +99,7 @@ def predict(
     Raises:
         ValueError: a token id outside the model's word embedding.
     """
+    # JAX would give NaN, or another token's row, without an error.
     tokens_lib.check_ids(tokens, model.config.vocab_size)
     forward = programs.forward_of(model.config, features.layers, features.pooling)
     return TeacherOutputs(*over_rows(forward, model.params, tokens, lengths))
@@ -159,6 +160,7 @@ def over_rows(
         stacked = batches.make_batch(tokens, labels, item)
         # A plan of evaluation has one step per dispatch.
         batch = jax.tree.map(lambda leaf: leaf[0], stacked)
+        # Not read yet: the device works on while the host gathers the next batch.
         outputs.append(forward(params, batch))
     outputs = [jax.tree.map(lambda leaf: np.asarray(leaf)[None], o) for o in outputs]
     rows = len(tokens.lengths)

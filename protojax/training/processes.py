@@ -26,6 +26,7 @@ def are_several() -> bool:
 
 def wait_for_leader(marker: pathlib.Path) -> None:
     """Waits until the first process has written `marker`, see `leader_first`."""
+    # Polled on disk: a collective would fail before a long training has ended.
     while not is_leader() and not marker.exists():
         time.sleep(0.1)
 
@@ -58,5 +59,6 @@ def meet(name: str, *, timeout: float = 24 * 3600) -> None:
         timeout: in seconds.
     """
     if are_several():
+        # A barrier of the coordination service, which takes a timeout of hours.
         wait = multihost.get_barrier_sync_fn()
         wait(key=name, timeout_ms=int(1000 * timeout))

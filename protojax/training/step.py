@@ -99,6 +99,7 @@ def adamw(
     """
     AdamW(learning_rate, weight_decay, warmup, clip_norm)  # checks them
 
+    # The number of steps lies in the state, so another length compiles nothing anew.
     @optax.inject_hyperparams
     def build(num_steps: Array) -> optax.GradientTransformation:
         def schedule(step):
@@ -116,6 +117,7 @@ def adamw(
             ),
         )
 
+    # Replaced by `init_state`; a float, so that the leaf has the type it will keep.
     return build(num_steps=1.0)
 
 
@@ -148,8 +150,10 @@ def init_state(
     opt_state = optimizer.init(params)
     if "num_steps" in getattr(opt_state, "hyperparams", {}):
         opt_state.hyperparams["num_steps"] = jnp.float32(num_steps)
+    # Raw words, which stack along a node axis and are saved like any other array.
     key = jax.random.key_data(jax.random.key(seed or 0))
     if seed is None:
+        # All words of the key: a seed would give it 32 bits of entropy at most.
         words = np.frombuffer(secrets.token_bytes(key.nbytes), np.uint32)
         key = jnp.array(words.reshape(key.shape))
     return TrainState(
@@ -200,6 +204,8 @@ def make_step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
             )
             return state, nothing
 
+        # Not a multiplication by 0: weight decay and the moments would act all the
+        # same.
         return jax.lax.cond(jnp.any(batch.where), advance, skip, state, batch)
 
     return step
@@ -223,8 +229,11 @@ def make_dispatch(
     def dispatch(state: TrainState, batches: Batch):
         if on_trace is not None:
             on_trace(batches)
+        # A scan, so that the host is asked once in several steps, and one step is
+        # compiled.
         return jax.lax.scan(step, state, batches)
 
+    # Donated, or parameters and moments would be in memory twice.
     return jax.jit(dispatch, donate_argnums=0)
 
 

@@ -139,6 +139,7 @@ def initial_params(model: Model, columns: Mapping[str, np.ndarray], seed: int):
     if features is None or features.shape[-1] == width:
         return distillation.student_params(model.params)
     shape, key = (width, features.shape[-1]), jax.random.key(seed)
+    # Orthogonal, so that a narrower student's distances are kept at first.
     projection = jax.nn.initializers.orthogonal()(key, shape)
     return distillation.student_params(model.params, projection)
 
@@ -157,6 +158,7 @@ def start_of(run: Run, optimizer, num_steps: int) -> TrainState:
 def end_of(run: Run, params: PyTree, ids: np.ndarray, seconds: float) -> Trained:
     """The result of a run, with the full vocabulary of its model."""
     trained = vocabulary.widen(run.model.params, params["model"], ids)
+    # On the host, so that finished models hold no memory of the device.
     return Trained(jax.device_get(trained), params.get("projection"), seconds)
 
 
@@ -170,6 +172,7 @@ def identity_of(runs: Sequence[Run], ids: np.ndarray) -> str:
         runs: the runs, narrowed to some words.
         ids: these words.
     """
+    # The texts of settings, which name all fields: another value is another run.
     said = [
         f"{run.name} {run.seed} {run.secret} {run.train} {run.objective}"
         for run in runs
@@ -289,6 +292,7 @@ def train(
     sampling_seed = secrets.randbits(128) if run.secret else run.seed
     plan = make_plan(run.tokens.lengths, run.train, lengths, sampling_seed)
     saver = _saver(store.checkpoints, identity_of([run], ids))
+    # Steps without rows are skipped, so they are no part of the schedule.
     state = start_of(run, optimizer, batches.num_steps(plan))
     state, start, extra = resumed(run.name, saver, state)
     if run.secret and start:
@@ -309,6 +313,7 @@ def train(
         state,
         plan,
         lambda item: batches.make_batch(run.tokens, run.labels, item, **run.columns),
+        # A last checkpoint would hold the key from which the noise follows.
         store=store._replace(keep=store.keep and not run.secret),
         saver=saver,
         log=log,

@@ -52,7 +52,9 @@ def score_words(
         words[row, :length] = [-1 if word is None else word for word in found]
         spans[row, :length] = encoded["offset_mapping"][row][:length]
     forward = _scores_of(encoder.config, width, num_neighbours)
+    # Arguments, not constants of the program, which would be compiled for each model.
     given = (encoder.params, trusted)
+    # The words travel as labels, the one column that is gathered with the tokens.
     (scores,) = predict.over_rows(forward, given, tokens, lengths=lengths, labels=words)
     return WordScores(scores, words, spans)
 
@@ -82,6 +84,7 @@ def _scores_of(config: EncoderConfig, width: int, num_neighbours: int):
             trusted,
             num_neighbours=num_neighbours,
         )
+        # What is padding, or was cut off, is never an outlier.
         empty = jnp.full((len(found), width), -jnp.inf)
         return (empty.at[:, :known].set(found[:, :known]),)
 
