@@ -84,6 +84,8 @@ def mask_nonfinite(
     A norm that overflows to infinity could not be compared with any other.
     """
     present, weights = defaults(updates, weights, where)
+    # One norm tests every entry, and NaN anywhere in a node's update excludes that
+    # node.
     where = present & jnp.isfinite(norms(updates, present))
     return FiniteUpdates(
         where, jnp.where(where, weights, 0.0), jnp.sum(present & ~where)
@@ -111,6 +113,7 @@ def outvoting(
         among them: f less the nodes excluded for a non-finite update.
     """
     nodes = mask_nonfinite(updates, weights, where)
+    # An honest update is finite, so whoever was excluded was one of the f.
     left = jnp.maximum(num_byzantine - nodes.excluded, 0)
     # The number of participants is known at run time only, where nothing can be raised.
     enough = (jnp.sum(nodes.where) >= 2 * left + spare) | (left == 0)
@@ -139,9 +142,11 @@ def norms(updates: PyTree, where: Array, centre: PyTree | None = None) -> Array:
 def weighted_mean(updates: PyTree, weights: Array) -> PyTree:
     """The weighted mean Σ w u / Σ w over the nodes whose weight is not zero."""
     weights = scaled(weights)
+    # Divided before the product, so that no sum of large updates overflows.
     shares = weights / jnp.maximum(jnp.sum(weights), TINY)
 
     def average(leaf: Array) -> Array:
+        # Weight 0 times an infinite update would be NaN.
         rows = rows_of(leaf, weights != 0)
         return jnp.matmul(shares, rows, precision="highest").reshape(leaf.shape[1:])
 
@@ -168,6 +173,7 @@ def weighted_median(updates: PyTree, weights: Array) -> PyTree:
 
     def middle(leaf: Array) -> Array:
         rows = leaf.reshape(leaf.shape[0], -1).astype(jnp.float32)
+        # Sorted to the end, where their weight of 0 moves no cumulative sum.
         rows = jnp.where(weights[:, None] > 0, rows, jnp.inf)
         # Sorts the values of each coordinate together with their weights.
         rows, sizes = jax.lax.sort(
@@ -179,6 +185,7 @@ def weighted_median(updates: PyTree, weights: Array) -> PyTree:
             jnp.take_along_axis(rows, jnp.argmax(reached, 0, keepdims=True), axis=0)
             for reached in (below >= half, below > half)
         )
+        # Halved before the sum, which would overflow for two large values.
         found = jnp.where(half > 0, 0.5 * low + 0.5 * high, 0.0)
         return found.reshape(leaf.shape[1:])
 
@@ -192,6 +199,7 @@ def mean_of_clipped(
     lengths = norms(updates, nodes.where)
     if bound is None:
         bound = median(lengths, nodes.where)
+    # The floor is for updates of zeros, whose length is 0.
     scales = jnp.minimum(1.0, bound / jnp.maximum(lengths, TINY))
     clipped = jax.tree.map(
         lambda leaf: (
@@ -231,6 +239,8 @@ def centred_products(updates: PyTree, where: Array, centre: PyTree) -> Array:
 
     def products(leaf: Array, middle: Array) -> Array:
         rows = rows_of(leaf - middle, where)
+        # Distances are differences of these products: a lower precision leaves no
+        # digits.
         return jnp.matmul(rows, rows.T, precision="highest")
 
     return functools.reduce(
@@ -247,6 +257,8 @@ def squared_distances(updates: PyTree, nodes: FiniteUpdates) -> Array:
     """
     gram = centred_products(updates, nodes.where, median(updates, nodes.where))
     squares = jnp.diagonal(gram)[:, None] + jnp.diagonal(gram) - 2 * gram
+    # Infinity minus infinity is NaN, between two that are far away; rounding may leave
+    # a distance just below 0.
     squares = jnp.where(jnp.isnan(squares), jnp.inf, jnp.maximum(squares, 0.0))
     # The distance of a node to itself is exactly 0, whatever was rounded.
     squares = jnp.where(jnp.eye(len(squares), dtype=bool), 0.0, squares)

@@ -198,6 +198,8 @@ def geometric_median(
             updates, nodes.weights / jnp.maximum(smoothing, norms)
         )
 
+    # Robust itself: from the mean, one far node would set how far the iterations must
+    # go.
     start = _reductions.weighted_median(updates, nodes.weights)
     centre = jax.lax.fori_loop(0, num_iters, step, start)
     # Truncated iterations may end far from the solution; the guarantees need this.
@@ -265,6 +267,7 @@ def centred_clipping(
         moved = _reductions.mean_of_clipped(moves, nodes, radius)
         return jax.tree.map(jnp.add, centre, moved)
 
+    # Updates are differences, so no change is a start that no node can choose.
     start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], jnp.float32), updates)
     return jax.lax.fori_loop(0, num_iters, step, start)
 

@@ -42,6 +42,7 @@ def _bfloat16(vectors: np.ndarray) -> dict[str, np.ndarray]:
 
 def _int8(vectors: np.ndarray) -> dict[str, np.ndarray]:
     """The vectors in a quarter of the bits, and one scale per vector."""
+    # A scale for each vector, so that a long one costs the others no precision.
     largest = np.abs(vectors).max(axis=-1, keepdims=True)
     scales = (largest / 127).astype(np.float32)
     # For the smallest numbers a scale may be rounded down so far that 127 steps do not

@@ -86,6 +86,8 @@ def plan_rounds(
     """
     validate.positive(num_rounds=num_rounds, epochs=epochs)
     seeds = (
+        # Far apart, so that nodes do not share the seeds of a study, which are small
+        # and consecutive.
         [seed + 7919 * node for node in range(len(lengths))]
         if isinstance(seed, int | np.integer)
         else seed
@@ -124,11 +126,13 @@ def _together(
 ) -> list[batches.Dispatch]:
     """The dispatches of one round, from the batches of each node."""
     found = []
+    # All nodes must run the same program at the same time, hence one length.
     for length in sorted({item.length for node in turn for item in node}):
         mine = [[b.rows for b in node if b.length == length] for node in turn]
         most = max(map(len, mine))
         # Rounded up, so that all dispatches of a length share one compiled program.
         most += -most % steps
+        # Empty batches fill it up: their steps are skipped.
         rows = np.full((len(turn), most, batch_size), -1, np.int64)
         for node, blocks in enumerate(mine):
             if blocks:
@@ -156,6 +160,7 @@ def init_federation(states: Sequence[TrainState], mesh: Mesh, *, server: bool):
             validate.require(
                 bool((leaf == leaf[:1]).all()), "params", "others", "alike on all nodes"
             )
+        # Once, not once a node: updates are differences from it on every node.
         origin = nodes.broadcast(nodes.unstack(stacked.params, 0), mesh)
     else:
         origin = nodes.shard(stacked.params, mesh)
@@ -175,6 +180,8 @@ def merge_at_server(aggregate: Callable[..., PyTree]) -> Merge:
     """
 
     def merge(params, origin, weights, attack):
+        # Updates, not parameters: rules bound what a node adds, and zeros mean no
+        # change.
         updates = jax.tree.map(jnp.subtract, params, origin)
         if attack is not None:
             updates = attack(updates)
@@ -211,6 +218,7 @@ def merge_by_gossip(
             merged = gossip.mix(sent, mixing)
         else:
             merged = gossip.robust_mix(sent, mixing, aggregate, own=params, mesh=mesh)
+        # Without a server each node's next updates are relative to what it now holds.
         return merged, merged
 
     return merge
@@ -296,6 +304,8 @@ def make_merge(
     def arriving(round_: Array) -> UpdateAttack | None:
         if attack is None:
             return None
+        # By round, so that a resumed run repeats the attacks without a state of its
+        # own.
         key = jax.random.fold_in(jax.random.key(seed), round_)
         return lambda updates: attack(updates, hostile, key)
 

@@ -81,6 +81,8 @@ def check_mixing(mixing: np.ndarray) -> np.ndarray:
     least = float(mixing.min())
     validate.require(least >= 0, "mixing", least, ">= 0 everywhere")
     for axis, name in ((1, "row"), (0, "column")):
+        # In float64, or the sum of many float32 weights would itself miss 1 by
+        # rounding.
         sums = mixing.sum(axis, dtype=np.float64)
         worst = int(np.abs(sums - 1).argmax())
         validate.require(
@@ -89,6 +91,7 @@ def check_mixing(mixing: np.ndarray) -> np.ndarray:
             float(sums[worst]),
             "with the sum 1",
         )
+    # Without self-weights two nodes may swap parameters forever and never agree.
     isolated = np.flatnonzero(np.diagonal(mixing) == 0).tolist()
     validate.require(
         not isolated, "mixing", isolated, "above 0 on its diagonal at all nodes"
@@ -136,6 +139,7 @@ def mix(states: PyTree, mixing: Array) -> PyTree:
 
     def average(leaf: Array) -> Array:
         rows = leaf.reshape(leaf.shape[0], -1)
+        # The default precision of accelerators would round parameters in every round.
         mixed = jnp.matmul(jnp.asarray(mixing), rows, precision="highest")
         return mixed.reshape(leaf.shape).astype(leaf.dtype)
 
@@ -187,6 +191,8 @@ def robust_mix(
     neighbours, weights = _neighbours(mixing)
 
     def one(sent: PyTree, mine: PyTree, index: Array, weight: Array) -> PyTree:
+        # Relative to its own: where a rule finds too few nodes and returns 0, those
+        # stay.
         differences = jax.tree.map(lambda leaf, x: leaf[index] - x, sent, mine)
         moved = aggregate(differences, weights=weight, where=weight > 0)
         return jax.tree.map(lambda x, move: x + move.astype(x.dtype), mine, moved)
@@ -204,6 +210,7 @@ def robust_mix(
 def _circulant(num_nodes: int, steps: set[int]) -> np.ndarray:
     """The mixing matrix with equal weights for nodes at given steps on a circle."""
     validate.positive(num_nodes=num_nodes)
+    # In a small graph two neighbours may be the same node.
     steps = {step % num_nodes for step in steps}
     mixing = np.zeros((num_nodes, num_nodes))
     for step in steps:
@@ -215,5 +222,6 @@ def _neighbours(mixing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The neighbours `[nodes, degree]` of each node and their weights, 0 on padding."""
     mixing = np.asarray(mixing, np.float32)
     degree = int((mixing > 0).sum(1).max())
+    # Padded with nodes of weight 0, so that all nodes share one shape.
     order = np.argsort(-mixing, axis=1, kind="stable")[:, :degree]
     return order, np.take_along_axis(mixing, order, axis=1)

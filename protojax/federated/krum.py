@@ -131,7 +131,9 @@ def multi_krum(
     scores = jnp.sum(jnp.sort(squares, axis=1), axis=1, where=ranks)
     # An overflow becomes the worst finite score, still better than excluded nodes.
     scores = jnp.minimum(scores, jnp.finfo(jnp.float32).max)
+    # Stable, so that among equal scores the first node wins on every device.
     order = jnp.argsort(jnp.where(nodes.where, scores, jnp.inf), stable=True)
     # The participants are known at run time only, so m cannot be a shape.
     chosen = jnp.zeros(num_nodes, bool).at[order].set(jnp.arange(num_nodes) < selected)
+    # Without the nodes' own weights, which a Byzantine node could claim as it likes.
     return _reductions.weighted_mean(updates, jnp.float32(chosen & nodes.where))

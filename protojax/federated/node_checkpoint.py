@@ -45,6 +45,7 @@ class NodeWriter:
         validate.require(keep >= 2, "keep", keep, ">= 2")
         self.directory, self.keep = Path(directory), keep
         self.identity = identity
+        # One thread, so that steps are written in their order.
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._pending: concurrent.futures.Future | None = None
 
@@ -165,6 +166,7 @@ def _identity(run: str, name: str, num_nodes: int) -> str:
 def _common_steps(directory: Path, num_nodes: int) -> set[int]:
     """The steps that every folder has."""
     found = (checkpoint.complete_steps(directory / n) for n in _folders(num_nodes))
+    # A killed save leaves a step at some nodes only, which is none of the federation's.
     return set.intersection(*map(set, found))
 
 
@@ -188,6 +190,7 @@ def _parts(federation: Federation) -> dict[str, PyTree]:
     held, server = _split(federation)
     if jax.process_count() > 1:
         mesh = jax.tree.leaves(held)[0].sharding.mesh
+        # A collective: all processes take part, although only the first writes.
         held, server = nodes.gather((held, server), mesh)
     if jax.process_index() > 0:
         return {}
@@ -206,6 +209,7 @@ def _read(directory: Path, like: Federation, step: int, identity: str) -> Federa
     """The federation of a verified step; reads this process's nodes and the server."""
 
     def read(name: str, part: PyTree) -> PyTree:
+        # NumPy, so that Orbax reads to the host and places nothing on a device.
         empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), part)
         whose = _identity(identity, name, num_nodes)
         return checkpoint.restore(directory / name, empty, step=step, identity=whose)[0]
@@ -222,6 +226,7 @@ def _read(directory: Path, like: Federation, step: int, identity: str) -> Federa
             wanted = range(*index[0].indices(leaf.shape[0]))
             return np.stack([rows[node][number] for node in wanted])
 
+        # Each process passes its own shards only, which is all that it has read.
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, block)
 
     held = jax.tree.unflatten(

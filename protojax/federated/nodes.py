@@ -136,6 +136,7 @@ def gather(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.device_get(tree)
 
 
+# A new lambda each time would be a new program each time.
 @functools.cache
 def _replicator(mesh: Mesh):
     """A compiled function that replicates values on all devices."""
@@ -169,8 +170,10 @@ def per_node(
     def local(shared: tuple, args: tuple) -> PyTree:
         count = len(jax.tree.leaves(args)[0])
         one = functools.partial(fn, *shared)
+        # The whole share at once: `lax.map` would wrap it in a loop of one turn.
         if at_once >= count > 1:
             return jax.vmap(one)(*args)
+        # With 1 a loop without vmap, under which a cond computes both branches.
         return jax.lax.map(
             lambda node: one(*node), args, batch_size=at_once if at_once > 1 else None
         )

@@ -67,6 +67,7 @@ def mix_neighbours(
     def mix(leaf: Array) -> Array:
         rows = _reductions.rows_of(leaf, nodes.where)
         means = jnp.matmul(shares, rows, precision="highest")
+        # NaN, by which the rule that follows excludes these nodes and counts them in f.
         return jnp.where(nodes.where[:, None], means, jnp.nan).reshape(leaf.shape)
 
     return jax.tree.map(mix, updates)

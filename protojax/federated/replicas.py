@@ -55,6 +55,8 @@ def seeds_beside(seeds: Sequence[int], at_once: int, seed: int) -> tuple[int, ..
     seeds = tuple(seeds)
     if seed not in seeds:
         return (seed,)
+    # By position in the study, not by what is left to do: a resumed run must form the
+    # same groups, since a seed's result depends on its group.
     start = seeds.index(seed) // at_once * at_once
     return seeds[start : start + at_once]
 
@@ -273,6 +275,7 @@ def fit_nodes(
     state = trainer.fit_saved(
         dispatch,
         state,
+        # Numbers, since loading an item needs more than its rows.
         range(len(plan)),
         load,
         store=store,

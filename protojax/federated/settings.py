@@ -82,4 +82,5 @@ class Federation:
         for field in ("update_attack", "prototype_attack"):
             value = getattr(self, field)
             allowed = not value or self.hostile > 0
+            # An attack without attackers would be reported as one that was withstood.
             validate.require(allowed, field, value, "'' without hostile")
