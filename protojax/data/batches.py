@@ -175,8 +175,7 @@ def _plan(
         rows = np.concatenate([left, order[bucket_of == bucket]])
         whole = len(rows) if bucket == last else len(rows) - len(rows) % batch_size
         rows, left = rows[:whole], rows[whole:]
-        # Whole empty batches may result: a dispatch of fewer steps would be another
-        # program.
+        # Whole batches may be empty: fewer steps would be another program.
         empty = -len(rows) % (steps * batch_size)
         rows = np.pad(rows, (0, empty), constant_values=-1)
         groups = rows.reshape(-1, steps, batch_size)

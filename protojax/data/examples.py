@@ -113,8 +113,7 @@ def sample_rows(
     shares = counts * num_rows / len(labels)
     quotas = np.ones_like(counts)
     for _ in range(num_rows - len(classes)):
-        # One at a time, so that the sum is exact; no quota exceeds its share rounded
-        # up.
+        # One at a time, so that the sum is exact; none exceeds its rounded-up share.
         quotas[np.argmax(shares - quotas)] += 1
     chosen = [
         order[labels[order] == label][:quota]

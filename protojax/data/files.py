@@ -125,8 +125,7 @@ def load(
     else:
         # Files may give the class as its number where the task knows the names.
         known = {str(i): i for i in range(len(task.label_names))}
-        # From the training rows alone: an unknown test label is an error, not a new
-        # class.
+        # From training rows alone: an unknown test label is an error, no new class.
         names = task.label_names or labels_lib.found_names(tables[0], task.label)
         task = task._replace(label_names=names)
         # A name takes precedence over a number: a class may be called "1".
@@ -172,8 +171,7 @@ def _read_table(source: readers.Source, task: Task) -> labels_lib.Table:
         for name in (*names, task.label, *filter(None, [task.source])):
             if name not in row:
                 raise ValueError(_missing_column(source.name, number, name, [*row]))
-        # Joined files repeat the header, which would become a row of a class of its
-        # own.
+        # Joined files repeat the header, which would become a row with its own class.
         _refuse_header(source.name, number, row, (*names, task.label))
         found = [_text(row[name], source.name, number, name) for name in names]
         if not all(text.strip() for text in found):

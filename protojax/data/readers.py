@@ -89,8 +89,7 @@ def _lines(path: Path, encoding: str) -> Iterator[str]:
     try:
         # The codec's canonical name, since users also write "utf8" or "UTF-8".
         if codecs.lookup(encoding).name == "utf-8":
-            # As bytes, so that one bad line can be repaired without losing the lines
-            # after it.
+            # As bytes, so that a bad line can be repaired and reading goes on.
             with opener(path, "rb") as file:
                 yield from _utf8_lines(path, file)
         else:
@@ -116,8 +115,7 @@ def _utf8_lines(path: Path, file: Iterable[bytes]) -> Iterator[str]:
     for number, raw in enumerate(file, 1):
         if number == 1:
             _refuse_utf16(path, raw)
-            # Spreadsheets write the mark; kept, it would be part of the first column's
-            # name.
+            # Spreadsheets write the mark, which would start the first column's name.
             raw = raw.removeprefix(codecs.BOM_UTF8)
         try:
             yield raw.decode()
@@ -216,8 +214,7 @@ def _named_fields(
     first, header = next(lines, (0, []))
     _check_columns(f"{path}, line {first}", header)
     for number, fields in lines:
-        # Never padded: a field too many or too few shifts the label into another
-        # column.
+        # Never padded: one field too few may put the label in another column.
         if len(fields) != len(header):
             raise ValueError(
                 f"{path}, line {number}: expected {len(header)} fields "

@@ -79,8 +79,7 @@ def adversarial(
 
         start = jnp.zeros(shape)
         if key is not None:
-            # Folded: the key itself draws dropout, the same in the search and in the
-            # step.
+            # Folded: the key itself draws the dropout of the search and of the step.
             noise = jax.random.uniform(jax.random.fold_in(key, 1), shape, minval=-1.0)
             start = _project(jnp.where(tokens, epsilon * noise, 0.0), epsilon, norm)
         # Not unrolled, so that the program does not grow with the steps of the search.

@@ -76,8 +76,7 @@ def cached_outputs(
             return _read(path, key)
         except (SafetensorError, ValueError) as reason:
             _logger.warning("%s is computed again: %s", path, reason)
-    # One type whatever the teacher computed in, so that a cached file equals a fresh
-    # one.
+    # One type whatever the teacher computes in: a cached file equals a fresh one.
     outputs = TeacherOutputs(*(np.asarray(x, np.float32) for x in compute()))
     logits, features = outputs
     if logits.ndim != 2 or features.ndim != 3 or len(logits) != len(features):
@@ -105,8 +104,7 @@ def _read(path: Path, key: str) -> TeacherOutputs:
 
 def _write(path: Path, key: str, outputs: TeacherOutputs) -> None:
     """Writes a file that appears under its name only when it is complete."""
-    # safetensors writes the buffer as it is, and would store a view's rows in another
-    # order.
+    # safetensors writes the buffer as it is: a view's rows would change their order.
     tensors = {name: np.ascontiguousarray(x) for name, x in outputs._asdict().items()}
     with storage.atomic_path(path) as temporary:
         save_file(tensors, temporary, {"key": key, "sha256": cache_key(outputs)})

@@ -84,8 +84,7 @@ def mask_nonfinite(
     A norm that overflows to infinity could not be compared with any other.
     """
     present, weights = defaults(updates, weights, where)
-    # One norm tests every entry, and NaN anywhere in a node's update excludes that
-    # node.
+    # One norm tests every entry: NaN anywhere excludes the node from all leaves.
     where = present & jnp.isfinite(norms(updates, present))
     return FiniteUpdates(
         where, jnp.where(where, weights, 0.0), jnp.sum(present & ~where)
@@ -239,8 +238,7 @@ def centred_products(updates: PyTree, where: Array, centre: PyTree) -> Array:
 
     def products(leaf: Array, middle: Array) -> Array:
         rows = rows_of(leaf - middle, where)
-        # Distances are differences of these products: a lower precision leaves no
-        # digits.
+        # Distances are differences of these, and low precision leaves no digits.
         return jnp.matmul(rows, rows.T, precision="highest")
 
     return functools.reduce(

@@ -198,8 +198,7 @@ def geometric_median(
             updates, nodes.weights / jnp.maximum(smoothing, norms)
         )
 
-    # Robust itself: from the mean, one far node would set how far the iterations must
-    # go.
+    # Robust itself: a far node would drag the mean, and the iterations are few.
     start = _reductions.weighted_median(updates, nodes.weights)
     centre = jax.lax.fori_loop(0, num_iters, step, start)
     # Truncated iterations may end far from the solution; the guarantees need this.

@@ -86,8 +86,7 @@ def plan_rounds(
     """
     validate.positive(num_rounds=num_rounds, epochs=epochs)
     seeds = (
-        # Far apart, so that nodes do not share the seeds of a study, which are small
-        # and consecutive.
+        # Far apart: the seeds of a study are small and consecutive.
         [seed + 7919 * node for node in range(len(lengths))]
         if isinstance(seed, int | np.integer)
         else seed
@@ -180,8 +179,7 @@ def merge_at_server(aggregate: Callable[..., PyTree]) -> Merge:
     """
 
     def merge(params, origin, weights, attack):
-        # Updates, not parameters: rules bound what a node adds, and zeros mean no
-        # change.
+        # Updates, not parameters: rules bound what a node adds, and 0 is no change.
         updates = jax.tree.map(jnp.subtract, params, origin)
         if attack is not None:
             updates = attack(updates)
@@ -304,8 +302,7 @@ def make_merge(
     def arriving(round_: Array) -> UpdateAttack | None:
         if attack is None:
             return None
-        # By round, so that a resumed run repeats the attacks without a state of its
-        # own.
+        # By round, so that a resumed run repeats the attacks without further state.
         key = jax.random.fold_in(jax.random.key(seed), round_)
         return lambda updates: attack(updates, hostile, key)
 

@@ -81,8 +81,7 @@ def check_mixing(mixing: np.ndarray) -> np.ndarray:
     least = float(mixing.min())
     validate.require(least >= 0, "mixing", least, ">= 0 everywhere")
     for axis, name in ((1, "row"), (0, "column")):
-        # In float64, or the sum of many float32 weights would itself miss 1 by
-        # rounding.
+        # In float64, or rounding of the sum itself might miss 1.
         sums = mixing.sum(axis, dtype=np.float64)
         worst = int(np.abs(sums - 1).argmax())
         validate.require(
@@ -191,8 +190,7 @@ def robust_mix(
     neighbours, weights = _neighbours(mixing)
 
     def one(sent: PyTree, mine: PyTree, index: Array, weight: Array) -> PyTree:
-        # Relative to its own: where a rule finds too few nodes and returns 0, those
-        # stay.
+        # Relative to its own, which stay where a rule finds too few nodes.
         differences = jax.tree.map(lambda leaf, x: leaf[index] - x, sent, mine)
         moved = aggregate(differences, weights=weight, where=weight > 0)
         return jax.tree.map(lambda x, move: x + move.astype(x.dtype), mine, moved)

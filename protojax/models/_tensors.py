@@ -251,8 +251,7 @@ def _check(
 ) -> None:
     """Raises one error that lists every tensor that does not fit."""
     extra = sorted(found.keys() - expected.keys())
-    # Only what a family names: another surplus tensor may be a part that is not
-    # computed.
+    # Only what a family names: other tensors may be parts that are not computed.
     ignored = [n for n in extra if n.startswith(MODELS[config.family].ignored)]
     if ignored:
         _LOG.info("%s: ignored %s.", folder, ", ".join(ignored))

@@ -125,8 +125,7 @@ class Embeddings(nn.Module):
         if config.type_vocab_size > 0:
             types = batch.token_type_ids
             if config.type_vocab_size == 1:
-                # RoBERTa's checkpoints have a single type, and type 1 would read beyond
-                # its row.
+                # RoBERTa has a single type; type 1 would read beyond its row.
                 types = jnp.zeros_like(types)
             x += table(config.type_vocab_size, name="token_type")(types)
         x = layer_norm(config, "norm")(x)
@@ -174,8 +173,7 @@ class Attention(nn.Module):
                 mask=mask,
                 dropout_rng=self.make_rng("dropout"),
                 dropout_rate=config.attention_dropout,
-                # A mask for each head and row, as in PyTorch; Flax shares one by
-                # default.
+                # A mask for each head and row, as in PyTorch; Flax shares one.
                 broadcast_dropout=False,
                 # As the other branch does, so that the two differ by dropout alone.
                 force_fp32_for_softmax=True,
@@ -237,12 +235,10 @@ class Encoder(nn.Module):
         x = self.embed(self.config, batch, deterministic)
         if batch.perturbation is not None:
             x += batch.perturbation.astype(x.dtype)
-        # Broadcast over heads and queries: padding is no key, but its own output is
-        # unused.
+        # Over heads and queries: padding is no key, and its own output is unused.
         mask = batch.attention_mask.astype(bool)[:, None, None, :]
         states = [x]
-        # By layer: memory then holds one layer's activations, and the inputs of the
-        # others.
+        # By layer: memory holds the inputs of all, the activations of one.
         layer = nn.remat(EncoderLayer) if self.config.remat else EncoderLayer
         for i in range(self.config.num_layers):
             x = layer(self.config, deterministic, name=f"layers_{i}")(x, mask)

@@ -62,8 +62,7 @@ def check(folder: pathlib.Path, *, run: pathlib.Path) -> None:
 
 def remove(folder: pathlib.Path) -> None:
     """Removes a model and its manifest."""
-    # The folder first: a manifest alone is no model, a model alone would not be
-    # checked.
+    # The folder first: a model without its manifest would not be checked.
     shutil.rmtree(folder)
     manifest_of(folder).unlink(missing_ok=True)
 

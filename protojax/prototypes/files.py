@@ -60,8 +60,7 @@ def load_prototypes(
             one.
     """
     try:
-        # No pickle: prototypes come from other nodes, and opening them must run no
-        # code.
+        # No pickle: other nodes send these files, and reading must run no code.
         with safetensors.safe_open(path, framework="numpy") as file:
             stored = (file.metadata() or {}).get("sha256")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

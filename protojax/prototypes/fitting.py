@@ -169,8 +169,7 @@ def class_prototypes(
         filled = np.arange(sizes.max()) < sizes[label]
         taken = np.where(filled, starts[label] + np.arange(sizes.max()), 0)
         part = kmeans(
-            # By label, so that a class has the same prototypes whatever others are
-            # present.
+            # By label: a class has the same draws whatever others are present.
             jax.random.fold_in(key, int(label)),
             embeddings[order[taken]],
             int(shares[label]),

@@ -85,8 +85,7 @@ def distances(
     validate.one_of(METRICS, metric=metric)
     _check_widths(embeddings, vectors)
     if metric == "cosine":
-        # At the default precision of GPUs and TPUs, which is lower, the nearest may
-        # change.
+        # The default precision of GPUs and TPUs is lower and may change the nearest.
         products = jnp.matmul(unit(embeddings), unit(vectors).T, precision="highest")
         # Rounding may put a cosine just outside [-1, 1].
         return jnp.clip(1 - products, 0, 2)

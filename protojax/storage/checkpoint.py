@@ -341,8 +341,7 @@ def _load(folder: Path, like: PyTree, content: dict[str, Any]) -> PyTree:
         for name in sorted(stored.keys() | asked.keys())
         if stored.get(name) != asked.get(name)
     ]
-    # Not a `DamagedError`, which a fallback passes over: an older step would differ
-    # too.
+    # No `DamagedError`, at which a fallback goes on: older steps would differ too.
     if differences:
         raise ValueError(
             f"Expected {folder} to hold the state asked for, found "

@@ -199,8 +199,7 @@ def set_aside(folder: str | os.PathLike) -> dict[Path, Path]:
         match = _TEMPORARY.fullmatch(path.name)
         if match and match["kind"] == "old" and not match["rest"]:
             place = path.with_name(match["name"])
-            # Where the place is taken, the replacement was complete and this is a
-            # leftover.
+            # Where the place is taken, the replacement was complete.
             if not os.path.lexists(place):
                 found[place] = path
     return found

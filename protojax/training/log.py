@@ -47,8 +47,7 @@ class MetricsLog:
     ):
         self.name, self.plan, self.on_progress = name, plan, on_progress
         self.units = [int((item.rows >= 0).sum()) * cost for item in plan]
-        # Skipped dispatches count as done, or a resumed run's progress would stay
-        # behind.
+        # Skipped dispatches count as done, or progress would never reach its end.
         on_progress(sum(self.units[:start]))
         self.finite = finite
         # Written just before a checkpoint, see `flush`.
@@ -87,8 +86,7 @@ class MetricsLog:
         item = self.plan[done - 1]
         held = (item.rows >= 0).any(-1)
         if traced == self.traced and held.any():
-            # Only batches with rows: an empty one is skipped on the device and takes no
-            # time.
+            # Batches with rows: the device skips an empty one in no time.
             seconds = (now - self.last) / held.sum()
             self.seconds.setdefault(str(item.length), []).append(seconds)
         self.last, self.traced = now, traced
@@ -103,8 +101,7 @@ class MetricsLog:
         Poisson samples that happen to be empty.
         """
         means = {name: float(value.mean()) for name, value in values.items()}
-        # Here and not on the device: the metrics are on the host anyway, so nothing
-        # waits.
+        # On the host, where the metrics are anyway, so that no step waits.
         if self.finite and not np.isfinite(means["loss"]):
             raise FloatingPointError(
                 f"{self.name}: the loss is {means['loss']} in dispatch {done}. Lower "
@@ -116,8 +113,7 @@ class MetricsLog:
         """Writes the lines that were added since the last flush."""
         if processes.is_leader():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Appended, not replaced: a half-written last line is removed at the next
-            # start.
+            # Appended: a half-written last line is removed when the run resumes.
             with self.path.open("a") as file:
                 file.writelines(line + "\n" for line in self.lines)
         self.lines.clear()

@@ -204,8 +204,7 @@ def make_step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
             )
             return state, nothing
 
-        # Not a multiplication by 0: weight decay and the moments would act all the
-        # same.
+        # Not a gradient of 0: weight decay and the moments would act all the same.
         return jax.lax.cond(jnp.any(batch.where), advance, skip, state, batch)
 
     return step
@@ -229,8 +228,7 @@ def make_dispatch(
     def dispatch(state: TrainState, batches: Batch):
         if on_trace is not None:
             on_trace(batches)
-        # A scan, so that the host is asked once in several steps, and one step is
-        # compiled.
+        # A scan: one step is compiled, and the host is asked once for several.
         return jax.lax.scan(step, state, batches)
 
     # Donated, or parameters and moments would be in memory twice.
