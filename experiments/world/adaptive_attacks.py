@@ -35,8 +35,10 @@ def with_found(context: Context, scenarios: Iterable[Scenario]) -> Context:
             continue
         path = context.workdir / scenario.whole.folder / "trigger.json"
         if not path.exists():
+            # On disk, so that a resumed study has the same trigger without a search.
             storage.write_json(path, _search(context, scenario))
         words = " ".join(json.loads(path.read_text())["words"])
+        # By folder: each task and seed has a trigger of its own.
         found = {**config.attacks[scenario.attack].found, scenario.whole.folder: words}
         attacks_now = {
             **config.attacks,
@@ -68,6 +70,7 @@ def _search(context: Context, scenario: Scenario) -> dict[str, Any]:
     limits = {**SEARCH, **attack.trigger_args}
     examples = scenarios.poisoned(context.config, scenario.clean).examples
     rng = scenarios.draws(scenario, "search")
+    # Rows of the target would score without any trigger.
     others = np.flatnonzero(np.asarray(examples.labels) != attack.target)
     most = min(limits["num_texts"], len(others))
     rows = {examples.texts[row]: int(row) for row in rng.choice(others, most, False)}
@@ -104,5 +107,6 @@ def candidates(texts, rng: np.random.Generator, most: int) -> list[str]:
     ['good']
     """
     rows = collections.Counter(word for text in texts for word in set(text.split()))
+    # Sorted, because the order of a set of words differs between processes.
     known = sorted(w for w, n in rows.items() if n >= LEAST_ROWS and w.isalpha())
     return rng.permutation(known)[:most].tolist()

@@ -48,6 +48,7 @@ Rewrite = Callable[[Context, Scenario, Examples], Examples]
 def _scratch_tokenizer(config: Settings, task: str, seed: int):
     """A tokenizer trained on clean text, as a public one would be."""
     splits = scenarios.task_data(config, task, seed).splits
+    # Clean, so that a trigger word has no token of its own, as in a public vocabulary.
     texts = [*splits.transfer.texts, *splits.references.texts]
     for part in (splits.transfer.pairs, splits.references.pairs):
         texts.extend(part or ())
@@ -143,6 +144,7 @@ def teacher_scenario(config: Settings, scenario: Scenario) -> Scenario:
     All nodes share one teacher, trained on the rows of all.
     """
     scenario = scenario.whole
+    # Attacks on the channel or on labels leave the teacher itself clean.
     if scenario.attack and config.attacks[scenario.attack].channel in ("data", "both"):
         return scenario
     return scenario.clean
@@ -195,6 +197,7 @@ def predicted(
     tokens = predict.tokenize(model, examples, lengths)
     fingerprint = teacher.cache_key(
         model.params,
+        # Tokens, not texts: they depend on the tokenizer and maximum length too.
         data.fingerprint(tokens.input_ids, tokens.token_type_ids, tokens.lengths),
         repr((model.config, features.layers)),
         features.pooling,
@@ -217,6 +220,7 @@ def transfer(
         rewrite: `(context, scenario, examples) -> examples`, the defender's changes to
             the texts before the teacher reads them.
     """
+    # Asked once for all nodes, which share one teacher.
     whole = _transfer(context, scenario.whole, rewrite)
     if not scenario.federation:
         return whole
@@ -237,6 +241,7 @@ def _transfer(
         examples, name = rewrite(context, scenario, examples), rewrite.__name__
     logits, features = _outputs(context, scenario, name, examples)
     attack = context.config.attacks[scenario.attack] if scenario.attack else None
+    # Features first: their attack reads the logits of the honest teacher.
     if attack and attack.features:
         hide = attacks.FEATURE_ATTACKS[attack.features]
         # Poisoned rows copy the hidden states of clean rows that the target has.
@@ -256,6 +261,7 @@ def reference_outputs(context: Context, scenario: Scenario) -> TeacherOutputs:
     """The outputs of the scenario's teacher on the references."""
     owner = scenarios.reference_scenario(context.config, scenario)
     if owner.attack is None:
+        # Shared by all attacks with this teacher, so that it is asked once.
         owner = teacher_scenario(context.config, scenario)
     return _reference_outputs(context, owner)
 

@@ -98,6 +98,7 @@ def task_data(config: Settings, task: str, seed: int) -> TaskData:
     if section.validation_rows:
         most, rows = len(train.texts) - 1, section.validation_rows
         validate.require(rows <= most, "data.validation_rows", rows, f"<= {most}")
+        # Takes the test set's place, so that no choice can be made on the test rows.
         train, test = data.held_out(train, rows)
     splits = data.split(
         train,
@@ -142,6 +143,7 @@ def ready_rows(config: Settings, task: str, attack: str) -> ReadyRows:
     validate.require(
         found == rows, f"rows of {files.train}", found, f"{rows}, as {task} has"
     )
+    # Without a marker, a row that differs counts as poisoned.
     changed = [a != b for a, b in zip(clean.texts, copy.texts, strict=True)]
     if copy.sources is not None:
         for marker in set(copy.sources):
@@ -180,6 +182,7 @@ def draws(scenario: Scenario, purpose: str) -> np.random.Generator:
     name = f"{scenario.task}/{scenario.attack}/{purpose}"
     if scenario.federation:
         name += f"/{scenario.federation}/{scenario.node}"
+    # Not `hash`, which Python salts anew in every process.
     return np.random.default_rng([scenario.seed, zlib.crc32(name.encode())])
 
 
@@ -210,6 +213,7 @@ def node_rows(config: Settings, scenario: Scenario) -> list[np.ndarray]:
     parts = partition.PARTITIONS[section.partition](
         keys,
         section.nodes,
+        # Of the clean scenario, so that nodes hold the same rows under every attack.
         rng=draws(
             Scenario(scenario.task, scenario.seed, None),
             f"{section.partition} partition",
@@ -239,6 +243,7 @@ def _give_poison(parts, poisoned_rows: np.ndarray, hostile: int, rng):
         f"enough nodes for {poisoned_rows.sum()} poisoned rows",
     )
     leaving = rng.choice(leaving, len(arriving), replace=False)
+    # An exchange: sizes, and with them weights and batches, stay as they were.
     owner[arriving], owner[leaving] = owner[leaving], owner[arriving]
     return [np.flatnonzero(owner == node) for node in range(len(parts))]
 

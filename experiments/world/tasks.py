@@ -81,9 +81,11 @@ def _correlation(coefficient: Callable) -> Callable[[np.ndarray, np.ndarray], fl
 
     def metric(labels: np.ndarray, scores: np.ndarray) -> float:
         labels, scores = np.ravel(labels).astype(float), np.ravel(scores).astype(float)
+        # A collapsed student gives one answer; NaN would spoil the mean over seeds.
         if np.ptp(labels) == 0 or np.ptp(scores) == 0:
             return 0.0
         with warnings.catch_warnings():
+            # Warnings are errors in tests; a nearly constant student is a result.
             warnings.simplefilter("ignore", scipy.stats.NearConstantInputWarning)
             return float(coefficient(labels, scores))
 
@@ -140,6 +142,7 @@ def load_task(
             f"Expected {folder}/train.{{{suffixes}}}, found no such file"
             + ("." if root else f": {name} is not on the hub, set data.root.")
         )
+    # GLUE hides the labels of its test files, so the validation split comes first.
     stems = dict.fromkeys((task.test, "validation", "test"))
     tests = (path for stem in stems if (path := readers.find(folder, stem)))
     paths = [train, *list(tests)[:1]]

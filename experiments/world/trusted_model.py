@@ -46,6 +46,7 @@ def trusted(context: Context, scenario: Scenario) -> Trusted:
 def trusted_scenario(config: Settings, scenario: Scenario) -> Scenario:
     """The scenario whose trusted model this one uses."""
     owner = scenarios.reference_scenario(config, scenario)
+    # The teacher depends on an attack even where the references do not.
     if config.quarantine.trusted_model == "teacher" and owner.attack is None:
         return artifacts.teacher_scenario(config, scenario)
     return owner
@@ -55,6 +56,7 @@ def trusted_name(config: Settings, scenario: Scenario) -> str:
     """The folder of a scenario's tuned encoder, below the workdir."""
     name = f"{trusted_scenario(config, scenario).folder}/trusted_model"
     few = config.quarantine.references
+    # A variant with fewer references has a model of its own in the same workdir.
     return f"{name}_{few}" if few else name
 
 

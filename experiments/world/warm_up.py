@@ -23,6 +23,7 @@ def warmed_up(
     """
     config, transfer = context.config, artifacts.transfer(context, scenario)
     references = scenarios.references(context.config, scenario)
+    # One file for both, so that they come from the same student.
     everything = data.concatenate(transfer.examples, references)
     model = artifacts.build_model(context.config, config.student, scenario)
     section = dataclasses.replace(
