@@ -75,6 +75,7 @@ def check(config: ConfigDict) -> Settings:
 def _check_variant(config: Settings, name: str, fields: Mapping[str, Any]) -> None:
     """Checks the fields that a variant changes, and the resulting settings."""
     prefix = f"variants.{name}"
+    # The name is part of arms' names and of folders.
     plain = bool(name) and not set(name) & set("/+@.")
     validate.require(plain, "variant's name", name, "without '/', '+', '@' and '.'")
     for section, changes in fields.items():
@@ -148,6 +149,7 @@ def _check_arm(config: Settings, field: str, name: str) -> None:
     bound = f"another arm where groups are {groups}"
     validate.require(useful, field, name, bound)
     for package in arm.packages:
+        # Found, not imported: the package is slow to load.
         if importlib.util.find_spec(package) is None:
             raise ValueError(
                 f"Expected {field} without {kind!r}, which needs {package}: "
@@ -172,6 +174,7 @@ def _check_federation(section: Federation) -> None:
         attack = attacks.UPDATE_ATTACKS[section.update_attack]
         hostile = np.arange(section.nodes) >= section.nodes - section.hostile
         attack = functools.partial(attack, **section.update_attack_args)
+        # Run on values: some options depend on which nodes are hostile.
         attack(np.ones((section.nodes, 1), np.float32), hostile, jax.random.key(0))
     # A partition of dummy rows, to validate its arguments.
     keys = np.repeat(np.arange(2), 10 * section.nodes)
@@ -188,6 +191,7 @@ def _check_attack(config: Settings, name: str, section: Attack) -> None:
     """Checks one attack against the rest of the study."""
     prefix = f"attacks.{name}"
     other = name != NO_ATTACK and "/" not in name
+    # It names a folder, beside the one of scenarios without an attack.
     validate.require(other, "attack's name", name, "another")
     # A student that learns from the teacher alone sees no label.
     weight, bound = config.kd.hard_weight, f"> 0, as {prefix} attacks labels"

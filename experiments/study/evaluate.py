@@ -48,6 +48,7 @@ def evaluate(context: Context, job: Job) -> dict[str, Any]:
         "untriggered_asr": None,
         "robust_accuracy": None,
         "target_recall": None,
+        # Students may have been trained by another commit, which is in their facts.
         "evaluated_commit": runtime.commit(),
         **facts,
         **_fairness(config, job, predicted, facts),
@@ -111,6 +112,7 @@ def _fairness(config: Settings, job: Job, predicted, facts) -> dict[str, Any]:
         splits.transfer.labels, rows[:honest], task.num_labels
     )
     accuracies = evals.node_accuracies(
+        # A server's single student counts for every node.
         np.broadcast_to(predicted, (honest, len(splits.test.labels))),
         splits.test.labels,
         shares,

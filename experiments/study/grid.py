@@ -77,6 +77,7 @@ class Training(NamedTuple):
 def is_trained(workdir: pathlib.Path, training: Training) -> bool:
     """Whether a model has been trained and stored completely."""
     folder = workdir / training.name
+    # A model's folder gets its name when it is whole; students may be several.
     return (folder / ("model" if training.job is None else DONE)).exists()
 
 

@@ -56,6 +56,7 @@ def preflight(context: Context, todo: list[Job]) -> Context:
             if job.scenario == scenario:
                 with _named(job.variant):
                     _check_job(context.varied(job.variant).config, job, task, splits)
+        # A searched trigger is not known yet; its attack is checked below.
         if scenario.attack not in searched:
             _check_attack(context.config, scenario)
     # Only now, since a study that was refused may be begun again with other data.
@@ -163,6 +164,7 @@ def _check_job(config: Settings, job: Job, task, splits) -> None:
         bound = f"<= {rows}, the transfer rows of {job.scenario.task}"
         validate.require(expected <= rows, "dp.batch_size", expected, bound)
         bound = f"< 1 / {rows}, the transfer rows of {job.scenario.task}"
+        # At 1 / rows, publishing a random row outright would still count as private.
         validate.require(delta < 1 / rows, "dp.delta", delta, bound)
         student = _model_config(config, config.student, job.scenario.task)
         paths = traverse_util.flatten_dict(models.param_shapes(student))

@@ -50,6 +50,7 @@ def present_names(config: dict[str, Any]) -> dict[str, Any]:
     found = _renamed(copy.deepcopy(config), names)
     for section in (found, *found.get("variants", {}).values()):
         for name, value in [*section.items()]:
+            # Popped and set again, so that the fields keep their order.
             section.pop(name)
             name = _SECTIONS.get(name, name)
             fields = _FIELDS.get(name)
@@ -102,6 +103,7 @@ def check_workdir(config: Settings, workdir: pathlib.Path) -> dict:
             raise ValueError(
                 f"{error} Give another --workdir, or delete that folder."
             ) from None
+    # Results are removed and replaced there, which must not happen to other files.
     if any(not path.name.startswith(".") for path in workdir.glob("*")):
         raise ValueError(
             f"Expected --workdir empty or a study's, found {workdir} with other files."

@@ -42,6 +42,7 @@ def progress_bar(console: Console) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(compact=True),
         console=console,
+        # Rich's default, 30 seconds, may hold no progress at all during an evaluation.
         speed_estimate_period=600,
     )
 
@@ -74,10 +75,12 @@ def run(
             # Between trainings only, since cleared programs must be compiled again.
             programs.clear_caches_near_limit()
             train(context, training)
+        # After all trainings: an evaluation needs no model that is still to be trained.
         for job in todo:
             context.describe(job.row)
             storage.write_json(workdir / job.row, evaluate(context, job))
         context.describe("done")
+    # The first process hosts the coordination service, and must not end before others.
     processes.meet(_END)
     if not config.export_students:
         # Only now, since other arms may start from these students.
@@ -85,6 +88,7 @@ def run(
         before = [other for job in listed for other in needed(config, job)]
         for job in [*listed, *before]:
             students.remove(workdir, job)
+    # From disk, rows of earlier runs and of this one alike.
     return [json.loads((workdir / job.row).read_text()) for job in jobs(config)]
 
 

@@ -31,6 +31,7 @@ _TRAINING = (
 def folders(workdir: pathlib.Path, job: Job) -> list[pathlib.Path]:
     """The folders of a job's students; none before all of them are complete."""
     folder = workdir / job.student
+    # Sorted, so that a student's place in the list is its node's number.
     return sorted(folder.glob("**/model")) if (folder / DONE).exists() else []
 
 
@@ -74,6 +75,7 @@ def train(context: Context, job: Job) -> None:
     if job.federation:
         start, done = distil_federated(context, job)
         _keep(context, job, done, start)
+        # Only now: the students are stored.
         trainer.remove_checkpoints(context.around.store(job.student))
         return
     seeds = replicas.seeds_beside(config.seeds, config.replicas, job.scenario.seed)
@@ -178,6 +180,7 @@ def _keep(
         saved.save(place / "model", start._replace(params=params["model"]))
         if "projection" in params:
             with storage.atomic(place / "projection.npy") as file:
+                # Beside the model, since it is no part of a checkpoint of transformers.
                 np.save(file, params["projection"])
     for node, held in enumerate(done.prototypes):
         place = folder if len(done.prototypes) == 1 else folder / f"node_{node:03d}"
@@ -222,5 +225,6 @@ def _quarantine_facts(config: Settings, scenario: Scenario, done: federated.Dist
         "quarantine_precision": quality.precision,
         "quarantine_recall": quality.recall,
         "false_rejection": quality.false_rejection_rate,
+        # Negated: the smaller its p-value, the more suspect a row is.
         "detection_auc": evals.detection_auc(-p_values, truth) if truth.any() else None,
     }
