@@ -101,6 +101,7 @@ def beside_published(found: dict[str, Any]) -> str:
     cells = {
         name: lines
         for name, lines in _cells(found).items()
+        # Whole cells only: gaps could not be compared with published figures.
         if published.keys() <= lines.keys()
     }
     names = ["published", *(f"{task}, {attack}" for task, attack in cells)]
@@ -173,6 +174,7 @@ def placed(page: str, name: str, table: str, *, kind: str = "results") -> str:
     inside = rf"(?:(?!<!-- (?:{'|'.join(KINDS)}):).)*?"
     start = rf"(<!-- {kind}: {re.escape(name)} -->\n)"
     place = re.compile(rf"{start}{inside}(<!-- end -->)", re.S)
+    # A function as replacement: a backslash in the table would be read as a group.
     text, count = place.subn(lambda m: f"{m[1]}\n{table}\n{m[2]}", page)
     if count != 1:
         raise ValueError(

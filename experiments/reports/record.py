@@ -108,6 +108,7 @@ def record(
     settings = before.get("settings")
     for workdir in workdirs:
         config = _portable(json.loads((workdir / "config.json").read_text()))
+        # Refused where the parts were run with different settings.
         settings = settings_lib.joined(
             settings or config, config, f"{workdir} and {path}"
         )
@@ -115,6 +116,7 @@ def record(
             rows[_identity(row)] = {
                 key: row.get(key)
                 for key in KEPT
+                # No nulls, except `asr`: every row has it, and None means no attack.
                 if key in (*IDENTITY, "asr") or row.get(key) is not None
             }
     if not rows:
@@ -126,8 +128,10 @@ def record(
     versions += [before["versions"]] if before else []
     head = {"settings": settings, "versions": _all_of(versions)}
     found = _found(ordered, **head)
+    # Before anything is written: a document without a place for the table is an error.
     texts = pages.filled(pages.read(), name, found)
     with storage.atomic(path) as file:
+        # A row a line, so that a diff of two commits shows the rows that changed.
         lines = (json.dumps(line).encode() + b"\n" for line in (head, *ordered))
         file.writelines(lines)
     # The record with rows replaces an old one without.
@@ -150,6 +154,7 @@ def _all_of(versions: list[dict[str, Any]]) -> dict[str, Any]:
     """
     found = {}
     for name in dict.fromkeys(name for piece in versions for name in piece):
+        # Each row has its own commit, see `_commits`.
         if name != "commit":
             said = [piece[name] for piece in versions if name in piece]
             same = all(value == said[0] for value in said)

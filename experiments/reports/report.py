@@ -100,6 +100,7 @@ def write(workdir: pathlib.Path, config: Any, results: dict[str, Any]) -> pathli
         style = " ".join(name for name, holds in styles.items() if holds)
         lines.append({"style": style, "cells": cells})
         previous = group
+    # Escaped: names of tasks, attacks and settings are the user's.
     page = jinja2.Environment(autoescape=True).from_string(PAGE)
     html = page.render(
         title=workdir.resolve().name,
@@ -158,6 +159,7 @@ def _rates(attacks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         where = ("rate", "arms", "tasks")
         rest = {field: section[field] for field in section if field not in where}
         alike.setdefault(repr(sorted(rest.items())), {})[name] = section["rate"]
+    # By different rates, since attacks that are wholly alike would count twice.
     return max(alike.values(), key=lambda found: len(set(found.values())))
 
 
@@ -173,6 +175,7 @@ def draw(summary: list[dict[str, Any]]) -> Figure:
     attacks = list(dict.fromkeys(line["attack"] for line in summary))
     attacked = any(line["asr"] is not None for line in summary)
     width, height = (11, 4.6) if attacked else (6, 4.6)
+    # Not pyplot, whose figures stay in memory and which may open a window.
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(1, 1 + attacked, squeeze=False)[0]
     if attacked:
@@ -183,6 +186,7 @@ def draw(summary: list[dict[str, Any]]) -> Figure:
     axes[-1].set(ylabel=f"{summary[0]['metric_name']} on clean text, %")
     axes[-1].set_title("skill (higher is better)")
     shown = [100 * line["clean_metric"] for line in summary]
+    # Not from 0: arms differ by a few points, which would be invisible.
     axes[-1].set_ylim(max(0, min(shown) - 8), min(101, max(shown) + 4))
     figure.suptitle(summary[0]["task"], fontweight="bold")
     handles, labels = axes[-1].get_legend_handles_labels()
@@ -326,6 +330,7 @@ def _bars(axis, summary, attacks, measure: str) -> None:
             [index + offset for index, _ in kept],
             [100 * line[measure] for _, line in kept],
             width,
+            # NaN draws no interval, where 0 would claim that there is no spread.
             yerr=[100 * (line[f"{measure}_interval"] or np.nan) for _, line in kept],
             error_kw={"lw": 1, "capsize": 2},
             color=_colour(arm),
