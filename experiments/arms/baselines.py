@@ -70,6 +70,7 @@ def dp_sgd(world: World) -> Recipe:
     noise = noise_multiplier_of(
         epsilon=config.epsilon,
         delta=config.delta,
+        # As in `plan_poisson`: what is accounted must be what is drawn.
         sampling_rate=config.batch_size / rows,
         num_steps=trainer.poisson_steps(rows, epochs, config.batch_size),
     )
@@ -116,6 +117,7 @@ def fine_tuned(world: World) -> Recipe:
 def nad(world: World) -> Recipe:
     """Fine-tuning of the plain student with the attention of the fine-tuned one."""
     recipe, lengths = fine_tuned(world), world.config.lengths
+    # The trusted copy of the method: the same student after references alone.
     copy = world.student("fine_tuned")
     tokens = predict.tokenize(copy, recipe.examples, lengths)
     weight = world.config.fine_tuning.attention_weight
@@ -143,6 +145,7 @@ def without_rejected(detector: str, *options: str) -> Callable[[World], Recipe]:
             seed=world.scenario.seed,
             **{field: getattr(config.filters, field) for field in options},
         )
+        # The verdict stays whole: its quality is measured over all rows.
         kept = plain(world).take(np.flatnonzero(~verdict.rejected))
         return kept._replace(verdict=verdict)
 
@@ -179,6 +182,7 @@ def without_outlier_words(
     config = context.config
     trusted = trusted_model.trusted(context, scenario)
     encoder = trusted.model
+    # A model from scratch knows no words before it is tuned.
     if config.trusted_model.model != "scratch":
         encoder = artifacts.build_model(config, config.trusted_model, scenario)
     return pipelines.purify(

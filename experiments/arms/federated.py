@@ -251,12 +251,15 @@ def _start(
     context, scenario, section, model, recipes, plan, mesh, optimizer
 ) -> Federation:
     """The federation before its first step."""
+    # One start for all nodes, which updates at a server are relative to.
     params = trainer.initial_params(model, recipes[0].columns, scenario.seed)
     states = [
         training.init_state(
             params,
             optimizer,
+            # Its own batches alone: it skips the steps in which only others have one.
             num_steps=max(1, batches.num_steps(replicas.of_node(plan, node))),
+            # No two nodes of any two seeds have the same dropout.
             seed=scenario.seed * section.nodes + node,
             prototypes=recipe.prototypes,
         )

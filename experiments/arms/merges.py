@@ -53,6 +53,7 @@ def links_of(section) -> int:
     mixing = mixing_of(section)
     if mixing is None:
         return int(section.topology == "server")
+    # By column, the nodes that give weight to a node; less one, since it has itself.
     return int((mixing > 0).sum(0).max()) - 1
 
 
@@ -68,6 +69,7 @@ def _compiled_end(
         merge = federation.merge_at_server(rule)
     else:
         plain = section.aggregator == "mean"
+        # The mean uses the matrix's weights, for which its convergence is known.
         merge = federation.merge_by_gossip(mixing, None if plain else rule, mesh=mesh)
     attack = None
     if section.update_attack and any(hostile):
@@ -81,6 +83,7 @@ def _compiled_end(
         attack=attack,
         hostile=np.array(hostile) if attack else None,
         seed=seed,
+        # Counted, so that the time of a compilation is not taken for step time.
         on_trace=lambda: programs.TRACES.update(
             {(f"merge/{section.topology}", rows): 1}
         ),
@@ -95,6 +98,7 @@ def end_of_round(
     end = _compiled_end(
         section,
         mesh,
+        # Tuples, because the arguments are the key of a cache.
         tuple(len(rows.lengths) for rows in tokens),
         tuple(hostile.tolist()),
         scenario.seed,
@@ -125,6 +129,7 @@ def merge_prototypes(context, scenario, section, mesh, hostile, state) -> Federa
                 mine, scenarios.key(scenario, f"lie{int(state.round)}/{node}"), target
             )
         message = communication.encode(mine, precision=section.prototype_precision)
+        # Encoded and decoded, so that the merge sees what the precision leaves.
         sent.append(communication.decode(message))
     # The layer axis first: each layer is merged by itself.
     layers = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), nodes.stack(sent))

@@ -152,6 +152,7 @@ def known(arm: str) -> Arm:
     >>> [known(arm).asks_trusted_model for arm in ("group_test+drop@four", "former")]
     [True, False]
     """
+    # Old records name arms that are gone; their rows are shown, but cannot be run.
     return ARMS.get(parse(arm).kind, Arm(_forgotten))
 
 
