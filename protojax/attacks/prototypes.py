@@ -77,6 +77,7 @@ def inflate_counts(prototypes: Prototypes, key: Array, target: int) -> Prototype
     [[-1.0]]
     """
     del key, target
+    # Finite, since a merge leaves infinite counts out at once.
     return prototypes._replace(
         vectors=-prototypes.vectors, counts=jnp.full_like(prototypes.counts, 1e30)
     )

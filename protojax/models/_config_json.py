@@ -213,7 +213,7 @@ def check_problem(path: Path, raw: Mapping[str, Any], problem: str) -> None:
     allowed = PROBLEM_TYPES[problem]
     found = raw.get("problem_type")
     bound = f"{allowed!r} or null, for problem={problem!r}"
-    # Null is common: transformers derives the kind from the labels it trains on.
+    # Null is allowed: transformers then derives the kind from the labels.
     _require(found in (None, allowed), "problem_type", found, bound, path)
 
 

@@ -99,6 +99,7 @@ def apply_fn(config: EncoderConfig) -> ApplyFn:
         key: Array | None = None,
         hidden_states: bool = False,
     ) -> ModelOutput:
+        # Shapes only, so that it costs nothing under jit.
         check_batch(batch, max_length(config))
         return encoder.apply(
             {"params": params},

@@ -20,6 +20,7 @@ from protojax.base import Array, Batch, ModelOutput
 from protojax.models.config import ACTIVATIONS, EncoderConfig
 
 
+# A gradient of its own: that of the casts would round the sums to bfloat16 as well.
 @jax.custom_vjp
 def bfloat16_product(x: Array, kernel: Array) -> Array:
     """The product x W of factors rounded to bfloat16, summed in float32.
@@ -234,6 +235,7 @@ class Encoder(nn.Module):
         """
         x = self.embed(self.config, batch, deterministic)
         if batch.perturbation is not None:
+            # After the layer norm, so that a radius means the same for every model.
             x += batch.perturbation.astype(x.dtype)
         # Over heads and queries: padding is no key, and its own output is unused.
         mask = batch.attention_mask.astype(bool)[:, None, None, :]

@@ -131,7 +131,7 @@ def _lloyd(
         moved = unit(moved) if metric == "cosine" else moved
         return iteration + 1, moved, jnp.any(moved != centres)
 
-    # Not a scan: no gradient is taken, and most runs converge before `num_iters`.
+    # Not a scan: no gradient is taken, and a run that has converged stops.
     _, centres, _ = jax.lax.while_loop(
         lambda state: (state[0] < num_iters) & state[2], step, (0, seeds, True)
     )

@@ -86,7 +86,7 @@ class MetricsLog:
         item = self.plan[done - 1]
         held = (item.rows >= 0).any(-1)
         if traced == self.traced and held.any():
-            # Batches with rows: the device skips an empty one in no time.
+            # By batches with rows, since the device skips the others.
             seconds = (now - self.last) / held.sum()
             self.seconds.setdefault(str(item.length), []).append(seconds)
         self.last, self.traced = now, traced

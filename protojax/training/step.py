@@ -99,7 +99,6 @@ def adamw(
     """
     AdamW(learning_rate, weight_decay, warmup, clip_norm)  # checks them
 
-    # The number of steps lies in the state, so another length compiles nothing anew.
     @optax.inject_hyperparams
     def build(num_steps: Array) -> optax.GradientTransformation:
         def schedule(step):
