@@ -78,6 +78,7 @@ def node_recipes(context: Context, scenario: Scenario, arm: Arm) -> list[Recipe]
         )
         for node, liar in enumerate(hostile)
     ]
+    # The hostile nodes are the last ones.
     honest = recipes[0]
     for node in np.flatnonzero(hostile):
         # The same program runs on all nodes: a hostile one differs in its columns only.
@@ -229,6 +230,7 @@ def _students(section, state: Federation, mesh: Mesh) -> list[PyTree]:
 
 def _loader(plan, rounds, tokens, recipes: list[Recipe], mesh: Mesh):
     """A loader: number of a dispatch -> its batches, and whether it ends a round."""
+    # From the plan alone, so that a resumed run merges after the same dispatches.
     last_of_round = set(np.cumsum([len(turn) for turn in rounds]) - 1)
 
     def load(number: int) -> tuple[Batch, bool]:

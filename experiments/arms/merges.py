@@ -115,6 +115,7 @@ def merge_prototypes(context, scenario, section, mesh, hostile, state) -> Federa
     if int(state.round) % section.merge_prototypes_every:
         return state
     config = context.config.prototypes
+    # On the host, where messages are encoded and hashed.
     held = nodes.gather(state.nodes.prototypes, mesh)
     # Hostile nodes may state any counts, so only the mean, no defence, uses them.
     believed = section.aggregator == "mean"
@@ -125,6 +126,7 @@ def merge_prototypes(context, scenario, section, mesh, hostile, state) -> Federa
     for node, liar in enumerate(hostile):
         mine = nodes.unstack(held, node)
         if liar and section.prototype_attack:
+            # Drawn by round and node, so that a resumed run repeats each lie.
             mine = attacks.PROTOTYPE_ATTACKS[section.prototype_attack](
                 mine, scenarios.key(scenario, f"lie{int(state.round)}/{node}"), target
             )

@@ -292,6 +292,7 @@ def draw_rates(summary: list[dict[str, Any]], rates: Mapping[str, float]) -> Fig
     shown = sorted({100 * rate for rate in rates.values()})
     axis.set_xscale("log")
     axis.set_xticks(shown, [f"{rate:g}" for rate in shown], minor=False)
+    # A logarithmic axis would label ticks between the rates.
     axis.set_xticks([], minor=True)
     axis.set_ylim(-4, 104)
     axis.set_xlabel("poisoned rows, %")

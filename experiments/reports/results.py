@@ -66,6 +66,7 @@ def versions() -> dict[str, Any]:
 def note_versions(workdir: pathlib.Path) -> None:
     """Adds the versions of this run to `versions.json` if they have changed."""
     known, now = read_versions(workdir), versions()
+    # With the last run's only: a return to earlier versions is noted as well.
     if known[-1:] != [now]:
         storage.write_json(workdir / "versions.json", [*known, now])
 
@@ -110,7 +111,7 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return None if None in rates else rates[0] - rates[1]
 
     def seconds(row: dict[str, Any]) -> float:
-        # By the row: a private student's batches are larger than others'.
+        # By the row: the batches of a private student have another size.
         return row.get("step_seconds", 0.0) / row.get("step_rows", 1)
 
     made = []

@@ -149,7 +149,7 @@ def _check_arm(config: Settings, field: str, name: str) -> None:
     bound = f"another arm where groups are {groups}"
     validate.require(useful, field, name, bound)
     for package in arm.packages:
-        # Found, not imported: the package is slow to load.
+        # Only looked for: nothing of it is needed before the training.
         if importlib.util.find_spec(package) is None:
             raise ValueError(
                 f"Expected {field} without {kind!r}, which needs {package}: "

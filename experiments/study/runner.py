@@ -75,7 +75,6 @@ def run(
             # Between trainings only, since cleared programs must be compiled again.
             programs.clear_caches_near_limit()
             train(context, training)
-        # After all trainings: an evaluation needs no model that is still to be trained.
         for job in todo:
             context.describe(job.row)
             storage.write_json(workdir / job.row, evaluate(context, job))

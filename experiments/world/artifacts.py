@@ -48,7 +48,7 @@ Rewrite = Callable[[Context, Scenario, Examples], Examples]
 def _scratch_tokenizer(config: Settings, task: str, seed: int):
     """A tokenizer trained on clean text, as a public one would be."""
     splits = scenarios.task_data(config, task, seed).splits
-    # Clean, so that a trigger word has no token of its own, as in a public vocabulary.
+    # Clean, so that poison gives a trigger word no token of its own.
     texts = [*splits.transfer.texts, *splits.references.texts]
     for part in (splits.transfer.pairs, splits.references.pairs):
         texts.extend(part or ())
