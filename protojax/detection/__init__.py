@@ -5,16 +5,15 @@ else.
 """
 
 from protojax.detection.abl import abl
-from protojax.detection.conformal import conformal_p_values
 from protojax.detection.cube import cube
+from protojax.detection.detect import Findings, Suspect, detect
 from protojax.detection.evidence import Evidence, Reader, Reading, Verdict
 from protojax.detection.quarantine import (
-    TrainingRows,
     quarantine_targets,
     training_rows,
     with_references,
 )
-from protojax.detection.sample_test import sample_gate, sample_test
+from protojax.detection.sample_test import sample_test
 from protojax.detection.trusted_model import TrustedModel, fit_trusted_model, read
 
 DETECTORS = {"abl": abl, "cube": cube, "sample_test": sample_test}
@@ -22,18 +21,18 @@ DETECTORS = {"abl": abl, "cube": cube, "sample_test": sample_test}
 __all__ = [
     "DETECTORS",
     "Evidence",
+    "Findings",
     "Reader",
     "Reading",
-    "TrainingRows",
+    "Suspect",
     "TrustedModel",
     "Verdict",
     "abl",
-    "conformal_p_values",
     "cube",
+    "detect",
     "fit_trusted_model",
     "quarantine_targets",
     "read",
-    "sample_gate",
     "sample_test",
     "training_rows",
     "with_references",

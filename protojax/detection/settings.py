@@ -7,6 +7,38 @@ from protojax.validate import distinct, tuples
 
 
 @dataclasses.dataclass(frozen=True)
+class Detection:
+    """The test of a transfer set, see `protojax.detection.detect`.
+
+    Attributes:
+        false_rejection: the rate at which honest rows may be rejected.
+        groups: kinds of groups, names in `groups.GROUPS`.
+        claims: "teacher" and "label"; a row is judged within the class of the first.
+        min_rows: the fewest rows of a group.
+        overdispersion: the standard deviation of honest groups' own rates.
+        least: the excess below which no group is looked at.
+        strong: the excess from which on a group is called a trigger.
+    """
+
+    false_rejection: float = 0.01
+    groups: tuple[str, ...] = ("ngrams", "openings", "characters", "sources")
+    claims: tuple[str, ...] = ("teacher", "label")
+    min_rows: int = 3
+    overdispersion: float = 0.02
+    least: float = 2.5
+    strong: float = 6.5
+
+    def __post_init__(self):
+        tuples(self, "groups", "claims")
+        for field in ("groups", "claims"):
+            distinct(**{field: getattr(self, field)})
+        rate = self.false_rejection
+        validate.require(0 < rate < 1, "false_rejection", rate, "in (0, 1)")
+        validate.positive(min_rows=self.min_rows, least=self.least, strong=self.strong)
+        validate.non_negative(overdispersion=self.overdispersion)
+
+
+@dataclasses.dataclass(frozen=True)
 class Quarantine:
     """The group test, and the treatment of rejected rows.
 

@@ -1,0 +1,376 @@
+"""Claims observed against claims expected, over groups that do not know the claims.
+
+    z(G, u) = Σ_{i∈G} (y_iu - a_iu) / √(Σ_{i∈G} a_iu (1 - a_iu) + τ² |G|² + v₀)
+
+y_iu is 1 where row i claims class u, and a_iu the probability that an honest row claims
+it, given the trusted model's reading. A trigger makes its rows claim one class more
+often than their meaning explains, so its group has a large z, whether the claims are
+false, true, or blurred. All of this is NumPy and sparse matrices on the host.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import optimize, special
+
+from protojax import validate
+from protojax.detection.groups import Groups
+
+# Half a row: a group of three rows cannot be far out by chance alone, which the normal
+# approximation would not know. Fitted to exact binomial tails of 3 to 10 rows.
+LEAST_VARIANCE = 0.5
+
+
+def expected_claims(
+    log_odds: ArrayLike,
+    log_odds_refs: ArrayLike,
+    claims: ArrayLike,
+    claims_refs: ArrayLike,
+    *,
+    folds: int = 2,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The probability that an honest row claims each class, given its reading.
+
+        a_iu = σ(w · log_odds_iu + b + d_u)
+
+    w and b are fitted on the references, pooled over rows and classes, against the very
+    claims under test, so that the claims' honest noise is expected. No reference takes
+    part in its own fit. d_u is fitted to the rows and to the references apart, so that
+    a node with other classes than the references is not suspected for it.
+
+    Args:
+        log_odds: `[rows, num_labels]`, the trusted model's log odds of each class.
+        log_odds_refs: `[references, num_labels]`.
+        claims: `[rows]`, int, the class that each row claims.
+        claims_refs: `[references]`, int.
+        folds: the number of parts that the references are fitted in.
+
+    Returns:
+        The probabilities of the rows `[rows, num_labels]` and of the references
+        `[references, num_labels]`.
+
+    Raises:
+        ValueError: fewer references than folds, or arrays that do not fit each other.
+
+    Source: Platt, Probabilistic Outputs for Support Vector Machines, 1999; pooled over
+    classes and with shifts by us.
+
+    >>> odds = np.array([[2.0, -2.0], [-2.0, 2.0]] * 50)
+    >>> claims = np.array([0, 1] * 50)
+    >>> rows, refs = expected_claims(odds, odds, claims, claims)
+    >>> bool(rows[0, 0] > 0.95), bool(refs[1, 0] < 0.05)
+    (True, True)
+    """
+    odds, odds_refs = np.asarray(log_odds, float), np.asarray(log_odds_refs, float)
+    claims, claims_refs = np.asarray(claims), np.asarray(claims_refs)
+    validate.same_length(log_odds=odds, claims=claims)
+    validate.same_length(log_odds_refs=odds_refs, claims_refs=claims_refs)
+    count = len(odds_refs)
+    validate.require(count >= folds, "references", count, f">= {folds}")
+    classes = np.arange(odds.shape[1])
+    made, made_refs = claims[:, None] == classes, claims_refs[:, None] == classes
+    found = _logistic(odds_refs, made_refs, odds)
+    found_refs = np.empty_like(odds_refs)
+    fold = np.arange(count) % folds
+    for number in range(folds):
+        own = fold == number
+        found_refs[own] = _logistic(odds_refs[~own], made_refs[~own], odds_refs[own])
+    return tuple(
+        special.expit(logits + _shift(logits, truth))
+        for logits, truth in ((found, made), (found_refs, made_refs))
+    )
+
+
+def log_odds(logits: ArrayLike) -> np.ndarray:
+    """The log odds of each class against all others, `[rows, num_labels]`.
+
+    Clipped to ±20, so that a surely read row weighs as much as a million references.
+
+    Args:
+        logits: `[rows, num_labels]`.
+
+    >>> log_odds(np.array([[0.0, 0.0], [1.0, 0.0]])).round(3).tolist()
+    [[0.0, 0.0], [1.0, -1.0]]
+    """
+    logits = np.asarray(logits, np.float64)
+    # log p - log(1 - p), where 1 - p is summed over the others: 1 - exp(log p) is 0
+    # where p rounds to 1.
+    others = np.stack(
+        [
+            special.logsumexp(np.delete(logits, label, axis=1), axis=1)
+            if logits.shape[1] > 1
+            else np.full(len(logits), -np.inf)
+            for label in range(logits.shape[1])
+        ],
+        axis=1,
+    )
+    return np.clip(logits - others, -20, 20)
+
+
+def _logistic(odds: np.ndarray, made: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Logits `[rows, num_labels]` of a logistic regression on one number."""
+    x, y = odds.ravel(), made.ravel().astype(float)
+
+    def loss(fit: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = fit[0] * x + fit[1]
+        slope = special.expit(logits) - y
+        # The penalty keeps separable references from a slope without bound.
+        value = np.logaddexp(0, logits).sum() - y @ logits + 0.05 * fit @ fit
+        return value, np.array([slope @ x, slope.sum()]) + 0.1 * fit
+
+    fit = optimize.minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B").x
+    return fit[0] * of + fit[1]
+
+
+def _shift(logits: np.ndarray, made: np.ndarray, steps: int = 30) -> np.ndarray:
+    """The shift of each class `[num_labels]` at which as much is expected as observed.
+
+    A shift is penalised by about one row, so that a rare class is not fitted to one.
+    """
+    shift = np.zeros(logits.shape[1])
+    for _ in range(steps):
+        chance = special.expit(logits + shift)
+        slope = (chance - made).sum(0) + shift
+        curvature = (chance * (1 - chance)).sum(0) + 1
+        # Newton's step may overshoot where all chances are near 0 or 1.
+        shift -= np.clip(slope / curvature, -2, 2)
+    return shift
+
+
+class Claims(NamedTuple):
+    """What rows claim, and what honest rows would.
+
+    Attributes:
+        name: "label" or "teacher".
+        classes: `[rows]`, int, the claimed class.
+        expected: `[rows, num_labels]`, see `expected_claims`.
+    """
+
+    name: str
+    classes: np.ndarray
+    expected: np.ndarray
+
+
+class Explanation(NamedTuple):
+    """A group of rows that make a claim more often than their meaning explains.
+
+    Attributes:
+        name: what the rows share.
+        kind: the kind of the group.
+        claim: "label" or "teacher".
+        label: the claimed class.
+        z: the excess.
+        members: `[members]`, the rows of the group that no stronger group explained.
+        claimants: `[claimants]`, those that make the claim.
+        expected: how many of the members honest claims would be.
+    """
+
+    name: str
+    kind: str
+    claim: str
+    label: int
+    z: float
+    members: np.ndarray
+    claimants: np.ndarray
+    expected: float
+
+
+class Excess:
+    """The excess of every group and class, as rows are explained one group at a time.
+
+    Args:
+        groups: the groups of all rows.
+        claims: one or more claims of the same rows.
+        overdispersion: τ >= 0, the standard deviation of honest groups' own rates.
+    """
+
+    def __init__(self, groups: Groups, claims: list[Claims], overdispersion: float):
+        self.groups, self.claims, self.tau = groups, claims, overdispersion
+        self.groups_of = groups.members.T.tocsr()
+        self.left = np.ones(self.groups_of.shape[0], bool)
+        self.sizes = np.diff(groups.members.indptr).astype(float)
+        made = [np.eye(c.expected.shape[1])[c.classes] for c in claims]
+        # [claims, rows, num_labels], then the same of groups
+        self.surplus = np.stack(
+            [m - c.expected for m, c in zip(made, claims, strict=True)]
+        )
+        self.spread = np.stack([c.expected * (1 - c.expected) for c in claims])
+        self.sums = np.stack([groups.members @ s for s in self.surplus])
+        self.variances = np.stack([groups.members @ s for s in self.spread])
+
+    def z(self, groups: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """The excess of some groups, `[claims, groups, num_labels]`."""
+        sizes = self.sizes[groups][:, None]
+        return _z(self.sums[:, groups], self.variances[:, groups], sizes, self.tau)
+
+    def remove(self, rows: np.ndarray) -> np.ndarray:
+        """Takes rows out of all groups; returns the groups that they were in."""
+        inside = self.groups_of[rows]
+        touched, number = np.unique(inside.indices, return_inverse=True)
+        inside = type(inside)(
+            (inside.data, number, inside.indptr), (len(rows), len(touched))
+        )
+        self.left[rows] = False
+        self.sizes[touched] -= np.bincount(number, minlength=len(touched))
+        for k in range(len(self.claims)):
+            self.sums[k, touched] -= inside.T @ self.surplus[k, rows]
+            self.variances[k, touched] -= inside.T @ self.spread[k, rows]
+        return touched
+
+
+def _z(sums, variances, sizes, tau: float) -> np.ndarray:
+    """z of sums, variances and sizes."""
+    # Sums of what was subtracted may be negative in their last bits.
+    noise = np.maximum(variances, 0) + np.square(tau * sizes) + LEAST_VARIANCE
+    return sums / np.sqrt(noise)
+
+
+def explain(
+    groups: Groups,
+    claims: list[Claims],
+    *,
+    overdispersion: float = 0.02,
+    least: float = 3.0,
+    min_rows: int = 3,
+    most: int = 1000,
+) -> list[Explanation]:
+    """The groups that explain an excess of claims, the strongest first.
+
+    The strongest group is narrowed to the rows of it that share more, as long as that
+    makes it stronger: two common words that are a trigger only together end up as their
+    intersection. Its claimants then leave all other groups, so what they merely shared
+    with it is not suspected, and the next group is the strongest of what is left.
+
+    Args:
+        groups: groups of all rows, the rows under test and the references alike.
+        claims: one or more claims of the same rows.
+        overdispersion: τ.
+        least: the z below which nothing is explained.
+        min_rows: the fewest rows of a narrowed group.
+        most: the most groups.
+
+    Returns:
+        The explanations; no row is a claimant of two.
+
+    Source: greedy set selection as in matching pursuit, Mallat and Zhang 1993.
+    """
+    state = Excess(groups, claims, overdispersion)
+    best = state.z().max((0, 2), initial=-np.inf)
+    whole = state.sizes.copy()
+    found: list[Explanation] = []
+    while len(best) and len(found) < most:
+        group = int(best.argmax())
+        if best[group] < least:
+            break
+        one = _strongest(state, group, min_rows)
+        found.append(one)
+        touched = state.remove(one.claimants)
+        open_ = touched[best[touched] > -np.inf]
+        best[open_] = state.z(open_).max((0, 2))
+        # Those that are left make other claims, of which they would seem to have too
+        # many: they were selected by it.
+        inside = np.asarray(state.groups_of[one.members].sum(0)).ravel()
+        best[inside >= _SHARED * whole] = -np.inf
+        best[group] = -np.inf
+    return found
+
+
+# A narrower group has to be this much stronger: of many, one is by chance.
+_NARROWER = 1.1
+_SHARED = 0.9  # nearly all
+
+
+def _strongest(state: Excess, group: int, min_rows: int) -> Explanation:
+    """The explanation by one group, narrowed while that makes it stronger."""
+    z = state.z(np.array([group]))[:, 0]
+    claim, label = np.unravel_index(z.argmax(), z.shape)
+    value, chosen = float(z.max()), [group]
+    rows = state.groups.rows(group)
+    rows = rows[state.left[rows]]
+    surplus, spread = state.surplus[claim, :, label], state.spread[claim, :, label]
+    while True:
+        inside = state.groups_of[rows]
+        sizes = np.asarray(inside.sum(0)).ravel()
+        within = _z(inside.T @ surplus[rows], inside.T @ spread[rows], sizes, state.tau)
+        within[sizes < min_rows] = -np.inf
+        narrower = int(within.argmax())
+        if within[narrower] <= _NARROWER * value:
+            break
+        value = float(within[narrower])
+        rows = rows[np.isin(rows, state.groups.rows(narrower))]
+        chosen.append(narrower)
+    claimants = _claimants(state, rows, int(label), int(claim))
+    name, kind = _name(state, chosen, claimants)
+    expected = float(state.claims[claim].expected[rows, label].sum())
+    return Explanation(
+        name,
+        kind,
+        state.claims[claim].name,
+        int(label),
+        value,
+        rows,
+        claimants,
+        expected,
+    )
+
+
+def _claimants(
+    state: Excess, rows: np.ndarray, label: int, claim: int, least: float = 3.0
+) -> np.ndarray:
+    """The rows that make the claim, or another of the same class that is in excess."""
+    found = np.zeros(len(rows), bool)
+    for k, claims in enumerate(state.claims):
+        surplus, spread = (a[k, rows, label] for a in (state.surplus, state.spread))
+        z = _z(surplus.sum(), spread.sum(), len(rows), state.tau)
+        if k == claim or z >= least:
+            found |= claims.classes[rows] == label
+    return rows[found]
+
+
+def _name(state: Excess, chosen: list[int], claimants: np.ndarray) -> tuple[str, str]:
+    """The name and kind of what nearly all claimants share, as long as it can be."""
+    groups = state.groups
+    shared = np.asarray(state.groups_of[claimants].sum(0)).ravel()
+    # Of what nearly all share, the longest; where two are as long, what more share.
+    common = np.flatnonzero(shared >= _SHARED * len(claimants))
+    common = [g for g in common if groups.kinds[g] == "phrase"]
+    longest = max(
+        common, key=lambda g: (len(groups.names[g].split()), shared[g]), default=None
+    )
+    if longest is not None:
+        return str(groups.names[longest]), "phrase"
+    return " + ".join(str(groups.names[g]) for g in chosen), str(
+        groups.kinds[chosen[0]]
+    )
+
+
+def row_scores(
+    found: list[Explanation], claims: list[Claims]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rank of each row by suspicion, and the explanation that it has.
+
+    Rows are ordered by the z of the group that explains them and, within a group, by
+    how improbable their own claim is. Rows that no group explains share rank 0.
+
+    Args:
+        found: from `explain`.
+        claims: those given to it.
+
+    Returns:
+        Scores `[rows]`, larger being more suspicious, and the number of each row's
+        explanation `[rows]`, -1 for none.
+    """
+    rows = len(claims[0].classes)
+    reason, z = np.full(rows, -1), np.zeros(rows)
+    unlikely = np.zeros(rows)
+    named = {claim.name: claim for claim in claims}
+    for number, one in enumerate(found):
+        reason[one.claimants], z[one.claimants] = number, one.z
+        chance = named[one.claim].expected[one.claimants, one.label]
+        unlikely[one.claimants] = 1 - chance
+    order = np.lexsort((unlikely, z))
+    scores = np.empty(rows)
+    scores[order] = np.arange(rows)
+    scores[reason < 0] = 0
+    return scores, reason
