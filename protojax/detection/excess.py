@@ -297,7 +297,8 @@ def explain(
         found.append(one)
         touched = state.expect(one.members, one.label)
         best[touched] = state.z(touched).max((0, 2))
-    return found
+    # Narrowed, or with rows that other groups explained, a later one may be stronger.
+    return sorted(found, key=lambda one: -one.z)
 
 
 _SHARED = 0.9  # nearly all
@@ -360,6 +361,46 @@ def _name(state: Excess, chosen: list[int], claimants: np.ndarray) -> tuple[str,
     return " + ".join(str(groups.names[g]) for g in chosen), str(
         groups.kinds[chosen[0]]
     )
+
+
+def tail_p_values(z: ArrayLike, *, tail: int = 40) -> np.ndarray:
+    """The probability that the strongest honest group is as strong, for each group.
+
+        p_j = 1 - (1 - (1 + x_j / ν)^-ν)^(k - 1),  x_j = (z_j² - z_k²) / 2s²,  ν = 3k/4
+
+    The k-th strongest of the groups is where the tail begins, beyond which z² of honest
+    groups falls off exponentially. s² is estimated in the middle of the tail, ranks k/5
+    to k/2, which the few groups of an attack do not reach. Common words with a meaning
+    that the trusted model misses make s² larger than the 1 of normal numbers. ν allows
+    for the estimate: with it, p is uniform for normal numbers (simulated).
+
+    Args:
+        z: `[groups]`, the excess of explanations, in any order.
+        tail: k, or all groups where there are fewer.
+
+    Returns:
+        `[groups]`; all 1 for fewer than ten groups, which tell nothing of a tail.
+
+    Source: spacings of exponential order statistics, Rényi 1953.
+
+    >>> honest = np.sqrt(2 * np.log(1000 / np.arange(1, 60)))
+    >>> p = tail_p_values(np.append(honest, 12.0))
+    >>> bool(p[-1] < 1e-9), bool(p[0] > 0.1)
+    (True, True)
+    """
+    z = np.asarray(z, float)
+    if len(z) < 10:
+        return np.ones(len(z))
+    order = np.sort(np.square(z) * np.sign(z))[::-1] / 2
+    k = min(tail, len(z))
+    # The expected height of rank j above rank k is s² (1/j + … + 1/(k - 1)).
+    heights = np.cumsum(1 / np.arange(k - 1, 0, -1.0))[::-1]
+    middle = np.arange(k // 5, k // 2)
+    scale = np.mean((order[middle] - order[k - 1]) / heights[middle])
+    above = np.maximum(np.square(z) * np.sign(z) / 2 - order[k - 1], 0)
+    freedom = 0.75 * k
+    chance = (1 + above / max(scale, 1e-9) / freedom) ** -freedom
+    return -np.expm1((k - 1) * np.log1p(-np.minimum(chance, 1 - 1e-12)))
 
 
 def row_scores(
