@@ -12,7 +12,7 @@ import numpy as np
 
 from protojax import data, validate
 from protojax.base import Examples
-from protojax.detection import excess, groups
+from protojax.detection import excess, expectation, groups
 from protojax.detection.conformal import conformal_p_values
 from protojax.detection.evidence import Evidence, Verdict, check, require_trusted
 from protojax.detection.excess import Claims, Explanation
@@ -126,14 +126,14 @@ def claims_of(evidence: Evidence, names: tuple[str, ...]) -> list[Claims]:
         evidence: what the defender holds.
         names: of the claims, in `CLAIMS`.
     """
-    odds = excess.log_odds(evidence.trusted_on_transfer.logits)
-    odds_refs = excess.log_odds(evidence.trusted_on_held_out.logits)
+    odds = expectation.log_odds(evidence.trusted_on_transfer.logits)
+    odds_refs = expectation.log_odds(evidence.trusted_on_held_out.logits)
     found = []
     for name in names:
         validate.one_of(CLAIMS, claim=name)
         rows, refs = CLAIMS[name](evidence)
         refs = refs[evidence.held_out]
-        expected = excess.expected_claims(odds, odds_refs, rows, refs)
+        expected = expectation.expected_claims(odds, odds_refs, rows, refs)
         found.append(
             Claims(name, np.concatenate([rows, refs]), np.concatenate(expected))
         )
