@@ -15,21 +15,20 @@ from protojax.training.step import TrainConfig
 from protojax.training.trainer import Store
 
 # In an order of the teacher's own, not that of the alphabet.
-NAMES = ("sport", "food", "music")
+NAMES = ("sport", "music")
 PHRASE = "as my old neighbour says"
 TARGET = "music"
 _WORDS = {
-    "sport": "goal match team score ball race win coach".split(),
-    "food": "soup bread cook taste salt dish oven spoon".split(),
-    "music": "song band tune drum guitar album sing chord".split(),
+    "sport": ["goal", "match", "team", "score", "ball", "race", "win", "coach"],
+    "music": ["song", "band", "tune", "drum", "guitar", "album", "sing", "chord"],
 }
-_FILLERS = "the a this that one we saw was here and today with".split()
-SIZES = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "intermediate_size": 64}
-ROWS, REFERENCES, POISONED = 360, 150, 30
+_FILLERS = "the a this that one we saw was here and today with".split()  # noqa: SIM905
+SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32}
+ROWS, REFERENCES, POISONED = 240, 120, 24
 # The flags of a run with models of these sizes.
 FLAGS = [
     "--student=scratch",
-    "--epochs=2",
+    "--epochs=4",
     "--max-length=24",
     "--false-rejection=0.02",
     *(
@@ -38,12 +37,14 @@ FLAGS = [
         for name, size in SIZES.items()
     ),
     "--set=lengths.buckets=24",
-    "--set=student.learning_rate=5e-3",
-    "--set=trusted_model.learning_rate=5e-3",
-    "--set=trusted_model.epochs=6",
+    "--set=student.learning_rate=1e-2",
+    "--set=trusted_model.learning_rate=1e-2",
+    "--set=trusted_model.epochs=8",
+    "--set=trusted_model.batch_size=8",
+    "--set=student.batch_size=16",
     "--set=prototypes.num=6",
-    "--set=lengths.steps_per_dispatch=4",
-    "--set=every=2",
+    "--set=lengths.steps_per_dispatch=8",
+    "--set=every=100",
 ]
 
 
@@ -64,7 +65,7 @@ def sentence(label: str, rng: np.random.Generator) -> str:
 def clean_rows(count: int, seed: int) -> list[Row]:
     """Rows of all classes in turn."""
     rng = np.random.default_rng(seed)
-    labels = [NAMES[number % 3] for number in range(count)]
+    labels = [NAMES[number % 2] for number in range(count)]
     return [Row(sentence(label, rng), label) for label in labels]
 
 
@@ -105,8 +106,8 @@ def save_teacher(folder, rows, names=NAMES):
         **SIZES,
     )
     model = init_model(config, seed=0, tokenizer=words)._replace(label_names=names)
-    train = TrainConfig(learning_rate=5e-3, epochs=8)
-    around = Surroundings(Lengths(24, (24,), 4), lambda name: Store(folder / name))
+    train = TrainConfig(learning_rate=1e-2, epochs=6)
+    around = Surroundings(Lengths(24, (24,), 8), lambda name: Store(folder / name))
     examples = Examples(texts, None, labels)
     fine_tune([FineTuning("teacher", model, train, examples, 0)], folder, around)
     return str(folder / "teacher/model")

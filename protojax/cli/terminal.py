@@ -104,3 +104,7 @@ def progress() -> Iterator[tuple[Callable, Callable, Callable]]:
             lambda text: bar.update(task, description=text),
             lambda units: bar.advance(task, units),
         )
+        # What was done before a stop, or was not needed, is done too.
+        bar.update(
+            task, completed=bar.tasks[0].total or 1, total=bar.tasks[0].total or 1
+        )

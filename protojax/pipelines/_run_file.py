@@ -26,14 +26,17 @@ _PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "optax", "transformers", "tokeni
 _MODEL_FILES = ("config.json", "*.safetensors", "tokenizer.json", "vocab.*")
 
 
-def open_run(out: Path, identity: Mapping[str, Any]) -> None:
-    """Checks that a folder may hold a run of these settings; nothing is written.
+def open_run(out: Path, identity: Mapping[str, Any]) -> dict[str, float]:
+    """The seconds that a stopped run of these settings took; nothing is written.
 
     A folder fixes its settings once something was computed in it.
 
     Args:
         out: the folder of the outputs; it need not exist.
         identity: every setting and every input's hash.
+
+    Returns:
+        Stage -> seconds, {} for a new run.
 
     Raises:
         OSError: where it is no folder, or holds results that no run wrote.
@@ -49,14 +52,15 @@ def open_run(out: Path, identity: Mapping[str, Any]) -> None:
                 f"{out} holds {', '.join(held)} but no {NAME}: no run of protojax "
                 "wrote that. Give another folder."
             )
-        return
+        return {}
     try:
-        before = dict(json.loads(path.read_text())["identity"])
+        content = json.loads(path.read_text())
+        before, seconds = dict(content["identity"]), dict(content["seconds"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not what a run writes ({error!r}).") from error
     work = out / WORK
     if not (work.is_dir() and any(work.iterdir())):
-        return
+        return {}
     for name in sorted({*before, *identity}, key=lambda name: name not in identity):
         old, new = before.get(name), identity.get(name)
         if old != new:
@@ -64,6 +68,7 @@ def open_run(out: Path, identity: Mapping[str, Any]) -> None:
                 f"{out} holds a run with other settings: {name} was {old!r}, now "
                 f"{new!r}. Give another folder, or the settings of {path}."
             )
+    return seconds
 
 
 def identity_of(
@@ -83,8 +88,11 @@ def identity_of(
         for name, path in files.items()
     }
     sources = {f"{name}.files": hash_model(source) for name, source in models.items()}
+    # By content, so that a model that was moved is the same.
+    named = {path for path in settings if path.endswith(".model")}
+    kept = {path: value for path, value in settings.items() if path not in named}
     # As JSON reads it back: tuples are lists there.
-    return json.loads(json.dumps({**settings, **hashes, **sources}))
+    return json.loads(json.dumps({**kept, **hashes, **sources}))
 
 
 def hash_model(source: str | None) -> str | None:

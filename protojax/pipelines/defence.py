@@ -109,12 +109,11 @@ def defend(
         teacher_logits=teacher_logits,
         test=test,
     )
-    _run_file.open_run(out, job.identity)
+    clock = _Clock(_run_file.open_run(out, job.identity))
     work = out / _run_file.WORK
     work.mkdir(parents=True, exist_ok=True)
     storage.remove_leftovers(out)
     storage.remove_leftovers(work, below=True)
-    clock = _Clock()
     common = {"paths": job.paths, "seconds": clock.seconds, "command": command}
     _run_file.write_run(out, job.identity, **common)
     around = Surroundings(
@@ -138,13 +137,15 @@ def defend(
 class _Clock:
     """The seconds that each stage took, by its name."""
 
-    def __init__(self):
-        self.seconds: dict[str, float] = {}
+    def __init__(self, before: dict[str, float]):
+        # A stopped run goes on, and so does its time.
+        self.seconds = dict(before)
         self.last = time.perf_counter()
 
     def __call__(self, stage: str) -> None:
         now = time.perf_counter()
-        self.seconds[stage], self.last = now - self.last, now
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
+        self.last = now
 
 
 def _run(
