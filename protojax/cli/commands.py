@@ -64,9 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Imported late: it loads NumPy, which no other code here needs.
         from protojax import validate
 
-        allowed = "left out, since there are none yet"
         try:
-            validate.require(bool(COMMANDS), "command", found.command, allowed)
             validate.one_of(COMMANDS, command=found.command)
         except ValueError as error:
             parser.error(str(error))
@@ -94,8 +92,6 @@ def _parser() -> Parser:
 
 def _listed() -> str:
     """The list of commands, one per line."""
-    if not COMMANDS:
-        return "There are no commands yet.\n"
     width = max(map(len, COMMANDS))
     lines = (f"  {name:{width}}  {command.line}" for name, command in COMMANDS.items())
     return "\n".join(["commands:", *lines, ""])

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from protojax.cli.terminal import Parser, guarded, progress
@@ -58,14 +58,23 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    files = made.add_argument_group("files")
-    add = files.add_argument
+    _add_files(made.add_argument_group("files").add_argument)
+    _add_columns(made.add_argument_group("columns").add_argument)
+    _add_models(made.add_argument_group("models").add_argument)
+    _add_settings(made.add_argument_group("settings").add_argument)
+    return made
+
+
+def _add_files(add: Callable) -> None:
+    """Adds the flags of files."""
     add("--rows", required=True, metavar="FILE", help="the rows under test")
     add("--references", metavar="FILE", help="trusted rows with trusted labels")
     add("--test", metavar="FILE", help="trusted test rows, to measure accuracy on")
     add("--out", required=True, metavar="DIR", help="the folder to write to")
-    columns = made.add_argument_group("columns")
-    add = columns.add_argument
+
+
+def _add_columns(add: Callable) -> None:
+    """Adds the flags of columns."""
     add("--text", metavar="COL", help="of the text (text)")
     add("--pair", metavar="COL", help="of the second text (none)")
     add("--label", metavar="COL", help="of the label (label); rows may have none")
@@ -76,8 +85,10 @@ def parser() -> Parser:
         help="marks trusted rows of --rows by true or false, instead of --references",
     )
     add("--encoding", metavar="NAME", help="of text files (utf-8)")
-    models = made.add_argument_group("models")
-    add = models.add_argument
+
+
+def _add_models(add: Callable) -> None:
+    """Adds the flags of models."""
     add("--teacher", metavar="DIR", help="a classifier, used as it is")
     add(
         "--teacher-logits",
@@ -97,8 +108,10 @@ def parser() -> Parser:
         help="a pretrained encoder that reads the rows for the test (the student's, "
         "unless that is the teacher)",
     )
-    training = made.add_argument_group("settings")
-    add = training.add_argument
+
+
+def _add_settings(add: Callable) -> None:
+    """Adds the flags of settings."""
     add("--epochs", metavar="N", help="of the student (3)")
     add(
         "--false-rejection",
@@ -114,7 +127,6 @@ def parser() -> Parser:
         metavar="FIELD=VALUE",
         help="any other field; may be repeated",
     )
-    return made
 
 
 def config_of(found: argparse.Namespace) -> Any:

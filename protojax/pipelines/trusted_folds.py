@@ -44,8 +44,10 @@ def fold_of(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
         folds: their number.
         seed: of the order within a class.
 
-    >>> fold_of(np.array([0, 0, 1, 0, 1, 1]), 3, seed=0).tolist()
-    [2, 0, 0, 1, 1, 2]
+    >>> labels = np.array([0, 0, 1, 0, 1, 1])
+    >>> found = fold_of(labels, 3, seed=0)
+    >>> sorted(found[labels == 0].tolist()), sorted(found[labels == 1].tolist())
+    ([0, 1, 2], [0, 1, 2])
     """
     shuffled = np.random.default_rng(seed).permutation(len(labels))
     # Stable: within a class the order stays the shuffled one.
