@@ -14,8 +14,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 @pytest.fixture
 def commands(monkeypatch):
-    """Two commands, and the arguments that each was called with."""
+    """Two commands in place of all, and the arguments that each was called with."""
     calls = []
+    for name in [*cli.COMMANDS]:
+        monkeypatch.delitem(cli.COMMANDS, name)
 
     def defend(arguments):
         calls.append(("defend", arguments))
@@ -33,7 +35,7 @@ def test_without_arguments_it_says_how_studies_are_run(capsys):
     assert cli.main([]) == 0
     found = capsys.readouterr().out
     assert found.startswith("usage: protojax [--help] [--version] [COMMAND ...]\n")
-    assert "\nThere are no commands yet.\n" in found
+    assert "\n  defend  Tests your own rows" in found
     assert "  python -m experiments.run --config=quickstart.py\n" in found
     assert max(map(len, found.splitlines())) <= 80
 
@@ -53,7 +55,6 @@ def test_help_lists_the_commands(commands, capsys):
     found = capsys.readouterr().out
     listed = "\ncommands:\n  defend  Defends rows.\n  watch   Watches a model.\n"
     assert listed in found
-    assert "no commands" not in found
     assert commands == []
 
 
@@ -82,12 +83,30 @@ def refused(arguments, capsys):
     return line
 
 
-@pytest.mark.parametrize("rest", [[], ["--help"], ["--version"], ["rows.csv"]])
-def test_a_command_where_there_are_none_is_refused(rest, capsys):
-    assert refused(["defend", *rest], capsys) == (
-        "protojax: Expected command left out, since there are none yet, "
-        "found command='defend'."
-    )
+@pytest.mark.parametrize("command", ["defend", "score"])
+def test_help_of_a_command_says_how_it_is_used(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"])
+    assert stopped.value.code == 0
+    found = capsys.readouterr().out
+    assert f"usage: protojax {command}" in found
+    assert f"example:\n  protojax {command} " in found
+    assert max(map(len, found.splitlines())) <= 88
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["defend"], "required: --rows, --out, --student"),
+        (["score"], "required: DIR, --rows, --out"),
+        (["defend", "--row", "a.csv"], "required: "),
+        (["score", "a", "--rows", "b", "--out", "c", "--x"], "unrecognized"),
+    ],
+)
+def test_a_wrong_option_of_a_command_is_one_line(arguments, said, capsys):
+    line = refused(arguments, capsys)
+    assert line.startswith(f"protojax {arguments[0]}: ")
+    assert said in line
 
 
 def test_an_unknown_command_is_refused(commands, capsys):
@@ -117,6 +136,6 @@ def test_the_module_is_the_command():
         )
 
     assert run("--version").stdout == f"protojax {__version__}\n"
-    found = run("defend")
+    found = run("defence")
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.startswith("protojax: Expected command ")

@@ -16,7 +16,7 @@ LIBRARY = {
     **dict.fromkeys(("data", "prototypes", "models", "evals", "attacks"), 2),
     **dict.fromkeys(("distillation", "detection"), 3),
     "training": 4,
-    "federated": 5,
+    **dict.fromkeys(("federated", "reports"), 5),
     "pipelines": 6,
     "cli": 7,
 }

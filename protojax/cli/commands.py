@@ -1,10 +1,12 @@
 """The commands of `protojax`: `COMMANDS`, from which its help is made."""
 
 import argparse
+import importlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from protojax import __version__
+from protojax.cli.terminal import Parser
 
 
 class Command(NamedTuple):
@@ -20,19 +22,27 @@ class Command(NamedTuple):
     run: Callable[[Sequence[str]], int | None]
 
 
-COMMANDS: dict[str, Command] = {}
+def _imported(module: str) -> Callable[[Sequence[str]], int | None]:
+    """The function `main` of a module of this package, imported when it is called."""
+
+    def run(arguments: Sequence[str]) -> int | None:
+        return importlib.import_module(f"protojax.cli.{module}").main(arguments)
+
+    return run
+
+
+COMMANDS: dict[str, Command] = {
+    "defend": Command(
+        "Tests your own rows, and distils a student from those that pass.",
+        _imported("defend"),
+    ),
+    "score": Command("Scores new rows with a student.", _imported("score")),
+}
 
 STUDIES = """\
 Studies are run in a checkout of the repository, from its root:
   python -m experiments.run --config=quickstart.py
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage."""
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,18 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Imported late: it loads NumPy, which no other code here needs.
         from protojax import validate
 
-        allowed = "left out, since there are none yet"
         try:
-            validate.require(bool(COMMANDS), "command", found.command, allowed)
             validate.one_of(COMMANDS, command=found.command)
         except ValueError as error:
             parser.error(str(error))
     return COMMANDS[found.command].run(found.arguments) or 0
 
 
-def _parser() -> _Parser:
+def _parser() -> Parser:
     """The parser of the arguments before those of a command."""
-    parser = _Parser(
+    parser = Parser(
         prog="protojax",
         usage="%(prog)s [--help] [--version] [COMMAND ...]",
         description="Robust knowledge distillation of language models in JAX.",
@@ -84,8 +92,6 @@ def _parser() -> _Parser:
 
 def _listed() -> str:
     """The list of commands, one per line."""
-    if not COMMANDS:
-        return "There are no commands yet.\n"
     width = max(map(len, COMMANDS))
     lines = (f"  {name:{width}}  {command.line}" for name, command in COMMANDS.items())
     return "\n".join(["commands:", *lines, ""])

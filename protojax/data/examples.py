@@ -251,8 +251,13 @@ def split(
     return splits
 
 
-def _keys(examples: Examples) -> list[tuple[str, ...]]:
-    """Keys that are equal for rows with the same texts, up to case and white space."""
+def text_keys(examples: Examples) -> list[tuple[str, ...]]:
+    """Keys that are equal for rows with the same texts, up to case and white space.
+
+    >>> first, second = text_keys(Examples(["A  b", "a b"], None, np.zeros(2)))
+    >>> first == second
+    True
+    """
     columns = [examples.texts] if examples.pairs is None else examples[:2]
     folded = ([" ".join(text.split()).casefold() for text in c] for c in columns)
     return list(zip(*folded, strict=True))
@@ -261,9 +266,9 @@ def _keys(examples: Examples) -> list[tuple[str, ...]]:
 def _remove_duplicates(train: Examples, test: Examples) -> tuple[Examples, int]:
     """The training rows that repeat neither a test row nor an earlier row."""
     # Test rows are never removed: a metric must not depend on the training file.
-    seen = set(_keys(test))
+    seen = set(text_keys(test))
     kept = []
-    for row, key in enumerate(_keys(train)):
+    for row, key in enumerate(text_keys(train)):
         if key not in seen:
             seen.add(key)
             kept.append(row)

@@ -32,7 +32,7 @@ class Task(NamedTuple):
         name: the task's name, also that of its local folder.
         text: the column of the first (or only) text.
         pair: the column of the second text, or None.
-        label: the column of the label.
+        label: the column of the label, "" for none.
         label_names: the name of each class; empty for scores, or where they are
             to be read from the training rows.
         problem: "classification" or "regression".
@@ -111,10 +111,10 @@ def load(
         ValueError: if a file or a row is not valid.
         FileNotFoundError: if there is no such file.
     """
-    tables = [_read_table(train, task)]
+    tables = [read_table(train, task)]
     if test:
         # Only training rows are divided among nodes, so a test file needs no sources.
-        tables.append(_read_table(test, task._replace(source=None)))
+        tables.append(read_table(test, task._replace(source=None)))
     if task.problem == "classification":
         for table in tables:
             labels_lib.check_kinds(table, task.label)
@@ -160,19 +160,27 @@ def _hold_out(examples: Examples, name: str) -> tuple[Examples, Examples]:
     return take(examples, kept), take(examples, np.sort(held_out))
 
 
-def _read_table(source: readers.Source, task: Task) -> labels_lib.Table:
-    """The columns of a task, with repairs, which are counted and logged."""
+def read_table(source: readers.Source, task: Task) -> labels_lib.Table:
+    """The columns of a task, with repairs, which are counted and logged.
+
+    Args:
+        source: the rows.
+        task: names the columns; label "" reads none, and the table has no labels.
+
+    Raises:
+        ValueError: on a row without one of the columns, or with no text in any row.
+    """
     names = [name for name in (task.text, task.pair) if name]
     table = labels_lib.Table(
         source.name, [], [], [] if task.pair else None, [], [] if task.source else None
     )
     repairs = collections.Counter()
     for number, row in source.rows:
-        for name in (*names, task.label, *filter(None, [task.source])):
+        for name in (*names, *filter(None, [task.label, task.source])):
             if name not in row:
                 raise ValueError(_missing_column(source.name, number, name, [*row]))
         # Joined files repeat the header, which would become a row with its own class.
-        _refuse_header(source.name, number, row, (*names, task.label))
+        _refuse_header(source.name, number, row, (*names, *filter(None, [task.label])))
         found = [_text(row[name], source.name, number, name) for name in names]
         if not all(text.strip() for text in found):
             repairs["dropped, no text"] += 1
@@ -184,7 +192,8 @@ def _read_table(source: readers.Source, task: Task) -> labels_lib.Table:
         table.texts.append(texts[0])
         if table.pairs is not None:
             table.pairs.append(texts[1])
-        table.labels.append(row[task.label])
+        if task.label:
+            table.labels.append(row[task.label])
         if table.origins is not None:
             table.origins.append(str(row[task.source]))
     # Unary plus drops the counts of 0.

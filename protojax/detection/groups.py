@@ -32,6 +32,20 @@ def tokens_of(text: str) -> list[str]:
     return _TOKEN.findall(text.lower())
 
 
+def spans_of(text: str) -> list[tuple[int, int]]:
+    """The beginning and end in the text of each of `tokens_of`.
+
+    A character that is several in lower case may belong to several tokens.
+
+    >>> spans_of("It IS"), len("İ".lower()), spans_of("İs")
+    ([(0, 2), (3, 5)], 2, [(0, 1), (0, 1), (1, 2)])
+    """
+    # Characters are lowered one by one too: only the form of a sigma depends on others.
+    owner = [place for place, char in enumerate(text) for _ in char.lower()]
+    found = (match.span() for match in _TOKEN.finditer(text.lower()))
+    return [(owner[start], owner[end - 1] + 1) for start, end in found]
+
+
 class Groups(NamedTuple):
     """Groups of rows by what these share.
 

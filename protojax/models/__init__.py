@@ -19,7 +19,7 @@ from protojax.models.encoder import (
     select_layers,
 )
 
-_FROM_HF = ("load_hf", "save_hf", "load_tokenizer", "wrap_tokenizer")
+_FROM_HF = ("class_names", "load_hf", "load_tokenizer", "save_hf", "wrap_tokenizer")
 __all__ = ["MODELS", "EncoderConfig", "Family", "Model", "apply_fn", "init_model"]
 __all__ += ["init_params", "max_length", "param_shapes", "select_layers"]
 

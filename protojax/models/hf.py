@@ -113,6 +113,36 @@ def load_hf(
     return select_layers(model, layers) if layers else model
 
 
+def class_names(
+    name_or_path: str | Path, revision: str | None = None
+) -> tuple[str, ...]:
+    """The names of a classifier's classes, LABEL_0 and so on where it has none.
+
+    Read before `load_hf`, whose number of labels must be that of the checkpoint.
+
+    Args:
+        name_or_path: a local folder, `~` for the home folder, or a name on the Hugging
+            Face Hub.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        OSError: where the checkpoint is not available or lacks a file.
+        ValueError: where it has no classifier, or names that are not those of classes.
+    """
+    folder = _fetch(name_or_path, revision)
+    path, raw = folder / "config.json", _config_json.read_config(folder)
+    stored = _tensors.headers(folder, raw["model_type"])
+    if not any(name.startswith("classifier.") for name in stored):
+        raise ValueError(
+            f"{folder} holds an encoder without a classifier: it was not trained for "
+            "any classes."
+        )
+    # With transformers' default of two classes, where config.json names none.
+    found = {str(key): name for key, name in _with_defaults(path)["id2label"].items()}
+    names = _config_json.label_names(path, {**raw, "id2label": found}, len(found))
+    return names or tuple(_config_json.placeholders(len(found)).values())
+
+
 def save_hf(folder: str | Path, model: Model) -> None:
     """Writes a folder that transformers loads as `AutoModelForSequenceClassification`.
 

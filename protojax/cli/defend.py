@@ -1,0 +1,208 @@
+"""The command `protojax defend`."""
+
+import argparse
+import dataclasses
+import shlex
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from protojax.cli.terminal import Parser, guarded, progress
+
+PROG = "protojax defend"
+_DESCRIPTION = """\
+Tests the rows of a file for triggers with the help of trusted references, and distils
+a student from a teacher on the rows that pass. The teacher is used as it is. The same
+command goes on where a stopped one ended.
+"""
+_EPILOG = """\
+example:
+  protojax defend --rows mine.csv --references trusted.csv \\
+    --teacher teacher/ --student miniLM/ --out run/
+
+It writes run/report.html (read this first), run/verdict.csv (each row), run/student
+(a Hugging Face folder), triggers.json, calibration.json, student_prototypes.safetensors
+and run.json. Files are CSV, TSV, JSONL or Parquet, told by their suffix. --set takes
+any field of protojax.pipelines.Defence, such as
+  --set student.learning_rate=1e-4 --set detection.min_rows=5
+"""
+# flag -> the field that it sets.
+_FIELDS = {
+    "text": "columns.text",
+    "pair": "columns.pair",
+    "label": "columns.label",
+    "reference_column": "columns.reference",
+    "source": "columns.source",
+    "encoding": "columns.encoding",
+    "epochs": "student.epochs",
+    "false_rejection": "detection.false_rejection",
+    "seed": "seed",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit status of `protojax defend`.
+
+    Args:
+        arguments: those after the name of the command.
+    """
+    found = parser().parse_args(arguments)
+    return guarded(PROG, lambda: _defend(found, arguments))
+
+
+def parser() -> Parser:
+    """The parser of the command's arguments."""
+    made = Parser(
+        prog=PROG,
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_files(made.add_argument_group("files").add_argument)
+    _add_columns(made.add_argument_group("columns").add_argument)
+    _add_models(made.add_argument_group("models").add_argument)
+    _add_settings(made.add_argument_group("settings").add_argument)
+    return made
+
+
+def _add_files(add: Callable) -> None:
+    """Adds the flags of files."""
+    add("--rows", required=True, metavar="FILE", help="the rows under test")
+    add("--references", metavar="FILE", help="trusted rows with trusted labels")
+    add("--test", metavar="FILE", help="trusted test rows, to measure accuracy on")
+    add("--out", required=True, metavar="DIR", help="the folder to write to")
+
+
+def _add_columns(add: Callable) -> None:
+    """Adds the flags of columns."""
+    add("--text", metavar="COL", help="of the text (text)")
+    add("--pair", metavar="COL", help="of the second text (none)")
+    add("--label", metavar="COL", help="of the label (label); rows may have none")
+    add("--source", metavar="COL", help="of the origin of a row (none)")
+    add(
+        "--reference-column",
+        metavar="COL",
+        help="marks trusted rows of --rows by true or false, instead of --references",
+    )
+    add("--encoding", metavar="NAME", help="of text files (utf-8)")
+
+
+def _add_models(add: Callable) -> None:
+    """Adds the flags of models."""
+    add("--teacher", metavar="DIR", help="a classifier, used as it is")
+    add(
+        "--teacher-logits",
+        metavar="FILE",
+        help="instead of --teacher: an npz file with its logits as arrays rows and "
+        "references, or the word columns for columns logit:NAME of the files",
+    )
+    add(
+        "--student",
+        required=True,
+        metavar="DIR|layers:0,2,5|scratch",
+        help="a pretrained encoder, or some layers of the teacher",
+    )
+    add(
+        "--trusted-model",
+        metavar="DIR|scratch",
+        help="a pretrained encoder that reads the rows for the test (the student's, "
+        "unless that is the teacher)",
+    )
+
+
+def _add_settings(add: Callable) -> None:
+    """Adds the flags of settings."""
+    add("--epochs", metavar="N", help="of the student (3)")
+    add(
+        "--false-rejection",
+        metavar="RATE",
+        help="the share of honest rows that may be rejected (0.01)",
+    )
+    add("--max-length", metavar="N", help="tokens of a row; longer ones are cut (128)")
+    add("--seed", metavar="N", help="of all random choices (0)")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="any other field; may be repeated",
+    )
+
+
+def config_of(found: argparse.Namespace) -> Any:
+    """The settings that arguments ask for.
+
+    Args:
+        found: the parsed arguments.
+    """
+    from protojax import validate
+    from protojax.pipelines import settings
+
+    config = settings.Defence()
+    for flag, path in _FIELDS.items():
+        value = getattr(found, flag)
+        if value is not None:
+            config = settings.with_field(config, path, value)
+    if found.max_length is not None:
+        is_number = found.max_length.isdigit()
+        validate.require(is_number, "--max-length", found.max_length, "a number > 0")
+        lengths = settings.with_max_length(config.lengths, int(found.max_length))
+        config = dataclasses.replace(config, lengths=lengths)
+    for given in found.set:
+        path, equals, value = given.partition("=")
+        validate.require(bool(equals), "--set", given, "FIELD=VALUE")
+        config = settings.with_field(config, path.strip(), value.strip())
+    return config
+
+
+def _defend(found: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Runs the pipeline, and prints what came of it."""
+    # The settings first: they are checked in a moment.
+    config = config_of(found)
+    from protojax import pipelines
+
+    with progress() as (total, describe, advance):
+        result = pipelines.defend(
+            found.rows,
+            found.references,
+            found.teacher,
+            student=found.student,
+            trusted_model=found.trusted_model,
+            teacher_logits=found.teacher_logits,
+            test=found.test,
+            config=config,
+            out=found.out,
+            watch=pipelines.Watch(total, describe, advance),
+            command=["protojax", "defend", *map(shlex.quote, arguments)],
+        )
+    _show(result)
+    return 0
+
+
+def _show(result: Any) -> None:
+    """Prints the last table."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from protojax import reports
+
+    facts, console = result.facts, Console()
+    findings = facts.findings
+    # As text: brackets in a row must not be taken for markup.
+    console.print(Text(reports.headline(facts)), style="bold")
+    for warning in facts.warnings:
+        console.print(Text(f"warning: {warning}"))
+    table = Table(show_header=False, box=None)
+    strong = sum(suspect.strong for suspect in findings.suspects)
+    for name, value in {
+        "rows": f"{len(facts.rows.texts):,}",
+        "rejected": f"{int(findings.verdict.rejected.sum()):,}",
+        "suspects": f"{len(findings.suspects)}, of these triggers {strong}",
+        "the set looks clean": "yes" if findings.clean else "no",
+        **{name: f"{value:.1%}" for name, value in facts.metrics.items()},
+        "student": str(result.out / "student"),
+        "report": str(result.out / "report.html"),
+    }.items():
+        table.add_row(name, Text(value))
+    console.print(table)

@@ -1,0 +1,110 @@
+"""What commands show on the terminal: warnings, a progress bar, errors in one line."""
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+_LOGGER = logging.getLogger("protojax")
+_LONGEST = 1500  # characters of an error
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the usage."""
+
+    def error(self, message: str):
+        """Exits with status 2 after one line on standard error."""
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+
+
+def guarded(prog: str, work: Callable[[], int]) -> int:
+    """The exit status of some work; an error of its user is one line and status 2.
+
+    Args:
+        prog: the name of the command.
+        work: returns the exit status.
+    """
+    # Advice for PyTorch, which nobody here uses; read when transformers is imported.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    try:
+        with logged():
+            return work()
+    except (OSError, ValueError, FloatingPointError) as error:
+        # Messages of other libraries may have many lines.
+        said = " ".join(str(error).split()) or type(error).__name__
+        print(f"{prog}: {said[:_LONGEST]}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{prog}: stopped. The same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+@contextlib.contextmanager
+def logged() -> Iterator[None]:
+    """A context in which the library's log is printed to standard error."""
+    handler = _Lines()
+    before = _LOGGER.level, _LOGGER.propagate
+    _LOGGER.addHandler(handler)
+    _LOGGER.setLevel(logging.INFO)
+    # Other libraries install handlers of all logs, which would print each line again.
+    _LOGGER.propagate = False
+    try:
+        yield
+    finally:
+        _LOGGER.removeHandler(handler)
+        _LOGGER.setLevel(before[0])
+        _LOGGER.propagate = before[1]
+
+
+class _Lines(logging.Handler):
+    """Messages as lines of standard error; a warning says that it is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints a message."""
+        loud = record.levelno >= logging.WARNING
+        # Not a stream that is kept: a progress bar takes the place of stderr.
+        print(f"{'warning: ' if loud else ''}{record.getMessage()}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[tuple[Callable, Callable, Callable]]:
+    """A progress bar with an estimate of the time left, on standard error.
+
+    Yields:
+        The functions of a `pipelines.Watch`: total, describe, advance.
+    """
+    # Imported here: the help has no need of it.
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(compact=True),
+        console=Console(stderr=True),
+        # Rich's default, 30 seconds, may hold no progress at all during an evaluation.
+        speed_estimate_period=600,
+    )
+    with bar:
+        task = bar.add_task("reading", total=None)
+        yield (
+            lambda units: bar.update(task, total=units),
+            lambda text: bar.update(task, description=text),
+            lambda units: bar.advance(task, units),
+        )
+        # What was done before a stop, or was not needed, is done too.
+        bar.update(
+            task, completed=bar.tasks[0].total or 1, total=bar.tasks[0].total or 1
+        )

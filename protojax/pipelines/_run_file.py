@@ -1,0 +1,158 @@
+"""The file run.json of a defence: its settings, inputs, versions and times."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from protojax import __version__, storage
+
+NAME, WORK = "run.json", "work"
+# Everything that a run writes beside these two.
+OUTPUTS = (
+    "student",
+    "student_prototypes.safetensors",
+    "calibration.json",
+    "verdict.csv",
+    "triggers.json",
+    "report.html",
+)
+_PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "optax", "transformers", "tokenizers")
+_MODEL_FILES = ("config.json", "*.safetensors", "tokenizer.json", "vocab.*")
+
+
+def open_run(out: Path, identity: Mapping[str, Any]) -> dict[str, float]:
+    """The seconds that a stopped run of these settings took; nothing is written.
+
+    A folder fixes its settings once something was computed in it.
+
+    Args:
+        out: the folder of the outputs; it need not exist.
+        identity: every setting and every input's hash.
+
+    Returns:
+        Stage -> seconds, {} for a new run.
+
+    Raises:
+        OSError: where it is no folder, or holds results that no run wrote.
+        ValueError: where it holds a run of other settings; names one of them.
+    """
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"Expected a folder at {out}, found a file.")
+    path = out / NAME
+    if not path.exists():
+        held = [name for name in (*OUTPUTS, WORK) if (out / name).exists()]
+        if held:
+            raise FileExistsError(
+                f"{out} holds {', '.join(held)} but no {NAME}: no run of protojax "
+                "wrote that. Give another folder."
+            )
+        return {}
+    try:
+        content = json.loads(path.read_text())
+        before, seconds = dict(content["identity"]), dict(content["seconds"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not what a run writes ({error!r}).") from error
+    work = out / WORK
+    if not (work.is_dir() and any(work.iterdir())):
+        return {}
+    for name in sorted({*before, *identity}, key=lambda name: name not in identity):
+        old, new = before.get(name), identity.get(name)
+        if old != new:
+            raise ValueError(
+                f"{out} holds a run with other settings: {name} was {old!r}, now "
+                f"{new!r}. Give another folder, or the settings of {path}."
+            )
+    return seconds
+
+
+def identity_of(
+    settings: Mapping[str, Any],
+    files: Mapping[str, Path | None],
+    models: Mapping[str, str | None],
+) -> dict[str, Any]:
+    """Everything that a run's results depend on, as JSON holds it.
+
+    Args:
+        settings: path of a field -> its value.
+        files: name -> the user's file, or None.
+        models: name -> the source of a model, or None.
+    """
+    hashes = {
+        f"{name}.sha256": path and storage.hash_file(path)
+        for name, path in files.items()
+    }
+    sources = {f"{name}.files": hash_model(source) for name, source in models.items()}
+    # By content, so that a model that was moved is the same.
+    named = {path for path in settings if path.endswith(".model")}
+    kept = {path: value for path, value in settings.items() if path not in named}
+    # As JSON reads it back: tuples are lists there.
+    return json.loads(json.dumps({**kept, **hashes, **sources}))
+
+
+def hash_model(source: str | None) -> str | None:
+    """The SHA-256 over a local model's files; the name itself of any other source."""
+    folder = Path(source or "").expanduser()
+    if not source or not folder.is_dir():
+        return source
+    paths = sorted({path for glob in _MODEL_FILES for path in folder.glob(glob)})
+    return storage.fingerprint(
+        *(part for path in paths for part in (path.name, storage.hash_file(path)))
+    )
+
+
+def write_run(
+    out: Path,
+    identity: Mapping[str, Any],
+    *,
+    paths: Mapping[str, str],
+    seconds: Mapping[str, float],
+    command: Sequence[str] = (),
+    result: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes run.json.
+
+    Args:
+        out: the folder of the outputs.
+        identity: from `identity_of`.
+        paths: of inputs and models, as they were given.
+        seconds: stage -> what it took.
+        command: the command line, () where there was none.
+        result: figures of a finished run; None while it runs.
+    """
+    content = {
+        "finished": result is not None,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": list(command),
+        "paths": dict(paths),
+        "versions": versions(),
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "result": dict(result or {}),
+        "identity": dict(identity),
+    }
+    storage.write_json(out / NAME, content)
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python, protojax and the packages that figures depend on."""
+    found = {"protojax": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    folder = Path(__file__).parent
+    # In a checkout; an installed package has a version only.
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        commit = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+        if commit.returncode == 0 and (folder.parents[1] / ".git").exists():
+            found["commit"] = commit.stdout.strip()
+    return found

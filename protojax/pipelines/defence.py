@@ -1,0 +1,293 @@
+"""One function from a user's rows, references and teacher to a defended student."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from protojax import data, storage
+from protojax.base import Examples, TeacherOutputs
+from protojax.detection import detect
+from protojax.detection.detect import Findings
+from protojax.detection.evidence import Evidence, Reading, Verdict
+from protojax.detection.rewriting import without
+from protojax.federated.replicas import Surroundings
+from protojax.models import Model
+from protojax.pipelines import _facts, _jobs, _outputs, _run_file, students
+from protojax.pipelines._facts import StudentView
+from protojax.pipelines._jobs import Job
+from protojax.pipelines.settings import Defence
+from protojax.pipelines.trusted_folds import (
+    TrustedFolds,
+    mean_reading,
+    read,
+    trusted_folds,
+)
+from protojax.reports import Facts
+from protojax.training import trainer
+from protojax.training.trainer import Store
+
+
+class Watch(NamedTuple):
+    """What is called while a defence runs.
+
+    Attributes:
+        total: once, with all the work of training.
+        describe: with a description of the current work.
+        advance: with work done.
+    """
+
+    total: Callable[[float], None] = lambda units: None
+    describe: Callable[[str], None] = lambda text: None
+    advance: Callable[[float], None] = lambda units: None
+
+
+class Defended(NamedTuple):
+    """The result of a defence.
+
+    Attributes:
+        facts: what was found, the verdict on each row among it.
+        student: the model, with its tokenizer and label names.
+        out: the folder that everything was written to.
+    """
+
+    facts: Facts
+    student: Model
+    out: Path
+
+
+def defend(
+    rows: str | Path,
+    references: str | Path | None = None,
+    teacher: str | Path | None = None,
+    *,
+    student: str,
+    trusted_model: str | None = None,
+    teacher_logits: str | None = None,
+    test: str | Path | None = None,
+    config: Defence | None = None,
+    out: str | Path,
+    watch: Watch | None = None,
+    command: Sequence[str] = (),
+) -> Defended:
+    """A student distilled from rows of which those that look poisoned were rejected.
+
+    The teacher is used as it is. A trusted model learns from the references alone; rows
+    that share something and claim a class more often than it expects are rejected, the
+    words of triggers are removed, and a student learns from the rest. The same call
+    goes on where a killed one stopped.
+
+    Args:
+        rows: the file under test: CSV, TSV, JSONL or Parquet.
+        references: a file of trusted rows; None where `columns.reference` marks them.
+        teacher: the folder of the teacher, or its name on the Hugging Face Hub.
+        student: the folder of a pretrained encoder, "layers:0,2,5" of the teacher, or
+            "scratch".
+        trusted_model: the folder of a pretrained encoder, or "scratch"; by default what
+            the student starts from, unless that is the teacher.
+        teacher_logits: instead of a teacher an npz file, or "columns".
+        test: a file of trusted test rows, to measure accuracy on.
+        config: all other settings; None for the defaults.
+        out: the folder to write to.
+        watch: is told of the progress.
+        command: the command line, for run.json.
+
+    Raises:
+        OSError, ValueError: in one line, before anything is written, where an input is
+            missing or does not fit.
+    """
+    config, watch, out = config or Defence(), watch or Watch(), Path(out)
+    job = _jobs.prepare(
+        config,
+        rows=rows,
+        references=references,
+        teacher=teacher,
+        student=student,
+        trusted_model=trusted_model,
+        teacher_logits=teacher_logits,
+        test=test,
+    )
+    clock = _Clock(_run_file.open_run(out, job.identity))
+    work = out / _run_file.WORK
+    work.mkdir(parents=True, exist_ok=True)
+    storage.remove_leftovers(out)
+    storage.remove_leftovers(work, below=True)
+    common = {"paths": job.paths, "seconds": clock.seconds, "command": command}
+    _run_file.write_run(out, job.identity, **common)
+    around = Surroundings(
+        config.lengths,
+        lambda name: Store(work / name, every=config.every),
+        watch.describe,
+        watch.advance,
+    )
+    facts, model, view = _run(job, around, watch, clock)
+    about = {
+        **{f"source of {name}": path for name, path in job.paths.items()},
+        **_run_file.versions(),
+    }
+    _outputs.write(out, facts, model, view, about)
+    clock("reports")
+    result = _outputs.result_of(facts)
+    _run_file.write_run(out, job.identity, **common, result=result)
+    return Defended(facts, model, out)
+
+
+class _Clock:
+    """The seconds that each stage took, by its name."""
+
+    def __init__(self, before: dict[str, float]):
+        # A stopped run goes on, and so does its time.
+        self.seconds = dict(before)
+        self.last = time.perf_counter()
+
+    def __call__(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
+        self.last = now
+
+
+def _run(
+    job: Job, around: Surroundings, watch: Watch, clock: Callable[[str], None]
+) -> tuple[Facts, Model, StudentView]:
+    """What was found in the rows, the student, and what it says."""
+    config, width = job.config, job.config.lengths.buckets[-1]
+    texts = _all_texts(job.references.examples)
+    trusted = _jobs.model_of(config.trusted_model, job, texts, max_positions=width)
+    texts += _all_texts(job.rows.examples)
+    student = _jobs.model_of(config.student, job, texts, max_positions=width)
+    watch.total(_work(job, trusted, student))
+    evidence = _asked(job, around)
+    clock("teacher")
+    folds = trusted_folds(
+        trusted,
+        config.trusted_model,
+        evidence.transfer,
+        evidence.references,
+        around,
+        folds=config.folds,
+        seed=config.seed,
+    )
+    evidence = evidence._replace(
+        held_out=np.arange(len(evidence.references.texts)),
+        trusted_on_transfer=folds.on_rows,
+        trusted_on_held_out=folds.on_references,
+    )
+    clock("trusted model")
+    around.describe("the rows are tested")
+    findings = detect(evidence, config.detection)
+    clock("test")
+    learned, verdict = _rewritten(job, evidence, findings, folds, around)
+    taught = students.lesson(
+        learned,
+        verdict,
+        kd=config.kd,
+        margin=config.margin,
+        features=config.features,
+        prototypes=config.prototypes,
+        seed=config.seed,
+    )
+    student = students.distil(student, config.student, taught, around, seed=config.seed)
+    student = student._replace(label_names=job.label_names)
+    clock("student")
+    view = _facts.view_of(job, student, evidence, learned, around)
+    facts = _facts.facts_of(job, student, evidence, learned, findings, view, around)
+    clock("outputs of the student")
+    return facts, student, view
+
+
+def _all_texts(examples: Examples) -> list[str]:
+    """First and second texts."""
+    return [*examples.texts, *(examples.pairs or ())]
+
+
+def _work(job: Job, trusted: Model, student: Model) -> float:
+    """The work of all training, in the units that runs report."""
+    references, config = len(job.references.examples.texts), job.config
+    # Each fold's model learns from the references of all others.
+    known = references * (config.folds - 1) * config.trusted_model.epochs
+    learned = (len(job.rows.examples.texts) + references) * config.student.epochs
+    return known * trainer.row_cost(trusted.config) + learned * trainer.row_cost(
+        student.config
+    )
+
+
+def _asked(job: Job, around: Surroundings) -> Evidence:
+    """The evidence before any model was trusted."""
+    rows, references = job.rows.examples, job.references.examples
+    if job.teacher is not None:
+        on_rows = _jobs.ask(job, job.teacher, "teacher_on_rows", rows, around)
+        on_references = _jobs.ask(
+            job, job.teacher, "teacher_on_references", references, around
+        )
+    else:
+        on_rows, on_references = job.given.rows, job.given.references
+    if not job.rows.labelled:
+        # The only claim there is.
+        rows = rows._replace(labels=on_rows.logits.argmax(-1).astype(np.int32))
+    return Evidence(rows, on_rows, references, on_references)
+
+
+def _rewritten(
+    job: Job,
+    evidence: Evidence,
+    findings: Findings,
+    folds: TrustedFolds,
+    around: Surroundings,
+) -> tuple[Evidence, Verdict]:
+    """Rows and references without the words of triggers, and the verdict on the rows.
+
+    The teacher is asked again about rows that changed. Where it cannot be asked, they
+    count as rejected. The targets of rejected rows are read by all trusted models.
+    """
+    rows, count = evidence.transfer, len(evidence.transfer.texts)
+    pool = data.concatenate(rows, evidence.references)
+    # Together, so that both lose the same words.
+    pure = without(pool, findings.suspects)
+    # Not as arrays of texts, in which each is as long as the longest.
+    pairs = zip(_texts_of(pure), _texts_of(pool), strict=True)
+    changed = np.array([new != old for new, old in pairs])
+    verdict = findings.verdict
+    outputs = evidence.teacher, evidence.teacher_on_references
+    if job.teacher is None:
+        verdict = verdict._replace(rejected=verdict.rejected | changed[:count])
+    elif changed.any():
+        again = data.take(pure, changed)
+        said = _jobs.ask(job, job.teacher, "teacher_on_rewritten", again, around)
+        whole = TeacherOutputs(*map(np.concatenate, zip(*outputs, strict=True)))
+        for part, new in zip(whole, said, strict=True):
+            part[changed] = new
+        outputs = (
+            whole.take(np.arange(count)),
+            whole.take(np.arange(count, len(changed))),
+        )
+    rejected = np.flatnonzero(verdict.rejected)
+    if len(rejected):
+        own = data.take(pure, rejected)
+        readings = [read(model, own, around, "rejected") for model in folds.models]
+        verdict = _read_as(verdict, rejected, mean_reading(readings))
+    learned = evidence._replace(
+        transfer=rows._replace(
+            texts=pure.texts[:count], pairs=pure.pairs and pure.pairs[:count]
+        ),
+        teacher=outputs[0],
+        references=evidence.references._replace(
+            texts=pure.texts[count:], pairs=pure.pairs and pure.pairs[count:]
+        ),
+        teacher_on_references=outputs[1],
+    )
+    return learned, verdict
+
+
+def _texts_of(examples: Examples) -> list[tuple[str, str]]:
+    """The two texts of each row, the second "" where there is none."""
+    pairs = examples.pairs or [""] * len(examples.texts)
+    return list(zip(examples.texts, pairs, strict=True))
+
+
+def _read_as(verdict: Verdict, rows: np.ndarray, reading: Reading) -> Verdict:
+    """The verdict with another reading of some rows."""
+    classes, logits = verdict.trusted_classes.copy(), verdict.trusted_logits.copy()
+    classes[rows], logits[rows] = reading
+    return verdict._replace(trusted_classes=classes, trusted_logits=logits)

@@ -1,0 +1,204 @@
+"""Settings of the defence of one's own data."""
+
+import ast
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from protojax import validate
+from protojax.detection.detect import CLAIMS
+from protojax.detection.groups import GROUPS
+from protojax.detection.settings import Detection
+from protojax.distillation.settings import Distillation, Margin
+from protojax.models.settings import ModelSettings
+from protojax.prototypes.settings import Prototypes
+from protojax.training.predict import Features, Lengths
+from protojax.training.step import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder(ModelSettings, TrainConfig):
+    """One model: its source, its computation and its training."""
+
+    def __post_init__(self):
+        ModelSettings.__post_init__(self)
+        TrainConfig.__post_init__(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """The columns of the user's files.
+
+    Attributes:
+        text: the column of the text.
+        pair: the column of the second text, "" for one-text tasks.
+        label: the column of the label.
+        reference: the column that marks trusted rows by true or false, "" where the
+            references are a file of their own.
+        source: the column of a row's origin, "" for none.
+        encoding: of text files.
+    """
+
+    text: str = "text"
+    pair: str = ""
+    label: str = "label"
+    reference: str = ""
+    source: str = ""
+    encoding: str = "utf-8"
+
+    def __post_init__(self):
+        for field in ("text", "label"):
+            value = getattr(self, field)
+            validate.require(value != "", field, value, "the name of a column")
+
+
+@dataclasses.dataclass(frozen=True)
+class Defence:
+    """Everything that `pipelines.defend` can be told.
+
+    Attributes:
+        columns: of the user's files.
+        detection: the test of the rows.
+        teacher: how the teacher computes; it is never trained.
+        trusted_model: the model that reads rows for the test.
+        student: the model that is distilled.
+        kd: the objective of distillation.
+        margin: the prototype constraint.
+        prototypes: of the teacher's and of the student's features.
+        features: the hidden states that are used as a row's features.
+        lengths: how rows are padded and batched.
+        folds: the parts of the references; each is read by a trusted model that
+            learned from the others.
+        seed: of the order of rows, of fresh weights and of initial prototypes.
+        every: dispatches between two checkpoints.
+        vocab_size: of the tokenizer of a model from scratch.
+    """
+
+    columns: Columns = Columns()
+    detection: Detection = Detection()
+    teacher: ModelSettings = ModelSettings()
+    trusted_model: Encoder = Encoder(learning_rate=1e-4, epochs=5, dropout=0.0)
+    student: Encoder = Encoder(learning_rate=2e-4, epochs=3, dropout=0.0)
+    kd: Distillation = Distillation()
+    margin: Margin = Margin()
+    prototypes: Prototypes = Prototypes()
+    features: Features = Features()
+    lengths: Lengths = Lengths()
+    folds: int = 3
+    seed: int = 0
+    every: int = 10
+    vocab_size: int = 4000
+
+    def __post_init__(self):
+        validate.require(self.folds >= 2, "folds", self.folds, ">= 2")
+        validate.non_negative(seed=self.seed)
+        validate.positive(every=self.every, vocab_size=self.vocab_size)
+        # The test comes after hours of training: its names are checked here.
+        for field, known in (("groups", GROUPS), ("claims", CLAIMS)):
+            for name in getattr(self.detection, field):
+                validate.one_of(known, **{f"detection.{field}": name})
+        weights, layers = self.margin.layer_weights, self.features.layers
+        bound = f"one weight for each of features.layers={layers}"
+        same = len(weights) == len(layers)
+        validate.require(same, "margin.layer_weights", weights, bound)
+
+
+def with_field(settings: Any, path: str, value: str) -> Any:
+    """Settings with another value of one field.
+
+    Args:
+        settings: a dataclass, such as `Defence`.
+        path: the field, such as "student.epochs".
+        value: the value as text; tuples as "a,b" or "(1, 2)".
+
+    Raises:
+        ValueError: on an unknown field, or a value that the field does not allow.
+
+    >>> with_field(Defence(), "student.epochs", "5").student.epochs
+    5
+    >>> with_field(Defence(), "detection.claims", "teacher").detection.claims
+    ('teacher',)
+    """
+    name, _, rest = path.partition(".")
+    held = {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(settings)
+    }
+    validate.one_of(held, setting=name)
+    found = held[name]
+    with validate.prefixed(name):
+        if dataclasses.is_dataclass(found) and rest:
+            new = with_field(found, rest, value)
+        elif isinstance(found, Mapping) and rest:
+            new = {**found, rest: _parsed(value)}
+        else:
+            bound = "the path of one field"
+            single = not rest and not dataclasses.is_dataclass(found)
+            validate.require(single, "field", path, bound)
+            new = _converted(value, found)
+    return dataclasses.replace(settings, **{name: new})
+
+
+def with_max_length(lengths: Lengths, most: int) -> Lengths:
+    """Lengths with another maximum, and buckets up to it.
+
+    Args:
+        lengths: the lengths to change.
+        most: tokens of a row.
+
+    >>> with_max_length(Lengths(), 40).buckets
+    (16, 32, 40)
+    """
+    validate.positive(max_length=most)
+    buckets = (*(size for size in lengths.buckets if size < most), most)
+    return dataclasses.replace(lengths, max_length=most, buckets=buckets)
+
+
+def flat(settings: Any) -> dict[str, Any]:
+    """The fields of settings by their paths, as JSON holds them.
+
+    >>> flat(Columns())["text"], flat(Defence())["kd.temperature"]
+    ('text', 2.0)
+    """
+    found = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            inner = flat(value)
+            found |= {f"{field.name}.{path}": held for path, held in inner.items()}
+        elif isinstance(value, Mapping):
+            found[field.name] = dict(value)
+        else:
+            found[field.name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def _parsed(value: str) -> Any:
+    """The value of a Python literal, or the text itself."""
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+
+
+def _converted(value: str, old: Any) -> Any:
+    """A text as a value of the type of an older value."""
+    if isinstance(old, str):
+        return value
+    new = _parsed(value)
+    if isinstance(old, tuple):
+        if isinstance(new, str):
+            new = tuple(part.strip() for part in new.split(",") if part.strip())
+        return tuple(new) if isinstance(new, tuple | list) else (new,)
+    # True and False are integers in Python.
+    number = isinstance(new, int | float) and not isinstance(new, bool)
+    if isinstance(old, bool):
+        fits = isinstance(new, bool)
+    elif isinstance(old, int):
+        fits = number and isinstance(new, int)
+    elif isinstance(old, float):
+        fits = number
+    else:
+        fits = isinstance(new, type(old))
+    validate.require(fits, "value", value, f"of type {type(old).__name__}")
+    return new

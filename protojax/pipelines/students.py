@@ -1,0 +1,200 @@
+"""A student distilled from the rows that passed the test and the trusted rest."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from protojax import prototypes as prototypes_lib
+from protojax.base import Examples, Prototypes, TeacherOutputs
+from protojax.detection.evidence import Evidence, Verdict
+from protojax.detection.quarantine import TrainingRows, training_rows, with_references
+from protojax.distillation.settings import Distillation, Margin
+from protojax.federated.replicas import Surroundings
+from protojax.models import Model, hf, saved
+from protojax.pipelines.settings import Encoder
+from protojax.prototypes.settings import Prototypes as PrototypeSettings
+from protojax.training import predict, trainer
+from protojax.training.objective import Objective, Spec
+from protojax.training.predict import Features
+from protojax.training.trainer import Run
+
+
+class Lesson(NamedTuple):
+    """What a student learns from, and how.
+
+    Attributes:
+        rows: texts and the columns of a batch.
+        objective: what it minimises.
+        prototypes: constrain the student, or None.
+    """
+
+    rows: TrainingRows
+    objective: Objective
+    prototypes: Prototypes | None
+
+
+def objective_of(
+    kd: Distillation,
+    features: Features,
+    margin: Margin | None = None,
+    *,
+    metric: str = "cosine",
+) -> Objective:
+    """The objective of distillation, with the prototype constraint if there is one.
+
+    Args:
+        kd: of distillation.
+        features: the hidden states that are compared with prototypes.
+        margin: of the constraint, None for none.
+        metric: of the distance to prototypes.
+
+    >>> objective_of(Distillation(), Features()).transforms
+    ()
+    """
+    options = {**vars(kd), "layers": features.layers, "pooling": features.pooling}
+    loss = Spec("distillation", options)
+    if margin is None:
+        return Objective(loss)
+    weight = Spec(margin.weight_schedule, margin.weight_schedule_args, (margin.weight,))
+    constraint = {
+        "weight": weight,
+        "margin": Spec(margin.schedule, margin.schedule_args, (margin.value,)),
+        "assignment": margin.assignment,
+        "metric": metric,
+        "layer_weights": margin.layer_weights,
+    }
+    return Objective(loss, (Spec("prototype", constraint),))
+
+
+def layer_prototypes(
+    outputs: TeacherOutputs, labels: np.ndarray, settings: PrototypeSettings, seed: int
+) -> Prototypes:
+    """The class prototypes of each layer's features on the references.
+
+    Args:
+        outputs: a model's outputs on the references; features may have no layers.
+        labels: `[references]`, int, their classes.
+        settings: their number over all classes, at most that of the references.
+        seed: of the initial centres.
+
+    Returns:
+        Prototypes with a leading `[layers]` axis, on the host.
+    """
+    classes = len(np.unique(labels))
+    num = max(classes, min(settings.num, len(labels)))
+    keys = jax.random.split(jax.random.key(seed), max(outputs.features.shape[1], 1))
+    sets = [
+        prototypes_lib.class_prototypes(
+            key,
+            outputs.features[:, layer],
+            labels,
+            outputs.logits.shape[1],
+            num_prototypes=num,
+            metric=settings.metric,
+            num_iters=settings.num_iters,
+        )
+        for layer, key in enumerate(keys[: outputs.features.shape[1]])
+    ]
+    if not sets:
+        return Prototypes(np.zeros((0, num, 0)), *np.zeros((2, 0, num)))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(sets))
+
+
+def lesson(
+    evidence: Evidence,
+    verdict: Verdict,
+    *,
+    kd: Distillation,
+    margin: Margin,
+    features: Features,
+    prototypes: PrototypeSettings,
+    seed: int,
+) -> Lesson:
+    """What a student learns from tested rows and from the references.
+
+    Rejected rows get the trusted model's targets. Rows without any text are left out:
+    those that held nothing but words that were removed.
+
+    Args:
+        evidence: rows, references and the teacher's outputs on both, as the student may
+            see them.
+        verdict: of the rows, with the trusted model's reading of those rejected.
+        kd: the objective of distillation.
+        margin: the prototype constraint; left out where the teacher has no features.
+        features: the hidden states that are compared with prototypes.
+        prototypes: of the teacher's features.
+        seed: of the initial prototypes.
+    """
+    references = evidence.references
+    centres = layer_prototypes(
+        evidence.teacher_on_references, references.labels, prototypes, seed
+    )
+    rows = training_rows(evidence, verdict, centres)
+    rows = with_references(rows, references, evidence.teacher_on_references)
+    rows = rows.take(np.flatnonzero(has_text(rows.examples)))
+    if len(centres.vectors) == 0:
+        columns = {k: v for k, v in rows.columns.items() if k != "teacher_features"}
+        objective = objective_of(kd, features)
+        return Lesson(rows._replace(columns=columns), objective, None)
+    objective = objective_of(kd, features, margin, metric=prototypes.metric)
+    return Lesson(rows, objective, centres)
+
+
+def has_text(examples: Examples) -> np.ndarray:
+    """Whether each row has more than white space in each of its texts, `[rows]`.
+
+    >>> has_text(Examples(["a", " "], None, np.zeros(2))).tolist()
+    [True, False]
+    """
+    columns = [part for part in examples[:2] if part is not None]
+    return np.array([all(map(str.strip, row)) for row in zip(*columns, strict=True)])
+
+
+def distil(
+    model: Model,
+    settings: Encoder,
+    taught: Lesson,
+    around: Surroundings,
+    *,
+    seed: int,
+    name: str = "student",
+) -> Model:
+    """The trained student, saved below the folder of `around.store`.
+
+    A student that is saved there is not trained again, and one whose training was
+    killed goes on at its last checkpoint.
+
+    Args:
+        model: the model to start from, with its tokenizer.
+        settings: of its training.
+        taught: what it learns from.
+        around: the surroundings of its run: lengths, storage and progress.
+        seed: of the order of rows and of dropout.
+        name: of the run and its folder.
+    """
+    store = around.store(name)
+    folder = store.folder / "model"
+    if not folder.exists():
+        around.describe("the student learns")
+        run = Run(
+            name,
+            model,
+            predict.tokenize(model, taught.rows.examples, around.lengths),
+            taught.rows.examples.labels,
+            settings,
+            seed=seed,
+            columns=taught.rows.columns,
+            objective=taught.objective,
+            prototypes=taught.prototypes,
+        )
+        trained = trainer.train(
+            run, lengths=around.lengths, store=store, on_progress=around.on_progress
+        )
+        saved.save(folder, model._replace(params=trained.params))
+        trainer.remove_checkpoints(store)
+    # From the file in any case, so that a resumed run has the same student.
+    saved.check(folder, run=store.folder)
+    return hf.load_hf(
+        folder, num_labels=model.config.num_labels, **settings.computation
+    )
