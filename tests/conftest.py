@@ -12,8 +12,6 @@ import tempfile
 flags = [
     os.environ.get("XLA_FLAGS", ""),
     "--xla_backend_optimization_level=0",
-    # Splitting a tiny program for parallel compilation costs more than it saves.
-    "--xla_cpu_parallel_codegen_split_count=1",
     # Nodes live on devices; those of one CPU are emulated.
     "--xla_force_host_platform_device_count=8",
 ]
