@@ -142,7 +142,9 @@ def test_the_gradient_is_that_of_the_functions_by_hand(first):
         expected = rule(by_hand[second](by_hand[first](loss_fn)))
         objective = objective_of("distillation", (first, second), gradient)
         found = objectives.build(objective, CONFIG)
-        chex.assert_trees_all_equal(jax.jit(found)(*given), jax.jit(expected)(*given))
+        # One program, so every result is the same; none need be compiled to know it.
+        one, other = (jax.jit(f).lower(*given).as_text() for f in (found, expected))
+        assert one == other
 
 
 def test_a_schedule_is_asked_at_each_step():
