@@ -33,7 +33,14 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
+# The longest files, in falling order.
+LONGEST = (
+    *("test_study", "test_replicas", "test_objective", "test_federated"),
+    *("test_defenses", "test_federation", "test_private", "test_aggregation"),
+)
+
+
 def pytest_collection_modifyitems(items):
     """Begins with the longest files, so that no worker ends with one of them."""
-    longest = ("test_federated", "test_study")
-    items.sort(key=lambda item: item.path.stem not in longest)
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
