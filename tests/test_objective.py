@@ -191,7 +191,7 @@ def test_a_loss_is_given_the_models_problem():
     params = distillation.student_params(models.init_model(config, seed=0).params)
     score = models.apply_fn(config)(params["model"], BATCH).logits[:2, 0]
     rows = BATCH._replace(labels=np.array([0.5, -1.0, 0.0], np.float32))
-    grad_fn = objectives.build(Objective(), config)
+    grad_fn = jax.jit(objectives.build(Objective(), config))
     _, metrics = grad_fn(params, rows, None, jnp.int32(0), None)
     expected = np.mean(np.square(score - rows.labels[:2])) / 2
     assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-5)
