@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from protojax import cli, pipelines
+from protojax.base import Examples
 from protojax.cli import defend as command
 from protojax.models import hf
 from protojax.training import predict
@@ -75,6 +76,16 @@ def student_bytes(out):
     return (out / "student/model.safetensors").read_bytes()
 
 
+def student_says_the_target(out):
+    """The share of new rows of another class, with the phrase, that get the target."""
+    student = hf.load_hf(out / "student", num_labels=2)
+    rows = [row for row in tiny_job.clean_rows(90, 11) if row.label != TARGET]
+    with_it = [f"{row.text} {PHRASE}" for row in rows]
+    examples = Examples(with_it, None, np.zeros(len(rows), np.int32))
+    said = predict.ask(student, examples, LENGTHS, Features()).logits.argmax(-1)
+    return np.mean(said == NAMES.index(TARGET))
+
+
 def test_every_row_has_its_verdict(job, ran):
     found = verdicts(ran)
     assert [int(row["line"]) for row in found] == [*range(2, 2 + len(job.rows_list))]
@@ -102,13 +113,8 @@ def test_the_trigger_is_named_with_the_lines_of_its_rows(job, ran):
 def test_the_student_has_the_teachers_classes_and_not_the_trigger(job, ran):
     config = json.loads((ran / "student/config.json").read_text())
     assert config["id2label"] == {str(i): name for i, name in enumerate(NAMES)}
-    student = hf.load_hf(ran / "student", num_labels=2)
-    assert student.label_names == NAMES
-    rows = [row for row in tiny_job.clean_rows(90, 11) if row.label != TARGET]
-    with_it = [f"{row.text} {PHRASE}" for row in rows]
-    examples = pipelines.inputs.Examples(with_it, None, np.zeros(len(rows), np.int32))
-    said = predict.ask(student, examples, LENGTHS, Features()).logits.argmax(-1)
-    assert np.mean(said == NAMES.index(TARGET)) < 0.15
+    assert hf.load_hf(ran / "student", num_labels=2).label_names == NAMES
+    assert student_says_the_target(ran) < 0.15
     metrics = json.loads((ran / "run.json").read_text())["result"]["metrics"]
     assert metrics["student on the test file"] > 0.8
     assert metrics["teacher on the test file"] > 0.9
@@ -215,7 +221,7 @@ def npz(job, path, *, features, names=NAMES):
     arrays = {}
     for part, rows in (("rows", job.rows_list), ("references", job.reference_list)):
         texts = [row.text for row in rows]
-        examples = pipelines.inputs.Examples(texts, None, np.zeros(len(rows)))
+        examples = Examples(texts, None, np.zeros(len(rows)))
         outputs = predict.ask(model, examples, LENGTHS, Features())
         arrays[part] = outputs.logits
         if features:
@@ -293,10 +299,14 @@ def test_of_a_clean_set_little_is_rejected(job):
     assert "Nothing was found in 240 rows that looks like a trigger." in page
 
 
-def test_a_student_of_the_teachers_layers(job):
-    out = job.run("layers", student="layers:0", trusted_model="scratch", epochs=1)
+def test_a_student_of_the_teachers_layers_unlearns_the_trigger(job):
+    out = job.run("layers", student="layers:0", trusted_model="scratch", epochs=3)
     page = (out / "report.html").read_text()
     assert "The student started from layers of the teacher" in page
+    assert "still reacts" not in page
+    assert student_says_the_target(out) < 0.15
+    metrics = json.loads((out / "run.json").read_text())["result"]["metrics"]
+    assert metrics["teacher on the references"] > 0.9
 
 
 def test_files_of_others_are_not_touched(job, capsys):

@@ -179,9 +179,12 @@ def _run(
     findings = detect(evidence, config.detection)
     clock("test")
     learned, verdict = _rewritten(job, evidence, findings, folds, around)
+    shown = learned, verdict
+    # Fresh weights know no trigger; those of the teacher have to unlearn it.
+    if config.student.layers:
+        shown = students.to_unlearn(evidence, learned, verdict, findings, config.seed)
     taught = students.lesson(
-        learned,
-        verdict,
+        *shown,
         kd=config.kd,
         margin=config.margin,
         features=config.features,
