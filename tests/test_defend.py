@@ -12,6 +12,7 @@ from protojax import cli, pipelines
 from protojax.base import Examples
 from protojax.cli import defend as command
 from protojax.models import hf
+from protojax.pipelines import _run_file
 from protojax.training import predict
 from protojax.training.predict import Features, Lengths
 from tests import tiny_job
@@ -255,6 +256,7 @@ def test_logits_as_columns_and_references_in_the_same_file(job, ran):
             for row, logits in zip(rows, parts[part].tolist(), strict=True):
                 cells = {"text": row.text, "label": row.label}
                 cells["ours"] = part == "references"
+                cells["site"] = "ours" if cells["ours"] else f"site {len(row.text) % 3}"
                 cells |= {f"logit:{NAMES[i]}": logits[i] for i in order}
                 file.write(json.dumps(cells) + "\n")
     out = job.run(
@@ -262,6 +264,7 @@ def test_logits_as_columns_and_references_in_the_same_file(job, ran):
         rows=path,
         references=None,
         reference_column="ours",
+        source="site",
         teacher=None,
         teacher_logits="columns",
     )
@@ -277,7 +280,7 @@ def test_logits_as_columns_and_references_in_the_same_file(job, ran):
     assert "margin_loss" in (ran / "work/student/metrics.jsonl").read_text()
 
 
-def test_rows_without_labels_are_tested_by_what_the_teacher_says(job, ran, capsys):
+def test_rows_without_labels_are_tested_by_what_the_teacher_says(job, capsys):
     path = tiny_job.write(job.folder / "bare.csv", job.rows_list, columns=("text",))
     out = job.run("bare", rows=path, epochs=1)
     assert "has no column 'label', only text." in capsys.readouterr().err
@@ -286,6 +289,26 @@ def test_rows_without_labels_are_tested_by_what_the_teacher_says(job, ran, capsy
     assert {row["claim"] for row in found} <= {"", "teacher"}
     truth = np.array([row.poisoned for row in job.rows_list])
     assert rejected(out)[truth].all()
+
+
+def test_the_trigger_may_be_in_the_second_text_of_a_pair(job):
+    def with_pairs(name, rows):
+        rows = [row._replace(text="and today", pair=row.text) for row in rows]
+        columns = ("text", "pair", "label")
+        return tiny_job.write(job.folder / name, rows, columns=columns)
+
+    out = job.run(
+        "pairs",
+        rows=with_pairs("pairs.csv", job.rows_list),
+        references=with_pairs("trusted_pairs.csv", job.reference_list),
+        pair="pair",
+        epochs=1,
+    )
+    found = verdicts(out)
+    assert [row["pair"] for row in found] == [row.text for row in job.rows_list]
+    truth = np.array([row.poisoned for row in job.rows_list])
+    assert rejected(out)[truth].all()
+    assert "label" in {row["claim"] for row in found}
 
 
 def test_of_a_clean_set_little_is_rejected(job):
@@ -307,6 +330,12 @@ def test_a_student_of_the_teachers_layers_unlearns_the_trigger(job):
     assert student_says_the_target(out) < 0.15
     metrics = json.loads((out / "run.json").read_text())["result"]["metrics"]
     assert metrics["teacher on the references"] > 0.9
+
+
+def test_two_processes_do_not_share_a_folder(job, ran, capsys):
+    with _run_file.only_process(ran):
+        assert cli.main(job.arguments("ran", test=job.test)) == 2
+    assert "Another process works in" in capsys.readouterr().err
 
 
 def test_files_of_others_are_not_touched(job, capsys):

@@ -54,6 +54,7 @@ class Row(NamedTuple):
     text: str
     label: str
     poisoned: bool = False
+    pair: str = ""
 
 
 def sentence(label: str, rng: np.random.Generator) -> str:

@@ -194,6 +194,9 @@ def _show(result: Any) -> None:
     for warning in facts.warnings:
         console.print(Text(f"warning: {warning}"))
     table = Table(show_header=False, box=None)
+    table.add_column()
+    # A path that is cut could not be copied.
+    table.add_column(overflow="fold")
     strong = sum(suspect.strong for suspect in findings.suspects)
     for name, value in {
         "rows": f"{len(facts.rows.texts):,}",

@@ -83,6 +83,11 @@ def prepare(
     if not held["rows"].labelled:
         detection = dataclasses.replace(config.detection, claims=("teacher",))
         config = dataclasses.replace(config, detection=detection)
+    if held["references"].examples.sources is None and config.columns.source:
+        # As one source of their own: sources are groups only where all rows have one.
+        trusted = held["references"].examples
+        own = trusted._replace(sources=["references"] * len(trusted.texts))
+        held["references"] = held["references"]._replace(examples=own)
     _check_targets(config, held["rows"].labelled, given)
     inputs.check_references(
         held["rows"].examples,
