@@ -2,18 +2,18 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.former.consistency import (
+    Claims,
+    cluster_scores,
+    disagreement,
+    neighbourhood_scores,
+)
 from protojax.detection.conformal import (
     IsotonicFit,
     combine_scores,
     conformal_p_values,
     expected_disagreement,
     quarantine,
-)
-from protojax.detection.consistency import (
-    Claims,
-    cluster_scores,
-    disagreement,
-    neighbourhood_scores,
 )
 from protojax.detection.sample_test import sample_gate
 

@@ -22,7 +22,7 @@ LIBRARY = {
 }
 STUDIES = {
     "settings": 0,
-    "runtime": 1,
+    **dict.fromkeys(("runtime", "former"), 1),
     "world": 2,
     "arms": 3,
     "study": 4,

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from experiments.arms import quarantine, token_groups
+from experiments.former import token_groups as group_scores
+from experiments.former.consistency import Claims
 from experiments.runtime import Context
 from experiments.study import check
 from experiments.study.defaults import defaults
 from experiments.world import trusted_model
 from experiments.world.scenarios import Scenario
 from protojax.detection import conformal
-from protojax.detection import token_groups as group_scores
-from protojax.detection.consistency import Claims
 from protojax.detection.evidence import Reading
 
 SCENARIO = Scenario("files", 0, "it")

@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from protojax.detection.conformal import expected_disagreement, quarantine
-from protojax.detection.consistency import Claims, neighbourhood_scores
-from protojax.detection.token_groups import (
+from experiments.former.consistency import Claims, neighbourhood_scores
+from experiments.former.token_groups import (
     class_associated_tokens,
     co_occurring_tokens,
     token_p_values,
     token_scores,
 )
+from protojax.detection.conformal import expected_disagreement, quarantine
 from tests.test_consistency import HALF, constant_claims, join, sample
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from protojax.detection import trigger_candidates
-from protojax.detection.trigger_candidates import Candidate
+from experiments.former import trigger_candidates
+from experiments.former.trigger_candidates import Candidate
 
 COMMON = ("the", "film", "plot", "is", "here", "now", "old", "new")
 

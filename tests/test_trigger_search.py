@@ -7,14 +7,14 @@ import pytest
 
 from experiments import arms, settings
 from experiments.arms import ours, trigger_search
+from experiments.former import trigger_candidates
+from experiments.former.trigger_candidates import Candidate
 from experiments.runtime import Context
 from experiments.world import artifacts, scenarios, trusted_model
 from experiments.world.evidence import World
 from experiments.world.scenarios import Scenario
 from protojax.base import Examples, TeacherOutputs
-from protojax.detection import trigger_candidates
 from protojax.detection.evidence import Reading, Verdict
-from protojax.detection.trigger_candidates import Candidate
 from protojax.training import predict
 
 SCENARIO = Scenario("files", 0, "it")

@@ -11,12 +11,13 @@ import numpy as np
 
 from experiments import runtime
 from experiments.arms import token_groups
+from experiments.former import consistency
+from experiments.former.consistency import Claims
 from experiments.runtime import Context
 from experiments.world import scenarios, trusted_model
 from experiments.world.evidence import gather
 from experiments.world.scenarios import Scenario
 from protojax import data, prototypes
-from protojax.detection import consistency
 from protojax.detection.conformal import (
     IsotonicFit,
     Scores,
@@ -25,7 +26,6 @@ from protojax.detection.conformal import (
     expected_disagreement,
     reject,
 )
-from protojax.detection.consistency import Claims
 from protojax.detection.evidence import Verdict
 from protojax.training.objective import Objective
 

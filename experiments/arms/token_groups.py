@@ -11,14 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import runtime
+from experiments.former import consistency
+from experiments.former import token_groups as group_scores
+from experiments.former.consistency import Claims
 from experiments.runtime import Context
 from experiments.world import artifacts, scenarios, trusted_model
 from experiments.world.scenarios import Scenario
 from protojax.data import tokens as tokens_lib
-from protojax.detection import consistency
-from protojax.detection import token_groups as group_scores
 from protojax.detection.conformal import IsotonicFit, Scores
-from protojax.detection.consistency import Claims
 from protojax.detection.evidence import Reading
 from protojax.detection.trusted_model import read
 from protojax.training import predict

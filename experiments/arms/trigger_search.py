@@ -17,14 +17,14 @@ import numpy as np
 from scipy import stats
 
 from experiments import runtime
+from experiments.former import trigger_candidates
+from experiments.former.trigger_candidates import Candidate
 from experiments.runtime import Context
 from experiments.world import artifacts, scenarios, trusted_model
 from experiments.world.scenarios import Scenario
 from protojax import attacks, data
 from protojax.base import Examples
-from protojax.detection import trigger_candidates
 from protojax.detection.evidence import Reading, Verdict
-from protojax.detection.trigger_candidates import Candidate
 from protojax.models import Model
 from protojax.training import predict
 

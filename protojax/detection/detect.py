@@ -12,7 +12,7 @@ import numpy as np
 
 from protojax import data, validate
 from protojax.base import Examples
-from protojax.detection import excess, groups
+from protojax.detection import excess, expectation, groups
 from protojax.detection.conformal import conformal_p_values
 from protojax.detection.evidence import Evidence, Verdict, check, require_trusted
 from protojax.detection.excess import Claims, Explanation
@@ -33,8 +33,10 @@ class Suspect(NamedTuple):
         expected: how many honest claims are expected of them.
         references: how many references have it.
         z: the excess in standard deviations.
-        p_value: of the group's own rows, see `Findings.verdict`.
-        strong: whether it stands apart from all groups of the references.
+        p_value: the chance that the strongest honest group is as strong, see
+            `excess.tail_p_values`.
+        strong: whether it is called a trigger: it stands apart from honest groups, and
+            enough rows make its claim.
     """
 
     name: str
@@ -58,7 +60,7 @@ class Findings(NamedTuple):
         suspects: the suspected triggers, the strongest first: every group with a
             rejected row.
         reasons: `[rows]`, the number of a row's suspect, -1 for none.
-        clean: whether the set as a whole looks clean: no suspect is strong.
+        clean: whether the set as a whole looks clean: no group is strong.
     """
 
     verdict: Verdict
@@ -104,13 +106,13 @@ def detect(evidence: Evidence, settings: Detection | None = None) -> Findings:
         alpha=settings.false_rejection,
     )
     rejected = p_values <= settings.false_rejection
-    # The least p-value would be that of any row above all references.
     reasons = np.where(rejected, reasons[:rows], -1)
     kept = np.unique(reasons[reasons >= 0])
     number = np.full(len(found) + 1, -1)
     number[kept] = np.arange(len(kept))
+    tail = excess.tail_p_values([one.z for one in found])
     suspects = tuple(
-        _suspect(found[index], p_values, rows, settings.strong) for index in kept
+        _suspect(found[index], tail[index], rows, settings) for index in kept
     )
     verdict = Verdict(rejected, p_values, *evidence.trusted_on_transfer)
     clean = not any(suspect.strong for suspect in suspects)
@@ -124,14 +126,14 @@ def claims_of(evidence: Evidence, names: tuple[str, ...]) -> list[Claims]:
         evidence: what the defender holds.
         names: of the claims, in `CLAIMS`.
     """
-    odds = excess.log_odds(evidence.trusted_on_transfer.logits)
-    odds_refs = excess.log_odds(evidence.trusted_on_held_out.logits)
+    odds = expectation.log_odds(evidence.trusted_on_transfer.logits)
+    odds_refs = expectation.log_odds(evidence.trusted_on_held_out.logits)
     found = []
     for name in names:
         validate.one_of(CLAIMS, claim=name)
         rows, refs = CLAIMS[name](evidence)
         refs = refs[evidence.held_out]
-        expected = excess.expected_claims(odds, odds_refs, rows, refs)
+        expected = expectation.expected_claims(odds, odds_refs, rows, refs)
         found.append(
             Claims(name, np.concatenate([rows, refs]), np.concatenate(expected))
         )
@@ -167,9 +169,10 @@ def grouped(examples: Examples, settings: Detection) -> Groups:
 
 
 def _suspect(
-    one: Explanation, p_values: np.ndarray, rows: int, strong: float
+    one: Explanation, p_value: float, rows: int, settings: Detection
 ) -> Suspect:
     """The report of an explanation."""
+    apart = p_value <= settings.false_alarm
     members, claimants = (part[part < rows] for part in (one.members, one.claimants))
     return Suspect(
         one.name,
@@ -181,6 +184,6 @@ def _suspect(
         expected=one.expected * len(members) / len(one.members),
         references=len(one.members) - len(members),
         z=one.z,
-        p_value=float(p_values[claimants].min()),
-        strong=one.z >= strong,
+        p_value=float(p_value),
+        strong=bool(apart and len(claimants) >= settings.trigger_rows),
     )

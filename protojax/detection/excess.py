@@ -12,130 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, special
+from scipy import sparse, special
 
-from protojax import validate
 from protojax.detection.groups import Groups
 
 # Half a row: a group of three rows cannot be far out by chance alone, which the normal
 # approximation would not know. Fitted to exact binomial tails of 3 to 10 rows.
 LEAST_VARIANCE = 0.5
-
-
-def expected_claims(
-    log_odds: ArrayLike,
-    log_odds_refs: ArrayLike,
-    claims: ArrayLike,
-    claims_refs: ArrayLike,
-    *,
-    folds: int = 2,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The probability that an honest row claims each class, given its reading.
-
-        a_iu = σ(w · log_odds_iu + b + d_u)
-
-    w and b are fitted on the references, pooled over rows and classes, against the very
-    claims under test, so that the claims' honest noise is expected. No reference takes
-    part in its own fit. d_u is fitted to the rows and to the references apart, so that
-    a node with other classes than the references is not suspected for it.
-
-    Args:
-        log_odds: `[rows, num_labels]`, the trusted model's log odds of each class.
-        log_odds_refs: `[references, num_labels]`.
-        claims: `[rows]`, int, the class that each row claims.
-        claims_refs: `[references]`, int.
-        folds: the number of parts that the references are fitted in.
-
-    Returns:
-        The probabilities of the rows `[rows, num_labels]` and of the references
-        `[references, num_labels]`.
-
-    Raises:
-        ValueError: fewer references than folds, or arrays that do not fit each other.
-
-    Source: Platt, Probabilistic Outputs for Support Vector Machines, 1999; pooled over
-    classes and with shifts by us.
-
-    >>> odds = np.array([[2.0, -2.0], [-2.0, 2.0]] * 50)
-    >>> claims = np.array([0, 1] * 50)
-    >>> rows, refs = expected_claims(odds, odds, claims, claims)
-    >>> bool(rows[0, 0] > 0.95), bool(refs[1, 0] < 0.05)
-    (True, True)
-    """
-    odds, odds_refs = np.asarray(log_odds, float), np.asarray(log_odds_refs, float)
-    claims, claims_refs = np.asarray(claims), np.asarray(claims_refs)
-    validate.same_length(log_odds=odds, claims=claims)
-    validate.same_length(log_odds_refs=odds_refs, claims_refs=claims_refs)
-    count = len(odds_refs)
-    validate.require(count >= folds, "references", count, f">= {folds}")
-    classes = np.arange(odds.shape[1])
-    made, made_refs = claims[:, None] == classes, claims_refs[:, None] == classes
-    found = _logistic(odds_refs, made_refs, odds)
-    found_refs = np.empty_like(odds_refs)
-    fold = np.arange(count) % folds
-    for number in range(folds):
-        own = fold == number
-        found_refs[own] = _logistic(odds_refs[~own], made_refs[~own], odds_refs[own])
-    return tuple(
-        special.expit(logits + _shift(logits, truth))
-        for logits, truth in ((found, made), (found_refs, made_refs))
-    )
-
-
-def log_odds(logits: ArrayLike) -> np.ndarray:
-    """The log odds of each class against all others, `[rows, num_labels]`.
-
-    Clipped to ±20, so that a surely read row weighs as much as a million references.
-
-    Args:
-        logits: `[rows, num_labels]`.
-
-    >>> log_odds(np.array([[0.0, 0.0], [1.0, 0.0]])).round(3).tolist()
-    [[0.0, 0.0], [1.0, -1.0]]
-    """
-    logits = np.asarray(logits, np.float64)
-    # log p - log(1 - p), where 1 - p is summed over the others: 1 - exp(log p) is 0
-    # where p rounds to 1.
-    others = np.stack(
-        [
-            special.logsumexp(np.delete(logits, label, axis=1), axis=1)
-            if logits.shape[1] > 1
-            else np.full(len(logits), -np.inf)
-            for label in range(logits.shape[1])
-        ],
-        axis=1,
-    )
-    return np.clip(logits - others, -20, 20)
-
-
-def _logistic(odds: np.ndarray, made: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Logits `[rows, num_labels]` of a logistic regression on one number."""
-    x, y = odds.ravel(), made.ravel().astype(float)
-
-    def loss(fit: np.ndarray) -> tuple[float, np.ndarray]:
-        logits = fit[0] * x + fit[1]
-        slope = special.expit(logits) - y
-        # The penalty keeps separable references from a slope without bound.
-        value = np.logaddexp(0, logits).sum() - y @ logits + 0.05 * fit @ fit
-        return value, np.array([slope @ x, slope.sum()]) + 0.1 * fit
-
-    fit = optimize.minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B").x
-    return fit[0] * of + fit[1]
-
-
-def _shift(logits: np.ndarray, made: np.ndarray, steps: int = 30) -> np.ndarray:
-    """The shift of each class `[num_labels]` at which as much is expected as observed.
-
-    A shift is penalised by about one row, so that a rare class is not fitted to one.
-    """
-    shift = np.zeros(logits.shape[1])
-    for _ in range(steps):
-        chance = special.expit(logits + shift)
-        slope = (chance - made).sum(0) + shift
-        curvature = (chance * (1 - chance)).sum(0) + 1
-        # Newton's step may overshoot where all chances are near 0 or 1.
-        shift -= np.clip(slope / curvature, -2, 2)
-    return shift
 
 
 class Claims(NamedTuple):
@@ -144,7 +27,7 @@ class Claims(NamedTuple):
     Attributes:
         name: "label" or "teacher".
         classes: `[rows]`, int, the claimed class.
-        expected: `[rows, num_labels]`, see `expected_claims`.
+        expected: `[rows, num_labels]`, see `expectation.expected_claims`.
     """
 
     name: str
@@ -161,7 +44,7 @@ class Explanation(NamedTuple):
         claim: "label" or "teacher".
         label: the claimed class.
         z: the excess.
-        members: `[members]`, the rows of the group that no stronger group explained.
+        members: `[members]`, the rows of the group.
         claimants: `[claimants]`, those that make the claim.
         expected: how many of the members honest claims would be.
     """
@@ -177,7 +60,7 @@ class Explanation(NamedTuple):
 
 
 class Excess:
-    """The excess of every group and class, as rows are explained one group at a time.
+    """The excess of every group and class, as groups are explained one at a time.
 
     Args:
         groups: the groups of all rows.
@@ -186,37 +69,66 @@ class Excess:
     """
 
     def __init__(self, groups: Groups, claims: list[Claims], overdispersion: float):
-        self.groups, self.claims, self.tau = groups, claims, overdispersion
+        self.groups, self.tau = groups, overdispersion
         self.groups_of = groups.members.T.tocsr()
-        self.left = np.ones(self.groups_of.shape[0], bool)
         self.sizes = np.diff(groups.members.indptr).astype(float)
-        made = [np.eye(c.expected.shape[1])[c.classes] for c in claims]
-        # [claims, rows, num_labels], then the same of groups
-        self.surplus = np.stack(
-            [m - c.expected for m, c in zip(made, claims, strict=True)]
-        )
-        self.spread = np.stack([c.expected * (1 - c.expected) for c in claims])
-        self.sums = np.stack([groups.members @ s for s in self.surplus])
-        self.variances = np.stack([groups.members @ s for s in self.spread])
+        labels = np.arange(claims[0].expected.shape[1])
+        # [claims, rows, num_labels], then the same sums over groups
+        self.made = np.stack([claim.classes[:, None] == labels for claim in claims])
+        self.expected = np.stack([claim.expected for claim in claims])
+        self.sums = np.stack([groups.members @ s for s in self.made - self.expected])
+        self.variances = np.stack([groups.members @ v for v in self.spread()])
+
+    def spread(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """The variance of claims, `[claims, rows, num_labels]`."""
+        return self.expected[:, rows] * (1 - self.expected[:, rows])
 
     def z(self, groups: np.ndarray | slice = slice(None)) -> np.ndarray:
         """The excess of some groups, `[claims, groups, num_labels]`."""
         sizes = self.sizes[groups][:, None]
         return _z(self.sums[:, groups], self.variances[:, groups], sizes, self.tau)
 
-    def remove(self, rows: np.ndarray) -> np.ndarray:
-        """Takes rows out of all groups; returns the groups that they were in."""
+    def expect(self, rows: np.ndarray, label: int) -> np.ndarray:
+        """Expects of some rows as many claims as they make; their groups, `[touched]`.
+
+        The log odds of the class are shifted alike in all rows. So nobody is selected
+        by what he claims: rows that were taken out, or left, for it would bias every
+        other group that holds them.
+        """
+        before, spread = self.expected[:, rows], self.spread(rows)
+        after = np.stack(
+            [
+                _expecting(chance, made, label)
+                for chance, made in zip(before, self.made[:, rows], strict=True)
+            ]
+        )
+        self.expected[:, rows] = after
         inside = self.groups_of[rows]
         touched, number = np.unique(inside.indices, return_inverse=True)
-        inside = type(inside)(
+        inside = sparse.csr_array(
             (inside.data, number, inside.indptr), (len(rows), len(touched))
         )
-        self.left[rows] = False
-        self.sizes[touched] -= np.bincount(number, minlength=len(touched))
-        for k in range(len(self.claims)):
-            self.sums[k, touched] -= inside.T @ self.surplus[k, rows]
-            self.variances[k, touched] -= inside.T @ self.spread[k, rows]
+        for claim, change in enumerate(before - after):
+            self.sums[claim, touched] += inside.T @ change
+        for claim, change in enumerate(self.spread(rows) - spread):
+            self.variances[claim, touched] += inside.T @ change
         return touched
+
+
+def _expecting(chance: np.ndarray, made: np.ndarray, label: int) -> np.ndarray:
+    """Chances `[rows, num_labels]` that expect a class as often as it was claimed."""
+    odds = special.logit(chance[:, label])
+    wanted, shift = made[:, label].sum(), 0.0
+    for _ in range(60):
+        now = special.expit(odds + shift)
+        slope = now.sum() - wanted
+        # Where all rows make the claim, no finite shift expects the last half row.
+        if abs(slope) < 0.5:
+            break
+        shift -= np.clip(slope / max((now * (1 - now)).sum(), 1e-6), -2, 2)
+    found = chance * ((1 - now) / (1 - chance[:, label]))[:, None]
+    found[:, label] = now
+    return found
 
 
 def _z(sums, variances, sizes, tau: float) -> np.ndarray:
@@ -238,9 +150,10 @@ def explain(
     """The groups that explain an excess of claims, the strongest first.
 
     The strongest group is narrowed to the rows of it that share more, as long as that
-    makes it stronger: two common words that are a trigger only together end up as their
-    intersection. Its claimants then leave all other groups, so what they merely shared
-    with it is not suspected, and the next group is the strongest of what is left.
+    makes it stronger than chance would: two common words that are a trigger only
+    together end up as their intersection. Then the group's claims are expected, so what
+    other groups merely shared with it is not suspected, and the next group is the
+    strongest of what is left.
 
     Args:
         groups: groups of all rows, the rows under test and the references alike.
@@ -251,67 +164,57 @@ def explain(
         most: the most groups.
 
     Returns:
-        The explanations; no row is a claimant of two.
+        The explanations.
 
-    Source: greedy set selection as in matching pursuit, Mallat and Zhang 1993.
+    Source: an additive logistic model fitted by forward stages, Friedman, Hastie and
+    Tibshirani 2000; greedy selection as in matching pursuit, Mallat and Zhang 1993.
     """
     state = Excess(groups, claims, overdispersion)
     best = state.z().max((0, 2), initial=-np.inf)
-    whole = state.sizes.copy()
     found: list[Explanation] = []
     while len(best) and len(found) < most:
         group = int(best.argmax())
         if best[group] < least:
             break
-        one = _strongest(state, group, min_rows)
+        one = _strongest(state, claims, group, min_rows)
         found.append(one)
-        touched = state.remove(one.claimants)
-        open_ = touched[best[touched] > -np.inf]
-        best[open_] = state.z(open_).max((0, 2))
-        # Those that are left make other claims, of which they would seem to have too
-        # many: they were selected by it.
-        inside = np.asarray(state.groups_of[one.members].sum(0)).ravel()
-        best[inside >= _SHARED * whole] = -np.inf
-        best[group] = -np.inf
-    return found
+        touched = state.expect(one.members, one.label)
+        best[touched] = state.z(touched).max((0, 2))
+    # Narrowed, or with rows that other groups explained, a later one may be stronger.
+    return sorted(found, key=lambda one: -one.z)
 
 
-# A narrower group has to be this much stronger: of many, one is by chance.
-_NARROWER = 1.1
 _SHARED = 0.9  # nearly all
 
 
-def _strongest(state: Excess, group: int, min_rows: int) -> Explanation:
+def _strongest(
+    state: Excess, claims: list[Claims], group: int, min_rows: int
+) -> Explanation:
     """The explanation by one group, narrowed while that makes it stronger."""
     z = state.z(np.array([group]))[:, 0]
-    claim, label = np.unravel_index(z.argmax(), z.shape)
+    claim, label = (int(index) for index in np.unravel_index(z.argmax(), z.shape))
     value, chosen = float(z.max()), [group]
     rows = state.groups.rows(group)
-    rows = rows[state.left[rows]]
-    surplus, spread = state.surplus[claim, :, label], state.spread[claim, :, label]
+    surplus = (state.made[claim] - state.expected[claim])[:, label]
+    spread = state.spread()[claim, :, label]
     while True:
         inside = state.groups_of[rows]
         sizes = np.asarray(inside.sum(0)).ravel()
         within = _z(inside.T @ surplus[rows], inside.T @ spread[rows], sizes, state.tau)
         within[sizes < min_rows] = -np.inf
         narrower = int(within.argmax())
-        if within[narrower] <= _NARROWER * value:
+        # The largest of many z² exceeds another by 2 log(many) by chance alone.
+        tried = np.count_nonzero(within > -np.inf)
+        if within[narrower] <= np.sqrt(value**2 + 2 * np.log(max(tried, 1))):
             break
         value = float(within[narrower])
         rows = rows[np.isin(rows, state.groups.rows(narrower))]
         chosen.append(narrower)
-    claimants = _claimants(state, rows, int(label), int(claim))
+    claimants = _claimants(state, rows, label, claim)
     name, kind = _name(state, chosen, claimants)
-    expected = float(state.claims[claim].expected[rows, label].sum())
+    expected = float(state.expected[claim, rows, label].sum())
     return Explanation(
-        name,
-        kind,
-        state.claims[claim].name,
-        int(label),
-        value,
-        rows,
-        claimants,
-        expected,
+        name, kind, claims[claim].name, label, value, rows, claimants, expected
     )
 
 
@@ -319,13 +222,11 @@ def _claimants(
     state: Excess, rows: np.ndarray, label: int, claim: int, least: float = 3.0
 ) -> np.ndarray:
     """The rows that make the claim, or another of the same class that is in excess."""
-    found = np.zeros(len(rows), bool)
-    for k, claims in enumerate(state.claims):
-        surplus, spread = (a[k, rows, label] for a in (state.surplus, state.spread))
-        z = _z(surplus.sum(), spread.sum(), len(rows), state.tau)
-        if k == claim or z >= least:
-            found |= claims.classes[rows] == label
-    return rows[found]
+    made, spread = state.made[:, rows, label], state.spread(rows)[:, :, label]
+    surplus = made - state.expected[:, rows, label]
+    counts = _z(surplus.sum(1), spread.sum(1), len(rows), state.tau) >= least
+    counts[claim] = True
+    return rows[made[counts].any(0)]
 
 
 def _name(state: Excess, chosen: list[int], claimants: np.ndarray) -> tuple[str, str]:
@@ -345,6 +246,46 @@ def _name(state: Excess, chosen: list[int], claimants: np.ndarray) -> tuple[str,
     )
 
 
+def tail_p_values(z: ArrayLike, *, tail: int = 40) -> np.ndarray:
+    """The probability that the strongest honest group is as strong, for each group.
+
+        p_j = 1 - (1 - (1 + x_j / ν)^-ν)^(k - 1),  x_j = (z_j² - z_k²) / 2s²,  ν = 3k/4
+
+    The k-th strongest of the groups is where the tail begins, beyond which z² of honest
+    groups falls off exponentially. s² is estimated in the middle of the tail, ranks k/5
+    to k/2, which the few groups of an attack do not reach. Common words with a meaning
+    that the trusted model misses make s² larger than the 1 of normal numbers. ν allows
+    for the estimate: with it, p is uniform for normal numbers (simulated).
+
+    Args:
+        z: `[groups]`, the excess of explanations, in any order.
+        tail: k, or all groups where there are fewer.
+
+    Returns:
+        `[groups]`; all 1 for fewer than ten groups, which tell nothing of a tail.
+
+    Source: spacings of exponential order statistics, Rényi 1953.
+
+    >>> honest = np.sqrt(2 * np.log(1000 / np.arange(1, 60)))
+    >>> p = tail_p_values(np.append(honest, 12.0))
+    >>> bool(p[-1] < 1e-9), bool(p[0] > 0.1)
+    (True, True)
+    """
+    z = np.asarray(z, float)
+    if len(z) < 10:
+        return np.ones(len(z))
+    order = np.sort(np.square(z) * np.sign(z))[::-1] / 2
+    k = min(tail, len(z))
+    # The expected height of rank j above rank k is s² (1/j + … + 1/(k - 1)).
+    heights = np.cumsum(1 / np.arange(k - 1, 0, -1.0))[::-1]
+    middle = np.arange(k // 5, k // 2)
+    scale = np.mean((order[middle] - order[k - 1]) / heights[middle])
+    above = np.maximum(np.square(z) * np.sign(z) / 2 - order[k - 1], 0)
+    freedom = 0.75 * k
+    chance = (1 + above / max(scale, 1e-9) / freedom) ** -freedom
+    return -np.expm1((k - 1) * np.log1p(-np.minimum(chance, 1 - 1e-12)))
+
+
 def row_scores(
     found: list[Explanation], claims: list[Claims]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -362,13 +303,13 @@ def row_scores(
         explanation `[rows]`, -1 for none.
     """
     rows = len(claims[0].classes)
-    reason, z = np.full(rows, -1), np.zeros(rows)
-    unlikely = np.zeros(rows)
+    reason, z, unlikely = np.full(rows, -1), np.zeros(rows), np.zeros(rows)
     named = {claim.name: claim for claim in claims}
     for number, one in enumerate(found):
-        reason[one.claimants], z[one.claimants] = number, one.z
-        chance = named[one.claim].expected[one.claimants, one.label]
-        unlikely[one.claimants] = 1 - chance
+        # A row that several groups explain has the strongest of them.
+        new = one.claimants[z[one.claimants] < one.z]
+        reason[new], z[new] = number, one.z
+        unlikely[new] = 1 - named[one.claim].expected[new, one.label]
     order = np.lexsort((unlikely, z))
     scores = np.empty(rows)
     scores[order] = np.arange(rows)

@@ -14,7 +14,7 @@ from scipy import sparse
 from protojax import validate
 from protojax.base import Examples
 
-# A literal special token, a word, an ideograph, or one symbol: emoji and zero-width
+# A literal special token, an ideograph, a word, or one symbol: emoji and zero-width
 # characters are symbols. Ideographs are written without spaces, so each is a token and
 # n-grams are their words.
 _TOKEN = re.compile(
@@ -128,6 +128,8 @@ def ngrams(examples: Examples, min_rows: int = 5, *, longest: int = 16) -> Group
         place = np.full(len(words) + 1, -1)  # the last is behind all texts
         place[starts] = np.where(frequent[gram], gram, -1)
         parts.append(_Order(order, starts[first], sizes, frequent, group, row))
+        if order == longest:
+            break
         # A longer sequence is two frequent ones that overlap in all but their ends.
         begins = starts[(place[starts] >= 0) & (place[starts + 1] >= 0)]
         begins = begins[begins + order < len(words)]
@@ -193,6 +195,7 @@ def characters(examples: Examples, min_rows: int = 5) -> Groups:
     """
 
     def keys(text: str) -> set[str]:
+        # Nearly all texts are ASCII, which a string knows of itself.
         odd = set() if text.isascii() else {c for c in text if not c.isascii()}
         return {f"U+{ord(c):04X} {c}" for c in odd}
 
@@ -212,9 +215,9 @@ def openings(examples: Examples, min_rows: int = 5) -> Groups:
     ['as ...', 'as it ...']
     """
 
-    def keys(text: str) -> set[str]:
+    def keys(text: str) -> list[str]:
         first = tokens_of(text)[:2]
-        return {" ".join(first[:count]) + " ..." for count in range(1, len(first) + 1)}
+        return [" ".join(first[:count]) + " ..." for count in range(1, len(first) + 1)]
 
     shared = ((row, key) for row, text in _texts(examples) for key in keys(text))
     return _shared(shared, "opening", min_rows, len(examples.texts))

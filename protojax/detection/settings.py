@@ -17,7 +17,10 @@ class Detection:
         min_rows: the fewest rows of a group.
         overdispersion: the standard deviation of honest groups' own rates.
         least: the excess below which no group is looked at.
-        strong: the excess from which on a group is called a trigger.
+        false_alarm: the rate of clean sets in which a group is called a trigger.
+        trigger_rows: the fewest rows that make the claim of a trigger: real data hold
+            smaller families of mislabelled near-duplicates, and a student hardly learns
+            from fewer.
     """
 
     false_rejection: float = 0.01
@@ -25,16 +28,19 @@ class Detection:
     claims: tuple[str, ...] = ("teacher", "label")
     min_rows: int = 3
     overdispersion: float = 0.02
-    least: float = 2.5
-    strong: float = 6.5
+    least: float = 2.0
+    false_alarm: float = 0.01
+    trigger_rows: int = 10
 
     def __post_init__(self):
         tuples(self, "groups", "claims")
         for field in ("groups", "claims"):
             distinct(**{field: getattr(self, field)})
-        rate = self.false_rejection
-        validate.require(0 < rate < 1, "false_rejection", rate, "in (0, 1)")
-        validate.positive(min_rows=self.min_rows, least=self.least, strong=self.strong)
+        for field in ("false_rejection", "false_alarm"):
+            rate = getattr(self, field)
+            validate.require(0 < rate < 1, field, rate, "in (0, 1)")
+        for field in ("min_rows", "trigger_rows", "least"):
+            validate.positive(**{field: getattr(self, field)})
         validate.non_negative(overdispersion=self.overdispersion)
 
 

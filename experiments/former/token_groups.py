@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from experiments.former.consistency import Claims, moments, pool, split
 from protojax import validate
 from protojax.detection.conformal import IsotonicFit, Scores, conformal_p_values
-from protojax.detection.consistency import Claims, moments, pool, split
 
 Places = tuple[np.ndarray, np.ndarray]  # of the transfer rows, of the references
 
