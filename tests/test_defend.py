@@ -377,6 +377,12 @@ def written(job, name, text):
     return path
 
 
+def speechless(job):
+    folder = copied_teacher(job, "speechless")
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    return folder
+
+
 MISTAKES = {
     "no such file": (lambda j: {"rows": "no.csv"}, "no.csv"),
     "no such references": (lambda j: {"references": "no.csv"}, "no.csv"),
@@ -404,6 +410,11 @@ MISTAKES = {
     "few references": (lambda j: {"false_rejection": 0.001}, ">= 999 = 1 / "),
     "labels of the teacher": (lambda j: {"teacher": renamed(j)}, "'Musik'.*'music'"),
     "teacher without names": (lambda j: {"teacher": unnamed(j)}, "numbers 0 to 1"),
+    "teacher without tokenizer": (
+        lambda j: {"teacher": speechless(j)},
+        "holds no tokenizer",
+    ),
+    "layer of features": (lambda j: {"set": "features.layers=7"}, "features.layers in"),
     "label of rows": (
         lambda j: {"rows": written(j, "odd.csv", "text,label\na,what\n")},
         "unknown label 'what'",
