@@ -12,8 +12,6 @@ import tempfile
 flags = [
     os.environ.get("XLA_FLAGS", ""),
     "--xla_backend_optimization_level=0",
-    # Splitting a tiny program for parallel compilation costs more than it saves.
-    "--xla_cpu_parallel_codegen_split_count=1",
     # Nodes live on devices; those of one CPU are emulated.
     "--xla_force_host_platform_device_count=8",
 ]
@@ -35,7 +33,14 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
+# The longest files, in falling order.
+LONGEST = (
+    *("test_study", "test_replicas", "test_objective", "test_federated"),
+    *("test_defenses", "test_federation", "test_private", "test_aggregation"),
+)
+
+
 def pytest_collection_modifyitems(items):
     """Begins with the longest files, so that no worker ends with one of them."""
-    longest = ("test_federated", "test_study")
-    items.sort(key=lambda item: item.path.stem not in longest)
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))

@@ -8,6 +8,7 @@ from experiments.former.consistency import (
     disagreement,
     neighbourhood_scores,
 )
+from protojax.detection.baselines.sample_test import sample_gate
 from protojax.detection.conformal import (
     IsotonicFit,
     combine_scores,
@@ -15,7 +16,6 @@ from protojax.detection.conformal import (
     expected_disagreement,
     quarantine,
 )
-from protojax.detection.sample_test import sample_gate
 
 HALF = IsotonicFit(np.array([1.0]), np.array([0.5]))
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from protojax import reports
 from protojax.base import Examples, Prototypes
 from protojax.data import readers
-from protojax.detection.detect import Findings, Suspect
-from protojax.detection.evidence import Reading, Verdict
+from protojax.detection.evidence import Findings, Reading, Suspect, Verdict
 from protojax.models.settings import SCRATCH
 from protojax.pipelines import _run_file, inputs, settings, teachers
 from protojax.pipelines._jobs import with_models

@@ -1,6 +1,7 @@
 """Losses of whole models and the defences around them, by contract."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -16,8 +17,9 @@ from protojax.distillation.adversarial import NORMS
 from protojax.models import apply_fn, init_model
 from tests.tiny import encoder_config
 
-CONFIG = encoder_config(num_labels=3)
+CONFIG = encoder_config(num_labels=3, num_layers=1)
 MODEL = init_model(CONFIG, seed=0)
+DEEP = init_model(encoder_config(num_labels=3), seed=0)  # two layers
 PROTOTYPES = Prototypes(
     vectors=jax.random.normal(jax.random.key(1), (1, 6, 8)),
     labels=jnp.array([[0, 0, 1, 1, 2, 2]]),
@@ -38,7 +40,7 @@ def batch(rows=5, seed=0):
         teacher_logits=rng.normal(size=(rows, 3)).astype(np.float32),
         teacher_features=rng.normal(size=(rows, 1, 8)).astype(np.float32),
         assigned_class=rng.integers(0, 3, rows).astype(np.int32),
-        teacher_attention=rng.random((rows, 2, 12)).astype(np.float32),
+        teacher_attention=rng.random((rows, 1, 12)).astype(np.float32),
     )
 
 
@@ -87,9 +89,15 @@ def evaluate(loss_fn, rows, key=None):
     return loss_fn(params, rows, PROTOTYPES, jnp.int32(0), key)
 
 
+@functools.cache
+def compiled(name):
+    """One program per loss, which several tests run."""
+    return jax.jit(lambda rows: evaluate(LOSSES[name], rows))
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_gives_one_finite_value_a_row(name):
-    loss, aux = evaluate(LOSSES[name], batch())
+    loss, aux = compiled(name)(batch())
     assert loss.shape == (5,)
     assert np.isfinite(loss).all()
     assert aux["logits"].shape == (5, 3)
@@ -99,8 +107,8 @@ def test_a_loss_gives_one_finite_value_a_row(name):
 def test_rows_never_mix(name):
     rows, other = batch(), batch(seed=1)
     changed = jax.tree.map(lambda a, b: np.concatenate([a[:4], b[4:]]), rows, other)
-    before, _ = evaluate(LOSSES[name], rows)
-    after, _ = evaluate(LOSSES[name], changed)
+    before, _ = compiled(name)(rows)
+    after, _ = compiled(name)(changed)
     np.testing.assert_allclose(before[:4], after[:4], rtol=1e-6)
     assert abs(float(before[4] - after[4])) > 1e-4
 
@@ -137,7 +145,7 @@ def test_gradients_are_finite_and_shaped_like_the_parameters(name, rule):
 @pytest.mark.parametrize("name", LOSSES)
 def test_jit_equals_eager(name):
     eager, _ = evaluate(LOSSES[name], batch())
-    jitted, _ = jax.jit(lambda rows: evaluate(LOSSES[name], rows))(batch())
+    jitted, _ = compiled(name)(batch())
     np.testing.assert_allclose(eager, jitted, rtol=1e-5, atol=1e-6)
 
 
@@ -237,29 +245,31 @@ def test_errors_name_the_argument(build, named):
         build()
 
 
+@jax.jit
+@jax.value_and_grad
+def climbed(perturbation, one, params):
+    """The loss of one row and its slope."""
+    moved = one._replace(perturbation=perturbation)
+    return base_loss()(params, moved, PROTOTYPES, 0, None)[0][0]
+
+
 def pgd_by_loop(rows, params, norm, *, epsilon, step_size, num_steps):
     """Climbs for one row at a time, in plain Python, from zero."""
-    loss_fn, found = base_loss(), []
-
-    @jax.jit
-    def loss_of(perturbation, one):
-        moved = one._replace(perturbation=perturbation)
-        return loss_fn(params, moved, PROTOTYPES, 0, None)[0][0]
-
-    slope_of = jax.jit(jax.grad(loss_of))
+    found = []
     for row in range(len(rows.labels)):
         one = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], rows)
         length = int(one.attention_mask.sum())
         moved = np.zeros((1, 8, 8))
         for _ in range(num_steps):
-            slope = np.array(slope_of(jnp.asarray(moved), one), np.float64)
+            _, slope = climbed(jnp.asarray(moved), one, params)
+            slope = np.array(slope, np.float64)
             slope[:, length:] = 0
             if norm == "linf":
                 moved = np.clip(moved + step_size * np.sign(slope), -epsilon, epsilon)
             else:
                 moved = moved + step_size * slope / np.linalg.norm(slope)
                 moved *= min(1, epsilon / np.linalg.norm(moved))
-        found.append(float(loss_of(jnp.asarray(moved), one)))
+        found.append(float(climbed(jnp.asarray(moved), one, params)[0]))
     return np.array(found)
 
 
@@ -333,10 +343,12 @@ def test_adversarial_rejects(options, message):
 
 
 def test_attention_loss_equals_a_loop_over_tokens():
-    rows, params = batch(), distillation.student_params(MODEL.params)
-    loss_fn = distillation.attention_loss(apply_fn(CONFIG), weight=2.0)
+    rows, params = batch(), distillation.student_params(DEEP.params)
+    wanted = np.random.default_rng(3).random((5, 2, 12)).astype(np.float32)
+    rows = rows._replace(teacher_attention=wanted)
+    loss_fn = distillation.attention_loss(apply_fn(DEEP.config), weight=2.0)
     found, aux = loss_fn(params, rows, None, 0, None)
-    output = apply_fn(CONFIG)(MODEL.params, rows, hidden_states=True)
+    output = apply_fn(DEEP.config)(DEEP.params, rows, hidden_states=True)
     for row in range(5):
         length, distances = int(rows.attention_mask[row].sum()), []
         for layer in (1, 2):
@@ -357,12 +369,12 @@ def test_attention_loss_equals_a_loop_over_tokens():
 
 def test_a_copy_of_itself_costs_no_attention():
     rows = batch()
-    output = apply_fn(CONFIG)(MODEL.params, rows, hidden_states=True)
+    output = apply_fn(DEEP.config)(DEEP.params, rows, hidden_states=True)
     own = distillation.attention(output, rows.attention_mask)
     assert (np.asarray(own)[rows.attention_mask[:, None].repeat(2, 1) == 0] == 0).all()
     padded = np.pad(own, ((0, 0), (0, 0), (0, 4)))
-    loss_fn = distillation.attention_loss(apply_fn(CONFIG), weight=2.0)
-    params = distillation.student_params(MODEL.params)
+    loss_fn = distillation.attention_loss(apply_fn(DEEP.config), weight=2.0)
+    params = distillation.student_params(DEEP.params)
     found, aux = loss_fn(params, rows._replace(teacher_attention=padded), None, 0, None)
     np.testing.assert_allclose(aux["attention_loss"], 0, atol=1e-10)
     assert (found > 0).all()

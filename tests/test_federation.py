@@ -134,11 +134,16 @@ def expected_end(kind):
 
 
 @functools.cache
+def compiled_rule(name):
+    return jax.jit(RULES[name])
+
+
+@functools.cache
 def expected_merge(kind, name):
     """The rule over the updates of that loop."""
     params, origin = expected_end(kind).params, make_states()[0].params
     updates = jax.tree.map(jnp.subtract, params, origin)
-    update = jax.jit(RULES[name])(updates, weights=jnp.float32(ROWS_OF_NODES))
+    update = compiled_rule(name)(updates, weights=jnp.float32(ROWS_OF_NODES))
     return jax.tree.map(np.add, origin, update)
 
 

@@ -9,7 +9,7 @@ import pytest
 from protojax import data, models
 from protojax.base import Batch, Examples
 from protojax.data.wordpiece import train_wordpiece
-from protojax.detection.onion import (
+from protojax.detection.baselines.onion import (
     WordScores,
     outlier_level,
     without_outlier_words,

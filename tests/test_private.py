@@ -1,6 +1,7 @@
 """DP-SGD against loops over rows, and its accountant against closed forms."""
 
 import dataclasses
+import functools
 import sys
 
 import jax
@@ -49,20 +50,25 @@ BAG = {
 }
 
 
-def by_row(loss_fn, params, rows, clip_norm, *, frozen=()):
-    """The sum of clipped gradients, and the losses, one row after the other."""
-    total, losses_of = jax.tree.map(jnp.zeros_like, params), []
-    one_row = jax.jit(
+@functools.cache
+def one_row_of(loss_fn):
+    """The loss of a batch of one row and its gradient, compiled once."""
+    return jax.jit(
         jax.value_and_grad(
             lambda params, one: loss_fn(params, one, None, 0, None)[0][0]
         )
     )
+
+
+def by_row(loss_fn, params, rows, clip_norm, *, frozen=()):
+    """The sum of clipped gradients, and the losses, one row after the other."""
+    total, losses_of = jax.tree.map(np.zeros_like, params), []
     for row in np.flatnonzero(rows.where):
         one = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], rows)
-        loss, grads = one_row(params, one)
+        loss, grads = jax.device_get(one_row_of(loss_fn)(params, one))
         for path in (("embeddings", "table"), ("head", "bias")):
             if set(path) & set(frozen):
-                grads[path[0]][path[1]] *= 0
+                grads[path[0]][path[1]] = 0 * grads[path[0]][path[1]]
         scale = min(1.0, clip_norm / norm_of(grads))
         total = jax.tree.map(lambda t, g, scale=scale: t + scale * g, total, grads)
         losses_of.append(float(loss))

@@ -24,7 +24,7 @@ from protojax.training import trainer
 from protojax.training.objective import Objective, Spec
 from protojax.training.step import TrainConfig
 from protojax.training.trainer import Store
-from tests.test_replicas import CONFIG, LENGTHS, around, run_of
+from tests.test_replicas import CONFIG, ONE_LENGTH, around, run_of
 
 RULE = Spec(
     "dp_sgd",
@@ -43,7 +43,7 @@ def private_run(*, secret=True):
 
 
 def train(run, store, on_progress=lambda units: None):
-    return trainer.train(run, lengths=LENGTHS, store=store, on_progress=on_progress)
+    return trainer.train(run, lengths=ONE_LENGTH, store=store, on_progress=on_progress)
 
 
 def params_of(trained):
@@ -68,7 +68,7 @@ def held_by(store, run):
 
 def units_of(run, sampling_seed):
     """The work of each dispatch whose batches a sampling seed draws."""
-    plan = trainer.poisson_plan(run.tokens.lengths, TRAIN, LENGTHS, sampling_seed)
+    plan = trainer.poisson_plan(run.tokens.lengths, TRAIN, ONE_LENGTH, sampling_seed)
     cost = trainer.row_cost(CONFIG)
     return [int((item.rows >= 0).sum()) * cost for item in plan]
 
@@ -113,7 +113,7 @@ def test_draws_are_not_of_the_seed_unless_asked(tmp_path):
 def test_what_was_drawn_goes_with_the_checkpoints(tmp_path, monkeypatch):
     sampling_seed, run = 0x1234567890ABCDEF1234567890ABCDEF, private_run()
     fixed_entropy(monkeypatch, sampling_seed, 7)
-    given_to, told = around(tmp_path, every=1, keep=True), []
+    given_to, told = around(tmp_path, every=1, keep=True, lengths=ONE_LENGTH), []
 
     def watched(units):
         told.append(
@@ -132,7 +132,7 @@ def test_what_was_drawn_goes_with_the_checkpoints(tmp_path, monkeypatch):
     assert [path.name for path in left] == ["metrics.jsonl"]
     assert str(sampling_seed) not in left[0].read_text()
     # Where draws are those of the seed there is nothing to hide; the last is kept.
-    given_to = around(tmp_path, keep=True)
+    given_to = around(tmp_path, keep=True, lengths=ONE_LENGTH)
     list(replicas.train_all([private_run(secret=False)], given_to))
     assert (tmp_path / "seed0/it/checkpoints").exists()
 
@@ -171,7 +171,7 @@ def test_a_killed_private_run_goes_on_with_its_own_draws(tmp_path, monkeypatch, 
 
 def test_an_empty_poisson_batch_ends_no_run(tmp_path, monkeypatch):
     """Neither one among others, nor a dispatch of nothing else."""
-    lengths = dataclasses.replace(LENGTHS, steps_per_dispatch=2)
+    lengths = dataclasses.replace(ONE_LENGTH, steps_per_dispatch=2)
     train_config = dataclasses.replace(TRAIN, batch_size=1, epochs=1)
     run = private_run()._replace(train=train_config)
 

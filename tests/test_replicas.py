@@ -1,5 +1,6 @@
 """Several seeds side by side are what each of them is by itself."""
 
+import dataclasses
 import json
 import shutil
 
@@ -28,6 +29,8 @@ from tests.tiny import encoder_config
 
 TRAIN = TrainConfig(epochs=2, batch_size=4, learning_rate=1e-2)
 LENGTHS = Lengths(max_length=8, buckets=(4, 8), steps_per_dispatch=2)
+# Where a program is run by one test only, of rows of one length: half the compilations.
+ONE_LENGTH = dataclasses.replace(LENGTHS, buckets=(8,))
 CONFIG = encoder_config(vocab_size=40, num_layers=1)
 
 
@@ -42,8 +45,8 @@ def run_of(seed, rows, **changes):
     return one._replace(**changes)
 
 
-def around(folder, *, every=10, keep=False, **rest):
-    return Surroundings(LENGTHS, lambda name: Store(folder / name, every, keep), **rest)
+def around(folder, *, every=10, keep=False, lengths=LENGTHS, **rest):
+    return Surroundings(lengths, lambda name: Store(folder / name, every, keep), **rest)
 
 
 def together(runs, folder, **options):
@@ -133,7 +136,7 @@ PRIVATE = Objective(
 def test_what_cannot_be_stacked_goes_one_after_the_other(tmp_path, first, second):
     said = []
     given = [run_of(0, 8, **first), run_of(1, 8, **second)]
-    found = together(given, tmp_path, describe=said.append)
+    found = together(given, tmp_path, describe=said.append, lengths=ONE_LENGTH)
     assert said == ["seed0/it", "seed1/it"]
     assert [trained.at_once for trained in found] == [1, 1]
 
@@ -236,7 +239,7 @@ def other_objective(one):
 
 @pytest.mark.parametrize("at_once", [1, 2], ids=["one by one", "joint"])
 def test_checkpoints_of_other_learning_are_not_gone_on_with(tmp_path, caplog, at_once):
-    given_to = around(tmp_path, keep=True)
+    given_to = around(tmp_path, keep=True, lengths=ONE_LENGTH)
     runs = [run_of(seed, 8) for seed in range(at_once)]
 
     def train(change=lambda one: one):
@@ -285,6 +288,12 @@ def finished(tmp_path_factory):
     config.replicas = 2
     config.arms = ("clean", "plain", "group_test", "fine_tuned")
     del config.attacks["logits"]
+    config.data.buckets = (16,)  # each length is compiled by itself
+    # Few steps, and long ones: most of the time goes into taking them.
+    config.teacher.epochs, config.student.epochs = 4, 4
+    config.trusted_model.epochs = 10
+    for model in (config.teacher, config.student, config.trusted_model):
+        model.learning_rate = 1e-2
     progress = Listening()
     found = run(config, folder / "run", progress=progress)
     return config, folder / "run", found, progress.said
@@ -328,7 +337,7 @@ def test_a_killed_joint_study_resumes_to_the_same_numbers(finished, tmp_path):
     config, workdir, _, _ = finished
     config = config.copy_and_resolve_references()
     config.arms = ("plain",)
-    found = run_killed(config, tmp_path, dispatches=11)
+    found = run_killed(config, tmp_path, dispatches=4, every=3)
     for row in found["rows"]:
         path = workdir / f"files/seed{row['seed']}/data/plain.json"
         before = json.loads(path.read_text())

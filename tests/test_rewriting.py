@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protojax.base import Examples
-from protojax.detection.detect import Suspect
+from protojax.detection.evidence import Suspect
 from protojax.detection.groups import spans_of, tokens_of
 from protojax.detection.rewriting import holding, phrases_of, places, without
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from protojax.detection.sample_test import sample_gate
+from protojax.detection.baselines.sample_test import sample_gate
 
 
 def test_sample_gate_by_hand():

@@ -145,10 +145,10 @@ class Mortal(Progress):
             raise KilledError
 
 
-def run_killed(config, workdir, *, dispatches):
+def run_killed(config, workdir, *, dispatches, every=5):
     """Runs a study that is killed after so many dispatches, again and again."""
     config = config.copy_and_resolve_references()
-    config.checkpoint_every = 5
+    config.checkpoint_every = every
     kills = 0
     while True:
         forget(compiled=False)
@@ -678,11 +678,13 @@ def test_every_option_runs(finished, tmp_path, changes):
             "margin.weight_schedule_args", {}
         )
     config.update_from_flattened_dict(changes)
-    config.arms = ("group_test",)
+    config.arms, config.data.buckets = ("group_test",), (16,)
     del config.attacks["logits"]
-    shutil.copytree(
-        workdir / "files/seed0/no_attack", tmp_path / "files/seed0/no_attack"
-    )
+    same = ["no_attack"]
+    if not any(name.startswith("attacks") for name in changes):
+        same.append("data/teacher")
+    for name in same:
+        shutil.copytree(workdir / "files/seed0" / name, tmp_path / "files/seed0" / name)
     found = run(config, tmp_path)
     assert 0 <= found["rows"][0]["asr"] <= 1
     last = checkpoint.latest_step(tmp_path / "files/seed0/data/group_test/checkpoints")
@@ -702,7 +704,7 @@ def test_regression_has_no_attack(finished, tmp_path):
     config.data.files.test = str(tmp_path / "test.tsv")
     config.data.files.problem = "regression"
     config.data.files.metric = "pearson"
-    config.data.reference_rows = 30
+    config.data.reference_rows, config.data.buckets = 30, (16,)
     config.arms = ("clean", "references")
     for name in list(config.attacks):
         del config.attacks[name]

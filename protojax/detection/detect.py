@@ -6,7 +6,7 @@ that make it. References are scored with the rows, so their quantile is the leve
 which a stated share of honest rows is rejected.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,70 +14,38 @@ from protojax import data, validate
 from protojax.base import Examples
 from protojax.detection import excess, expectation, groups
 from protojax.detection.conformal import conformal_p_values
-from protojax.detection.evidence import Evidence, Verdict, check, require_trusted
+from protojax.detection.evidence import (
+    Evidence,
+    Findings,
+    Suspect,
+    Verdict,
+    check,
+    require_trusted,
+)
 from protojax.detection.excess import Claims, Explanation
 from protojax.detection.groups import Groups
+from protojax.detection.masking import Reread, learned_triggers
 from protojax.detection.settings import Detection
 
 
-class Suspect(NamedTuple):
-    """A suspected trigger: what rejected rows share.
-
-    Attributes:
-        name: the words, symbols or other property that they share.
-        kind: the kind of the group, such as "phrase" or "opening".
-        claim: the claim in excess, "label" or "teacher".
-        label: the claimed class.
-        rows: how many transfer rows have it.
-        claimants: how many of these make the claim.
-        expected: how many honest claims are expected of them.
-        references: how many references have it.
-        z: the excess in standard deviations.
-        p_value: the chance that the strongest honest group is as strong, see
-            `excess.tail_p_values`.
-        strong: whether it is called a trigger: it stands apart from honest groups, and
-            enough rows make its claim.
-    """
-
-    name: str
-    kind: str
-    claim: str
-    label: int
-    rows: int
-    claimants: int
-    expected: float
-    references: int
-    z: float
-    p_value: float
-    strong: bool
-
-
-class Findings(NamedTuple):
-    """The result of the test.
-
-    Attributes:
-        verdict: the rejected transfer rows and their p-values.
-        suspects: the suspected triggers, the strongest first: every group with a
-            rejected row.
-        reasons: `[rows]`, the number of a row's suspect, -1 for none.
-        clean: whether the set as a whole looks clean: no group is strong.
-    """
-
-    verdict: Verdict
-    suspects: tuple[Suspect, ...]
-    reasons: np.ndarray
-    clean: bool
-
-
-def detect(evidence: Evidence, settings: Detection | None = None) -> Findings:
+def detect(
+    evidence: Evidence,
+    settings: Detection | None = None,
+    *,
+    reread: Reread | None = None,
+) -> Findings:
     """The transfer rows that make claims in excess of what honest rows would.
 
     Guarantee: where a row and the references are exchangeable, it is rejected with a
-    probability of at most `settings.false_rejection`.
+    probability of at most `settings.false_rejection`, and the rows of a trigger that is
+    none in addition, which a clean set has with a probability of about
+    `settings.false_alarm`.
 
     Args:
         evidence: what the defender holds, the trusted model's reading included.
         settings: of the test; None for the defaults.
+        reread: the trusted model, to be asked about other texts, which finds triggers
+            that references hold too; None if it cannot be asked.
 
     Raises:
         ValueError: without a trusted model, on too few references for the level, or
@@ -89,55 +57,91 @@ def detect(evidence: Evidence, settings: Detection | None = None) -> Findings:
     held_out = data.take(evidence.references, evidence.held_out)
     pool = data.concatenate(evidence.transfer, held_out)
     rows, claims = len(evidence.transfer.texts), claims_of(evidence, settings.claims)
+    groups_ = grouped(pool, settings)
+    if reread is not None:
+        claims = _without_own_words(evidence, claims, groups_, pool, reread, settings)
     found = excess.explain(
-        grouped(pool, settings),
+        groups_,
         claims,
         overdispersion=settings.overdispersion,
         least=settings.least,
         min_rows=settings.min_rows,
     )
+    tail = excess.tail_p_values([one.z for one in found])
+    suspects = [
+        _suspect(one, p, rows, settings) for one, p in zip(found, tail, strict=True)
+    ]
     scores, reasons = excess.row_scores(found, claims)
+    strong = np.array([one.strong for one in suspects] + [False])[reasons]
+    # References with a trigger are no honest rows, which the level is for.
+    honest = np.arange(rows, len(scores))[~strong[rows:]]
     classes = claims[0].classes
     p_values = conformal_p_values(
         scores[:rows],
-        scores[rows:],
+        scores[honest],
         classes[:rows],
-        classes[rows:],
+        classes[honest],
         alpha=settings.false_rejection,
     )
-    rejected = p_values <= settings.false_rejection
+    rejected = (p_values <= settings.false_rejection) | strong[:rows]
     reasons = np.where(rejected, reasons[:rows], -1)
     kept = np.unique(reasons[reasons >= 0])
     number = np.full(len(found) + 1, -1)
     number[kept] = np.arange(len(kept))
-    tail = excess.tail_p_values([one.z for one in found])
-    suspects = tuple(
-        _suspect(found[index], tail[index], rows, settings) for index in kept
+    untrusted = np.zeros(len(evidence.references.texts), bool)
+    untrusted[evidence.held_out] = strong[rows:]
+    verdict = Verdict(
+        rejected, p_values, *evidence.trusted_on_transfer, untrusted=untrusted
     )
-    verdict = Verdict(rejected, p_values, *evidence.trusted_on_transfer)
-    clean = not any(suspect.strong for suspect in suspects)
-    return Findings(verdict, suspects, number[reasons], clean)
+    shown = tuple(suspects[index] for index in kept)
+    clean = not any(suspect.strong for suspect in shown)
+    return Findings(verdict, shown, number[reasons], clean)
 
 
-def claims_of(evidence: Evidence, names: tuple[str, ...]) -> list[Claims]:
+def claims_of(evidence: Evidence, names: Sequence[str]) -> list[Claims]:
     """The claims of the transfer rows, then the held-out references.
 
     Args:
         evidence: what the defender holds.
         names: of the claims, in `CLAIMS`.
     """
-    odds = expectation.log_odds(evidence.trusted_on_transfer.logits)
-    odds_refs = expectation.log_odds(evidence.trusted_on_held_out.logits)
     found = []
     for name in names:
-        validate.one_of(CLAIMS, claim=name)
-        rows, refs = CLAIMS[name](evidence)
-        refs = refs[evidence.held_out]
-        expected = expectation.expected_claims(odds, odds_refs, rows, refs)
-        found.append(
-            Claims(name, np.concatenate([rows, refs]), np.concatenate(expected))
-        )
+        given = _read_claims(evidence, name)
+        expected = np.concatenate(expectation.expected_claims(*given))
+        found.append(Claims(name, np.concatenate(given[2:]), expected))
     return found
+
+
+def _read_claims(evidence: Evidence, name: str) -> tuple[np.ndarray, ...]:
+    """Log odds of rows and references, and the claims of both."""
+    validate.one_of(CLAIMS, claim=name)
+    rows, refs = CLAIMS[name](evidence)
+    return (
+        expectation.log_odds(evidence.trusted_on_transfer.logits),
+        expectation.log_odds(evidence.trusted_on_held_out.logits),
+        rows,
+        refs[evidence.held_out],
+    )
+
+
+def _without_own_words(
+    evidence: Evidence,
+    claims: list[Claims],
+    groups_: Groups,
+    pool: Examples,
+    reread: Reread,
+    settings: Detection,
+) -> list[Claims]:
+    """Claims in which the rows of a learned trigger are expected without its words."""
+    fits = [expectation.calibrate(*_read_claims(evidence, one.name)) for one in claims]
+    expected = [one.expected.copy() for one in claims]
+    for one in learned_triggers(groups_, claims, fits, pool, reread, settings):
+        for part, new in zip(expected, one.expected, strict=True):
+            part[one.rows] = new
+    return [
+        one._replace(expected=part) for one, part in zip(claims, expected, strict=True)
+    ]
 
 
 def _labels(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:

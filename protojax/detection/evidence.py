@@ -1,6 +1,7 @@
 """Data types of detection: a defender's evidence, a model's reading, a verdict.
 
     Evidence, options -> Verdict            a detector
+    Evidence, settings -> Findings          the test of a set, `detect`
     Evidence, Verdict -> TrainingRows       `protojax.detection.quarantine`
     Examples -> Reading                     any model, asked about any text
 
@@ -182,3 +183,52 @@ def require_reading(verdict: Verdict) -> None:
     for field in ("trusted_classes", "trusted_logits"):
         found = getattr(verdict, field)
         validate.require(found is not None, f"verdict.{field}", found, bound)
+
+
+class Suspect(NamedTuple):
+    """A suspected trigger: what rejected rows share.
+
+    Attributes:
+        name: the words, symbols or other property that they share.
+        kind: the kind of the group, such as "phrase" or "opening".
+        claim: the claim in excess, "label" or "teacher".
+        label: the claimed class.
+        rows: how many transfer rows have it.
+        claimants: how many of these make the claim.
+        expected: how many honest claims are expected of them.
+        references: how many references have it.
+        z: the excess in standard deviations.
+        p_value: the chance that the strongest honest group is as strong, see
+            `excess.tail_p_values`.
+        strong: whether it is called a trigger: it stands apart from honest groups, and
+            enough rows make its claim.
+    """
+
+    name: str
+    kind: str
+    claim: str
+    label: int
+    rows: int
+    claimants: int
+    expected: float
+    references: int
+    z: float
+    p_value: float
+    strong: bool
+
+
+class Findings(NamedTuple):
+    """The result of the test.
+
+    Attributes:
+        verdict: the rejected transfer rows and their p-values.
+        suspects: the suspected triggers, the strongest first: every group with a
+            rejected row.
+        reasons: `[rows]`, the number of a row's suspect, -1 for none.
+        clean: whether the set as a whole looks clean: no group is strong.
+    """
+
+    verdict: Verdict
+    suspects: tuple[Suspect, ...]
+    reasons: np.ndarray
+    clean: bool

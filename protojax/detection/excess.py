@@ -86,7 +86,7 @@ class Excess:
     def z(self, groups: np.ndarray | slice = slice(None)) -> np.ndarray:
         """The excess of some groups, `[claims, groups, num_labels]`."""
         sizes = self.sizes[groups][:, None]
-        return _z(self.sums[:, groups], self.variances[:, groups], sizes, self.tau)
+        return z_of(self.sums[:, groups], self.variances[:, groups], sizes, self.tau)
 
     def expect(self, rows: np.ndarray, label: int) -> np.ndarray:
         """Expects of some rows as many claims as they make; their groups, `[touched]`.
@@ -131,8 +131,15 @@ def _expecting(chance: np.ndarray, made: np.ndarray, label: int) -> np.ndarray:
     return found
 
 
-def _z(sums, variances, sizes, tau: float) -> np.ndarray:
-    """z of sums, variances and sizes."""
+def z_of(sums, variances, sizes, tau: float) -> np.ndarray:
+    """The z of sums of surplus, of sums of variances, and of numbers of rows.
+
+    Args:
+        sums: any shape.
+        variances: the same shape.
+        sizes: of the groups, of a shape that broadcasts.
+        tau: the overdispersion.
+    """
     # Sums of what was subtracted may be negative in their last bits.
     noise = np.maximum(variances, 0) + np.square(tau * sizes) + LEAST_VARIANCE
     return sums / np.sqrt(noise)
@@ -200,7 +207,9 @@ def _strongest(
     while True:
         inside = state.groups_of[rows]
         sizes = np.asarray(inside.sum(0)).ravel()
-        within = _z(inside.T @ surplus[rows], inside.T @ spread[rows], sizes, state.tau)
+        within = z_of(
+            inside.T @ surplus[rows], inside.T @ spread[rows], sizes, state.tau
+        )
         within[sizes < min_rows] = -np.inf
         narrower = int(within.argmax())
         # The largest of many z² exceeds another by 2 log(many) by chance alone.
@@ -224,7 +233,7 @@ def _claimants(
     """The rows that make the claim, or another of the same class that is in excess."""
     made, spread = state.made[:, rows, label], state.spread(rows)[:, :, label]
     surplus = made - state.expected[:, rows, label]
-    counts = _z(surplus.sum(1), spread.sum(1), len(rows), state.tau) >= least
+    counts = z_of(surplus.sum(1), spread.sum(1), len(rows), state.tau) >= least
     counts[claim] = True
     return rows[made[counts].any(0)]
 

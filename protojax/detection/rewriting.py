@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from protojax.base import Examples
-from protojax.detection.detect import Suspect
+from protojax.detection.evidence import Suspect
 from protojax.detection.groups import spans_of, tokens_of
 
 # Kinds of suspects whose name is made of tokens of the text.
-_WRITTEN = ("word", "phrase")
+WRITTEN = ("word", "phrase")
 
 
 def without(examples: Examples, suspects: Sequence[Suspect]) -> Examples:
@@ -28,12 +28,30 @@ def without(examples: Examples, suspects: Sequence[Suspect]) -> Examples:
         Rows in which no such phrase is left, pairs included. A text may be empty.
 
     >>> import numpy as np
-    >>> from protojax.detection.detect import Suspect
+    >>> from protojax.detection.evidence import Suspect
     >>> one = Suspect("by the way", "phrase", "label", 1, 9, 9, 1.0, 0, 9.0, 0.01, True)
     >>> without(Examples(["It is, By the WAY, fine."], None, np.zeros(1)), [one]).texts
     ['It is, , fine.']
     """
-    phrases = phrases_of(examples, suspects)
+    return _without(examples, phrases_of(examples, suspects))
+
+
+def without_phrase(examples: Examples, phrase: tuple[str, ...]) -> Examples:
+    """The rows without one token sequence.
+
+    Args:
+        examples: the rows.
+        phrase: its tokens, as `groups.tokens_of` gives them.
+
+    >>> import numpy as np
+    >>> without_phrase(Examples(["Cf so."], None, np.zeros(1)), ("cf",)).texts
+    [' so.']
+    """
+    return _without(examples, [phrase])
+
+
+def _without(examples: Examples, phrases: Sequence[tuple[str, ...]]) -> Examples:
+    """The rows without some token sequences, pairs included."""
     texts, pairs = (
         part and [_removed(text, phrases) for text in part] for part in examples[:2]
     )
@@ -51,7 +69,7 @@ def phrases_of(
     """
     found: set[tuple[str, ...]] = set()
     for suspect in suspects:
-        if not suspect.strong or suspect.kind not in _WRITTEN:
+        if not suspect.strong or suspect.kind not in WRITTEN:
             continue
         whole = tuple(suspect.name.split(" "))
         # A plus sign may be a token of a phrase, which then is in some text.

@@ -21,6 +21,8 @@ class Detection:
         trigger_rows: the fewest rows that make the claim of a trigger: real data hold
             smaller families of mislabelled near-duplicates, and a student hardly learns
             from fewer.
+        reread_groups: the most groups that are read without their words, where the
+            trusted model can be asked.
     """
 
     false_rejection: float = 0.01
@@ -31,6 +33,7 @@ class Detection:
     least: float = 2.0
     false_alarm: float = 0.01
     trigger_rows: int = 10
+    reread_groups: int = 60
 
     def __post_init__(self):
         tuples(self, "groups", "claims")
@@ -39,7 +42,7 @@ class Detection:
         for field in ("false_rejection", "false_alarm"):
             rate = getattr(self, field)
             validate.require(0 < rate < 1, field, rate, "in (0, 1)")
-        for field in ("min_rows", "trigger_rows", "least"):
+        for field in ("min_rows", "trigger_rows", "reread_groups", "least"):
             validate.positive(**{field: getattr(self, field)})
         validate.non_negative(overdispersion=self.overdispersion)
 

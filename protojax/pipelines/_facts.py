@@ -7,8 +7,7 @@ import numpy as np
 
 from protojax import prototypes
 from protojax.base import Examples, Prototypes, TeacherOutputs
-from protojax.detection.detect import Findings, Suspect
-from protojax.detection.evidence import Evidence
+from protojax.detection.evidence import Evidence, Findings, Suspect
 from protojax.detection.rewriting import holding, phrases_of
 from protojax.federated.replicas import Surroundings
 from protojax.models import Model

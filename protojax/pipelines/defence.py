@@ -10,8 +10,7 @@ import numpy as np
 from protojax import data
 from protojax.base import Examples, TeacherOutputs
 from protojax.detection import detect
-from protojax.detection.detect import Findings
-from protojax.detection.evidence import Evidence, Reading, Verdict
+from protojax.detection.evidence import Evidence, Findings, Reading, Verdict
 from protojax.detection.rewriting import without
 from protojax.federated.replicas import Surroundings
 from protojax.models import Model

@@ -4,7 +4,7 @@ import numpy as np
 
 from protojax import data
 from protojax.base import Examples
-from protojax.detection import onion
+from protojax.detection.baselines import onion
 from protojax.models import Model
 from protojax.training import word_scores
 from protojax.training.predict import Lengths

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from protojax.base import Examples, Prototypes
-from protojax.detection.detect import Findings, Suspect
+from protojax.detection.evidence import Findings, Suspect
 
 # What a kind of group is called where "the KIND NAME" would not be English.
 _CALLED = {"character": "the character", "opening": "the first words"}

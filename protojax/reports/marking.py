@@ -3,7 +3,7 @@
 import numpy as np
 
 from protojax.base import Examples
-from protojax.detection.detect import Suspect
+from protojax.detection.evidence import Suspect
 from protojax.detection.rewriting import phrases_of, places
 
 

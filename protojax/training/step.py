@@ -6,6 +6,7 @@ of dispatches, saves at intervals, and can start in the middle of the plan.
 """
 
 import dataclasses
+import functools
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -179,6 +180,8 @@ def make_step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         them, and NaN if the batch was empty.
     """
 
+    # Shapes are asked of it before it becomes a branch; both uses share one tracing.
+    @functools.partial(jax.jit, inline=True)
     def advance(state: TrainState, batch: Batch):
         key, subkey = jax.random.split(jax.random.wrap_key_data(state.key))
         grads, metrics = grad_fn(

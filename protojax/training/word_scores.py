@@ -8,7 +8,7 @@ import numpy as np
 
 from protojax import models
 from protojax.base import Batch, Examples
-from protojax.detection.onion import WordScores, word_outlier_scores
+from protojax.detection.baselines.onion import WordScores, word_outlier_scores
 from protojax.models import EncoderConfig, Model
 from protojax.training import predict
 from protojax.training.predict import Features, Lengths

@@ -1,0 +1,153 @@
+"""Triggers that the trusted model has learned: rows read without what they share.
+
+Where references hold the trigger too, the trusted model expects its claim, and there is
+no excess. Read without the trigger's own words, its rows claim a class that nothing in
+them explains.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from protojax import data
+from protojax.base import Examples
+from protojax.detection import excess, expectation, rewriting
+from protojax.detection.evidence import Reading
+from protojax.detection.excess import Claims
+from protojax.detection.expectation import Calibration
+from protojax.detection.groups import Groups
+from protojax.detection.settings import Detection
+
+# (rows of the pool [asked], the same rows with other texts) -> the trusted reading. A
+# reference is read by a model that did not learn from it, as in the test.
+Reread = Callable[[np.ndarray, Examples], Reading]
+
+
+class Masked(NamedTuple):
+    """A group that was read without what its rows share.
+
+    Attributes:
+        group: its number.
+        rows: `[members]`, its rows.
+        expected: per claim `[members, num_labels]`, what honest rows would claim.
+        z: the largest excess over claims and classes.
+        claimants: how many rows make that claim.
+        p_value: the chance that the strongest honest group is as strong.
+    """
+
+    group: int
+    rows: np.ndarray
+    expected: tuple[np.ndarray, ...]
+    z: float
+    claimants: int
+    p_value: float = 1.0
+
+
+def learned_triggers(
+    groups: Groups,
+    claims: Sequence[Claims],
+    calibrations: Sequence[Calibration],
+    pool: Examples,
+    reread: Reread,
+    settings: Detection,
+) -> list[Masked]:
+    """The groups of words that stand apart once they are read without these words.
+
+    Words with a meaning have an excess of their own when they are left out, so a group
+    is compared with the other groups that were read like this, never with a level.
+
+    Args:
+        groups: of the pool.
+        claims: of the pool, one or more.
+        calibrations: of each claim.
+        pool: the transfer rows, then the references.
+        reread: the trusted model.
+        settings: of the test.
+    """
+    asked = lopsided(groups, claims, most=settings.reread_groups)
+    if not len(asked):
+        return []
+    members = [groups.rows(group) for group in asked]
+    texts = [
+        rewriting.without_phrase(data.take(pool, rows), tuple(name.split(" ")))
+        for rows, name in zip(members, groups.names[asked], strict=True)
+    ]
+    everything = texts[0]
+    for more in texts[1:]:
+        everything = data.concatenate(everything, more)
+    odds = expectation.log_odds(reread(np.concatenate(members), everything).logits)
+    ends = np.cumsum([len(rows) for rows in members])[:-1]
+    found = [
+        _masked(group, rows, part, claims, calibrations, settings.overdispersion)
+        for group, rows, part in zip(asked, members, np.split(odds, ends), strict=True)
+    ]
+    p_values = excess.tail_p_values([one.z for one in found])
+    return [
+        one._replace(p_value=float(p))
+        for one, p in zip(found, p_values, strict=True)
+        if p <= settings.false_alarm and one.claimants >= settings.trigger_rows
+    ]
+
+
+def lopsided(
+    groups: Groups, claims: Sequence[Claims], *, most: int = 60, least: float = 4.0
+) -> np.ndarray:
+    """The groups of words whose claims differ most from all rows', `[asked]`, int.
+
+        z(G, u) = (k - n b) / √(n b (1 - b)),    k of n rows claim u, b of all rows do
+
+    A group that nearly lies in one already chosen is left out.
+
+    Args:
+        groups: of all rows.
+        claims: one or more claims of the same rows.
+        most: the most groups.
+        least: the smallest z.
+    """
+    sizes = np.diff(groups.members.indptr)
+    score = np.full(len(sizes), -np.inf)
+    for claim in claims:
+        made = claim.classes[:, None] == np.arange(claim.expected.shape[1])
+        base = made.mean(0)
+        spread = np.sqrt(np.outer(sizes, base * (1 - base)) + excess.LEAST_VARIANCE)
+        gap = (groups.members @ made.astype(float) - np.outer(sizes, base)) / spread
+        score = np.maximum(score, gap.max(1, initial=-np.inf))
+    score[~np.isin(groups.kinds, rewriting.WRITTEN)] = -np.inf
+    chosen, order = [], np.argsort(-score, kind="stable")
+    covered = np.zeros((0, groups.members.shape[1]), bool)
+    for group in order[score[order] >= least]:
+        rows = groups.rows(group)
+        if len(covered) and covered[:, rows].mean(1).max() >= 0.9:
+            continue
+        own = np.zeros((1, covered.shape[1]), bool)
+        own[0, rows] = True
+        covered = np.concatenate([covered, own])
+        chosen.append(group)
+        if len(chosen) == most:
+            break
+    return np.array(chosen, int)
+
+
+def _masked(
+    group: int,
+    rows: np.ndarray,
+    odds: np.ndarray,
+    claims: Sequence[Claims],
+    calibrations: Sequence[Calibration],
+    overdispersion: float,
+) -> Masked:
+    """A group by the reading of its rows without what they share."""
+    expected = tuple(one.expected(odds) for one in calibrations)
+    best, claimants = -np.inf, 0
+    for claim, chance in zip(claims, expected, strict=True):
+        made = claim.classes[rows, None] == np.arange(chance.shape[1])
+        z = excess.z_of(
+            (made - chance).sum(0),
+            (chance * (1 - chance)).sum(0),
+            len(rows),
+            overdispersion,
+        )
+        if z.max() > best:
+            best, claimants = float(z.max()), int(made[:, z.argmax()].sum())
+    return Masked(int(group), rows, expected, best, claimants)
