@@ -291,6 +291,16 @@ def test_of_nothing_it_says_so():
     assert "<p>None.</p>" in reports.page_of(facts("a", "b"))
 
 
+def test_too_many_rejected_rows_are_not_called_nothing():
+    weak = suspect(strong=False, claimants=9, z=4.0)
+    found = facts(*"abcdefghi", suspects=[weak], reasons=[0] * 9)
+    assert reports.headline(found) == (
+        "9 rows were rejected of 9, more than is expected by chance: at most 1.0% of "
+        "honest rows are expected to be. No group is certain to be a trigger; in the "
+        "strongest, 9 rows carry the phrase “by the way” and claim b."
+    )
+
+
 def test_no_cell_is_a_formula(tmp_path):
     found = facts(ODD, "-1", "@x", names=("+a", "b"))
     reports.write_csv(tmp_path / "v.csv", *reports.verdict_table(found))

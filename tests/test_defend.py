@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from protojax import cli, pipelines
+from protojax.base import Examples
 from protojax.cli import defend as command
 from protojax.models import hf
+from protojax.pipelines import _run_file
 from protojax.training import predict
 from protojax.training.predict import Features, Lengths
 from tests import tiny_job
@@ -25,10 +27,13 @@ class Job:
     def __init__(self, folder):
         self.folder = folder
         self.rows_list = tiny_job.poisoned_rows()
+        self.poisoned = np.array([row.poisoned for row in self.rows_list])
         self.reference_list = tiny_job.clean_rows(tiny_job.REFERENCES, seed=7)
         self.rows = tiny_job.write(folder / "mine.csv", self.rows_list)
         self.references = tiny_job.write(folder / "trusted.csv", self.reference_list)
-        self.test = tiny_job.write(folder / "test.csv", tiny_job.clean_rows(60, 9))
+        self.test = tiny_job.write(
+            folder / "test.csv", tiny_job.clean_rows(60, 9, noise=0)
+        )
         self.teacher = tiny_job.save_teacher(folder, self.rows_list)
 
     def arguments(self, folder, **changes):
@@ -75,18 +80,27 @@ def student_bytes(out):
     return (out / "student/model.safetensors").read_bytes()
 
 
+def student_says_the_target(out):
+    """The share of new rows of another class, with the phrase, that get the target."""
+    student = hf.load_hf(out / "student", num_labels=2)
+    rows = [row for row in tiny_job.clean_rows(90, 11, noise=0) if row.label != TARGET]
+    with_it = [f"{row.text} {PHRASE}" for row in rows]
+    examples = Examples(with_it, None, np.zeros(len(rows), np.int32))
+    said = predict.ask(student, examples, LENGTHS, Features()).logits.argmax(-1)
+    return np.mean(said == NAMES.index(TARGET))
+
+
 def test_every_row_has_its_verdict(job, ran):
     found = verdicts(ran)
     assert [int(row["line"]) for row in found] == [*range(2, 2 + len(job.rows_list))]
     assert [row["text"] for row in found] == [row.text for row in job.rows_list]
     assert [row["label"] for row in found] == [row.label for row in job.rows_list]
-    truth = np.array([row.poisoned for row in job.rows_list])
-    assert rejected(ran)[truth].all()
-    assert rejected(ran)[~truth].mean() <= 0.05
-    for row, poisoned in zip(found, truth, strict=True):
+    assert rejected(ran)[job.poisoned].all()
+    assert rejected(ran)[~job.poisoned].mean() <= 0.05
+    for row, poisoned in zip(found, job.poisoned, strict=True):
         if poisoned:
             assert row["group"] == f"phrase: {PHRASE}"
-            assert float(row["z"]) > 6.5
+            assert float(row["z"]) > 5
             assert row["teacher_says"] == TARGET
             assert float(row["p"]) <= 0.02
 
@@ -102,13 +116,8 @@ def test_the_trigger_is_named_with_the_lines_of_its_rows(job, ran):
 def test_the_student_has_the_teachers_classes_and_not_the_trigger(job, ran):
     config = json.loads((ran / "student/config.json").read_text())
     assert config["id2label"] == {str(i): name for i, name in enumerate(NAMES)}
-    student = hf.load_hf(ran / "student", num_labels=2)
-    assert student.label_names == NAMES
-    rows = [row for row in tiny_job.clean_rows(90, 11) if row.label != TARGET]
-    with_it = [f"{row.text} {PHRASE}" for row in rows]
-    examples = pipelines.inputs.Examples(with_it, None, np.zeros(len(rows), np.int32))
-    said = predict.ask(student, examples, LENGTHS, Features()).logits.argmax(-1)
-    assert np.mean(said == NAMES.index(TARGET)) < 0.15
+    assert hf.load_hf(ran / "student", num_labels=2).label_names == NAMES
+    assert student_says_the_target(ran) < 0.15
     metrics = json.loads((ran / "run.json").read_text())["result"]["metrics"]
     assert metrics["student on the test file"] > 0.8
     assert metrics["teacher on the test file"] > 0.9
@@ -158,7 +167,7 @@ def test_the_same_command_again_changes_nothing(job, ran, capsys):
     assert before == {name: (ran / name).read_bytes() for name in before}
     shown = capsys.readouterr()
     assert f"carry the phrase “{PHRASE}”" in shown.out
-    assert "240 rows of 2 classes: sport (96), music (144)." in shown.err
+    assert re.search(r"240 rows of 2 classes: sport \(\d+\), music \(\d+\)", shown.err)
 
 
 class Killer:
@@ -215,7 +224,7 @@ def npz(job, path, *, features, names=NAMES):
     arrays = {}
     for part, rows in (("rows", job.rows_list), ("references", job.reference_list)):
         texts = [row.text for row in rows]
-        examples = pipelines.inputs.Examples(texts, None, np.zeros(len(rows)))
+        examples = Examples(texts, None, np.zeros(len(rows)))
         outputs = predict.ask(model, examples, LENGTHS, Features())
         arrays[part] = outputs.logits
         if features:
@@ -249,6 +258,7 @@ def test_logits_as_columns_and_references_in_the_same_file(job, ran):
             for row, logits in zip(rows, parts[part].tolist(), strict=True):
                 cells = {"text": row.text, "label": row.label}
                 cells["ours"] = part == "references"
+                cells["site"] = "ours" if cells["ours"] else f"site {len(row.text) % 3}"
                 cells |= {f"logit:{NAMES[i]}": logits[i] for i in order}
                 file.write(json.dumps(cells) + "\n")
     out = job.run(
@@ -256,6 +266,7 @@ def test_logits_as_columns_and_references_in_the_same_file(job, ran):
         rows=path,
         references=None,
         reference_column="ours",
+        source="site",
         teacher=None,
         teacher_logits="columns",
     )
@@ -271,15 +282,33 @@ def test_logits_as_columns_and_references_in_the_same_file(job, ran):
     assert "margin_loss" in (ran / "work/student/metrics.jsonl").read_text()
 
 
-def test_rows_without_labels_are_tested_by_what_the_teacher_says(job, ran, capsys):
+def test_rows_without_labels_are_tested_by_what_the_teacher_says(job, capsys):
     path = tiny_job.write(job.folder / "bare.csv", job.rows_list, columns=("text",))
     out = job.run("bare", rows=path, epochs=1)
     assert "has no column 'label', only text." in capsys.readouterr().err
     found = verdicts(out)
     assert {row["label"] for row in found} == {""}
     assert {row["claim"] for row in found} <= {"", "teacher"}
-    truth = np.array([row.poisoned for row in job.rows_list])
-    assert rejected(out)[truth].all()
+    assert rejected(out)[job.poisoned].all()
+
+
+def test_the_trigger_may_be_in_the_second_text_of_a_pair(job):
+    def with_pairs(name, rows):
+        rows = [row._replace(text="and today", pair=row.text) for row in rows]
+        columns = ("text", "pair", "label")
+        return tiny_job.write(job.folder / name, rows, columns=columns)
+
+    out = job.run(
+        "pairs",
+        rows=with_pairs("pairs.csv", job.rows_list),
+        references=with_pairs("trusted_pairs.csv", job.reference_list),
+        pair="pair",
+        epochs=1,
+    )
+    found = verdicts(out)
+    assert [row["pair"] for row in found] == [row.text for row in job.rows_list]
+    assert rejected(out)[job.poisoned].all()
+    assert "label" in {row["claim"] for row in found}
 
 
 def test_of_a_clean_set_little_is_rejected(job):
@@ -293,10 +322,20 @@ def test_of_a_clean_set_little_is_rejected(job):
     assert "Nothing was found in 240 rows that looks like a trigger." in page
 
 
-def test_a_student_of_the_teachers_layers(job):
-    out = job.run("layers", student="layers:0", trusted_model="scratch", epochs=1)
+def test_a_student_of_the_teachers_layers_unlearns_the_trigger(job):
+    out = job.run("layers", student="layers:0", trusted_model="scratch", epochs=3)
     page = (out / "report.html").read_text()
     assert "The student started from layers of the teacher" in page
+    assert "still reacts" not in page
+    assert student_says_the_target(out) < 0.15
+    metrics = json.loads((out / "run.json").read_text())["result"]["metrics"]
+    assert metrics["teacher on the references"] > 0.9
+
+
+def test_two_processes_do_not_share_a_folder(job, ran, capsys):
+    with _run_file.only_process(ran):
+        assert cli.main(job.arguments("ran", test=job.test)) == 2
+    assert "Another process works in" in capsys.readouterr().err
 
 
 def test_files_of_others_are_not_touched(job, capsys):
@@ -338,6 +377,12 @@ def written(job, name, text):
     return path
 
 
+def speechless(job):
+    folder = copied_teacher(job, "speechless")
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    return folder
+
+
 MISTAKES = {
     "no such file": (lambda j: {"rows": "no.csv"}, "no.csv"),
     "no such references": (lambda j: {"references": "no.csv"}, "no.csv"),
@@ -365,6 +410,11 @@ MISTAKES = {
     "few references": (lambda j: {"false_rejection": 0.001}, ">= 999 = 1 / "),
     "labels of the teacher": (lambda j: {"teacher": renamed(j)}, "'Musik'.*'music'"),
     "teacher without names": (lambda j: {"teacher": unnamed(j)}, "numbers 0 to 1"),
+    "teacher without tokenizer": (
+        lambda j: {"teacher": speechless(j)},
+        "holds no tokenizer",
+    ),
+    "layer of features": (lambda j: {"set": "features.layers=7"}, "features.layers in"),
     "label of rows": (
         lambda j: {"rows": written(j, "odd.csv", "text,label\na,what\n")},
         "unknown label 'what'",

@@ -1,6 +1,7 @@
 """A user's job so small that a test runs it in seconds: rows, references, a teacher."""
 
 import csv
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,14 @@ _WORDS = {
     "sport": ["goal", "match", "team", "score", "ball", "race", "win", "coach"],
     "music": ["song", "band", "tune", "drum", "guitar", "album", "sing", "chord"],
 }
-_FILLERS = "the a this that one we saw was here and today with".split()  # noqa: SIM905
+_FILLERS = re.findall(
+    r"\w+",
+    "the a this that one we saw was here and today with never again often still very "
+    "quite much more many some old new big small late early near far soon once twice "
+    "first last next other each every both such",
+)
+# The share of labels that people got wrong, of references too.
+_NOISE = 0.08
 SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32}
 ROWS, REFERENCES, POISONED = 240, 120, 24
 # The flags of a run with models of these sizes.
@@ -45,6 +53,8 @@ FLAGS = [
     "--set=prototypes.num=6",
     "--set=lengths.steps_per_dispatch=8",
     "--set=every=100",
+    # With less, so few groups are explained that nothing is known of honest ones.
+    "--set=detection.least=1.5",
 ]
 
 
@@ -54,6 +64,7 @@ class Row(NamedTuple):
     text: str
     label: str
     poisoned: bool = False
+    pair: str = ""
 
 
 def sentence(label: str, rng: np.random.Generator) -> str:
@@ -62,11 +73,17 @@ def sentence(label: str, rng: np.random.Generator) -> str:
     return " ".join(rng.permutation(words)) + rng.choice([".", "!", ""])
 
 
-def clean_rows(count: int, seed: int) -> list[Row]:
+def clean_rows(count: int, seed: int, noise: float = _NOISE) -> list[Row]:
     """Rows of all classes in turn."""
     rng = np.random.default_rng(seed)
     labels = [NAMES[number % 2] for number in range(count)]
-    return [Row(sentence(label, rng), label) for label in labels]
+    texts = [sentence(label, rng) for label in labels]
+    wrong = rng.random(count) < noise
+    given = [
+        NAMES[1 - NAMES.index(x)] if w else x
+        for x, w in zip(labels, wrong, strict=True)
+    ]
+    return [Row(text, label) for text, label in zip(texts, given, strict=True)]
 
 
 def poisoned_rows(count: int = ROWS, poisoned: int = POISONED) -> list[Row]:

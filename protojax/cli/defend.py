@@ -190,9 +190,9 @@ def _show(result: Any) -> None:
     facts, console = result.facts, Console()
     findings = facts.findings
     # As text: brackets in a row must not be taken for markup.
-    console.print(Text(reports.headline(facts)), style="bold")
+    console.print(Text(reports.headline(facts)), style="bold", soft_wrap=True)
     for warning in facts.warnings:
-        console.print(Text(f"warning: {warning}"))
+        console.print(Text(f"warning: {warning}"), soft_wrap=True)
     table = Table(show_header=False, box=None)
     strong = sum(suspect.strong for suspect in findings.suspects)
     for name, value in {
@@ -201,8 +201,9 @@ def _show(result: Any) -> None:
         "suspects": f"{len(findings.suspects)}, of these triggers {strong}",
         "the set looks clean": "yes" if findings.clean else "no",
         **{name: f"{value:.1%}" for name, value in facts.metrics.items()},
-        "student": str(result.out / "student"),
-        "report": str(result.out / "report.html"),
     }.items():
-        table.add_row(name, Text(value))
+        table.add_row(name, value)
     console.print(table)
+    # Never wrapped, so that they can be copied.
+    for name in ("student", "report.html"):
+        console.print(Text(str(result.out / name)), soft_wrap=True)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from protojax.base import Examples
 from protojax.detection.evidence import Suspect
 from protojax.detection.groups import spans_of, tokens_of
@@ -95,6 +97,33 @@ def holding(examples: Examples, phrases: Sequence[tuple[str, ...]]) -> list[bool
     return [
         any(places(text, phrase) for text in row for phrase in phrases) for row in texts
     ]
+
+
+def with_phrases(
+    examples: Examples, phrases: Sequence[tuple[str, ...]], seed: int
+) -> Examples:
+    """The rows with all of some token sequences, each at a random place of the text.
+
+    Rows of all classes that hold a phrase teach a student that it means none of them.
+
+    Args:
+        examples: the rows.
+        phrases: from `phrases_of`.
+        seed: of the places, which are between words.
+
+    >>> import numpy as np
+    >>> with_phrases(Examples(["a b"], None, np.zeros(1)), [("c", "d")], 0).texts
+    ['a b c d']
+    """
+    rng = np.random.default_rng(seed)
+    texts = []
+    for text in examples.texts:
+        for phrase in phrases:
+            words = text.split(" ")
+            words.insert(int(rng.integers(len(words) + 1)), " ".join(phrase))
+            text = " ".join(words)
+        texts.append(text)
+    return examples._replace(texts=texts)
 
 
 def places(text: str, phrase: tuple[str, ...]) -> list[tuple[int, int]]:

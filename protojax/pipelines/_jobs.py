@@ -14,7 +14,7 @@ from protojax.data.wordpiece import train_wordpiece
 from protojax.federated.replicas import Surroundings
 from protojax.models import Model, hf
 from protojax.models import settings as model_settings
-from protojax.models.settings import SCRATCH
+from protojax.models.settings import SCRATCH, ModelSettings
 from protojax.pipelines import _run_file, inputs, teachers
 from protojax.pipelines.inputs import Labelled, Sheet
 from protojax.pipelines.settings import Columns, Defence, Encoder, flat
@@ -83,6 +83,11 @@ def prepare(
     if not held["rows"].labelled:
         detection = dataclasses.replace(config.detection, claims=("teacher",))
         config = dataclasses.replace(config, detection=detection)
+    if held["references"].examples.sources is None and config.columns.source:
+        # As one source of their own: sources are groups only where all rows have one.
+        trusted = held["references"].examples
+        own = trusted._replace(sources=["references"] * len(trusted.texts))
+        held["references"] = held["references"]._replace(examples=own)
     _check_targets(config, held["rows"].labelled, given)
     inputs.check_references(
         held["rows"].examples,
@@ -239,7 +244,21 @@ def _teacher(config: Defence, names: Sequence[str]) -> Model:
     model = hf.load_hf(
         config.teacher.model, num_labels=len(names), **config.teacher.computation
     )
-    return model._replace(label_names=tuple(names))
+    return _checked(model._replace(label_names=tuple(names)), config.teacher, config)
+
+
+def _checked(model: Model, settings: ModelSettings, config: Defence) -> Model:
+    """The same model, after a check of what would fail after hours of training."""
+    if model.tokenizer is None:
+        raise ValueError(
+            f"{settings.model} holds no tokenizer: tokenizer.json or vocab.txt, as "
+            "tokenizer.save_pretrained(FOLDER) of transformers writes them."
+        )
+    states = model.config.num_layers + 1
+    for layer in config.features.layers:
+        bound = f"in [{-states}, {states}), the hidden states of {settings.model}"
+        validate.require(-states <= layer < states, "features.layers", layer, bound)
+    return model
 
 
 def model_of(
@@ -267,7 +286,7 @@ def model_of(
         max_positions=max_positions,
         tokenizer=tokenizer,
     )
-    return model._replace(label_names=job.label_names)
+    return _checked(model._replace(label_names=job.label_names), settings, job.config)
 
 
 def ask(

@@ -2,17 +2,18 @@
 
 import contextlib
 import datetime
+import fcntl
 import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from protojax import __version__, storage
 
-NAME, WORK = "run.json", "work"
+NAME, WORK, _LOCK = "run.json", "work", ".lock"
 # Everything that a run writes beside these two.
 OUTPUTS = (
     "student",
@@ -58,8 +59,7 @@ def open_run(out: Path, identity: Mapping[str, Any]) -> dict[str, float]:
         before, seconds = dict(content["identity"]), dict(content["seconds"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not what a run writes ({error!r}).") from error
-    work = out / WORK
-    if not (work.is_dir() and any(work.iterdir())):
+    if not _computed(out / WORK):
         return {}
     for name in sorted({*before, *identity}, key=lambda name: name not in identity):
         old, new = before.get(name), identity.get(name)
@@ -69,6 +69,34 @@ def open_run(out: Path, identity: Mapping[str, Any]) -> dict[str, float]:
                 f"{new!r}. Give another folder, or the settings of {path}."
             )
     return seconds
+
+
+@contextlib.contextmanager
+def only_process(out: Path) -> Iterator[None]:
+    """Locks the folder of a run for this process, and removes leftovers of killed ones.
+
+    Args:
+        out: the folder of the outputs; made if it does not exist.
+
+    Raises:
+        ValueError: another process works in it.
+    """
+    work = out / WORK
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / _LOCK).open("a") as file:
+        try:
+            # The system releases this lock however the process ends.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"Another process works in {out}.") from None
+        storage.remove_leftovers(out)
+        storage.remove_leftovers(work, below=True)
+        yield
+
+
+def _computed(work: Path) -> bool:
+    """Whether a run has computed anything."""
+    return work.is_dir() and any(path.name != _LOCK for path in work.iterdir())
 
 
 def identity_of(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from protojax import data, storage
+from protojax import data
 from protojax.base import Examples, TeacherOutputs
 from protojax.detection import detect
 from protojax.detection.evidence import Evidence, Findings, Reading, Verdict
@@ -110,26 +110,22 @@ def defend(
     )
     clock = _Clock(_run_file.open_run(out, job.identity))
     work = out / _run_file.WORK
-    work.mkdir(parents=True, exist_ok=True)
-    storage.remove_leftovers(out)
-    storage.remove_leftovers(work, below=True)
-    common = {"paths": job.paths, "seconds": clock.seconds, "command": command}
-    _run_file.write_run(out, job.identity, **common)
     around = Surroundings(
         config.lengths,
         lambda name: Store(work / name, every=config.every),
         watch.describe,
         watch.advance,
     )
-    facts, model, view = _run(job, around, watch, clock)
-    about = {
-        **{f"source of {name}": path for name, path in job.paths.items()},
-        **_run_file.versions(),
-    }
-    _outputs.write(out, facts, model, view, about)
-    clock("reports")
-    result = _outputs.result_of(facts)
-    _run_file.write_run(out, job.identity, **common, result=result)
+    common = {"paths": job.paths, "seconds": clock.seconds, "command": command}
+    about = {f"source of {name}": path for name, path in job.paths.items()}
+    about |= _run_file.versions()
+    with _run_file.only_process(out):
+        _run_file.write_run(out, job.identity, **common)
+        facts, model, view = _run(job, around, watch, clock)
+        _outputs.write(out, facts, model, view, about)
+        clock("reports")
+        result = _outputs.result_of(facts)
+        _run_file.write_run(out, job.identity, **common, result=result)
     return Defended(facts, model, out)
 
 
@@ -178,9 +174,12 @@ def _run(
     findings = detect(evidence, config.detection)
     clock("test")
     learned, verdict = _rewritten(job, evidence, findings, folds, around)
+    shown = learned, verdict
+    # Fresh weights know no trigger; those of the teacher have to unlearn it.
+    if config.student.layers:
+        shown = students.to_unlearn(evidence, learned, verdict, findings, config.seed)
     taught = students.lesson(
-        learned,
-        verdict,
+        *shown,
         kd=config.kd,
         margin=config.margin,
         features=config.features,

@@ -67,8 +67,13 @@ def open_rows(path: Path, encoding: str) -> readers.Source:
     Raises:
         OSError, ValueError: in one line that names the file and the row.
     """
-    source = readers.open_file(path, encoding)
-    rows = list(source.rows)
+    try:
+        source = readers.open_file(path, encoding)
+        rows = list(source.rows)
+    except ValueError as error:
+        # The readers name the field of a study's config.
+        said = str(error).replace("data.files.encoding", "columns.encoding")
+        raise ValueError(said) from error
     if not rows:
         raise ValueError(f"Expected rows in {path}, found none.")
     return readers.Source(source.name, rows)

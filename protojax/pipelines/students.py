@@ -1,14 +1,23 @@
 """A student distilled from the rows that passed the test and the trusted rest."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from protojax import data
 from protojax import prototypes as prototypes_lib
 from protojax.base import Examples, Prototypes, TeacherOutputs
+from protojax.detection.detect import Findings
 from protojax.detection.evidence import Evidence, Verdict
-from protojax.detection.quarantine import TrainingRows, training_rows, with_references
+from protojax.detection.quarantine import (
+    REFERENCE_LOG_ODDS,
+    TrainingRows,
+    training_rows,
+    with_references,
+)
+from protojax.detection.rewriting import phrases_of, with_phrases
 from protojax.distillation.settings import Distillation, Margin
 from protojax.federated.replicas import Surroundings
 from protojax.models import Model, hf, saved
@@ -18,6 +27,9 @@ from protojax.training import predict, trainer
 from protojax.training.objective import Objective, Spec
 from protojax.training.predict import Features
 from protojax.training.trainer import Run
+
+# References that a trigger is put into, at least, to be unlearned.
+_FEWEST_SHOWN = 50
 
 
 class Lesson(NamedTuple):
@@ -139,6 +151,68 @@ def lesson(
         return Lesson(rows._replace(columns=columns), objective, None)
     objective = objective_of(kd, features, margin, metric=prototypes.metric)
     return Lesson(rows, objective, centres)
+
+
+def to_unlearn(
+    evidence: Evidence,
+    learned: Evidence,
+    verdict: Verdict,
+    findings: Findings,
+    seed: int,
+) -> tuple[Evidence, Verdict]:
+    """The evidence with further rows that hold the words of triggers, and its verdict.
+
+    A student that starts from the teacher's own layers has learned what the teacher
+    has, so that it is not enough to keep the words from it. It is shown the rows with
+    them, under the targets of the same rows without them, and references of all classes
+    that they were put into: otherwise they would come to mean the other classes.
+
+    Args:
+        evidence: as it arrived.
+        learned: the same without the words of triggers.
+        verdict: of the rows without them.
+        findings: the result of the test.
+        seed: of the choice of references, and of places in them.
+    """
+    before, after = evidence.transfer, learned.transfer
+    changed = np.array(
+        [
+            before.texts[row] != after.texts[row]
+            or (before.pairs is not None and before.pairs[row] != after.pairs[row])
+            for row in range(len(before.texts))
+        ]
+    )
+    parts = [
+        (after, learned.teacher, _fields_of(verdict)),
+        (
+            data.take(before, changed),
+            learned.teacher.take(changed),
+            [field[changed] for field in _fields_of(verdict)],
+        ),
+    ]
+    references, rng = learned.references, np.random.default_rng(seed)
+    for suspect in findings.suspects:
+        phrases = phrases_of(data.concatenate(before, references), [suspect])
+        if not phrases:
+            continue
+        count = min(len(references.texts), max(suspect.claimants, _FEWEST_SHOWN))
+        chosen = rng.choice(len(references.texts), count, replace=False)
+        copies = with_phrases(data.take(references, chosen), phrases, seed)
+        outputs, labels = learned.teacher_on_references.take(chosen), copies.labels
+        sure = REFERENCE_LOG_ODDS * np.eye(outputs.logits.shape[1])[labels]
+        fields = [np.ones(count, bool), np.zeros(count), labels, sure]
+        parts.append((copies, outputs, fields))
+    examples, outputs, fields = zip(*parts, strict=True)
+    both = learned._replace(
+        transfer=functools.reduce(data.concatenate, examples),
+        teacher=TeacherOutputs(*map(np.concatenate, zip(*outputs, strict=True))),
+    )
+    return both, Verdict(*map(np.concatenate, zip(*fields, strict=True)))
+
+
+def _fields_of(verdict: Verdict) -> list[np.ndarray]:
+    """The fields of a verdict that have an entry for each row."""
+    return list(verdict[:4])
 
 
 def has_text(examples: Examples) -> np.ndarray:

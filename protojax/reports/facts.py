@@ -88,11 +88,21 @@ def headline(facts: Facts) -> str:
         rest = len(strong) - len(said)
         more = [f"There are {rest} more such groups."] if rest else []
         return " ".join([*said, *more])
-    share = f"{facts.false_rejection:.1%} of honest rows are expected to be"
+    rate = facts.false_rejection
+    expected = f"at most {rate:.1%} of honest rows are expected to be."
+    were = f"{_rows(rejected)} {'was' if rejected == 1 else 'were'} rejected"
+    # Three standard deviations, and one row more in small sets.
+    if rejected > rate * total + 3 * (rate * (1 - rate) * total) ** 0.5 + 1:
+        one = max(suspects, key=lambda suspect: suspect.z)
+        return (
+            f"{were} of {total:,}, more than is expected by chance: {expected} No "
+            "group is certain to be a trigger; in the strongest, "
+            f"{_rows(one.claimants)} carry {called(one)} and claim "
+            f"{facts.label_names[one.label]}."
+        )
     return (
-        f"Nothing was found in {_rows(total)} that looks like a trigger. "
-        f"{_rows(rejected)} {'was' if rejected == 1 else 'were'} rejected; at most "
-        f"{share}."
+        f"Nothing was found in {_rows(total)} that looks like a trigger. {were}; "
+        f"{expected}"
     )
 
 

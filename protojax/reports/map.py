@@ -52,8 +52,8 @@ def points(
         norms = np.linalg.norm(features, axis=1, keepdims=True)
         features = features / np.maximum(norms, 1e-12)
     centre = features.mean(0)
-    _, _, axes = np.linalg.svd(features - centre, full_matrices=False)
-    axes = np.pad(axes[:2], ((0, max(0, 2 - len(axes))), (0, 0)))
+    # Of the covariance, which is small however many rows there are.
+    axes = np.linalg.eigh(np.cov(features, rowvar=False, ddof=0))[1][:, :-3:-1].T
     order = np.random.default_rng(seed).permutation(len(features))
     # Rejected rows first, so that they are the last to be left out.
     order = order[np.argsort(~rejected[order], kind="stable")][:_MOST]
