@@ -171,7 +171,8 @@ def _run(
     )
     clock("trusted model")
     around.describe("the rows are tested")
-    findings = detect(evidence, config.detection)
+    reread = folds.reread(around)
+    findings = detect(evidence, config.detection, reread=reread)
     clock("test")
     learned, verdict = _rewritten(job, evidence, findings, folds, around)
     shown = learned, verdict

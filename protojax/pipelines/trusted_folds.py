@@ -14,6 +14,7 @@ from scipy import special
 from protojax import data
 from protojax.base import Examples
 from protojax.detection.evidence import Reading
+from protojax.detection.masking import Reread
 from protojax.federated.replicas import Surroundings
 from protojax.models import Model, hf, saved
 from protojax.pipelines import teachers
@@ -29,11 +30,26 @@ class TrustedFolds(NamedTuple):
         models: one for each fold of the references, which it did not learn from.
         on_rows: of each row, by one of the models.
         on_references: of each reference, by the model that did not learn from it.
+        readers: `[rows + references]`, the number of the model that reads each.
     """
 
     models: tuple[Model, ...]
     on_rows: Reading
     on_references: Reading
+    readers: np.ndarray
+
+    def reread(self, around: Surroundings) -> Reread:
+        """The function by which rows are read again with other texts.
+
+        Args:
+            around: the surroundings of the runs.
+        """
+
+        def read_again(rows: np.ndarray, examples: Examples) -> Reading:
+            readers = self.readers[rows]
+            return _each(self.models, examples, readers, around, "masked")
+
+        return read_again
 
 
 def fold_of(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -104,6 +120,7 @@ def trusted_folds(
         tuple(models),
         _each(models, rows, turn, around, "rows"),
         _each(models, references, fold, around, "references"),
+        np.concatenate([turn, fold]),
     )
 
 
