@@ -78,7 +78,7 @@ def learned_triggers(
     # A part of a large group tells as much as all of it.
     parts = [(group, _some(groups.rows(group), settings)) for group in asked]
     found = masked(parts)
-    p_values = excess.tail_p_values([one.z for one in found])
+    p_values = excess.tail_p_values([one.z for one in found], groups=len(found))
     apart = [
         (one.group, groups.rows(one.group))
         for one, p in zip(found, p_values, strict=True)
