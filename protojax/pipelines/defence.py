@@ -22,6 +22,7 @@ from protojax.pipelines.trusted_folds import (
     TrustedFolds,
     mean_reading,
     read,
+    rereader,
     trusted_folds,
 )
 from protojax.reports import Facts
@@ -171,7 +172,8 @@ def _run(
     )
     clock("trusted model")
     around.describe("the rows are tested")
-    findings = detect(evidence, config.detection)
+    reread = rereader(folds, around)
+    findings = detect(evidence, config.detection, reread=reread)
     clock("test")
     learned, verdict = _rewritten(job, evidence, findings, folds, around)
     shown = learned, verdict

@@ -14,6 +14,7 @@ from scipy import special
 from protojax import data
 from protojax.base import Examples
 from protojax.detection.evidence import Reading
+from protojax.detection.masking import Reread
 from protojax.federated.replicas import Surroundings
 from protojax.models import Model, hf, saved
 from protojax.pipelines import teachers
@@ -29,11 +30,13 @@ class TrustedFolds(NamedTuple):
         models: one for each fold of the references, which it did not learn from.
         on_rows: of each row, by one of the models.
         on_references: of each reference, by the model that did not learn from it.
+        reader: `[rows + references]`, int, which model reads each of them.
     """
 
     models: tuple[Model, ...]
     on_rows: Reading
     on_references: Reading
+    reader: np.ndarray
 
 
 def fold_of(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -104,7 +107,22 @@ def trusted_folds(
         tuple(models),
         _each(models, rows, turn, around, "rows"),
         _each(models, references, fold, around, "references"),
+        np.concatenate([turn, fold]),
     )
+
+
+def rereader(folds: TrustedFolds, around: Surroundings) -> Reread:
+    """A function that reads rows with other texts, each by the same model as before.
+
+    Args:
+        folds: the trusted models.
+        around: the surroundings of the runs.
+    """
+
+    def reread(rows: np.ndarray, examples: Examples) -> Reading:
+        return _each(folds.models, examples, folds.reader[rows], around, "reread")
+
+    return reread
 
 
 def _each(
