@@ -16,8 +16,14 @@ flags = [
     "--xla_force_host_platform_device_count=8",
 ]
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-    # Takes half of the compilation's time; later versions refuse it, and are as quick.
-    flags.append("--xla_cpu_use_fusion_emitters=false")
+    # An unknown flag ends the process, and each version has its own.
+    flags += [
+        # Takes half of the compilation's time; later versions are as quick without.
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE",
+        # Splitting a tiny program for parallel compilation costs more than it saves.
+        "--xla_cpu_parallel_codegen_split_count=1",
+    ]
 os.environ["XLA_FLAGS"] = " ".join(flags)
 
 # Tracing makes millions of objects that live; looking through them all at each

@@ -5,6 +5,7 @@ no excess. Read without the trigger's own words, its rows claim a class that not
 them explains.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -33,7 +34,6 @@ class Masked(NamedTuple):
         expected: per claim `[members, num_labels]`, what honest rows would claim.
         z: the largest excess over claims and classes.
         claimants: how many rows make that claim.
-        p_value: the chance that the strongest honest group is as strong.
     """
 
     group: int
@@ -41,7 +41,6 @@ class Masked(NamedTuple):
     expected: tuple[np.ndarray, ...]
     z: float
     claimants: int
-    p_value: float = 1.0
 
 
 def learned_triggers(
@@ -68,26 +67,50 @@ def learned_triggers(
     asked = lopsided(groups, claims, most=settings.reread_groups)
     if not len(asked):
         return []
-    members = [groups.rows(group) for group in asked]
-    texts = [
-        rewriting.without_phrase(data.take(pool, rows), tuple(name.split(" ")))
-        for rows, name in zip(members, groups.names[asked], strict=True)
-    ]
-    everything = texts[0]
-    for more in texts[1:]:
-        everything = data.concatenate(everything, more)
-    odds = expectation.log_odds(reread(np.concatenate(members), everything).logits)
-    ends = np.cumsum([len(rows) for rows in members])[:-1]
-    found = [
-        _masked(group, rows, part, claims, calibrations, settings.overdispersion)
-        for group, rows, part in zip(asked, members, np.split(odds, ends), strict=True)
-    ]
+
+    def masked(wanted: list[tuple[int, np.ndarray]]) -> list[Masked]:
+        odds = _read_without(groups, wanted, pool, reread)
+        return [
+            _masked(group, rows, part, claims, calibrations, settings.overdispersion)
+            for (group, rows), part in zip(wanted, odds, strict=True)
+        ]
+
+    # A part of a large group tells as much as all of it.
+    parts = [(group, _some(groups.rows(group), settings)) for group in asked]
+    found = masked(parts)
     p_values = excess.tail_p_values([one.z for one in found])
-    return [
-        one._replace(p_value=float(p))
+    apart = [
+        (one.group, groups.rows(one.group))
         for one, p in zip(found, p_values, strict=True)
         if p <= settings.false_alarm and one.claimants >= settings.trigger_rows
     ]
+    return masked(apart) if apart else []
+
+
+def _some(rows: np.ndarray, settings: Detection) -> np.ndarray:
+    """At most `settings.reread_rows` of some rows, evenly spread."""
+    step = -(-len(rows) // settings.reread_rows)
+    return rows[:: max(step, 1)]
+
+
+def _read_without(
+    groups: Groups,
+    wanted: Sequence[tuple[int, np.ndarray]],
+    pool: Examples,
+    reread: Reread,
+) -> list[np.ndarray]:
+    """The log odds of rows of each group, read without what these share."""
+    texts = [
+        rewriting.without_phrase(
+            data.take(pool, rows), tuple(groups.names[group].split(" "))
+        )
+        for group, rows in wanted
+    ]
+    everything = functools.reduce(data.concatenate, texts)
+    rows = [rows for _, rows in wanted]
+    # One call for all groups, so that they share batches.
+    odds = expectation.log_odds(reread(np.concatenate(rows), everything).logits)
+    return np.split(odds, np.cumsum([len(part) for part in rows])[:-1])
 
 
 def lopsided(

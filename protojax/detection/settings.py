@@ -23,6 +23,7 @@ class Detection:
             from fewer.
         reread_groups: the most groups that are read without their words, where the
             trusted model can be asked.
+        reread_rows: the most rows of such a group that are read at first.
     """
 
     false_rejection: float = 0.01
@@ -34,6 +35,7 @@ class Detection:
     false_alarm: float = 0.01
     trigger_rows: int = 10
     reread_groups: int = 60
+    reread_rows: int = 300
 
     def __post_init__(self):
         tuples(self, "groups", "claims")
@@ -42,7 +44,13 @@ class Detection:
         for field in ("false_rejection", "false_alarm"):
             rate = getattr(self, field)
             validate.require(0 < rate < 1, field, rate, "in (0, 1)")
-        for field in ("min_rows", "trigger_rows", "reread_groups", "least"):
+        for field in (
+            "min_rows",
+            "trigger_rows",
+            "reread_groups",
+            "reread_rows",
+            "least",
+        ):
             validate.positive(**{field: getattr(self, field)})
         validate.non_negative(overdispersion=self.overdispersion)
 

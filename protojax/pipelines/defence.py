@@ -22,7 +22,6 @@ from protojax.pipelines.trusted_folds import (
     TrustedFolds,
     mean_reading,
     read,
-    rereader,
     trusted_folds,
 )
 from protojax.reports import Facts
@@ -172,7 +171,7 @@ def _run(
     )
     clock("trusted model")
     around.describe("the rows are tested")
-    reread = rereader(folds, around)
+    reread = folds.reread(around)
     findings = detect(evidence, config.detection, reread=reread)
     clock("test")
     learned, verdict = _rewritten(job, evidence, findings, folds, around)

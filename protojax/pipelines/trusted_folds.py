@@ -30,13 +30,26 @@ class TrustedFolds(NamedTuple):
         models: one for each fold of the references, which it did not learn from.
         on_rows: of each row, by one of the models.
         on_references: of each reference, by the model that did not learn from it.
-        reader: `[rows + references]`, int, which model reads each of them.
+        readers: `[rows + references]`, the number of the model that reads each.
     """
 
     models: tuple[Model, ...]
     on_rows: Reading
     on_references: Reading
-    reader: np.ndarray
+    readers: np.ndarray
+
+    def reread(self, around: Surroundings) -> Reread:
+        """The function by which rows are read again with other texts.
+
+        Args:
+            around: the surroundings of the runs.
+        """
+
+        def read_again(rows: np.ndarray, examples: Examples) -> Reading:
+            readers = self.readers[rows]
+            return _each(self.models, examples, readers, around, "masked")
+
+        return read_again
 
 
 def fold_of(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -109,20 +122,6 @@ def trusted_folds(
         _each(models, references, fold, around, "references"),
         np.concatenate([turn, fold]),
     )
-
-
-def rereader(folds: TrustedFolds, around: Surroundings) -> Reread:
-    """A function that reads rows with other texts, each by the same model as before.
-
-    Args:
-        folds: the trusted models.
-        around: the surroundings of the runs.
-    """
-
-    def reread(rows: np.ndarray, examples: Examples) -> Reading:
-        return _each(folds.models, examples, folds.reader[rows], around, "reread")
-
-    return reread
 
 
 def _each(
