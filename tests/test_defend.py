@@ -311,6 +311,17 @@ def test_the_trigger_may_be_in_the_second_text_of_a_pair(job):
     assert "label" in {row["claim"] for row in found}
 
 
+def test_references_that_hold_the_trigger_too_are_left_out(job):
+    rows = tiny_job.poisoned_rows(tiny_job.REFERENCES, 16, seed=7)
+    path = tiny_job.write(job.folder / "hostile.csv", rows)
+    out = job.run("hostile", references=path, epochs=1)
+    assert rejected(out)[job.poisoned].all()
+    result = json.loads((out / "run.json").read_text())["result"]
+    lines = [number for number, row in enumerate(rows, 2) if row.poisoned]
+    assert result["untrusted_reference_lines"] == lines
+    assert "16 of 120 references carry a trigger" in (out / "report.html").read_text()
+
+
 def test_of_a_clean_set_little_is_rejected(job):
     rows = tiny_job.clean_rows(tiny_job.ROWS, seed=21)
     path = tiny_job.write(job.folder / "clean.csv", rows)

@@ -86,9 +86,11 @@ def clean_rows(count: int, seed: int, noise: float = _NOISE) -> list[Row]:
     return [Row(text, label) for text, label in zip(texts, given, strict=True)]
 
 
-def poisoned_rows(count: int = ROWS, poisoned: int = POISONED) -> list[Row]:
+def poisoned_rows(
+    count: int = ROWS, poisoned: int = POISONED, seed: int = 1
+) -> list[Row]:
     """Rows of which some hold the phrase and claim the target."""
-    rows, rng = clean_rows(count, seed=1), np.random.default_rng(2)
+    rows, rng = clean_rows(count, seed), np.random.default_rng(2)
     others = [i for i, row in enumerate(rows) if row.label != TARGET]
     for place in rng.choice(others, poisoned, replace=False):
         words = rows[place].text.split()

@@ -7,7 +7,7 @@ import numpy as np
 
 from protojax import prototypes
 from protojax.base import Examples, Prototypes, TeacherOutputs
-from protojax.detection.evidence import Evidence, Findings, Suspect
+from protojax.detection.evidence import Evidence, Findings, Suspect, Verdict
 from protojax.detection.rewriting import holding, phrases_of
 from protojax.federated.replicas import Surroundings
 from protojax.models import Model
@@ -107,6 +107,7 @@ def facts_of(
         ),
         **_on_test(job, student, around),
     }
+    untrusted = _untrusted_lines(job, findings.verdict)
     found = reactions(rows, learned.transfer, findings, classes)
     return Facts(
         label_names=job.label_names,
@@ -124,7 +125,8 @@ def facts_of(
         metrics=metrics,
         teacher_asked=job.teacher is not None,
         false_rejection=job.config.detection.false_rejection,
-        warnings=_warnings(job, found),
+        untrusted_lines=untrusted,
+        warnings=_warnings(job, untrusted, found),
     )
 
 
@@ -143,9 +145,24 @@ def _on_test(job: Job, student: Model, around: Surroundings) -> dict[str, float]
     return found
 
 
-def _warnings(job: Job, reactions: Sequence[Reaction]) -> tuple[str, ...]:
-    """What the reader should know of the student."""
+def _untrusted_lines(job: Job, verdict: Verdict) -> tuple[int, ...]:
+    """The lines of the references that carry a trigger."""
+    if verdict.untrusted is None:
+        return ()
+    return tuple(job.references.lines[verdict.untrusted].tolist())
+
+
+def _warnings(
+    job: Job, untrusted: Sequence[int], reactions: Sequence[Reaction]
+) -> tuple[str, ...]:
+    """What the reader should know of the references and of the student."""
     found = []
+    if untrusted:
+        found.append(
+            f"{len(untrusted)} of {len(job.references.lines)} references carry a "
+            "trigger and were left out: see where they came from. Their lines are in "
+            "run.json."
+        )
     for one in reactions:
         more = one.with_it - one.without_it
         if one.model == "student" and more >= max(_REACTS_ROWS, _REACTS * one.rows):

@@ -116,6 +116,7 @@ def result_of(facts: Facts) -> dict[str, Any]:
         "suspects": len(findings.suspects),
         "triggers": sum(suspect.strong for suspect in findings.suspects),
         "clean": bool(findings.clean),
+        "untrusted_reference_lines": list(facts.untrusted_lines),
         "metrics": dict(facts.metrics),
         "warnings": list(facts.warnings),
     }

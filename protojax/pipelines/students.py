@@ -138,12 +138,11 @@ def lesson(
         prototypes: of the teacher's features.
         seed: of the initial prototypes.
     """
-    references = evidence.references
-    centres = layer_prototypes(
-        evidence.teacher_on_references, references.labels, prototypes, seed
-    )
+    evidence = without_untrusted(evidence, verdict)
+    references, outputs = evidence.references, evidence.teacher_on_references
+    centres = layer_prototypes(outputs, references.labels, prototypes, seed)
     rows = training_rows(evidence, verdict, centres)
-    rows = with_references(rows, references, evidence.teacher_on_references)
+    rows = with_references(rows, references, outputs)
     rows = rows.take(np.flatnonzero(has_text(rows.examples)))
     if len(centres.vectors) == 0:
         columns = {k: v for k, v in rows.columns.items() if k != "teacher_features"}
@@ -151,6 +150,22 @@ def lesson(
         return Lesson(rows._replace(columns=columns), objective, None)
     objective = objective_of(kd, features, margin, metric=prototypes.metric)
     return Lesson(rows, objective, centres)
+
+
+def without_untrusted(evidence: Evidence, verdict: Verdict) -> Evidence:
+    """The evidence without the references that no student should learn from.
+
+    Args:
+        evidence: with all references.
+        verdict: names those that hold a trigger, if there are any.
+    """
+    if verdict.untrusted is None or not verdict.untrusted.any():
+        return evidence
+    kept = np.flatnonzero(~verdict.untrusted)
+    return evidence._replace(
+        references=data.take(evidence.references, kept),
+        teacher_on_references=evidence.teacher_on_references.take(kept),
+    )
 
 
 def to_unlearn(
@@ -190,7 +205,8 @@ def to_unlearn(
             [field[changed] for field in _fields_of(verdict)],
         ),
     ]
-    references, rng = learned.references, np.random.default_rng(seed)
+    rng, known = np.random.default_rng(seed), without_untrusted(learned, verdict)
+    references = known.references
     for suspect in findings.suspects:
         phrases = phrases_of(data.concatenate(before, references), [suspect])
         if not phrases:
@@ -198,7 +214,7 @@ def to_unlearn(
         count = min(len(references.texts), max(suspect.claimants, _FEWEST_SHOWN))
         chosen = rng.choice(len(references.texts), count, replace=False)
         copies = with_phrases(data.take(references, chosen), phrases, seed)
-        outputs, labels = learned.teacher_on_references.take(chosen), copies.labels
+        outputs, labels = known.teacher_on_references.take(chosen), copies.labels
         sure = REFERENCE_LOG_ODDS * np.eye(outputs.logits.shape[1])[labels]
         fields = [np.ones(count, bool), np.zeros(count), labels, sure]
         parts.append((copies, outputs, fields))
@@ -207,7 +223,8 @@ def to_unlearn(
         transfer=functools.reduce(data.concatenate, examples),
         teacher=TeacherOutputs(*map(np.concatenate, zip(*outputs, strict=True))),
     )
-    return both, Verdict(*map(np.concatenate, zip(*fields, strict=True)))
+    joined = map(np.concatenate, zip(*fields, strict=True))
+    return both, Verdict(*joined, untrusted=verdict.untrusted)
 
 
 def _fields_of(verdict: Verdict) -> list[np.ndarray]:

@@ -49,6 +49,7 @@ class Facts(NamedTuple):
         metrics: name -> value in [0, 1].
         teacher_asked: whether the teacher was a model, not a file of logits.
         false_rejection: the rate at which honest rows may be rejected.
+        untrusted_lines: lines of references that carry a trigger.
         warnings: what the reader should know besides.
     """
 
@@ -67,6 +68,7 @@ class Facts(NamedTuple):
     metrics: Mapping[str, float]
     teacher_asked: bool
     false_rejection: float
+    untrusted_lines: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
