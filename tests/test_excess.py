@@ -170,7 +170,7 @@ def test_tail_p_values_keep_their_level_on_normal_groups():
     rng = np.random.default_rng(0)
     for scale in (1.0, 1.6):
         sets = (scale * rng.normal(size=3000) for _ in range(400))
-        least = np.array([excess.tail_p_values(z).min() for z in sets])
+        least = np.array([excess.tail_p_values(z, groups=3000).min() for z in sets])
         # Three standard deviations of a rate over 400 sets.
         for level in (0.05, 0.2):
             assert abs(np.mean(least <= level) - level) < 0.15 * np.sqrt(level)
@@ -178,8 +178,16 @@ def test_tail_p_values_keep_their_level_on_normal_groups():
 
 def test_tail_p_values_see_several_triggers():
     z = np.r_[np.sort(np.random.default_rng(1).normal(size=3000))[-100:], 12, 11, 9, 8]
-    p = excess.tail_p_values(z)
+    p = excess.tail_p_values(z, groups=3000)
     assert (p[-4:] < 1e-4).all()
     assert (p[:-4] > 0.01).all()
-    np.testing.assert_array_equal(excess.tail_p_values(np.ones(9)), 1)
-    np.testing.assert_array_equal(excess.tail_p_values(np.ones(20)), 1)
+    np.testing.assert_allclose(excess.tail_p_values(np.ones(20), groups=99), 1)
+
+
+def test_few_explanations_are_compared_with_normal_numbers():
+    """1 - (1 - 0.5)^2 and 1 - Φ(4)^100, where honest z has the variance 2."""
+    found = excess.tail_p_values([0.0], groups=2)
+    np.testing.assert_allclose(found, 0.75)
+    found = excess.tail_p_values([4 * np.sqrt(2)] * 9, groups=100)
+    np.testing.assert_allclose(found, 100 * stats.norm.sf(4), rtol=1e-2)
+    assert excess.tail_p_values([], groups=5).shape == (0,)

@@ -67,7 +67,8 @@ def detect(
         least=settings.least,
         min_rows=settings.min_rows,
     )
-    tail = excess.tail_p_values([one.z for one in found])
+    count = len(groups_.names) * len(claims)
+    tail = excess.tail_p_values([one.z for one in found], groups=count)
     suspects = [
         _suspect(one, p, rows, settings) for one, p in zip(found, tail, strict=True)
     ]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import sparse, special
+from scipy import sparse, special, stats
 
 from protojax.detection.groups import Groups
 
@@ -255,7 +255,7 @@ def _name(state: Excess, chosen: list[int], claimants: np.ndarray) -> tuple[str,
     )
 
 
-def tail_p_values(z: ArrayLike, *, tail: int = 40) -> np.ndarray:
+def tail_p_values(z: ArrayLike, *, groups: int, tail: int = 40) -> np.ndarray:
     """The probability that the strongest honest group is as strong, for each group.
 
         p_j = 1 - (1 - (1 + x_j / ν)^-ν)^(k - 1),  x_j = (z_j² - z_k²) / 2s²,  ν = 3k/4
@@ -267,22 +267,25 @@ def tail_p_values(z: ArrayLike, *, tail: int = 40) -> np.ndarray:
     for the estimate: with it, p is uniform for normal numbers (simulated).
 
     Args:
-        z: `[groups]`, the excess of explanations, in any order.
-        tail: k, or all groups where there are fewer.
+        z: `[explained]`, the excess of explanations, in any order.
+        groups: how many groups were tested. With fewer than ten explanations there is
+            no tail to estimate, and honest groups are taken for normal numbers of
+            variance 2, the most that real text has shown.
+        tail: k, or all explanations where there are fewer.
 
     Returns:
-        `[groups]`; all 1 for fewer than ten groups, which tell nothing of a tail.
+        `[explained]`.
 
     Source: spacings of exponential order statistics, Rényi 1953.
 
     >>> honest = np.sqrt(2 * np.log(1000 / np.arange(1, 60)))
-    >>> p = tail_p_values(np.append(honest, 12.0))
+    >>> p = tail_p_values(np.append(honest, 12.0), groups=1000)
     >>> bool(p[-1] < 1e-9), bool(p[0] > 0.1)
     (True, True)
     """
     z = np.asarray(z, float)
     if len(z) < 10:
-        return np.ones(len(z))
+        return -np.expm1(groups * stats.norm.logcdf(z / np.sqrt(2)))
     order = np.sort(np.square(z) * np.sign(z))[::-1] / 2
     k = min(tail, len(z))
     # The expected height of rank j above rank k is s² (1/j + … + 1/(k - 1)).

@@ -78,7 +78,7 @@ def learned_triggers(
     # A part of a large group tells as much as all of it.
     parts = [(group, _some(groups.rows(group), settings)) for group in asked]
     found = masked(parts)
-    p_values = excess.tail_p_values([one.z for one in found])
+    p_values = excess.tail_p_values([one.z for one in found], groups=len(found))
     apart = [
         (one.group, groups.rows(one.group))
         for one, p in zip(found, p_values, strict=True)
@@ -114,7 +114,12 @@ def _read_without(
 
 
 def lopsided(
-    groups: Groups, claims: Sequence[Claims], *, most: int = 60, least: float = 4.0
+    groups: Groups,
+    claims: Sequence[Claims],
+    *,
+    most: int = 60,
+    fewest: int = 20,
+    least: float = 4.0,
 ) -> np.ndarray:
     """The groups of words whose claims differ most from all rows', `[asked]`, int.
 
@@ -126,7 +131,8 @@ def lopsided(
         groups: of all rows.
         claims: one or more claims of the same rows.
         most: the most groups.
-        least: the smallest z.
+        fewest: so many are chosen in any case: a trigger is compared with the others.
+        least: the smallest z of all further ones.
     """
     sizes = np.diff(groups.members.indptr)
     score = np.full(len(sizes), -np.inf)
@@ -139,7 +145,9 @@ def lopsided(
     score[~np.isin(groups.kinds, rewriting.WRITTEN)] = -np.inf
     chosen, order = [], np.argsort(-score, kind="stable")
     covered = np.zeros((0, groups.members.shape[1]), bool)
-    for group in order[score[order] >= least]:
+    for group in order[score[order] > -np.inf]:
+        if len(chosen) == most or (len(chosen) >= fewest and score[group] < least):
+            break
         rows = groups.rows(group)
         if len(covered) and covered[:, rows].mean(1).max() >= 0.9:
             continue
@@ -147,8 +155,6 @@ def lopsided(
         own[0, rows] = True
         covered = np.concatenate([covered, own])
         chosen.append(group)
-        if len(chosen) == most:
-            break
     return np.array(chosen, int)
 
 
