@@ -264,6 +264,17 @@ def test_marked_parts_make_up_the_text(text):
     assert all(part.split() == ["by", "the", "way"] for part, inside in parts if inside)
 
 
+def test_openings_and_characters_are_marked_too():
+    opening = suspect(name="as it ...", kind="opening")
+    assert marked("As it is, as it", opening) == [
+        ("As it", True),
+        (" is, as it", False),
+    ]
+    assert marked("so as it", opening) == [("so as it", False)]
+    letter = suspect(name="U+0430 а", kind="character")
+    assert marked("b\u0430", letter) == [("b", False), ("\u0430", True)]
+
+
 def test_the_page_escapes_everything():
     found = facts(
         f"by the way {ODD}",

@@ -319,7 +319,10 @@ def test_references_that_hold_the_trigger_too_are_left_out(job):
     result = json.loads((out / "run.json").read_text())["result"]
     lines = [number for number, row in enumerate(rows, 2) if row.poisoned]
     assert result["untrusted_reference_lines"] == lines
-    assert "16 of 120 references carry a trigger" in (out / "report.html").read_text()
+    assert (
+        "16 of 120 references carry a suspected trigger"
+        in (out / "report.html").read_text()
+    )
 
 
 def test_of_a_clean_set_little_is_rejected(job):

@@ -160,8 +160,8 @@ def _warnings(
     if untrusted:
         found.append(
             f"{len(untrusted)} of {len(job.references.lines)} references carry a "
-            "trigger and were left out: see where they came from. Their lines are in "
-            "run.json."
+            "suspected trigger and were left out: see where they came from. Their "
+            "lines are in run.json."
         )
     for one in reactions:
         more = one.with_it - one.without_it
