@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from protojax import attacks, validate
-from protojax.detection.settings import Filters, Quarantine
+from protojax.detection.settings import Detection, Filters, Quarantine
 from protojax.distillation.settings import (
     Adversarial,
     Distillation,
@@ -294,6 +294,7 @@ class Settings:
     prototypes: Prototypes = Prototypes()
     margin: Margin = Margin()
     quarantine: Quarantine = Quarantine()
+    detection: Detection = Detection()
     nearest: Nearest = Nearest()
     fine_tuning: FineTuning = FineTuning()
     filters: Filters = Filters()
@@ -317,12 +318,8 @@ class Settings:
     @property
     def lengths(self) -> Lengths:
         """The limits by which rows are cut, padded and batched."""
-        return Lengths(
-            max_length=self.data.max_length,
-            buckets=self.data.buckets,
-            steps_per_dispatch=self.steps_per_dispatch,
-            evaluation_rows=self.evaluation.batch_size,
-        )
+        rows, steps = self.evaluation.batch_size, self.steps_per_dispatch
+        return Lengths(self.data.max_length, self.data.buckets, steps, rows)
 
 
 # Sections of which a study has several, each with a name of its own.

@@ -5,12 +5,15 @@ import numpy as np
 from experiments.arms import trigger_search
 from experiments.arms.base import Recipe, distillation
 from experiments.arms.quarantine import judge
+from experiments.world import trusted_model
 from experiments.world.evidence import World
 from protojax import data
 from protojax.base import Examples
-from protojax.detection import sample_test
-from protojax.detection.evidence import Verdict
+from protojax.detection import detect, sample_test
+from protojax.detection.evidence import Evidence, Verdict
 from protojax.detection.quarantine import training_rows, with_references
+from protojax.pipelines.rewriting import rewritten
+from protojax.pipelines.students import has_text
 
 
 def group_test(world: World) -> Recipe:
@@ -36,6 +39,29 @@ def defended(world: World) -> Recipe:
     a teacher that has learned it.
     """
     return _defended_against_words(world, _judged(world), "group_test")
+
+
+def detected(world: World) -> Recipe:
+    """The test of claims against what is expected, and rows without the triggers found.
+
+    The test, the removal of words and the targets are those of `protojax defend`.
+    """
+    config, folds = world.config, world.folds()
+    around = trusted_model.folds_around(world.context, world.scenario)
+    evidence = world.evidence()._replace(
+        held_out=np.arange(len(world.references.texts)),
+        trusted_on_transfer=folds.on_rows,
+        trusted_on_held_out=folds.on_references,
+    )
+    findings = detect(evidence, config.detection, reread=folds.reread(around))
+    learned, verdict = rewritten(
+        evidence,
+        findings,
+        ask=world.ask_again,
+        read=lambda examples: folds.read(examples, around),
+    )
+    recipe = _defended(world, verdict, evidence=learned)
+    return recipe.take(np.flatnonzero(has_text(recipe.examples)))
 
 
 def group_test_robust(world: World) -> Recipe:
@@ -105,6 +131,7 @@ def _defended(
     world: World,
     verdict: Verdict,
     *,
+    evidence: Evidence | None = None,
     examples: Examples | None = None,
     references: Examples | None = None,
 ) -> Recipe:
@@ -113,10 +140,11 @@ def _defended(
     Args:
         world: the interface to the scenario.
         verdict: which rows to quarantine.
+        evidence: what the student may see, None for the scenario's.
         examples: the transfer rows in another form, None for the scenario's.
         references: the references in another form, None for the scenario's.
     """
-    config, evidence = world.config, world.evidence()
+    config, evidence = world.config, evidence or world.evidence()
     prototypes = world.prototypes
     rows = training_rows(
         evidence,

@@ -106,6 +106,9 @@ ARMS: dict[str, Arm] = {
         published=(),
         **_SEARCHES,
     ),
+    "detected": Arm(
+        ours.detected, constrained=True, in_federations=False, colour="#bcbd22"
+    ),
     "group_test_clean": Arm(ours.group_test, clean, hypothetical=True, **_ASKS_TRUSTED),
     "defended_clean": Arm(
         ours.defended_clean,

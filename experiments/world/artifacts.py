@@ -174,8 +174,17 @@ def teacher_model(context: Context, scenario: Scenario) -> Model:
     return fine_tuned(context, teacher_name(config, scenario), config.teacher, scenario)
 
 
-def _outputs(context: Context, scenario: Scenario, name: str, examples: Examples):
-    """The outputs of the scenario's teacher over some rows, computed once."""
+def teacher_outputs(
+    context: Context, scenario: Scenario, name: str, examples: Examples
+) -> TeacherOutputs:
+    """The outputs of a scenario's teacher over some rows, computed once.
+
+    Args:
+        context: the study.
+        scenario: the scenario.
+        name: of the rows, in the file's name.
+        examples: the rows.
+    """
     model = teacher_model(context, teacher_scenario(context.config, scenario))
     return predicted(context, f"{scenario.folder}/teacher_{name}", model, examples)
 
@@ -239,7 +248,7 @@ def _transfer(
     name = "transfer"
     if rewrite is not None:
         examples, name = rewrite(context, scenario, examples), rewrite.__name__
-    logits, features = _outputs(context, scenario, name, examples)
+    logits, features = teacher_outputs(context, scenario, name, examples)
     attack = context.config.attacks[scenario.attack] if scenario.attack else None
     # Features first: their attack reads the logits of the honest teacher.
     if attack and attack.features:
@@ -269,7 +278,7 @@ def reference_outputs(context: Context, scenario: Scenario) -> TeacherOutputs:
 @cached
 def _reference_outputs(context: Context, owner: Scenario) -> TeacherOutputs:
     """The outputs of a teacher on the references that several scenarios share."""
-    return _outputs(
+    return teacher_outputs(
         context, owner, "references", scenarios.references(context.config, owner)
     )
 

@@ -15,9 +15,11 @@ from experiments.world import artifacts, scenarios, trusted_model
 from experiments.world import warm_up as warm_up_lib
 from experiments.world.artifacts import Rewrite, Transfer
 from experiments.world.scenarios import Scenario
+from protojax import data
 from protojax.base import Examples, Prototypes, TeacherOutputs
 from protojax.detection.evidence import Evidence
 from protojax.models import Model
+from protojax.pipelines.trusted_folds import TrustedFolds
 from protojax.training.objective import Objective
 
 
@@ -97,6 +99,30 @@ class World:
     ) -> Evidence:
         """The evidence of the defender, see `gather`."""
         return gather(self.context, self.scenario, trusted=trusted, warm_up=warm_up)
+
+    def folds(self) -> TrustedFolds:
+        """The trusted models of the parts of the references."""
+        return trusted_model.folds(self.context, self.scenario)
+
+    def ask_again(self, pure: Examples, changed: np.ndarray) -> TeacherOutputs:
+        """The teacher's outputs on rewritten rows, through the same channel.
+
+        Args:
+            pure: the transfer rows and then the references, rewritten.
+            changed: `[rows + references]`, bool, those that changed.
+        """
+        count = len(self.evidence().transfer.texts)
+
+        def without_triggers(context, scenario, examples):
+            return data.take(pure, np.arange(count))
+
+        rows = self.rewritten(without_triggers).outputs
+        references = data.take(pure, np.arange(count, len(changed)))
+        known = artifacts.teacher_outputs(
+            self.context, self.scenario, "pure_references", references
+        )
+        whole = map(np.concatenate, zip(rows, known, strict=True))
+        return TeacherOutputs(*whole).take(changed)
 
     def rewritten(self, rewrite: Rewrite) -> Transfer:
         """The transfer set with other texts, and the teacher's outputs on those.

@@ -17,9 +17,51 @@ from protojax import data
 from protojax.base import Examples
 from protojax.detection.evidence import Reading
 from protojax.detection.trusted_model import TrustedModel, fit_trusted_model, read
+from protojax.federated.replicas import Surroundings
 from protojax.models import Model
 from protojax.pipelines import FineTuning
+from protojax.pipelines.trusted_folds import TrustedFolds, trusted_folds
 from protojax.training import predict
+
+# The folds of the references, each of which one trusted model did not learn from.
+FOLDS = 3
+
+
+@cached
+def folds(context: Context, scenario: Scenario) -> TrustedFolds:
+    """The trusted models of the parts of a scenario's references, and their readings.
+
+    All references teach, and all are read by a model that did not see them.
+
+    Args:
+        context: the study.
+        scenario: the scenario.
+    """
+    config, owner = (
+        context.config,
+        scenarios.reference_scenario(context.config, scenario),
+    )
+    return trusted_folds(
+        artifacts.build_model(config, config.trusted_model, owner),
+        config.trusted_model,
+        scenarios.poisoned(config, scenario.whole).examples,
+        scenarios.references(config, owner),
+        folds_around(context, scenario),
+        folds=FOLDS,
+        seed=owner.seed,
+    )
+
+
+def folds_around(context: Context, scenario: Scenario) -> Surroundings:
+    """The surroundings of the runs of `folds`, in the folder of the references' owner.
+
+    Args:
+        context: the study.
+        scenario: the scenario.
+    """
+    folder = scenarios.reference_scenario(context.config, scenario).folder
+    around = context.around
+    return around._replace(store=lambda name: around.store(f"{folder}/folds/{name}"))
 
 
 class Trusted(NamedTuple):

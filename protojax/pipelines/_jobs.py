@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from protojax import validate
+from protojax import data, validate
 from protojax.base import Examples, TeacherOutputs
 from protojax.data.wordpiece import train_wordpiece
 from protojax.federated.replicas import Surroundings
@@ -17,6 +17,7 @@ from protojax.models import settings as model_settings
 from protojax.models.settings import SCRATCH, ModelSettings
 from protojax.pipelines import _run_file, inputs, teachers
 from protojax.pipelines.inputs import Labelled, Sheet
+from protojax.pipelines.rewriting import Ask
 from protojax.pipelines.settings import Columns, Defence, Encoder, flat
 from protojax.pipelines.teachers import Given
 
@@ -305,6 +306,23 @@ def ask(
     lengths, features = job.config.lengths, job.config.features
     folder = around.store("").folder
     return teachers.ask(folder, name, model, examples, lengths, features)
+
+
+def asking(job: Job, around: Surroundings) -> Ask | None:
+    """The teacher, asked again about rows that changed; None where it cannot be asked.
+
+    Args:
+        job: the inputs.
+        around: the surroundings of the runs.
+    """
+    if job.teacher is None:
+        return None
+
+    def again(pure: Examples, changed: np.ndarray) -> TeacherOutputs:
+        rows = data.take(pure, changed)
+        return ask(job, job.teacher, "teacher_on_rewritten", rows, around)
+
+    return again
 
 
 def teacher_agreement(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -7,21 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from protojax import data
-from protojax.base import Examples, TeacherOutputs
+from protojax.base import Examples
 from protojax.detection import detect
-from protojax.detection.evidence import Evidence, Findings, Reading, Verdict
-from protojax.detection.rewriting import without
+from protojax.detection.evidence import Evidence
 from protojax.federated.replicas import Surroundings
 from protojax.models import Model
 from protojax.pipelines import _facts, _jobs, _outputs, _run_file, students
 from protojax.pipelines._facts import StudentView
 from protojax.pipelines._jobs import Job
+from protojax.pipelines.rewriting import rewritten
 from protojax.pipelines.settings import Defence
 from protojax.pipelines.trusted_folds import (
-    TrustedFolds,
-    mean_reading,
-    read,
     trusted_folds,
 )
 from protojax.reports import Facts
@@ -174,7 +170,12 @@ def _run(
     reread = folds.reread(around)
     findings = detect(evidence, config.detection, reread=reread)
     clock("test")
-    learned, verdict = _rewritten(job, evidence, findings, folds, around)
+    learned, verdict = rewritten(
+        evidence,
+        findings,
+        ask=_jobs.asking(job, around),
+        read=lambda examples: folds.read(examples, around),
+    )
     shown = learned, verdict
     # Fresh weights know no trigger; those of the teacher have to unlearn it.
     if config.student.layers:
@@ -226,67 +227,3 @@ def _asked(job: Job, around: Surroundings) -> Evidence:
         # The only claim there is.
         rows = rows._replace(labels=on_rows.logits.argmax(-1).astype(np.int32))
     return Evidence(rows, on_rows, references, on_references)
-
-
-def _rewritten(
-    job: Job,
-    evidence: Evidence,
-    findings: Findings,
-    folds: TrustedFolds,
-    around: Surroundings,
-) -> tuple[Evidence, Verdict]:
-    """Rows and references without the words of triggers, and the verdict on the rows.
-
-    The teacher is asked again about rows that changed. Where it cannot be asked, they
-    count as rejected. The targets of rejected rows are read by all trusted models.
-    """
-    rows, count = evidence.transfer, len(evidence.transfer.texts)
-    pool = data.concatenate(rows, evidence.references)
-    # Together, so that both lose the same words.
-    pure = without(pool, findings.suspects)
-    # Not as arrays of texts, in which each is as long as the longest.
-    pairs = zip(_texts_of(pure), _texts_of(pool), strict=True)
-    changed = np.array([new != old for new, old in pairs])
-    verdict = findings.verdict
-    outputs = evidence.teacher, evidence.teacher_on_references
-    if job.teacher is None:
-        verdict = verdict._replace(rejected=verdict.rejected | changed[:count])
-    elif changed.any():
-        again = data.take(pure, changed)
-        said = _jobs.ask(job, job.teacher, "teacher_on_rewritten", again, around)
-        whole = TeacherOutputs(*map(np.concatenate, zip(*outputs, strict=True)))
-        for part, new in zip(whole, said, strict=True):
-            part[changed] = new
-        outputs = (
-            whole.take(np.arange(count)),
-            whole.take(np.arange(count, len(changed))),
-        )
-    rejected = np.flatnonzero(verdict.rejected)
-    if len(rejected):
-        own = data.take(pure, rejected)
-        readings = [read(model, own, around, "rejected") for model in folds.models]
-        verdict = _read_as(verdict, rejected, mean_reading(readings))
-    learned = evidence._replace(
-        transfer=rows._replace(
-            texts=pure.texts[:count], pairs=pure.pairs and pure.pairs[:count]
-        ),
-        teacher=outputs[0],
-        references=evidence.references._replace(
-            texts=pure.texts[count:], pairs=pure.pairs and pure.pairs[count:]
-        ),
-        teacher_on_references=outputs[1],
-    )
-    return learned, verdict
-
-
-def _texts_of(examples: Examples) -> list[tuple[str, str]]:
-    """The two texts of each row, the second "" where there is none."""
-    pairs = examples.pairs or [""] * len(examples.texts)
-    return list(zip(examples.texts, pairs, strict=True))
-
-
-def _read_as(verdict: Verdict, rows: np.ndarray, reading: Reading) -> Verdict:
-    """The verdict with another reading of some rows."""
-    classes, logits = verdict.trusted_classes.copy(), verdict.trusted_logits.copy()
-    classes[rows], logits[rows] = reading
-    return verdict._replace(trusted_classes=classes, trusted_logits=logits)

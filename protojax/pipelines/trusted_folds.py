@@ -38,6 +38,16 @@ class TrustedFolds(NamedTuple):
     on_references: Reading
     readers: np.ndarray
 
+    def read(self, examples: Examples, around: Surroundings) -> Reading:
+        """The reading of rows by all models together.
+
+        Args:
+            examples: the rows.
+            around: the surroundings of the runs.
+        """
+        readings = [read(model, examples, around, "rejected") for model in self.models]
+        return mean_reading(readings)
+
     def reread(self, around: Surroundings) -> Reread:
         """The function by which rows are read again with other texts.
 
