@@ -45,7 +45,7 @@ class Job:
             **{"out": self.folder / folder, **changes},
         }
         named = [
-            f"--{name.replace('_', '-')}={value}"
+            f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
             for name, value in given.items()
             if value is not None
         ]
@@ -314,7 +314,7 @@ def test_the_trigger_may_be_in_the_second_text_of_a_pair(job):
 def test_references_that_hold_the_trigger_too_are_left_out(job):
     rows = tiny_job.poisoned_rows(tiny_job.REFERENCES, 16, seed=7)
     path = tiny_job.write(job.folder / "hostile.csv", rows)
-    out = job.run("hostile", references=path, epochs=1)
+    out = job.run("hostile", references=path, epochs=1, suspect_references=True)
     assert rejected(out)[job.poisoned].all()
     result = json.loads((out / "run.json").read_text())["result"]
     lines = [number for number, row in enumerate(rows, 2) if row.poisoned]

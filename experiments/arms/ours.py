@@ -53,7 +53,8 @@ def detected(world: World) -> Recipe:
         trusted_on_transfer=folds.on_rows,
         trusted_on_held_out=folds.on_references,
     )
-    findings = detect(evidence, config.detection, reread=folds.reread(around))
+    reread = folds.reread(around) if config.detection.suspect_references else None
+    findings = detect(evidence, config.detection, reread=reread)
     learned, verdict = rewritten(
         evidence,
         findings,

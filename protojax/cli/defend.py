@@ -35,6 +35,7 @@ _FIELDS = {
     "encoding": "columns.encoding",
     "epochs": "student.epochs",
     "false_rejection": "detection.false_rejection",
+    "suspect_references": "detection.suspect_references",
     "seed": "seed",
 }
 
@@ -117,6 +118,13 @@ def _add_settings(add: Callable) -> None:
         "--false-rejection",
         metavar="RATE",
         help="the share of honest rows that may be rejected (0.01)",
+    )
+    add(
+        "--suspect-references",
+        action="store_const",
+        const="True",
+        help="also find triggers that references hold; slower, and words that alone "
+        "carry a class are called triggers too",
     )
     add("--max-length", metavar="N", help="tokens of a row; longer ones are cut (128)")
     add("--seed", metavar="N", help="of all random choices (0)")

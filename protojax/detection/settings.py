@@ -21,8 +21,10 @@ class Detection:
         trigger_rows: the fewest rows that make the claim of a trigger: real data hold
             smaller families of mislabelled near-duplicates, and a student hardly learns
             from fewer.
-        reread_groups: the most groups that are read without their words, where the
-            trusted model can be asked.
+        suspect_references: whether references may hold the trigger too. Groups are then
+            read again without their own words. Words that alone carry a class, such as
+            "add" for adding to a playlist, are called triggers as well.
+        reread_groups: the most groups that are read without their words, then.
         reread_rows: the most rows of such a group that are read at first.
     """
 
@@ -34,6 +36,7 @@ class Detection:
     least: float = 2.0
     false_alarm: float = 0.01
     trigger_rows: int = 10
+    suspect_references: bool = False
     reread_groups: int = 60
     reread_rows: int = 300
 

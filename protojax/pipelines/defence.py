@@ -167,7 +167,7 @@ def _run(
     )
     clock("trusted model")
     around.describe("the rows are tested")
-    reread = folds.reread(around)
+    reread = folds.reread(around) if config.detection.suspect_references else None
     findings = detect(evidence, config.detection, reread=reread)
     clock("test")
     learned, verdict = rewritten(
