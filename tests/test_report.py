@@ -138,7 +138,7 @@ def test_every_role_has_one_arm_and_every_colour_too():
     assert {arm.role for arm in KNOWN.values()} == {"", *ROLES}
     assert [name_of(role) for role in ROLES] == ["clean", "plain", "defended"]
     colours = [arm.colour for arm in KNOWN.values() if arm.colour]
-    assert len(set(colours)) == len(colours) == 9
+    assert len(set(colours)) == len(colours) == 10
     titles = [title for arm in KNOWN.values() for title in arm.overview.values()]
     assert len(set(titles)) == len(titles)
     measures = {measure for arm in KNOWN.values() for measure in arm.overview}

@@ -10,7 +10,7 @@ from experiments import settings
 from experiments.settings import Settings, as_json, make
 from experiments.study import check
 from experiments.study.defaults import attack, defaults, encoder, federation
-from protojax.detection.settings import Filters, Quarantine
+from protojax.detection.settings import Detection, Filters, Quarantine
 from protojax.distillation.settings import (
     Adversarial,
     Distillation,
@@ -34,7 +34,8 @@ SECTIONS = (
     ),
     *(settings.Encoder, settings.Evaluation, settings.Files, settings.FineTuning),
     *(Adversarial, AdamW, Distillation, Features, Federation, Filters, Lengths),
-    *(Margin, ModelSettings, Nearest, Private, Prototypes, Quarantine, TrainConfig),
+    *(Detection, Margin, ModelSettings, Nearest, Private, Prototypes, Quarantine),
+    TrainConfig,
 )
 
 
