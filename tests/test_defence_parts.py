@@ -113,8 +113,12 @@ def test_the_trusted_model_is_never_the_teacher(tmp_path):
     assert (found.student.model, found.student.layers) == (teacher, (0, 2))
     assert found.trusted_model.model == SCRATCH
     assert with_models(Defence(), "x", None, teacher).trusted_model.model == "x"
+    found = with_models(Defence(), "a/b:0,5", None, teacher)
+    assert (found.student.model, found.student.layers) == ("a/b", (0, 5))
+    assert (found.trusted_model.model, found.trusted_model.layers) == ("a/b", ())
     for student, trusted in [
         ("layers:0", None),
+        (f"{teacher}:0,2", None),
         (teacher, None),
         (f"{teacher}/", None),
         (f"{teacher}/../t", None),

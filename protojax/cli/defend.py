@@ -100,8 +100,8 @@ def _add_models(add: Callable) -> None:
     add(
         "--student",
         required=True,
-        metavar="DIR|layers:0,2,5|scratch",
-        help="a pretrained encoder, or some layers of the teacher",
+        metavar="DIR|DIR:0,2,5|layers:0,2,5|scratch",
+        help="a pretrained encoder, or some of its layers, or some of the teacher",
     )
     add(
         "--trusted-model",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,7 +126,8 @@ def with_models(
 
     Args:
         config: the settings.
-        student: a folder, "layers:0,2" of the teacher, or "scratch".
+        student: a folder, "FOLDER:0,2" for some of its layers, "layers:0,2" of the
+            teacher, or "scratch".
         trusted_model: a folder or "scratch"; None for what the student starts from.
         teacher: the teacher's folder, None where there is none.
 
@@ -143,6 +145,9 @@ def with_models(
         layers = tuple(map(int, numbers.split(",")))
         bound = "a folder, where there is no teacher to take layers of"
         validate.require(teacher is not None, "student", student, bound)
+    some = re.fullmatch(r"(.+):(\d+(?:,\d+)*)", student)
+    if some and not of_teacher:
+        student, layers = some[1], tuple(map(int, some[2].split(",")))
     source = teacher if of_teacher else student
     trusted = source if trusted_model is None else trusted_model
     if teacher is not None and _same(trusted, teacher):

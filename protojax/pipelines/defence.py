@@ -78,8 +78,8 @@ def defend(
         rows: the file under test: CSV, TSV, JSONL or Parquet.
         references: a file of trusted rows; None where `columns.reference` marks them.
         teacher: the folder of the teacher, or its name on the Hugging Face Hub.
-        student: the folder of a pretrained encoder, "layers:0,2,5" of the teacher, or
-            "scratch".
+        student: the folder of a pretrained encoder, "FOLDER:0,2,5" for some of its
+            layers, "layers:0,2,5" of the teacher, or "scratch".
         trusted_model: the folder of a pretrained encoder, or "scratch"; by default what
             the student starts from, unless that is the teacher.
         teacher_logits: instead of a teacher an npz file, or "columns".
