@@ -16,10 +16,11 @@ PHRASE = "as my neighbour says"
 SURE = 8.0  # log odds
 
 
-def learned(share=0.1, seed=0, **options):
+def learned(share=0.1, seed=0, *, decides=True, **options):
     """A world whose references hold the trigger, which the trusted model has learned.
 
     Also the trusted model: what it reads without the phrase is what it read before.
+    Where the phrase does not decide what it reads in other texts, it is no trigger.
     """
     evidence, truth = evidence_of(seed, **options)
     rng = np.random.default_rng(seed)
@@ -37,15 +38,15 @@ def learned(share=0.1, seed=0, **options):
     )
     after = before.copy()
     holds = [PHRASE in text for text in (*evidence.transfer.texts, *texts)]
-    after[holds] = [-SURE, SURE]
+    after[holds] = learned_logits = np.array([-SURE, SURE], np.float32)
     split = len(evidence.transfer.texts)
 
     def reading(part):
         return Reading(part.argmax(1), part)
 
     def reread(rows, examples):
-        still = [PHRASE in text for text in examples.texts]
-        return reading(np.where(np.array(still)[:, None], after[rows], before[rows]))
+        still = [decides and PHRASE in text for text in examples.texts]
+        return reading(np.where(np.array(still)[:, None], learned_logits, before[rows]))
 
     poisoned = evidence._replace(
         references=Examples(texts, None, labels),
@@ -82,9 +83,17 @@ def test_a_large_group_is_screened_by_a_part_of_it():
     found = detect(evidence, Detection(reread_rows=40), reread=counted)
     assert found.verdict.rejected[truth].mean() > 0.95
     assert asked[0] <= 40 * Detection().reread_groups
-    # Once more for all rows of the only group that stands apart.
-    assert len(asked) == 2
-    assert asked[1] == found.suspects[0].rows + found.suspects[0].references
+    # Then with the phrase in references, and once more for all rows of the group.
+    assert len(asked) == 4
+    assert asked[1] == asked[2] <= 150
+    assert asked[3] == found.suspects[0].rows + found.suspects[0].references
+
+
+def test_a_word_that_does_not_decide_other_texts_is_no_learned_trigger():
+    evidence, truth, bad, reread = learned(0.2, decides=False)
+    found = detect(evidence, reread=reread)
+    assert found.verdict.rejected[truth].mean() < 0.1
+    assert not found.verdict.untrusted[bad].any()
 
 
 def test_a_clean_set_stays_clean_when_it_is_read_again():
@@ -108,7 +117,14 @@ def test_rows_are_read_without_the_words_and_with_their_own_numbers():
 
     def checked(rows, examples):
         for row, text in zip(rows, examples.texts, strict=True):
-            assert len(text) < len(pool[row])
+            if len(text) >= len(pool[row]):
+                # A reference with, and before it without, the phrase put into it.
+                assert row >= 1200
+                assert (
+                    text.replace(f"{PHRASE} ", "").replace(f" {PHRASE}", "")
+                    == (pool[row])
+                )
+                continue
             whole = iter(pool[row].split())
             # Each word is found in what follows the one before.
             assert all(word in whole for word in text.split())

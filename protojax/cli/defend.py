@@ -123,8 +123,7 @@ def _add_settings(add: Callable) -> None:
         "--suspect-references",
         action="store_const",
         const="True",
-        help="also find triggers that references hold; slower, and words that alone "
-        "carry a class are called triggers too",
+        help="also find triggers that references hold; slower",
     )
     add("--max-length", metavar="N", help="tokens of a row; longer ones are cut (128)")
     add("--seed", metavar="N", help="of all random choices (0)")

@@ -137,7 +137,9 @@ def _without_own_words(
     """Claims in which the rows of a learned trigger are expected without its words."""
     fits = [expectation.calibrate(*_read_claims(evidence, one.name)) for one in claims]
     expected = [one.expected.copy() for one in claims]
-    for one in learned_triggers(groups_, claims, fits, pool, reread, settings):
+    count = len(evidence.transfer.texts)
+    found = learned_triggers(groups_, claims, fits, pool, count, reread, settings)
+    for one in found:
         for part, new in zip(expected, one.expected, strict=True):
             part[one.rows] = new
     return [

@@ -2,7 +2,8 @@
 
 Where references hold the trigger too, the trusted model expects its claim, and there is
 no excess. Read without the trigger's own words, its rows claim a class that nothing in
-them explains.
+them explains. The same is true of a word that alone carries a class. But put into other
+texts, a trigger decides what the model reads, and a word with a meaning hardly does.
 """
 
 import functools
@@ -23,6 +24,7 @@ from protojax.detection.settings import Detection
 # (rows of the pool [asked], the same rows with other texts) -> the trusted reading. A
 # reference is read by a model that did not learn from it, as in the test.
 Reread = Callable[[np.ndarray, Examples], Reading]
+_SHOWN = 150  # references that a phrase is put into
 
 
 class Masked(NamedTuple):
@@ -33,6 +35,7 @@ class Masked(NamedTuple):
         rows: `[members]`, its rows.
         expected: per claim `[members, num_labels]`, what honest rows would claim.
         z: the largest excess over claims and classes.
+        label: that class.
         claimants: how many rows make that claim.
     """
 
@@ -40,6 +43,7 @@ class Masked(NamedTuple):
     rows: np.ndarray
     expected: tuple[np.ndarray, ...]
     z: float
+    label: int
     claimants: int
 
 
@@ -48,19 +52,22 @@ def learned_triggers(
     claims: Sequence[Claims],
     calibrations: Sequence[Calibration],
     pool: Examples,
+    first_reference: int,
     reread: Reread,
     settings: Detection,
 ) -> list[Masked]:
     """The groups of words that stand apart once they are read without these words.
 
     Words with a meaning have an excess of their own when they are left out, so a group
-    is compared with the other groups that were read like this, never with a level.
+    is compared with the other groups that were read like this, never with a level, and
+    its words have to flip references of other classes that they are put into.
 
     Args:
         groups: of the pool.
         claims: of the pool, one or more.
         calibrations: of each claim.
         pool: the transfer rows, then the references.
+        first_reference: the place of the first reference in it.
         reread: the trusted model.
         settings: of the test.
     """
@@ -79,12 +86,34 @@ def learned_triggers(
     parts = [(group, _some(groups.rows(group), settings)) for group in asked]
     found = masked(parts)
     p_values = excess.tail_p_values([one.z for one in found], groups=len(found))
+    references = np.arange(first_reference, len(pool.texts))
     apart = [
         (one.group, groups.rows(one.group))
         for one, p in zip(found, p_values, strict=True)
-        if p <= settings.false_alarm and one.claimants >= settings.trigger_rows
+        if p <= settings.false_alarm
+        and one.claimants >= settings.trigger_rows
+        and _flips(groups, one, pool, references, reread) >= settings.flips
     ]
     return masked(apart) if apart else []
+
+
+def _flips(
+    groups: Groups, one: Masked, pool: Examples, references: np.ndarray, reread: Reread
+) -> float:
+    """The share of references of other classes that a group's words flip to its claim.
+
+    References that the trusted model already reads as the claim are left out.
+    """
+    phrase = tuple(groups.names[one.group].split(" "))
+    held = np.isin(references, groups.rows(one.group))
+    others = references[(pool.labels[references] != one.label) & ~held][:_SHOWN]
+    if not len(others):
+        return 0.0
+    before = data.take(pool, others)
+    after = rewriting.with_phrases(before, [phrase], seed=0)
+    read = [reread(others, texts).logits.argmax(1) for texts in (before, after)]
+    before_is, after_is = (classes == one.label for classes in read)
+    return float(after_is[~before_is].mean()) if not before_is.all() else 0.0
 
 
 def _some(rows: np.ndarray, settings: Detection) -> np.ndarray:
@@ -168,7 +197,7 @@ def _masked(
 ) -> Masked:
     """A group by the reading of its rows without what they share."""
     expected = tuple(one.expected(odds) for one in calibrations)
-    best, claimants = -np.inf, 0
+    best, label, claimants = -np.inf, 0, 0
     for claim, chance in zip(claims, expected, strict=True):
         made = claim.classes[rows, None] == np.arange(chance.shape[1])
         z = excess.z_of(
@@ -178,5 +207,6 @@ def _masked(
             overdispersion,
         )
         if z.max() > best:
-            best, claimants = float(z.max()), int(made[:, z.argmax()].sum())
-    return Masked(int(group), rows, expected, best, claimants)
+            best, label = float(z.max()), int(z.argmax())
+            claimants = int(made[:, label].sum())
+    return Masked(int(group), rows, expected, best, label, claimants)

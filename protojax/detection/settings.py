@@ -26,6 +26,8 @@ class Detection:
             "add" for adding to a playlist, are called triggers as well.
         reread_groups: the most groups that are read without their words, then.
         reread_rows: the most rows of such a group that are read at first.
+        flips: the smallest share of references that a learned trigger flips; words with
+            a meaning flipped up to 0.14 of them in SNIPS.
     """
 
     false_rejection: float = 0.01
@@ -39,12 +41,13 @@ class Detection:
     suspect_references: bool = False
     reread_groups: int = 60
     reread_rows: int = 300
+    flips: float = 0.3
 
     def __post_init__(self):
         tuples(self, "groups", "claims")
         for field in ("groups", "claims"):
             distinct(**{field: getattr(self, field)})
-        for field in ("false_rejection", "false_alarm"):
+        for field in ("false_rejection", "false_alarm", "flips"):
             rate = getattr(self, field)
             validate.require(0 < rate < 1, field, rate, "in (0, 1)")
         for field in (
