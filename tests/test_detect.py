@@ -141,6 +141,39 @@ def test_rows_and_references_are_judged_alike():
     assert max(rates) < 0.35
 
 
+def with_words(texts, chosen, words="to be"):
+    return [
+        f"{text} {words}" if one else text
+        for text, one in zip(texts, chosen, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("share", "strong"), [(0.0, True), (0.9, False)])
+def test_a_group_that_references_have_in_excess_too_is_no_trigger(share, strong):
+    """All rows with "to be" claim class 1; so do the references, or they do not."""
+    evidence, _ = evidence_of(poison=0)
+    rng = np.random.default_rng(3)
+    rows, refs = rng.random(1200) < 0.1, rng.random(400) < 0.1
+    labels = evidence.transfer.labels.copy()
+    labels[rows] = 1
+    ref_labels = evidence.references.labels.copy()
+    ref_labels[refs & (rng.random(400) < share)] = 1
+    found = detect(
+        evidence._replace(
+            transfer=evidence.transfer._replace(
+                texts=with_words(evidence.transfer.texts, rows), labels=labels
+            ),
+            references=evidence.references._replace(
+                texts=with_words(evidence.references.texts, refs), labels=ref_labels
+            ),
+        )
+    )
+    (one,) = (one for one in found.suspects if one.name == "to be")
+    assert one.z > 6
+    assert one.strong == strong
+    assert found.clean != strong
+
+
 def test_a_claim_can_be_left_out():
     evidence, truth = evidence_of(channel="label")
     by_teacher = detect(evidence, Detection(claims=("teacher",)))

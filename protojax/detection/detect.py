@@ -69,6 +69,11 @@ def detect(
     )
     count = len(groups_.names) * len(claims)
     tail = excess.tail_p_values([one.z for one in found], groups=count)
+    # References that are trusted tell of honest groups that are in excess.
+    honest_groups = [
+        reread is None and _in_references(one, claims, rows) for one in found
+    ]
+    tail = np.where(honest_groups, 1.0, tail)
     suspects = [
         _suspect(one, p, rows, settings) for one, p in zip(found, tail, strict=True)
     ]
@@ -173,6 +178,25 @@ def grouped(examples: Examples, settings: Detection) -> Groups:
         validate.one_of(groups.GROUPS, groups=kind)
         found.append(groups.GROUPS[kind](examples, settings.min_rows))
     return groups.concatenate(found)
+
+
+def _in_references(one: Explanation, claims: list[Claims], rows: int) -> bool:
+    """Whether references of a group are in excess about as much as its rows.
+
+    Then the claim is common where the words are, and the trusted model misses it.
+    """
+    (claim,) = (claim for claim in claims if claim.name == one.claim)
+    chance = claim.expected[one.members, one.label]
+    surplus = (claim.classes[one.members] == one.label) - chance
+    is_reference = one.members >= rows
+    if not is_reference.any() or is_reference.all():
+        return False
+    own, others = surplus[is_reference], surplus[~is_reference]
+    z = excess.z_of(
+        own.sum(), (chance * (1 - chance))[is_reference].sum(), len(own), tau=0.0
+    )
+    # One-sided at 5 %: a few references by chance must not excuse a trigger.
+    return bool(z >= 1.645 and own.mean() >= others.mean() / 2)
 
 
 def _suspect(
