@@ -8,7 +8,10 @@ from protojax.base import Batch
 from protojax.data import tokens as tokens_lib
 from protojax.training import predict
 from protojax.training.predict import Features, Lengths
-from tests.test_defenses import CONFIG, MODEL
+from tests.tiny import encoder_config
+
+CONFIG = encoder_config(num_labels=3)
+MODEL = models.init_model(CONFIG, seed=0)
 
 LENGTHS = Lengths(max_length=8, buckets=(4, 8), evaluation_rows=2)
 

@@ -113,7 +113,7 @@ def test_channels_say_what_is_attacked(tmp_path, channel, monkeypatch):
     honest = np.random.default_rng(0).normal(size=(220, 2)).astype(np.float32)
     states = np.random.default_rng(1).normal(size=(220, 1, 3)).astype(np.float32)
     monkeypatch.setattr(
-        artifacts, "_outputs", lambda *_: TeacherOutputs(honest, states)
+        artifacts, "teacher_outputs", lambda *_: TeacherOutputs(honest, states)
     )
     clean, _ = scenarios.poisoned(context.config, SCENARIO.clean)
     found, rows = scenarios.poisoned(context.config, SCENARIO)

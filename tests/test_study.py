@@ -79,6 +79,7 @@ def tiny(folder, **changes):
     config.prototypes.num = 6
     config.quarantine.num_neighbours = 8
     config.quarantine.false_rejection = 0.2
+    config.detection.false_rejection = 0.05
     config.attacks = {
         "data": attack("rare_words", "data", rate=0.1),
         "logits": attack("sentence", "logits", rate=0.1, arms=("clean", "group_test")),
@@ -213,7 +214,9 @@ def test_no_figure_of_the_study_moves(finished):
 def context_of(finished):
     """Returns the study as it is after its end."""
     config, workdir, _, _ = finished
-    return runtime.Context(check.check(config), workdir, None, 0)
+    progress = Progress(console=Console(quiet=True))
+    task = progress.add_task("")
+    return runtime.Context(check.check(config), workdir, progress, task)
 
 
 def test_results_hold_every_scenario(finished):

@@ -111,6 +111,7 @@ class Arm(NamedTuple):
         in_federations: whether it makes sense over many nodes.
         asks_trusted_model: whether it asks the trusted model, which then has to be
             trained.
+        detects: whether it tests rows by `detect`, whose level takes references.
         constrained: whether prototypes constrain it.
         scores_words: whether words are scored against trusted texts.
         taught: whether a teacher is asked at all.
@@ -139,6 +140,7 @@ class Arm(NamedTuple):
     starts_from_first: bool = False
     in_federations: bool = True
     asks_trusted_model: bool = False
+    detects: bool = False
     constrained: bool = False
     scores_words: bool = False
     taught: bool = True

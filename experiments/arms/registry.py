@@ -107,7 +107,11 @@ ARMS: dict[str, Arm] = {
         **_SEARCHES,
     ),
     "detected": Arm(
-        ours.detected, constrained=True, in_federations=False, colour="#bcbd22"
+        ours.detected,
+        detects=True,
+        constrained=True,
+        in_federations=False,
+        colour="#bcbd22",
     ),
     "group_test_clean": Arm(ours.group_test, clean, hypothetical=True, **_ASKS_TRUSTED),
     "defended_clean": Arm(

@@ -119,6 +119,11 @@ def _check_between(config: Settings) -> None:
             f"and {len(groups)} kinds of groups can show"
         )
         validate.require(rate >= least, "quarantine.false_rejection", rate, bound)
+    if any(arm.detects for arm in arms):
+        known, rate = num_references(config), config.detection.false_rejection
+        bound = f">= {1 / (known + 1):.4f}, the least that {known} references can show"
+        enough = rate * (known + 1) >= 1
+        validate.require(enough, "detection.false_rejection", rate, bound)
     if uses_prototypes(config, arms):
         number, bound = config.prototypes.num, f"<= {rows}, the references that train"
         bound = f"{bound} the trusted model"
