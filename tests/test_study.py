@@ -234,7 +234,7 @@ def test_results_hold_every_scenario(finished):
         assert row["evaluated_commit"] == row["commit"] == runtime.commit()
     constrained = {row["arm"] for row in found["rows"] if row["bytes_per_node"]}
     ours = {"group_test", "group_test_robust", "group_test_clean"}
-    ours |= {"defended", "defended_robust", "defended_clean"}
+    ours |= {"defended", "defended_robust", "defended_clean", "detected"}
     assert constrained == {"prototype", "sample_test"} | ours
 
 
@@ -637,7 +637,8 @@ def test_students_need_not_be_kept(finished, tmp_path):
     assert run(config, tmp_path / "run")["rows"] == expected["rows"]
     for name in ("model", "model.sha256.json"):
         left = {path.parent.name for path in (tmp_path / "run").rglob(name)}
-        assert left == {"teacher", "trusted_model"}
+        folds = {f"trusted_model_{number}" for number in range(trusted_model.FOLDS)}
+        assert left == {"teacher", "trusted_model", *folds}
 
 
 def test_a_finished_study_only_gathers_its_rows(finished):
