@@ -47,7 +47,8 @@ def detected(world: World) -> Recipe:
     The test, the removal of words and the targets are those of `protojax defend`.
     """
     config, folds = world.config, world.folds()
-    around = trusted_model.folds_around(world.context, world.scenario)
+    folder = f"{world.scenario.folder}/trusted_folds"
+    around = trusted_model.within(world.context.around, folder)
     evidence = world.evidence()._replace(
         held_out=np.arange(len(world.references.texts)),
         trusted_on_transfer=folds.on_rows,

@@ -46,22 +46,20 @@ def folds(context: Context, scenario: Scenario) -> TrustedFolds:
         config.trusted_model,
         scenarios.poisoned(config, scenario.whole).examples,
         scenarios.references(config, owner),
-        folds_around(context, scenario),
+        within(context.around, f"{owner.folder}/folds"),
         folds=FOLDS,
         seed=owner.seed,
     )
 
 
-def folds_around(context: Context, scenario: Scenario) -> Surroundings:
-    """The surroundings of the runs of `folds`, in the folder of the references' owner.
+def within(around: Surroundings, folder: str) -> Surroundings:
+    """The surroundings of runs whose names are below a folder.
 
     Args:
-        context: the study.
-        scenario: the scenario.
+        around: those of the study.
+        folder: relative to its workdir.
     """
-    folder = scenarios.reference_scenario(context.config, scenario).folder
-    around = context.around
-    return around._replace(store=lambda name: around.store(f"{folder}/folds/{name}"))
+    return around._replace(store=lambda name: around.store(f"{folder}/{name}"))
 
 
 class Trusted(NamedTuple):
