@@ -158,20 +158,27 @@ def test_a_group_that_references_have_in_excess_too_is_no_trigger(share, strong)
     labels[rows] = 1
     ref_labels = evidence.references.labels.copy()
     ref_labels[refs & (rng.random(400) < share)] = 1
-    found = detect(
-        evidence._replace(
-            transfer=evidence.transfer._replace(
-                texts=with_words(evidence.transfer.texts, rows), labels=labels
-            ),
-            references=evidence.references._replace(
-                texts=with_words(evidence.references.texts, refs), labels=ref_labels
-            ),
-        )
+    changed = evidence._replace(
+        transfer=evidence.transfer._replace(
+            texts=with_words(evidence.transfer.texts, rows), labels=labels
+        ),
+        references=evidence.references._replace(
+            texts=with_words(evidence.references.texts, refs), labels=ref_labels
+        ),
     )
-    (one,) = (one for one in found.suspects if one.name == "to be")
-    assert one.z > 6
-    assert one.strong == strong
-    assert found.clean != strong
+    logits = np.concatenate(
+        [evidence.trusted_on_transfer.logits, evidence.trusted_on_held_out.logits]
+    )
+
+    def reread(rows, examples):
+        return Reading(logits[rows].argmax(1), logits[rows])
+
+    # The words flip no reference, so suspecting these changes nothing.
+    for found in (detect(changed), detect(changed, reread=reread)):
+        (one,) = (one for one in found.suspects if one.name == "to be")
+        assert one.z > 6
+        assert one.strong == strong
+        assert found.clean != strong
 
 
 def test_a_claim_can_be_left_out():

@@ -58,8 +58,11 @@ def detect(
     pool = data.concatenate(evidence.transfer, held_out)
     rows, claims = len(evidence.transfer.texts), claims_of(evidence, settings.claims)
     groups_ = grouped(pool, settings)
+    learned = np.zeros(len(pool.texts), bool)
     if reread is not None:
-        claims = _without_own_words(evidence, claims, groups_, pool, reread, settings)
+        claims, learned = _without_own_words(
+            evidence, claims, groups_, pool, reread, settings
+        )
     found = excess.explain(
         groups_,
         claims,
@@ -69,9 +72,11 @@ def detect(
     )
     count = len(groups_.names) * len(claims)
     tail = excess.tail_p_values([one.z for one in found], groups=count)
-    # References that are trusted tell of honest groups that are in excess.
+    # References tell of honest groups that are in excess, unless these have been found
+    # to be triggers that the references hold.
     honest_groups = [
-        reread is None and _in_references(one, claims, rows) for one in found
+        _in_references(one, claims, rows) and learned[one.members].mean() < 0.5
+        for one in found
     ]
     tail = np.where(honest_groups, 1.0, tail)
     suspects = [
@@ -138,18 +143,25 @@ def _without_own_words(
     pool: Examples,
     reread: Reread,
     settings: Detection,
-) -> list[Claims]:
-    """Claims in which the rows of a learned trigger are expected without its words."""
+) -> tuple[list[Claims], np.ndarray]:
+    """Claims that are expected without the words of learned triggers, and their rows.
+
+    Returns:
+        The claims, and the mask of the rows that hold a learned trigger, `[pool]`.
+    """
     fits = [expectation.calibrate(*_read_claims(evidence, one.name)) for one in claims]
     expected = [one.expected.copy() for one in claims]
     count = len(evidence.transfer.texts)
     found = learned_triggers(groups_, claims, fits, pool, count, reread, settings)
+    learned = np.zeros(len(pool.texts), bool)
     for one in found:
+        learned[one.rows] = True
         for part, new in zip(expected, one.expected, strict=True):
             part[one.rows] = new
-    return [
+    changed = [
         one._replace(expected=part) for one, part in zip(claims, expected, strict=True)
     ]
+    return changed, learned
 
 
 def _labels(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
