@@ -15,7 +15,7 @@ from protojax.data import readers
 from protojax.detection.evidence import Findings, Reading, Suspect, Verdict
 from protojax.models.settings import SCRATCH
 from protojax.pipelines import _run_file, inputs, settings, teachers
-from protojax.pipelines._jobs import with_models
+from protojax.pipelines._jobs import Job, with_models
 from protojax.pipelines.settings import Columns, Defence
 from protojax.pipelines.trusted_folds import fold_of, mean_reading
 from protojax.reports.marking import marked
@@ -104,6 +104,31 @@ def test_settings_are_written_and_read_as_json():
     found = settings.flat(Defence())
     assert json.loads(json.dumps(found)) == found
     assert found["detection.claims"] == ["teacher", "label"]
+
+
+@pytest.mark.parametrize(
+    ("student", "expected"),
+    [
+        ("layers:0", True),
+        ("{teacher}", True),
+        ("{teacher}/:0", True),
+        ("{other}:0", False),
+        ("{other}", False),
+        (SCRATCH, False),
+    ],
+)
+def test_only_weights_of_the_teacher_have_triggers_to_unlearn(
+    tmp_path, student, expected
+):
+    folders = {name: tmp_path / name for name in ("teacher", "other")}
+    for folder in folders.values():
+        folder.mkdir()
+    teacher = str(folders["teacher"])
+    config = with_models(Defence(), student.format(**folders), SCRATCH, teacher)
+    rest = dict.fromkeys(Job._fields)
+    job = Job(**{**rest, "config": config, "teacher": "a model"})
+    assert job.student_is_of_teacher == expected
+    assert not job._replace(teacher=None).student_is_of_teacher
 
 
 def test_the_trusted_model_is_never_the_teacher(tmp_path):

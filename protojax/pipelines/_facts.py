@@ -171,7 +171,7 @@ def _warnings(
                 f"{one.with_it} of {one.rows} rows with it, on {one.without_it} "
                 "without it."
             )
-    if job.config.student.layers:
+    if job.student_is_of_teacher:
         found.append(
             "The student started from layers of the teacher, whose weights are "
             "untrusted: a trigger that is in none of the rows may have stayed in them."

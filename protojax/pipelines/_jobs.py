@@ -52,6 +52,12 @@ class Job(NamedTuple):
     identity: dict[str, Any]
     paths: dict[str, str]
 
+    @property
+    def student_is_of_teacher(self) -> bool:
+        """Whether the student starts from weights of the teacher, or layers of it."""
+        source = self.config.student.model
+        return self.teacher is not None and _same(source, self.config.teacher.model)
+
 
 def prepare(
     config: Defence,

@@ -177,8 +177,8 @@ def _run(
         read=lambda examples: folds.read(examples, around),
     )
     shown = learned, verdict
-    # Fresh weights know no trigger; those of the teacher have to unlearn it.
-    if config.student.layers:
+    # Other weights know no trigger; those of the teacher have to unlearn it.
+    if job.student_is_of_teacher:
         shown = students.to_unlearn(evidence, learned, verdict, findings, config.seed)
     taught = students.lesson(
         *shown,
