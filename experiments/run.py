@@ -184,6 +184,7 @@ def main(
     from experiments import runtime
     from experiments.reports import report, results
     from experiments.study import check, resume, runner
+    from protojax.cli.terminal import progress_bar
     from protojax.training import processes
 
     console = Console()
@@ -199,7 +200,7 @@ def main(
     with alone, error_kept(workdir / "error.log"):
         resume.open_workdir(config, workdir)
         results.note_versions(workdir)
-        rows = runner.run(config, workdir, runner.progress_bar(console))
+        rows = runner.run(config, workdir, progress_bar(console))
         found = results.write(workdir, rows)
         page = report.write(workdir, config, found)
     for table in results.tables(found):

@@ -21,22 +21,12 @@ from protojax.distillation.settings import (
     Private,
 )
 from protojax.federated.settings import Federation
-from protojax.models.settings import ModelSettings
+from protojax.pipelines.settings import Encoder
 from protojax.prototypes.settings import Prototypes
 from protojax.training.predict import Features, Lengths
-from protojax.training.step import TrainConfig
 from protojax.validate import distinct, options, tuples
 
 CHANNELS = ("data", "logits", "both", "labels")
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoder(ModelSettings, TrainConfig):
-    """One model: its source and its training."""
-
-    def __post_init__(self):
-        ModelSettings.__post_init__(self)
-        TrainConfig.__post_init__(self)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """An arm: the recipe of its student, and all that a study has to know of it."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -13,7 +14,8 @@ from protojax.base import Examples, Prototypes
 from protojax.detection.evidence import Verdict
 from protojax.detection.quarantine import TrainingRows
 from protojax.models import Model
-from protojax.training.objective import Objective, Spec
+from protojax.pipelines.students import objective_of
+from protojax.training.objective import Objective
 
 
 class Recipe(NamedTuple):
@@ -167,28 +169,9 @@ def distillation(
         assignment: of the prototype constraint, "" for none.
         weight: of the constraint, None for the study's.
     """
-    features, margin = config.features, config.margin
-    loss = Spec(
-        "distillation",
-        {
-            **vars(config.kd),
-            "layers": features.layers,
-            "pooling": features.pooling,
-        },
-    )
     if not assignment:
-        return Objective(loss)
-    weight = margin.weight if weight is None else weight
-    constraint = Spec(
-        "prototype",
-        {
-            "weight": Spec(
-                margin.weight_schedule, margin.weight_schedule_args, (weight,)
-            ),
-            "margin": Spec(margin.schedule, margin.schedule_args, (margin.value,)),
-            "assignment": assignment,
-            "metric": config.prototypes.metric,
-            "layer_weights": margin.layer_weights,
-        },
-    )
-    return Objective(loss, (constraint,))
+        return objective_of(config.kd, config.features)
+    weight = config.margin.weight if weight is None else weight
+    margin = dataclasses.replace(config.margin, assignment=assignment, weight=weight)
+    metric = config.prototypes.metric
+    return objective_of(config.kd, config.features, margin, metric=metric)

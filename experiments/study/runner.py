@@ -9,14 +9,7 @@ import pathlib
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 
 from experiments.arms import federated
 from experiments.runtime import Context
@@ -30,21 +23,6 @@ from protojax import storage, validate
 from protojax.training import processes, programs
 
 _END = "end of the study"  # the barrier at which processes wait for each other
-
-
-def progress_bar(console: Console) -> Progress:
-    """The progress bar of a study, with an estimate of the remaining time."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(compact=True),
-        console=console,
-        # Rich's default, 30 seconds, may hold no progress at all during an evaluation.
-        speed_estimate_period=600,
-    )
 
 
 def run(

@@ -78,9 +78,6 @@ def _parser() -> Parser:
         usage="%(prog)s [--help] [--version] [COMMAND ...]",
         description="Robust knowledge distillation of language models in JAX.",
         epilog=f"{_listed()}\n{STUDIES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        # An abbreviation such as `--vers` would break once a second option fits it.
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--version", action="version", version=f"%(prog)s {__version__}"

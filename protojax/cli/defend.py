@@ -52,13 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def parser() -> Parser:
     """The parser of the command's arguments."""
-    made = Parser(
-        prog=PROG,
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    made = Parser(prog=PROG, description=_DESCRIPTION, epilog=_EPILOG)
     _add_files(made.add_argument_group("files").add_argument)
     _add_columns(made.add_argument_group("columns").add_argument)
     _add_models(made.add_argument_group("models").add_argument)

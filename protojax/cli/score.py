@@ -34,13 +34,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def parser() -> Parser:
     """The parser of the command's arguments."""
-    made = Parser(
-        prog=PROG,
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    made = Parser(prog=PROG, description=_DESCRIPTION, epilog=_EPILOG)
     add = made.add_argument
     add("student", metavar="DIR", help="the folder of a student, or any classifier")
     add("--rows", required=True, metavar="FILE", help="the rows to score")

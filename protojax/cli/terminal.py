@@ -1,4 +1,4 @@
-"""What commands show on the terminal: warnings, a progress bar, errors in one line."""
+"""Terminal output of commands: warnings, a progress bar, errors in one line."""
 
 import argparse
 import contextlib
@@ -6,13 +6,30 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 _LOGGER = logging.getLogger("protojax")
 _LONGEST = 1500  # characters of an error
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage."""
+    """A parser whose errors are one line, and whose texts stay as they are written.
+
+    Args:
+        **options: of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            # An abbreviation such as `--vers` would break once a second option fits.
+            allow_abbrev=False,
+            **options,
+        )
 
     def error(self, message: str):
         """Exits with status 2 after one line on standard error."""
@@ -68,15 +85,13 @@ class _Lines(logging.Handler):
         print(f"{'warning: ' if loud else ''}{record.getMessage()}", file=sys.stderr)
 
 
-@contextlib.contextmanager
-def progress() -> Iterator[tuple[Callable, Callable, Callable]]:
-    """A progress bar with an estimate of the time left, on standard error.
+def progress_bar(console: "Console") -> "Progress":
+    """A progress bar with an estimate of the time left.
 
-    Yields:
-        The functions of a `pipelines.Watch`: total, describe, advance.
+    Args:
+        console: where it is shown.
     """
     # Imported here: the help has no need of it.
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         Progress,
@@ -86,17 +101,30 @@ def progress() -> Iterator[tuple[Callable, Callable, Callable]]:
         TimeRemainingColumn,
     )
 
-    bar = Progress(
+    return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(compact=True),
-        console=Console(stderr=True),
+        console=console,
         # Rich's default, 30 seconds, may hold no progress at all during an evaluation.
         speed_estimate_period=600,
     )
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[tuple[Callable, Callable, Callable]]:
+    """A progress bar with an estimate of the time left, on standard error.
+
+    Yields:
+        The functions of a `pipelines.Watch`: total, describe, advance.
+    """
+    # Imported here: the help has no need of it.
+    from rich.console import Console
+
+    bar = progress_bar(Console(stderr=True))
     with bar:
         task = bar.add_task("reading", total=None)
         yield (
