@@ -9,11 +9,12 @@ from experiments.world import trusted_model
 from experiments.world.evidence import World
 from protojax import data
 from protojax.base import Examples
-from protojax.detection import detect, sample_test
+from protojax.detection import sample_test
 from protojax.detection.evidence import Evidence, Verdict
 from protojax.detection.quarantine import training_rows, with_references
 from protojax.pipelines.rewriting import rewritten
 from protojax.pipelines.students import has_text
+from protojax.pipelines.trusted_folds import tested
 
 
 def group_test(world: World) -> Recipe:
@@ -49,13 +50,7 @@ def detected(world: World) -> Recipe:
     config, folds = world.config, world.folds()
     folder = f"{world.scenario.folder}/trusted_folds"
     around = trusted_model.within(world.context.around, folder)
-    evidence = world.evidence()._replace(
-        held_out=np.arange(len(world.references.texts)),
-        trusted_on_transfer=folds.on_rows,
-        trusted_on_held_out=folds.on_references,
-    )
-    reread = folds.reread(around) if config.detection.suspect_references else None
-    findings = detect(evidence, config.detection, reread=reread)
+    evidence, findings = tested(world.evidence(), folds, config.detection, around)
     learned, verdict = rewritten(
         evidence,
         findings,

@@ -199,23 +199,19 @@ def _in_references(one: Explanation, claims: list[Claims], rows: int) -> bool:
     """
     (claim,) = (claim for claim in claims if claim.name == one.claim)
     chance = claim.expected[one.members, one.label]
-    surplus = (claim.classes[one.members] == one.label) - chance
-    is_reference = one.members >= rows
-    if not is_reference.any() or is_reference.all():
+    made, own = claim.classes[one.members] == one.label, one.members >= rows
+    if not own.any() or own.all():
         return False
-    own, others = surplus[is_reference], surplus[~is_reference]
-    z = excess.z_of(
-        own.sum(), (chance * (1 - chance))[is_reference].sum(), len(own), tau=0.0
-    )
+    z = excess.z_of_rows(made[own], chance[own], tau=0.0)
+    surplus = made - chance
     # One-sided at 5 %: a few references by chance must not excuse a trigger.
-    return bool(z >= 1.645 and own.mean() >= others.mean() / 2)
+    return bool(z >= 1.645 and surplus[own].mean() >= surplus[~own].mean() / 2)
 
 
 def _suspect(
     one: Explanation, p_value: float, rows: int, settings: Detection
 ) -> Suspect:
     """The report of an explanation."""
-    apart = p_value <= settings.false_alarm
     members, claimants = (part[part < rows] for part in (one.members, one.claimants))
     return Suspect(
         one.name,
@@ -228,5 +224,5 @@ def _suspect(
         references=len(one.members) - len(members),
         z=one.z,
         p_value=float(p_value),
-        strong=bool(apart and len(claimants) >= settings.trigger_rows),
+        strong=settings.is_trigger(p_value, len(claimants)),
     )

@@ -90,8 +90,7 @@ def learned_triggers(
     apart = [
         (one.group, groups.rows(one.group))
         for one, p in zip(found, p_values, strict=True)
-        if p <= settings.false_alarm
-        and one.claimants >= settings.trigger_rows
+        if settings.is_trigger(p, one.claimants)
         and _flips(groups, one, pool, references, reread) >= settings.flips
     ]
     return masked(apart) if apart else []
@@ -200,12 +199,7 @@ def _masked(
     best, label, claimants = -np.inf, 0, 0
     for claim, chance in zip(claims, expected, strict=True):
         made = claim.classes[rows, None] == np.arange(chance.shape[1])
-        z = excess.z_of(
-            (made - chance).sum(0),
-            (chance * (1 - chance)).sum(0),
-            len(rows),
-            overdispersion,
-        )
+        z = excess.z_of_rows(made, chance, overdispersion)
         if z.max() > best:
             best, label = float(z.max()), int(z.argmax())
             claimants = int(made[:, label].sum())

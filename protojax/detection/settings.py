@@ -60,6 +60,15 @@ class Detection:
             validate.positive(**{field: getattr(self, field)})
         validate.non_negative(overdispersion=self.overdispersion)
 
+    def is_trigger(self, p_value: float, claimants: int) -> bool:
+        """Whether a group is called a trigger.
+
+        Args:
+            p_value: the chance that the strongest honest group is as strong.
+            claimants: how many rows make its claim.
+        """
+        return bool(p_value <= self.false_alarm and claimants >= self.trigger_rows)
+
 
 @dataclasses.dataclass(frozen=True)
 class Quarantine:

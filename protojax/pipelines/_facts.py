@@ -1,4 +1,4 @@
-"""What a student says of rows and references, and everything that reports tell."""
+"""The outputs of a student on rows and references, and the facts of the reports."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -20,7 +20,7 @@ _REACTS, _REACTS_ROWS = 0.1, 3
 
 
 class StudentView(NamedTuple):
-    """What a student says of the rows and references.
+    """The outputs of a student on the rows and references.
 
     Attributes:
         rows: its outputs on the rows as they arrived.
@@ -44,7 +44,7 @@ def view_of(
     learned: Evidence,
     around: Surroundings,
 ) -> StudentView:
-    """What a student says of the rows and references.
+    """The outputs of a student on the rows and references.
 
     Args:
         job: the inputs.
@@ -155,7 +155,7 @@ def _untrusted_lines(job: Job, verdict: Verdict) -> tuple[int, ...]:
 def _warnings(
     job: Job, untrusted: Sequence[int], reactions: Sequence[Reaction]
 ) -> tuple[str, ...]:
-    """What the reader should know of the references and of the student."""
+    """Warnings for the reader, of the references and of the student."""
     found = []
     if untrusted:
         found.append(
@@ -185,7 +185,7 @@ def reactions(
     findings: Findings,
     said: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> tuple[Reaction, ...]:
-    """What models say on the rows that hold a trigger, with and without its words.
+    """The classes that models give to rows with a trigger, with and without its words.
 
     Args:
         rows: as they arrived.

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from protojax.base import Examples
-from protojax.detection import detect
 from protojax.detection.evidence import Evidence
 from protojax.federated.replicas import Surroundings
 from protojax.models import Model
@@ -17,9 +16,7 @@ from protojax.pipelines._facts import StudentView
 from protojax.pipelines._jobs import Job
 from protojax.pipelines.rewriting import rewritten
 from protojax.pipelines.settings import Defence
-from protojax.pipelines.trusted_folds import (
-    trusted_folds,
-)
+from protojax.pipelines.trusted_folds import tested, trusted_folds
 from protojax.reports import Facts
 from protojax.training import trainer
 from protojax.training.trainer import Store
@@ -160,15 +157,9 @@ def _run(
         folds=config.folds,
         seed=config.seed,
     )
-    evidence = evidence._replace(
-        held_out=np.arange(len(evidence.references.texts)),
-        trusted_on_transfer=folds.on_rows,
-        trusted_on_held_out=folds.on_references,
-    )
     clock("trusted model")
     around.describe("the rows are tested")
-    reread = folds.reread(around) if config.detection.suspect_references else None
-    findings = detect(evidence, config.detection, reread=reread)
+    evidence, findings = tested(evidence, folds, config.detection, around)
     clock("test")
     learned, verdict = rewritten(
         evidence,

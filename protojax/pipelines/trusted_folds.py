@@ -13,8 +13,10 @@ from scipy import special
 
 from protojax import data
 from protojax.base import Examples
-from protojax.detection.evidence import Reading
+from protojax.detection import detect
+from protojax.detection.evidence import Evidence, Findings, Reading
 from protojax.detection.masking import Reread
+from protojax.detection.settings import Detection
 from protojax.federated.replicas import Surroundings
 from protojax.models import Model, hf, saved
 from protojax.pipelines import teachers
@@ -60,6 +62,26 @@ class TrustedFolds(NamedTuple):
             return _each(self.models, examples, readers, around, "masked")
 
         return read_again
+
+
+def tested(
+    evidence: Evidence, folds: TrustedFolds, settings: Detection, around: Surroundings
+) -> tuple[Evidence, Findings]:
+    """The evidence with the trusted models' readings, and the result of the test.
+
+    Args:
+        evidence: without a trusted model.
+        folds: of the same rows and references.
+        settings: of the test.
+        around: the surroundings of the runs, for what is read again.
+    """
+    evidence = evidence._replace(
+        held_out=np.arange(len(evidence.references.texts)),
+        trusted_on_transfer=folds.on_rows,
+        trusted_on_held_out=folds.on_references,
+    )
+    reread = folds.reread(around) if settings.suspect_references else None
+    return evidence, detect(evidence, settings, reread=reread)
 
 
 def fold_of(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
