@@ -196,49 +196,6 @@ class FineTuning:
 
 
 @dataclasses.dataclass(frozen=True)
-class TriggerSearch:
-    """The search for trigger words, see `experiments.arms.trigger_search`.
-
-    Attributes:
-        rejection_candidates: words that are tested for association with rejection.
-        candidates: words that models are asked about, and as many first words.
-        screen: references that each candidate is inserted into at first.
-        rows: references for a candidate that flips a third of its `least` of those.
-        min_rows: the smallest number of rows that hold a candidate.
-        least: the smallest share of references that a trigger word flips.
-        min_rows_initial: the same for first words, which many rows share by a syntax.
-        least_initial: the same as `least` for first words.
-        surplus: the largest p-value of a first word that is in too many rows of a claim
-            in comparison with the references, or of any word that is in too many.
-        moved: the smallest shift of the trusted model's margin by a word that means its
-            claim (harmless, unless in surplus), as a share of the way to the boundary.
-        odds: of found words in a reference of another class, relative to one of the
-            class that they claimed, see `trigger_search.neutralise`; 1 is neutral.
-    """
-
-    rejection_candidates: int = 100
-    candidates: int = 32
-    screen: int = 24
-    rows: int = 150
-    min_rows: int = 5
-    least: float = 0.3
-    min_rows_initial: int = 20
-    least_initial: float = 0.15
-    surplus: float = 1e-3
-    moved: float = 0.15
-    odds: float = 1.5
-
-    def __post_init__(self):
-        validate.positive(**vars(self))
-        validate.require(self.odds >= 1, "odds", self.odds, ">= 1")
-        bound = f"<= rows={self.rows}"
-        validate.require(self.screen <= self.rows, "screen", self.screen, bound)
-        for field in ("least", "least_initial", "surplus"):
-            share = getattr(self, field)
-            validate.require(share <= 1, field, share, "in (0, 1]")
-
-
-@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """The evaluation: rows of a batch."""
 
@@ -270,7 +227,7 @@ class Settings:
     tasks: tuple[str, ...] = ("sst2",)
     seeds: tuple[int, ...] = (0, 1, 2)
     replicas: int = 1
-    arms: tuple[str, ...] = ("clean", "plain", "group_test")
+    arms: tuple[str, ...] = ("clean", "plain", "defended")
     attacks: Mapping[str, Attack] = options()
     federations: Mapping[str, Federation] = options()
     variants: Mapping[str, Mapping[str, Mapping[str, Any]]] = options()
@@ -288,7 +245,6 @@ class Settings:
     nearest: Nearest = Nearest()
     fine_tuning: FineTuning = FineTuning()
     filters: Filters = Filters()
-    trigger_search: TriggerSearch = TriggerSearch()
     adversarial: Adversarial = Adversarial()
     evaluation: Evaluation = Evaluation()
     steps_per_dispatch: int = 8

@@ -3,87 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protojax.detection.conformal import (
-    calibrate_temperature,
-    combine_scores,
-    conformal_p_values,
-    expected_disagreement,
-    quarantine,
-)
-
-
-def isotonic_loop(confidence, disagree):
-    """Decreasing isotonic regression by the min-max formula, clipped."""
-    points = np.unique(confidence)
-    means = [disagree[confidence == point].mean() for point in points]
-    weights = [np.sum(confidence == point) for point in points]
-    rate = []
-    for i in range(len(points)):
-        best = np.inf
-        for start in range(i + 1):
-            worst = -np.inf
-            for end in range(i, len(points)):
-                block = slice(start, end + 1)
-                worst = max(worst, np.average(means[block], weights=weights[block]))
-            best = min(best, worst)
-        rate.append(best)
-    floor = 1 / (2 * len(confidence))
-    return points, np.clip(rate, floor, 1 - floor)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 25))
-def test_expected_disagreement_matches_the_min_max_formula(seed, num_refs):
-    rng = np.random.default_rng(seed)
-    confidence = rng.integers(5, 11, num_refs) / 10  # many ties
-    disagree = rng.integers(0, 2, num_refs).astype(np.float32)
-    points, rate = isotonic_loop(confidence, disagree)
-    fit = expected_disagreement(confidence, disagree)
-    np.testing.assert_allclose(fit.predict(points), rate, atol=1e-6)
-    grid = fit.predict(np.linspace(0, 1, 50))
-    assert np.all(np.diff(grid) <= 1e-12)
-
-
-def test_expected_disagreement_by_hand():
-    # 0.7 and 0.8 violate the order and are pooled at 1/2; the ends are clipped.
-    confidence = np.array([0.5, 0.7, 0.8, 0.9])
-    fit = expected_disagreement(confidence, np.array([1, 0, 1, 0]))
-    np.testing.assert_allclose(fit.rate, [7 / 8, 1 / 2, 1 / 2, 1 / 8])
-    np.testing.assert_allclose(fit.predict(np.array([0.6, 0.1])), [11 / 16, 7 / 8])
-
-
-@pytest.mark.parametrize(("answer", "rate"), [(0, 0.05), (1, 0.95)])
-def test_expected_disagreement_is_never_certain(answer, rate):
-    fit = expected_disagreement(np.linspace(0.5, 1, 10), np.full(10, answer))
-    np.testing.assert_allclose(fit.predict(np.array([0.0, 0.7, 1.0])), rate)
-
-
-@pytest.mark.parametrize(("answers", "rate"), [([0] * 10, 0.05), ([1, 0, 0, 1], 0.5)])
-def test_the_average_is_never_certain_either(answers, rate):
-    confidence = np.linspace(0.5, 0.9, len(answers))
-    fit = expected_disagreement(confidence, np.array(answers))
-    assert fit.average == pytest.approx(rate)
-    found = fit.whatever_confidence.predict(np.array([0.1, 0.6, 1.0]))
-    np.testing.assert_allclose(found, rate)
-
-
-def test_expected_disagreement_of_constant_confidence_is_the_mean():
-    fit = expected_disagreement(np.full(4, 0.9), np.array([1, 0, 0, 0]))
-    np.testing.assert_allclose(fit.predict(np.array([0.2, 0.9, 1.0])), 0.25)
-
-
-@pytest.mark.parametrize(
-    ("confidence", "disagree", "message"),
-    [
-        (np.zeros(0), np.zeros(0), "references > 0"),
-        (np.zeros(2), np.zeros(3), "same number of rows"),
-        (np.array([np.nan]), np.zeros(1), "non-finite confidence"),
-        (np.zeros(1), np.array([np.inf]), "non-finite disagree"),
-    ],
-)
-def test_expected_disagreement_names_the_wrong_argument(confidence, disagree, message):
-    with pytest.raises(ValueError, match=message):
-        expected_disagreement(confidence, disagree)
+from protojax.detection.conformal import calibrate_temperature, conformal_p_values
 
 
 def p_values_loop(scores, scores_refs, classes, classes_refs, alpha):
@@ -145,13 +65,10 @@ def test_a_class_of_too_few_references_is_judged_by_all_of_them(present):
 def test_the_smallest_possible_p_value_is_rejected_at_its_own_level():
     for num_refs in range(1, 200):
         alpha = 1 / (num_refs + 1)
-        found = quarantine(
-            [(np.ones(1), np.zeros(num_refs))],
-            np.zeros(1),
-            np.zeros(num_refs),
-            alpha=alpha,
+        found = conformal_p_values(
+            np.ones(1), np.zeros(num_refs), np.zeros(1), np.zeros(num_refs), alpha=alpha
         )
-        assert found.rejected.all()
+        assert (found <= alpha).all()
 
 
 @pytest.mark.parametrize(
@@ -180,77 +97,6 @@ def test_p_values_refuse_nan(broken):
     arrays[broken] = arrays[broken] * np.nan
     with pytest.raises(ValueError, match=f"non-finite {broken}"):
         conformal_p_values(**arrays, alpha=0.1)
-
-
-def test_the_maximum_of_correlated_tests_keeps_the_rate_of_one_test():
-    rng = np.random.default_rng(0)
-    rates = []
-    for _ in range(200):
-        common = rng.normal(size=(200, 1))
-        tests = (common + rng.normal(size=(200, 4))).T
-        found = quarantine(
-            [combine_scores([(test[:101], test[101:]) for test in tests])],
-            np.zeros(101),
-            np.zeros(99),
-            alpha=0.1,
-        )
-        rates.append(found.rejected.mean())
-    error = np.std(rates) / np.sqrt(len(rates))
-    assert abs(np.mean(rates) - 0.1) <= 3 * error
-
-
-def test_several_kinds_of_scores_keep_the_rate():
-    """Bonferroni: independent tests come near the rate, equal ones stay below."""
-    rng = np.random.default_rng(1)
-    rates = []
-    for _ in range(200):
-        tests = rng.normal(size=(2, 398))
-        found = quarantine(
-            [(test[:199], test[199:]) for test in tests],
-            np.zeros(199),
-            np.zeros(199),
-            alpha=0.1,
-        )
-        rates.append(found.rejected.mean())
-    error = np.std(rates) / np.sqrt(len(rates))
-    assert 0.09 < np.mean(rates) < 0.1 + 3 * error
-
-
-def test_combine_scores_takes_the_largest():
-    scores = [np.array([1.0, -2.0, 0.0]), np.array([0.0, -1.0, 0.0])]
-    rows, refs = combine_scores([(scores[0], scores[1]), (scores[1], scores[1])])
-    np.testing.assert_array_equal(rows, [1.0, -1.0, 0.0])
-    np.testing.assert_array_equal(refs, scores[1])
-
-
-def test_combine_scores_names_the_wrong_argument():
-    with pytest.raises(ValueError, match="tests > 0"):
-        combine_scores([])
-    with pytest.raises(ValueError, match=r"len\(scores_1\)=3"):
-        combine_scores([(np.zeros(2), np.zeros(1)), (np.zeros(3), np.zeros(1))])
-
-
-def test_quarantine_rejects_at_and_below_alpha():
-    refs = np.arange(19.0)
-    found = quarantine(
-        [(np.array([18.5, 17.5, 0.0]), refs)], np.zeros(3), np.zeros(19), alpha=0.05
-    )
-    np.testing.assert_allclose(found.p_values, [0.05, 0.1, 1.0])
-    np.testing.assert_array_equal(found.rejected, [True, False, False])
-
-
-def test_kinds_of_scores_share_the_rate():
-    refs = np.arange(19.0)
-    scores = [
-        (np.array([18.5, 17.5, 0.0]), refs),
-        (np.array([0.0, 0.0, 180.0]), 10 * refs),
-    ]
-    found = quarantine(scores, np.zeros(3), np.zeros(19), alpha=0.1)
-    # The third row ties with the largest reference: (1 + 1) / 20, twice.
-    np.testing.assert_allclose(found.p_values, [0.1, 0.2, 0.2])
-    np.testing.assert_array_equal(found.rejected, [True, False, False])
-    with pytest.raises(ValueError, match="alpha"):
-        quarantine(scores, np.zeros(3), np.zeros(19), alpha=0.08)
 
 
 def nll(logits, labels, temperature):
@@ -298,3 +144,17 @@ def test_temperature_is_bounded(label, bound):
 def test_temperature_names_the_wrong_argument(logits, labels, message):
     with pytest.raises(ValueError, match=message):
         calibrate_temperature(logits, labels)
+
+
+def test_equal_rows_and_references_keep_the_rate_exactly():
+    """At the bound: exchangeable scores without ties are rejected at alpha = 1/10."""
+    rng = np.random.default_rng(1)
+    rates = []
+    for _ in range(300):
+        scores = rng.normal(size=398)
+        p_values = conformal_p_values(
+            scores[:199], scores[199:], np.zeros(199), np.zeros(199), alpha=0.1
+        )
+        rates.append((p_values <= 0.1).mean())
+    error = np.std(rates) / np.sqrt(len(rates))
+    assert abs(np.mean(rates) - 0.1) <= 3 * error

@@ -5,9 +5,9 @@ import pytest
 
 from protojax.base import Examples, TeacherOutputs
 from protojax.detection import Evidence, Reading, detect, excess
-from protojax.detection.detect import CLAIMS, claims_of
+from protojax.detection.detect import claims_of
 from protojax.detection.groups import tokens_of
-from protojax.detection.settings import Detection
+from protojax.detection.settings import CLAIMS, Detection
 
 WORDS = [f"w{number}" for number in range(300)]
 

@@ -20,8 +20,8 @@ from protojax.models import hf
 from tests.test_study import write_rows
 
 pytestmark = pytest.mark.extra
-STUDENTS = ("group_test@four", *(f"plain@ring/node_{node:03d}" for node in range(4)))
-ONE_ARM = "--config.arms=('group_test@four',)"
+STUDENTS = ("defended@four", *(f"plain@ring/node_{node:03d}" for node in range(4)))
+ONE_ARM = "--config.arms=('defended@four',)"
 
 CONFIG = """
 from experiments.study.defaults import attack, defaults, encoder, federation
@@ -32,7 +32,7 @@ SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size"
 def get_config():
     config = defaults()
     config.tasks, config.seeds = ("files",), (0,)
-    config.arms = ("group_test@four", "plain@ring")
+    config.arms = ("defended@four", "plain@ring")
     config.data.files.train, config.data.files.test = "train.tsv", "test.tsv"
     config.data.reference_rows = 80
     config.data.max_length, config.data.buckets = 16, (16,)
@@ -42,8 +42,7 @@ def get_config():
     config.student = encoder("scratch", **fresh, epochs=20)
     config.trusted_model = encoder("scratch", **fresh, epochs=8)
     config.prototypes.num = 6
-    config.quarantine.num_neighbours = 8
-    config.quarantine.false_rejection = 0.2
+    config.detection.false_rejection = 0.1
     config.attacks = {"data": attack("rare_words", "data", rate=0.1)}
     config.federations = {
         "four": federation(rounds=2),
@@ -137,7 +136,7 @@ def students(folder, arms):
     ]
 
 
-def alike(expected, found, compare, arms=("group_test@four", "plain@ring")):
+def alike(expected, found, compare, arms=("defended@four", "plain@ring")):
     for one, other in zip(students(expected, arms), students(found, arms), strict=True):
         jax.tree.map(compare, one, other)
     rows = [
@@ -163,7 +162,7 @@ def test_two_processes_equal_one(folder):
 
 def wait_for_a_checkpoint(folder, process, known=frozenset()):
     """Returns the steps that the server has saved, once there is a new one."""
-    steps = folder / "files/seed0/data/group_test@four/checkpoints/server"
+    steps = folder / "files/seed0/data/defended@four/checkpoints/server"
     deadline = time.monotonic() + 200
     while not (found := {path.name for path in steps.glob("step_*[0-9]")}) - known:
         assert time.monotonic() < deadline, "no checkpoint"
@@ -186,7 +185,7 @@ def test_kill_9_costs_an_interval_only(folder):
         folder / "one",
         folder / "killed",
         np.testing.assert_array_equal,
-        ["group_test@four"],
+        ["defended@four"],
     )
 
 
@@ -204,4 +203,4 @@ def test_a_dead_process_ends_the_other_and_a_restart_goes_on(folder):
     processes[1].communicate()
     assert not (folder / "dead/results.json").exists()
     finish(*start_two(folder, "dead", ONE_ARM))
-    alike(folder / "one", folder / "dead", close, ["group_test@four"])
+    alike(folder / "one", folder / "dead", close, ["defended@four"])

@@ -11,7 +11,7 @@ from experiments import runtime
 from experiments.arms import ARMS, communication_cost, federated, merges
 from experiments.study import check
 from experiments.study.defaults import federation
-from experiments.world import artifacts, scenarios
+from experiments.world import artifacts, scenarios, trusted_model
 from experiments.world.evidence import World
 from experiments.world.scenarios import Scenario
 from protojax import prototypes
@@ -42,7 +42,7 @@ FEDERATIONS = {
         "trusted_model": "weights",
     },
 }
-RUNS = ("clean", "plain@three", "group_test@three", "plain@ring", "group_test@hostile")
+RUNS = ("clean", "plain@three", "defended@three", "plain@ring", "defended@hostile")
 
 
 def make_config(folder, **changes):
@@ -55,7 +55,7 @@ def make_config(folder, **changes):
     # Whatever has a shape of its own is compiled anew: three nodes, and four, are dealt
     # alike of 204 rows.
     config.data.transfer_rows, config.data.buckets = 204, (16,)
-    config.quarantine.groups, config.quarantine.claims = ("neighbours",), ("teacher",)
+    config.detection.claims = ("teacher",)
     config.prototypes.num = 4
     config.student.epochs, config.student.batch_size = 12, 8
     config.update_from_flattened_dict(changes)
@@ -118,7 +118,7 @@ def test_every_arm_has_its_row(finished):
         assert row["worst_node"] == min(row["node_accuracies"])
         assert row["node_variance"] == pytest.approx(np.var(row["node_accuracies"]))
     assert "worst node" in (workdir / "results.md").read_text()
-    assert "group_test@hostile" in (workdir / "report.html").read_text()
+    assert "defended@hostile" in (workdir / "report.html").read_text()
 
 
 def test_three_nodes_learn_what_one_place_would(finished):
@@ -126,7 +126,7 @@ def test_three_nodes_learn_what_one_place_would(finished):
     assert rows["plain@three"]["clean_metric"] > 0.7
     assert rows["plain@three"]["transfer_rows"] == rows["clean"]["transfer_rows"]
     # All references are learned from once, by whichever node.
-    assert rows["group_test@three"]["transfer_rows"] == 204 + 80
+    assert rows["defended@three"]["transfer_rows"] == 204 + 80
 
 
 def test_each_step_is_compiled_at_most_once_a_shape(finished):
@@ -163,24 +163,45 @@ def test_traffic_is_that_of_the_arrays(finished):
         "trusted_model_once": 0,
         "total": 2 * 2 * size,
     }
-    ours = rows["group_test@three"]["traffic"]
+    ours = rows["defended@three"]["traffic"]
     held = 4 * (24 * 4 + 4 + 4)
-    assert ours["prototypes_once"] == held == rows["group_test@three"]["bytes_per_node"]
+    assert ours["prototypes_once"] == held == rows["defended@three"]["bytes_per_node"]
     context = context_of(config, workdir)
     references = scenarios.task_data(context.config, "files", 0).splits.references
     assert ours["trusted_model_once"] == communication.text_bytes(references)
     assert ours["total"] == plain["total"] + held + ours["trusted_model_once"]
     # Two neighbours hear what a node of a ring sends.
     assert rows["plain@ring"]["traffic"]["parameters_per_round"] == 2 * size
-    assert rows["group_test@three"]["prototype_error"] == 0
-    assert 0 < rows["group_test@hostile"]["prototype_error"] < 0.01
+    assert rows["defended@three"]["prototype_error"] == 0
+    assert 0 < rows["defended@hostile"]["prototype_error"] < 0.01
     assert rows["plain@three"]["prototype_error"] is None
-    hostile = rows["group_test@hostile"]["traffic"]
+    hostile = rows["defended@hostile"]["traffic"]
     assert hostile["prototypes_per_round"] == 4 * (24 + 4 + 4 + 4)
-    encoder = hf.load_hf(
-        workdir / "files/seed0/no_attack/trusted_model/model", num_labels=2
-    )
-    assert hostile["trusted_model_once"] == communication.num_bytes(encoder.params)
+    folder = workdir / "files/seed0/no_attack/folds"
+    models = [hf.load_hf(path, num_labels=2) for path in folder.glob("*/model")]
+    sizes = [communication.num_bytes(model.params) for model in models]
+    assert len(sizes) == 3
+    assert hostile["trusted_model_once"] == sum(sizes)
+
+
+def test_nodes_hear_what_all_would_hear_together(finished):
+    config, workdir, _, _ = finished
+    context = context_of(config, workdir)
+    whole = Scenario("files", 0, "data", "three")
+    together = trusted_model.folds(context, whole.whole)
+    count = len(together.on_rows.classes)
+    for node, rows in enumerate(scenarios.node_rows(context.config, whole)):
+        world = World(context, whole._replace(node=node))
+        evidence, folds = world.evidence(), world.folds()
+        np.testing.assert_array_equal(
+            folds.on_rows.logits, together.on_rows.logits[rows]
+        )
+        np.testing.assert_array_equal(
+            folds.readers[: len(rows)], together.readers[rows]
+        )
+        assert len(folds.readers) - len(rows) == len(together.readers) - count == 80
+        again = world.ask("again", evidence.transfer)
+        np.testing.assert_allclose(again.logits, evidence.teacher.logits, atol=1e-5)
 
 
 def test_hostile_nodes_hold_all_the_poison(finished):
@@ -208,7 +229,7 @@ def test_hostile_nodes_do_not_defend(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
     scenario = Scenario("files", 0, "data", "hostile")
-    recipes = federated.node_recipes(context, scenario, ARMS["group_test"])
+    recipes = federated.node_recipes(context, scenario, ARMS["defended"])
     assert [recipe.verdict is None for recipe in recipes] == [False] * 3 + [True]
     for recipe in recipes[3:]:
         np.testing.assert_array_equal(
@@ -238,14 +259,14 @@ def test_broadcast_prototypes_are_the_servers(finished):
         held = artifacts.held_prototypes(context, scenario._replace(node=node))
         jax.tree.map(np.testing.assert_array_equal, held, own)
     saved = prototypes.load_prototypes(
-        workdir / "files/seed0/data/group_test@three/prototypes_0.safetensors"
+        workdir / "files/seed0/data/defended@three/prototypes_0.safetensors"
     )
     np.testing.assert_array_equal(saved.vectors, own.vectors[0])
 
 
 def test_local_prototypes_are_exported_as_the_nodes_end_with_them(finished):
     config, workdir, _, _ = finished
-    folder = workdir / "files/seed0/data/group_test@hostile"
+    folder = workdir / "files/seed0/data/defended@hostile"
     assert not list(folder.glob("prototypes_*"))
     assert len(MERGED) == config.federations.hostile.rounds
     context = context_of(config, workdir)
@@ -294,13 +315,13 @@ def test_what_the_teacher_says_of_references_is_computed_once(finished, monkeypa
 def test_a_killed_federation_resumes_to_the_same_numbers(finished, tmp_path):
     config, workdir, expected, _ = finished
     changed = config.copy_and_resolve_references()
-    changed.arms = ("clean", "group_test@hostile", "plain@ring")
+    changed.arms = ("clean", "defended@hostile", "plain@ring")
     found = run_killed(changed, tmp_path / "run", dispatches=25)
     before, after = rows_of(expected), rows_of(found)
     for arm in changed.arms:
         for measure in ("clean_metric", "asr", "node_accuracies", "traffic"):
             assert after[arm].get(measure) == before[arm].get(measure)
-    for name in ("plain@ring/node_001", "group_test@hostile"):
+    for name in ("plain@ring/node_001", "defended@hostile"):
         students = [
             hf.load_hf(root / "files/seed0/data" / name / "model", num_labels=2)
             for root in (workdir, tmp_path / "run")
@@ -308,7 +329,7 @@ def test_a_killed_federation_resumes_to_the_same_numbers(finished, tmp_path):
         jax.tree.map(
             np.testing.assert_array_equal, *(student.params for student in students)
         )
-    held = list((workdir / "files/seed0/data/group_test@hostile").rglob("prototypes_*"))
+    held = list((workdir / "files/seed0/data/defended@hostile").rglob("prototypes_*"))
     assert len(held) == 4
     for path in held:
         other = tmp_path / "run" / path.relative_to(workdir)
@@ -421,6 +442,6 @@ def test_a_detector_without_a_trusted_model_is_sent_none(finished):
             links=1,
             params_bytes=4,
         )["trusted_model_once"]
-        for arm in ("cube", "group_test")
+        for arm in ("cube", "defended")
     }
-    assert sent["cube"] == 0 < sent["group_test"]
+    assert sent["cube"] == 0 < sent["defended"]

@@ -124,7 +124,6 @@ def test_ours_stand_beside_the_published_figures(tmp_path, place):
         for arm, clean, asr in (
             ("adversarial", 0.375, 0.75),
             ("prototype", 0.5, 1.0),
-            ("group_test", 0.625, 0.125),
             ("defended", 0.625, 0.0),
         )
     ]
@@ -137,7 +136,6 @@ def test_ours_stand_beside_the_published_figures(tmp_path, place):
         "| dp_sgd | 54.0 | 50.0 | 12.0 | 25.0 |",
         "| adversarial | 38.0 | 75.0 | 6.0 | 12.5 |",
         "| prototype | 7.0 | 100.0 | 2.0 | 0.0 |",
-        "| group_test | – | 12.5 | – | -12.5 |",
         "| defended | – | 0.0 | – | -12.5 |",
     ]
     assert table.endswith("last\n")
@@ -155,8 +153,7 @@ def test_an_overview_has_a_line_for_each_attack(tmp_path, place):
     record.record("it", [study_of(tmp_path / "run", [*ROWS, *more])])
     *_, table = place.read_text().partition("<!-- overview: it -->")
     head, _, *lines = [line for line in table.splitlines() if line.startswith("| ")]
-    # Seed 1 has no clean student: no excess. Nobody tried `group_test`; the other task
-    # has no `defended`.
+    # Seed 1 has no clean student: no excess. The other task has no `defended`.
     (line,) = lines
     cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in (head, line)]
     assert dict(zip(*cells, strict=True)) == {
@@ -165,7 +162,6 @@ def test_an_overview_has_a_line_for_each_attack(tmp_path, place):
         "seeds": "2",
         "ASR: null": "25.0",
         "plain": "100.0",
-        "group_test": "–",
         "defended": "37.5±158.8",
         "excess": "25.0",
         "trigger": "–",

@@ -286,7 +286,7 @@ def finished(tmp_path_factory):
     config = tiny(folder)
     config.seeds = (0, 1)
     config.replicas = 2
-    config.arms = ("clean", "plain", "group_test", "fine_tuned")
+    config.arms = ("clean", "plain", "defended", "fine_tuned")
     del config.attacks["logits"]
     config.data.buckets = (16,)  # each length is compiled by itself
     # Few steps, and long ones: most of the time goes into taking them.
@@ -306,10 +306,11 @@ def test_teachers_trusted_models_and_students_are_trained_at_once(finished):
     assert all(text.endswith(" and 1 more") for text in trained)
     names = [text.removesuffix(" and 1 more") for text in trained]
     assert {name.rpartition("seed0/")[2] for name in names} == {
-        *("no_attack/teacher", "no_attack/clean", "no_attack/trusted_model"),
-        *("data/teacher", "data/plain", "data/group_test", "data/fine_tuned"),
+        *("no_attack/teacher", "no_attack/clean"),
+        *(f"no_attack/folds/trusted_model_{fold}" for fold in range(3)),
+        *("data/teacher", "data/plain", "data/defended", "data/fine_tuned"),
     }
-    assert len(names) == 7
+    assert len(names) == 9
     # The other of each group is the same of the other seed, which trained in no other.
     for name in names:
         second = name.replace("seed0", "seed1")

@@ -14,9 +14,8 @@ ARMS = (
     "clean",
     "plain",
     "prototype",
-    "group_test",
     "defended",
-    "group_test@four",
+    "defended@four",
     "adversarial",
 )
 
@@ -91,11 +90,11 @@ def summary_of(arms):
 def test_the_recommended_defence_is_the_one_that_stands_out(tmp_path):
     arms = (
         "clean",
-        "group_test",
+        "sample_test",
         "defended",
         "defended+strict",
-        "defended_robust",
-        "group_test@x",
+        "defended_clean",
+        "plain@x",
     )
     summary = summary_of(arms)
     expected = ["defended", "defended+strict"]
@@ -138,7 +137,7 @@ def test_every_role_has_one_arm_and_every_colour_too():
     assert {arm.role for arm in KNOWN.values()} == {"", *ROLES}
     assert [name_of(role) for role in ROLES] == ["clean", "plain", "defended"]
     colours = [arm.colour for arm in KNOWN.values() if arm.colour]
-    assert len(set(colours)) == len(colours) == 10
+    assert len(set(colours)) == len(colours) == 6
     titles = [title for arm in KNOWN.values() for title in arm.overview.values()]
     assert len(set(titles)) == len(titles)
     measures = {measure for arm in KNOWN.values() for measure in arm.overview}

@@ -95,10 +95,11 @@ def test_arguments_are_resolved_in_both_spellings():
         ({"kd.hard_weight": 2.0}, "kd.hard_weight"),
         ({"margin.layer_weights": (1.0, 1.0)}, "margin.layer_weights"),
         ({"margin.schedule": "relax"}, "margin.schedule"),
-        ({"quarantine.groups": ("clumps",)}, "quarantine.groups"),
+        ({"detection.groups": ("clumps",)}, "detection.groups"),
         ({"quarantine.action": "delete"}, "quarantine.action"),
-        ({"quarantine.spaces": ()}, "quarantine.spaces"),
-        ({"quarantine.false_rejection": 0.0}, "quarantine.false_rejection"),
+        ({"quarantine.references": 1001}, "quarantine.references"),
+        ({"detection.claims": ()}, "detection.claims"),
+        ({"detection.false_rejection": 0.0}, "detection.false_rejection"),
         ({"student.epochs": 0}, "student.epochs"),
         ({"prototypes.metric": "cosin"}, "Did you mean 'cosine'"),
         ({"features.pooling": "max"}, "features.pooling"),
@@ -109,11 +110,6 @@ def test_arguments_are_resolved_in_both_spellings():
         ({"student.layers": (0, 1)}, "student.layers"),
         ({"student.products": "bf16"}, "student.products one of float32, bfloat16"),
         ({"teacher.dtype": "float16"}, "teacher.dtype one of"),
-        ({"trigger_search.odds": 0.5}, "trigger_search.odds >= 1"),
-        (
-            {"trigger_search.screen": 151},
-            "trigger_search.screen <= rows=150, found trigger_search.screen=151",
-        ),
         ({"evaluation.batch_size": 0}, "evaluation.batch_size"),
         ({"data.buckets": (32, 16)}, "data.buckets"),
         ({"data.max_length": 64}, "data.buckets"),
@@ -129,8 +125,8 @@ def test_arguments_are_resolved_in_both_spellings():
         ({"margin.value": -0.1}, "margin.value"),
         ({"margin.schedule": "relaxing"}, "margin.schedule_args"),
         ({"prototypes.num": 5000}, "prototypes.num"),
-        ({"quarantine.false_rejection": 0.001}, "quarantine.false_rejection"),
-        ({"quarantine.groups": ("tokens", "tokens")}, "without repetition"),
+        ({"detection.false_rejection": 0.0005}, "detection.false_rejection"),
+        ({"detection.groups": ("ngrams", "ngrams")}, "without repetition"),
         ({"attacks.word_data.strength": -1.0}, "attacks.word_data.strength"),
     ],
 )
@@ -138,32 +134,6 @@ def test_a_bad_config_is_named_before_anything_runs(change, message):
     config = run.load("quickstart.py")
     config.update_from_flattened_dict(change)
     with pytest.raises(ValueError, match=message):
-        check.check(config)
-
-
-@pytest.mark.parametrize("arm", ["defended", "defended_robust"])
-def test_an_audit_may_vary_by_itself_only(arm):
-    config = run.load("quickstart.py")
-    config.arms = (f"{arm}+strict",)
-    config.variants = {"strict": {"trigger_search": {"least": 0.9}}}
-    check.check(config)
-    config.variants.strict.quarantine = {"action": "drop"}
-    said = rf"'{arm}' with changes of trigger search only, not of \['quarantine'\]"
-    with pytest.raises(ValueError, match=said):
-        check.check(config)
-    config.arms = (arm,)
-    config.quarantine.train_on_references = False
-    with pytest.raises(ValueError, match=r"train_on_references is False"):
-        check.check(config)
-
-
-@pytest.mark.parametrize("arm", ["group_test_robust", "defended_robust"])
-def test_the_robust_test_needs_tokens(arm):
-    config = run.load("quickstart.py")
-    config.arms = (arm,)
-    check.check(config)
-    config.quarantine.groups = ("neighbours",)
-    with pytest.raises(ValueError, match=r"another arm where groups are"):
         check.check(config)
 
 
@@ -272,39 +242,16 @@ def test_a_workdir_belongs_to_one_study_that_may_grow(tmp_path):
         resume.open_workdir(frozen(**{"attacks.word_data.rate": 0.1}), tmp_path / "a")
 
 
-def former_names(now):
-    """The settings of a study as version 0.1 wrote them."""
-    before = json.loads(json.dumps(now))
-    before["anchor"], search = before.pop("trusted_model"), before.pop("trigger_search")
-    search["snippets"] = search.pop("rejection_candidates")
-    search["suspects"] = search.pop("candidates")
-    before["audit"] = search
-    before["quarantine"]["anchor"] = before["quarantine"].pop("trusted_model")
-    before["seeds_at_once"] = before.pop("replicas")
-    arms = {"prototype": "nearest", "group_test": "anchor", "defended": "audited"}
-    before["arms"] = [arms.get(arm, arm) for arm in before["arms"] if "@" not in arm]
-    del before["dp"]["reproducible"]  # which there was not
-    return before
-
-
-def test_a_study_under_former_names_goes_on(tmp_path):
+@pytest.mark.parametrize("section", ["anchor", "audit", "trigger_search"])
+def test_a_study_of_a_former_version_is_refused_whole(tmp_path, section):
     resume.open_workdir(frozen(), tmp_path)
     begin(tmp_path)
     path = tmp_path / "config.json"
-    now = json.loads(path.read_text())
-    path.write_text(json.dumps(former_names(now)))
-    resume.open_workdir(frozen(), tmp_path)
-    found = json.loads(path.read_text())
-    assert sorted(found.pop("arms")) == sorted(now.pop("arms"))
-    assert found == now
-    before = former_names({**now, "arms": []})
-    before["audit"]["suspects"] = 7
-    before["anchor"]["epochs"] = 3
-    path.write_text(json.dumps(before))
-    with pytest.raises(ValueError, match="other settings") as error:
+    path.write_text(json.dumps({**json.loads(path.read_text()), section: {}}))
+    before = path.read_text()
+    with pytest.raises(ValueError, match="study of a former version of protojax"):
         resume.open_workdir(frozen(), tmp_path)
-    assert "trigger_search.candidates was 7, now 32" in str(error.value)
-    assert "trusted_model.epochs was 3, now 20" in str(error.value)
+    assert path.read_text() == before
 
 
 def test_an_attack_taken_out_keeps_its_settings(tmp_path):
@@ -445,7 +392,7 @@ def test_help_helps(option, tmp_path):
         ("--config.seeds=3", "seeds"),
         ("--config.seeds=(3)", "seeds"),
         ("-config.student.layers= 2", "student.layers"),
-        ("--config.quarantine.resolutions=+50", "quarantine.resolutions"),
+        ("--config.data.buckets=+50", "data.buckets"),
     ],
 )
 def test_one_whole_number_is_no_list(given, field):
@@ -485,11 +432,10 @@ FEW = {"data.reference_rows": 12}
     ("arms", "message"),
     [
         (("clean", "plain", "cube", "dp_sgd", "references"), None),
-        (("prototype",), "prototypes.num <= 8"),
-        (("plain", "group_test"), "quarantine.false_rejection >= "),
+        (("prototype",), "prototypes.num <= 12"),
+        (("plain", "sample_test"), "detection.false_rejection >= "),
         (("onion",), "filters.outlier_neighbours <= 8"),
-        # Its needs are trained too.
-        (("defended",), "quarantine.false_rejection >= "),
+        (("defended",), "detection.false_rejection >= "),
     ],
 )
 def test_few_references_concern_only_arms_that_are_asked_for(arms, message):
@@ -509,7 +455,7 @@ def test_a_searched_trigger_asks_the_trusted_model():
     config.arms = config.attacks.word_logits.arms = ("plain",)
     check.check(config)
     config.attacks.word_data.trigger = "searched"
-    with pytest.raises(ValueError, match=r"quarantine.false_rejection >= "):
+    with pytest.raises(ValueError, match=r"detection.false_rejection >= "):
         check.check(config)
 
 
@@ -530,7 +476,7 @@ def test_every_variant_of_the_bench_is_a_study(argument):
     config = robustness.get_config(argument)
     check.check(config)
     jobs = grid.jobs(check.check(config))
-    assert {"clean", "plain", "group_test"} <= {job.arm for job in jobs}
+    assert {"clean", "plain", "defended"} <= {job.arm for job in jobs}
     assert {job.scenario.task for job in jobs} == set(config.tasks)
 
 

@@ -15,8 +15,8 @@ from experiments.world import adaptive_attacks, artifacts, scenarios, trusted_mo
 from experiments.world.scenarios import Scenario
 from protojax import storage
 from protojax.base import TeacherOutputs
-from protojax.detection.evidence import Reading
-from protojax.training import processes
+from protojax.pipelines.trusted_folds import TrustedFolds
+from protojax.training import predict, processes
 from tests.test_study import forget, tiny
 
 SCENARIO = Scenario("files", 0, "it")
@@ -246,20 +246,24 @@ def test_a_searched_trigger_changes_the_trusted_model_and_is_kept(
 ):
     section = attack("searched", "data", rate=0.1, position="end")
     section.trigger_args = {"num_words": 1, "num_texts": 8, "num_candidates": 50}
-    # A frozen trusted model takes no training.
-    context = make_context(tmp_path, section, **{"quarantine.trusted_model": "frozen"})
+    context = make_context(tmp_path, section)
     seen = []
 
-    def view(context, scenario, examples):
+    def folds(context, scenario):
         assert scenario == SCENARIO.clean
+        return TrustedFolds(("one", "other"), None, None, None)
+
+    def ask(model, examples, lengths, features):
+        assert model in ("one", "other")
         seen.append(len(examples.texts))
         found = np.array(["lovely" in text.split() for text in examples.texts])
-        return Reading(found, None)
+        return TeacherOutputs(np.stack([1 - found, found], axis=1), None)
 
-    monkeypatch.setattr(trusted_model, "view", view)
+    monkeypatch.setattr(trusted_model, "folds", folds)
+    monkeypatch.setattr(predict, "ask", ask)
     context = adaptive_attacks.with_found(context, [SCENARIO])
     context = adaptive_attacks.with_found(context, [SCENARIO])
-    assert len(seen) == 1
+    assert len(seen) == 2  # once by each model
     assert seen[0] % 8 == 0
     found = json.loads((context.workdir / SCENARIO.folder / "trigger.json").read_text())
     assert found == {"words": ["lovely"], "agreement": 1.0}

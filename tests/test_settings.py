@@ -25,13 +25,7 @@ from protojax.training.predict import Features, Lengths
 from protojax.training.step import AdamW, TrainConfig
 
 SECTIONS = (
-    *(
-        Settings,
-        settings.Attack,
-        settings.AttackFiles,
-        settings.TriggerSearch,
-        settings.Data,
-    ),
+    *(Settings, settings.Attack, settings.AttackFiles, settings.Data),
     *(settings.Encoder, settings.Evaluation, settings.Files, settings.FineTuning),
     *(Adversarial, AdamW, Distillation, Features, Federation, Filters, Lengths),
     *(Detection, Margin, ModelSettings, Nearest, Private, Prototypes, Quarantine),
@@ -89,7 +83,7 @@ def test_the_defaults_of_a_study_are_those_that_are_published():
     """Figures that are recorded were made with these."""
     found = Settings()
     assert (found.tasks, found.seeds) == (("sst2",), (0, 1, 2))
-    assert found.arms == ("clean", "plain", "group_test")
+    assert found.arms == ("clean", "plain", "defended")
     assert found.teacher.model == "FacebookAI/roberta-large"
     assert (
         found.student.model
@@ -101,9 +95,11 @@ def test_the_defaults_of_a_study_are_those_that_are_published():
     assert found.margin == Margin("assigned", 0.1, 0.3, (1.0,), "constant")
     assert found.prototypes == Prototypes(50, "cosine", 25)
     assert found.features == Features((-1,), "mean")
-    chosen = found.quarantine
-    assert (chosen.groups, chosen.rounds) == (("neighbours", "tokens"), 3)
-    assert (chosen.false_rejection, chosen.calibration_share) == (0.05, 0.3)
+    assert found.quarantine == Quarantine("replace", 0, True)
+    chosen = found.detection
+    assert chosen.groups == ("ngrams", "openings", "characters", "sources")
+    assert (chosen.claims, chosen.false_rejection) == (("teacher", "label"), 0.01)
+    assert (chosen.false_alarm, chosen.trigger_rows) == (0.01, 10)
     assert (found.dp.epsilon, found.dp.delta) == (8.0, 1e-5)
     assert not found.dp.reproducible
     assert found.adversarial == Adversarial(0.1, 0.04, 3, "linf")
@@ -286,25 +282,22 @@ REFUSED = [
     (Prototypes, {"metric": "cosin"}, "metric one of .*Did you mean 'cosine'"),
     # detection
     (Quarantine, {"action": "keep"}, "action one of replace, drop"),
-    (
-        Quarantine,
-        {"trusted_model": "student"},
-        "trusted_model one of tuned, frozen, teacher",
-    ),
-    (Quarantine, {"groups": ()}, "groups not empty"),
-    (Quarantine, {"groups": ("tokens", "tokens")}, "groups without repetition"),
-    (Quarantine, {"groups": ("token",)}, "groups one of .*Did you mean 'tokens'"),
-    (Quarantine, {"spaces": ("trusted_model",)}, "spaces one of teacher, student"),
-    (Quarantine, {"claims": ("truth",)}, "claims one of teacher, label"),
-    (Quarantine, {"claims": ()}, "claims not empty"),
-    (Quarantine, {"resolutions": ()}, "resolutions not empty"),
-    (Quarantine, {"resolutions": (0, 5)}, "resolutions > 0"),
-    (Quarantine, {"resolutions": (5, 5)}, "resolutions without repetition"),
-    (Quarantine, {"false_rejection": 1.0}, r"false_rejection in \(0, 1\)"),
-    (Quarantine, {"calibration_share": 0.0}, r"calibration_share in \(0, 1\)"),
-    (Quarantine, {"num_neighbours": 0}, "num_neighbours > 0"),
-    (Quarantine, {"warmup_epochs": 0}, "warmup_epochs > 0"),
-    (Quarantine, {"rounds": 0}, "rounds > 0"),
+    (Quarantine, {"references": -1}, "references >= 0"),
+    (Detection, {"groups": ()}, "groups not empty"),
+    (Detection, {"groups": ("ngrams", "ngrams")}, "groups without repetition"),
+    (Detection, {"groups": ("ngram",)}, "groups one of .*Did you mean 'ngrams'"),
+    (Detection, {"claims": ("truth",)}, "claims one of teacher, label"),
+    (Detection, {"claims": ()}, "claims not empty"),
+    (Detection, {"false_rejection": 1.0}, r"false_rejection in \(0, 1\)"),
+    (Detection, {"false_alarm": 0.0}, r"false_alarm in \(0, 1\)"),
+    (Detection, {"flips": 1.0}, r"flips in \(0, 1\)"),
+    (Detection, {"min_rows": 0}, "min_rows > 0"),
+    (Detection, {"trigger_rows": 0}, "trigger_rows > 0"),
+    (Detection, {"reread_groups": 0}, "reread_groups > 0"),
+    (Detection, {"reread_rows": 0}, "reread_rows > 0"),
+    (Detection, {"least": 0.0}, "least > 0"),
+    (Detection, {"overdispersion": -0.1}, "overdispersion >= 0"),
+    (Filters, {"warmup_epochs": 0}, "warmup_epochs > 0"),
     (Filters, {"components": 0}, "components > 0"),
     (Filters, {"min_cluster_rows": 1}, "min_cluster_rows >= 2"),
     (Filters, {"isolated_share": 1.0}, r"isolated_share in \(0, 1\)"),
@@ -360,12 +353,6 @@ REFUSED = [
     (settings.FineTuning, {"epochs": 0}, "epochs > 0"),
     (settings.FineTuning, {"learning_rate": 0.0}, "learning_rate > 0"),
     (settings.FineTuning, {"attention_weight": 0.0}, "attention_weight > 0"),
-    (settings.TriggerSearch, {"candidates": 0}, "candidates > 0"),
-    (settings.TriggerSearch, {"odds": 0.5}, "odds >= 1"),
-    (settings.TriggerSearch, {"screen": 151}, "screen <= rows=150, found screen=151"),
-    (settings.TriggerSearch, {"least": 1.1}, r"least in \(0, 1\]"),
-    (settings.TriggerSearch, {"least_initial": 1.1}, r"least_initial in \(0, 1\]"),
-    (settings.TriggerSearch, {"surplus": 2.0}, r"surplus in \(0, 1\]"),
     (settings.Evaluation, {"batch_size": 0}, "batch_size > 0"),
 ]
 
@@ -402,7 +389,7 @@ def test_every_number_is_one(section, field):
 
 def test_lists_of_a_command_line_are_tuples():
     assert Margin(layer_weights=[0.5, 1.0]).layer_weights == (0.5, 1.0)
-    assert Quarantine(groups=["tokens"]).groups == ("tokens",)
+    assert Detection(groups=["ngrams"]).groups == ("ngrams",)
     assert Private(frozen=["embeddings"]).frozen == ("embeddings",)
     assert ModelSettings(model="a/b", layers=[0, 2]).layers == (0, 2)
     assert settings.Data(buckets=[128]).buckets == (128,)

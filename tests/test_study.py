@@ -12,22 +12,22 @@ from rich.console import Console
 from rich.progress import Progress
 
 from experiments import arms, runtime
-from experiments.arms import ours, quarantine, token_groups
+from experiments.arms import ours
 from experiments.reports import report, results
 from experiments.study import check, grid, preflight, runner
 from experiments.study.defaults import attack, defaults, encoder
 from experiments.world import artifacts, scenarios, trusted_model
 from experiments.world.evidence import World
-from protojax.data import tokens as tokens_lib
-from protojax.detection.trusted_model import read
+from protojax.detection import detect
 from protojax.federated import replicas
 from protojax.models import hf, saved
+from protojax.pipelines.trusted_folds import with_readings
 from protojax.storage import checkpoint
 from protojax.training import predict, programs
 from tests import golden
 
 ARMS = tuple(arms.ARMS)
-NAMED = []  # the trigger words that the finished study's log names
+NAMED = []  # the triggers that the finished study's log names
 NOUNS = ("film", "plot", "cast", "song", "scene", "story")
 GOOD = ("good", "fine", "great", "lovely", "superb")
 BAD = ("bad", "poor", "awful", "dull", "weak")
@@ -77,12 +77,10 @@ def tiny(folder, **changes):
     config.student = encoder("scratch", **common, epochs=6)
     config.trusted_model = encoder("scratch", **common, epochs=20)
     config.prototypes.num = 6
-    config.quarantine.num_neighbours = 8
-    config.quarantine.false_rejection = 0.2
     config.detection.false_rejection = 0.05
     config.attacks = {
         "data": attack("rare_words", "data", rate=0.1),
-        "logits": attack("sentence", "logits", rate=0.1, arms=("clean", "group_test")),
+        "logits": attack("sentence", "logits", rate=0.1, arms=("clean", "defended")),
     }
     config.dp.batch_size = 32
     config.dp.epochs = 1
@@ -118,9 +116,7 @@ def forget(*, compiled=True):
         trusted_model,
         artifacts,
         preflight,
-        quarantine,
         runner,
-        token_groups,
         *([programs, replicas] if compiled else []),
     ):
         for value in vars(module).values():
@@ -182,7 +178,7 @@ def finished(tmp_path_factory):
     NAMED[:] = [
         message
         for message in map(logging.LogRecord.getMessage, said.buffer)
-        if "found" in message and "->" in message
+        if "suspected triggers" in message
     ]
     return config, folder / "run", found, dict(programs.TRACES)
 
@@ -224,7 +220,7 @@ def test_results_hold_every_scenario(finished):
     assert found == json.loads((workdir / "results.json").read_text())
     scenarios_found = {(row["attack"], row["arm"]) for row in found["rows"]}
     expected = {("data", arm) for arm in ARMS}
-    assert scenarios_found == expected | {("logits", "clean"), ("logits", "group_test")}
+    assert scenarios_found == expected | {("logits", "clean"), ("logits", "defended")}
     for row in found["rows"]:
         assert 0 <= row["clean_metric"] <= 1
         assert 0 <= row["asr"] <= 1
@@ -233,9 +229,21 @@ def test_results_hold_every_scenario(finished):
         assert row["step_seconds"] >= 0
         assert row["evaluated_commit"] == row["commit"] == runtime.commit()
     constrained = {row["arm"] for row in found["rows"] if row["bytes_per_node"]}
-    ours = {"group_test", "group_test_robust", "group_test_clean"}
-    ours |= {"defended", "defended_robust", "defended_clean", "detected"}
+    ours = {"defended", "defended_clean"}
     assert constrained == {"prototype", "sample_test"} | ours
+
+
+def test_the_channel_alters_what_the_teacher_says_of_rewritten_rows_too(finished):
+    context = context_of(finished)
+    world = World(context, scenarios.Scenario("files", 0, "logits"))
+    evidence = world.evidence()
+    poisoned = scenarios.poisoned(context.config, world.scenario).rows
+    again = world.ask("again", evidence.transfer)
+    np.testing.assert_array_equal(again.logits, evidence.teacher.logits)
+    honest = artifacts.teacher_outputs(
+        context, world.scenario, "again", evidence.transfer
+    )
+    np.testing.assert_array_equal((again.logits != honest.logits).any(1), poisoned)
 
 
 def plain_row(found):
@@ -283,86 +291,14 @@ def test_the_bare_rate_is_of_the_same_rows_without_their_trigger(finished):
     assert row["asr"] > row["untriggered_asr"]
 
 
-def reread(context, judge, ids):
-    """What the trusted model says of one row of tokens."""
-    ids = np.asarray(ids)[None]
-    one = tokens_lib.Tokens(ids, np.zeros_like(ids), np.array([ids.shape[1]]), 0)
-    config = context.config
-    outputs = predict.predict(judge.model, one, config.lengths, config.features)
-    return read(judge.reading, outputs)
-
-
-def test_the_trusted_model_rereads_rows_without_some_tokens(finished):
-    context, scenario = context_of(finished), scenarios.Scenario("files", 0, "data")
-    forget(compiled=False)
-    quarantine.judge(context, scenario, None, robust=True)
-    judge = trusted_model.trusted(context, scenario)
-    for part in token_groups.words(context, scenario)[:2]:
-        assert part.classes
-        for (row, hidden), found in list(part.classes.items())[::40]:
-            length = part.tokens.lengths[row]
-            seen = ~np.frombuffer(hidden, bool)[:length]
-            left = part.tokens.input_ids[row, :length][seen]
-            assert found == reread(context, judge, left).classes[0]
-
-
-def test_rejecting_tokens_are_hidden_and_references_that_hold_them_left_out(finished):
-    context, scenario = context_of(finished), scenarios.Scenario("files", 0, "data")
-    rows, held_out, references = token_groups.words(context, scenario)
-    # Row 0 holds its first word twice, and claims another class than it is judged in.
-    ids = rows.ids.copy()
-    ids[0, 3] = ids[0, 1]
-    token, claims = ids[0, 1], np.zeros(len(ids), int)
-    asked = np.zeros(ids.shape, bool)
-    asked[0, 1] = True
-    excess = np.where(ids >= 0, 0.0, -np.inf)
-    excess[0, 1] = 50.0
-    refs = np.where(held_out.ids >= 0, 0.0, -np.inf)
-    refs += 1e-3 * np.arange(len(refs))[:, None]
-    given = token_groups.Excess(excess, refs, asked, claims)
-    with pytest.MonkeyPatch.context() as patch:
-        changed = rows._replace(ids=ids)
-        patch.setattr(token_groups, "words", lambda *_: (changed, held_out, references))
-        found = token_groups.test(
-            context,
-            scenario,
-            [given],
-            (excess.max(1), refs.max(1)),
-            1 - claims,
-            np.ones(len(refs), int),
-            alpha=0.2,
-        )
-    first = np.arange(len(ids))[:, None] == 0
-    np.testing.assert_array_equal(found.rejecting, first & (ids == token))
-    labels = scenarios.references(context.config, scenario).labels
-    holders = [set(held) for held in ids if token in held]
-    together = {
-        other
-        for other in set(ids[0]) - {-1}
-        if 2 * sum(other in held for held in holders) >= len(holders)
-    }
-    expected = [
-        bool(label == 0 and together <= set(held))
-        for label, held in zip(labels, references.ids, strict=True)
-    ]
-    np.testing.assert_array_equal(found.untrusted, expected)
-    hidden = np.zeros(ids.shape, bool)
-    hidden[0, 1] = True
-    view = token_groups.view_without(context, scenario, hidden)
-    length = rows.tokens.lengths[0]
-    left = np.delete(rows.tokens.input_ids[0, :length], 1)
-    alone = reread(context, trusted_model.trusted(context, scenario), left)
-    np.testing.assert_allclose(view.logits[0], alone.logits[0], atol=1e-5)
-    seen = trusted_model.trusted_reading(context, scenario)
-    np.testing.assert_array_equal(view.logits[1:], seen.logits[1:])
-
-
 def test_untrusted_references_do_not_train_the_student(finished):
     context, scenario = context_of(finished), scenarios.Scenario("files", 0, "data")
-    verdict = quarantine.judge(context, scenario, None, robust=True)
+    world = World(context, scenario)
+    evidence = with_readings(world.evidence(), world.folds())
+    verdict = detect(evidence, context.config.detection).verdict
     untrusted = np.arange(80) % 4 == 0
     recipes = [
-        ours._defended(World(context, scenario), verdict._replace(untrusted=which))
+        ours._quarantined(world, evidence, verdict._replace(untrusted=which))
         for which in (None, untrusted)
     ]
     whole, fewer = (recipe.examples.texts for recipe in recipes)
@@ -379,7 +315,7 @@ def test_the_student_learns_and_the_oracle_sees_no_poison(finished):
     assert by_arm["clean"]["clean_metric"] > 0.8
     assert by_arm["oracle"]["transfer_rows"] == 198  # 10 % of 220 are poisoned
     assert by_arm["references"]["transfer_rows"] == 80
-    assert by_arm["group_test"]["detection_auc"] > 0.8
+    assert by_arm["defended"]["detection_auc"] > 0.8
 
 
 def test_bytes_are_those_of_the_arrays(finished):
@@ -416,19 +352,19 @@ def test_each_step_is_compiled_at_most_once_a_shape(finished):
 
 def test_students_and_pictures_lie_in_the_workdir(finished):
     _, workdir, _, _ = finished
-    folder = workdir / "files/seed0/data/group_test"
+    folder = workdir / "files/seed0/data/defended"
     assert not (folder / "checkpoints").exists()
     model = hf.load_hf(folder / "model", num_labels=2)
     assert model.config.hidden_size == 16
     assert model.label_names == ("0", "1")
     assert (folder / "prototypes_0.safetensors").exists()
     page = (workdir / "report.html").read_text()
-    assert "group_test" in page
+    assert "defended" in page
     for picture in ("files.png", "files_tradeoff.png"):
         assert (workdir / picture).read_bytes().startswith(b"\x89PNG")
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     runs = {json.loads(line)["run"] for line in lines}
-    assert runs == {"files/seed0/data/group_test"}
+    assert runs == {"files/seed0/data/defended"}
 
 
 def test_a_killed_study_resumes_to_the_same_numbers(finished, tmp_path):
@@ -451,17 +387,17 @@ def test_a_killed_study_resumes_to_the_same_numbers(finished, tmp_path):
     assert sorted(keys) == sorted(whole)
 
 
-def test_the_group_test_is_not_the_trusted_model(finished, tmp_path):
+def test_the_student_is_not_a_trusted_model(finished, tmp_path):
     """Without an attack both lie in the same scenario."""
     config = finished[0].copy_and_resolve_references()
-    config.arms = ("group_test",)
+    config.arms = ("defended",)
     for name in list(config.attacks):
         del config.attacks[name]
     found = run(config, tmp_path)
     assert found["rows"][0]["asr"] is None
     folder = tmp_path / "files/seed0/no_attack"
-    student = hf.load_hf(folder / "group_test/model", num_labels=2).params
-    encoder = hf.load_hf(folder / "trusted_model/model", num_labels=2).params
+    student = hf.load_hf(folder / "defended/model", num_labels=2).params
+    encoder = hf.load_hf(folder / "folds/trusted_model_0/model", num_labels=2).params
     weights = [tree["classifier"]["kernel"] for tree in (student, encoder)]
     assert not np.array_equal(*weights)
 
@@ -557,7 +493,7 @@ def flip(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("owner", ["data/teacher", "no_attack/trusted_model"])
+@pytest.mark.parametrize("owner", ["data/teacher", "no_attack/folds/trusted_model_1"])
 def test_a_flipped_bit_of_a_model_is_named_with_its_remedy(finished, tmp_path, owner):
     config, workdir, expected, _ = finished
     shutil.copytree(workdir, tmp_path / "run")
@@ -565,8 +501,8 @@ def test_a_flipped_bit_of_a_model_is_named_with_its_remedy(finished, tmp_path, o
         tmp_path / "run/files/seed0/data",
         tmp_path / "run/files/seed0" / owner,
     )
-    shutil.rmtree(scenario / "group_test")
-    (scenario / "group_test.json").unlink()
+    shutil.rmtree(scenario / "defended")
+    (scenario / "defended.json").unlink()
     flip(part / "model/model.safetensors")
     forget(compiled=False)
     with pytest.raises(ValueError, match=f"{owner}/model/model.safetensors with") as e:
@@ -638,7 +574,7 @@ def test_students_need_not_be_kept(finished, tmp_path):
     for name in ("model", "model.sha256.json"):
         left = {path.parent.name for path in (tmp_path / "run").rglob(name)}
         folds = {f"trusted_model_{number}" for number in range(trusted_model.FOLDS)}
-        assert left == {"teacher", "trusted_model", *folds}
+        assert left == {"teacher", *folds}
 
 
 def test_a_finished_study_only_gathers_its_rows(finished):
@@ -652,8 +588,7 @@ def test_a_finished_study_only_gathers_its_rows(finished):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"quarantine.groups": ("clusters",), "quarantine.resolutions": (3, 6)},
-        {"quarantine.spaces": ("teacher", "student"), "quarantine.action": "drop"},
+        {"quarantine.action": "drop", "detection.suspect_references": True},
         {
             "features.layers": (-2, -1),
             "margin.layer_weights": (0.5, 1.0),
@@ -671,7 +606,7 @@ def test_a_finished_study_only_gathers_its_rows(finished):
             "keep_checkpoints": True,
         },
     ],
-    ids=["clusters", "student-space", "layers", "both-channels"],
+    ids=["drop", "layers", "both-channels"],
 )
 def test_every_option_runs(finished, tmp_path, changes):
     base, workdir, _, _ = finished
@@ -682,7 +617,7 @@ def test_every_option_runs(finished, tmp_path, changes):
             "margin.weight_schedule_args", {}
         )
     config.update_from_flattened_dict(changes)
-    config.arms, config.data.buckets = ("group_test",), (16,)
+    config.arms, config.data.buckets = ("defended",), (16,)
     del config.attacks["logits"]
     same = ["no_attack"]
     if not any(name.startswith("attacks") for name in changes):
@@ -691,7 +626,7 @@ def test_every_option_runs(finished, tmp_path, changes):
         shutil.copytree(workdir / "files/seed0" / name, tmp_path / "files/seed0" / name)
     found = run(config, tmp_path)
     assert 0 <= found["rows"][0]["asr"] <= 1
-    last = checkpoint.latest_step(tmp_path / "files/seed0/data/group_test/checkpoints")
+    last = checkpoint.latest_step(tmp_path / "files/seed0/data/defended/checkpoints")
     assert (last is not None) == config.keep_checkpoints
 
 

@@ -1,11 +1,10 @@
 """Arms that do something differently, in a study that is otherwise the same."""
 
-import numpy as np
 import pytest
 
 from experiments import runtime
 from experiments.study import check
-from experiments.world import artifacts, scenarios, trusted_model
+from experiments.world import artifacts, scenarios
 from experiments.world.scenarios import Scenario
 from protojax.training import predict, trainer
 from tests.test_study import forget, metrics_of, run, tiny
@@ -27,16 +26,15 @@ def varied(tmp_path_factory):
     with config.unlocked():
         config.variants = {
             "drop": {"quarantine": {"action": "drop"}},
-            "frozen": {"quarantine": {"trusted_model": "frozen"}},
-            "teacher": {"quarantine": {"trusted_model": "teacher"}},
+            "loose": {"detection": {"false_rejection": 0.1}},
             "few": {"quarantine": {"references": 40}},
             "same": {},
         }
         config.variants.long = {"student": {"epochs": 2}}
     names = [name for name in config.variants if name != "long"]
     # Before the arm that it goes on from, which stays the study's.
-    config.arms = ("fine_tuned+long", "plain", "group_test")
-    config.arms += tuple(f"group_test+{name}" for name in names)
+    config.arms = ("fine_tuned+long", "plain", "defended")
+    config.arms += tuple(f"defended+{name}" for name in names)
     checked = check.check(config)
     found = run(config, folder / "run")
     rows = {row["arm"]: row for row in found["rows"]}
@@ -48,21 +46,16 @@ def test_a_variant_without_changes_is_its_arm(varied):
     ignored = ("arm", "step_seconds", "step_ratio")
     base, same = (
         {key: value for key, value in rows[arm].items() if key not in ignored}
-        for arm in ("group_test", "group_test+same")
+        for arm in ("defended", "defended+same")
     )
     assert base == same
 
 
 def test_a_variant_changes_its_own_arm_only(varied):
     _, _, rows = varied
-    assert (
-        rows["group_test"]["transfer_rows"]
-        == rows["group_test+frozen"]["transfer_rows"]
-    )
-    assert (
-        rows["group_test+drop"]["transfer_rows"] < rows["group_test"]["transfer_rows"]
-    )
-    few = rows["group_test"]["transfer_rows"] - rows["group_test+few"]["transfer_rows"]
+    assert rows["defended"]["transfer_rows"] == rows["defended+loose"]["transfer_rows"]
+    assert rows["defended+drop"]["transfer_rows"] < rows["defended"]["transfer_rows"]
+    few = rows["defended"]["transfer_rows"] - rows["defended+few"]["transfer_rows"]
     assert few == 40
 
 
@@ -77,37 +70,12 @@ def test_what_a_variant_goes_on_from_is_the_study_s_own(varied):
     assert done["files/seed0/data/plain"] == len(plan)
 
 
-def test_what_trusted_models_of_variants_say_lies_side_by_side(varied):
-    _, workdir, _ = varied
-    # The tuned one, the same of few references, the frozen one and the teacher.
-    assert len(list((workdir / SCENARIO.folder).glob("trusted_transfer_*"))) == 4
-    assert len(list(workdir.rglob("teacher_transfer_*"))) == 1
-
-
-def test_variants_share_the_teacher_and_have_a_trusted_model_of_their_own(varied):
+def test_variants_share_the_teacher_and_have_trusted_models_of_their_own(varied):
     _, workdir, _ = varied
     assert len(list(workdir.rglob("teacher"))) == 1
-    trained = {path.name for path in workdir.rglob("trusted_model*")}
-    assert trained == {"trusted_model", "trusted_model_40"}
-
-
-def test_a_frozen_trusted_model_has_logits_that_agree_with_its_classes(varied):
-    config, workdir, _ = varied
-    context = runtime.Context(config, workdir, None, 0).varied("frozen")
-    judge = trusted_model.trusted(context, SCENARIO)
-    assert judge.reading.temperature > 0
-    view = trusted_model.trusted_reading(context, SCENARIO)
-    np.testing.assert_array_equal(view.logits.argmax(-1), view.classes)
-
-
-def test_the_trusted_model_may_be_the_teacher(varied):
-    config, workdir, _ = varied
-    context = runtime.Context(config, workdir, None, 0).varied("teacher")
-    judge = trusted_model.trusted(context, SCENARIO)
-    logits = trusted_model.trusted_reading(context, SCENARIO).logits
-    said = artifacts.transfer(context, SCENARIO).logits
-    assert judge.reading.temperature is None
-    np.testing.assert_allclose(logits, said, atol=1e-5)
+    assert len(list(workdir.rglob("teacher_transfer_*"))) == 1
+    trained = {path.parent.name for path in workdir.rglob("trusted_model_0")}
+    assert trained == {"folds", "folds_40"}
 
 
 def test_validation_rows_stand_in_for_the_test_rows(varied):
@@ -134,12 +102,7 @@ def test_validation_rows_stand_in_for_the_test_rows(varied):
         ("a", {"teacher": {"epochs": 1}}, "variants.a one of kd"),
         ("a", {"kd": {"heat": 1}}, "variants.a.kd one of divergence"),
         ("a", {"kd": {"temperature": -1.0}}, "variants.a: .*kd.temperature"),
-        (
-            "a",
-            {"quarantine": {"trusted_model": "none"}},
-            "variants.a: .*quarantine.trusted_model",
-        ),
-        ("a", {"quarantine": {"calibration_share": 0.5}}, "variants.a.quarantine"),
+        ("a", {"detection": {"claims": ("source",)}}, "variants.a: .*claims"),
         ("a", {"prototypes": {"num": 6.5}}, "variants.a: "),
         ("a", {"quarantine": {"references": 81}}, "variants.a: .*references"),
         ("a", {"quarantine": {"references": 15}}, "variants.a: .*false_rejection"),
@@ -149,12 +112,12 @@ def test_what_a_variant_may_not_change_is_said(tmp_path, name, fields, match):
     config = tiny(tmp_path)
     with config.unlocked():
         config.variants = {name: fields}
-    config.arms = (f"group_test+{name}",)
+    config.arms = (f"defended+{name}",)
     with pytest.raises(ValueError, match=match):
         check.check(config)
 
 
-@pytest.mark.parametrize("arm", ["group_test+", "group_test@", "group_test+@"])
+@pytest.mark.parametrize("arm", ["defended+", "defended@", "defended+@"])
 def test_an_empty_name_is_refused(tmp_path, arm):
     config = tiny(tmp_path)
     config.arms = (arm,)
@@ -164,7 +127,7 @@ def test_an_empty_name_is_refused(tmp_path, arm):
 
 def test_a_variant_that_the_data_forbid_is_said_before_training(tmp_path):
     config = tiny(tmp_path)
-    config.arms = ("group_test+deep",)
+    config.arms = ("defended+deep",)
     with config.unlocked():
         config.variants = {"deep": {"features": {"layers": (-9,)}}}
     check.check(config)
@@ -174,6 +137,6 @@ def test_a_variant_that_the_data_forbid_is_said_before_training(tmp_path):
 
 def test_an_arm_with_an_unknown_variant_is_refused(tmp_path):
     config = tiny(tmp_path)
-    config.arms = ("group_test+wild",)
+    config.arms = ("defended+wild",)
     with pytest.raises(ValueError, match=r"after \+, one of"):
         check.check(config)

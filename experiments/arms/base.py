@@ -13,7 +13,6 @@ from experiments.world.scenarios import Scenario
 from protojax.base import Examples, Prototypes
 from protojax.detection.evidence import Verdict
 from protojax.detection.quarantine import TrainingRows
-from protojax.models import Model
 from protojax.pipelines.students import objective_of
 from protojax.training.objective import Objective
 
@@ -28,7 +27,6 @@ class Recipe(NamedTuple):
         prototypes: constrain the student, or None.
         verdict: a detector's, of the transfer rows, or None.
         train: fields of the student's training that differ from the study's.
-        student: a trained model that is taken as it is, or None to train one.
     """
 
     examples: Examples
@@ -37,7 +35,6 @@ class Recipe(NamedTuple):
     prototypes: Prototypes | None = None
     verdict: Verdict | None = None
     train: Mapping[str, Any] = MappingProxyType({})
-    student: Model | None = None
 
     def take(self, rows: np.ndarray) -> "Recipe":
         """The recipe over some of its rows, `[taken]` indices."""
@@ -65,8 +62,8 @@ class Name(NamedTuple):
 def parse(arm: str) -> Name:
     """The parts of an arm's name.
 
-    >>> parse("group_test+drop@four")
-    Name(kind='group_test', variant='drop', federation='four')
+    >>> parse("defended+drop@four")
+    Name(kind='defended', variant='drop', federation='four')
     """
     name, _, federation = arm.partition("@")
     kind, _, variant = name.partition("+")
@@ -111,17 +108,12 @@ class Arm(NamedTuple):
         starts_from_first: whether the student starts from the student of the first of
             these, not from scratch.
         in_federations: whether it makes sense over many nodes.
-        asks_trusted_model: whether it asks the trusted model, which then has to be
+        asks_trusted_model: whether it asks the trusted models, which then have to be
             trained.
-        detects: whether it tests rows by `detect`, whose level takes references.
         constrained: whether prototypes constrain it.
         scores_words: whether words are scored against trusted texts.
         taught: whether a teacher is asked at all.
         private: whether training is differentially private.
-        searches_triggers: whether it searches for trigger words in the student of the
-            first arm that it needs, which takes references to tell words that have a
-            meaning.
-        groups: the kinds of groups of the group test that it relies on.
         scores: whether it can learn scores instead of classes.
         passes: `(config, rows, references) -> rows`, the number of rows that its
             student goes through, for the progress bar.
@@ -142,13 +134,10 @@ class Arm(NamedTuple):
     starts_from_first: bool = False
     in_federations: bool = True
     asks_trusted_model: bool = False
-    detects: bool = False
     constrained: bool = False
     scores_words: bool = False
     taught: bool = True
     private: bool = False
-    searches_triggers: bool = False
-    groups: tuple[str, ...] = ()
     scores: bool = False
     passes: Callable[[Settings, int, int], int] = over_transfer
     packages: tuple[str, ...] = ()

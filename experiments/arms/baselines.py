@@ -5,10 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from experiments.arms.base import Recipe, distillation
-from experiments.runtime import Context
-from experiments.world import artifacts, scenarios, trusted_model
+from experiments.world import artifacts, trusted_model
 from experiments.world.evidence import World
-from experiments.world.scenarios import Scenario
 from protojax import data, pipelines
 from protojax.base import Examples
 from protojax.detection import DETECTORS
@@ -26,7 +24,7 @@ def plain(world: World) -> Recipe:
 
 
 def plain_references(world: World) -> Recipe:
-    """Plain distillation that learns from the references too, as `group_test` does."""
+    """Plain distillation that learns from the references too, as `defended` does."""
     recipe = plain(world)
     evidence, rows = world.evidence(), world.own_references
     return recipe.over(
@@ -160,14 +158,12 @@ def onion_arm(world: World) -> Recipe:
     have been trained on the original text, and labels stay as they are. The texts that
     the student reads after training are not cleaned.
     """
-    transfer = world.rewritten(without_outlier_words)
-    rows = as_they_arrived(transfer.examples, transfer.outputs)
+    examples = without_outlier_words(world)
+    rows = as_they_arrived(examples, world.ask("without_outlier_words", examples))
     return Recipe(rows.examples, rows.columns, distillation(world.config))
 
 
-def without_outlier_words(
-    context: Context, scenario: Scenario, examples: Examples
-) -> Examples:
+def without_outlier_words(world: World) -> Examples:
     """The rows without the words that make them unlike trusted texts.
 
     A word is removed if at most a share `filters.outlier_share` of the words of
@@ -175,21 +171,18 @@ def without_outlier_words(
     was pretrained: fine-tuning makes features class-oriented.
 
     Args:
-        context: the study.
-        scenario: its references are trusted.
-        examples: the rows.
+        world: the interface to the scenario, whose references are trusted.
     """
-    config = context.config
-    trusted = trusted_model.trusted(context, scenario)
-    encoder = trusted.model
+    config, folds = world.config, world.folds()
+    encoder = folds.models[0]
     # A model from scratch knows no words before it is tuned.
     if config.trusted_model.model != "scratch":
-        encoder = artifacts.build_model(config, config.trusted_model, scenario)
+        encoder = artifacts.build_model(config, config.trusted_model, world.scenario)
     return pipelines.purify(
         encoder,
-        examples,
-        scenarios.references(config, scenario),
-        trusted.calibration,
+        world.evidence().transfer,
+        world.references,
+        trusted_model.held_out(folds),
         outlier_share=config.filters.outlier_share,
         num_neighbours=config.filters.outlier_neighbours,
         lengths=config.lengths,

@@ -47,9 +47,8 @@ def count_bytes(
             scenarios.references(context.config, scenario)
         )
     elif judged:
-        reading = communication.num_bytes(
-            trusted_model.trusted(context, scenario).model.params
-        )
+        models = trusted_model.folds(context, scenario).models
+        reading = sum(communication.num_bytes(model.params) for model in models)
     local = section.prototypes == "local"
     merges = section.rounds // section.merge_prototypes_every if local else 0
     found = {

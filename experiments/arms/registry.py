@@ -40,8 +40,6 @@ def _forgotten(world: World) -> Recipe:
 
 
 _ASKS_TRUSTED = {"asks_trusted_model": True, "constrained": True}
-_SEARCHES = {**_ASKS_TRUSTED, "in_federations": False, "searches_triggers": True}
-_ROBUST = {"groups": ("tokens",)}
 _TUNED = {
     "starts_from_first": True,
     "in_federations": False,
@@ -83,16 +81,8 @@ ARMS: dict[str, Arm] = {
         packages=("jax_privacy", "dp_accounting"),
         published=(54.0, 12.0),
     ),
-    "group_test": Arm(
-        ours.group_test,
-        colour="#2ca02c",
-        overview=_columns(asr="group_test"),
-        published=(),
-        **_ASKS_TRUSTED,
-    ),
     "defended": Arm(
         ours.defended,
-        needs=("group_test",),
         role="recommended",
         colour="#1f77b4",
         overview=_columns(
@@ -104,34 +94,10 @@ ARMS: dict[str, Arm] = {
             clean_metric="accuracy: defended",
         ),
         published=(),
-        **_SEARCHES,
+        **_ASKS_TRUSTED,
     ),
-    "detected": Arm(
-        ours.detected,
-        detects=True,
-        constrained=True,
-        in_federations=False,
-        colour="#bcbd22",
-    ),
-    "group_test_clean": Arm(ours.group_test, clean, hypothetical=True, **_ASKS_TRUSTED),
-    "defended_clean": Arm(
-        ours.defended_clean,
-        clean,
-        needs=("group_test_clean",),
-        hypothetical=True,
-        **_SEARCHES,
-    ),
-    "group_test_robust": Arm(
-        ours.group_test_robust, colour="#17becf", **_ASKS_TRUSTED, **_ROBUST
-    ),
-    "defended_robust": Arm(
-        ours.defended_robust,
-        needs=("group_test_robust",),
-        colour="#e377c2",
-        **_SEARCHES,
-        **_ROBUST,
-    ),
-    "sample_test": Arm(ours.quarantined_by_sample_test, **_ASKS_TRUSTED),
+    "defended_clean": Arm(ours.defended, clean, hypothetical=True, **_ASKS_TRUSTED),
+    "sample_test": Arm(ours.by_sample_test, **_ASKS_TRUSTED),
     "plain_references": Arm(baselines.plain_references),
     "fine_tuned": Arm(baselines.fine_tuned, needs=("plain",), **_TUNED),
     "nad": Arm(baselines.nad, needs=("plain", "fine_tuned"), **_TUNED),
@@ -156,7 +122,7 @@ def known(arm: str) -> Arm:
     Records keep rows under the names that arms had at the time; for a name that no arm
     has any more this is an `Arm` of defaults.
 
-    >>> [known(arm).asks_trusted_model for arm in ("group_test+drop@four", "former")]
+    >>> [known(arm).asks_trusted_model for arm in ("defended+drop@four", "former")]
     [True, False]
     """
     # Old records name arms that are gone; their rows are shown, but cannot be run.
@@ -180,7 +146,7 @@ def name_of(role: str) -> str:
 def is_recommended(arm: str) -> bool:
     """Whether an arm is the defence to use, whatever its variant.
 
-    >>> [is_recommended(arm) for arm in ("defended", "group_test", "former")]
+    >>> [is_recommended(arm) for arm in ("defended", "plain", "former")]
     [True, False, False]
     """
     return known(arm).role == "recommended"

@@ -49,7 +49,7 @@ def get_config(argument: str = "four"):
     config.attacks = {"word_data": config.attacks.word_data}
     if argument != "four":
         config.tasks = ("sst2_sentence",)
-    arms = ("clean", "plain", "group_test")
+    arms = ("clean", "plain", "defended")
     if argument == "four":
         config.federations = {
             "iid": federation(),
@@ -60,7 +60,7 @@ def get_config(argument: str = "four"):
             name: federation(prototype_precision=name)
             for name in communication.PRECISIONS
         }
-        arms = ("group_test",)
+        arms = ("defended",)
     elif argument == "hostile":
         config.federations = {
             rule: federation(
@@ -82,6 +82,6 @@ def get_config(argument: str = "four"):
         config.arms = tuple(
             arm
             for arm in config.arms
-            if not arm.startswith("group_test") or arm.endswith(("@mean", "@median"))
+            if not arm.startswith("defended") or arm.endswith(("@mean", "@median"))
         )
     return config

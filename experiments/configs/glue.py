@@ -68,8 +68,6 @@ def _quick(config):
     config.data.test_rows = 300
     config.data.max_length = 64
     config.data.buckets = (32, 64)
-    config.quarantine.false_rejection = 0.1
-    config.quarantine.num_neighbours = 20
     fresh = {"learning_rate": 1e-3, "batch_size": 32, "epochs": 6}
     config.teacher = encoder("scratch", **fresh)
     config.student = encoder("scratch", **fresh)

@@ -39,6 +39,6 @@ def get_config():
     config.arms = tuple(
         f"{arm}@{name}"
         for name in config.federations
-        for arm in ("clean", "plain", "group_test")
+        for arm in ("clean", "plain", "defended")
     )
     return config

@@ -35,7 +35,7 @@ def get_config():
     config.student = encoder(minilm(), layers=(0, 2, 5), epochs=3, learning_rate=2e-4)
     word = {"trigger_args": {"words": ("cf",)}}
     extra = (
-        *("clean", "plain", "prototype", "sample_test", "group_test"),
+        *("clean", "plain", "prototype", "sample_test", "defended"),
         *("plain_references", "references", "oracle"),
     )
     config.attacks = {

@@ -21,9 +21,8 @@ def get_config():
         "clean",
         "plain",
         "prototype",
-        "group_test",
         "defended",
-        "group_test@four",
+        "defended@four",
     )
     config.data.transfer_rows = 6000
     config.data.max_length = 32
@@ -38,13 +37,10 @@ def get_config():
     config.teacher = encoder("scratch", scratch=wide, epochs=3, **fresh)
     config.student = encoder("scratch", epochs=4, **fresh)
     config.trusted_model = encoder("scratch", epochs=20, **{**fresh, "batch_size": 32})
-    config.quarantine.false_rejection = 0.03
-    # 300 calibrating references are too few to divide the rate among three rounds.
-    config.quarantine.rounds = 1
     config.attacks = {
         "word_data": attack("rare_words", "data"),
         "word_logits": attack(
-            "rare_words", "logits", arms=("clean", "plain", "group_test", "defended")
+            "rare_words", "logits", arms=("clean", "plain", "defended")
         ),
     }
     return config

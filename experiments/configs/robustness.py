@@ -11,7 +11,7 @@ of a student, without dropout. The variants:
   the baselines against a rare word in the data and in the teacher's logits.
 - `adaptive`: a trigger searched against the trusted model, poison spread over 30 words,
   contaminated references, hidden states that hide, data and all channels at once; with
-  `group_test_robust` and `defended_robust` beside the others.
+  `defended+suspect`, which suspects the references too.
 - `rates`: a rare word in 0.1 % to 20 % of the rows (named by tenths of a percent).
 - `syntactic`: sentences paraphrased to one template (Hidden Killer), ready rows.
 - `classes`: 77 intents (Banking77). `glue`: CoLA and QNLI.
@@ -23,13 +23,8 @@ of a student, without dropout. The variants:
   rows in place of the test rows; `TUNED` was chosen on it.
 - `quick`: two attacks, all arms, SNIPS from scratch, on bundled data; minutes.
 
-`group_test_robust` is ours with a trusted model that rereads rows without suspicious
-words, which costs some ten thousand short forward passes before a student is distilled;
-`defended_robust` is the same and a trigger search.
-
-`defended`, the recommended arm, is `group_test` and a trigger search, see
-`experiments/arms/trigger_search.py`. `group_test_clean` is `group_test` without an
-attack, `defended_clean` is `defended` without one: their effect on clean data.
+`defended`, the recommended arm, tests the rows as `protojax defend` does;
+`defended_clean` is the same without an attack: its effect on clean data.
 
 Linear layers multiply in bfloat16, which is meant for a processor with units for it;
 `--config.teacher.products=float32`, likewise `student` and `trusted_model`, for others.
@@ -49,15 +44,7 @@ from experiments.configs import pilot, quickstart
 from experiments.study.defaults import attack
 from protojax import validate
 
-OURS = (
-    "clean",
-    "plain",
-    "group_test",
-    "defended",
-    "group_test_clean",
-    "defended_clean",
-)
-ROBUST = ("group_test_robust", "defended_robust")
+OURS = ("clean", "plain", "defended")
 BASELINES = (
     *("prototype", "references", "fine_tuned", "nad", "dp_sgd", "adversarial"),
     *("sample_test", "cube", "abl", "onion"),
@@ -77,16 +64,13 @@ COMMON = {
 ABLATIONS = {
     "prototypes_10": {"prototypes.num": 10},
     "prototypes_500": {"prototypes.num": 500},
-    # Few references cannot calibrate a low rate, nor fit many prototypes.
+    # Few references cannot show a low rate, nor fit many prototypes.
     "references_50": {
         "quarantine.references": 50,
-        "quarantine.false_rejection": 0.13,
+        "detection.false_rejection": 0.03,
         "prototypes.num": 20,
     },
-    "references_100": {
-        "quarantine.references": 100,
-        "quarantine.false_rejection": 0.07,
-    },
+    "references_100": {"quarantine.references": 100},
     "references_300": {"quarantine.references": 300},
     "margin_0": {"margin.value": 0.0},
     "margin_1": {"margin.value": 1.0},
@@ -94,17 +78,14 @@ ABLATIONS = {
     "heavy_constraint": {"margin.weight": 1.0},
     "nearest_assigned": {"margin.assignment": "nearest"},
     "two_layers": {"features.layers": (-2, -1), "margin.layer_weights": (1.0, 1.0)},
-    "student_space": {"quarantine.spaces": ("student",)},
-    "both_spaces": {"quarantine.spaces": ("teacher", "student")},
-    "no_tokens": {"quarantine.groups": ("neighbours",)},
-    "no_neighbours": {"quarantine.groups": ("tokens",)},
-    "frozen_trusted_model": {"quarantine.trusted_model": "frozen"},
-    "teacher_trusted_model": {"quarantine.trusted_model": "teacher"},
+    "labels_alone": {"detection.claims": ("label",)},
+    "teacher_alone": {"detection.claims": ("teacher",)},
+    "words_alone": {"detection.groups": ("ngrams",)},
+    "suspect": {"detection.suspect_references": True},
     "drop": {"quarantine.action": "drop"},
     "no_references": {"quarantine.train_on_references": False},
-    "one_round": {"quarantine.rounds": 1},
-    "rate_1": {"quarantine.false_rejection": 0.01},
-    "rate_10": {"quarantine.false_rejection": 0.10},
+    "rate_5": {"detection.false_rejection": 0.05},
+    "rate_10": {"detection.false_rejection": 0.10},
     "early_only": {
         "margin.weight_schedule": "early",
         "margin.weight_schedule_args": {"end_step": 100},
@@ -233,7 +214,8 @@ def _standard(config) -> None:
 
 def _adaptive(config) -> None:
     """Sets the attacks that know the defence."""
-    config.arms = (*OURS, *ROBUST)
+    config.variants = {"suspect": _sections(ABLATIONS["suspect"])}
+    config.arms = (*OURS, "defended+suspect")
     config.attacks = {
         "searched": attack("searched", "data"),
         "spread": attack("rare_words", "data", trigger_args={"words": SPREAD}),
@@ -308,9 +290,7 @@ def _ablations(config) -> None:
     """Sets the ablations of ours."""
     config.tasks = ("sst2_sentence",)
     config.attacks = {"word_data": attack("rare_words", "data", **WORD)}
-    _add_variants(
-        config, {"group_test": ABLATIONS}, *OURS, "plain_references", "oracle"
-    )
+    _add_variants(config, {"defended": ABLATIONS}, *OURS, "plain_references", "oracle")
 
 
 def _tuning(config) -> None:
@@ -364,7 +344,7 @@ def _quick():
     """The study of all arms on bundled data."""
     config = quickstart.get_config()
     config.federations = {}
-    config.arms = (*OURS, *ROBUST, *BASELINES, "plain_references", "oracle")
+    config.arms = (*OURS, "defended_clean", *BASELINES, "plain_references", "oracle")
     config.attacks = {
         "word_data": attack("rare_words", "data"),
         "soft_logits": attack("sentence", "logits", logits="soften", strength=0.5),

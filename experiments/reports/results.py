@@ -185,7 +185,7 @@ def _on_front(line: dict[str, Any], lines: list[dict[str, Any]]) -> bool | None:
     few defences that they can be compared at a glance. Arms with equal values are all
     on the front.
 
-    >>> found = {"plain": (0.9, 0.9), "group_test": (0.2, 0.9), "nad": (0.3, 0.95),
+    >>> found = {"plain": (0.9, 0.9), "defended": (0.2, 0.9), "nad": (0.3, 0.95),
     ...     "cube": (0.3, 0.9), "abl": (0.2, 0.9)}
     >>> lines = [{"task": "t", "attack": "a", "arm": arm, "asr": asr,
     ...     "clean_metric": clean} for arm, (asr, clean) in found.items()]

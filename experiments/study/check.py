@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,9 +12,8 @@ from ml_collections import ConfigDict
 
 from experiments import runtime, settings
 from experiments.arms import ARMS, Arm, merges, parse
-from experiments.arms.quarantine import least_rate
 from experiments.settings import Attack, Settings
-from experiments.world import adaptive_attacks
+from experiments.world import adaptive_attacks, trusted_model
 from experiments.world import tasks as tasks_lib
 from experiments.world.scenarios import NO_ATTACK, num_references
 from protojax import attacks, validate
@@ -23,7 +23,7 @@ from protojax.federated.settings import Federation
 # The sections that a variant may change: settings of a student that no teacher or
 # trusted model depends on.
 VARYING = (
-    *("kd", "nearest", "fine_tuning", "dp", "adversarial", "filters", "trigger_search"),
+    *("kd", "nearest", "fine_tuning", "dp", "adversarial", "filters", "detection"),
     *("quarantine", "prototypes", "margin", "features", "student"),
 )
 
@@ -84,9 +84,7 @@ def _check_variant(config: Settings, name: str, fields: Mapping[str, Any]) -> No
         bound = "fields and their values"
         validate.require(is_section, f"{prefix}.{section}", changes, bound)
         for field in changes:
-            # It determines the training rows of the trusted model, which all variants
-            # share.
-            known = {*vars(getattr(config, section))} - {"calibration_share"}
+            known = {*vars(getattr(config, section))}
             validate.one_of(sorted(known), **{f"{prefix}.{section}": field})
     try:
         settings.make(config, fields)
@@ -104,30 +102,24 @@ def _check_between(config: Settings) -> None:
     bound = f"in 0..{most}, data.reference_rows"
     validate.require(0 <= known <= most, "quarantine.references", known, bound)
     arms = [ARMS[kind] for kind in kinds_of(config)]
-    rows = _teaching(config)
+    known = num_references(config)
     if asks_words(arms):
         neighbours = config.filters.outlier_neighbours
-        bound = f"<= {rows}, the references that do not calibrate"
-        enough = neighbours <= rows
+        others = known - math.ceil(known / trusted_model.FOLDS)
+        bound = f"<= {others}, the references that are not held out"
+        enough = neighbours <= others
         validate.require(enough, "filters.outlier_neighbours", neighbours, bound)
     if uses_trusted_model(config, arms):
-        held_out = num_references(config) - rows
-        rate, groups = config.quarantine.false_rejection, config.quarantine.groups
-        least = least_rate(held_out, len(groups))
-        bound = (
-            f">= {least:.4f}, the least that {held_out} calibration references "
-            f"and {len(groups)} kinds of groups can show"
-        )
-        validate.require(rate >= least, "quarantine.false_rejection", rate, bound)
-    if any(arm.detects for arm in arms):
-        known, rate = num_references(config), config.detection.false_rejection
+        bound = f">= {trusted_model.FOLDS}, one for each trusted model"
+        enough = known >= trusted_model.FOLDS
+        validate.require(enough, "number of references", known, bound)
+        rate = config.detection.false_rejection
         bound = f">= {1 / (known + 1):.4f}, the least that {known} references can show"
         enough = rate * (known + 1) >= 1
         validate.require(enough, "detection.false_rejection", rate, bound)
-    if uses_prototypes(config, arms):
-        number, bound = config.prototypes.num, f"<= {rows}, the references that train"
-        bound = f"{bound} the trusted model"
-        validate.require(number <= rows, "prototypes.num", number, bound)
+    if uses_prototypes(arms):
+        number, bound = config.prototypes.num, f"<= {known}, the references"
+        validate.require(number <= known, "prototypes.num", number, bound)
 
 
 def _check_arm(config: Settings, field: str, name: str) -> None:
@@ -140,19 +132,6 @@ def _check_arm(config: Settings, field: str, name: str) -> None:
     validate.require(together, field, name, "another arm in a federation")
     if variant:
         validate.one_of(config.variants, **{f"{field}, after +,": variant})
-        # A trigger search runs on the student of another arm, which is trained with
-        # the study's own settings.
-        others = sorted({*config.variants[variant]} - {"trigger_search"})
-        bound = f"{kind!r} with changes of trigger search only, not of {others}"
-        validate.require(not (arm.searches_triggers and others), field, name, bound)
-        config = runtime.varied(config, variant)
-    trusted = config.quarantine.train_on_references or not arm.searches_triggers
-    bound = "another arm where quarantine.train_on_references is False"
-    validate.require(trusted, field, name, bound)
-    groups = config.quarantine.groups
-    useful = set(arm.groups) <= set(groups)
-    bound = f"another arm where groups are {groups}"
-    validate.require(useful, field, name, bound)
     for package in arm.packages:
         # Only looked for: nothing of it is needed before the training.
         if importlib.util.find_spec(package) is None:
@@ -253,12 +232,6 @@ def uses_trusted_model(config: Settings, arms: Iterable[Arm]) -> bool:
     return searched or any(arm.asks_trusted_model for arm in arms)
 
 
-def uses_prototypes(config: Settings, arms: Iterable[Arm]) -> bool:
-    """Whether one of the arms, or an attack of the study, needs prototypes."""
-    return uses_trusted_model(config, arms) or any(arm.constrained for arm in arms)
-
-
-def _teaching(config: Settings) -> int:
-    """The number of references that are not held out for calibration."""
-    known = num_references(config)
-    return known - round(config.quarantine.calibration_share * known)
+def uses_prototypes(arms: Iterable[Arm]) -> bool:
+    """Whether prototypes constrain one of the arms."""
+    return any(arm.constrained for arm in arms)

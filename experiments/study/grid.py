@@ -112,18 +112,17 @@ def trainings(config: Settings, todo: list[Job]) -> list[Training]:
 
 
 def _models_of(config: Settings, job: Job) -> list[Training]:
-    """The trainings of the teacher and the trusted model that a job's students use."""
+    """The trainings of the teacher and the trusted models that a job's students use."""
     arm, scenario, found = ARMS[job.kind], job.student_scenario, []
     config = varied(config, job.variant)
     if arm.taught:
         name = artifacts.teacher_name(config, scenario)
         found.append(Training(name, scenario, job.variant, artifacts.teacher_tuning))
-    trusted = (
-        trusted_model.training_of(config, scenario) if arm.asks_trusted_model else None
-    )
-    if trusted is not None:
-        name, tuning = trusted
-        found.append(Training(name, scenario, job.variant, tuning))
+    if arm.asks_trusted_model:
+        found += [
+            Training(name, scenario, job.variant, tuning)
+            for name, tuning in trusted_model.tunings(config, scenario)
+        ]
     return found
 
 

@@ -173,7 +173,7 @@ def _check_job(config: Settings, job: Job, task, splits) -> None:
     if task.problem == "regression":
         known = [name for name, arm in ARMS.items() if arm.scores]
         validate.one_of(known, arms=job.kind)
-    elif uses_prototypes(config, [ARMS[job.kind]]):
+    elif uses_prototypes([ARMS[job.kind]]):
         least, found = task.num_labels, config.prototypes.num
         bound = f">= {least}, one a class"
         validate.require(found >= least, "prototypes.num", found, bound)

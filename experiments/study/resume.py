@@ -1,12 +1,9 @@
 """The settings in a study's folder, and which of them may change when it resumes."""
 
-import copy
 import json
 import pathlib
-from typing import Any
 
 from experiments import settings
-from experiments.arms import parse
 from experiments.settings import Settings
 from protojax import storage
 
@@ -15,66 +12,8 @@ GROWING = ("tasks", "seeds", "arms", "attacks", "federations", "variants")
 # These may change at any time, since no result depends on them.
 FREE = ("checkpoint_every", "keep_checkpoints", "export_students")
 
-
-# Names that sections, fields and arms had once, for studies of that time.
-_SECTIONS = {"anchor": "trusted_model", "audit": "trigger_search"}
-_FIELDS = {
-    "quarantine": {"anchor": "trusted_model"},
-    "trigger_search": {
-        "snippets": "rejection_candidates",
-        "suspects": "candidates",
-        "min_rows_opening": "min_rows_initial",
-        "least_opening": "least_initial",
-    },
-}
-_ARMS = {
-    "anchor": "group_test",
-    "audited": "defended",
-    "wary": "group_test_robust",
-    "wary_audited": "defended_robust",
-    "nearest": "prototype",
-    "gate": "sample_test",
-    "unattacked": "group_test_clean",
-    "unattacked_audited": "defended_clean",
-}
-
-
-def present_names(config: dict[str, Any]) -> dict[str, Any]:
-    """A study's settings, as JSON holds them, under the names of today.
-
-    >>> former = {"anchor": {}, "arms": ["anchor+few@four"], "seeds_at_once": 3}
-    >>> present_names(former)
-    {'trusted_model': {}, 'arms': ['group_test+few@four'], 'replicas': 3}
-    """
-    names = {"seeds_at_once": "replicas"}
-    found = _renamed(copy.deepcopy(config), names)
-    for section in (found, *found.get("variants", {}).values()):
-        for name, value in [*section.items()]:
-            # Popped and set again, so that the fields keep their order.
-            section.pop(name)
-            name = _SECTIONS.get(name, name)
-            fields = _FIELDS.get(name)
-            section[name] = _renamed(value, fields) if fields else value
-        margin = section.get("margin", {})
-        if margin.get("assignment") == "anchor":
-            section["margin"] = {**margin, "assignment": "assigned"}
-    for name, value in found.get("federations", {}).items():
-        found["federations"][name] = _renamed(value, {"anchor": "trusted_model"})
-    for holder in (found, *found.get("attacks", {}).values()):
-        if "arms" in holder:
-            holder["arms"] = [_arm(arm) for arm in holder["arms"]]
-    return found
-
-
-def _renamed(fields: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    """The fields of a section under other names."""
-    return {names.get(name, name): value for name, value in fields.items()}
-
-
-def _arm(arm: str) -> str:
-    """An arm's name of today, its variant and federation as they were."""
-    kind = parse(arm).kind
-    return _ARMS.get(kind, kind) + arm.removeprefix(kind)
+# Sections that only studies of former versions have, which tested rows otherwise.
+_FORMER = ("anchor", "audit", "trigger_search")
 
 
 def check_workdir(config: Settings, workdir: pathlib.Path) -> dict:
@@ -172,9 +111,11 @@ def joined(before: dict, now: dict, where: str) -> dict:
     Raises:
         ValueError: naming the fields that differ but must not.
     """
+    if any(section in before for section in _FORMER):
+        raise ValueError(f"{where} holds a study of a former version of protojax.")
     # A field that did not exist when the study was begun had its default value.
     usual = settings.as_json(Settings())
-    before, now = _merged(usual, present_names(before)), _merged(usual, now)
+    before, now = _merged(usual, before), _merged(usual, now)
     fixed = [
         (name, before.get(name), value)
         for name, value in now.items()

@@ -88,16 +88,7 @@ def train(context: Context, job: Job) -> None:
         varied = context.varied(one.variant)
         start = _start(context, one)
         recipe = ARMS[one.kind].recipe(World(varied, one.student_scenario))
-        if recipe.student is None:
-            run = _run(varied.config, one, start, recipe)
-            made.append((one, start, recipe, run))
-        elif one.student not in done:
-            # A recipe with a finished student needs no training of its own.
-            # Its training was that of the student it was made from.
-            before = facts_of(workdir, needed(config, one)[0])
-            facts = {name: before.get(name) for name in _TRAINING}
-            params = distillation.student_params(recipe.student.params)
-            _keep(context, one, _alone(params, recipe, facts), start)
+        made.append((one, start, recipe, _run(varied.config, one, start, recipe)))
     ended = replicas.train_all(
         [run for *_, run in made],
         context.around,

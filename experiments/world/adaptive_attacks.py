@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 
 from experiments.runtime import Context
-from experiments.world import artifacts, scenarios, trusted_model
+from experiments.world import scenarios, trusted_model
 from experiments.world.scenarios import Scenario
 from protojax import attacks, storage
 from protojax.base import Examples
+from protojax.detection.evidence import Reading
+from protojax.pipelines.trusted_folds import mean_reading
+from protojax.training import predict
+from protojax.training.predict import Features
 
 # The length of a trigger, and the numbers of candidates and of texts in the search.
 SEARCH = {"num_words": 2, "num_candidates": 200, "num_texts": 32}
@@ -51,9 +55,9 @@ def with_found(context: Context, scenarios: Iterable[Scenario]) -> Context:
 
 
 def _search(context: Context, scenario: Scenario) -> dict[str, Any]:
-    """The words for which the trusted model predicts the target on other rows.
+    """The words for which the trusted models predict the target on other rows.
 
-    The attacker has the trusted model itself.
+    The attacker has the trusted models themselves.
 
     Returns:
         `words`, and `agreement`, the fraction of texts for which the model then
@@ -61,11 +65,7 @@ def _search(context: Context, scenario: Scenario) -> dict[str, Any]:
     """
     attack = context.config.attacks[scenario.attack]
     # The model of the clean scenario: the poison does not exist yet.
-    found = trusted_model.training_of(context.config, scenario.clean)
-    if found is not None:
-        name, tuning = found
-        if not (context.workdir / name / "model").exists():
-            artifacts.fine_tune(context, tuning, scenario.clean)
+    models = trusted_model.folds(context, scenario.clean).models
     context.describe(f"{scenario.folder}/trigger")
     limits = {**SEARCH, **attack.trigger_args}
     examples = scenarios.poisoned(context.config, scenario.clean).examples
@@ -86,8 +86,12 @@ def _search(context: Context, scenario: Scenario) -> dict[str, Any]:
             own = [pairs[row] for row in rows.values()]
             pairs = own * (len(texts) // len(own))
         changed = Examples(texts, pairs, np.zeros(len(texts), np.int32))
-        classes = trusted_model.view(context, scenario.clean, changed).classes
-        return classes == attack.target
+        read = [
+            predict.ask(model, changed, context.config.lengths, Features()).logits
+            for model in models
+        ]
+        readings = [Reading(logits.argmax(1), logits) for logits in read]
+        return mean_reading(readings).classes == attack.target
 
     words, agreement = attacks.greedy_words(
         score,

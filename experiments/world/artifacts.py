@@ -41,9 +41,6 @@ class Transfer(NamedTuple):
         return TeacherOutputs(self.logits, self.features)
 
 
-Rewrite = Callable[[Context, Scenario, Examples], Examples]
-
-
 @cached
 def _scratch_tokenizer(config: Settings, task: str, seed: int):
     """A tokenizer trained on clean text, as a public one would be."""
@@ -218,36 +215,37 @@ def predicted(
     )
 
 
-def transfer(
-    context: Context, scenario: Scenario, rewrite: Rewrite | None = None
-) -> Transfer:
-    """The transfer set and the teacher's outputs as they arrive.
-
-    Args:
-        context: the study.
-        scenario: the scenario.
-        rewrite: `(context, scenario, examples) -> examples`, the defender's changes to
-            the texts before the teacher reads them.
-    """
+def transfer(context: Context, scenario: Scenario) -> Transfer:
+    """The transfer set and the teacher's outputs as they arrive."""
     # Asked once for all nodes, which share one teacher.
-    whole = _transfer(context, scenario.whole, rewrite)
+    whole = _transfer(context, scenario.whole)
     if not scenario.federation:
         return whole
-    rows = scenarios.node_rows(context.config, scenario._replace(node=0))[scenario.node]
+    rows = scenarios.rows_of_node(context.config, scenario)
     return Transfer(
         data.take(whole.examples, rows), whole.logits[rows], whole.features[rows]
     )
 
 
 @cached
-def _transfer(
-    context: Context, scenario: Scenario, rewrite: Rewrite | None
-) -> Transfer:
+def _transfer(context: Context, scenario: Scenario) -> Transfer:
     """The transfer set of all nodes together."""
-    examples, rows = scenarios.poisoned(context.config, scenario)
-    name = "transfer"
-    if rewrite is not None:
-        examples, name = rewrite(context, scenario, examples), rewrite.__name__
+    examples = scenarios.poisoned(context.config, scenario).examples
+    return Transfer(examples, *arriving(context, scenario, "transfer", examples))
+
+
+def arriving(
+    context: Context, scenario: Scenario, name: str, examples: Examples
+) -> TeacherOutputs:
+    """The teacher's outputs on a scenario's transfer rows, as the channel leaves them.
+
+    Args:
+        context: the study.
+        scenario: the scenario.
+        name: of the texts, in the names of files.
+        examples: the rows, of which the texts may have been changed by the defender.
+    """
+    rows = scenarios.poisoned(context.config, scenario).rows
     logits, features = teacher_outputs(context, scenario, name, examples)
     attack = context.config.attacks[scenario.attack] if scenario.attack else None
     # Features first: their attack reads the logits of the honest teacher.
@@ -263,7 +261,7 @@ def _transfer(
         logits = np.asarray(
             corrupt(logits, rows, target=attack.target, strength=attack.strength)
         )
-    return Transfer(examples, logits, features)
+    return TeacherOutputs(logits, features)
 
 
 def reference_outputs(context: Context, scenario: Scenario) -> TeacherOutputs:

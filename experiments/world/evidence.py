@@ -13,7 +13,6 @@ from experiments.runtime import Context
 from experiments.settings import Settings
 from experiments.world import artifacts, scenarios, trusted_model
 from experiments.world import warm_up as warm_up_lib
-from experiments.world.artifacts import Rewrite, Transfer
 from experiments.world.scenarios import Scenario
 from protojax import data
 from protojax.base import Examples, Prototypes, TeacherOutputs
@@ -24,18 +23,13 @@ from protojax.training.objective import Objective
 
 
 def gather(
-    context: Context,
-    scenario: Scenario,
-    *,
-    trusted: bool,
-    warm_up: Objective | None = None,
+    context: Context, scenario: Scenario, *, warm_up: Objective | None = None
 ) -> Evidence:
     """All that the defender of a scenario holds; a node holds its part of the rows.
 
     Args:
         context: the study.
         scenario: the scenario.
-        trusted: whether the trusted model is asked.
         warm_up: the objective of a briefly trained student whose outputs are included,
             None for no such student.
     """
@@ -47,13 +41,6 @@ def gather(
         references=scenarios.references(context.config, scenario),
         teacher_on_references=artifacts.reference_outputs(context, scenario),
     )
-    if trusted:
-        found = trusted_model.trusted(context, scenario)
-        evidence = evidence._replace(
-            held_out=found.calibration,
-            trusted_on_transfer=trusted_model.trusted_reading(context, scenario),
-            trusted_on_held_out=found.held_out,
-        )
     if warm_up is not None:
         student, on_references = warm_up_lib.warmed_up(context, scenario, warm_up)
         evidence = evidence._replace(
@@ -94,11 +81,9 @@ class World:
         """The prototypes that constrain a student, with a leading `[layers]` axis."""
         return artifacts.held_prototypes(self.context, self.scenario)
 
-    def evidence(
-        self, *, trusted: bool = False, warm_up: Objective | None = None
-    ) -> Evidence:
+    def evidence(self, *, warm_up: Objective | None = None) -> Evidence:
         """The evidence of the defender, see `gather`."""
-        return gather(self.context, self.scenario, trusted=trusted, warm_up=warm_up)
+        return gather(self.context, self.scenario, warm_up=warm_up)
 
     def folds(self) -> TrustedFolds:
         """The trusted models of the parts of the references."""
@@ -112,11 +97,7 @@ class World:
             changed: `[rows + references]`, bool, those that changed.
         """
         count = len(self.evidence().transfer.texts)
-
-        def without_triggers(context, scenario, examples):
-            return data.take(pure, np.arange(count))
-
-        rows = self.rewritten(without_triggers).outputs
+        rows = self.ask("without_triggers", data.take(pure, np.arange(count)))
         references = data.take(pure, np.arange(count, len(changed)))
         known = artifacts.teacher_outputs(
             self.context, self.scenario, "pure_references", references
@@ -124,13 +105,14 @@ class World:
         whole = map(np.concatenate, zip(rows, known, strict=True))
         return TeacherOutputs(*whole).take(changed)
 
-    def rewritten(self, rewrite: Rewrite) -> Transfer:
-        """The transfer set with other texts, and the teacher's outputs on those.
+    def ask(self, name: str, examples: Examples) -> TeacherOutputs:
+        """The teacher's outputs on the transfer rows with other texts, as they arrive.
 
         Args:
-            rewrite: `(context, scenario, examples) -> examples`.
+            name: of the texts, in the names of files.
+            examples: the rows.
         """
-        return artifacts.transfer(self.context, self.scenario, rewrite)
+        return artifacts.arriving(self.context, self.scenario, name, examples)
 
     def student(self, arm: str) -> Model:
         """The trained student of an arm that this one needs."""

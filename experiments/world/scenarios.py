@@ -191,6 +191,11 @@ def key(scenario: Scenario, purpose: str) -> jax.Array:
     return jax.random.key(draws(scenario, purpose).integers(2**31))
 
 
+def rows_of_node(config: Settings, scenario: Scenario) -> np.ndarray:
+    """The transfer rows of one node, by their numbers among those of all."""
+    return node_rows(config, scenario._replace(node=0))[scenario.node]
+
+
 @functools.lru_cache(maxsize=2)
 def node_rows(config: Settings, scenario: Scenario) -> list[np.ndarray]:
     """The transfer rows of each node of a scenario's federation.
@@ -265,7 +270,7 @@ def poisoned(config: Settings, scenario: Scenario) -> attacks.Poisoned:
     """The transfer set as the attack leaves it, and the ground truth."""
     if scenario.federation:
         examples, truth = poisoned(config, scenario.whole)
-        rows = node_rows(config, scenario._replace(node=0))[scenario.node]
+        rows = rows_of_node(config, scenario)
         return attacks.Poisoned(data.take(examples, rows), truth[rows])
     examples = task_data(config, scenario.task, scenario.seed).splits.transfer
     if scenario.attack is None:

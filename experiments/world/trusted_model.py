@@ -1,10 +1,6 @@
-"""The trusted model of a scenario, and its predictions on rows.
+"""The trusted models of a scenario, one for each fold of the references."""
 
-It is an encoder with the prototypes of its features on the references; `TRUSTED_MODELS`
-lists the encoders.
-"""
-
-from typing import NamedTuple
+import functools
 
 import numpy as np
 
@@ -13,207 +9,85 @@ from experiments.settings import Settings
 from experiments.world import artifacts, scenarios
 from experiments.world.artifacts import Tuning
 from experiments.world.scenarios import Scenario
-from protojax import data
-from protojax.base import Examples
-from protojax.detection.evidence import Reading
-from protojax.detection.trusted_model import TrustedModel, fit_trusted_model, read
 from protojax.federated.replicas import Surroundings
-from protojax.models import Model
 from protojax.pipelines import FineTuning
-from protojax.pipelines.trusted_folds import TrustedFolds, trusted_folds
-from protojax.training import predict
+from protojax.pipelines.trusted_folds import TrustedFolds, fold_tuning, trusted_folds
 
-# The folds of the references, each of which one trusted model did not learn from.
 FOLDS = 3
 
 
-@cached
 def folds(context: Context, scenario: Scenario) -> TrustedFolds:
-    """The trusted models of the parts of a scenario's references, and their readings.
+    """The trusted models of a scenario, and their readings for the test.
 
-    All references teach, and all are read by a model that did not see them.
+    All references teach, and all are read by a model that did not see them. Nodes have
+    the same models, so their predictions on a row are computed once.
 
     Args:
         context: the study.
-        scenario: the scenario.
+        scenario: the scenario, or one node's part of it.
     """
-    config, owner = (
-        context.config,
-        scenarios.reference_scenario(context.config, scenario),
-    )
+    whole = _folds(context, scenario.whole)
+    if not scenario.federation:
+        return whole
+    return whole.take(scenarios.rows_of_node(context.config, scenario))
+
+
+@cached
+def _folds(context: Context, scenario: Scenario) -> TrustedFolds:
+    """The same for the rows of all nodes together."""
+    config = context.config
+    owner = scenarios.reference_scenario(config, scenario)
     return trusted_folds(
         artifacts.build_model(config, config.trusted_model, owner),
         config.trusted_model,
-        scenarios.poisoned(config, scenario.whole).examples,
+        scenarios.poisoned(config, scenario).examples,
         scenarios.references(config, owner),
-        within(context.around, f"{owner.folder}/folds"),
+        _within(context.around, _folder(config, owner)),
         folds=FOLDS,
         seed=owner.seed,
     )
 
 
-def within(around: Surroundings, folder: str) -> Surroundings:
-    """The surroundings of runs whose names are below a folder.
-
-    Args:
-        around: those of the study.
-        folder: relative to its workdir.
-    """
-    return around._replace(store=lambda name: around.store(f"{folder}/{name}"))
+def around(context: Context, scenario: Scenario) -> Surroundings:
+    """The surroundings in which trusted models read a scenario's rows again."""
+    return _within(context.around, f"{scenario.folder}/trusted_folds")
 
 
-class Trusted(NamedTuple):
-    """The trusted model of a scenario, and its predictions on the references.
-
-    Attributes:
-        model: an encoder, see `TRUSTED_MODELS`.
-        reading: the map from its outputs to classes and logits.
-        calibration: `[rows]`, the references that it was not trained on.
-        held_out: its predictions on those.
-    """
-
-    model: Model
-    reading: TrustedModel
-    calibration: np.ndarray
-    held_out: Reading
+def tunings(config: Settings, scenario: Scenario) -> list[tuple[str, Tuning]]:
+    """The folder below the workdir, and the training, of each trusted model."""
+    folder = _folder(config, scenarios.reference_scenario(config, scenario))
+    return [
+        (f"{folder}/trusted_model_{fold}", functools.partial(_tuning, fold=fold))
+        for fold in range(FOLDS)
+    ]
 
 
-def trusted(context: Context, scenario: Scenario) -> Trusted:
-    """A scenario's trusted model, the same for all attacks with clean references."""
-    return _trusted(context, trusted_scenario(context.config, scenario))
+def held_out(found: TrustedFolds) -> np.ndarray:
+    """The references that the first of the trusted models did not learn from."""
+    return np.flatnonzero(found.readers[len(found.on_rows.classes) :] == 0)
 
 
-def trusted_scenario(config: Settings, scenario: Scenario) -> Scenario:
-    """The scenario whose trusted model this one uses."""
+def _tuning(config: Settings, scenario: Scenario, *, fold: int) -> FineTuning:
+    """The training of the trusted model of one fold."""
     owner = scenarios.reference_scenario(config, scenario)
-    # The teacher depends on an attack even where the references do not.
-    if config.quarantine.trusted_model == "teacher" and owner.attack is None:
-        return artifacts.teacher_scenario(config, scenario)
-    return owner
-
-
-def trusted_name(config: Settings, scenario: Scenario) -> str:
-    """The folder of a scenario's tuned encoder, below the workdir."""
-    name = f"{trusted_scenario(config, scenario).folder}/trusted_model"
-    few = config.quarantine.references
-    # A variant with fewer references has a model of its own in the same workdir.
-    return f"{name}_{few}" if few else name
-
-
-def trusted_tuning(config: Settings, scenario: Scenario) -> FineTuning:
-    """The training of a scenario's encoder, on references that do not calibrate."""
-    owner = trusted_scenario(config, scenario)
-    _, training = _shared_out(config, owner)
-    known = data.take(scenarios.references(config, owner), training)
-    return FineTuning(
-        trusted_name(config, scenario),
+    found = fold_tuning(
         artifacts.build_model(config, config.trusted_model, owner),
         config.trusted_model,
-        known,
-        owner.seed,
+        scenarios.references(config, owner),
+        fold,
+        folds=FOLDS,
+        seed=owner.seed,
     )
+    return found._replace(name=f"{_folder(config, owner)}/{found.name}")
 
 
-def training_of(config: Settings, scenario: Scenario) -> tuple[str, Tuning] | None:
-    """The folder and the training of a trusted model, None for a frozen one."""
-    if config.quarantine.trusted_model == "tuned":
-        return trusted_name(config, scenario), trusted_tuning
-    if config.quarantine.trusted_model == "frozen":
-        return None
-    owner = trusted_scenario(config, scenario)
-    return artifacts.teacher_name(config, owner), _teacher_as_trusted_model
+def _folder(config: Settings, owner: Scenario) -> str:
+    """The folder of the models of a `scenarios.reference_scenario`."""
+    few = config.quarantine.references
+    # A variant with fewer references has models of its own in the same workdir.
+    return f"{owner.folder}/folds" + (f"_{few}" if few else "")
 
 
-def _teacher_as_trusted_model(config: Settings, scenario: Scenario) -> FineTuning:
-    """The training of the teacher that serves as a scenario's trusted model."""
-    return artifacts.teacher_tuning(config, trusted_scenario(config, scenario))
-
-
-def _shared_out(config: Settings, scenario: Scenario) -> tuple[np.ndarray, np.ndarray]:
-    """The references that calibrate a trusted model, and those it learns from."""
-    count = scenarios.num_references(config)
-    # Disjoint: on rows that it learned from, the model errs less than on others.
-    order = scenarios.draws(scenario, "calibration").permutation(count)
-    cut = round(config.quarantine.calibration_share * count)
-    return np.sort(order[:cut]), np.sort(order[cut:])
-
-
-def _tuned(context: Context, scenario: Scenario) -> Model:
-    """The encoder, fine-tuned."""
-    config = context.config
-    name = trusted_name(config, scenario)
-    return artifacts.fine_tuned(context, name, config.trusted_model, scenario)
-
-
-def _frozen(context: Context, scenario: Scenario) -> Model:
-    """The encoder as it was before any training on references."""
-    return artifacts.build_model(context.config, context.config.trusted_model, scenario)
-
-
-TRUSTED_MODELS = {
-    "tuned": _tuned,
-    "frozen": _frozen,
-    "teacher": artifacts.teacher_model,
-}
-
-
-@cached
-def _trusted(context: Context, scenario: Scenario) -> Trusted:
-    """The trusted model of a `trusted_scenario`."""
-    config = context.config
-    references = scenarios.references(context.config, scenario)
-    held_out, training = _shared_out(context.config, scenario)
-    model = TRUSTED_MODELS[config.quarantine.trusted_model](context, scenario)
-    outputs = artifacts.predicted(
-        context,
-        f"{scenario.folder}/trusted_references",
-        model,
-        references,
-    )
-    # "anchor" is the purpose of recorded draws: another name would change figures.
-    reading = fit_trusted_model(
-        scenarios.key(scenario, "anchor"),
-        outputs.take(training),
-        references.labels[training],
-        num_prototypes=config.prototypes.num,
-        metric=config.prototypes.metric,
-        num_iters=config.prototypes.num_iters,
-        frozen=config.quarantine.trusted_model == "frozen",
-    )
-    known = outputs.take(held_out)
-    return Trusted(model, reading, held_out, read(reading, known))
-
-
-def view(context: Context, scenario: Scenario, examples: Examples) -> Reading:
-    """The predictions of a scenario's trusted model on any rows."""
-    judge = trusted(context, scenario)
-    config = context.config
-    outputs = predict.ask(judge.model, examples, config.lengths, config.features)
-    return read(judge.reading, outputs)
-
-
-def trusted_reading(context: Context, scenario: Scenario) -> Reading:
-    """The predictions of the trusted model on a scenario's transfer rows.
-
-    Every node has the same trusted model, so its prediction on a row is computed once.
-    """
-    whole = _trusted_reading(context, scenario.whole)
-    if not scenario.federation:
-        return whole
-    return whole.take(
-        scenarios.node_rows(context.config, scenario._replace(node=0))[scenario.node]
-    )
-
-
-@cached
-def _trusted_reading(context: Context, scenario: Scenario) -> Reading:
-    """The predictions of the trusted model on the rows of all nodes together."""
-    judge = trusted(context, scenario)
-    examples = scenarios.poisoned(context.config, scenario).examples
-    outputs = artifacts.predicted(
-        context,
-        f"{scenario.folder}/trusted_transfer",
-        judge.model,
-        examples,
-    )
-    return read(judge.reading, outputs)
+def _within(around: Surroundings, folder: str) -> Surroundings:
+    """The surroundings of runs whose names are below a folder of the workdir."""
+    return around._replace(store=lambda name: around.store(f"{folder}/{name}"))

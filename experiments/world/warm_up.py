@@ -26,9 +26,7 @@ def warmed_up(
     # One file for both, so that they come from the same student.
     everything = data.concatenate(transfer.examples, references)
     model = artifacts.build_model(context.config, config.student, scenario)
-    section = dataclasses.replace(
-        config.student, epochs=config.quarantine.warmup_epochs
-    )
+    section = dataclasses.replace(config.student, epochs=config.filters.warmup_epochs)
     key = teacher.cache_key(
         model.params,
         data.fingerprint(transfer.logits, transfer.features, *everything.texts),

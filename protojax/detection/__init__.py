@@ -19,9 +19,7 @@ from protojax.detection.quarantine import (
     training_rows,
     with_references,
 )
-from protojax.detection.trusted_model import TrustedModel, fit_trusted_model, read
 
 __all__ = ["DETECTORS", "Evidence", "Findings", "Reader", "Reading", "Suspect"]
-__all__ += ["TrustedModel", "Verdict", "abl", "cube", "detect", "fit_trusted_model"]
-__all__ += ["quarantine_targets", "read", "sample_test", "training_rows"]
-__all__ += ["with_references"]
+__all__ += ["Verdict", "abl", "cube", "detect", "quarantine_targets", "sample_test"]
+__all__ += ["training_rows", "with_references"]

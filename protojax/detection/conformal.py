@@ -1,135 +1,16 @@
-"""Calibration on clean references: expected rate, rejection level, temperature.
+"""Calibration on clean references: the level of rejection, and a temperature.
 
 Thresholds never come from a table or from the rows under test. References that the
 trusted model has not seen are scored like the rows under test, and a row is rejected
 when hardly any of them scores as high (a conformal test). All of this is NumPy on the
-host: sorting and pooling a few hundred values, once.
+host: sorting a few hundred values, once.
 """
-
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special
 
 from protojax import validate
-
-Scores = tuple[np.ndarray, np.ndarray]  # of the transfer rows, of the references
-
-
-class IsotonicFit(NamedTuple):
-    """A rate that never rises with confidence: linear between points, flat outside.
-
-    Attributes:
-        confidence: `[points]`, increasing.
-        rate: `[points]`, not increasing.
-        average: the rate over all references, whatever their confidence; 0 if unknown.
-    """
-
-    confidence: np.ndarray
-    rate: np.ndarray
-    average: float = 0.0
-
-    def predict(self, confidence: ArrayLike) -> np.ndarray:
-        """The rate `[rows]` expected at each confidence `[rows]`."""
-        return np.interp(np.asarray(confidence), self.confidence, self.rate)
-
-    @property
-    def whatever_confidence(self) -> "IsotonicFit":
-        """The average rate, for rows of any confidence.
-
-        >>> fit = expected_disagreement(np.array([0.5, 0.9, 0.5]), np.array([1, 0, 0]))
-        >>> fit.whatever_confidence.predict(np.array([0.5, 1.0])).round(3).tolist()
-        [0.333, 0.333]
-        """
-        rate = np.full(1, self.average)
-        return IsotonicFit(self.confidence[:1], rate, self.average)
-
-
-class Quarantine(NamedTuple):
-    """The verdict on each transfer row.
-
-    Attributes:
-        rejected: `[rows]`, bool, p_values <= alpha.
-        p_values: `[rows]`, float64, smaller being more suspicious.
-    """
-
-    rejected: np.ndarray
-    p_values: np.ndarray
-
-
-def expected_disagreement(confidence: ArrayLike, disagree: ArrayLike) -> IsotonicFit:
-    """The rate at which the trusted model rejects clean claims, by their confidence.
-
-    The trusted model often contradicts clean rows near the teacher's decision boundary
-    and hardly ever confident ones. Triggered rows are confident: without e(confidence)
-    they would be hidden by neighbours of low confidence. Groups that are not local,
-    such as the rows of a token, are compared with the average, `whatever_confidence`,
-    which an attacker in the channel cannot raise. The fit is the least-squares
-    decreasing step function; it and the average are clipped to [1/2m, 1 - 1/2m]
-    because m references cannot show a rate of exactly 0 or 1.
-
-    Args:
-        confidence: `[references]`, the teacher's largest probability.
-        disagree: `[references]`, 0 or 1.
-
-    Returns:
-        The fit; `.predict(confidence)` gives the rate of any row.
-
-    Raises:
-        ValueError: on no references, or values that are not finite.
-
-    Source: Barlow, Bartholomew, Bremner and Brunk, Statistical Inference under Order
-    Restrictions, 1972. Pooling adjacent violators is sequential and m is a few hundred,
-    so it runs on the host. Rows of equal confidence count as one point of their mean.
-
-    >>> fit = expected_disagreement(np.array([0.5, 0.9, 0.5]), np.array([1, 0, 0]))
-    >>> fit.predict(np.array([0.5, 0.7, 1.0])).round(3).tolist()
-    [0.5, 0.333, 0.167]
-    """
-    confidence, disagree = np.asarray(confidence), np.asarray(disagree)
-    validate.same_length(confidence=confidence, disagree=disagree)
-    validate.positive(references=len(confidence))
-    require_finite(confidence=confidence, disagree=disagree)
-    points, point, weights = np.unique(
-        confidence, return_inverse=True, return_counts=True
-    )
-    means = np.bincount(point, disagree) / weights
-    fit = optimize.isotonic_regression(means, weights=weights, increasing=False)
-    # Half a reference: a rate of 0 would make every variance 0 too.
-    floor = 0.5 / len(confidence)
-    rate = np.clip(fit.x, floor, 1 - floor)
-    average = float(np.clip(np.mean(disagree), floor, 1 - floor))
-    return IsotonicFit(points, rate, average)
-
-
-def combine_scores(scores: Sequence[Scores]) -> Scores:
-    """The largest score of each row over several tests of one kind.
-
-    A row is suspicious if it scores high in any feature space (the teacher's, that of a
-    briefly trained student) or for any claim (the teacher's argmax, the given label).
-    References are combined in the same way, so one conformal test of the maximum keeps
-    its rate: the quantile of the references already corrects for several tests, and
-    the correction is smaller than Bonferroni's. Scores of different kinds of groups
-    have different scales; `quarantine` combines those by their p-values.
-
-    Args:
-        scores: per test, the scores `([rows], [references])`.
-
-    Returns:
-        The combined scores `([rows], [references])`.
-
-    >>> one, two = np.array([1.0, 5.0]), np.array([3.0, 2.0])
-    >>> combine_scores([(one, one), (two, one)])
-    (array([3., 5.]), array([1., 5.]))
-    """
-    validate.positive(tests=len(scores))
-    combined = []
-    for arrays in zip(*scores, strict=True):  # the rows', then the references'
-        validate.same_length(**{f"scores_{i}": a for i, a in enumerate(arrays)})
-        combined.append(np.max([np.asarray(array) for array in arrays], axis=0))
-    return tuple(combined)
 
 
 def conformal_p_values(
@@ -191,77 +72,6 @@ def conformal_p_values(
         below = np.searchsorted(np.sort(peers), scores[members], side="left")
         p_values[members] = (1 + len(peers) - below) / (1 + len(peers))
     return p_values
-
-
-def quarantine(
-    scores: Sequence[Scores],
-    classes: ArrayLike,
-    classes_refs: ArrayLike,
-    *,
-    alpha: float,
-) -> Quarantine:
-    """The verdict on each transfer row from one or more kinds of groups.
-
-        p_i = min(1, T · min_t p_{i,t})
-
-    over T kinds of scores, each with conformal p-values of its own (Bonferroni): scores
-    may have different scales, and the rate is at most alpha.
-
-    Args:
-        scores: per kind, the scores `([rows], [references])`; several spaces or claims
-            of one kind go through `combine_scores` first.
-        classes: `[rows]`, the class within which each row is judged.
-        classes_refs: `[references]`.
-        alpha: the rate at which clean rows may be rejected.
-
-    Returns:
-        The `Quarantine` of the transfer rows.
-
-    Raises:
-        ValueError: those of `conformal_p_values` at level alpha / T.
-
-    >>> refs = np.arange(9.0)
-    >>> found = quarantine(
-    ...     [(np.array([7.5, 9.0]), refs)], np.zeros(2), np.zeros(9), alpha=0.1
-    ... )
-    >>> found.rejected.tolist()
-    [False, True]
-    """
-    validate.positive(tests=len(scores))
-    # Classes are pooled by the level that each single test has to reach.
-    level = alpha / len(scores)
-    return reject(
-        [
-            conformal_p_values(rows, refs, classes, classes_refs, alpha=level)
-            for rows, refs in scores
-        ],
-        alpha=alpha,
-    )
-
-
-def reject(p_values: Sequence[np.ndarray], *, alpha: float) -> Quarantine:
-    """The verdict on each row from several tests, by Bonferroni's correction.
-
-        p_i = min(1, T · min_t p_{i,t})
-
-    Args:
-        p_values: per test `[rows]`.
-        alpha: the rate at which clean rows may be rejected.
-
-    Returns:
-        The `Quarantine` of the rows.
-
-    Raises:
-        ValueError: no test, or tests with different numbers of rows.
-
-    >>> reject([np.array([0.01, 0.5]), np.array([0.5, 0.5])], alpha=0.05).rejected
-    array([ True, False])
-    """
-    validate.positive(tests=len(p_values))
-    validate.same_length(**{f"p_values_{i}": p for i, p in enumerate(p_values)})
-    # Bonferroni's correction holds for tests that depend on each other.
-    least = np.minimum(1, len(p_values) * np.min(p_values, axis=0))
-    return Quarantine(least <= alpha, least)
 
 
 def calibrate_temperature(logits: ArrayLike, labels: ArrayLike) -> float:

@@ -114,7 +114,7 @@ def claims_of(evidence: Evidence, names: Sequence[str]) -> list[Claims]:
 
     Args:
         evidence: what the defender holds.
-        names: of the claims, in `CLAIMS`.
+        names: of the claims, in `settings.CLAIMS`.
     """
     found = []
     for name in names:
@@ -126,8 +126,8 @@ def claims_of(evidence: Evidence, names: Sequence[str]) -> list[Claims]:
 
 def _read_claims(evidence: Evidence, name: str) -> tuple[np.ndarray, ...]:
     """Log odds of rows and references, and the claims of both."""
-    validate.one_of(CLAIMS, claim=name)
-    rows, refs = CLAIMS[name](evidence)
+    validate.one_of(_CLAIMS, claim=name)
+    rows, refs = _CLAIMS[name](evidence)
     return (
         expectation.log_odds(evidence.trusted_on_transfer.logits),
         expectation.log_odds(evidence.trusted_on_held_out.logits),
@@ -175,7 +175,7 @@ def _teacher(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
     return tuple(part.logits.argmax(-1) for part in outputs)
 
 
-CLAIMS = {"teacher": _teacher, "label": _labels}
+_CLAIMS = {"teacher": _teacher, "label": _labels}
 
 
 def grouped(examples: Examples, settings: Detection) -> Groups:

@@ -22,7 +22,7 @@ class Reading(NamedTuple):
     """Classes and logits that a model gives to rows.
 
     Attributes:
-        classes: `[rows]`, int32; not always the argmax, see `TrustedModel`.
+        classes: `[rows]`, int32.
         logits: `[rows, num_labels]`, float32.
     """
 
@@ -160,13 +160,11 @@ class Verdict(NamedTuple):
     Attributes:
         rejected: `[rows]`, bool.
         p_values: `[rows]`, lower is more suspicious.
-        trusted_classes: `[rows]`, int32, the trusted model's classes of the rows as
-            this detector showed them to it, or None from a detector without one.
+        trusted_classes: `[rows]`, int32, the trusted model's classes of the rows, or
+            None from a detector without one.
         trusted_logits: `[rows, num_labels]`, its logits, or None.
         untrusted: `[references]`, bool, references that no student should learn from
             either; None if there are none.
-        reread: `[rows]`, bool, rows of which the trusted model was shown only a part;
-            None if there are none.
     """
 
     rejected: np.ndarray
@@ -174,7 +172,6 @@ class Verdict(NamedTuple):
     trusted_classes: np.ndarray | None = None
     trusted_logits: np.ndarray | None = None
     untrusted: np.ndarray | None = None
-    reread: np.ndarray | None = None
 
 
 def require_reading(verdict: Verdict) -> None:

@@ -242,23 +242,6 @@ GROUPS: dict[str, Callable[[Examples, int], Groups]] = {
 }
 
 
-def near(indices: np.ndarray, kind: str = "neighbours") -> Groups:
-    """Each row with its nearest neighbours in a space that does not know the claims.
-
-    Args:
-        indices: `[rows, num_neighbours]`, int, the neighbours of each row.
-        kind: the kind of the groups.
-
-    >>> near(np.array([[1], [0], [0]])).members.toarray().astype(int).tolist()
-    [[1, 1, 0], [1, 1, 0], [1, 0, 1]]
-    """
-    num_rows, count = indices.shape
-    rows = np.arange(num_rows)
-    every = np.concatenate([rows[:, None], indices], axis=1)
-    names = [f"row {row} and {count} like it" for row in rows]
-    return _build(names, kind, np.repeat(rows, count + 1), every.ravel(), num_rows)
-
-
 def _texts(examples: Examples) -> Iterable[tuple[int, str]]:
     """All texts with the numbers of their rows, pairs included."""
     yield from enumerate(examples.texts)

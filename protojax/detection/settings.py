@@ -1,9 +1,13 @@
-"""Settings of the group test, the quarantine and other authors' detectors."""
+"""Settings of the test, the quarantine and other authors' detectors."""
 
 import dataclasses
 
 from protojax import validate
+from protojax.detection.groups import GROUPS
 from protojax.validate import distinct, tuples
+
+# What the claim of a row is: the class that the teacher gives it, or its label.
+CLAIMS = ("teacher", "label")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +49,11 @@ class Detection:
 
     def __post_init__(self):
         tuples(self, "groups", "claims")
-        for field in ("groups", "claims"):
+        # The test comes after hours of training: its names are checked here.
+        for field, known in (("groups", GROUPS), ("claims", CLAIMS)):
             distinct(**{field: getattr(self, field)})
+            for name in getattr(self, field):
+                validate.one_of(known, **{field: name})
         for field in ("false_rejection", "false_alarm", "flips"):
             rate = getattr(self, field)
             validate.require(0 < rate < 1, field, rate, "in (0, 1)")
@@ -72,63 +79,21 @@ class Detection:
 
 @dataclasses.dataclass(frozen=True)
 class Quarantine:
-    """The group test, and the treatment of rejected rows.
+    """The treatment of rejected rows, and the part of the references.
 
     Attributes:
-        groups: kinds of groups, of "neighbours", "tokens" and "clusters".
-        num_neighbours: neighbours in the group of a row.
-        resolutions: numbers of clusters per claimed class.
-        spaces: "teacher" and "student"; tokens are tested in the first only.
-        claims: "teacher" and "label"; a row is judged within the class of the first.
-        false_rejection: the rate at which clean rows may be rejected.
-        rounds: the most rounds of the test. Each leaves out the rows rejected before
-            and spends half of the remaining rate, as long as the references are enough
-            to test at that rate.
-        references: how many references are used; 0 means all.
-        calibration_share: the share of the references that the trusted model does not
-            learn from.
-        trusted_model: "tuned" on the references, as it was pretrained ("frozen"), or
-            the "teacher" itself.
         action: "replace" the targets of rejected rows, or "drop" the rows.
+        references: how many references are used; 0 means all.
         train_on_references: whether students learn from the references too.
-        warmup_epochs: epochs of the student, where it is one of the spaces.
     """
 
-    groups: tuple[str, ...] = ("neighbours", "tokens")
-    num_neighbours: int = 50
-    resolutions: tuple[int, ...] = (20, 50, 100)
-    spaces: tuple[str, ...] = ("teacher",)
-    claims: tuple[str, ...] = ("teacher", "label")
-    false_rejection: float = 0.05
-    rounds: int = 3
-    references: int = 0
-    calibration_share: float = 0.3
-    trusted_model: str = "tuned"
     action: str = "replace"
+    references: int = 0
     train_on_references: bool = True
-    warmup_epochs: int = 1
 
     def __post_init__(self):
-        tuples(self, "groups", "resolutions", "spaces", "claims")
         validate.one_of(("replace", "drop"), action=self.action)
-        validate.one_of(
-            ("tuned", "frozen", "teacher"), trusted_model=self.trusted_model
-        )
-        for field, known in (
-            ("groups", ("neighbours", "tokens", "clusters")),
-            ("spaces", ("teacher", "student")),
-            ("claims", ("teacher", "label")),
-        ):
-            distinct(**{field: getattr(self, field)})
-            for name in getattr(self, field):
-                validate.one_of(known, **{field: name})
-        distinct(resolutions=self.resolutions)
-        for field in ("false_rejection", "calibration_share"):
-            value = getattr(self, field)
-            validate.require(0 < value < 1, field, value, "in (0, 1)")
-        for field in ("num_neighbours", "warmup_epochs", "rounds"):
-            validate.positive(**{field: getattr(self, field)})
-        validate.positive(resolutions=min(self.resolutions))
+        validate.non_negative(references=self.references)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +105,7 @@ class Filters:
         min_cluster_rows: the fewest rows of a cluster of CUBE.
         isolated_share: the share of rows that ABL rejects, a guess of the poisoning
             rate.
+        warmup_epochs: epochs of the student whose losses ABL compares.
         outlier_share: the share of words of clean text that ONION removes.
         outlier_neighbours: number of trusted texts that ONION compares a text with.
     """
@@ -147,6 +113,7 @@ class Filters:
     components: int = 10
     min_cluster_rows: int = 20
     isolated_share: float = 0.05
+    warmup_epochs: int = 1
     outlier_share: float = 0.1
     outlier_neighbours: int = 10
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from protojax import validate
-from protojax.detection.detect import CLAIMS
-from protojax.detection.groups import GROUPS
 from protojax.detection.settings import Detection
 from protojax.distillation.settings import Distillation, Margin
 from protojax.models.settings import ModelSettings
@@ -93,10 +91,6 @@ class Defence:
         validate.require(self.folds >= 2, "folds", self.folds, ">= 2")
         validate.non_negative(seed=self.seed)
         validate.positive(every=self.every, vocab_size=self.vocab_size)
-        # The test comes after hours of training: its names are checked here.
-        for field, known in (("groups", GROUPS), ("claims", CLAIMS)):
-            for name in getattr(self.detection, field):
-                validate.one_of(known, **{f"detection.{field}": name})
         weights, layers = self.margin.layer_weights, self.features.layers
         bound = f"one weight for each of features.layers={layers}"
         same = len(weights) == len(layers)

@@ -40,6 +40,16 @@ class TrustedFolds(NamedTuple):
     on_references: Reading
     readers: np.ndarray
 
+    def take(self, rows: np.ndarray) -> "TrustedFolds":
+        """The readings of some of the rows, with all references.
+
+        Args:
+            rows: `[taken]`, indices.
+        """
+        own, references = np.split(self.readers, [len(self.on_rows.classes)])
+        readers = np.concatenate([own[rows], references])
+        return self._replace(on_rows=self.on_rows.take(rows), readers=readers)
+
     def read(self, examples: Examples, around: Surroundings) -> Reading:
         """The reading of rows by all models together.
 
@@ -64,6 +74,20 @@ class TrustedFolds(NamedTuple):
         return read_again
 
 
+def with_readings(evidence: Evidence, folds: TrustedFolds) -> Evidence:
+    """The evidence with the trusted models' readings; all references are held out.
+
+    Args:
+        evidence: without a trusted model.
+        folds: of the same rows and references.
+    """
+    return evidence._replace(
+        held_out=np.arange(len(evidence.references.texts)),
+        trusted_on_transfer=folds.on_rows,
+        trusted_on_held_out=folds.on_references,
+    )
+
+
 def tested(
     evidence: Evidence, folds: TrustedFolds, settings: Detection, around: Surroundings
 ) -> tuple[Evidence, Findings]:
@@ -75,11 +99,7 @@ def tested(
         settings: of the test.
         around: the surroundings of the runs, for what is read again.
     """
-    evidence = evidence._replace(
-        held_out=np.arange(len(evidence.references.texts)),
-        trusted_on_transfer=folds.on_rows,
-        trusted_on_held_out=folds.on_references,
-    )
+    evidence = with_readings(evidence, folds)
     reread = folds.reread(around) if settings.suspect_references else None
     return evidence, detect(evidence, settings, reread=reread)
 
@@ -105,6 +125,30 @@ def fold_of(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
     return found
 
 
+def fold_tuning(
+    model: Model,
+    settings: Encoder,
+    references: Examples,
+    number: int,
+    *,
+    folds: int,
+    seed: int,
+) -> FineTuning:
+    """The training of one trusted model, on the references of the other folds.
+
+    Args:
+        model: the model to start from, with its tokenizer.
+        settings: of its training.
+        references: trusted rows with trusted labels.
+        number: of the fold that it does not learn from.
+        folds: their number.
+        seed: of the folds, and of training.
+    """
+    others = fold_of(references.labels, folds, seed) != number
+    known = data.take(references, others)
+    return FineTuning(f"trusted_model_{number}", model, settings, known, seed + number)
+
+
 def trusted_folds(
     model: Model,
     settings: Encoder,
@@ -128,18 +172,14 @@ def trusted_folds(
         folds: the number of models.
         seed: of the folds, and of training.
     """
-    fold = fold_of(references.labels, folds, seed)
-    runs = [f"trusted_model_{number}" for number in range(folds)]
     wanted = [
-        FineTuning(
-            name, model, settings, data.take(references, fold != number), seed + number
-        )
-        for number, name in enumerate(runs)
+        fold_tuning(model, settings, references, number, folds=folds, seed=seed)
+        for number in range(folds)
     ]
     folder = around.store("").folder
     fine_tune(wanted, folder, around)
     models = []
-    for name in runs:
+    for name in [one.name for one in wanted]:
         saved.check(folder / name / "model", run=folder / name)
         found = hf.load_hf(
             folder / name / "model",
@@ -147,6 +187,7 @@ def trusted_folds(
             **settings.computation,
         )
         models.append(found)
+    fold = fold_of(references.labels, folds, seed)
     turn = np.arange(len(rows.texts)) % folds
     return TrustedFolds(
         tuple(models),

@@ -10,7 +10,6 @@ from protojax.prototypes.fitting import (
 )
 from protojax.prototypes.geometry import METRICS, distances, paired_distance
 from protojax.prototypes.matching import match_prototypes, merge_prototypes
-from protojax.prototypes.neighbours import neighbours
 
 __all__ = [
     "METRICS",
@@ -24,7 +23,6 @@ __all__ = [
     "match_prototypes",
     "merge_prototypes",
     "nearest_prototype",
-    "neighbours",
     "num_bytes",
     "paired_distance",
     "save_prototypes",
