@@ -183,11 +183,16 @@ def main(
     # Imported late, so that a mistake on the command line is reported at once.
     from experiments import runtime
     from experiments.reports import report, results
-    from experiments.study import check, resume, runner
+    from experiments.study import check, own, resume, runner
+    from protojax.cli.defend import show
     from protojax.cli.terminal import progress_bar
     from protojax.training import processes
 
     console = Console()
+    if "columns" in config:
+        # One's own rows, not a study: the fields are those of `pipelines.Defence`.
+        show(*own.run(config, workdir, progress_bar(console)))
+        return None
     config = check.check(config)
     if not processes.is_leader():
         with error_kept(workdir / f"error_{processes.number()}.log"):

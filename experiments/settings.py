@@ -57,6 +57,26 @@ class Files:
 
 
 @dataclasses.dataclass(frozen=True)
+class LabelNoise:
+    """Wrong labels where common words are, see `experiments.world.label_noise`.
+
+    Attributes:
+        words: the number of common words; 0 is no noise.
+        majority: the class that more rows are of.
+        share: of the training rows that are of the majority, 0 to leave them as they
+            are.
+    """
+
+    words: int = 0
+    majority: int = 1
+    share: float = 0.0
+
+    def __post_init__(self):
+        validate.non_negative(words=self.words, majority=self.majority)
+        validate.require(0 <= self.share < 1, "share", self.share, "in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
 class Data:
     """The source of rows, their number and their length.
 
@@ -70,6 +90,7 @@ class Data:
         max_length: the largest number of tokens of a row.
         buckets: lengths to which rows are padded.
         vocab_size: of a tokenizer trained on the spot.
+        label_noise: wrong labels of transfer rows and references, not of test rows.
         files: the user's own.
     """
 
@@ -81,6 +102,7 @@ class Data:
     max_length: int = 128
     buckets: tuple[int, ...] = Lengths().buckets
     vocab_size: int = 4000
+    label_noise: LabelNoise = LabelNoise()
     files: Files = Files()
 
     def __post_init__(self):

@@ -469,7 +469,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     "argument",
     [
         *("standard", "adaptive", "rates", "syntactic", "classes", "glue", "labels"),
-        *("ablations", "quick"),
+        *("ablations", "noise", "quick"),
     ],
 )
 def test_every_variant_of_the_bench_is_a_study(argument):

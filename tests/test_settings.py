@@ -26,6 +26,7 @@ from protojax.training.step import AdamW, TrainConfig
 
 SECTIONS = (
     *(Settings, settings.Attack, settings.AttackFiles, settings.Data),
+    settings.LabelNoise,
     *(settings.Encoder, settings.Evaluation, settings.Files, settings.FineTuning),
     *(Adversarial, AdamW, Distillation, Features, Federation, Filters, Lengths),
     *(Detection, Margin, ModelSettings, Nearest, Private, Prototypes, Quarantine),

@@ -15,6 +15,8 @@ of a student, without dropout. The variants:
 - `rates`: a rare word in 0.1 % to 20 % of the rows (named by tenths of a percent).
 - `syntactic`: sentences paraphrased to one template (Hidden Killer), ready rows.
 - `classes`: 77 intents (Banking77). `glue`: CoLA and QNLI.
+- `noise`: rows that hold one of eight common words are mislabelled with probability
+  0.3 to 0.5, references too, and 70 % of the rows are of the target.
 - `labels`: flipped labels alone, with a student that learns from labels and teacher
   alike.
 - `ablations`: the effect of each part of ours, on SST-2; an arm for each of
@@ -280,6 +282,18 @@ def _glue(config) -> None:
     config.attacks = _words()
 
 
+def _noise(config) -> None:
+    """Sets structured label noise."""
+    config.data.label_noise.words = 8
+    config.data.label_noise.share = 0.7
+    config.attacks = {
+        **_words(),
+        "sentence_data": attack("sentence", "data"),
+        "several": attack("several", "data"),
+        "clean_label": attack("sentence", "data", source_classes=(1,)),
+    }
+
+
 def _labels(config) -> None:
     """Sets the attack that flips labels alone."""
     config.kd.hard_weight = 0.5
@@ -308,6 +322,7 @@ VARIANTS = {
     "syntactic": _syntactic,
     "classes": _classes,
     "glue": _glue,
+    "noise": _noise,
     "labels": _labels,
     "ablations": _ablations,
     "tuning": _tuning,

@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.runtime import cached
 from experiments.settings import Settings
-from experiments.world import tasks
+from experiments.world import label_noise, tasks
 from protojax import attacks, data, validate
 from protojax.base import Examples
 from protojax.data import partition
@@ -100,6 +100,9 @@ def task_data(config: Settings, task: str, seed: int) -> TaskData:
         validate.require(rows <= most, "data.validation_rows", rows, f"<= {most}")
         # Takes the test set's place, so that no choice can be made on the test rows.
         train, test = data.held_out(train, rows)
+    noise, clean = section.label_noise, Scenario(task, seed, None)
+    if noise.share:
+        train = label_noise.balanced(train, noise, draws(clean, "balance"))
     splits = data.split(
         train,
         test,
@@ -109,6 +112,17 @@ def task_data(config: Settings, task: str, seed: int) -> TaskData:
         seed=seed,
         label_names=resolved.label_names,
     )
+    if noise.words:
+        rng = draws(clean, "label noise")
+        words = label_noise.words_of(splits.transfer, noise, rng)
+        splits = splits._replace(
+            **{
+                name: label_noise.mislabelled(
+                    getattr(splits, name), words, resolved.num_labels, rng
+                )
+                for name in ("transfer", "references")
+            }
+        )
     return TaskData(resolved, splits)
 
 

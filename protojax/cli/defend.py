@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from protojax.cli.terminal import Parser, guarded, progress
@@ -176,12 +176,17 @@ def _defend(found: argparse.Namespace, arguments: Sequence[str]) -> int:
             watch=pipelines.Watch(total, describe, advance),
             command=["protojax", "defend", *map(shlex.quote, arguments)],
         )
-    _show(result)
+    show(result)
     return 0
 
 
-def _show(result: Any) -> None:
-    """Prints the last table."""
+def show(result: Any, more: Mapping[str, float] | None = None) -> None:
+    """Prints what a defence found.
+
+    Args:
+        result: a `pipelines.Defended`.
+        more: further figures, in [0, 1].
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -189,6 +194,7 @@ def _show(result: Any) -> None:
     from protojax import reports
 
     facts, console = result.facts, Console()
+    metrics = {**facts.metrics, **(more or {})}
     findings = facts.findings
     # As text: brackets in a row must not be taken for markup.
     console.print(Text(reports.headline(facts)), style="bold", soft_wrap=True)
@@ -201,7 +207,7 @@ def _show(result: Any) -> None:
         "rejected": f"{int(findings.verdict.rejected.sum()):,}",
         "suspects": f"{len(findings.suspects)}, of these triggers {strong}",
         "the set looks clean": "yes" if findings.clean else "no",
-        **{name: f"{value:.1%}" for name, value in facts.metrics.items()},
+        **{name: f"{value:.1%}" for name, value in metrics.items()},
     }.items():
         table.add_row(name, value)
     console.print(table)
