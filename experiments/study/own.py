@@ -215,7 +215,11 @@ def worth(found: Defended, job: Made, lengths: Lengths) -> dict[str, float]:
     shown = attacks.triggered(
         job.test, attacks.sentence(PHRASE), np.random.default_rng(1), target=job.target
     )
-    models = {"teacher": hf.load_hf(job.teacher), "student": found.student}
+    classes = found.student.config.num_labels
+    models = {
+        "teacher": hf.load_hf(job.teacher, num_labels=classes),
+        "student": found.student,
+    }
     return {
         "poisoned rows rejected": quality.recall,
         "other rows rejected": quality.false_rejection_rate,
