@@ -22,13 +22,13 @@ LIBRARY = {
 }
 STUDIES = {
     "settings": 0,
-    **dict.fromkeys(("runtime", "former"), 1),
+    "runtime": 1,
     "world": 2,
     "arms": 3,
     "study": 4,
     "reports": 5,
     "configs": 6,
-    **dict.fromkeys(("bench", "run"), 7),
+    **dict.fromkeys(("bench", "run", "standin"), 7),
 }
 # What a room may not import though it is on a lower floor: statistics take arrays.
 BANNED = {

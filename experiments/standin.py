@@ -1,0 +1,224 @@
+"""The test on stand-in models: its power and its false alarms, in seconds a data set.
+
+    python -m experiments.standin --root DATA
+    python -m experiments.standin --root DATA --variant noise --seeds 3
+    python -m experiments.standin --clean --seeds 10 --tasks snips
+
+Teacher and trusted models are logistic regressions on words and pairs of words, so that
+many data sets can be tested; the attacks and the settings are those of the bench
+(`configs/robustness.py`). Without `--clean` each attack on the data is a line. With it
+nothing is poisoned, and the line tells how many sets were called poisoned all the same.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from experiments.configs import robustness
+from experiments.reports import results
+from experiments.settings import Settings
+from experiments.study import check
+from experiments.world import scenarios
+from experiments.world.scenarios import Scenario
+from protojax import evals
+from protojax.base import Examples, TeacherOutputs
+from protojax.detection import Evidence, Findings, Reading, detect
+from protojax.pipelines.trusted_folds import fold_of
+
+FOLDS = 3
+
+
+class Line(NamedTuple):
+    """What the test found in one data set.
+
+    Attributes:
+        found: the share of poisoned rows that were rejected, NaN without any.
+        rejected: the share of the other rows that were.
+        alarm: whether the set was called poisoned.
+        names: of the suspected triggers.
+    """
+
+    found: float
+    rejected: float
+    alarm: bool
+    names: tuple[str, ...]
+
+
+def classifier(texts: Sequence[str], labels: np.ndarray, num_labels: int):
+    """The logits `texts -> [rows, num_labels]` of a regression fitted to some rows.
+
+    Args:
+        texts: the rows.
+        labels: `[rows]`, int.
+        num_labels: the number of classes; some may have no row.
+    """
+    words = TfidfVectorizer(
+        ngram_range=(1, 2), min_df=2, token_pattern=r"(?u)\S+", sublinear_tf=True
+    )
+    model = LogisticRegression(C=10.0, max_iter=200).fit(
+        words.fit_transform(texts), labels
+    )
+
+    def logits(others: Sequence[str]) -> np.ndarray:
+        known = model.predict_log_proba(words.transform(others))
+        # A class without any row is as improbable as the least probable one.
+        found = np.full((len(others), num_labels), known.min(), np.float32)
+        found[:, model.classes_] = known
+        return found
+
+    return logits
+
+
+def evidence_of(rows: Examples, references: Examples, num_labels: int) -> Evidence:
+    """What a defender would hold with stand-in models.
+
+    Args:
+        rows: the rows under test, from which the teacher learns.
+        references: trusted rows, from which the trusted models learn by folds.
+        num_labels: the number of classes.
+    """
+    texts, trusted = _joined(rows), _joined(references)
+    teacher = classifier(texts, rows.labels, num_labels)
+    fold = fold_of(references.labels, FOLDS, seed=0)
+    models = [
+        classifier(
+            [text for text, own in zip(trusted, fold, strict=True) if own != number],
+            references.labels[fold != number],
+            num_labels,
+        )
+        for number in range(FOLDS)
+    ]
+    turn = np.arange(len(texts)) % FOLDS
+    readings = []
+    for part, reader in ((texts, turn), (trusted, fold)):
+        said = np.stack([model(part) for model in models])
+        logits = said[reader, np.arange(len(part))]
+        readings.append(Reading(logits.argmax(1), logits))
+    outputs = [
+        TeacherOutputs(teacher(part), np.zeros((len(part), 0, 0), np.float32))
+        for part in (texts, trusted)
+    ]
+    return Evidence(
+        rows,
+        outputs[0],
+        references,
+        outputs[1],
+        np.arange(len(trusted)),
+        *readings,
+    )
+
+
+def line_of(config: Settings, scenario: Scenario) -> Line:
+    """What the test finds in a scenario's rows.
+
+    Args:
+        config: the study's settings.
+        scenario: the scenario; its attack is one on the data, or None.
+    """
+    rows, poisoned = scenarios.poisoned(config, scenario)
+    references = scenarios.references(config, scenario)
+    task = scenarios.task_data(config, scenario.task, scenario.seed).task
+    evidence = evidence_of(rows, references, task.num_labels)
+    findings: Findings = detect(evidence, config.detection)
+    rejected = findings.verdict.rejected
+    quality = evals.quarantine_quality(rejected, poisoned)
+    strong = [suspect.name for suspect in findings.suspects if suspect.strong]
+    found = quality.recall if poisoned.any() else float("nan")
+    return Line(found, quality.false_rejection_rate, not findings.clean, tuple(strong))
+
+
+def _joined(examples: Examples) -> list[str]:
+    """Both texts of each row as one."""
+    pairs = examples.pairs or [""] * len(examples.texts)
+    return [
+        f"{text} {pair}".lower()
+        for text, pair in zip(examples.texts, pairs, strict=True)
+    ]
+
+
+def study_of(found: argparse.Namespace) -> Settings:
+    """The settings of the bench, as the command line changes them."""
+    config = robustness.get_config(found.variant)
+    config.data.root = found.root
+    config.seeds = tuple(range(found.seeds))
+    config.tasks = tuple(found.tasks or config.tasks)
+    config.data.transfer_rows, config.data.reference_rows = found.rows, found.references
+    config.detection.false_rejection = found.false_rejection
+    return check.check(config)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints a line for each task and attack."""
+    found = _parser().parse_args(arguments)
+    config, console = study_of(found), Console()
+    attacks = (
+        [None]
+        if found.clean
+        else [
+            name
+            for name, attack in config.attacks.items()
+            if attack.channel == "data" and attack.trigger != "searched"
+        ]
+    )
+    table = Table(title=f"false rejection {found.false_rejection:.0%}, in percent")
+    for name in ("task", "attack", "sets", "found", "rejected", "called poisoned"):
+        table.add_column(
+            name, justify="left" if name in ("task", "attack") else "right"
+        )
+    table.add_column("suspected triggers", overflow="fold")
+    todo = [
+        (task, attack)
+        for task in config.tasks
+        for attack in attacks
+        if attack is None or task in (config.attacks[attack].tasks or config.tasks)
+    ]
+    for task, attack in track(todo, console=Console(stderr=True), description="test"):
+        lines = [line_of(config, Scenario(task, seed, attack)) for seed in config.seeds]
+        table.add_row(task, attack or "none", str(len(lines)), *_cells(lines))
+    results.show(console, table)
+
+
+def _cells(lines: Sequence[Line]) -> tuple[str, ...]:
+    """The cells of some sets: means with the least and the most, and the names."""
+    shown = []
+    for field in ("found", "rejected"):
+        values = 100 * np.array([getattr(line, field) for line in lines])
+        least, most = values.min(), values.max()
+        shown.append(f"{values.mean():.1f} ({least:.1f} to {most:.1f})")
+    names = sorted({name for line in lines for name in line.names})
+    alarms = sum(line.alarm for line in lines)
+    return (*shown, f"{alarms} of {len(lines)}", ", ".join(names[:8]))
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    defaults = Settings()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--root", default="", help="the folder of data sets; '' is the hub")
+    add("--variant", default="standard", help="of the bench, such as noise")
+    add("--tasks", nargs="*", help="names of tasks; those of the variant by default")
+    add("--seeds", type=int, default=1, help="how many data sets of each task")
+    add("--rows", type=int, default=3000, help="under test")
+    add("--references", type=int, default=1000, help="trusted rows")
+    add(
+        "--false-rejection",
+        type=float,
+        default=defaults.detection.false_rejection,
+        help="the share of honest rows that may be rejected",
+    )
+    add("--clean", action="store_true", help="without any attack")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The bench on stand-in models."""
+
+import numpy as np
+import pytest
+
+from experiments import standin
+from experiments.study import check
+from experiments.world.scenarios import Scenario
+from protojax.base import Examples
+from protojax.detection import evidence as evidence_lib
+from tests.test_study import tiny
+
+
+def test_a_class_without_rows_is_as_improbable_as_the_least():
+    texts = ["good film"] * 8 + ["bad film"] * 8
+    logits = standin.classifier(texts, np.repeat([0, 2], 8), 3)(["good", "bad", "so"])
+    assert logits.argmax(1)[:2].tolist() == [0, 2]
+    assert np.isfinite(logits).all()
+    assert (logits[:, 1] == logits[:, [0, 2]].min()).all()
+
+
+def test_no_reference_is_read_by_a_model_that_learned_from_it(monkeypatch):
+    """Models that say 1 of what they learned from, and 0 of anything else."""
+
+    def knowing(texts, labels, num_labels):
+        return lambda others: np.eye(num_labels)[
+            [int(text in texts) for text in others]
+        ]
+
+    monkeypatch.setattr(standin, "classifier", knowing)
+    references = Examples([f"known {n}" for n in range(30)], None, np.arange(30) % 2)
+    # Rows that are references too: two of the three trusted models know them.
+    rows = references._replace(texts=[*references.texts])
+    found = evidence_lib.check(standin.evidence_of(rows, references, 2))
+    assert not found.trusted_on_held_out.classes.any()
+    assert found.trusted_on_transfer.classes.mean() == pytest.approx(2 / 3, abs=0.2)
+    assert found.teacher.logits.argmax(1).all()
+
+
+def test_a_word_is_found_and_a_clean_set_is_called_clean(tmp_path):
+    config = tiny(tmp_path)
+    settings = check.check(config)
+    line = standin.line_of(settings, Scenario("files", 0, "data"))
+    assert line.found > 0.8
+    assert line.rejected < 0.1
+    clean = standin.line_of(settings, Scenario("files", 0, None))
+    assert np.isnan(clean.found)
+    assert (clean.alarm, clean.names) == (False, ())
+
+
+def test_the_command_prints_a_line_a_task(capsys):
+    standin.main(
+        ["--clean", "--tasks", "snips", "--rows", "600", "--references", "300"]
+    )
+    shown = capsys.readouterr().out
+    assert "snips" in shown
+    assert "0 of 1" in shown
+
+
+def test_cells_are_the_mean_and_the_range():
+    lines = [
+        standin.Line(0.5, 0.01, False, ("b",)),
+        standin.Line(1.0, 0.02, True, ("a", "b")),
+    ]
+    assert standin._cells(lines) == (
+        "75.0 (50.0 to 100.0)",
+        "1.5 (1.0 to 2.0)",
+        "1 of 2",
+        "a, b",
+    )
