@@ -20,8 +20,10 @@ from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 
 from protojax import models, storage
-from protojax.base import Batch
+from protojax.base import Batch, Examples
+from protojax.data import tokens as tokens_lib
 from protojax.models import MODELS, hf
+from tests.tiny import encoder_config
 
 DATA = Path(__file__).parent / "data"
 TEXTS = ["a warm film", "dull", "the plot is thin and the end is cold", ""]
@@ -150,6 +152,47 @@ def test_round_trip_is_exact(family, tmp_path):
         np.testing.assert_array_equal(ours[name], tensor)
 
 
+@pytest.mark.parametrize(
+    ("family", "ids"),
+    [
+        ("bert", [2, 5, 15, 10, 3, 8, 3, 0]),
+        ("electra", [2, 5, 15, 10, 3, 8, 3, 0]),
+        ("roberta", [0, 5, 15, 10, 2, 2, 8, 2, 1]),
+        # Their mask comes behind the words; CamemBERT's <s> and </s> are 5 and 6.
+        ("xlm-roberta", [0, 4, 14, 9, 2, 2, 7, 2, 1]),
+        ("camembert", [5, 7, 17, 12, 6, 6, 10, 6, 1]),
+        ("mpnet", [0, 4, 14, 9, 2, 2, 7, 2, 1]),
+    ],
+)
+def test_ids_of_special_tokens(family, ids, tmp_path):
+    model = hf.load_hf(golden(family), num_labels=3)
+    hf.save_hf(tmp_path / "saved", model)
+    for tokenizer in (model.tokenizer, hf.load_tokenizer(tmp_path / "saved")):
+        rows = Examples(["a warm film"], ["dull"], None)
+        found = tokens_lib.tokenize(tokenizer, rows, max_length=len(ids))
+        assert found.input_ids.tolist() == [ids]
+        assert found.pad_id == model.config.pad_id == ids[-1]
+    saved = json.loads((tmp_path / "saved" / "config.json").read_text())
+    # What those of published checkpoints say.
+    expected = {"bert": (None, None), "electra": (None, None), "camembert": (5, 6)}
+    found = saved["bos_token_id"], saved["eos_token_id"]
+    assert found == expected.get(family, (0, 2))
+
+
+@pytest.mark.parametrize("size", [0, 8])
+def test_embeddings_as_wide_as_the_layers(size, tmp_path):
+    config = encoder_config("electra", embedding_size=size)
+    model = models.init_model(config, seed=0)
+    hf.save_hf(tmp_path / "saved", model)
+    saved = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert saved["embedding_size"] == saved["hidden_size"] == 8
+    names = load_file(tmp_path / "saved" / "model.safetensors")
+    assert not [name for name in names if "project" in name]
+    again = hf.load_hf(tmp_path / "saved", num_labels=2)
+    assert again.config == dataclasses.replace(config, embedding_size=0)
+    chex.assert_trees_all_equal(again.params, model.params)
+
+
 @families
 def test_saved_config(family, tmp_path):
     model = hf.load_hf(golden(family), num_labels=3)
@@ -213,12 +256,15 @@ def test_a_base_checkpoint_gets_a_fresh_head(tmp_path, caplog):
 
 @families
 def test_a_masked_language_model_gets_a_fresh_head(family, tmp_path, caplog):
+    prefix = MODELS[family].prefix
     head = {
-        "bert": ["cls.predictions.bias", "cls.seq_relationship.weight"],
-        "roberta": ["lm_head.dense.weight", "pooler.dense.weight"],
-        "distilbert": ["vocab_transform.weight", "vocab_layer_norm.bias"],
-    }[family]
-    ids = f"{family}.embeddings.position_ids"
+        "bert.": ["cls.predictions.bias", "cls.seq_relationship.weight"],
+        "roberta.": ["lm_head.dense.weight", "pooler.dense.weight"],
+        "distilbert.": ["vocab_transform.weight", "vocab_layer_norm.bias"],
+        "electra.": ["discriminator_predictions.dense.bias", "generator_lm_head.bias"],
+        "mpnet.": ["lm_head.dense.weight", "pooler.dense.weight"],
+    }[prefix]
+    ids = f"{prefix}embeddings.position_ids"
 
     def change(tensors):
         tensors = drop("classifier", "pre_classifier", "bert.pooler")(tensors)
@@ -317,7 +363,7 @@ def test_a_pickle_is_not_opened(tmp_path):
 def test_families_it_does_not_know(tmp_path):
     folder = copied(tmp_path, "bert")
     edit_config(folder, model_type="gpt2")
-    with pytest.raises(ValueError, match=r"one of bert, distilbert, roberta.*'gpt2'"):
+    with pytest.raises(ValueError, match=r"one of bert, camembert, .*'gpt2'"):
         hf.load_hf(folder, num_labels=3)
 
 

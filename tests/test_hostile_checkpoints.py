@@ -190,7 +190,7 @@ def test_an_index_of_another_form(tmp_path, shards):
     assert "weight_map" in refused(folder)
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "electra", "mpnet"])
 def test_no_padding_token(family, tmp_path):
     folder = copied(tmp_path, family)
     edit_config(folder, pad_token_id=None)
@@ -202,6 +202,39 @@ def test_roberta_has_no_positions_without_a_padding_token(tmp_path):
     folder = copied(tmp_path, "roberta")
     edit_config(folder, pad_token_id=None)
     assert "pad_token_id an integer" in refused(folder)
+
+
+def test_mpnet_knows_its_padding_token(tmp_path):
+    folder = copied(tmp_path, "mpnet")
+    edit_config(folder, pad_token_id=0)
+    assert "pad_token_id 1, as in any mpnet" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (16, "unexpected: embeddings_project"),
+        (11, "instead of"),
+        (-12, "embedding_size >= 0"),
+        (10**6, "embedding_size <= 28"),
+    ],
+)
+def test_embeddings_of_another_width(tmp_path, size, said):
+    folder = copied(tmp_path, "electra")
+    edit_config(folder, embedding_size=size)
+    with pytest.raises(ValueError, match=said) as error:
+        hf.load_hf(folder, num_labels=3)
+    assert str(folder) in str(error.value)
+
+
+def test_a_bias_of_other_distances(tmp_path):
+    name = "mpnet.encoder.relative_attention_bias.weight"
+    folder = copied(tmp_path, "mpnet", added(name, lambda t: t[name][:16]))
+    edit_config(folder, relative_attention_num_buckets=16)
+    with pytest.raises(
+        ValueError, match=r"bias\.weight \(16, 2\) instead of \(32, 2\)"
+    ):
+        hf.load_hf(folder, num_labels=3)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +272,14 @@ def test_a_tokenizer_that_cannot_be_read(tmp_path):
     folder = copied(tmp_path, "bert")
     (folder / "tokenizer.json").write_text("{")
     assert "make no tokenizer" in refused(folder)
+
+
+def test_a_tokenizer_that_another_package_reads(tmp_path):
+    folder = copied(tmp_path, "xlm-roberta")
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    (folder / "sentencepiece.bpe.model").write_bytes(b"no protobuf")
+    assert "pip install sentencepiece protobuf" in refused(folder)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_embedding(tmp_path):
@@ -287,12 +328,12 @@ def test_an_adapter(tmp_path, whole):
     assert "an adapter: merge it first" in refused(folder)
 
 
-@pytest.mark.parametrize("family", ["albert", "mobilebert", "xlm-roberta", "gpt2"])
+@pytest.mark.parametrize("family", ["albert", "mobilebert", "xlm-robert", "gpt2"])
 def test_unknown_families_are_not_guessed(tmp_path, family):
     folder = copied(tmp_path, "bert")
     edit_config(folder, model_type=family)
     said = refused(folder)
-    assert "one of bert, distilbert, roberta" in said
+    assert f"one of {', '.join(models.MODELS)}, the families" in said
     assert f"model_type={family!r}" in said
     assert "Did you mean" not in said
 

@@ -15,12 +15,12 @@ import pytest
 
 from protojax import models
 from protojax.base import Batch
-from protojax.models import MODELS
+from protojax.models import MODELS, mpnet
 from protojax.models.config import ACTIVATIONS
-from protojax.models.layers import bfloat16_product
-from tests.tiny import encoder_config
+from protojax.models.layers import Attention, bfloat16_product
+from tests.tiny import ALIASES, FAMILIES, encoder_config
 
-families = pytest.mark.parametrize("family", MODELS)
+families = pytest.mark.parametrize("family", FAMILIES)
 
 
 tiny = functools.partial(
@@ -62,6 +62,14 @@ def random_model(config, seed=0):
 
 def run(model, batch, **options):
     return models.apply_fn(model.config)(model.params, batch, **options)
+
+
+def test_aliases_differ_in_names_alone():
+    for alias, name in ALIASES.items():
+        architecture = MODELS[name].architecture
+        assert MODELS[alias] != MODELS[name]
+        assert MODELS[alias]._replace(architecture=architecture) == MODELS[name]
+        models.apply_fn(tiny(alias))
 
 
 @families
@@ -338,17 +346,23 @@ def test_select_layers_refuses(layers):
         models.select_layers(random_model(tiny("bert", num_layers=3)), layers)
 
 
+def counts(family):
+    """Whether positions count what is not padding, from behind the padding's id on."""
+    return MODELS[family].embed is MODELS["roberta"].embed
+
+
 @families
 def test_max_length(family):
-    model = random_model(tiny(family, max_positions={"roberta": 10}.get(family, 8)))
+    model = random_model(tiny(family, max_positions=10 if counts(family) else 8))
     assert models.max_length(model.config) == 8
     assert np.isfinite(run(model, make_batch()).logits).all()
     with pytest.raises(ValueError, match=r"length <= 8, .* found length=9"):
         run(model, make_batch(length=9))
 
 
-def test_roberta_positions_skip_padding():
-    model = random_model(tiny("roberta"))
+@pytest.mark.parametrize("family", [f for f in FAMILIES if counts(f)])
+def test_positions_skip_padding(family):
+    model = random_model(tiny(family))
     left = make_batch(lengths=(5, 5, 5))
     right = left._replace(
         **{
@@ -375,6 +389,56 @@ def test_token_types_matter_to_bert():
     zeros = batch._replace(token_type_ids=batch.token_type_ids * 0)
     difference = run(model, batch).logits - run(model, zeros).logits
     assert np.abs(difference).max() > 1e-3
+
+
+def test_buckets_of_distances():
+    buckets = mpnet.distance_buckets(200)
+    # Sixteen for either direction, of which eight hold one distance each; the others
+    # begin at 8 · 16^(k/8): 8, 11.3, 16, 22.6, 32, 45.3, 64, 90.5.
+    borders = [*range(8), 8, 12, 16, 23, 32, 46, 64, 91]
+    backward = np.searchsorted(borders, np.arange(200), side="right") - 1
+    np.testing.assert_array_equal(buckets[:, 0], backward)
+    forward = np.where(np.arange(200) > 0, 16 + backward, 0)
+    np.testing.assert_array_equal(buckets[0], forward)
+    for shift in (1, 70):
+        np.testing.assert_array_equal(
+            buckets[shift:, shift:], buckets[:-shift, :-shift]
+        )
+    assert mpnet.distance_buckets(0).shape == (0, 0)
+
+
+def test_attention_with_a_bias_is_attention_with_a_bias():
+    config = tiny("mpnet", num_heads=2)
+    rng = np.random.default_rng(0)
+    x, bias = rng.normal(size=(1, 4, 16)), 3 * rng.normal(size=(1, 2, 4, 4))
+    mask = np.array([True, True, False, True])
+    module = Attention(config, deterministic=True)
+    params = random_model(config).params["layers_0"]["attention"]
+    found = module.apply({"params": params}, x, mask[None, None, None], bias)
+    query, key, value = (
+        (x[0] @ params[name]["kernel"] + params[name]["bias"]).reshape(4, 2, 8)
+        for name in ("query", "key", "value")
+    )
+    expected = np.zeros((4, 2, 8))
+    for head in range(2):
+        scores = query[:, head] @ key[:, head].T / np.sqrt(8) + bias[0, head]
+        weights = np.exp(scores) * mask
+        weights /= weights.sum(1, keepdims=True)
+        expected[:, head] = weights @ value[:, head]
+    output = params["output"]
+    expected = expected.reshape(4, 16) @ output["kernel"] + output["bias"]
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+
+
+def test_narrow_embeddings_are_widened():
+    params = random_model(tiny("electra")).params["embeddings"]
+    assert params["word"]["embedding"].shape == (30, 6)
+    assert params["norm"]["scale"].shape == (6,)
+    assert params["projection"]["kernel"].shape == (6, 16)
+    for size in (0, 16):
+        params = models.param_shapes(tiny("electra", embedding_size=size))
+        assert params["embeddings"]["word"]["embedding"].shape == (30, 16)
+        assert "projection" not in params["embeddings"]
 
 
 def test_shapes_must_agree():
@@ -416,6 +480,7 @@ def test_activations_are_transformers(name):
         ({"num_labels": 1}, "num_labels >= 2 for classification"),
         ({"problem": "regression"}, "num_labels 1 for regression"),
         ({"pad_id": -1}, "pad_id >= 0"),
+        ({"embedding_size": -1}, "embedding_size >= 0"),
     ],
 )
 def test_config_refuses(changes, message):
@@ -428,6 +493,14 @@ def test_family_is_checked():
         models.apply_fn(dataclasses.replace(tiny("bert"), family="robert"))
     with pytest.raises(ValueError, match="type_vocab_size 0 in distilbert"):
         models.init_model(tiny("distilbert", type_vocab_size=2), seed=0)
+    with pytest.raises(ValueError, match="pad_id 1 in mpnet"):
+        models.init_model(tiny("mpnet", pad_id=0), seed=0)
+
+
+@pytest.mark.parametrize("family", [f for f in MODELS if f != "electra"])
+def test_only_electra_has_narrow_embeddings(family):
+    with pytest.raises(ValueError, match=f"embedding_size 0 in {family}"):
+        models.init_model(tiny(family, embedding_size=4), seed=0)
 
 
 def test_unknown_attribute():

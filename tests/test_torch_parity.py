@@ -1,5 +1,6 @@
 """Parity with PyTorch: random checkpoints of every family and the real MiniLM."""
 
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import transformers
 
 from protojax import models
 from protojax.base import Batch
-from protojax.models import MODELS, hf
+from protojax.models import MODELS, hf, mpnet
 
 pytestmark = pytest.mark.extra
 families = pytest.mark.parametrize("family", MODELS)
@@ -33,6 +34,9 @@ CONFIGS = {
     },
     "distilbert": {"dim": 24, "n_layers": 4, "n_heads": 3, "hidden_dim": 40},
 }
+CONFIGS["xlm-roberta"] = CONFIGS["camembert"] = CONFIGS["roberta"]
+CONFIGS["electra"] = {**CONFIGS["bert"], "embedding_size": 16}
+CONFIGS["mpnet"] = CONFIGS["bert"]
 
 
 @pytest.fixture
@@ -59,13 +63,13 @@ def make_inputs(family, lengths, pad_id):
     mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int32)
     ids = np.where(mask, rng.integers(5, 50, mask.shape), pad_id)
     second = np.arange(max(lengths)) >= np.array(lengths)[:, None] // 2
-    types = mask * second if family == "bert" else np.zeros_like(mask)
+    types = mask * second if family in ("bert", "electra") else np.zeros_like(mask)
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
 
 
 def run_torch(torch, model, inputs):
     inputs = {name: torch.tensor(value).long() for name, value in inputs.items()}
-    if model.config.model_type == "distilbert":
+    if model.config.model_type in ("distilbert", "mpnet"):
         del inputs["token_type_ids"]
     with torch.no_grad():
         output = model(**inputs, output_hidden_states=True)
@@ -83,9 +87,12 @@ def run_jax(model, inputs):
     return models.apply_fn(model.config)(model.params, batch, hidden_states=True)
 
 
-@families
-def test_random_weights(torch, family, tmp_path):
-    reference = make_checkpoint(torch, family, tmp_path / "torch")
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [*((family, {}) for family in MODELS), ("electra", {"embedding_size": 24})],
+)
+def test_random_weights(torch, family, changes, tmp_path):
+    reference = make_checkpoint(torch, family, tmp_path / "torch", **changes)
     model = hf.load_hf(tmp_path / "torch", num_labels=4)
     longest = models.max_length(model.config)
     inputs = make_inputs(family, (1, 2, 7, longest), model.config.pad_id)
@@ -94,6 +101,15 @@ def test_random_weights(torch, family, tmp_path):
     np.testing.assert_allclose(output.logits, logits, atol=1e-5)
     for found, expected in zip(output.hidden_states, hidden_states, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_buckets_of_distances(torch):
+    place = torch.arange(600)
+    modeling = importlib.import_module("transformers.models.mpnet.modeling_mpnet")
+    expected = modeling.MPNetEncoder.relative_position_bucket(
+        place[None] - place[:, None]
+    )
+    np.testing.assert_array_equal(mpnet.distance_buckets(600), expected.numpy())
 
 
 @families

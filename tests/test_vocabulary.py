@@ -1,5 +1,7 @@
 """A word embedding cut down to the words at hand, and put back."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,11 @@ import pytest
 
 from protojax import distillation, models, training
 from protojax.base import Batch
+from protojax.data.tokens import Tokens
 from protojax.distillation import mean_gradient
 from protojax.models import vocabulary
-from tests.tiny import encoder_config
+from protojax.training import trainer
+from tests.tiny import FAMILIES, encoder_config
 
 
 def model_of(family="bert", vocab_size=60, **fields):
@@ -59,18 +63,11 @@ def test_ids_beyond_the_vocabulary_are_refused(small):
         vocabulary.used_ids(np.array([[60]]), 60)
 
 
-@pytest.mark.parametrize(
-    ("family", "pad_id", "fields"),
-    [
-        ("bert", 0, {}),
-        ("roberta", 1, {"pad_id": 1, "type_vocab_size": 1}),
-        ("distilbert", 0, {"type_vocab_size": 0}),
-    ],
-)
-def test_a_model_says_the_same_of_rows_whose_words_it_keeps(
-    small, family, pad_id, fields
-):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_says_the_same_of_rows_whose_words_it_keeps(small, family):
+    fields = {"roberta": {"pad_id": 1, "type_vocab_size": 1}}.get(family, {})
     model = model_of(family, **fields)
+    pad_id = model.config.pad_id
     ids = np.array([[2, 50, 31, 3], [2, 7, 3, pad_id]])
     batch = batch_of(ids)._replace(attention_mask=(ids != pad_id).astype(np.int32))
     kept = vocabulary.used_ids(ids, 60, pad_id=pad_id)
@@ -81,6 +78,15 @@ def test_a_model_says_the_same_of_rows_whose_words_it_keeps(
         models.apply_fn(narrow.config)(narrow.params, renumbered).logits,
         models.apply_fn(model.config)(model.params, batch).logits,
     )
+
+
+def test_a_word_is_not_given_the_number_of_the_models_padding(small):
+    ids = np.array([[2, 3, 4, 5, 6, 7, 8, 9], [10, 11, 12, 13, 14, 15, 16, 0]])
+    tokens = Tokens(ids, np.zeros_like(ids), np.array([8, 7]), pad_id=0)
+    run = types.SimpleNamespace(private=False, model=model_of("mpnet"), tokens=tokens)
+    assert run.model.config.pad_id == 1
+    # Without the model's, these 16 ids would be all that are kept.
+    assert trainer.used_ids([run])[:3].tolist() == [0, 1, 2]
 
 
 def test_training_without_unused_words_is_training_with_them(small):

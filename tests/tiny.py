@@ -2,9 +2,16 @@
 
 from protojax.models import MODELS, EncoderConfig
 
+# Families that differ from another in names alone, and so need no tests of their own
+# of what they compute.
+ALIASES = {"camembert": "roberta", "xlm-roberta": "roberta"}
+FAMILIES = [name for name in MODELS if name not in ALIASES]
+
 
 def encoder_config(family="bert", **overrides):
     """The config of a tiny encoder; what its family fixes is as it must be.
+
+    Embeddings are narrower than the layers where the family allows it.
 
     >>> encoder_config("distilbert", num_labels=3).type_vocab_size
     0
@@ -17,6 +24,8 @@ def encoder_config(family="bert", **overrides):
         "intermediate_size": 16,
         "max_positions": 8,
     }
+    if "embedding_size" in MODELS[family].fields:
+        sizes["embedding_size"] = 6
     return EncoderConfig(
         family=family, **{**sizes, **MODELS[family].fixed, **overrides}
     )

@@ -28,6 +28,7 @@ _INTEGERS = {
     "intermediate_size",
     "max_positions",
     "type_vocab_size",
+    "embedding_size",
     "pad_id",
 }
 # Dimensions of tensors, unlike the numbers of layers and heads.
@@ -138,8 +139,13 @@ def encoder_config(
     Raises:
         ValueError: on a value of another type, or beyond the tensors.
     """
-    fields = MODELS[family].fields
+    fields, fixed = MODELS[family].fields, MODELS[family].fixed
     values = {ours: found.get(theirs) for ours, theirs in fields.items()}
+    for ours in [name for name in fixed if name in fields]:
+        if values[ours] is None:
+            values[ours] = fixed[ours]
+        bound = f"{fixed[ours]}, as in any {family},"
+        _require(values[ours] == fixed[ours], fields[ours], values[ours], bound, path)
     # transformers takes null this way.
     if values["classifier_dropout"] is None:
         values["classifier_dropout"] = values["dropout"]
@@ -147,8 +153,11 @@ def encoder_config(
     if values["pad_id"] is None and MODELS[family].embed is bert.embed:
         values["pad_id"] = pad_id or 0
     _check_values(path, family, values, shapes)
+    # As wide as the layers: no projection between them, which 0 stands for.
+    if values.get("embedding_size") == values["hidden_size"]:
+        values["embedding_size"] = 0
     try:
-        config = EncoderConfig(family=family, **values, **MODELS[family].fixed)
+        config = EncoderConfig(family=family, **{**values, **fixed})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return dataclasses.replace(config, **settings)

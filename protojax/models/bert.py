@@ -1,7 +1,8 @@
 """BERT (Devlin et al., 2018, arXiv:1810.04805) and smaller models like MiniLM.
 
 Learned positions and token types; the head is a tanh "pooler" on the first token and a
-linear classifier. RoBERTa names its body's tensors and settings the same way.
+linear classifier. RoBERTa and ELECTRA name their bodies' tensors and settings the same
+way.
 """
 
 import flax.linen as nn
@@ -81,7 +82,7 @@ BERT = Family(
     },
     fields=FIELDS,
     max_length=max_length,
-    fixed={},
+    fixed={"embedding_size": 0},
     # A buffer of older transformers, and the heads of other tasks.
     ignored=("embeddings.position_ids", "cls.", "qa_outputs."),
 )

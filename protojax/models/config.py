@@ -45,6 +45,8 @@ class EncoderConfig:
         type_vocab_size: rows of the token type embedding; 0 for none, and with 1 every
             token is of the one type whatever the batch says.
         pad_id: the padding token.
+        embedding_size: width of the embeddings where it differs from hidden_size and a
+            linear layer maps one to the other, as in ELECTRA; else 0.
         layer_norm_eps: added to the variance.
         activation: of the perceptron, a key of `ACTIVATIONS`.
         dropout: rate on embeddings and on what each layer adds.
@@ -70,6 +72,7 @@ class EncoderConfig:
     max_positions: int
     type_vocab_size: int = 2
     pad_id: int = 0
+    embedding_size: int = 0
     layer_norm_eps: float = 1e-12
     activation: str = "gelu"
     dropout: float = 0.1
@@ -93,7 +96,11 @@ class EncoderConfig:
             layer_norm_eps=self.layer_norm_eps,
             num_labels=self.num_labels,
         )
-        validate.non_negative(type_vocab_size=self.type_vocab_size, pad_id=self.pad_id)
+        validate.non_negative(
+            type_vocab_size=self.type_vocab_size,
+            pad_id=self.pad_id,
+            embedding_size=self.embedding_size,
+        )
         validate.fraction(
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
@@ -144,6 +151,9 @@ class Family(NamedTuple):
         fixed: fields of `EncoderConfig` with the only value that the family allows.
         ignored: beginnings of tensor names (prefix removed) that a checkpoint may hold
             and a classifier does not use.
+        attention_bias: `(config, length) -> [1, num_heads, length, length]`, what every
+            layer adds to the scores of its attention, made inside the encoder as the
+            embeddings are; None for nothing.
     """
 
     embed: Callable[[EncoderConfig, Batch, bool], Array]
@@ -155,3 +165,4 @@ class Family(NamedTuple):
     max_length: Callable[[EncoderConfig], int]
     fixed: Mapping[str, Any]
     ignored: tuple[str, ...]
+    attention_bias: Callable[[EncoderConfig, int], Array] | None = None

@@ -58,6 +58,6 @@ DISTILBERT = Family(
     },
     max_length=bert.max_length,
     # Constants in the published code, and therefore absent from config.json.
-    fixed={"type_vocab_size": 0, "layer_norm_eps": 1e-12},
+    fixed={"type_vocab_size": 0, "layer_norm_eps": 1e-12, "embedding_size": 0},
     ignored=("embeddings.position_ids", "vocab_", "qa_outputs."),
 )

@@ -19,13 +19,19 @@ from protojax.base import ApplyFn, Array, Batch, ModelOutput, PyTree
 from protojax.models.bert import BERT
 from protojax.models.config import EncoderConfig, Family
 from protojax.models.distilbert import DISTILBERT
+from protojax.models.electra import ELECTRA
 from protojax.models.layers import Encoder, check_batch
-from protojax.models.roberta import ROBERTA
+from protojax.models.mpnet import MPNET
+from protojax.models.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
 MODELS: dict[str, Family] = {
     "bert": BERT,
+    "camembert": CAMEMBERT,
     "distilbert": DISTILBERT,
+    "electra": ELECTRA,
+    "mpnet": MPNET,
     "roberta": ROBERTA,
+    "xlm-roberta": XLM_ROBERTA,
 }
 
 
@@ -54,7 +60,7 @@ def _encoder(config: EncoderConfig) -> Encoder:
     for name, value in family.fixed.items():
         found = getattr(config, name)
         validate.require(found == value, name, found, f"{value} in {config.family}")
-    return Encoder(config, family.embed, family.head)
+    return Encoder(config, family.embed, family.head, family.attention_bias)
 
 
 def max_length(config: EncoderConfig) -> int:

@@ -19,7 +19,6 @@ from safetensors.flax import save_file
 
 from protojax import storage, validate
 from protojax.models import _config_json, _tensors
-from protojax.models.config import EncoderConfig
 from protojax.models.encoder import MODELS, Model, select_layers
 
 _LOG = logging.getLogger("protojax")
@@ -168,7 +167,7 @@ def save_hf(folder: str | Path, model: Model) -> None:
         )
     with storage.atomic_folder(folder) as new:
         new.mkdir()
-        _write_config(new, model.config, model.label_names)
+        _write_config(new, model)
         _write_params(new, model)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(new)
@@ -196,8 +195,12 @@ def load_tokenizer(folder: str | Path) -> transformers.PreTrainedTokenizerBase |
             str(folder), local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # of three libraries
+        # The error is of the last of several readers that were tried.
+        remedy = " To read *.model alone: pip install sentencepiece protobuf."
+        remedy *= all(path.suffix == ".model" for path in files)
         raise ValueError(
-            f"The files in {folder} make no tokenizer ({_config_json.one_line(error)})."
+            f"The files in {folder} make no tokenizer "
+            f"({_config_json.one_line(error)}).{remedy}"
         ) from error
 
 
@@ -305,16 +308,23 @@ def _check_tokenizer(folder: Path, tokenizer: Any, vocab_size: int) -> None:
         )
 
 
-def _write_config(
-    folder: Path, config: EncoderConfig, label_names: Sequence[str]
-) -> None:
+def _write_config(folder: Path, model: Model) -> None:
     """Writes config.json in the form of transformers."""
-    names = list(label_names or _config_json.placeholders(config.num_labels).values())
+    config = model.config
+    placeholders = _config_json.placeholders(config.num_labels)
+    names = list(model.label_names or placeholders.values())
     one_each = len(set(names)) == len(names) == config.num_labels
     bound = f"{config.num_labels} different ones, or none"
     validate.require(one_each, "label_names", tuple(names), bound)
     family = MODELS[config.family]
     values = {theirs: getattr(config, ours) for ours, theirs in family.fields.items()}
+    # transformers has no number that stands for "as wide as the layers".
+    if values.get("embedding_size") == 0:
+        values["embedding_size"] = config.hidden_size
+    # The tokenizer's, since CamemBERT has others than transformers takes by default.
+    for name in ("bos_token_id", "eos_token_id"):
+        number = getattr(model.tokenizer, name, None)
+        values |= {} if number is None else {name: number}
     saved = transformers.AutoConfig.for_model(
         config.family,
         architectures=[family.architecture],

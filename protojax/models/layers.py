@@ -4,8 +4,8 @@ A post-norm encoder (Vaswani et al., 2017, arXiv:1706.03762; Devlin et al., 2018
 arXiv:1810.04805): embeddings, then layers that each add attention and a two-layer
 perceptron to their input and normalise after either sum, then a head on the first
 token. Parameters are float32; the body computes in `EncoderConfig.dtype`, the head and
-its logits in float32. A family (bert.py, roberta.py, distilbert.py) supplies what
-differs: embeddings, head, and the names in a Hugging Face checkpoint.
+its logits in float32. A family (bert.py, roberta.py, ...) supplies what differs:
+embeddings, head, a bias of attention, and the names in a Hugging Face checkpoint.
 """
 
 import functools
@@ -100,7 +100,7 @@ def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
 
 
 class Embeddings(nn.Module):
-    """Word + position (+ token type) embeddings, normalised.
+    """Word + position (+ token type) embeddings, normalised (and widened).
 
     Attributes:
         config: the encoder's.
@@ -120,7 +120,8 @@ class Embeddings(nn.Module):
                 embedding.
         """
         config = self.config
-        table = functools.partial(nn.Embed, features=config.hidden_size)
+        size = config.embedding_size or config.hidden_size
+        table = functools.partial(nn.Embed, features=size)
         x = table(config.vocab_size, name="word")(batch.input_ids)
         x += table(config.max_positions, name="position")(positions)
         if config.type_vocab_size > 0:
@@ -130,11 +131,14 @@ class Embeddings(nn.Module):
                 types = jnp.zeros_like(types)
             x += table(config.type_vocab_size, name="token_type")(types)
         x = layer_norm(config, "norm")(x)
-        return nn.Dropout(config.dropout)(x, self.deterministic)
+        x = nn.Dropout(config.dropout)(x, self.deterministic)
+        if size != config.hidden_size:
+            x = linear(config, config.hidden_size, "projection")(x)
+        return x
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention: softmax(Q Kᵀ / √d) V, then a linear layer.
+    """Multi-head self-attention: softmax(Q Kᵀ / √d + bias) V, then a linear layer.
 
     Attributes:
         config: the encoder's.
@@ -145,13 +149,14 @@ class Attention(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array) -> Array:
+    def __call__(self, x: Array, mask: Array, bias: Array | None) -> Array:
         """The attention output `[batch, length, dim]`.
 
         Args:
             x: `[batch, length, dim]`.
             mask: `[batch, 1, 1, length]`, bool, which keys may be attended to. A row
                 without any attends to all keys, which keeps padding rows finite.
+            bias: `[1, num_heads, length, length]`, or None for no bias.
         """
         config = self.config
         heads = (*x.shape[:2], config.num_heads, -1)
@@ -164,13 +169,19 @@ class Attention(nn.Module):
             if config.attention == "cudnn":  # it accepts only masks of full size
                 mask = jnp.broadcast_to(mask, (len(x), 1, x.shape[1], x.shape[1]))
             y = jax.nn.dot_product_attention(
-                query, key, value, mask=mask, implementation=config.attention
+                query,
+                key,
+                value,
+                bias=bias,
+                mask=mask,
+                implementation=config.attention,
             )
         else:
             y = nn.dot_product_attention(
                 query,
                 key,
                 value,
+                bias=bias,
                 mask=mask,
                 dropout_rng=self.make_rng("dropout"),
                 dropout_rate=config.attention_dropout,
@@ -194,13 +205,13 @@ class EncoderLayer(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array) -> Array:
+    def __call__(self, x: Array, mask: Array, bias: Array | None) -> Array:
         """The layer's output `[batch, length, dim]`; arguments as in `Attention`."""
         config = self.config
         dropout = functools.partial(
             nn.Dropout(config.dropout), deterministic=self.deterministic
         )
-        y = Attention(config, self.deterministic, name="attention")(x, mask)
+        y = Attention(config, self.deterministic, name="attention")(x, mask, bias)
         x = layer_norm(config, "attention_norm")(x + dropout(y))
         y = linear(config, config.intermediate_size, "up")(x)
         y = ACTIVATIONS[config.activation](y)
@@ -215,11 +226,13 @@ class Encoder(nn.Module):
         config: the encoder's.
         embed: see `protojax.models.Family`.
         head: see `protojax.models.Family`.
+        attention_bias: see `protojax.models.Family`.
     """
 
     config: EncoderConfig
     embed: Callable[[EncoderConfig, Batch, bool], Array]
     head: Callable[[EncoderConfig, Array, bool], Array]
+    attention_bias: Callable[[EncoderConfig, int], Array] | None
 
     @nn.compact
     def __call__(
@@ -239,11 +252,14 @@ class Encoder(nn.Module):
             x += batch.perturbation.astype(x.dtype)
         # Over heads and queries: padding is no key, and its own output is unused.
         mask = batch.attention_mask.astype(bool)[:, None, None, :]
+        bias = None
+        if self.attention_bias is not None:
+            bias = self.attention_bias(self.config, x.shape[1])
         states = [x]
         # By layer: memory holds the inputs of all, the activations of one.
         layer = nn.remat(EncoderLayer) if self.config.remat else EncoderLayer
         for i in range(self.config.num_layers):
-            x = layer(self.config, deterministic, name=f"layers_{i}")(x, mask)
+            x = layer(self.config, deterministic, name=f"layers_{i}")(x, mask, bias)
             states.append(x)
         # The head computes in float32 whatever the body does.
         first = x[:, 0].astype(jnp.float32)

@@ -3,6 +3,9 @@
 The body is BERT's. Positions count the tokens that are not padding, from pad_id + 1 on,
 so the position embedding has pad_id + 1 more rows than a text may have tokens. The
 head is dropout, a tanh layer, dropout and a linear layer on the first token.
+
+XLM-RoBERTa (Conneau et al., 2019, arXiv:1911.02116) and CamemBERT (Martin et al., 2019,
+arXiv:1911.03894) are the same computation on other languages and vocabularies.
 """
 
 import flax.linen as nn
@@ -47,6 +50,9 @@ ROBERTA = Family(
     },
     fields=bert.FIELDS,
     max_length=max_length,
-    fixed={},
+    fixed={"embedding_size": 0},
     ignored=("embeddings.position_ids", "pooler.", "lm_head.", "qa_outputs."),
 )
+# The names of their tensors begin with "roberta." as well.
+CAMEMBERT = ROBERTA._replace(architecture="CamembertForSequenceClassification")
+XLM_ROBERTA = ROBERTA._replace(architecture="XLMRobertaForSequenceClassification")

@@ -117,7 +117,9 @@ def used_ids(runs: Sequence[Run]) -> np.ndarray:
     if any(run.private for run in runs):
         return np.arange(config.vocab_size)
     ids = np.concatenate([run.tokens.input_ids for run in runs])
-    return vocabulary.used_ids(ids, config.vocab_size, pad_id=tokens.pad_id)
+    # The model's too: positions that count tokens leave it out, by its number.
+    pad_id = max(tokens.pad_id, config.pad_id)
+    return vocabulary.used_ids(ids, config.vocab_size, pad_id=pad_id)
 
 
 def narrowed(run: Run, ids: np.ndarray) -> Run:

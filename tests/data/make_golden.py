@@ -1,14 +1,15 @@
 """Makes the golden checkpoints: tiny models of each family and what PyTorch computes.
 
-Needs torch. Run from the root of the repository:
+Needs torch. Run from the root of the repository, for all families or the named ones:
 
-    python tests/data/make_golden.py
+    python tests/data/make_golden.py [FAMILY ...]
 
 Each `golden_FAMILY` folder then holds what transformers saves (config.json,
 model.safetensors, tokenizer) and golden.safetensors with the ids, mask and token types
 of `TEXTS` and `PAIRS` and the logits and hidden states that PyTorch computes for them.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,17 +39,31 @@ _BERT_LIKE = {
     "hidden_dropout_prob": 0.2,
     "attention_probs_dropout_prob": 0.15,
 }
+_ROBERTA_LIKE = {
+    **_SHARED,
+    **_BERT_LIKE,
+    "layer_norm_eps": 1e-2,
+    "type_vocab_size": 1,
+    "classifier_dropout": 0.3,
+}
 CONFIGS = {
     "bert": transformers.BertConfig(
         **_SHARED, **_BERT_LIKE, layer_norm_eps=1e-3, hidden_act="gelu_new"
     ),
-    "roberta": transformers.RobertaConfig(
+    "roberta": transformers.RobertaConfig(**_ROBERTA_LIKE),
+    "xlm-roberta": transformers.XLMRobertaConfig(**_ROBERTA_LIKE),
+    "camembert": transformers.CamembertConfig(
+        **_ROBERTA_LIKE, bos_token_id=5, eos_token_id=6
+    ),
+    "electra": transformers.ElectraConfig(
         **_SHARED,
         **_BERT_LIKE,
-        layer_norm_eps=1e-2,
-        type_vocab_size=1,
+        embedding_size=12,
+        layer_norm_eps=1e-3,
+        hidden_act="relu",
         classifier_dropout=0.3,
     ),
+    "mpnet": transformers.MPNetConfig(**_SHARED, **_BERT_LIKE, layer_norm_eps=1e-2),
     "distilbert": transformers.DistilBertConfig(
         **_SHARED,
         dim=16,
@@ -60,16 +75,37 @@ CONFIGS = {
         seq_classif_dropout=0.3,
     ),
 }
-SPECIAL_TOKENS = {
-    "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
-    "roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
-    "distilbert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
-}
+BERT_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ROBERTA_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+# Before the words of a published vocabulary; the mask comes after them.
+CAMEMBERT_TOKENS = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED"]
+CAMEMBERT_TOKENS += ["<s>", "</s>"]
 
 
-def make_tokenizer(family: str) -> transformers.PreTrainedTokenizerFast:
-    """Returns a word-level tokenizer with the family's special tokens."""
-    special = SPECIAL_TOKENS[family]
+def make_tokenizer(family: str) -> transformers.PreTrainedTokenizerBase:
+    """Returns a tokenizer of the family's kind, with its special tokens."""
+    pieces = [(f"▁{word}", -float(rank)) for rank, word in enumerate(WORDS, 1)]
+    if family == "xlm-roberta":
+        special = [(token, 0.0) for token in ROBERTA_TOKENS[:-1]]
+        return transformers.XLMRobertaTokenizer(
+            vocab=[*special, *pieces, ("<mask>", 0.0)], model_max_length=16
+        )
+    if family == "camembert":
+        special = [(token, 0.0) for token in CAMEMBERT_TOKENS]
+        return transformers.CamembertTokenizer(
+            vocab=[*special, *pieces, ("<mask>", 0.0)], model_max_length=16
+        )
+    if family == "mpnet":
+        tokens = [*ROBERTA_TOKENS[:-1], *WORDS, "[UNK]", "<mask>"]
+        return transformers.MPNetTokenizer(
+            vocab={token: i for i, token in enumerate(tokens)}, model_max_length=16
+        )
+    return make_word_level(family)
+
+
+def make_word_level(family: str) -> transformers.PreTrainedTokenizerFast:
+    """Returns a tokenizer of whole words."""
+    special = ROBERTA_TOKENS if family == "roberta" else BERT_TOKENS
     vocab = {token: i for i, token in enumerate([*special, *WORDS])}
     if family == "roberta":
         first, pad, last, unknown, mask = special
@@ -119,7 +155,7 @@ def make_golden(family: str) -> None:
         TEXTS, PAIRS, padding=True, return_token_type_ids=True, return_tensors="np"
     )
     inputs = {name: torch.tensor(ids) for name, ids in batch.items()}
-    if family == "distilbert":
+    if family in ("distilbert", "mpnet"):
         del inputs["token_type_ids"]
     with torch.no_grad():
         output = model(**inputs, output_hidden_states=True)
@@ -130,5 +166,5 @@ def make_golden(family: str) -> None:
 
 
 if __name__ == "__main__":
-    for name in CONFIGS:
+    for name in sys.argv[1:] or CONFIGS:
         make_golden(name)
