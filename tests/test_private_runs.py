@@ -59,7 +59,7 @@ def fixed_entropy(monkeypatch, sampling_seed, noise):
 def held_by(store, run):
     """What a run's checkpoints hold beside its state."""
     ids = trainer.used_ids([run])
-    identity = trainer.identity_of([trainer.narrowed(run, ids)], ids)
+    identity = trainer.identity_of([trainer.narrowed(run, ids)], ids, ONE_LENGTH)
     return [
         checkpoint.verify(store.checkpoints, step, identity=identity)
         for step in checkpoint.complete_steps(store.checkpoints)

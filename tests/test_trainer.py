@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from protojax import models, training
-from protojax.base import Batch
+from protojax.base import Batch, Prototypes
 from protojax.data import batches
 from protojax.data import tokens as tokens_lib
 from protojax.distillation import mean_gradient
@@ -191,6 +191,39 @@ def test_a_run_without_any_intact_checkpoint_starts_anew(whole, tmp_path, caplog
     same(train(run_of(), store), whole[0])
     assert "a/run starts anew, no checkpoint is intact" in caplog.text
     assert lines_of(store) == lines_of(whole[1])
+
+
+def test_the_identity_changes_with_all_that_a_result_depends_on():
+    base, ids = run_of(), np.arange(1, 40)
+    columns, tokens = dict(base.columns), base.tokens
+    changed = jax.tree.map(np.copy, base.model.params)
+    changed["classifier"]["bias"][0] += 1
+    vectors = np.ones((1, 2, 8), np.float32)
+    one = Prototypes(vectors, np.arange(2)[None], np.ones((1, 2)))
+    swapped = dict(zip(columns, reversed(columns.values()), strict=True))
+    runs = [
+        base,
+        base._replace(seed=4),
+        base._replace(labels=1 - base.labels),
+        base._replace(tokens=tokens._replace(input_ids=tokens.input_ids[::-1])),
+        base._replace(tokens=tokens._replace(lengths=tokens.lengths[::-1])),
+        base._replace(model=base.model._replace(params=changed)),
+        base._replace(columns={"teacher_logits": columns["teacher_logits"]}),
+        base._replace(
+            columns={**columns, "teacher_logits": columns["teacher_logits"] + 1}
+        ),
+        base._replace(columns=swapped),
+        base._replace(prototypes=one),
+        base._replace(prototypes=one._replace(vectors=2 * vectors)),
+        base._replace(train=dataclasses.replace(TRAIN, epochs=3)),
+    ]
+    found = [trainer.identity_of([run], ids, LENGTHS) for run in runs]
+    found.append(trainer.identity_of([base], ids[1:], LENGTHS))
+    shorter = dataclasses.replace(LENGTHS, buckets=(8,))
+    found.append(trainer.identity_of([base], ids, shorter))
+    found.append(trainer.identity_of([base, base], ids, LENGTHS))
+    assert len(set(found)) == len(found)
+    assert trainer.identity_of([run_of()], ids, LENGTHS) == found[0]
 
 
 def test_words_that_no_row_has_are_as_they_were(tmp_path):

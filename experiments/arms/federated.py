@@ -20,7 +20,7 @@ from experiments.runtime import Context
 from experiments.world import artifacts
 from experiments.world.evidence import World
 from experiments.world.scenarios import Scenario
-from protojax import training, validate
+from protojax import storage, training, validate
 from protojax.base import Batch, Prototypes, PyTree
 from protojax.data import batches
 from protojax.federated import (
@@ -175,6 +175,7 @@ def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Mod
         around=context.around,
         cost=trainer.row_cost(model.config),
         finite=not hostile.any(),
+        identity=_identity(section, student, tokens, recipes),
     )
     params = _students(section, state, mesh)
     steps = batches.num_steps(replicas.of_all(plan))
@@ -186,6 +187,17 @@ def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Mod
     }
     held = _prototypes(section, state, recipes, mesh)
     return Distilled(params, recipes, held, hostile, facts)
+
+
+def _identity(section, student, tokens, recipes: list[Recipe]) -> str:
+    """The identity of a federation's checkpoints: what its result depends on."""
+    arrays = [
+        (own.input_ids, recipe.examples.labels, dict(recipe.columns))
+        for own, recipe in zip(tokens, recipes, strict=True)
+    ]
+    leaves = jax.tree.leaves((arrays, [recipe.prototypes for recipe in recipes]))
+    said = repr((section, student, recipes[0].objective))
+    return storage.fingerprint(said, *map(np.asarray, leaves))
 
 
 def _sent(

@@ -155,7 +155,7 @@ def train_group(whole: Sequence[Run], around: Surroundings) -> list[Trained]:
         around=around,
         cost=trainer.row_cost(first.model.config),
         finite=True,
-        identity=trainer.identity_of(runs, ids),
+        identity=trainer.identity_of(runs, ids, around.lengths),
     )
     everyone = nodes.gather(state.nodes.params, mesh)
     # The group takes more steps than a single run, which has no batch in some of them.

@@ -164,23 +164,36 @@ def end_of(run: Run, params: PyTree, ids: np.ndarray, seconds: float) -> Trained
     return Trained(jax.device_get(trained), params.get("projection"), seconds)
 
 
-def identity_of(runs: Sequence[Run], ids: np.ndarray) -> str:
+def identity_of(runs: Sequence[Run], ids: np.ndarray, lengths: Lengths) -> str:
     """The identity of the checkpoints of runs that train in one program.
 
-    It changes with the rows, labels, words, optimiser, epochs and objective, and with
-    the source of a private run's draws (`secret`).
+    It changes with everything that a run's result depends on: the rows with their
+    labels and columns, words, optimiser, epochs, objective, prototypes, initial
+    weights, lengths, and the source of a private run's draws (`secret`).
 
     Args:
         runs: the runs, narrowed to some words.
         ids: these words.
+        lengths: how rows are padded and batched.
     """
     # The texts of settings, which name all fields: another value is another run.
     said = [
         f"{run.name} {run.seed} {run.secret} {run.train} {run.objective}"
         for run in runs
     ]
-    texts = [run.tokens.input_ids for run in runs]
-    return fingerprint(*said, ids, *texts, *(run.labels for run in runs))
+    held = [
+        (run.tokens[:3], run.labels, dict(run.columns), run.prototypes) for run in runs
+    ]
+    starts = [run.model.params for run in runs]
+    arrays = jax.tree_util.tree_leaves_with_path((held, starts))
+    return fingerprint(
+        *said,
+        repr(lengths),
+        ids,
+        # With their names: the columns of two runs may be equal but for those.
+        *(jax.tree_util.keystr(path) for path, _ in arrays),
+        *(np.asarray(leaf) for _, leaf in arrays),
+    )
 
 
 class Saver(NamedTuple):
@@ -293,7 +306,7 @@ def train(
     make_plan = poisson_plan if run.private else epochs_plan
     sampling_seed = secrets.randbits(128) if run.secret else run.seed
     plan = make_plan(run.tokens.lengths, run.train, lengths, sampling_seed)
-    saver = _saver(store.checkpoints, identity_of([run], ids))
+    saver = _saver(store.checkpoints, identity_of([run], ids, lengths))
     # Steps without rows are skipped, so they are no part of the schedule.
     state = start_of(run, optimizer, batches.num_steps(plan))
     state, start, extra = resumed(run.name, saver, state)
