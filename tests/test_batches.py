@@ -391,6 +391,20 @@ def test_collect_rejects_a_missing_output():
 POISSON = {"num_steps": 50, "buckets": (8, 16), "steps_per_dispatch": 4, "seed": 0}
 
 
+def test_batches_that_all_happen_to_be_empty_have_a_shape():
+    """One row in 200, at a rate at which two steps draw none."""
+    draws = {**POISSON, "num_steps": 2, "steps_per_dispatch": 2, "seed": 0}
+    for seed in range(50):
+        (item,) = plan_poisson(
+            np.full(200, 3), expected_rows=1, **{**draws, "seed": seed}
+        )
+        if not (item.rows >= 0).any():
+            break
+    assert item.rows.shape == (2, 8)
+    assert (item.rows == -1).all()
+    assert item.length == POISSON["buckets"][0]
+
+
 def test_poisson_batches_draw_each_row_by_itself():
     lengths = np.random.default_rng(0).integers(2, 17, 400)
     plan = plan_poisson(lengths, expected_rows=40, **POISSON)

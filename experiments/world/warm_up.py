@@ -29,7 +29,13 @@ def warmed_up(
     section = dataclasses.replace(config.student, epochs=config.filters.warmup_epochs)
     key = teacher.cache_key(
         model.params,
-        data.fingerprint(transfer.logits, transfer.features, *everything.texts),
+        data.fingerprint(
+            transfer.logits,
+            transfer.features,
+            everything.labels,
+            *everything.texts,
+            *(everything.pairs or ()),
+        ),
         repr((objective, section, config.features, config.data.buckets)),
     )
     # Variants of an arm may differ in anything that the key covers.

@@ -120,7 +120,8 @@ def plan_poisson(
     rng, rate = np.random.default_rng(seed), expected_rows / count
     chosen = [np.flatnonzero(rng.random(count) < rate) for _ in range(num_steps)]
     # A multiple of 8, so that batches can be divided into microbatches.
-    most = max(map(len, chosen))
+    # Of 8 at least: batches without any row have a shape too.
+    most = max(8, *map(len, chosen))
     most += -most % 8
     # One batch size for the whole run, or every batch would be compiled anew.
     rows = np.full((num_steps + -num_steps % steps_per_dispatch, most), -1, np.int64)

@@ -22,20 +22,6 @@ from protojax.base import PyTree
 AXIS = "nodes"
 
 
-def emulate_devices(num_devices: int) -> None:
-    """Emulates several CPU devices; must be called before any other use of JAX.
-
-    Raises:
-        RuntimeError: JAX was already initialised with another number.
-    """
-    validate.positive(num_devices=num_devices)
-    jax.config.update("jax_num_cpu_devices", num_devices)
-    if jax.local_device_count("cpu") != num_devices:
-        raise RuntimeError(
-            f"Expected {num_devices} CPU devices, found {jax.local_device_count()}."
-        )
-
-
 def make_mesh(num_nodes: int, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with an axis `"nodes"` over which the nodes are spread evenly.
 
