@@ -232,21 +232,6 @@ def error_kept(path: pathlib.Path) -> Iterator[None]:
         raise
 
 
-class Once(logging.Filter):
-    """A filter that passes each message once; a study loads models many times."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the message is new."""
-        message = record.getMessage()
-        new = message not in self.seen
-        self.seen.add(message)
-        return new
-
-
 def is_news(record: logging.LogRecord) -> bool:
     """Whether a log record is not just a copy of an error that is raised as well.
 
@@ -258,6 +243,8 @@ def is_news(record: logging.LogRecord) -> bool:
 
 def log_to_terminal() -> None:
     """Shows all warnings in the terminal, and info messages of protojax."""
+    from protojax.cli.terminal import Once
+
     handler = RichHandler(show_path=False, show_time=False)
     handler.addFilter(is_news)
     handler.addFilter(Once())

@@ -1,5 +1,6 @@
 """The command `protojax`: its help, its version, what it refuses, what it calls."""
 
+import logging
 import os
 import pathlib
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import pytest
 
 from protojax import __version__, cli
+from protojax.cli import terminal
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -139,3 +141,15 @@ def test_the_module_is_the_command():
     found = run("defence")
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.startswith("protojax: Expected command ")
+
+
+def test_a_message_is_printed_once(capsys):
+    """A command loads one model several times."""
+    log = logging.getLogger("protojax.models")
+    with terminal.logged():
+        for name in ("one", "one", "two"):
+            log.warning("%s has no classifier", name)
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: one has no classifier",
+        "warning: two has no classifier",
+    ]

@@ -62,6 +62,7 @@ def guarded(prog: str, work: Callable[[], int]) -> int:
 def logged() -> Iterator[None]:
     """A context in which the library's log is printed to standard error."""
     handler = _Lines()
+    handler.addFilter(Once())
     before = _LOGGER.level, _LOGGER.propagate
     _LOGGER.addHandler(handler)
     _LOGGER.setLevel(logging.INFO)
@@ -73,6 +74,21 @@ def logged() -> Iterator[None]:
         _LOGGER.removeHandler(handler)
         _LOGGER.setLevel(before[0])
         _LOGGER.propagate = before[1]
+
+
+class Once(logging.Filter):
+    """A filter that passes each message once; models are loaded many times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the message is new."""
+        message = record.getMessage()
+        new = message not in self.seen
+        self.seen.add(message)
+        return new
 
 
 class _Lines(logging.Handler):
