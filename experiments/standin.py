@@ -30,6 +30,7 @@ from experiments.world.scenarios import Scenario
 from protojax import evals
 from protojax.base import Examples, TeacherOutputs
 from protojax.detection import Evidence, Findings, Reading, detect
+from protojax.detection.masking import Reread
 from protojax.pipelines.trusted_folds import fold_of
 
 FOLDS = 3
@@ -76,8 +77,10 @@ def classifier(texts: Sequence[str], labels: np.ndarray, num_labels: int):
     return logits
 
 
-def evidence_of(rows: Examples, references: Examples, num_labels: int) -> Evidence:
-    """What a defender would hold with stand-in models.
+def evidence_of(
+    rows: Examples, references: Examples, num_labels: int
+) -> tuple[Evidence, Reread]:
+    """What a defender would hold with stand-in models, and the trusted ones to ask.
 
     Args:
         rows: the rows under test, from which the teacher learns.
@@ -95,24 +98,29 @@ def evidence_of(rows: Examples, references: Examples, num_labels: int) -> Eviden
         )
         for number in range(FOLDS)
     ]
-    turn = np.arange(len(texts)) % FOLDS
-    readings = []
-    for part, reader in ((texts, turn), (trusted, fold)):
-        said = np.stack([model(part) for model in models])
-        logits = said[reader, np.arange(len(part))]
-        readings.append(Reading(logits.argmax(1), logits))
+    readers = np.concatenate([np.arange(len(texts)) % FOLDS, fold])
+
+    def read(numbers: np.ndarray, examples: Examples) -> Reading:
+        said = np.stack([model(_joined(examples)) for model in models])
+        logits = said[readers[numbers], np.arange(len(numbers))]
+        return Reading(logits.argmax(1), logits)
+
+    whole = np.arange(len(readers))
+    own, others = np.split(whole, [len(texts)])
     outputs = [
         TeacherOutputs(teacher(part), np.zeros((len(part), 0, 0), np.float32))
         for part in (texts, trusted)
     ]
-    return Evidence(
+    evidence = Evidence(
         rows,
         outputs[0],
         references,
         outputs[1],
         np.arange(len(trusted)),
-        *readings,
+        read(own, rows),
+        read(others, references),
     )
+    return evidence, read
 
 
 def line_of(config: Settings, scenario: Scenario) -> Line:
@@ -125,8 +133,9 @@ def line_of(config: Settings, scenario: Scenario) -> Line:
     rows, poisoned = scenarios.poisoned(config, scenario)
     references = scenarios.references(config, scenario)
     task = scenarios.task_data(config, scenario.task, scenario.seed).task
-    evidence = evidence_of(rows, references, task.num_labels)
-    findings: Findings = detect(evidence, config.detection)
+    evidence, read = evidence_of(rows, references, task.num_labels)
+    reread = read if config.detection.suspect_references else None
+    findings: Findings = detect(evidence, config.detection, reread=reread)
     rejected = findings.verdict.rejected
     quality = evals.quarantine_quality(rejected, poisoned)
     strong = [suspect.name for suspect in findings.suspects if suspect.strong]
@@ -151,6 +160,7 @@ def study_of(found: argparse.Namespace) -> Settings:
     config.tasks = tuple(found.tasks or config.tasks)
     config.data.transfer_rows, config.data.reference_rows = found.rows, found.references
     config.detection.false_rejection = found.false_rejection
+    config.detection.suspect_references = found.suspect_references
     return check.check(config)
 
 
@@ -216,6 +226,7 @@ def _parser() -> argparse.ArgumentParser:
         default=defaults.detection.false_rejection,
         help="the share of honest rows that may be rejected",
     )
+    add("--suspect-references", action="store_true", help="may hold triggers too")
     add("--clean", action="store_true", help="without any attack")
     return parser
 

@@ -31,10 +31,16 @@ def test_no_reference_is_read_by_a_model_that_learned_from_it(monkeypatch):
     references = Examples([f"known {n}" for n in range(30)], None, np.arange(30) % 2)
     # Rows that are references too: two of the three trusted models know them.
     rows = references._replace(texts=[*references.texts])
-    found = evidence_lib.check(standin.evidence_of(rows, references, 2))
+    found, read = standin.evidence_of(rows, references, 2)
+    evidence_lib.check(found)
     assert not found.trusted_on_held_out.classes.any()
     assert found.trusted_on_transfer.classes.mean() == pytest.approx(2 / 3, abs=0.2)
     assert found.teacher.logits.argmax(1).all()
+    # Read again, by the models that read them before.
+    numbers = np.array([0, 31])
+    again = read(numbers, Examples(["known 0", "known 1"], None, np.zeros(2)))
+    assert again.classes[1] == 0
+    assert again.classes[0] == found.trusted_on_transfer.classes[0]
 
 
 def test_a_word_is_found_and_a_clean_set_is_called_clean(tmp_path):
