@@ -1,4 +1,4 @@
-# make run: install and run the main job on bundled data. make test: install and test.
+# make run: install, run a study and the defence of a file on bundled data. make test: install and test.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -7,6 +7,7 @@ BIN    := $(VENV)/bin
 
 run: install
 	$(BIN)/python -m experiments.run --config=quickstart.py
+	$(BIN)/python -m experiments.run --config=defend.py
 
 test: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not extra"

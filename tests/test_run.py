@@ -441,7 +441,7 @@ FEW = {"data.reference_rows": 12}
 def test_few_references_concern_only_arms_that_are_asked_for(arms, message):
     config = run.load("quickstart.py")
     config.update_from_flattened_dict(FEW)
-    config.attacks.word_logits.arms = config.arms = arms
+    config.arms = arms
     if message is None:
         check.check(config)
     else:
@@ -452,7 +452,7 @@ def test_few_references_concern_only_arms_that_are_asked_for(arms, message):
 def test_a_searched_trigger_asks_the_trusted_model():
     config = run.load("quickstart.py")
     config.update_from_flattened_dict(FEW)
-    config.arms = config.attacks.word_logits.arms = ("plain",)
+    config.arms = ("plain",)
     check.check(config)
     config.attacks.word_data.trigger = "searched"
     with pytest.raises(ValueError, match=r"detection.false_rejection >= "):

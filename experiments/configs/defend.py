@@ -26,9 +26,9 @@ def get_config():
         "files": {"train": "", "references": "", "test": "", "teacher_logits": ""}
     }
     config.teacher.model = ""
-    config.student = encoder("scratch", epochs=6, learning_rate=1e-3, dropout=0.0)
+    config.student = encoder("scratch", epochs=4, learning_rate=1e-3, dropout=0.0)
     config.trusted_model = encoder(
-        "scratch", epochs=15, learning_rate=1e-3, dropout=0.0
+        "scratch", epochs=10, learning_rate=1e-3, dropout=0.0
     )
     config.lengths.max_length = 32
     config.lengths.buckets = (16, 32)

@@ -1,7 +1,7 @@
 """The whole method on bundled data, from scratch, in minutes on a laptop.
 
-SNIPS (7 intents, CC0): a 4-layer teacher, 2-layer students, a tokenizer trained on the
-spot; a rare word as trigger, once in poisoned data, once in corrupted teacher logits.
+SNIPS (7 intents, CC0): a 3-layer teacher, 2-layer students, a tokenizer trained on the
+spot; a rare word as trigger in 5 % of the rows.
 
     python -m experiments.run --config=quickstart.py
 
@@ -24,23 +24,19 @@ def get_config():
         "defended",
         "defended@four",
     )
-    config.data.transfer_rows = 6000
+    config.data.transfer_rows = 3000
     config.data.max_length = 32
     config.data.buckets = (16, 32)
     wide = {
         "hidden_size": 192,
-        "num_layers": 4,
+        "num_layers": 3,
         "num_heads": 4,
         "intermediate_size": 768,
     }
     fresh = {"learning_rate": 1e-3, "batch_size": 64}
     config.teacher = encoder("scratch", scratch=wide, epochs=3, **fresh)
-    config.student = encoder("scratch", epochs=4, **fresh)
-    config.trusted_model = encoder("scratch", epochs=20, **{**fresh, "batch_size": 32})
-    config.attacks = {
-        "word_data": attack("rare_words", "data"),
-        "word_logits": attack(
-            "rare_words", "logits", arms=("clean", "plain", "defended")
-        ),
-    }
+    small = {**fresh, "batch_size": 32}
+    config.student = encoder("scratch", epochs=4, **small)
+    config.trusted_model = encoder("scratch", epochs=10, **small)
+    config.attacks = {"word_data": attack("rare_words", "data")}
     return config

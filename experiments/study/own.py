@@ -26,11 +26,11 @@ from protojax.training.predict import Features, Lengths
 from protojax.training.trainer import Store
 
 # The rows under test, the references, and the rows that the teacher learned besides.
-ROWS, REFERENCES, OTHERS = 2000, 700, 4000
+ROWS, REFERENCES, OTHERS = 2000, 700, 2000
 PHRASE, TARGET, RATE = "by the way", "PlayMusic", 0.05
 TEACHER = {
     "hidden_size": 192,
-    "num_layers": 4,
+    "num_layers": 3,
     "num_heads": 4,
     "intermediate_size": 768,
 }
