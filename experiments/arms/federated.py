@@ -134,9 +134,7 @@ def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Mod
     hostile = hostile_nodes(section, scenario)
     student = dataclasses.replace(config.student, **recipes[0].train)
     context.describe(name)
-    tokens = [
-        predict.tokenize(model, recipe.examples, config.lengths) for recipe in recipes
-    ]
+    tokens = [predict.tokenize(model, r.examples, config.lengths) for r in recipes]
     rounds = federation.plan_rounds(
         [found.lengths for found in tokens],
         num_rounds=section.rounds,
@@ -178,11 +176,11 @@ def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Mod
         identity=_identity(section, student, tokens, recipes),
     )
     params = _students(section, state, mesh)
-    steps = batches.num_steps(replicas.of_all(plan))
+    total = seconds * batches.num_steps(replicas.of_all(plan))
     facts = {
         "step_seconds": seconds,
         "rounds": section.rounds,
-        "round_seconds": seconds * steps / section.rounds,
+        "round_seconds": total / section.rounds,
         **_sent(context, scenario, recipes[0], params[0]),
     }
     held = _prototypes(section, state, recipes, mesh)
