@@ -1,4 +1,4 @@
-"""The per-sample conformal test, the baseline that group tests are compared with."""
+"""The per-sample conformal test, the baseline of the test of groups."""
 
 import numpy as np
 from scipy import special
