@@ -102,6 +102,13 @@ def test_rooms_are_small_and_show_their_names():
             assert len([*place.glob("[!_]*.py")]) <= 12, place
 
 
+def test_files_are_short():
+    for folder in ("protojax", "experiments"):
+        for path in files(folder):
+            lines = len(path.read_text().splitlines())
+            assert lines <= 400, f"{path} has {lines} lines"
+
+
 def test_functions_are_short():
     for folder in ("protojax", "experiments"):
         for path in files(folder):

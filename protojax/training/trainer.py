@@ -53,8 +53,7 @@ class Trained(NamedTuple):
         params: the model's parameters.
         projection: `[student_dim, teacher_dim]`, or None.
         step_seconds: mean seconds of a step, without compilation.
-        at_once: the number of models trained together; if above 1, `step_seconds` is
-            one model's share.
+        at_once: the models trained together; `step_seconds` is one model's share.
     """
 
     params: PyTree
@@ -113,12 +112,12 @@ def used_ids(runs: Sequence[Run]) -> np.ndarray:
     A private run needs all: leaving out words would reveal to anyone who has the
     student that no training row contains them.
     """
-    config, tokens = runs[0].model.config, runs[0].tokens
+    config = runs[0].model.config
     if any(run.private for run in runs):
         return np.arange(config.vocab_size)
     ids = np.concatenate([run.tokens.input_ids for run in runs])
     # The model's too: positions that count tokens leave it out, by its number.
-    pad_id = max(tokens.pad_id, config.pad_id)
+    pad_id = max(runs[0].tokens.pad_id, config.pad_id)
     return vocabulary.used_ids(ids, config.vocab_size, pad_id=pad_id)
 
 
@@ -177,23 +176,14 @@ def identity_of(runs: Sequence[Run], ids: np.ndarray, lengths: Lengths) -> str:
         lengths: how rows are padded and batched.
     """
     # The texts of settings, which name all fields: another value is another run.
-    said = [
-        f"{run.name} {run.seed} {run.secret} {run.train} {run.objective}"
-        for run in runs
-    ]
+    said = [f"{r.name} {r.seed} {r.secret} {r.train} {r.objective}" for r in runs]
     held = [
-        (run.tokens[:3], run.labels, dict(run.columns), run.prototypes) for run in runs
+        (r.tokens[:3], r.labels, dict(r.columns), r.prototypes, r.model.params)
+        for r in runs
     ]
-    starts = [run.model.params for run in runs]
-    arrays = jax.tree_util.tree_leaves_with_path((held, starts))
-    return fingerprint(
-        *said,
-        repr(lengths),
-        ids,
-        # With their names: the columns of two runs may be equal but for those.
-        *(jax.tree_util.keystr(path) for path, _ in arrays),
-        *(np.asarray(leaf) for _, leaf in arrays),
-    )
+    # The structure has the names of columns, which may be all that differs.
+    arrays, structure = jax.tree.flatten(held)
+    return fingerprint(*said, f"{lengths} {structure}", ids, *map(np.asarray, arrays))
 
 
 class Saver(NamedTuple):
