@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 
 run: install
 	$(BIN)/python -m experiments.run --config=quickstart.py
-	$(BIN)/python -m experiments.run --config=defend.py
+	$(BIN)/python -m experiments.run --config=defend.py:bundled
 
 test: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not extra"

@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import os
 import pathlib
+import shlex
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -52,7 +53,8 @@ configs, or --config=FILE for one of your own:
 {configs}
 
 flags:
-  --config.FIELD=VALUE: Overrides a field; experiments/settings.py says what they are.
+  --config.FIELD=VALUE: Overrides a field; experiments/settings.py says what they are
+    (of defend.py: protojax/pipelines/settings.py).
     A list needs its brackets and quotes: --config.seeds='(0,1,2)'.
 {flags}
 
@@ -178,12 +180,14 @@ def main(
         workdir: the study's folder.
 
     Returns:
-        The content of `results.json`; None in all processes but the first.
+        The content of `results.json`; None in all processes but the first, and for the
+        defence of one's own rows.
     """
     # Imported late, so that a mistake on the command line is reported at once.
     from experiments import runtime
     from experiments.reports import report, results
     from experiments.study import check, own, resume, runner
+    from protojax import validate
     from protojax.cli.defend import show
     from protojax.cli.terminal import progress_bar
     from protojax.training import processes
@@ -191,7 +195,10 @@ def main(
     console = Console()
     if "columns" in config:
         # One's own rows, not a study: the fields are those of `pipelines.Defence`.
-        show(*own.run(config, workdir, progress_bar(console)))
+        several = processes.are_several()
+        validate.require(not several, "--distributed", True, "False with defend.py")
+        command = ["python -m experiments.run", *map(shlex.quote, sys.argv[1:])]
+        show(*own.run(config, workdir, progress_bar(console), command))
         return None
     config = check.check(config)
     if not processes.is_leader():

@@ -27,13 +27,12 @@ from experiments.settings import Settings
 from experiments.study import check
 from experiments.world import scenarios
 from experiments.world.scenarios import Scenario
+from experiments.world.trusted_model import FOLDS
 from protojax import evals
 from protojax.base import Examples, TeacherOutputs
 from protojax.detection import Evidence, Findings, Reading, detect
 from protojax.detection.masking import Reread
 from protojax.pipelines.trusted_folds import fold_of
-
-FOLDS = 3
 
 
 class Line(NamedTuple):
@@ -201,6 +200,9 @@ def _cells(lines: Sequence[Line]) -> tuple[str, ...]:
     for field in ("found", "rejected"):
         values = 100 * np.array([getattr(line, field) for line in lines])
         least, most = values.min(), values.max()
+        if np.isnan(least):
+            shown.append("–")
+            continue
         shown.append(f"{values.mean():.1f} ({least:.1f} to {most:.1f})")
     names = sorted({name for line in lines for name in line.names})
     alarms = sum(line.alarm for line in lines)

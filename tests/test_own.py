@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from experiments import run
 from experiments.study import own
-from protojax import cli
+from protojax import cli, pipelines
 from protojax.base import Examples
 from protojax.cli import defend as command
 from protojax.data.wordpiece import train_wordpiece
@@ -24,6 +24,18 @@ from tests import tiny_job
 
 def quiet():
     return Progress(console=Console(quiet=True))
+
+
+def own_fields(config, *names):
+    """The sections of a config that `Defence` has, or the given fields of models."""
+    found = {k: v for k, v in config.to_dict().items() if k != "data"}
+    if not names:
+        return found
+    usual = dataclasses.asdict(pipelines.Defence())
+    return {
+        part: {**usual[part], **{name: found[part][name] for name in names}}
+        for part in ("teacher", "trusted_model")
+    }
 
 
 def test_a_config_does_what_the_command_does(tmp_path):
@@ -39,6 +51,9 @@ def test_a_config_does_what_the_command_does(tmp_path):
     arguments = [*tiny_job.FLAGS, *given, f"--out={tmp_path / 'command'}"]
     assert cli.main(["defend", *arguments]) == 0
     config = run.load("defend.py")
+    # The defaults are the command's: only what the tiny job changes is changed here.
+    usual = dataclasses.asdict(pipelines.Defence())
+    assert own_fields(config) == {**usual, **own_fields(config, "model")}
     settings = command.config_of(command.parser().parse_args(arguments))
     config.update(dataclasses.asdict(settings))
     config.data.files.train = files["rows"]
@@ -63,10 +78,22 @@ def test_a_config_does_what_the_command_does(tmp_path):
     ],
 )
 def test_a_wrong_field_is_named(field, value, message):
-    config = run.load("defend.py")
+    config = run.load("defend.py:bundled")
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=message):
         own.check(config)
+
+
+def test_files_are_needed_or_made_but_never_ignored():
+    with pytest.raises(ValueError, match=r"data.files.train a file of your rows, or"):
+        own.check(run.load("defend.py"))
+    for field in ("data.files.references", "data.files.train", "teacher.model"):
+        config = run.load("defend.py:bundled")
+        config.update_from_flattened_dict({field: "mine"})
+        with pytest.raises(ValueError, match=f"{field} '' in a job of bundled data"):
+            own.check(config)
+    with pytest.raises(ValueError, match="argument one of"):
+        run.load("defend.py:bundle")
 
 
 def test_a_made_job_is_files_and_a_teacher(tmp_path, monkeypatch):

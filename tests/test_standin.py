@@ -61,6 +61,7 @@ def test_the_command_prints_a_line_a_task(capsys):
     shown = capsys.readouterr().out
     assert "snips" in shown
     assert "0 of 1" in shown
+    assert "nan" not in shown
 
 
 def test_cells_are_the_mean_and_the_range():

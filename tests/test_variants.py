@@ -26,7 +26,7 @@ def varied(tmp_path_factory):
     with config.unlocked():
         config.variants = {
             "drop": {"quarantine": {"action": "drop"}},
-            "loose": {"detection": {"false_rejection": 0.1}},
+            "blind": {"detection": {"groups": ("sources",)}},
             "few": {"quarantine": {"references": 40}},
             "same": {},
         }
@@ -53,8 +53,10 @@ def test_a_variant_without_changes_is_its_arm(varied):
 
 def test_a_variant_changes_its_own_arm_only(varied):
     _, _, rows = varied
-    assert rows["defended"]["transfer_rows"] == rows["defended+loose"]["transfer_rows"]
+    assert rows["defended"]["transfer_rows"] == rows["defended+blind"]["transfer_rows"]
     assert rows["defended+drop"]["transfer_rows"] < rows["defended"]["transfer_rows"]
+    found = [rows[arm]["quarantine_recall"] for arm in ("defended", "defended+blind")]
+    assert found[0] > found[1] == 0
     few = rows["defended"]["transfer_rows"] - rows["defended+few"]["transfer_rows"]
     assert few == 40
 

@@ -173,7 +173,7 @@ def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Mod
         around=context.around,
         cost=trainer.row_cost(model.config),
         finite=not hostile.any(),
-        identity=_identity(section, student, tokens, recipes),
+        identity=_identity(config, section, model, tokens, recipes),
     )
     params = _students(section, state, mesh)
     total = seconds * batches.num_steps(replicas.of_all(plan))
@@ -187,15 +187,16 @@ def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Mod
     return Distilled(params, recipes, held, hostile, facts)
 
 
-def _identity(section, student, tokens, recipes: list[Recipe]) -> str:
+def _identity(config, section, model: Model, tokens, recipes: list[Recipe]) -> str:
     """The identity of a federation's checkpoints: what its result depends on."""
-    arrays = [
-        (own.input_ids, recipe.examples.labels, dict(recipe.columns))
+    held = [
+        (own[:3], recipe.examples.labels, dict(recipe.columns), recipe.prototypes)
         for own, recipe in zip(tokens, recipes, strict=True)
     ]
-    leaves = jax.tree.leaves((arrays, [recipe.prototypes for recipe in recipes]))
-    said = repr((section, student, recipes[0].objective))
-    return storage.fingerprint(said, *map(np.asarray, leaves))
+    arrays, structure = jax.tree.flatten((held, model.params))
+    said = repr((section, config.student, config.lengths, recipes[0].objective))
+    said += repr((recipes[0].train, model.config, structure))
+    return storage.fingerprint(said, *map(np.asarray, arrays))
 
 
 def _sent(

@@ -12,7 +12,7 @@ from protojax.detection.evidence import Evidence, Verdict
 from protojax.detection.quarantine import training_rows, with_references
 from protojax.pipelines import trusted_folds
 from protojax.pipelines.rewriting import rewritten
-from protojax.pipelines.students import has_text
+from protojax.pipelines.students import has_text, without_untrusted
 
 
 def defended(world: World) -> Recipe:
@@ -26,7 +26,13 @@ def defended(world: World) -> Recipe:
     )
     names = [suspect.name for suspect in findings.suspects if suspect.strong]
     said = ", ".join(map(repr, names)) or "none"
-    logger.info("%s: suspected triggers: %s.", world.scenario.folder, said)
+    rejected = int(findings.verdict.rejected.sum())
+    logger.info(
+        "%s: %d rows rejected, suspected triggers: %s.",
+        world.scenario.folder,
+        rejected,
+        said,
+    )
     learned, verdict = rewritten(
         evidence,
         findings,
@@ -48,13 +54,18 @@ def by_sample_test(world: World) -> Recipe:
 def _quarantined(world: World, evidence: Evidence, verdict: Verdict) -> Recipe:
     """The recipe in which a verdict's rejected rows are quarantined.
 
+    Prototypes are those of the teacher's hidden states on all references as they
+    arrived: nodes share them before any node has tested a row.
+
     Args:
         world: the interface to the scenario.
         evidence: the rows and references as the student may see them.
         verdict: which rows to quarantine.
     """
     config, prototypes = world.config, world.prototypes
-    rows = training_rows(evidence, verdict, prototypes, action=config.quarantine.action)
+    # The teacher's class bias is measured on references without a trigger.
+    trusted = without_untrusted(evidence, verdict)
+    rows = training_rows(trusted, verdict, prototypes, action=config.quarantine.action)
     if config.quarantine.train_on_references:
         own = world.own_references
         # The student must not learn a trigger from references that hold it.

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from experiments import settings
 from experiments.world.tasks import load_task
-from protojax import attacks, data, evals, pipelines, storage
+from protojax import attacks, data, evals, pipelines, storage, validate
 from protojax.base import Examples
 from protojax.data.wordpiece import train_wordpiece
 from protojax.federated.replicas import Surroundings
@@ -52,19 +52,30 @@ class Files(NamedTuple):
     teacher_logits: str
 
 
-def check(config: ConfigDict) -> tuple[Files, Defence]:
-    """The files and the settings of a job.
+def check(config: ConfigDict) -> tuple[Files | None, Defence]:
+    """The files of a job, None for one made from bundled data, and its settings.
 
     Raises:
         ValueError: naming the field, the value and what is allowed.
     """
     fields = config.to_dict()
-    files = Files(**fields.pop("data")["files"])
-    return files, settings.make(Defence(), fields)
+    data_, defence = fields.pop("data"), settings.make(Defence(), fields)
+    given = {f"data.files.{name}": value for name, value in data_["files"].items()}
+    if not data_["bundled"]:
+        bound = "a file of your rows, or --config=defend.py:bundled"
+        path = given["data.files.train"]
+        validate.require(bool(path), "data.files.train", path, bound)
+        return Files(**data_["files"]), defence
+    for name, value in {**given, "teacher.model": defence.teacher.model}.items():
+        validate.require(not value, name, value, "'' in a job of bundled data")
+    return None, defence
 
 
 def run(
-    config: ConfigDict, workdir: pathlib.Path, bar: Progress
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    bar: Progress,
+    command: Sequence[str] = (),
 ) -> tuple[Defended, dict[str, float]]:
     """The result of a defence, which wrote everything to the workdir, and its worth.
 
@@ -73,6 +84,7 @@ def run(
         workdir: the folder of the job; a made one has its files in `given` and its
             results in `defended`.
         bar: shows the progress.
+        command: the command line, for run.json.
 
     Returns:
         The result, and of a job made from bundled data what the defence could not know,
@@ -86,18 +98,22 @@ def run(
             lambda text: bar.update(task, description=text),
             lambda units: bar.advance(task, units),
         )
-        if files.train:
-            return _defended(files, defence, workdir, watch), {}
+        if files is not None:
+            return _defended(files, defence, workdir, watch, command), {}
         job = made(workdir / "given", defence.lengths, watch)
         settled = dataclasses.replace(
             defence, teacher=dataclasses.replace(defence.teacher, model=job.teacher)
         )
-        found = _defended(job.files, settled, workdir / "defended", watch)
+        found = _defended(job.files, settled, workdir / "defended", watch, command)
         return found, worth(found, job, defence.lengths)
 
 
 def _defended(
-    files: Files, config: Defence, out: pathlib.Path, watch: Watch
+    files: Files,
+    config: Defence,
+    out: pathlib.Path,
+    watch: Watch,
+    command: Sequence[str],
 ) -> Defended:
     """The result of `pipelines.defend`, whose models the settings name."""
     return pipelines.defend(
@@ -111,7 +127,7 @@ def _defended(
         config=config,
         out=out,
         watch=watch,
-        command=["python -m experiments.run", "--config=defend.py"],
+        command=command,
     )
 
 

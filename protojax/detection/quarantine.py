@@ -139,12 +139,11 @@ def quarantine_targets(
     Args:
         teacher_logits: `[rows, num_classes]`.
         labels: `[rows]`, int, the given labels.
-        rejected: `[rows]`, bool, `Quarantine.rejected`.
+        rejected: `[rows]`, bool, `Verdict.rejected`.
         trusted_logits: `[rows, num_classes]`, as confident as the teacher's, not
             calibrated: were targets soft on triggered rows only, the student would
             learn low confidence from the trigger.
-        trusted_classes: `[rows]`, int, the class of the trusted model's nearest
-            prototype.
+        trusted_classes: `[rows]`, int, the trusted model's classes.
         action: "replace" or "drop".
 
     Returns:
@@ -182,8 +181,6 @@ def quarantine_targets(
     if action == "drop":
         return Targets(teacher_logits, labels, assigned_class, ~rejected)
     posterior = jax.nn.log_softmax(trusted_logits)
-    # Labels come from the logits, the assigned class from the prototypes: the two may
-    # differ, and each loss needs the one that matches what it compares.
     return Targets(
         jnp.where(rejected[:, None], posterior, teacher_logits),
         jnp.where(rejected, jnp.argmax(posterior, axis=1).astype(jnp.int32), labels),
@@ -285,7 +282,7 @@ def _trusted_features(
         rejected: `[rows]`, bool.
         classes: `[rows]`, int, the trusted model's.
     """
-    # A row whose features are not finite has class -1, an index of the last class.
+    # A class of -1, for none, would be an index of the last one.
     unread = int(np.sum(classes[rejected] < 0))
     validate.require(
         not unread, "rejected rows without trusted model class", unread, "= 0"

@@ -141,7 +141,7 @@ def with_models(
         ValueError: where the teacher's weights would be trusted, or there are none to
             take layers of.
     """
-    layers: tuple[int, ...] = ()
+    layers = config.student.layers
     of_teacher = student.startswith(LAYERS)
     if of_teacher:
         numbers = student.removeprefix(LAYERS)

@@ -116,7 +116,7 @@ def used_ids(runs: Sequence[Run]) -> np.ndarray:
     if any(run.private for run in runs):
         return np.arange(config.vocab_size)
     ids = np.concatenate([run.tokens.input_ids for run in runs])
-    # The model's too: positions that count tokens leave it out, by its number.
+    # The model's padding keeps its number: positions are counted by it.
     pad_id = max(runs[0].tokens.pad_id, config.pad_id)
     return vocabulary.used_ids(ids, config.vocab_size, pad_id=pad_id)
 
