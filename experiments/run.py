@@ -189,7 +189,8 @@ def main(
     from experiments.study import check, own, resume, runner
     from protojax import validate
     from protojax.cli.defend import show
-    from protojax.cli.terminal import progress_bar
+    from protojax.cli.terminal import progress, progress_bar
+    from protojax.pipelines import Watch
     from protojax.training import processes
 
     console = Console()
@@ -198,7 +199,9 @@ def main(
         several = processes.are_several()
         validate.require(not several, "--distributed", True, "False with defend.py")
         command = ["python -m experiments.run", *map(shlex.quote, sys.argv[1:])]
-        show(*own.run(config, workdir, progress_bar(console), command))
+        with progress() as told:
+            found = own.run(config, workdir, Watch(*told), command)
+        show(*found)
         return None
     config = check.check(config)
     if not processes.is_leader():

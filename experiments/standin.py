@@ -36,7 +36,7 @@ from protojax.pipelines.trusted_folds import fold_of
 
 
 class Line(NamedTuple):
-    """What the test found in one data set.
+    """The result of the test on one data set.
 
     Attributes:
         found: the share of poisoned rows that were rejected, NaN without any.
@@ -79,12 +79,15 @@ def classifier(texts: Sequence[str], labels: np.ndarray, num_labels: int):
 def evidence_of(
     rows: Examples, references: Examples, num_labels: int
 ) -> tuple[Evidence, Reread]:
-    """What a defender would hold with stand-in models, and the trusted ones to ask.
+    """The evidence of a defender with stand-in models, and their second reading.
 
     Args:
         rows: the rows under test, from which the teacher learns.
         references: trusted rows, from which the trusted models learn by folds.
         num_labels: the number of classes.
+
+    Returns:
+        The evidence, and the function by which the trusted models read rows again.
     """
     texts, trusted = _joined(rows), _joined(references)
     teacher = classifier(texts, rows.labels, num_labels)
@@ -123,7 +126,7 @@ def evidence_of(
 
 
 def line_of(config: Settings, scenario: Scenario) -> Line:
-    """What the test finds in a scenario's rows.
+    """The result of the test on a scenario's rows.
 
     Args:
         config: the study's settings.

@@ -16,7 +16,7 @@ from protojax.detection.evidence import Findings, Reading, Suspect, Verdict
 from protojax.models.settings import SCRATCH
 from protojax.pipelines import _run_file, inputs, settings, teachers
 from protojax.pipelines._jobs import Job, with_models
-from protojax.pipelines.settings import Columns, Defence
+from protojax.pipelines.settings import Columns, Defence, Encoder
 from protojax.pipelines.trusted_folds import fold_of, mean_reading
 from protojax.reports.marking import marked
 
@@ -129,6 +129,12 @@ def test_only_weights_of_the_teacher_have_triggers_to_unlearn(
     job = Job(**{**rest, "config": config, "teacher": "a model"})
     assert job.student_is_of_teacher == expected
     assert not job._replace(teacher=None).student_is_of_teacher
+
+
+def test_layers_of_the_settings_hold_where_the_source_names_none():
+    some = Defence(student=Encoder(model="x", layers=(1,)))
+    for source, layers in (("x", (1,)), ("x:0,2", (0, 2)), ("layers:0", (0,))):
+        assert with_models(some, source, SCRATCH, "teacher").student.layers == layers
 
 
 def test_the_trusted_model_is_never_the_teacher(tmp_path):

@@ -7,8 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rich.console import Console
-from rich.progress import Progress
 
 from experiments import run
 from experiments.study import own
@@ -20,10 +18,6 @@ from protojax.models import EncoderConfig, hf, init_model
 from protojax.pipelines import Watch
 from protojax.training.predict import Lengths
 from tests import tiny_job
-
-
-def quiet():
-    return Progress(console=Console(quiet=True))
 
 
 def own_fields(config, *names):
@@ -59,7 +53,7 @@ def test_a_config_does_what_the_command_does(tmp_path):
     config.data.files.train = files["rows"]
     config.data.files.references = files["references"]
     config.teacher.model, config.trusted_model.model = files["teacher"], ""
-    found, worth = own.run(config, tmp_path / "config", quiet())
+    found, worth = own.run(config, tmp_path / "config", Watch())
     assert found.out == tmp_path / "config"
     assert worth == {}
     for name in ("verdict.csv", "triggers.json", "student/model.safetensors"):

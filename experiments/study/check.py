@@ -84,8 +84,8 @@ def _check_variant(config: Settings, name: str, fields: Mapping[str, Any]) -> No
         bound = "fields and their values"
         validate.require(is_section, f"{prefix}.{section}", changes, bound)
         for field in changes:
-            known = {*vars(getattr(config, section))}
-            validate.one_of(sorted(known), **{f"{prefix}.{section}": field})
+            known = sorted(vars(getattr(config, section)))
+            validate.one_of(known, **{f"{prefix}.{section}": field})
     try:
         settings.make(config, fields)
     except (TypeError, ValueError) as error:

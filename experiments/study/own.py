@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
-from rich.progress import Progress
 
 from experiments import settings
 from experiments.world.tasks import load_task
@@ -74,7 +73,7 @@ def check(config: ConfigDict) -> tuple[Files | None, Defence]:
 def run(
     config: ConfigDict,
     workdir: pathlib.Path,
-    bar: Progress,
+    watch: Watch,
     command: Sequence[str] = (),
 ) -> tuple[Defended, dict[str, float]]:
     """The result of a defence, which wrote everything to the workdir, and its worth.
@@ -83,7 +82,7 @@ def run(
         config: from `configs/defend.py`, with overrides applied.
         workdir: the folder of the job; a made one has its files in `given` and its
             results in `defended`.
-        bar: shows the progress.
+        watch: is told of the progress.
         command: the command line, for run.json.
 
     Returns:
@@ -91,21 +90,14 @@ def run(
         see `worth`; nothing else of one's own files.
     """
     files, defence = check(config)
-    with bar:
-        task = bar.add_task("reading", total=None)
-        watch = Watch(
-            lambda units: bar.update(task, total=units, completed=0),
-            lambda text: bar.update(task, description=text),
-            lambda units: bar.advance(task, units),
-        )
-        if files is not None:
-            return _defended(files, defence, workdir, watch, command), {}
-        job = made(workdir / "given", defence.lengths, watch)
-        settled = dataclasses.replace(
-            defence, teacher=dataclasses.replace(defence.teacher, model=job.teacher)
-        )
-        found = _defended(job.files, settled, workdir / "defended", watch, command)
-        return found, worth(found, job, defence.lengths)
+    if files is not None:
+        return _defended(files, defence, workdir, watch, command), {}
+    job = made(workdir / "given", defence.lengths, watch)
+    settled = dataclasses.replace(
+        defence, teacher=dataclasses.replace(defence.teacher, model=job.teacher)
+    )
+    found = _defended(job.files, settled, workdir / "defended", watch, command)
+    return found, worth(found, job, defence.lengths)
 
 
 def _defended(
@@ -219,7 +211,7 @@ def _teacher(
 
 
 def worth(found: Defended, job: Made, lengths: Lengths) -> dict[str, float]:
-    """What a defence was worth, by the truth that it did not know.
+    """The worth of a defence, measured by the truth that it did not know.
 
     Args:
         found: the result of the defence.

@@ -5,7 +5,6 @@ an arm can access of the scenario that its student learns in.
 """
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
@@ -121,7 +120,3 @@ class World:
     def ground_truth(self) -> np.ndarray:
         """The mask of poisoned transfer rows, `[rows]`: for the oracle alone."""
         return scenarios.poisoned(self.context.config, self.scenario).rows
-
-    def at(self, **changes: Any) -> "World":
-        """The same study in another scenario."""
-        return World(self.context, self.scenario._replace(**changes))

@@ -144,7 +144,8 @@ def progress() -> Iterator[tuple[Callable, Callable, Callable]]:
     with bar:
         task = bar.add_task("reading", total=None)
         yield (
-            lambda units: bar.update(task, total=units),
+            # From nothing again: a command may do one piece of work after another.
+            lambda units: bar.update(task, total=units, completed=0),
             lambda text: bar.update(task, description=text),
             lambda units: bar.advance(task, units),
         )

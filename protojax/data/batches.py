@@ -119,8 +119,8 @@ def plan_poisson(
     validate.require(buckets[-1] >= longest, "buckets", tuple(buckets), bound)
     rng, rate = np.random.default_rng(seed), expected_rows / count
     chosen = [np.flatnonzero(rng.random(count) < rate) for _ in range(num_steps)]
-    # A multiple of 8, so that batches can be divided into microbatches.
-    # Of 8 at least: batches without any row have a shape too.
+    # A multiple of 8, so that batches can be divided into microbatches; not 0, since
+    # batches without any row have a shape too.
     most = max(8, *map(len, chosen))
     most += -most % 8
     # One batch size for the whole run, or every batch would be compiled anew.

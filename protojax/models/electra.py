@@ -6,21 +6,16 @@ are added. The head is dropout, a gelu layer, dropout and a linear layer on the 
 token.
 """
 
-import flax.linen as nn
-
 from protojax.base import Array
-from protojax.models import bert
+from protojax.models import bert, roberta
 from protojax.models.config import ACTIVATIONS, EncoderConfig, Family
-from protojax.models.layers import dense
 
 
 def head(config: EncoderConfig, first: Array, deterministic: bool) -> Array:
     """Logits `[batch, num_labels]`: dropout, gelu layer, dropout, linear layer."""
-    x = nn.Dropout(config.classifier_dropout)(first, deterministic)
     # Of any ELECTRA, whatever the activation of its perceptrons.
-    x = ACTIVATIONS["gelu"](dense(config.hidden_size, "pooler")(x))
-    x = nn.Dropout(config.classifier_dropout)(x, deterministic)
-    return dense(config.num_labels, "classifier")(x)
+    gelu = ACTIVATIONS["gelu"]
+    return roberta.head(config, first, deterministic, activation=gelu)
 
 
 ELECTRA = Family(

@@ -8,6 +8,8 @@ XLM-RoBERTa (Conneau et al., 2019, arXiv:1911.02116) and CamemBERT (Martin et al
 arXiv:1911.03894) are the same computation on other languages and vocabularies.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -30,10 +32,15 @@ def max_length(config: EncoderConfig) -> int:
     return config.max_positions - config.pad_id - 1
 
 
-def head(config: EncoderConfig, first: Array, deterministic: bool) -> Array:
+def head(
+    config: EncoderConfig,
+    first: Array,
+    deterministic: bool,
+    activation: Callable[[Array], Array] = jnp.tanh,
+) -> Array:
     """Logits `[batch, num_labels]`: dropout, tanh layer, dropout, linear layer."""
     x = nn.Dropout(config.classifier_dropout)(first, deterministic)
-    x = jnp.tanh(dense(config.hidden_size, "pooler")(x))
+    x = activation(dense(config.hidden_size, "pooler")(x))
     x = nn.Dropout(config.classifier_dropout)(x, deterministic)
     return dense(config.num_labels, "classifier")(x)
 
