@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from protojax.base import SequenceBatch, SequenceOutput
+from protojax.models.language import LanguageConfig
 
 VOCABULARY, DIM = 11, 8
 
@@ -59,3 +60,46 @@ def sequence_batch(rows=5, seed=0, k=3):
         teacher_features=rng.normal(size=(rows, 1, DIM)).astype(np.float32),
         assigned_class=rng.integers(0, 3, rows).astype(np.int32),
     )
+
+
+def language_config(**changes):
+    """A tiny model of each kind; encoder_layers=0 gives a decoder only."""
+    sizes = {
+        "family": "t5",
+        "vocab_size": 12,
+        "hidden_size": 16,
+        "num_layers": 1,
+        "encoder_layers": 1,
+        "num_heads": 2,
+        "num_kv_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": 32,
+        "positions": "rotary",
+        "end_ids": (1,),
+    }
+    return LanguageConfig(**{**sizes, **changes})
+
+
+class Letters:
+    """A tokenizer with an id a letter, and an end token behind a source."""
+
+    pad_token_id = None
+    name_or_path = "letters"
+
+    def __init__(self, letters="abcdefgh"):
+        self.ids = {letter: number + 2 for number, letter in enumerate(letters)}
+
+    def __len__(self):
+        return len(self.ids) + 2
+
+    def get_vocab(self):
+        return {"<pad>": 0, "</s>": 1, **self.ids}
+
+    def num_special_tokens_to_add(self, pair=False):
+        return 1
+
+    def __call__(self, texts, pairs, *, add_special_tokens, max_length, **_):
+        room = max_length - add_special_tokens
+        rows = [[self.ids[letter] for letter in text][:room] for text in texts]
+        rows = [row + [1] * add_special_tokens for row in rows]
+        return {"input_ids": rows, "token_type_ids": [[0] * len(row) for row in rows]}
