@@ -5,10 +5,10 @@ import jax
 import numpy as np
 import pytest
 
-from protojax import storage
+from protojax import distillation, storage
 from protojax.base import SequenceOutputs
 from protojax.data import batches
-from protojax.data.sequences import check_same_tokens
+from protojax.data.sequences import check_same_tokens, with_outputs
 from protojax.distillation.teacher import cached_outputs
 from protojax.models import language
 from protojax.models.language import init_model
@@ -35,7 +35,9 @@ def texts_of(rows, size=None, seed=0):
 
 
 def test_a_teachers_top_tokens_are_those_of_its_softmax():
-    teacher = init_model(language_config(), seed=0, tokenizer=Letters())
+    # A decoder only: half the program of an encoder-decoder.
+    config = language_config(encoder_layers=0)
+    teacher = init_model(config, seed=0, tokenizer=Letters())
     rows = sequences.tokenize(teacher, texts_of(20), texts_of(20, seed=1), LENGTHS)
     before = programs.TRACES.copy()
     found = sequences.teacher_forced_outputs(
@@ -45,15 +47,15 @@ def test_a_teachers_top_tokens_are_those_of_its_softmax():
     assert sum((programs.TRACES - before).values()) == 2
     assert found.top_ids.shape == (20, 5, 3)
     assert found.features.shape == (20, 1, 16)
-    stacked = batches.make_batch(
-        rows, None, batches.Dispatch((6, 5), np.arange(20)[None])
-    )
-    batch = jax.tree.map(lambda leaf: leaf[0], stacked)
-    states = language.apply_fn(teacher.config)(teacher.params, batch).states
+    again, said = with_outputs(rows.sources, found), sequences.columns_of(found)
+    dispatch = batches.Dispatch((6, 5), np.arange(20)[None])
+    stacked = batches.make_batch(again, None, dispatch, **said)
+    loss, states = learnt(teacher, jax.tree.map(lambda leaf: leaf[0], stacked))
+    # Aligned with the student's tokens: a teacher has nothing to learn from itself.
+    np.testing.assert_allclose(loss, 0, atol=1e-5)
     # Ten tokens: the embedding's two other rows are none.
-    logits = np.asarray(
-        language.head_fn(teacher.config)(teacher.params, states), np.float64
-    )[..., :10]
+    words = np.asarray(teacher.params["embedding"]["embedding"], np.float64)[:10]
+    logits = np.asarray(states, np.float64) @ words.T
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     for row, length in enumerate(rows.outputs.lengths):
         for place in range(length):
@@ -64,6 +66,19 @@ def test_a_teachers_top_tokens_are_those_of_its_softmax():
             np.testing.assert_allclose(stored, kept, rtol=1e-3)
             rest = np.exp(found.rest_log_prob[row, place])
             np.testing.assert_allclose(rest, 1 - kept.sum(), rtol=1e-5)
+
+
+def learnt(model, batch):
+    """What a model would learn of a batch's teacher, and its states."""
+    apply, head = language.apply_fn(model.config), language.head_fn(model.config)
+    loss_fn = distillation.sequence_loss(apply, head, vocabulary=10, hidden_weight=1.0)
+
+    @jax.jit
+    def run(params):
+        loss, _ = loss_fn(params, batch, None, 0, None)
+        return loss, apply(params["model"], batch).states
+
+    return run(distillation.student_params(model.params))
 
 
 def outputs_of(rows=3, length=4, k=16):
@@ -119,9 +134,11 @@ def test_probabilities_of_other_tokens_are_refused():
 
 # Three letters, to be written as they are.
 SHORT = SequenceLengths(
-    max_length=4, max_output=4, buckets=((4, 4),), steps_per_dispatch=8
+    max_length=4, max_output=4, buckets=((4, 4),), steps_per_dispatch=4
 )
-CONFIG = language_config(hidden_size=32, intermediate_size=64, dropout=0.05)
+CONFIG = language_config(
+    encoder_layers=0, hidden_size=32, intermediate_size=64, dropout=0.05
+)
 
 
 class KilledError(Exception):
@@ -144,7 +161,7 @@ def run_of(**changes):
     texts = texts_of(256, size=3)
     rows = sequences.tokenize(model, texts, texts, SHORT)
     objective = Objective(Spec("sequence", {"hard_weight": 1.0}))
-    train = TrainConfig(epochs=20, batch_size=64, learning_rate=1e-2)
+    train = TrainConfig(epochs=15, batch_size=64, learning_rate=1e-2)
     run = Run("copy", model, rows, None, train, seed=0, objective=objective)
     return run._replace(**changes)
 
