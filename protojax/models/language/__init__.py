@@ -8,13 +8,21 @@ import importlib
 from typing import Any
 
 from protojax.models.language.body import apply_fn, head_fn, param_shapes
+from protojax.models.language.cache import (
+    Cache,
+    split_layers,
+    start_fn,
+    step_fn,
+    take_rows,
+)
 from protojax.models.language.config import LanguageConfig, RopeScaling
 from protojax.models.language.families import LANGUAGE_MODELS
 from protojax.models.language.model import LanguageModel, init_model, select_layers
 
 _FROM_CHECKPOINT = ("load_language_model", "save_language_model")
-__all__ = ["LANGUAGE_MODELS", "LanguageConfig", "LanguageModel", "RopeScaling"]
+__all__ = ["LANGUAGE_MODELS", "Cache", "LanguageConfig", "LanguageModel", "RopeScaling"]
 __all__ += ["apply_fn", "head_fn", "init_model", "param_shapes", "select_layers"]
+__all__ += ["split_layers", "start_fn", "step_fn", "take_rows"]
 
 
 def __getattr__(name: str) -> Any:

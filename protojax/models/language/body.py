@@ -36,6 +36,7 @@ class Stack(nn.Module):
     deterministic: bool
 
     def setup(self):
+        """Names the parts."""
         config = self.config
         if config.positions == "learned":
             rows = config.max_positions + config.position_offset
@@ -190,6 +191,7 @@ class Body(nn.Module):
     deterministic: bool = True
 
     def setup(self):
+        """Names the parts."""
         config = self.config
         self.embedding = nn.Embed(config.vocab_size, config.hidden_size)
         if config.encoder_layers > 0:
@@ -363,7 +365,8 @@ def head_fn(config: LanguageConfig) -> Callable[[PyTree, Array], Array]:
     """
 
     def head(params: PyTree, states: Array) -> Array:
-        return Body(config).apply({"params": params}, states, method="logits")
+        read = {name: params[name] for name in ("embedding", "head") if name in params}
+        return Body(config).apply({"params": read}, states, method="logits")
 
     return head
 

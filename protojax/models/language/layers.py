@@ -114,6 +114,7 @@ class Attention(nn.Module):
     deterministic: bool
 
     def setup(self):
+        """Names the parts."""
         config = self.config
         size = functools.partial(linear, config, bias=config.attention_bias)
         self.query = size(config.num_heads * config.head_dim)
@@ -200,6 +201,7 @@ class Perceptron(nn.Module):
     config: LanguageConfig
 
     def setup(self):
+        """Names the parts."""
         config = self.config
         if config.gated:
             self.gate = linear(config, config.intermediate_size, config.mlp_bias)
@@ -233,6 +235,7 @@ class Layer(nn.Module):
     has_cross: bool
 
     def setup(self):
+        """Names the parts."""
         config = self.config
         self.attention_norm = normalisation(config)
         self.attention = Attention(config, self.deterministic)

@@ -57,8 +57,8 @@ def init_model(
     The deviation is 0.02, in GPT-2 0.02 / √(2 layers) for what is added to the residual
     stream (Radford et al., 2019); in models that do not scale attention that of T5
     (Raffel et al., 2019, arXiv:1910.10683): 1 for the word embedding,
-    (dim · head_dim)^−½ for queries, else 1 / √inputs. An untied head has 1 / √dim, where
-    transformers has 1, as its states are not scaled.
+    (dim · head_dim)^−½ for queries, else 1 / √inputs. An untied head has 1 / √dim,
+    where transformers has 1, as its states are not scaled.
 
     Args:
         config: the model.
