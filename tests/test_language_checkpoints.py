@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import chex
+import huggingface_hub
 import jax
 import numpy as np
 import pytest
@@ -52,6 +53,17 @@ def refused(folder):
     return str(error.value)
 
 
+@functools.cache
+def logits_fn(config):
+    """The logits of the output's tokens, compiled once for equal computations."""
+
+    def run(params, batch):
+        states = language.apply_fn(config)(params, batch).states
+        return language.head_fn(config)(params, states)
+
+    return jax.jit(run)
+
+
 @variants
 def test_equals_pytorch(variant):
     model, found = golden(variant), load_file(DATA / variant / "golden.safetensors")
@@ -63,12 +75,8 @@ def test_equals_pytorch(variant):
         output_weights=np.ones(written.shape, np.float32),
         where=np.ones(len(written), bool),
     )
-
-    def run(params, batch):
-        states = language.apply_fn(model.config)(params, batch).states
-        return language.head_fn(model.config)(params, states)
-
-    logits = jax.jit(run)(model.params, batch)
+    run = logits_fn(dataclasses.replace(model.config, family="any"))
+    logits = run(model.params, batch)
     np.testing.assert_allclose(logits[:, :8], found["logits"], atol=1e-5)
     # Each token is the most probable one behind those that PyTorch wrote before it, so
     # all that is written without sampling is the same.
@@ -169,10 +177,10 @@ def test_settings_of_other_families():
 
 def test_arguments():
     model = load_language_model(
-        DATA / "llama", dtype="bfloat16", remat=True, layers=(1,)
+        DATA / "llama-tied", dtype="bfloat16", remat=True, layers=(1,)
     )
     assert (model.config.dtype, model.config.remat) == ("bfloat16", True)
-    whole = golden("llama").params["decoder"]["layers"]
+    whole = golden("llama-tied").params["decoder"]["layers"]
     kept = jax.tree.map(lambda leaf: leaf[1:], whole)
     chex.assert_trees_all_equal(model.params["decoder"]["layers"], kept)
 
@@ -347,6 +355,7 @@ def test_one_error_lists_every_tensor(tmp_path):
 
 
 ROPE = {"rope_theta": 500.0, "rope_type": "llama3", "factor": 4.0}
+WINDOW = {"use_sliding_window": True, "sliding_window": 4, "layer_types": None}
 ROPE |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
 
 
@@ -374,7 +383,7 @@ ROPE |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
         ("qwen2", {"num_hidden_layers": 10**9}, "<= 2, the layers of the tensors"),
         (
             "qwen2",
-            {"use_sliding_window": True, "max_window_layers": 1, "layer_types": None},
+            {**WINDOW, "max_window_layers": 1},
             "layer_types 'full_attention' in every layer",
         ),
         ("qwen3", {"layer_types": ["sliding_attention"] * 2}, "layer_types"),
@@ -407,9 +416,8 @@ def test_what_is_not_computed(variant, fields, said, tmp_path):
 
 
 def test_layers_without_a_window(tmp_path):
-    # That of layers which the model does not have.
-    fields = {"use_sliding_window": True, "max_window_layers": 2}
-    folder = copied(tmp_path, "qwen2", **fields, layer_types=None)
+    # The window is that of layers which the model does not have.
+    folder = copied(tmp_path, "qwen2", **WINDOW, max_window_layers=2)
     assert load_language_model(folder).config == golden("qwen2").config
 
 
@@ -485,6 +493,18 @@ def test_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save_language_model("~/saved", golden("gpt2")._replace(tokenizer=None))
     assert load_language_model("~/saved").tokenizer is None
+
+
+def test_hub_downloads_templates_and_no_pickles(monkeypatch):
+    def download(name, **options):
+        asked.append((name, options["revision"], options["allow_patterns"]))
+        return str(DATA / "gpt2")
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    load_language_model("org/name", revision="v1")
+    files = ["*.json", "*.txt", "*.safetensors", "*.model", "*.jinja"]
+    assert asked == [("org/name", "v1", files)]
 
 
 def test_a_tokenizer_of_bytes(tmp_path):

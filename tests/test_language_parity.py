@@ -45,7 +45,8 @@ def make_model(name, changes):
     for derived in ("layer_types", "dense_act_fn", "is_gated_act"):
         fields.pop(derived, None)
     own_head = name in maker.OWN_HEAD
-    return maker.make_model(type(config)(**fields), own_head=own_head, seed=1)
+    config = type(config)(**fields)
+    return maker.make_model(config, noise=0.25, own_head=own_head, seed=1)
 
 
 def run_jax(model, ids, mask, written):

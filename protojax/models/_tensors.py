@@ -178,12 +178,14 @@ def write(
             size = 0
         shards[-1][name] = tensor
         size, total = size + length, total + length
+    # Once, as layers are taken one by one.
+    held = {path: np.asarray(value, np.float32) for path, value in params.items()}
     weight_map = {}
     for i, shard in enumerate(shards, 1):
         several = len(shards) > 1
         name = "model" + f"-{i:05}-of-{len(shards):05}" * several + ".safetensors"
         weight_map |= dict.fromkeys(shard, name)
-        tensors = {key: _joined(tensor, params) for key, tensor in shard.items()}
+        tensors = {key: _joined(tensor, held) for key, tensor in shard.items()}
         # Older versions of transformers refuse a file without it.
         save_file(tensors, folder / name, metadata={"format": "pt"})
         # safetensors creates files that only their owner can read.
@@ -233,9 +235,11 @@ def _parts(tensor: Expected, value: np.ndarray) -> Iterable[tuple[Any, np.ndarra
             yield path, value.reshape(shape)
 
 
-def _joined(tensor: Expected, params: Mapping[tuple[str, ...], Any]) -> np.ndarray:
+def _joined(
+    tensor: Expected, params: Mapping[tuple[str, ...], np.ndarray]
+) -> np.ndarray:
     """A tensor made of its parameters."""
-    whole = [np.asarray(params[path], np.float32) for path in tensor.parts]
+    whole = [params[path] for path in tensor.parts]
     parts = whole if tensor.layer is None else [part[tensor.layer] for part in whole]
     value = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
     value = value.T if tensor.transposed else value

@@ -97,10 +97,14 @@ def _shapes_of_one_layer(
 ) -> dict[tuple[str, ...], tuple[int, ...]]:
     """The shapes of parameters by path, with one layer in each stack.
 
-    Their number changes no shape but the first dimension.
+    What is replaced changes no shape but the first dimension, and `param_shapes` keeps
+    the shapes of each config.
     """
     config = dataclasses.replace(
-        config, num_layers=1, encoder_layers=min(config.encoder_layers, 1)
+        config,
+        num_layers=1,
+        encoder_layers=min(config.encoder_layers, 1),
+        **{"start_id": 0, "pad_id": 0, "end_ids": (), "dropout": 0.0},
     )
     flat = flatten_dict(param_shapes(config))
     return {path: leaf.shape for path, leaf in flat.items()}

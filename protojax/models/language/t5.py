@@ -54,7 +54,7 @@ def _read(source: Source) -> dict[str, Any]:
     tie = source.raw.get("tie_word_embeddings", True)
     source.require(isinstance(tie, bool), "tie_word_embeddings", tie, _config_json.FLAG)
     is_t5 = source.raw["model_type"] == "t5"
-    scale = source.values["scale_decoder_outputs"] if is_t5 else False
+    scale = source.values.get("scale_decoder_outputs", tie) if is_t5 else False
     source.require(
         isinstance(scale, bool), "scale_decoder_outputs", scale, _config_json.FLAG
     )
