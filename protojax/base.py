@@ -91,6 +91,56 @@ class ModelOutput(NamedTuple):
     hidden_states: tuple[Array, ...] = ()
 
 
+class SequenceBatch(NamedTuple):
+    """Rows of one step of a model that writes: sources, and what is to be written.
+
+    Attributes:
+        input_ids: `[batch, length]`, int32, the source or the prompt.
+        attention_mask: `[batch, length]`, int32, 1 on tokens and 0 on padding.
+        output_ids: `[batch, output_length]`, int32, the end token included, 0 beyond.
+        output_weights: `[batch, output_length]`, float32, how much each output token
+            teaches: 0 on padding, and on tokens that shall not be taught.
+        where: `[batch]`, bool, False on rows that are padding.
+        top_ids: `[batch, output_length, k]`, int32, the teacher's k most probable
+            tokens, or None.
+        top_log_probs: `[batch, output_length, k]`, float32, their log probabilities, or
+            None.
+        rest_log_prob: `[batch, output_length]`, float32, the log probability of all
+            other tokens together, or None.
+        teacher_features: `[batch, layers, dim]`, float32, pooled states of the source,
+            or None.
+        assigned_class: `[batch]`, int32, the class whose prototypes constrain the row,
+            or None.
+        perturbation: `[batch, length, dim]`, added to the source's embeddings, or None.
+    """
+
+    input_ids: Array
+    attention_mask: Array
+    output_ids: Array
+    output_weights: Array
+    where: Array
+    top_ids: Array | None = None
+    top_log_probs: Array | None = None
+    rest_log_prob: Array | None = None
+    teacher_features: Array | None = None
+    assigned_class: Array | None = None
+    perturbation: Array | None = None
+
+
+class SequenceOutput(NamedTuple):
+    """The states of a model that writes, for a batch, before the head.
+
+    Attributes:
+        states: `[batch, output_length, dim]`: the head maps state `t`, which has seen
+            the source and `output_ids[:, :t]`, to the logits of `output_ids[:, t]`.
+        hidden_states: arrays `[batch, length, dim]` of the source, the embeddings
+            first; empty unless requested.
+    """
+
+    states: Array
+    hidden_states: tuple[Array, ...] = ()
+
+
 class TeacherOutputs(NamedTuple):
     """The outputs of a model for given rows, on the host.
 
@@ -141,6 +191,21 @@ class ApplyFn(Protocol):
         hidden_states: bool = False,
     ) -> ModelOutput:
         """The logits and, if requested, all hidden states."""
+        ...
+
+
+class SequenceApplyFn(Protocol):
+    """`(params, batch) -> SequenceOutput`; dropout acts only where a key is given."""
+
+    def __call__(
+        self,
+        params: PyTree,
+        batch: SequenceBatch,
+        *,
+        key: Array | None = None,
+        hidden_states: bool = False,
+    ) -> SequenceOutput:
+        """The states before the head and, if requested, the source's hidden states."""
         ...
 
 

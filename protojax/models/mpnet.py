@@ -11,42 +11,12 @@ import numpy as np
 
 from protojax.base import Array
 from protojax.models import bert, roberta
+from protojax.models._distances import distance_buckets
 from protojax.models.config import EncoderConfig, Family
 
-# Constants in the published code, the first whatever relative_attention_num_buckets of
+# A constant in the published code, whatever relative_attention_num_buckets of
 # config.json says.
 BUCKETS = 32
-MAX_DISTANCE = 128
-
-
-def distance_buckets(length: int) -> np.ndarray:
-    """The bucket of the distance between each query and each key.
-
-    The first half of the buckets is for keys that come before the query, the second for
-    those after it. In either, half of the buckets hold one distance each, the others
-    ever longer ranges of them, and the last all that are longer.
-
-    >>> distance_buckets(3).tolist()
-    [[0, 17, 18], [1, 0, 17], [2, 1, 0]]
-
-    Args:
-        length: tokens of a row.
-
-    Returns:
-        `[length, length]`, int32, queries by keys.
-    """
-    places = np.arange(length)
-    forward = places[None] - places[:, None]
-    distance, half = np.abs(forward), BUCKETS // 2
-    exact = half // 2
-    # In float32 as in PyTorch, so that a distance on a border gets the same bucket.
-    growth = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
-    growth = (
-        growth / np.float32(np.log(MAX_DISTANCE / exact)) * np.float32(half - exact)
-    )
-    wide = np.minimum(exact + growth.astype(np.int32), half - 1)
-    bucket = np.where(distance < exact, distance, wide)
-    return (bucket + half * (forward > 0)).astype(np.int32)
 
 
 def attention_bias(config: EncoderConfig, length: int) -> Array:
@@ -54,8 +24,10 @@ def attention_bias(config: EncoderConfig, length: int) -> Array:
     table = nn.Embed(
         BUCKETS, config.num_heads, dtype=config.dtype, name="attention_bias"
     )
+    place = np.arange(length)
+    buckets = distance_buckets(place[None] - place[:, None], buckets=BUCKETS)
     # Over queries and keys -> heads first.
-    return jnp.moveaxis(table(distance_buckets(length)), -1, 0)[None]
+    return jnp.moveaxis(table(buckets), -1, 0)[None]
 
 
 _LAYER = "mpnet.encoder.layer.{i}"
