@@ -2,5 +2,6 @@
 
 from protojax.generation.beams import beam_search
 from protojax.generation.sampling import Generated, generate
+from protojax.generation.texts import write_texts
 
-__all__ = ["Generated", "beam_search", "generate"]
+__all__ = ["Generated", "beam_search", "generate", "write_texts"]

@@ -16,8 +16,11 @@ from protojax.generation.sampling import (
     checked_stop_ids,
     is_in,
 )
+from protojax.models.language import take_rows as take_language_rows
 
-EARLY_STOPPING = (True, False, "never")
+# (cache, rows [taken], *, same_sources) -> the cache of these rows; same_sources says
+# that each has the source of the row it replaces.
+TakeRowsFn = Callable[..., PyTree]
 
 
 class _Texts(NamedTuple):
@@ -75,9 +78,9 @@ def beam_search(
     max_new: int,
     stop_ids: Iterable[int],
     pad_id: int,
-    take_rows: Callable[[PyTree, Array], PyTree],
     length_penalty: float = 1.0,
     early_stopping: bool | str = False,
+    take_rows: TakeRowsFn = take_language_rows,
 ) -> Generated:
     """The text of the highest score that a beam search finds for each row.
 
@@ -99,14 +102,16 @@ def beam_search(
     ...     return input_ids[:, -1], params[input_ids[:, -1]]
     >>> def step(params, cache, tokens):
     ...     return tokens, params[tokens]
+    >>> def take_rows(cache, rows, *, same_sources=False):
+    ...     return cache[rows]
     >>> chain = jnp.log(jnp.array([  # 0.6 * 0.4 < 0.4 * 0.9
     ...     [0.0, 0.6, 0.4, 0.0], [0.4, 0.3, 0.0, 0.3], [0.0, 0.0, 0.1, 0.9],
     ...     [1.0, 0.0, 0.0, 0.0]]))
     >>> ids = jnp.array([[0]])
     >>> for beams in (1, 2):
     ...     found = beam_search(start, step, chain, ids, ids + 1, beams=beams,
-    ...         max_new=2, stop_ids=[3], pad_id=0, take_rows=lambda c, rows: c[rows])
-    ...     print(found.ids[0].tolist(), jnp.exp(found.log_probs[0].sum()).round(2))
+    ...         max_new=2, stop_ids=[3], pad_id=0, take_rows=take_rows)
+    ...     print(found.ids[0].tolist(), f"{jnp.exp(found.log_probs[0].sum()):.2f}")
     [1, 0] 0.24
     [2, 3] 0.36
 
@@ -120,9 +125,10 @@ def beam_search(
         max_new: the most tokens of a text, the stop token included.
         stop_ids: the ids that complete a text.
         pad_id: what fills a row beyond its end.
-        take_rows: `(cache, rows) -> cache` of the given rows of the batch.
         length_penalty: above 0 longer texts are preferred, below 0 shorter ones.
         early_stopping: True, False or "never".
+        take_rows: `(cache, rows, *, same_sources) -> cache`, for a cache that is not
+            `models.language.Cache`.
 
     Raises:
         ValueError: on a setting out of its range.
@@ -161,7 +167,7 @@ def _beam_search(
     input_ids: Array,
     attention_mask: Array,
     *,
-    take_rows: Callable[[PyTree, Array], PyTree],
+    take_rows: TakeRowsFn,
     beams: int,
     max_new: int,
     stop_ids: tuple[int, ...],
@@ -171,59 +177,40 @@ def _beam_search(
 ) -> Generated:
     """`beam_search` without checks."""
     batch = len(input_ids)
-    first_rows = jnp.repeat(jnp.arange(batch), beams)
-
-    def extend(count: Array, cache: PyTree, logits: Array, state: _State) -> _State:
-        candidates, origins = _candidates(state.open, logits, count, len(stop_ids))
-        last = candidates.ids[:, :, count]
-        complete = is_in(last, stop_ids) | (count + 1 == max_new)
-
-        scores = jnp.where(complete, -jnp.inf, candidates.scores)
-        still_open, places = candidates._replace(scores=scores).best(beams)
-        rows = first_rows.reshape(batch, beams) + _take(origins, places)
-
-        # Candidates beyond the best `beams` are only there in place of complete ones.
-        ranked = jnp.arange(complete.shape[1]) < beams
-        counted = complete & ranked & ~state.done[:, None]
-        scores = candidates.scores / (count + 1.0) ** length_penalty
-        scores = jnp.where(counted, scores, -jnp.inf)
-        pool = zip(state.closed, candidates._replace(scores=scores), strict=True)
-        closed = _Texts(*(jnp.concatenate(pair, axis=1) for pair in pool))
-        closed, _ = closed.best(beams)
-
-        worst, best = closed.scores[:, -1], still_open.scores[:, 0]
-        length = count + 1.0
-        if early_stopping == "never":
-            length = jnp.where(length_penalty > 0, max_new, length)
-        hoped = best / length**length_penalty
-        full = jnp.isfinite(worst)
-        done = (best == -jnp.inf) | full & ((early_stopping is True) | (hoped <= worst))
-        done = state.done | done
-        return _State(count + 1, cache, rows.reshape(-1), still_open, closed, done)
+    extend = functools.partial(
+        _extend,
+        stop_ids=stop_ids,
+        length_penalty=length_penalty,
+        early_stopping=early_stopping,
+    )
 
     def unfinished(state: _State) -> Array:
         return (state.count < max_new) & ~state.done.all()
 
     def advance(state: _State) -> _State:
-        cache = take_rows(state.cache, state.rows)
+        cache = take_rows(state.cache, state.rows, same_sources=True)
         last = state.open.ids[:, :, state.count - 1].reshape(-1)
         cache, logits = step(params, cache, last)
-        return extend(state.count, cache, logits, state)
+        return extend(state._replace(cache=cache), logits)
 
     cache, logits = start(params, input_ids, attention_mask, max_new=max_new)
+    rows = jnp.repeat(jnp.arange(batch), beams)
     nothing = _Texts(
         ids=jnp.full((batch, beams, max_new), pad_id, jnp.int32),
         log_probs=jnp.zeros((batch, beams, max_new), jnp.float32),
         lengths=jnp.zeros((batch, beams), jnp.int32),
         scores=jnp.full((batch, beams), -jnp.inf),
     )
-    # The open texts are equal at first, so only one of them counts.
-    begun = nothing._replace(scores=nothing.scores.at[:, 0].set(0))
-    done = ~attention_mask.astype(bool).any(-1)
-    state = _State(jnp.int32(0), cache, first_rows, begun, nothing, done)
-    cache, logits = take_rows(cache, first_rows), logits[first_rows]
-    state = extend(jnp.int32(0), cache, logits, state)
-    state = jax.lax.while_loop(unfinished, advance, state)
+    begun = _State(
+        count=jnp.int32(0),
+        cache=take_rows(cache, rows, same_sources=False),
+        rows=rows,
+        # The open texts are equal at first, so only one of them counts.
+        open=nothing._replace(scores=nothing.scores.at[:, 0].set(0)),
+        closed=nothing,
+        done=~attention_mask.astype(bool).any(-1),
+    )
+    state = jax.lax.while_loop(unfinished, advance, extend(begun, logits[rows]))
 
     ids, log_probs, lengths, _ = (part[:, 0] for part in state.closed)
     where = jnp.arange(max_new) < lengths[:, None]
@@ -233,6 +220,51 @@ def _beam_search(
         log_probs=jnp.where(where, log_probs, 0),
         where=where,
         ended=is_in(final, stop_ids) | (lengths == 0),
+    )
+
+
+def _extend(
+    state: _State,
+    logits: Array,
+    *,
+    stop_ids: tuple[int, ...],
+    length_penalty: Array,
+    early_stopping: bool | str,
+) -> _State:
+    """The state with one more token of each open text, some of which it completes.
+
+    Args:
+        state: whose cache has given the logits.
+        logits: `[batch * beams, vocab]`, of the next token.
+        stop_ids: see `beam_search`, as the others.
+        length_penalty: see `beam_search`.
+        early_stopping: see `beam_search`.
+    """
+    batch, beams, max_new = state.open.ids.shape
+    length = state.count + 1.0
+    candidates, origins = _candidates(state.open, logits, state.count, len(stop_ids))
+    last = candidates.ids[:, :, state.count]
+    complete = is_in(last, stop_ids) | (length == max_new)
+
+    scores = jnp.where(complete, -jnp.inf, candidates.scores)
+    open_texts, places = candidates._replace(scores=scores).best(beams)
+    rows = jnp.arange(batch)[:, None] * beams + _take(origins, places)
+
+    # Candidates beyond the best `beams` are only there in place of complete ones.
+    counted = complete & (jnp.arange(complete.shape[1]) < beams)
+    counted &= ~state.done[:, None]
+    scores = jnp.where(counted, candidates.scores / length**length_penalty, -jnp.inf)
+    pool = zip(state.closed, candidates._replace(scores=scores), strict=True)
+    closed, _ = _Texts(*(jnp.concatenate(pair, axis=1) for pair in pool)).best(beams)
+
+    worst, best = closed.scores[:, -1], open_texts.scores[:, 0]
+    if early_stopping == "never":
+        length = jnp.where(length_penalty > 0, max_new, length)
+    hopeless = best / length**length_penalty <= worst
+    done = jnp.isfinite(worst) & ((early_stopping is True) | hopeless)
+    done |= state.done | (best == -jnp.inf)
+    return _State(
+        state.count + 1, state.cache, rows.reshape(-1), open_texts, closed, done
     )
 
 
