@@ -123,7 +123,7 @@ def test_functions_are_short():
 @pytest.mark.parametrize(
     ("package", "owner"),
     [
-        ("transformers", "protojax/models/hf.py"),
+        ("transformers", "protojax/models/_hub.py"),
         ("datasets", "experiments/world/tasks.py"),
     ],
 )

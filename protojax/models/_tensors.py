@@ -4,35 +4,29 @@ A tensor under two names, or in two files, is refused: transformers might read o
 them and protojax the other.
 """
 
-import dataclasses
+import fnmatch
+import json
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
-from protojax import models
 from protojax.base import PyTree
 from protojax.models import _config_json
-from protojax.models.config import HEAD, EncoderConfig
-from protojax.models.encoder import MODELS
 
 _LOG = logging.getLogger("protojax")
-# The spelling of checkpoints converted from TensorFlow.
-_OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-_LEAVES = {
-    "bias": "bias",
-    "embedding": "weight",
-    "kernel": "weight",
-    "scale": "weight",
-}
 # No integers: those are quantised weights, whose scales would be lost.
 _DTYPES = ("F64", "F32", "F16", "BF16")
+_SHARD_BYTES = 5 * 10**9
 _LISTED = 40  # at most this many names of a kind in a message
+# The names in checkpoints, by the last part of a parameter's path.
+LEAVES = {"bias": "bias", "embedding": "weight", "kernel": "weight", "scale": "weight"}
 
 
 class Stored(NamedTuple):
@@ -57,51 +51,30 @@ class Expected(NamedTuple):
     """A tensor that a model needs.
 
     Attributes:
-        path: the path of the parameter.
+        parts: the parameters that lie side by side in its transpose, or in itself:
+            path -> shape, that of one layer where layers are stacked.
         shape: its shape in a checkpoint.
-        transposed: whether the parameter is its transpose.
+        transposed: whether the parameters are its transpose.
+        layer: the place in stacked parameters; None where they are not stacked.
+        twins: further names of the same tensor. One that is present must be equal, and
+            stands for the tensor where that is absent.
+        optional: whether it may be absent, and is zero then.
     """
 
-    path: tuple[str, ...]
+    parts: Mapping[tuple[str, ...], tuple[int, ...]]
     shape: tuple[int, ...]
     transposed: bool
+    layer: int | None = None
+    twins: tuple[str, ...] = ()
+    optional: bool = False
 
 
-def expected_tensors(config: EncoderConfig) -> dict[str, Expected]:
-    """The tensors of a classifier's checkpoint, by name.
-
-    Args:
-        config: the encoder.
-    """
-    family, tensors = MODELS[config.family], {}
-    for path, leaf in flatten_dict(_shapes_of_one_layer(config)).items():
-        module, kind = "/".join(path[:-1]), path[-1]
-        layered = module.startswith("layers_0/")
-        name = family.modules[module.replace("layers_0/", "layers_{i}/", layered)]
-        # PyTorch stores a linear layer as [out, in], Flax as [in, out].
-        transposed = kind == "kernel"
-        shape = leaf.shape[::-1] if transposed else leaf.shape
-        for i in range(config.num_layers if layered else 1):
-            place = (f"layers_{i}", *path[1:]) if layered else path
-            stored = f"{name.format(i=i)}.{_LEAVES[kind]}"
-            tensors[stored] = Expected(place, shape, transposed)
-    return tensors
-
-
-def _shapes_of_one_layer(config: EncoderConfig) -> PyTree:
-    """The shapes of embeddings, head and the first layer.
-
-    The other layers have the same shapes, and tracing thousands of them takes minutes.
-    """
-    return models.param_shapes(dataclasses.replace(config, num_layers=1))
-
-
-def headers(folder: Path, family: str) -> dict[str, Stored]:
+def headers(folder: Path, plain: Callable[[str], str]) -> dict[str, Stored]:
     """The tensors of a checkpoint by plain name, none of them read yet.
 
     Args:
         folder: the checkpoint.
-        family: a name in `MODELS`, whose prefix is removed from the names.
+        plain: from a tensor's name to the plain one, such as that without prefix.
 
     Raises:
         OSError: where a file is missing or incomplete.
@@ -118,68 +91,156 @@ def headers(folder: Path, family: str) -> dict[str, Stored]:
                 f"({_config_json.one_line(error)}). Get it anew."
             ) from error
         for name in file.keys():  # noqa: SIM118 (safe_open is no dict)
-            plain = _plain_name(name, MODELS[family].prefix)
-            if plain in found:
-                other = found[plain]
+            known = plain(name)
+            if known in found:
+                other = found[known]
                 raise ValueError(
-                    f"Expected one tensor {plain} in {folder}, found two, {other.name} "
+                    f"Expected one tensor {known} in {folder}, found two, {other.name} "
                     f"in {other.path.name} and {name} in {path.name}: which one counts "
                     "depends on the program that reads them."
                 )
             # Reads the header only, so a wrong shape costs no memory.
             part = file.get_slice(name)
             shape, dtype = tuple(part.get_shape()), str(part.get_dtype())
-            found[plain] = Stored(path, file, name, shape, dtype)
+            found[known] = Stored(path, file, name, shape, dtype)
     return found
 
 
-def fresh_modules(config: EncoderConfig, found: Mapping[str, Stored]) -> list[str]:
-    """The parts of the head of which a checkpoint has no tensor.
-
-    Args:
-        config: the encoder.
-        found: the result of `headers`.
-    """
-    held = {
-        tensor.path[0]
-        for name, tensor in _by_plain_name(config).items()
-        if name in found
-    }
-    return [module for module in HEAD if module not in held]
-
-
-def read_params(
-    folder: Path, config: EncoderConfig, found: Mapping[str, Stored], seed: int
-) -> PyTree:
-    """The parameters of a checkpoint, with a missing head drawn from the seed.
+def read(
+    folder: Path,
+    family: str,
+    expected: Mapping[str, Expected],
+    found: Mapping[str, Stored],
+    *,
+    ignored: Sequence[str],
+    hints: Iterable[str] = (),
+) -> dict[tuple[str, ...], PyTree]:
+    """The parameters of a checkpoint by path, in float32.
 
     Args:
         folder: the checkpoint, for messages.
-        config: the encoder.
+        family: the name of the family, for messages.
+        expected: the tensors that the model needs, by plain name.
         found: the result of `headers`.
-        seed: the seed of a fresh head.
+        ignored: patterns of plain names that the model does not use.
+        hints: further lines of the error about tensors that do not fit.
 
     Raises:
-        ValueError: where tensors do not fit, are not floats or not finite.
+        ValueError: where tensors do not fit, are not floats or not finite, or where
+            two that must be equal differ.
     """
-    fresh = fresh_modules(config, found)
-    expected = {
-        name: tensor
-        for name, tensor in _by_plain_name(config).items()
-        if tensor.path[0] not in fresh
-    }
-    _check(folder, config, expected, found)
-    flat = {}
+    needed: dict[str, Expected] = {}
+    twins: dict[str, str] = {}
     for name, tensor in expected.items():
-        value = _value(found[name])
-        flat[tensor.path] = value.T if tensor.transposed else value
-    if fresh:
-        absent = " and no ".join(fresh)
-        _LOG.warning("%s has no %s: drawn from seed %d.", folder, absent, seed)
-        shapes = _shapes_of_one_layer(config)
-        head = {module: shapes[module] for module in fresh}
-        flat |= flatten_dict(models.init_params(head, seed=seed))
-    return unflatten_dict(flat)
+        held = [twin for twin in (name, *tensor.twins) if twin in found]
+        if held or not tensor.optional:
+            first, *others = held or [name]
+            needed[first] = tensor
+            twins |= dict.fromkeys(others, first)
+    doubled = {twin: needed[name] for twin, name in twins.items()}
+    _check(folder, family, needed | doubled, found, ignored, hints)
+    for twin, name in twins.items():
+        require_equal(found[name], found[twin])
+    layers: dict[tuple[str, ...], list[np.ndarray]] = {}
+    for name, tensor in needed.items():
+        for path, part in _parts(tensor, _value(found[name])):
+            layers.setdefault(path, []).append(part)
+    # One at a time, so that no more than one tensor is held twice.
+    stacked = {p: t.layer is not None for t in needed.values() for p in t.parts}
+    flat = {}
+    for path in list(layers):
+        parts = layers.pop(path)
+        flat[path] = jnp.asarray(np.stack(parts) if stacked[path] else parts[0])
+    return flat
+
+
+def write(
+    folder: Path,
+    expected: Mapping[str, Expected],
+    params: Mapping[tuple[str, ...], Any],
+    *,
+    shard_bytes: int = _SHARD_BYTES,
+) -> None:
+    """Writes model.safetensors, or several files and their index.
+
+    Args:
+        folder: of the checkpoint.
+        expected: the tensors to write, by name.
+        params: the parameters by path.
+        shard_bytes: the most bytes of tensors in a file, unless one tensor has more.
+    """
+    shards: list[dict[str, Expected]] = [{}]
+    size = total = 0
+    for name, tensor in expected.items():
+        length = 4 * math.prod(tensor.shape)
+        if shards[-1] and size + length > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size, total = size + length, total + length
+    weight_map = {}
+    for i, shard in enumerate(shards, 1):
+        several = len(shards) > 1
+        name = "model" + f"-{i:05}-of-{len(shards):05}" * several + ".safetensors"
+        weight_map |= dict.fromkeys(shard, name)
+        tensors = {key: _joined(tensor, params) for key, tensor in shard.items()}
+        # Older versions of transformers refuse a file without it.
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+        # safetensors creates files that only their owner can read.
+        (folder / name).chmod((folder / "config.json").stat().st_mode)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        (folder / "model.safetensors.index.json").write_text(text)
+
+
+def equal(first: Stored, second: Stored) -> bool:
+    """Whether two tensors are the same.
+
+    Args:
+        first: a tensor.
+        second: another one.
+    """
+    return first.shape == second.shape and np.array_equal(_value(first), _value(second))
+
+
+def require_equal(first: Stored, second: Stored) -> None:
+    """Raises where two names of one tensor differ.
+
+    Args:
+        first: the tensor.
+        second: the same one under another name.
+
+    Raises:
+        ValueError: where they differ.
+    """
+    if not equal(first, second):
+        raise ValueError(
+            f"Expected {second.name} of {second.path} equal to {first.name} of "
+            f"{first.path.name}, as config.json says that they are one tensor, found "
+            "other values: which one counts depends on the program that reads them."
+        )
+
+
+def _parts(tensor: Expected, value: np.ndarray) -> Iterable[tuple[Any, np.ndarray]]:
+    """The parameters in a tensor, with their paths."""
+    value, start = value.T if tensor.transposed else value, 0
+    for path, shape in tensor.parts.items():
+        if len(tensor.parts) > 1:
+            yield path, value[..., start : start + shape[-1]]
+            start += shape[-1]
+        else:
+            yield path, value.reshape(shape)
+
+
+def _joined(tensor: Expected, params: Mapping[tuple[str, ...], Any]) -> np.ndarray:
+    """A tensor made of its parameters."""
+    whole = [np.asarray(params[path], np.float32) for path in tensor.parts]
+    parts = whole if tensor.layer is None else [part[tensor.layer] for part in whole]
+    value = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+    value = value.T if tensor.transposed else value
+    # safetensors writes memory as it lies.
+    return np.ascontiguousarray(value.reshape(tensor.shape))
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -208,32 +269,19 @@ def _weight_files(folder: Path) -> list[Path]:
     raise FileNotFoundError(
         f"No model.safetensors in {folder}. If it holds pytorch_model.bin instead: "
         "that is a pickle, which can run any code, and protojax opens none. If you "
-        "trust it, convert it once where PyTorch is installed: transformers."
-        "AutoModelForSequenceClassification.from_pretrained(OLD).save_pretrained(NEW)."
+        "trust it, convert it once where PyTorch is installed, with the class of "
+        "transformers that config.json names in architectures: "
+        "CLASS.from_pretrained(OLD).save_pretrained(NEW)."
     )
 
 
-def _by_plain_name(config: EncoderConfig) -> dict[str, Expected]:
-    """The expected tensors of a checkpoint, by names without prefix."""
-    prefix = MODELS[config.family].prefix
-    return {n.removeprefix(prefix): t for n, t in expected_tensors(config).items()}
-
-
-def _plain_name(name: str, prefix: str) -> str:
-    """A tensor's name without prefix and in the present spelling."""
-    name = name.removeprefix(prefix)
-    for old, new in _OLD_NAMES.items():
-        if name.endswith(old):
-            name = name.removesuffix(old) + new
-    return name
-
-
-def _value(stored: Stored) -> Any:
+def _value(stored: Stored) -> np.ndarray:
     """The values of a tensor in float32."""
     with np.errstate(over="ignore"):  # what overflows in float32 is refused below
         value = jnp.asarray(stored.file.get_tensor(stored.name), jnp.float32)
     # In NumPy, because JAX would compile a program for every shape.
-    bad = np.count_nonzero(~np.isfinite(np.asarray(value)))
+    value = np.asarray(value)
+    bad = np.count_nonzero(~np.isfinite(value))
     if bad:
         raise ValueError(
             f"Expected finite weights, found {bad} of {value.size} NaN or infinite in "
@@ -245,21 +293,23 @@ def _value(stored: Stored) -> Any:
 
 def _check(
     folder: Path,
-    config: EncoderConfig,
-    expected: dict[str, Expected],
+    family: str,
+    expected: Mapping[str, Expected],
     found: Mapping[str, Stored],
+    ignored: Sequence[str],
+    hints: Iterable[str],
 ) -> None:
     """Raises one error that lists every tensor that does not fit."""
     extra = sorted(found.keys() - expected.keys())
     # Only what a family names: other tensors may be parts that are not computed.
-    ignored = [n for n in extra if n.startswith(MODELS[config.family].ignored)]
-    if ignored:
-        _LOG.info("%s: ignored %s.", folder, ", ".join(ignored))
+    unused = [n for n in extra if any(fnmatch.fnmatchcase(n, p) for p in ignored)]
+    if unused:
+        _LOG.info("%s: ignored %s.", folder, ", ".join(unused))
     present = [(n, found[n], tensor) for n, tensor in expected.items() if n in found]
     # All at once: one error per attempt would take many attempts to mend a mapping.
     problems = {
         "missing": sorted(expected.keys() - found.keys()),
-        "unexpected": [name for name in extra if name not in ignored],
+        "unexpected": sorted(set(extra) - set(unused)),
         "mis-shaped": [
             f"{name} {stored.shape} instead of {tensor.shape}"
             for name, stored, tensor in present
@@ -273,18 +323,10 @@ def _check(
     }
     if not any(problems.values()):
         return
-    lines = [f"The tensors in {folder} do not fit {config.family}."]
+    lines = [f"The tensors in {folder} do not fit {family}."]
     for kind, names in problems.items():
         if names:
             more = f" and {len(names) - _LISTED} more" * (len(names) > _LISTED)
             listed = ", ".join(names[:_LISTED])
             lines.append(f"  {len(names)} {kind}: {listed}{more}")
-    for _, stored, tensor in present:
-        labels = stored.shape[0] if stored.shape else 0
-        if tensor.path == ("classifier", "kernel") and labels != config.num_labels:
-            lines.append(
-                f"  Its classifier has {labels} labels, found num_labels="
-                f"{config.num_labels}. For another task start from a checkpoint "
-                "without a classifier."
-            )
-    raise ValueError("\n".join(lines))
+    raise ValueError("\n".join([*lines, *hints]))
