@@ -14,7 +14,7 @@ LIBRARY = {
     **dict.fromkeys(("base", "validate"), 0),
     "storage": 1,
     **dict.fromkeys(("data", "prototypes", "models", "evals", "attacks"), 2),
-    **dict.fromkeys(("distillation", "detection"), 3),
+    **dict.fromkeys(("distillation", "detection", "generation"), 3),
     "training": 4,
     **dict.fromkeys(("federated", "reports"), 5),
     "pipelines": 6,
