@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from protojax.cli import outputs, settings_of
 from protojax.cli.terminal import Parser, guarded, progress
 
 PROG = "protojax defend"
@@ -18,12 +19,15 @@ _EPILOG = """\
 example:
   protojax defend --rows mine.csv --references trusted.csv \\
     --teacher teacher/ --student miniLM/ --out run/
+  protojax defend --rows news.jsonl --references trusted.jsonl --text document \\
+    --output summary --teacher t5-base/ --student t5-small/ --encoder miniLM/ --out run/
 
 It writes run/report.html (read this first), run/verdict.csv (each row), run/student
 (a Hugging Face folder), triggers.json, calibration.json, student_prototypes.safetensors
 and run.json. Files are CSV, TSV, JSONL or Parquet, told by their suffix. --set takes
 any field of protojax.pipelines.Defence, such as
   --set student.learning_rate=1e-4 --set detection.min_rows=5
+and with --output any field of protojax.pipelines.outputs.OutputDefence.
 """
 # flag -> the field that it sets.
 _FIELDS = {
@@ -47,7 +51,8 @@ def main(arguments: Sequence[str]) -> int:
         arguments: those after the name of the command.
     """
     found = parser().parse_args(arguments)
-    return guarded(PROG, lambda: _defend(found, arguments))
+    run = _defend if found.output is None else outputs.defend
+    return guarded(PROG, lambda: run(found, arguments))
 
 
 def parser() -> Parser:
@@ -73,6 +78,12 @@ def _add_columns(add: Callable) -> None:
     add("--text", metavar="COL", help="of the text (text)")
     add("--pair", metavar="COL", help="of the second text (none)")
     add("--label", metavar="COL", help="of the label (label); rows may have none")
+    add(
+        "--output",
+        metavar="COL",
+        help="of an output that is text, such as a summary, in place of a label; "
+        "teacher and student are then models that write",
+    )
     add("--source", metavar="COL", help="of the origin of a row (none)")
     add(
         "--reference-column",
@@ -102,6 +113,12 @@ def _add_models(add: Callable) -> None:
         metavar="DIR|scratch",
         help="a pretrained encoder that reads the rows for the test (the student's, "
         "unless that is the teacher)",
+    )
+    add(
+        "--encoder",
+        metavar="DIR",
+        help="with --output: a pretrained encoder that says whether an output fits its "
+        "source (without it words alone are tested)",
     )
 
 
@@ -139,21 +156,15 @@ def config_of(found: argparse.Namespace) -> Any:
     from protojax import validate
     from protojax.pipelines import settings
 
-    config = settings.Defence()
-    for flag, path in _FIELDS.items():
-        value = getattr(found, flag)
-        if value is not None:
-            config = settings.with_field(config, path, value)
+    if found.encoder is not None:
+        raise ValueError("--encoder: only with --output; see --trusted-model.")
+    config = settings_of.with_flags(settings.Defence(), found, _FIELDS)
     if found.max_length is not None:
         is_number = found.max_length.isdigit()
         validate.require(is_number, "--max-length", found.max_length, "a number > 0")
         lengths = settings.with_max_length(config.lengths, int(found.max_length))
         config = dataclasses.replace(config, lengths=lengths)
-    for given in found.set:
-        path, equals, value = given.partition("=")
-        validate.require(bool(equals), "--set", given, "FIELD=VALUE")
-        config = settings.with_field(config, path.strip(), value.strip())
-    return config
+    return settings_of.with_set(config, found)
 
 
 def _defend(found: argparse.Namespace, arguments: Sequence[str]) -> int:

@@ -10,7 +10,8 @@ import pathlib
 import shutil
 
 from protojax import storage
-from protojax.models import Model, hf
+from protojax.models import Model, hf, language
+from protojax.models.language import LanguageModel
 
 
 def manifest_of(folder: pathlib.Path) -> pathlib.Path:
@@ -22,10 +23,11 @@ def manifest_of(folder: pathlib.Path) -> pathlib.Path:
     return folder.with_name(f"{folder.name}.sha256.json")
 
 
-def save(folder: pathlib.Path, model: Model) -> None:
+def save(folder: pathlib.Path, model: Model | LanguageModel) -> None:
     """Writes a model and its manifest; an older model there is replaced."""
     with storage.atomic_folder(folder) as new:
-        hf.save_hf(new, model)
+        writes = isinstance(model, LanguageModel)
+        (language.save_language_model if writes else hf.save_hf)(new, model)
         # Before the folder gets its name, so that no finished model lacks its manifest.
         storage.write_json(manifest_of(folder), _hashes(new))
 

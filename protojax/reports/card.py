@@ -51,23 +51,26 @@ def card_of(facts: Facts, about: Mapping[str, Any]) -> str:
     }
     strong = [suspect for suspect in facts.findings.suspects if suspect.strong]
     return _FORM.format(
-        headline=_plain(headline(facts)),
+        headline=plain(headline(facts)),
         lines="\n".join(
-            f"| {name} | {_plain(value)} |" for name, value in lines.items()
+            f"| {name} | {plain(value)} |" for name, value in lines.items()
         ),
         triggers="\n".join(
-            f"- {_plain(called(one))}: {one.claimants} rows claim "
-            f"{_plain(facts.label_names[one.label])}, z = {one.z:.1f}"
+            f"- {plain(called(one))}: {one.claimants} rows claim "
+            f"{plain(facts.label_names[one.label])}, z = {one.z:.1f}"
             for one in strong
         )
         or "None.",
     )
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """A text that does not end a line or a cell of a table, and holds no markup.
 
-    >>> _plain("a|b <i>")
+    Args:
+        value: what to write.
+
+    >>> plain("a|b <i>")
     'a&#124;b &lt;i&gt;'
     """
     text = " ".join(str(value).split())

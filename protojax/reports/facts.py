@@ -83,7 +83,7 @@ def headline(facts: Facts) -> str:
     rejected = int(facts.findings.verdict.rejected.sum())
     if strong:
         said = [
-            f"{one.claimants:,} of {_rows(total)} carry {called(one)} and claim "
+            f"{one.claimants:,} of {row_count(total)} carry {called(one)} and claim "
             f"{facts.label_names[one.label]}."
             for one in strong[:3]
         ]
@@ -92,24 +92,28 @@ def headline(facts: Facts) -> str:
         return " ".join([*said, *more])
     rate = facts.false_rejection
     expected = f"at most {rate:.1%} of honest rows are expected to be."
-    were = f"{_rows(rejected)} {'was' if rejected == 1 else 'were'} rejected"
+    were = f"{row_count(rejected)} {'was' if rejected == 1 else 'were'} rejected"
     # Three standard deviations, and one row more in small sets.
     if rejected > rate * total + 3 * (rate * (1 - rate) * total) ** 0.5 + 1:
         one = max(suspects, key=lambda suspect: suspect.z)
         return (
             f"{were} of {total:,}, more than is expected by chance: {expected} No "
             "group is certain to be a trigger; in the strongest, "
-            f"{_rows(one.claimants)} carry {called(one)} and claim "
+            f"{row_count(one.claimants)} carry {called(one)} and claim "
             f"{facts.label_names[one.label]}."
         )
     return (
-        f"Nothing was found in {_rows(total)} that looks like a trigger. {were}; "
+        f"Nothing was found in {row_count(total)} that looks like a trigger. {were}; "
         f"{expected}"
     )
 
 
-def _rows(count: int) -> str:
-    """A number of rows, in words."""
+def row_count(count: int) -> str:
+    """A number of rows, in words.
+
+    >>> row_count(1), row_count(2000)
+    ('1 row', '2,000 rows')
+    """
     return f"{count:,} row{'' if count == 1 else 's'}"
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import importlib.resources
+from typing import Any
 
 import numpy as np
 
@@ -18,18 +19,8 @@ def page_of(facts: Facts) -> str:
     Args:
         facts: of the defence.
     """
-    # Imported here: no other part of the library makes pages.
-    import jinja2
-
-    source = importlib.resources.files("protojax.reports") / "page.html.jinja"
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.from_string(source.read_text(encoding="utf-8"))
-    return template.render(
+    return rendered(
+        "page.html.jinja",
         facts=facts,
         headline=headline(facts),
         rows=len(facts.rows.texts),
@@ -44,6 +35,29 @@ def page_of(facts: Facts) -> str:
     )
 
 
+def rendered(name: str, **values: Any) -> str:
+    """A page made from a template of this package.
+
+    Args:
+        name: of the template; others that it includes are found beside it.
+        **values: what it reads; texts are escaped.
+    """
+    # Imported here: no other part of the library makes pages.
+    import jinja2
+
+    folder = importlib.resources.files("protojax.reports")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(
+            lambda name: (folder / name).read_text(encoding="utf-8")
+        ),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name).render(**values)
+
+
 def _suspects(facts: Facts) -> list[dict]:
     """The rows of the table of suspects, each with a few rows of the user."""
     found = []
@@ -52,7 +66,7 @@ def _suspects(facts: Facts) -> list[dict]:
         examples = [
             {
                 "line": facts.lines[row],
-                "parts": marked(_cut(_text(facts, row)), suspect),
+                "parts": marked(clipped(_text(facts, row)), suspect),
                 "trusted": facts.label_names[facts.trusted_classes[row]],
             }
             for row in chosen
@@ -68,8 +82,12 @@ def _text(facts: Facts, row: int) -> str:
     return facts.rows.texts[row] + (f" ‖ {pair}" if pair else "")
 
 
-def _cut(text: str) -> str:
-    """A text that is not too long for a table."""
+def clipped(text: str) -> str:
+    """A text that is not too long for a table.
+
+    Args:
+        text: of any length.
+    """
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
@@ -89,7 +107,7 @@ def _map(facts: Facts) -> dict:
             "x": x,
             "y": y,
             "rejected": rejected,
-            "title": f"line {facts.lines[row]}: {_cut(facts.rows.texts[row])[:80]}",
+            "title": f"line {facts.lines[row]}: {clipped(facts.rows.texts[row])[:80]}",
         }
         # Rejected rows are drawn last, so that none is hidden.
         for (x, y), rejected, row in sorted(circles, key=lambda circle: circle[1])
@@ -118,7 +136,7 @@ def _prototypes(facts: Facts) -> list[dict]:
         {
             "label": facts.label_names[label],
             "size": int(count),
-            "texts": [_cut(facts.references.texts[row]) for row in nearest[:_TEXTS]],
+            "texts": [clipped(facts.references.texts[row]) for row in nearest[:_TEXTS]],
         }
         for label, count, nearest in columns
         if count

@@ -1,0 +1,110 @@
+"""The command `protojax defend --output COLUMN`: rows whose output is text."""
+
+import argparse
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from protojax.cli import settings_of
+from protojax.cli.terminal import progress
+
+# flag -> the field that it sets.
+_FIELDS = {
+    "text": "columns.text",
+    "output": "columns.output",
+    "reference_column": "columns.reference",
+    "encoding": "columns.encoding",
+    "epochs": "student.epochs",
+    "false_rejection": "detection.false_rejection",
+    "seed": "seed",
+}
+_OF_CLASSES = ("pair", "label", "source", "teacher_logits", "trusted_model")
+_OF_CLASSES += ("suspect_references",)
+
+
+def config_of(found: argparse.Namespace) -> Any:
+    """The settings that arguments ask for.
+
+    Args:
+        found: the parsed arguments.
+
+    Raises:
+        ValueError: on a flag that has no meaning for outputs that are text.
+    """
+    from protojax import validate
+    from protojax.pipelines.outputs import OutputDefence
+
+    for flag in _OF_CLASSES:
+        if getattr(found, flag) is not None:
+            raise ValueError(f"--{flag.replace('_', '-')}: not with --output.")
+    config = settings_of.with_flags(OutputDefence(), found, _FIELDS)
+    if found.max_length is not None:
+        is_number = found.max_length.isdigit()
+        validate.require(is_number, "--max-length", found.max_length, "a number > 0")
+        most, lengths = int(found.max_length), config.lengths
+        pairs = [pair for pair in lengths.buckets if pair[0] < most]
+        pairs += [(most, lengths.max_output)]
+        lengths = dataclasses.replace(lengths, max_length=most, buckets=tuple(pairs))
+        config = dataclasses.replace(config, lengths=lengths)
+    return settings_of.with_set(config, found)
+
+
+def defend(found: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Runs the pipeline, and prints what came of it.
+
+    Args:
+        found: the parsed arguments.
+        arguments: those after the name of the command.
+    """
+    # The settings first: they are checked in a moment.
+    config = config_of(found)
+    from protojax import pipelines
+    from protojax.pipelines import outputs
+
+    with progress() as (total, describe, advance):
+        result = outputs.defend_outputs(
+            found.rows,
+            found.references,
+            found.teacher,
+            student=found.student,
+            encoder=found.encoder,
+            test=found.test,
+            config=config,
+            out=found.out,
+            watch=pipelines.Watch(total, describe, advance),
+            command=["protojax", "defend", *map(shlex.quote, arguments)],
+        )
+    show(result)
+    return 0
+
+
+def show(result: Any) -> None:
+    """Prints what a defence of outputs found.
+
+    Args:
+        result: a `pipelines.outputs.DefendedOutputs`.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from protojax.reports import outputs as pages
+
+    facts, console = result.facts, Console()
+    # As text: brackets in a row must not be taken for markup.
+    console.print(Text(pages.headline(facts)), style="bold", soft_wrap=True)
+    table, findings = Table(show_header=False, box=None), facts.findings
+    strong = sum(suspect.strong for suspect in findings.suspects)
+    for name, value in {
+        "rows": f"{len(facts.lines):,}",
+        "rejected": f"{int(findings.rejected.sum()):,}",
+        "of these cut": f"{int(facts.cut.sum()):,}",
+        "suspects": f"{len(findings.suspects)}, of these triggers {strong}",
+        "the set looks clean": "yes" if findings.clean else "no",
+        **{name: f"{100 * value:.1f}" for name, value in facts.metrics.items()},
+    }.items():
+        table.add_row(name, value)
+    console.print(table)
+    for name in ("student", "report.html"):
+        console.print(Text(str(result.out / name)), soft_wrap=True)

@@ -1,0 +1,249 @@
+"""One function from a user's sources and outputs to a defended student that writes."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from protojax.base import Texts
+from protojax.data.wordpiece import train_wordpiece
+from protojax.detection.outputs import (
+    Kept,
+    OutputFindings,
+    detect_outputs,
+    quarantine_outputs,
+)
+from protojax.federated.replicas import Surroundings
+from protojax.models import hf
+from protojax.models.language import LanguageModel, build_writer
+from protojax.pipelines import _run_file
+from protojax.pipelines.defence import Watch
+from protojax.pipelines.outputs import _files, students
+from protojax.pipelines.outputs.inputs import OutputJob, Written, prepare
+from protojax.pipelines.outputs.settings import OutputDefence
+from protojax.pipelines.outputs.writing import vectors_of, write
+from protojax.reports.outputs import OutputFacts
+from protojax.training import trainer
+from protojax.training.trainer import Store
+
+
+class DefendedOutputs(NamedTuple):
+    """The result of a defence of outputs.
+
+    Attributes:
+        facts: what was found, the verdict on each row among it.
+        student: the model that writes, with its tokenizer.
+        out: the folder that everything was written to.
+    """
+
+    facts: OutputFacts
+    student: LanguageModel
+    out: Path
+
+
+def defend_outputs(
+    rows: str | Path,
+    references: str | Path | None = None,
+    teacher: str | Path | None = None,
+    *,
+    student: str,
+    encoder: str | Path | None = None,
+    test: str | Path | None = None,
+    config: OutputDefence | None = None,
+    out: str | Path,
+    watch: Watch | None = None,
+    command: Sequence[str] = (),
+) -> DefendedOutputs:
+    """A student that writes, taught by outputs of which those that look poisoned went.
+
+    With a teacher its own outputs are tested and taught, on the sources of the rows
+    and, for comparison, of the references; the outputs in the file are not read.
+    Without one the outputs of the file are. Words, and with an encoder meanings, that
+    rows with something in common have in excess of what their sources explain are
+    denied: an output whose end was denied is cut, any other that was rejected dropped.
+    The same call goes on where a killed one stopped.
+
+    Args:
+        rows: the file under test: CSV, TSV, JSONL or Parquet.
+        references: a file of trusted rows; None where `columns.reference` marks them.
+        teacher: the folder of a language model, or its name on the Hugging Face Hub.
+        student: the folder of a language model, "layers:0,2" of the teacher's decoder,
+            or "scratch".
+        encoder: the folder of a pretrained encoder that says whether an output fits
+            its source; None tests words alone.
+        test: a file of trusted test rows, to measure ROUGE on.
+        config: all other settings; None for the defaults.
+        out: the folder to write to.
+        watch: is told of the progress.
+        command: the command line, for run.json.
+
+    Raises:
+        OSError, ValueError: in one line, before anything is written, where an input is
+            missing or does not fit.
+    """
+    config, watch, out = config or OutputDefence(), watch or Watch(), Path(out)
+    job = prepare(
+        config,
+        rows=rows,
+        references=references,
+        teacher=teacher,
+        student=student,
+        encoder=encoder,
+        test=test,
+    )
+    seconds, start = _run_file.open_run(out, job.identity), time.perf_counter()
+    work = out / _run_file.WORK
+    around = Surroundings(
+        config.lengths,
+        lambda name: Store(work / name, every=config.every),
+        watch.describe,
+        watch.advance,
+    )
+    common = {"paths": job.paths, "command": command}
+    with _run_file.only_process(out):
+        _run_file.write_run(out, job.identity, seconds=seconds, **common)
+        facts, model = _run(job, around, watch)
+        _files.write(out, facts, model, {**job.paths, **_run_file.versions()})
+        # A stopped run goes on, and so does its time.
+        spent = seconds.get("all", 0.0) + time.perf_counter() - start
+        result = _files.result_of(facts)
+        _run_file.write_run(
+            out, job.identity, seconds={"all": spent}, **common, result=result
+        )
+    return DefendedOutputs(facts, model, out)
+
+
+def _run(
+    job: OutputJob, around: Surroundings, watch: Watch
+) -> tuple[OutputFacts, LanguageModel]:
+    """What was found in the rows, and the student."""
+    config = job.config
+    teacher = None
+    if job.has_teacher:
+        teacher = build_writer(config.teacher, seed=config.seed, tokenizer=lambda: None)
+    known = [*job.references.texts.sources, *job.references.texts.outputs]
+    student = build_writer(
+        config.student,
+        seed=config.seed,
+        # Outputs under test may hold a phrase that would become a token.
+        tokenizer=lambda: _tokenizer([*job.rows.texts.sources, *known], config),
+    )
+    taught = len(job.rows.lines) + len(job.references.lines)
+    cost = taught * config.student.epochs * trainer.row_cost(student.config)
+    watch.total(cost)
+    tested, trusted = (
+        _outputs_of(job, teacher, part, name, around)
+        for part, name in ((job.rows, "rows"), (job.references, "references"))
+    )
+    around.describe("the rows are tested")
+    findings = _tested(job, tested, trusted)
+    kept = quarantine_outputs(tested, findings, action=config.action)
+    lesson = kept.texts
+    if config.train_on_references:
+        lesson = Texts(
+            *([*a, *b] for a, b in zip(lesson, job.references.texts, strict=True))
+        )
+    hard = config.kd.hard_weight == 1
+    student = students.teach(
+        student,
+        config.student,
+        lesson,
+        students.objective_of(config.kd),
+        around,
+        seed=config.seed,
+        teacher=None if hard else teacher,
+        top_k=config.kd.top_k,
+    )
+    facts = _facts(job, tested, findings, kept, teacher, student, around)
+    return facts, student
+
+
+def _tokenizer(texts: Sequence[str], config: OutputDefence):
+    """A tokenizer trained on texts, for a model from scratch."""
+    size = max(config.vocab_size, 2 * len(set("".join(texts))) + 300)
+    return hf.wrap_tokenizer(train_wordpiece(texts, vocab_size=size))
+
+
+def _outputs_of(
+    job: OutputJob,
+    teacher: LanguageModel | None,
+    part: Written,
+    name: str,
+    around: Surroundings,
+) -> Texts:
+    """The rows with the outputs that would teach: the teacher's, if there is one."""
+    if teacher is None:
+        return part.texts
+    sources = part.texts.sources
+    return Texts(sources, _write(job, teacher, f"teacher_on_{name}", sources, around))
+
+
+def _write(
+    job: OutputJob,
+    model: LanguageModel,
+    name: str,
+    sources: Sequence[str],
+    around: Surroundings,
+) -> list[str]:
+    """What a model writes, kept below the folder of the runs."""
+    folder = around.store("").folder
+    lengths, decoding = job.config.lengths, job.config.decoding
+    return write(folder, name, model, sources, lengths, decoding, around.describe)
+
+
+def _tested(job: OutputJob, tested: Texts, trusted: Texts) -> OutputFindings:
+    """The result of the test."""
+    config = job.config
+    if not job.has_encoder:
+        return detect_outputs(tested, trusted, config.detection)
+    encoder = hf.load_hf(
+        config.encoder.model, num_labels=2, **config.encoder.computation
+    )
+    vectors, vectors_refs = (
+        vectors_of(encoder, part, config.encoder_lengths) for part in (tested, trusted)
+    )
+    return detect_outputs(
+        tested, trusted, config.detection, vectors=vectors, vectors_refs=vectors_refs
+    )
+
+
+def _facts(
+    job: OutputJob,
+    tested: Texts,
+    findings: OutputFindings,
+    kept: Kept,
+    teacher: LanguageModel | None,
+    student: LanguageModel,
+    around: Surroundings,
+) -> OutputFacts:
+    """Everything that the reports tell."""
+    outputs: list[str | None] = [None] * len(tested.sources)
+    for row, output in zip(kept.rows, kept.texts.outputs, strict=True):
+        outputs[row] = output
+    cut = np.zeros(len(outputs), bool)
+    cut[kept.rows] = kept.cut
+    rejected = np.flatnonzero(findings.rejected)
+    sources = [tested.sources[row] for row in rejected]
+    said = _write(job, student, "student_on_rejected", sources, around)
+    models = {"teacher": teacher, "student": student}
+    metrics = {}
+    for name, model in models.items():
+        if job.test is not None and model is not None:
+            texts = job.test.texts
+            found = _write(job, model, f"{name}_on_test", texts.sources, around)
+            metrics |= _files.rouge(name, texts.outputs, found)
+    return OutputFacts(
+        rows=tested,
+        lines=job.rows.lines,
+        references=len(job.references.lines),
+        findings=findings,
+        taught=tuple(outputs),
+        cut=cut,
+        student=dict(zip(rejected.tolist(), said, strict=True)),
+        metrics=metrics,
+        teacher_wrote=teacher is not None,
+        meaning_tested=job.has_encoder,
+        false_rejection=job.config.detection.false_rejection,
+    )

@@ -1,0 +1,91 @@
+"""What models write, computed once and kept in a file; vectors of what was written."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from protojax import generation, storage
+from protojax.base import Examples, Texts
+from protojax.detection.outputs import Vectors
+from protojax.distillation.teacher import cache_key
+from protojax.models import Model
+from protojax.models.language import LanguageModel
+from protojax.pipelines.outputs.settings import Decoding
+from protojax.training import predict
+from protojax.training.predict import Features, Lengths, SequenceLengths
+
+_logger = logging.getLogger("protojax")
+
+
+def write(
+    folder: Path,
+    name: str,
+    model: LanguageModel,
+    sources: Sequence[str],
+    lengths: SequenceLengths,
+    decoding: Decoding,
+    describe: Callable[[str], None] = lambda text: None,
+) -> list[str]:
+    """What a model writes for each source, kept in a file.
+
+    A file that was made from something else, or is damaged, is written anew.
+
+    Args:
+        folder: of the file.
+        name: the beginning of the file's name, and of the work in the progress bar.
+        model: the model with its tokenizer.
+        sources: `[rows]`, texts.
+        lengths: the most tokens of a source and of an output.
+        decoding: how the model writes.
+        describe: called with a description of the current work.
+    """
+    settings = (model.config, decoding, lengths.max_length, lengths.max_output)
+    digest = storage.hash_json(list(sources))
+    key = cache_key(model.params, digest, repr(settings))
+    path = folder / f"{name}_{key[:16]}.json"
+    if path.exists():
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            if held["key"] == key and len(held["texts"]) == len(sources):
+                return held["texts"]
+        except (ValueError, KeyError, TypeError):
+            _logger.warning("%s is damaged: it is written again.", path)
+    shown = name.replace("_", " ")
+
+    def progress(done: int, total: int) -> None:
+        describe(f"{shown}: {done:,} of {total:,} rows")
+
+    texts = generation.write_texts(
+        model,
+        sources,
+        max_new=lengths.max_output,
+        max_length=lengths.max_length,
+        batch_size=decoding.batch_size,
+        beams=decoding.beams,
+        length_penalty=decoding.length_penalty,
+        progress=progress,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    storage.write_json(path, {"key": key, "texts": texts})
+    return texts
+
+
+def vectors_of(encoder: Model, texts: Texts, lengths: Lengths) -> Vectors:
+    """The vectors of sources and outputs: means of an encoder's last hidden states.
+
+    Args:
+        encoder: the model; its head is not read.
+        texts: the rows.
+        lengths: how they are padded.
+    """
+
+    def read(column: Sequence[str]) -> np.ndarray:
+        # A model may write nothing, which has no vector: that of a space has.
+        column = [text if text.strip() else "." for text in column]
+        examples = Examples(column, None, np.zeros(len(column), np.int32))
+        return predict.ask(encoder, examples, lengths, Features()).features[:, -1]
+
+    return Vectors(*map(read, texts))
