@@ -48,6 +48,18 @@ class Examples(NamedTuple):
     sources: Sequence[str] | None = None
 
 
+class Texts(NamedTuple):
+    """Raw rows of a task whose output is text, on the host.
+
+    Attributes:
+        sources: `[rows]`, the text that is given.
+        outputs: `[rows]`, the text that is wanted.
+    """
+
+    sources: Sequence[str]
+    outputs: Sequence[str]
+
+
 class Batch(NamedTuple):
     """Rows of one step, padded to one length. Never says which rows are poisoned.
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import sparse, stats
 
-from protojax.detection import excess
-from protojax.detection.excess import Claims, Excess, explain
+from protojax.detection.conformal import tail_p_values
+from protojax.detection.excess import Claims, Excess, units_of
+from protojax.detection.explanations import Explanation, explain, row_scores
 from protojax.detection.groups import Groups
 
 
@@ -19,6 +20,13 @@ def groups_of(*members, rows):
     return Groups(names, kinds, sparse.csr_array(table))
 
 
+def table(groups, claims, tau):
+    """The excess of all pairs, `[groups, units]`."""
+    state = Excess(groups, units_of(claims), tau)
+    number = np.repeat(np.arange(len(groups.names)), np.diff(state.pairs.indptr))
+    return state.z(state.pairs.data, number).reshape(len(groups.names), -1)
+
+
 def honest(rows, seed, labels=2):
     """Claims that are as frequent as expected."""
     rng = np.random.default_rng(seed)
@@ -30,7 +38,7 @@ def honest(rows, seed, labels=2):
 def test_z_is_that_of_a_loop():
     claims, rng = honest(30, 0, labels=3), np.random.default_rng(1)
     members = [np.flatnonzero(rng.random(30) < 0.3) for _ in range(6)]
-    found = Excess(groups_of(*members, rows=30), [claims], 0.1).z()[0]
+    found = table(groups_of(*members, rows=30), [claims], 0.1)
     for number, rows in enumerate(members):
         for label in range(3):
             surplus, variance = 0.0, 0.0
@@ -45,8 +53,8 @@ def test_z_is_that_of_a_loop():
 def test_z_by_hand():
     """Four rows at 1/2 that all make the claim: (4 - 2) / √(4/4 + 0.5) = 1.633."""
     claims = Claims("label", np.zeros(4, int), np.full((4, 2), 0.5))
-    found = Excess(groups_of([0, 1, 2, 3], rows=4), [claims], 0.0).z()
-    np.testing.assert_allclose(found[0, 0], [1.633, -1.633], atol=1e-3)
+    found = table(groups_of([0, 1, 2, 3], rows=4), [claims], 0.0)
+    np.testing.assert_allclose(found[0], [1.633, -1.633], atol=1e-3)
 
 
 @pytest.mark.parametrize("rows", [3, 4])
@@ -56,7 +64,7 @@ def test_small_groups_are_not_further_out_than_by_exact_chance(rows, chance):
     claims = Claims(
         "label", np.zeros(rows, int), np.tile([chance, 1 - chance], (rows, 1))
     )
-    found = Excess(groups_of(range(rows), rows=rows), [claims], 0.0).z()[0, 0, 0]
+    found = table(groups_of(range(rows), rows=rows), [claims], 0.0)[0, 0]
     exact = stats.norm.isf(chance**rows)
     assert found <= exact + 0.5
 
@@ -64,18 +72,16 @@ def test_small_groups_are_not_further_out_than_by_exact_chance(rows, chance):
 def test_what_was_expected_is_in_no_group_any_more():
     claims, rng = honest(60, 2), np.random.default_rng(3)
     members = [np.flatnonzero(rng.random(60) < 0.4) for _ in range(5)]
-    state = Excess(groups_of(*members, rows=60), [claims], 0.02)
+    groups = groups_of(*members, rows=60)
+    state = Excess(groups, units_of([claims]), 0.02)
     touched = state.expect(np.array(members[0]), 1)
     made = (claims.classes[members[0]] == 1).sum()
-    assert state.expected[0, members[0], 1].sum() == pytest.approx(made, abs=0.5)
-    np.testing.assert_allclose(state.expected.sum(2), 1)
+    assert state.expected(1)[members[0]].sum() == pytest.approx(made, abs=0.5)
+    expected = np.stack([state.expected(0), state.expected(1)], axis=1)
+    np.testing.assert_allclose(expected.sum(1), 1)
     assert 0 in touched
     # Sums that were brought up to date are those of the new expectation.
-    fresh = Excess(
-        groups_of(*members, rows=60),
-        [claims._replace(expected=state.expected[0])],
-        0.02,
-    )
+    fresh = Excess(groups, units_of([claims._replace(expected=expected)]), 0.02)
     np.testing.assert_allclose(state.sums, fresh.sums, atol=1e-4)
     np.testing.assert_allclose(state.variances, fresh.variances, atol=1e-4)
 
@@ -92,9 +98,11 @@ def test_the_planted_group_comes_first_and_what_overlaps_is_explained_by_it():
     claims = planted()
     trigger, part = range(20), [*range(20), *range(30, 50)]
     others = [range(start, start + 25) for start in range(60, 360, 25)]
-    found = explain(groups_of(part, trigger, *others, rows=400), [claims], least=2.0)
+    found = explain(
+        groups_of(part, trigger, *others, rows=400), units_of([claims]), least=2.0
+    )
     assert found[0].name == "g1"
-    assert (found[0].label, found[0].claimants.tolist()) == (1, [*range(20)])
+    assert (found[0].unit, found[0].claimants.tolist()) == (1, [*range(20)])
     assert found[0].z > 3
     assert "g0" not in {one.name for one in found}
 
@@ -107,7 +115,7 @@ def test_two_words_that_are_a_trigger_together_are_named_together():
     classes[:60] = 1
     claims = Claims("label", classes, expected)
     first, second = [*range(60), *range(100, 160)], [*range(60), *range(200, 260)]
-    found = explain(groups_of(first, second, rows=rows), [claims])
+    found = explain(groups_of(first, second, rows=rows), units_of([claims]))
     assert found[0].name in ("g0 + g1", "g1 + g0")
     np.testing.assert_array_equal(found[0].members, range(60))
     assert len(found) == 1
@@ -120,7 +128,7 @@ def test_a_name_is_the_longest_phrase_that_nearly_all_claimants_share():
         names=np.array(["rare", "a b", "a b c", "a b c d e"], object),
         kinds=np.array(["word", "phrase", "phrase", "phrase"], object),
     )
-    (found,) = explain(groups, [claims])
+    (found,) = explain(groups, units_of([claims]))
     assert (found.name, found.kind) == ("a b c", "phrase")
 
 
@@ -132,23 +140,27 @@ def test_a_row_that_makes_the_other_claim_in_excess_is_a_claimant_too():
         Claims("teacher", by_teacher, expected),
         Claims("label", by_label, expected),
     ]
-    (found,) = explain(groups_of(range(20), rows=40), claims)
-    assert found.claim == "label"
+    units = units_of(claims)
+    (found,) = explain(groups_of(range(20), rows=40), units)
+    assert (units.claims[found.unit], units.values[found.unit]) == ("label", 1)
     np.testing.assert_array_equal(found.claimants, range(20))
 
 
 def test_nothing_is_explained_where_there_is_nothing():
     claims = honest(50, 0)
-    assert explain(groups_of(rows=50), [claims]) == []
+    assert explain(groups_of(rows=50), units_of([claims])) == []
     alone = Claims("label", np.zeros(5, int), np.ones((5, 1)) - 1e-9)
-    assert explain(groups_of(range(5), rows=5), [alone]) == []
-    assert len(explain(groups_of(range(20), rows=50), [planted(50)], most=0)) == 0
+    assert explain(groups_of(range(5), rows=5), units_of([alone])) == []
+    assert (
+        len(explain(groups_of(range(20), rows=50), units_of([planted(50)]), most=0))
+        == 0
+    )
 
 
 def test_honest_groups_are_as_far_out_as_normal_numbers():
     claims, rng = honest(4000, 7), np.random.default_rng(8)
     members = [rng.choice(4000, 40, replace=False) for _ in range(500)]
-    z = Excess(groups_of(*members, rows=4000), [claims], 0.0).z()[0, :, 0]
+    z = table(groups_of(*members, rows=4000), [claims], 0.0)[:, 0]
     assert abs(z.mean()) < 0.15
     assert 0.8 < z.std() < 1.1
 
@@ -157,9 +169,9 @@ def test_rows_rank_by_their_group_then_by_how_improbable_their_claim_is():
     expected = np.tile([0.5, 0.5], (6, 1))
     expected[:3, 1] = [0.3, 0.1, 0.2]
     claims = [Claims("label", np.ones(6, int), expected)]
-    one = excess.Explanation("a", "word", "label", 1, 9.0, *[np.arange(3)] * 2, 0.6)
+    one = Explanation("a", "word", 1, 9.0, *[np.arange(3)] * 2, 0.6)
     two = one._replace(name="b", z=4.0, claimants=np.array([0, 3, 4]))
-    scores, reasons = excess.row_scores([one, two], claims)
+    scores, reasons = row_scores([one, two], units_of(claims))
     assert reasons.tolist() == [0, 0, 0, 1, 1, -1]
     assert scores[1] > scores[2] > scores[0] > max(scores[3:5])
     assert scores[5] == 0
@@ -170,7 +182,7 @@ def test_tail_p_values_keep_their_level_on_normal_groups():
     rng = np.random.default_rng(0)
     for scale in (1.0, 1.6):
         sets = (scale * rng.normal(size=3000) for _ in range(400))
-        least = np.array([excess.tail_p_values(z, groups=3000).min() for z in sets])
+        least = np.array([tail_p_values(z, groups=3000).min() for z in sets])
         # Three standard deviations of a rate over 400 sets.
         for level in (0.05, 0.2):
             assert abs(np.mean(least <= level) - level) < 0.15 * np.sqrt(level)
@@ -178,16 +190,16 @@ def test_tail_p_values_keep_their_level_on_normal_groups():
 
 def test_tail_p_values_see_several_triggers():
     z = np.r_[np.sort(np.random.default_rng(1).normal(size=3000))[-100:], 12, 11, 9, 8]
-    p = excess.tail_p_values(z, groups=3000)
+    p = tail_p_values(z, groups=3000)
     assert (p[-4:] < 1e-4).all()
     assert (p[:-4] > 0.01).all()
-    np.testing.assert_allclose(excess.tail_p_values(np.ones(20), groups=99), 1)
+    np.testing.assert_allclose(tail_p_values(np.ones(20), groups=99), 1)
 
 
 def test_few_explanations_are_compared_with_normal_numbers():
     """1 - (1 - 0.5)^2 and 1 - Φ(4)^100, where honest z has the variance 2."""
-    found = excess.tail_p_values([0.0], groups=2)
+    found = tail_p_values([0.0], groups=2)
     np.testing.assert_allclose(found, 0.75)
-    found = excess.tail_p_values([4 * np.sqrt(2)] * 9, groups=100)
+    found = tail_p_values([4 * np.sqrt(2)] * 9, groups=100)
     np.testing.assert_allclose(found, 100 * stats.norm.sf(4), rtol=1e-2)
-    assert excess.tail_p_values([], groups=5).shape == (0,)
+    assert tail_p_values([], groups=5).shape == (0,)

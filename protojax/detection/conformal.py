@@ -8,7 +8,7 @@ host: sorting a few hundred values, once.
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 from protojax import validate
 
@@ -72,6 +72,54 @@ def conformal_p_values(
         below = np.searchsorted(np.sort(peers), scores[members], side="left")
         p_values[members] = (1 + len(peers) - below) / (1 + len(peers))
     return p_values
+
+
+def tail_p_values(
+    z: ArrayLike, *, groups: int, tail: int = 40, tail_of: ArrayLike | None = None
+) -> np.ndarray:
+    """The probability that the strongest honest group is as strong, for each group.
+
+        p_j = 1 - (1 - (1 + x_j / ν)^-ν)^(k - 1),  x_j = (z_j² - z_k²) / 2s²,  ν = 3k/4
+
+    The k-th strongest of the groups is where the tail begins, beyond which z² of honest
+    groups falls off exponentially. s² is estimated in the middle of the tail, ranks k/5
+    to k/2, which the few groups of an attack do not reach. Common words with a meaning
+    that the trusted model misses make s² larger than the 1 of normal numbers. ν allows
+    for the estimate: with it, p is uniform for normal numbers (simulated).
+
+    Args:
+        z: `[explained]`, the excess of explanations, in any order.
+        groups: how many groups were tested. With fewer than ten explanations there is
+            no tail to estimate, and honest groups are taken for normal numbers of
+            variance 2, the most that real text has shown.
+        tail: k, or all explanations where there are fewer.
+        tail_of: the excess of different groups, in which the tail is estimated, where
+            some of `z` are of the same group; None for `z`.
+
+    Returns:
+        `[explained]`.
+
+    Source: spacings of exponential order statistics, Rényi 1953.
+
+    >>> honest = np.sqrt(2 * np.log(1000 / np.arange(1, 60)))
+    >>> p = tail_p_values(np.append(honest, 12.0), groups=1000)
+    >>> bool(p[-1] < 1e-9), bool(p[0] > 0.1)
+    (True, True)
+    """
+    z = np.asarray(z, float)
+    among = z if tail_of is None else np.asarray(tail_of, float)
+    if len(among) < 10:
+        return -np.expm1(groups * stats.norm.logcdf(z / np.sqrt(2)))
+    order = np.sort(np.square(among) * np.sign(among))[::-1] / 2
+    k = min(tail, len(among))
+    # The expected height of rank j above rank k is s² (1/j + … + 1/(k - 1)).
+    heights = np.cumsum(1 / np.arange(k - 1, 0, -1.0))[::-1]
+    middle = np.arange(k // 5, k // 2)
+    scale = np.mean((order[middle] - order[k - 1]) / heights[middle])
+    above = np.maximum(np.square(z) * np.sign(z) / 2 - order[k - 1], 0)
+    freedom = 0.75 * k
+    chance = (1 + above / max(scale, 1e-9) / freedom) ** -freedom
+    return -np.expm1((k - 1) * np.log1p(-np.minimum(chance, 1 - 1e-12)))
 
 
 def calibrate_temperature(logits: ArrayLike, labels: ArrayLike) -> float:

@@ -7,13 +7,14 @@ which a stated share of honest rows is rejected.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from protojax import data, validate
 from protojax.base import Examples
-from protojax.detection import excess, expectation, groups
-from protojax.detection.conformal import conformal_p_values
+from protojax.detection import expectation, groups
+from protojax.detection.conformal import conformal_p_values, tail_p_values
 from protojax.detection.evidence import (
     Evidence,
     Findings,
@@ -22,10 +23,11 @@ from protojax.detection.evidence import (
     check,
     require_trusted,
 )
-from protojax.detection.excess import Claims, Explanation
+from protojax.detection.excess import Claims, Units, units_of, z_of_rows
+from protojax.detection.explanations import Explanation, explain, row_scores
 from protojax.detection.groups import Groups
 from protojax.detection.masking import Reread, learned_triggers
-from protojax.detection.settings import Detection
+from protojax.detection.settings import Detection, Level
 
 
 def detect(
@@ -63,30 +65,10 @@ def detect(
         claims, learned = _without_own_words(
             evidence, claims, groups_, pool, reread, settings
         )
-    found = excess.explain(
-        groups_,
-        claims,
-        overdispersion=settings.overdispersion,
-        least=settings.least,
-        min_rows=settings.min_rows,
-    )
-    count = len(groups_.names) * len(claims)
-    tail = excess.tail_p_values([one.z for one in found], groups=count)
-    # References tell of honest groups that are in excess, unless these have been found
-    # to be triggers that the references hold.
-    honest_groups = [
-        _in_references(one, claims, rows) and learned[one.members].mean() < 0.5
-        for one in found
-    ]
-    tail = np.where(honest_groups, 1.0, tail)
-    suspects = [
-        _suspect(one, p, rows, settings) for one, p in zip(found, tail, strict=True)
-    ]
-    scores, reasons = excess.row_scores(found, claims)
-    strong = np.array([one.strong for one in suspects] + [False])[reasons]
+    found = judge(groups_, units_of(claims), rows, settings, learned)
     # References with a trigger are no honest rows, which the level is for.
-    honest = np.arange(rows, len(scores))[~strong[rows:]]
-    classes = claims[0].classes
+    honest = np.arange(rows, len(pool.texts))[~found.strong[rows:]]
+    classes, scores = claims[0].classes, found.scores
     p_values = conformal_p_values(
         scores[:rows],
         scores[honest],
@@ -94,19 +76,92 @@ def detect(
         classes[honest],
         alpha=settings.false_rejection,
     )
-    rejected = (p_values <= settings.false_rejection) | strong[:rows]
-    reasons = np.where(rejected, reasons[:rows], -1)
-    kept = np.unique(reasons[reasons >= 0])
-    number = np.full(len(found) + 1, -1)
-    number[kept] = np.arange(len(kept))
+    rejected = (p_values <= settings.false_rejection) | found.strong[:rows]
     untrusted = np.zeros(len(evidence.references.texts), bool)
-    untrusted[evidence.held_out] = strong[rows:]
+    untrusted[evidence.held_out] = found.strong[rows:]
     verdict = Verdict(
         rejected, p_values, *evidence.trusted_on_transfer, untrusted=untrusted
     )
-    shown = tuple(suspects[index] for index in kept)
+    shown, reasons = found.reported(rejected)
     clean = not any(suspect.strong for suspect in shown)
-    return Findings(verdict, shown, number[reasons], clean)
+    return Findings(verdict, shown, reasons, clean)
+
+
+class Judgement(NamedTuple):
+    """What explains the claims of a pool: the rows under test, then the references.
+
+    Attributes:
+        explanations: `[explained]`, the strongest first.
+        suspects: `[explained]`, their reports.
+        scores: `[pool]`, the rank of each row by suspicion.
+        reasons: `[pool]`, the number of each row's explanation, -1 for none.
+        strong: `[pool]`, bool, whether that is called a trigger.
+    """
+
+    explanations: list[Explanation]
+    suspects: list[Suspect]
+    scores: np.ndarray
+    reasons: np.ndarray
+    strong: np.ndarray
+
+    def reported(self, rejected: np.ndarray) -> tuple[tuple[Suspect, ...], np.ndarray]:
+        """The suspects with a rejected row, and the number of each row's, -1 for none.
+
+        Args:
+            rejected: `[rows]`, bool.
+        """
+        reasons = np.where(rejected, self.reasons[: len(rejected)], -1)
+        kept = np.unique(reasons[reasons >= 0])
+        number = np.full(len(self.suspects) + 1, -1)
+        number[kept] = np.arange(len(kept))
+        return tuple(self.suspects[index] for index in kept), number[reasons]
+
+
+def judge(
+    groups_: Groups,
+    units: Units,
+    rows: int,
+    settings: Level,
+    learned: np.ndarray | None = None,
+) -> Judgement:
+    """What explains the units that a pool claims more often than honest rows would.
+
+    Args:
+        groups_: of the pool: the rows under test, then the references.
+        units: what the pool claims.
+        rows: how many rows are under test.
+        settings: of the test.
+        learned: `[pool]`, bool, rows with triggers that the references hold too; None
+            for no such triggers.
+    """
+    found = explain(
+        groups_,
+        units,
+        overdispersion=settings.overdispersion,
+        least=settings.least,
+        min_rows=settings.min_rows,
+    )
+    count = len(groups_.names) * len(np.unique(units.claims))
+    # One target in many words puts its trigger's group into excess many times.
+    first = {one.name: one.z for one in reversed(found)}
+    tail = tail_p_values(
+        [one.z for one in found], groups=count, tail_of=[*first.values()]
+    )
+    # References tell of honest groups that are in excess, unless these have been found
+    # to be triggers that the references hold.
+    learned = np.zeros(units.made.shape[0], bool) if learned is None else learned
+    honest_groups = [
+        _in_references(one, units, rows) and learned[one.members].mean() < 0.5
+        for one in found
+    ]
+    tail = np.where(honest_groups, 1.0, tail)
+    suspects = [
+        _suspect(one, units, p, rows, settings)
+        for one, p in zip(found, tail, strict=True)
+    ]
+    scores, reasons = row_scores(found, units)
+    strong = np.array([one.strong for one in suspects] + [False])[reasons]
+    return Judgement(found, suspects, scores, reasons, strong)
 
 
 def claims_of(evidence: Evidence, names: Sequence[str]) -> list[Claims]:
@@ -178,7 +233,7 @@ def _teacher(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
 _CLAIMS = {"teacher": _teacher, "label": _labels}
 
 
-def grouped(examples: Examples, settings: Detection) -> Groups:
+def grouped(examples: Examples, settings: Level) -> Groups:
     """All groups of some rows.
 
     Args:
@@ -192,32 +247,31 @@ def grouped(examples: Examples, settings: Detection) -> Groups:
     return groups.concatenate(found)
 
 
-def _in_references(one: Explanation, claims: list[Claims], rows: int) -> bool:
+def _in_references(one: Explanation, units: Units, rows: int) -> bool:
     """Whether references of a group are in excess about as much as its rows.
 
-    Then the claim is common where the words are, and the trusted model misses it.
+    Then the claim is common where the words are, and what is expected misses it.
     """
-    (claim,) = (claim for claim in claims if claim.name == one.claim)
-    chance = claim.expected[one.members, one.label]
-    made, own = claim.classes[one.members] == one.label, one.members >= rows
+    chance = units.expected(one.unit)[one.members]
+    made, own = units.made_by(one.unit)[one.members], one.members >= rows
     if not own.any() or own.all():
         return False
-    z = excess.z_of_rows(made[own], chance[own], tau=0.0)
+    z = z_of_rows(made[own], chance[own], tau=0.0)
     surplus = made - chance
     # One-sided at 5 %: a few references by chance must not excuse a trigger.
     return bool(z >= 1.645 and surplus[own].mean() >= surplus[~own].mean() / 2)
 
 
 def _suspect(
-    one: Explanation, p_value: float, rows: int, settings: Detection
+    one: Explanation, units: Units, p_value: float, rows: int, settings: Level
 ) -> Suspect:
     """The report of an explanation."""
     members, claimants = (part[part < rows] for part in (one.members, one.claimants))
     return Suspect(
         one.name,
         one.kind,
-        one.claim,
-        one.label,
+        str(units.claims[one.unit]),
+        units.values[one.unit],
         rows=len(members),
         claimants=len(claimants),
         expected=one.expected * len(members) / len(one.members),

@@ -2,27 +2,29 @@
 
     z(G, u) = Σ_{i∈G} (y_iu - a_iu) / √(Σ_{i∈G} a_iu (1 - a_iu) + τ² |G|² + v₀)
 
-y_iu is 1 where row i claims class u, and a_iu the probability that an honest row claims
-it, given the trusted model's reading. A trigger makes its rows claim one class more
+y_iu is 1 where row i claims unit u, and a_iu the probability that an honest row claims
+it, given a trusted reading. A row with a label claims one unit, its class; a row with
+an output text claims every word of it. A trigger makes its rows claim a unit more
 often than their meaning explains, so its group has a large z, whether the claims are
 false, true, or blurred. All of this is NumPy and sparse matrices on the host.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy import sparse, special, stats
+from scipy import sparse, special
 
 from protojax.detection.groups import Groups
 
 # Half a row. The normal approximation takes three or four rows with an improbable claim
 # for more than they are; with this z is close to that of the exact binomial tail.
 LEAST_VARIANCE = 0.5
+_PRODUCTS = 2e7  # of one block of the count of claims, some 100 MB
 
 
 class Claims(NamedTuple):
-    """The claims of rows, and those that honest rows would make.
+    """The claimed classes of rows, and those that honest rows would claim.
 
     Attributes:
         name: "label" or "teacher".
@@ -35,94 +37,215 @@ class Claims(NamedTuple):
     expected: np.ndarray
 
 
-class Explanation(NamedTuple):
-    """A group of rows that make a claim more often than their meaning explains.
+class Units(NamedTuple):
+    """All that rows may claim: the classes of one or more claims, or words.
 
     Attributes:
-        name: what the rows share.
-        kind: the kind of the group.
-        claim: "label" or "teacher".
-        label: the claimed class.
-        z: the excess.
-        members: `[members]`, the rows of the group.
-        claimants: `[claimants]`, those that make the claim.
-        expected: how many of the members honest claims would be.
+        claims: `[units]`, the name of the claim: "label", "teacher" or "word".
+        values: `[units]`, what is claimed: a class or a word.
+        made: `[rows, units]`, sparse, 1 where a row claims a unit.
+        expected: the probability `[rows]` that honest rows claim the unit of a number.
+        exclusive: whether a row claims exactly one unit of each claim, as it does of
+            classes.
     """
 
-    name: str
-    kind: str
-    claim: str
-    label: int
-    z: float
-    members: np.ndarray
-    claimants: np.ndarray
-    expected: float
+    claims: np.ndarray
+    values: np.ndarray
+    made: sparse.csc_array
+    expected: Callable[[int], np.ndarray]
+    exclusive: bool = False
+
+    def made_by(self, unit: int) -> np.ndarray:
+        """Whether each row claims a unit, `[rows]`, bool."""
+        found = np.zeros(self.made.shape[0], bool)
+        start, stop = self.made.indptr[unit : unit + 2]
+        found[self.made.indices[start:stop]] = True
+        return found
+
+    def same(self, unit: int) -> np.ndarray:
+        """The units that say the same by any claim, `[same]`."""
+        if not self.exclusive:
+            return np.array([unit])
+        return np.flatnonzero(self.values == self.values[unit])
+
+
+def units_of(claims: Sequence[Claims]) -> Units:
+    """The units of claimed classes: each class of each claim.
+
+    Args:
+        claims: one or more claims of the same rows.
+    """
+    rows, num_labels = claims[0].expected.shape
+    names = np.repeat([claim.name for claim in claims], num_labels)
+    places = [claim.classes + num_labels * n for n, claim in enumerate(claims)]
+    made = sparse.csc_array(
+        (
+            np.ones(rows * len(claims), np.float32),
+            (np.tile(np.arange(rows), len(claims)), np.concatenate(places)),
+        ),
+        shape=(rows, len(names)),
+    )
+    expected = np.concatenate([claim.expected for claim in claims], axis=1)
+    values = np.tile(np.arange(num_labels), len(claims)).astype(object)
+    return Units(names, values, made, lambda unit: expected[:, unit], exclusive=True)
 
 
 class Excess:
-    """The excess of every group and class, as groups are explained one at a time.
+    """The excess of pairs of a group and a unit, as they are explained one at a time.
 
     Args:
         groups: the groups of all rows.
-        claims: one or more claims of the same rows.
+        units: what the same rows claim.
         overdispersion: τ >= 0, the standard deviation of honest groups' own rates.
+        least: None for all pairs, or the excess of the pairs that are kept. A pair is
+            looked at only where its claims exceed all rows' rate as much.
     """
 
-    def __init__(self, groups: Groups, claims: list[Claims], overdispersion: float):
-        self.groups, self.tau = groups, overdispersion
+    def __init__(
+        self,
+        groups: Groups,
+        units: Units,
+        overdispersion: float,
+        least: float | None = None,
+    ):
+        self.groups, self.units, self.tau = groups, units, overdispersion
         self.groups_of = groups.members.T.tocsr()
         self.sizes = np.diff(groups.members.indptr).astype(float)
-        labels = np.arange(claims[0].expected.shape[1])
-        # [claims, rows, num_labels], then the same sums over groups
-        self.made = np.stack([claim.classes[:, None] == labels for claim in claims])
-        self.expected = np.stack([claim.expected for claim in claims])
-        self.sums = np.stack([groups.members @ s for s in self.made - self.expected])
-        self.variances = np.stack([groups.members @ v for v in self.spread()])
+        self._chance: dict[int, np.ndarray] = {}
+        found = [self._pairs_of(*pair, least) for pair in self._candidates(least)]
+        empty = [np.zeros(0, int)] * 2 + [np.zeros(0)] * 2
+        group, unit, sums, variances = map(
+            np.concatenate, zip(empty, *found, strict=True)
+        )
+        order = np.lexsort((unit, group))
+        self.sums, self.variances = sums[order], variances[order]
+        count = np.bincount(group, minlength=len(self.sizes))
+        # The number of each pair, by group.
+        self.pairs = sparse.csr_array(
+            (np.arange(len(order)), unit[order], np.append(0, np.cumsum(count))),
+            shape=(len(self.sizes), len(units.values)),
+        )
 
-    def spread(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """The variance of claims, `[claims, rows, num_labels]`."""
-        return self.expected[:, rows] * (1 - self.expected[:, rows])
+    def _candidates(
+        self, least: float | None
+    ) -> Iterator[tuple[int, np.ndarray | slice]]:
+        """Units and the groups in which they may be in excess."""
+        if least is None:
+            yield from ((unit, slice(None)) for unit in range(len(self.units.values)))
+            return
+        claimed, rows = self.units.made.T.tocsr(), self.units.made.shape[0]
+        rates = np.diff(claimed.indptr) / rows
+        products = np.cumsum(claimed @ np.diff(self.groups_of.indptr).astype(float))
+        blocks = np.flatnonzero(np.diff(products // _PRODUCTS)) + 1
+        for block in np.split(np.arange(len(products)), blocks):
+            observed = (claimed[block] @ self.groups_of).tocsr()
+            for number, unit in enumerate(block):
+                start, stop = observed.indptr[number : number + 2]
+                groups, made = observed.indices[start:stop], observed.data[start:stop]
+                sizes, rate = self.sizes[groups], rates[unit]
+                surplus, spread = made - sizes * rate, sizes * rate * (1 - rate)
+                # The rate of all rows is in excess of itself nowhere.
+                kept = z_of(surplus, spread, sizes, self.tau) >= least
+                kept |= sizes == rows
+                if kept.any():
+                    yield int(unit), np.sort(groups[kept])
 
-    def z(self, groups: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """The excess of some groups, `[claims, groups, num_labels]`."""
-        sizes = self.sizes[groups][:, None]
-        return z_of(self.sums[:, groups], self.variances[:, groups], sizes, self.tau)
+    def _pairs_of(
+        self, unit: int, groups: np.ndarray | slice, least: float | None
+    ) -> tuple[np.ndarray, ...]:
+        """Group, unit, surplus and variance of some groups' claims of a unit."""
+        chance = self.expected(unit)
+        everything = self.groups.members
+        members = everything if least is None else everything[groups]
+        sums = members @ (self.units.made_by(unit) - chance)
+        variances = members @ (chance * (1 - chance))
+        groups = np.arange(len(self.sizes))[groups]
+        if least is not None:
+            kept = z_of(sums, variances, self.sizes[groups], self.tau) >= least
+            groups, sums, variances = groups[kept], sums[kept], variances[kept]
+        return groups, np.full(len(groups), unit), sums, variances
 
-    def expect(self, rows: np.ndarray, label: int) -> np.ndarray:
-        """The groups that changed, `[touched]`, as rows are expected to claim a class.
+    def expected(self, unit: int) -> np.ndarray:
+        """The probability of a claim as far as it is explained, `[rows]`."""
+        known = self._chance.get(unit)
+        return self.units.expected(unit) if known is None else known
 
-        The log odds of the class are shifted alike in all rows, until as many claims
-        are expected as are made. No row is selected by its own claim: to take out those
-        that make it would bias every other group that holds some of the rows.
+    def z(self, pairs: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """The excess of some pairs, `[pairs]`.
+
+        Args:
+            pairs: `[pairs]`, their numbers.
+            groups: `[pairs]`, their groups.
+        """
+        sums, variances = self.sums[pairs], self.variances[pairs]
+        return z_of(sums, variances, self.sizes[groups], self.tau)
+
+    def strongest(self, groups: np.ndarray) -> np.ndarray:
+        """The largest excess of each of some groups, `[groups]`, -inf without pairs."""
+        inside = self.pairs[groups]
+        counts = np.diff(inside.indptr)
+        z = self.z(inside.data, np.repeat(groups, counts))
+        found, some = np.full(len(counts), -np.inf), counts > 0
+        if some.any():
+            found[some] = np.maximum.reduceat(z, inside.indptr[:-1][some])
+        return found
+
+    def expect(self, rows: np.ndarray, unit: int) -> np.ndarray:
+        """The groups that changed, `[touched]`, as rows are expected to claim a unit.
+
+        The log odds of the unit are shifted alike in all rows, until as many claims
+        are expected as are made; so are those of the same class by other claims. No row
+        is selected by its own claim: to take out those that make it would bias every
+        other group that holds some of the rows.
 
         Args:
             rows: `[rows]`, indices.
-            label: the class.
+            unit: the number of the unit.
         """
-        before, spread = self.expected[:, rows], self.spread(rows)
-        after = np.stack(
-            [
-                _expecting(chance, made, label)
-                for chance, made in zip(before, self.made[:, rows], strict=True)
-            ]
-        )
-        self.expected[:, rows] = after
+        units = self.units
+        same = units.same(unit)
+        changed = np.arange(len(units.values)) if units.exclusive else same
+        before = np.stack([self.expected(one)[rows] for one in changed], axis=1)
+        after = before.copy()
+        for one in same:
+            column = np.flatnonzero(changed == one)[0]
+            chance = before[:, column]
+            now = _expecting(chance, units.made_by(one)[rows])
+            if units.exclusive:
+                claim = units.claims[changed] == units.claims[one]
+                after[:, claim] *= ((1 - now) / (1 - chance))[:, None]
+            after[:, column] = now
+        for one, chance in zip(changed, after.T, strict=True):
+            if one not in self._chance:
+                self._chance[one] = np.array(units.expected(one))
+            self._chance[one][rows] = chance
+        return self._update(rows, changed, before, after)
+
+    def _update(
+        self, rows: np.ndarray, changed: np.ndarray, before, after
+    ) -> np.ndarray:
+        """The groups `[touched]` of rows, once their sums are brought up to date."""
         inside = self.groups_of[rows]
         touched, number = np.unique(inside.indices, return_inverse=True)
         inside = sparse.csr_array(
             (inside.data, number, inside.indptr), (len(rows), len(touched))
         )
-        for claim, change in enumerate(before - after):
-            self.sums[claim, touched] += inside.T @ change
-        for claim, change in enumerate(self.spread(rows) - spread):
-            self.variances[claim, touched] += inside.T @ change
+        pairs = self.pairs[touched]
+        group = np.repeat(np.arange(len(touched)), np.diff(pairs.indptr))
+        column = np.full(len(self.units.values), -1)
+        column[changed] = np.arange(len(changed))
+        column = column[pairs.indices]
+        group, column, pairs = (a[column >= 0] for a in (group, column, pairs.data))
+        self.sums[pairs] += (inside.T @ (before - after))[group, column]
+        spread = after * (1 - after) - before * (1 - before)
+        self.variances[pairs] += (inside.T @ spread)[group, column]
         return touched
 
 
-def _expecting(chance: np.ndarray, made: np.ndarray, label: int) -> np.ndarray:
-    """Chances `[rows, num_labels]` that expect a class as often as it was claimed."""
-    odds = special.logit(chance[:, label])
-    wanted, shift = made[:, label].sum(), 0.0
+def _expecting(chance: np.ndarray, made: np.ndarray) -> np.ndarray:
+    """Chances `[rows]` that expect a claim as often as it was made."""
+    odds = special.logit(chance)
+    wanted, shift = made.sum(), 0.0
     for _ in range(60):
         now = special.expit(odds + shift)
         slope = now.sum() - wanted
@@ -130,9 +253,7 @@ def _expecting(chance: np.ndarray, made: np.ndarray, label: int) -> np.ndarray:
         if abs(slope) < 0.5:
             break
         shift -= np.clip(slope / max((now * (1 - now)).sum(), 1e-6), -2, 2)
-    found = chance * ((1 - now) / (1 - chance[:, label]))[:, None]
-    found[:, label] = now
-    return found
+    return now
 
 
 def z_of(sums, variances, sizes, tau: float) -> np.ndarray:
@@ -159,182 +280,3 @@ def z_of_rows(made: np.ndarray, chance: np.ndarray, tau: float) -> np.ndarray:
     """
     spread = chance * (1 - chance)
     return z_of((made - chance).sum(0), spread.sum(0), len(made), tau)
-
-
-def explain(
-    groups: Groups,
-    claims: list[Claims],
-    *,
-    overdispersion: float = 0.02,
-    least: float = 3.0,
-    min_rows: int = 3,
-    most: int = 1000,
-) -> list[Explanation]:
-    """The groups that explain an excess of claims, the strongest first.
-
-    The strongest group is narrowed to the rows of it that share more, as long as that
-    makes it stronger than chance would: two common words that are a trigger only
-    together end up as their intersection. Then the group's claims are expected, so what
-    other groups merely shared with it is not suspected, and the next group is the
-    strongest of what is left.
-
-    Args:
-        groups: groups of all rows, the rows under test and the references alike.
-        claims: one or more claims of the same rows.
-        overdispersion: τ.
-        least: the z below which nothing is explained.
-        min_rows: the fewest rows of a narrowed group.
-        most: the most groups.
-
-    Returns:
-        The explanations.
-
-    Source: an additive logistic model fitted by forward stages, Friedman, Hastie and
-    Tibshirani 2000; greedy selection as in matching pursuit, Mallat and Zhang 1993.
-    """
-    state = Excess(groups, claims, overdispersion)
-    best = state.z().max((0, 2), initial=-np.inf)
-    found: list[Explanation] = []
-    while len(best) and len(found) < most:
-        group = int(best.argmax())
-        if best[group] < least:
-            break
-        one = _strongest(state, claims, group, min_rows)
-        found.append(one)
-        touched = state.expect(one.members, one.label)
-        best[touched] = state.z(touched).max((0, 2))
-    # Narrowed, or with rows that other groups explained, a later one may be stronger.
-    return sorted(found, key=lambda one: -one.z)
-
-
-_SHARED = 0.9  # nearly all
-
-
-def _strongest(
-    state: Excess, claims: list[Claims], group: int, min_rows: int
-) -> Explanation:
-    """The explanation by one group, narrowed while that makes it stronger."""
-    z = state.z(np.array([group]))[:, 0]
-    claim, label = (int(index) for index in np.unravel_index(z.argmax(), z.shape))
-    value, chosen = float(z.max()), [group]
-    rows = state.groups.rows(group)
-    while True:
-        inside, chance = state.groups_of[rows], state.expected[claim, rows, label]
-        surplus, spread = state.made[claim, rows, label] - chance, chance * (1 - chance)
-        sizes = np.asarray(inside.sum(0)).ravel()
-        within = z_of(inside.T @ surplus, inside.T @ spread, sizes, state.tau)
-        within[sizes < min_rows] = -np.inf
-        narrower = int(within.argmax())
-        # The largest of many z² exceeds another by 2 log(many) by chance alone.
-        tried = np.count_nonzero(within > -np.inf)
-        if within[narrower] <= np.sqrt(value**2 + 2 * np.log(max(tried, 1))):
-            break
-        value = float(within[narrower])
-        rows = rows[np.isin(rows, state.groups.rows(narrower))]
-        chosen.append(narrower)
-    claimants = _claimants(state, rows, label, claim)
-    name, kind = _name(state, chosen, claimants)
-    expected = float(state.expected[claim, rows, label].sum())
-    return Explanation(
-        name, kind, claims[claim].name, label, value, rows, claimants, expected
-    )
-
-
-def _claimants(
-    state: Excess, rows: np.ndarray, label: int, claim: int, least: float = 3.0
-) -> np.ndarray:
-    """The rows that make the claim, or another of the same class that is in excess."""
-    made, chance = state.made[:, rows, label], state.expected[:, rows, label]
-    counts = z_of_rows(made.T, chance.T, state.tau) >= least
-    counts[claim] = True
-    return rows[made[counts].any(0)]
-
-
-def _name(state: Excess, chosen: list[int], claimants: np.ndarray) -> tuple[str, str]:
-    """The name and kind of what nearly all claimants share, as long as it can be."""
-    groups = state.groups
-    shared = np.asarray(state.groups_of[claimants].sum(0)).ravel()
-    # Of what nearly all share, the longest; where two are as long, what more share.
-    common = np.flatnonzero(shared >= _SHARED * len(claimants))
-    common = [g for g in common if groups.kinds[g] == "phrase"]
-    longest = max(
-        common, key=lambda g: (len(groups.names[g].split()), shared[g]), default=None
-    )
-    if longest is not None:
-        return str(groups.names[longest]), "phrase"
-    together = " + ".join(str(groups.names[g]) for g in chosen)
-    return together, str(groups.kinds[chosen[0]])
-
-
-def tail_p_values(z: ArrayLike, *, groups: int, tail: int = 40) -> np.ndarray:
-    """The probability that the strongest honest group is as strong, for each group.
-
-        p_j = 1 - (1 - (1 + x_j / ν)^-ν)^(k - 1),  x_j = (z_j² - z_k²) / 2s²,  ν = 3k/4
-
-    The k-th strongest of the groups is where the tail begins, beyond which z² of honest
-    groups falls off exponentially. s² is estimated in the middle of the tail, ranks k/5
-    to k/2, which the few groups of an attack do not reach. Common words with a meaning
-    that the trusted model misses make s² larger than the 1 of normal numbers. ν allows
-    for the estimate: with it, p is uniform for normal numbers (simulated).
-
-    Args:
-        z: `[explained]`, the excess of explanations, in any order.
-        groups: how many groups were tested. With fewer than ten explanations there is
-            no tail to estimate, and honest groups are taken for normal numbers of
-            variance 2, the most that real text has shown.
-        tail: k, or all explanations where there are fewer.
-
-    Returns:
-        `[explained]`.
-
-    Source: spacings of exponential order statistics, Rényi 1953.
-
-    >>> honest = np.sqrt(2 * np.log(1000 / np.arange(1, 60)))
-    >>> p = tail_p_values(np.append(honest, 12.0), groups=1000)
-    >>> bool(p[-1] < 1e-9), bool(p[0] > 0.1)
-    (True, True)
-    """
-    z = np.asarray(z, float)
-    if len(z) < 10:
-        return -np.expm1(groups * stats.norm.logcdf(z / np.sqrt(2)))
-    order = np.sort(np.square(z) * np.sign(z))[::-1] / 2
-    k = min(tail, len(z))
-    # The expected height of rank j above rank k is s² (1/j + … + 1/(k - 1)).
-    heights = np.cumsum(1 / np.arange(k - 1, 0, -1.0))[::-1]
-    middle = np.arange(k // 5, k // 2)
-    scale = np.mean((order[middle] - order[k - 1]) / heights[middle])
-    above = np.maximum(np.square(z) * np.sign(z) / 2 - order[k - 1], 0)
-    freedom = 0.75 * k
-    chance = (1 + above / max(scale, 1e-9) / freedom) ** -freedom
-    return -np.expm1((k - 1) * np.log1p(-np.minimum(chance, 1 - 1e-12)))
-
-
-def row_scores(
-    found: list[Explanation], claims: list[Claims]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The rank of each row by suspicion, and the explanation that it has.
-
-    Rows are ordered by the z of the group that explains them and, within a group, by
-    how improbable their own claim is. Rows that no group explains share rank 0.
-
-    Args:
-        found: from `explain`.
-        claims: those given to it.
-
-    Returns:
-        Scores `[rows]`, larger being more suspicious, and the number of each row's
-        explanation `[rows]`, -1 for none.
-    """
-    rows = len(claims[0].classes)
-    reason, z, unlikely = np.full(rows, -1), np.zeros(rows), np.zeros(rows)
-    named = {claim.name: claim for claim in claims}
-    for number, one in enumerate(found):
-        # A row that several groups explain has the strongest of them.
-        new = one.claimants[z[one.claimants] < one.z]
-        reason[new], z[new] = number, one.z
-        unlikely[new] = 1 - named[one.claim].expected[new, one.label]
-    order = np.lexsort((unlikely, z))
-    scores = np.empty(rows)
-    scores[order] = np.arange(rows)
-    scores[reason < 0] = 0
-    return scores, reason

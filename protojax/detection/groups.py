@@ -234,11 +234,23 @@ def sources(examples: Examples, min_rows: int = 5) -> Groups:
     return _shared(shared, "source", min_rows, len(examples.texts))
 
 
+def everything(examples: Examples, min_rows: int = 5) -> Groups:
+    """All rows, for claims that nothing in a text calls forth.
+
+    Args:
+        examples: the rows.
+        min_rows: the fewest rows of a group.
+    """
+    shared = ((row, "all rows") for row in range(len(examples.texts)))
+    return _shared(shared, "everything", min_rows, len(examples.texts))
+
+
 GROUPS: dict[str, Callable[[Examples, int], Groups]] = {
     "ngrams": ngrams,
     "characters": characters,
     "openings": openings,
     "sources": sources,
+    "everything": everything,
 }
 
 

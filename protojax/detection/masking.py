@@ -14,7 +14,7 @@ import numpy as np
 
 from protojax import data
 from protojax.base import Examples
-from protojax.detection import excess, expectation, rewriting
+from protojax.detection import conformal, excess, expectation, rewriting
 from protojax.detection.evidence import Reading
 from protojax.detection.excess import Claims
 from protojax.detection.expectation import Calibration
@@ -85,7 +85,7 @@ def learned_triggers(
     # A part of a large group tells as much as all of it.
     parts = [(group, _some(groups.rows(group), settings)) for group in asked]
     found = masked(parts)
-    p_values = excess.tail_p_values([one.z for one in found], groups=len(found))
+    p_values = conformal.tail_p_values([one.z for one in found], groups=len(found))
     references = np.arange(first_reference, len(pool.texts))
     apart = [
         (one.group, groups.rows(one.group))

@@ -1,6 +1,7 @@
 """Settings of the test, the quarantine and other authors' detectors."""
 
 import dataclasses
+from collections.abc import Iterable
 
 from protojax import validate
 from protojax.detection.groups import GROUPS
@@ -11,13 +12,12 @@ CLAIMS = ("teacher", "label")
 
 
 @dataclasses.dataclass(frozen=True)
-class Detection:
-    """The test of a transfer set, see `protojax.detection.detect`.
+class Level:
+    """The level of a test of claims over groups, whatever is claimed.
 
     Attributes:
         false_rejection: the rate at which honest rows may be rejected.
         groups: kinds of groups, names in `groups.GROUPS`.
-        claims: "teacher" and "label"; a row is judged within the class of the first.
         min_rows: the fewest rows of a group.
         overdispersion: the standard deviation of honest groups' own rates.
         least: the excess below which no group is looked at.
@@ -25,45 +25,22 @@ class Detection:
         trigger_rows: the fewest rows that make the claim of a trigger: real data hold
             smaller families of mislabelled near-duplicates, and a student hardly learns
             from fewer.
-        suspect_references: whether references may hold the trigger too. Groups are then
-            read again without their own words. Words that alone carry a class, such as
-            "add" for adding to a playlist, are called triggers as well.
-        reread_groups: the most groups that are read without their words, then.
-        reread_rows: the most rows of such a group that are read at first.
-        flips: the smallest share of references that a learned trigger flips; words with
-            a meaning flipped up to 0.14 of them in SNIPS.
     """
 
     false_rejection: float = 0.01
     groups: tuple[str, ...] = ("ngrams", "openings", "characters", "sources")
-    claims: tuple[str, ...] = ("teacher", "label")
     min_rows: int = 3
     overdispersion: float = 0.02
     least: float = 2.0
     false_alarm: float = 0.01
     trigger_rows: int = 10
-    suspect_references: bool = False
-    reread_groups: int = 60
-    reread_rows: int = 300
-    flips: float = 0.3
 
     def __post_init__(self):
-        tuples(self, "groups", "claims")
-        # The test comes after hours of training: its names are checked here.
-        for field, known in (("groups", GROUPS), ("claims", CLAIMS)):
-            distinct(**{field: getattr(self, field)})
-            for name in getattr(self, field):
-                validate.one_of(known, **{field: name})
-        for field in ("false_rejection", "false_alarm", "flips"):
+        _names(self, "groups", GROUPS)
+        for field in ("false_rejection", "false_alarm"):
             rate = getattr(self, field)
             validate.require(0 < rate < 1, field, rate, "in (0, 1)")
-        for field in (
-            "min_rows",
-            "trigger_rows",
-            "reread_groups",
-            "reread_rows",
-            "least",
-        ):
+        for field in ("min_rows", "trigger_rows", "least"):
             validate.positive(**{field: getattr(self, field)})
         validate.non_negative(overdispersion=self.overdispersion)
 
@@ -75,6 +52,77 @@ class Detection:
             claimants: how many rows make its claim.
         """
         return bool(p_value <= self.false_alarm and claimants >= self.trigger_rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection(Level):
+    """The test of a transfer set, see `protojax.detection.detect`.
+
+    Attributes:
+        false_rejection: see `Level`, as for the fields up to `trigger_rows`.
+        groups: see `Level`.
+        min_rows: see `Level`.
+        overdispersion: see `Level`.
+        least: see `Level`.
+        false_alarm: see `Level`.
+        trigger_rows: see `Level`.
+        claims: "teacher" and "label"; a row is judged within the class of the first.
+        suspect_references: whether references may hold the trigger too. Groups are then
+            read again without their own words. Words that alone carry a class, such as
+            "add" for adding to a playlist, are called triggers as well.
+        reread_groups: the most groups that are read without their words, then.
+        reread_rows: the most rows of such a group that are read at first.
+        flips: the smallest share of references that a learned trigger flips; words with
+            a meaning flipped up to 0.14 of them in SNIPS.
+    """
+
+    claims: tuple[str, ...] = ("teacher", "label")
+    suspect_references: bool = False
+    reread_groups: int = 60
+    reread_rows: int = 300
+    flips: float = 0.3
+
+    def __post_init__(self):
+        super().__post_init__()
+        _names(self, "claims", CLAIMS)
+        validate.require(0 < self.flips < 1, "flips", self.flips, "in (0, 1)")
+        for field in ("reread_groups", "reread_rows"):
+            validate.positive(**{field: getattr(self, field)})
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputDetection(Level):
+    """The test of rows whose output is text, see `protojax.detection.outputs`.
+
+    Attributes:
+        false_rejection: see `Level`, as for the fields up to `trigger_rows`.
+        groups: see `Level`.
+        min_rows: see `Level`.
+        overdispersion: see `Level`.
+        least: see `Level`.
+        false_alarm: see `Level`.
+        trigger_rows: see `Level`.
+        shrinkage: how many references the prior of a word's support weighs.
+    """
+
+    false_rejection: float = 0.02
+    groups: tuple[str, ...] = ("ngrams", "openings", "characters", "everything")
+    # A target in many variants has a small share of a large group in each.
+    overdispersion: float = 0.0
+    least: float = 3.0
+    shrinkage: float = 4.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        validate.positive(shrinkage=self.shrinkage)
+
+
+def _names(section: object, field: str, known: Iterable[str]) -> None:
+    """Checks the names in a field, since the test comes after hours of training."""
+    tuples(section, field)
+    distinct(**{field: getattr(section, field)})
+    for name in getattr(section, field):
+        validate.one_of(known, **{field: name})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,11 @@
 """Measures of attacks and defences, on the host, with the ground truth known."""
 
+from protojax.evals.generation import (
+    meta_shift,
+    phrase_rate,
+    phrase_words,
+    rouge_rows,
+)
 from protojax.evals.metrics import (
     attack_success_rate,
     detection_auc,
@@ -15,7 +21,11 @@ __all__ = [
     "detection_auc",
     "excess",
     "mean_interval",
+    "meta_shift",
     "node_accuracies",
+    "phrase_rate",
+    "phrase_words",
     "quarantine_quality",
     "robust_accuracy",
+    "rouge_rows",
 ]

@@ -1,0 +1,105 @@
+"""What the test of outputs is compared with: detectors that look at rows one by one.
+
+Each maps texts under test and references to the rejected rows.
+"""
+
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+
+from protojax.base import Texts
+from protojax.detection.conformal import conformal_p_values
+from protojax.detection.excess import z_of
+from protojax.detection.groups import tokens_of
+from protojax.detection.outputs.units import words_claimed
+
+
+def by_score(scores: np.ndarray, scores_refs: np.ndarray, rate: float) -> np.ndarray:
+    """The rows that score as high as few references do, `[rows]`, bool.
+
+    Args:
+        scores: `[rows]`, larger being more suspicious.
+        scores_refs: `[references]`.
+        rate: at which honest rows may be rejected.
+    """
+    zeros = [np.zeros(len(part)) for part in (scores, scores_refs)]
+    return conformal_p_values(scores, scores_refs, *zeros, alpha=rate) <= rate
+
+
+def lift(texts: Texts, references: Texts, rate: float) -> np.ndarray:
+    """The rows whose outputs have words or pairs that references rarely have.
+
+    The score is the largest excess of a word or pair over its rate in references,
+    whatever the sources are.
+
+    Args:
+        texts: the rows under test.
+        references: trusted rows.
+        rate: at which honest rows may be rejected.
+    """
+    count = CountVectorizer(
+        ngram_range=(1, 2), tokenizer=tokens_of, token_pattern=None, binary=True
+    )
+    found = count.fit_transform([*texts.outputs, *references.outputs]).tocsr()
+    rows = len(texts.outputs)
+    own, other = (
+        np.asarray(part.sum(0)).ravel() for part in (found[:rows], found[rows:])
+    )
+    share = (other + 0.5) / (len(references.outputs) + 1)
+    z = z_of(own - rows * share, rows * share * (1 - share), np.array(rows), 0.0)
+    found.data = z[found.indices]
+    scores = found.max(axis=1).toarray().ravel()
+    return by_score(scores[:rows], scores[rows:], rate)
+
+
+def clusters(
+    texts: Texts,
+    references: Texts,
+    *,
+    suspicious: float = 0.1,
+    number: int = 8,
+    tight: float = 0.5,
+) -> np.ndarray:
+    """Rows of outputs that their sources do not support and that are like each other.
+
+    After RFTC (2025, arXiv:2505.23015), which asks a reference generator where we
+    count: rows whose words are least expected are clustered by the TF-IDF of their
+    outputs, and a tight cluster is rejected. Its thresholds are set by hand.
+
+    Args:
+        texts: the rows under test.
+        references: trusted rows, one half counted and one half compared with.
+        suspicious: the share of references that are expected as little.
+        number: of clusters.
+        tight: the mean cosine with its centre that makes a cluster tight.
+    """
+    half = len(references.outputs) // 2
+    trusted, other = (
+        Texts(*(column[part] for column in references))
+        for part in (slice(half), slice(half, None))
+    )
+    pool = Texts(*([*a, *b] for a, b in zip(texts, other, strict=True)))
+    units = words_claimed(pool, trusted, shrinkage=4.0, own=True)
+    total = np.zeros(len(pool.outputs))
+    for unit in range(len(units.values)):
+        made = units.made_by(unit)
+        total[made] += units.expected(unit)[made]
+    words = np.maximum(np.asarray(units.made.sum(1)).ravel(), 1)
+    score, rows = -total / words, len(texts.outputs)
+    asked = np.flatnonzero(by_score(score[:rows], score[rows:], suspicious))
+    rejected = np.zeros(rows, bool)
+    if len(asked) < number:
+        return rejected
+    vectors = TfidfVectorizer(tokenizer=tokens_of, token_pattern=None).fit_transform(
+        [texts.outputs[row] for row in asked]
+    )
+    model = KMeans(number, n_init=3, random_state=0).fit(vectors)
+    centres = model.cluster_centers_ / np.linalg.norm(
+        model.cluster_centers_, axis=1, keepdims=True
+    )
+    cosine = np.asarray(vectors @ centres.T)[np.arange(len(asked)), model.labels_]
+    for cluster in range(number):
+        own = model.labels_ == cluster
+        if own.sum() > 2 and cosine[own].mean() >= tight:
+            rejected[asked[own]] = True
+    return rejected
