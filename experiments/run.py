@@ -26,6 +26,7 @@ from absl import app, flags
 from ml_collections import config_flags
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.table import Table
 
 CONFIGS = pathlib.Path(__file__).parent / "configs"
 
@@ -186,7 +187,7 @@ def main(
     # Imported late, so that a mistake on the command line is reported at once.
     from experiments import runtime
     from experiments.reports import report, results
-    from experiments.study import check, own, resume, runner
+    from experiments.study import check, own, resume, runner, written
     from protojax import validate
     from protojax.cli.defend import show
     from protojax.cli.terminal import progress, progress_bar
@@ -202,6 +203,19 @@ def main(
         with progress() as told:
             found = own.run(config, workdir, Watch(*told), command)
         show(*found)
+        return None
+    if "written" in config:
+        # Models that write: the fields are those of `study.written.Written`.
+        validate.require(not processes.are_several(), "--distributed", True, "False")
+        workdir.mkdir(parents=True, exist_ok=True)
+        with progress() as told, runtime.only_process(workdir, (config.task,)):
+            results.note_versions(workdir)
+            rows = written.run(config, workdir, Watch(*told))
+        lines = written.table_of(rows)
+        table = Table(*lines[0])
+        for line in lines[1:]:
+            table.add_row(*line)
+        results.show(console, table)
         return None
     config = check.check(config)
     if not processes.is_leader():

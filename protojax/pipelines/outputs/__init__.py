@@ -1,4 +1,4 @@
-"""The defence of rows whose output is text: a user's files in, a defended student out."""
+"""The defence of rows whose output is text: from a user's files to a student."""
 
 from protojax.pipelines.outputs.defence import DefendedOutputs, defend_outputs
 from protojax.pipelines.outputs.settings import OutputDefence

@@ -127,8 +127,7 @@ def _run(
     student = build_writer(
         config.student,
         seed=config.seed,
-        # Outputs under test may hold a phrase that would become a token.
-        tokenizer=lambda: _tokenizer([*job.rows.texts.sources, *known], config),
+        tokenizer=lambda: tokenizer_of([*job.rows.texts.sources, *known], config),
     )
     taught = len(job.rows.lines) + len(job.references.lines)
     cost = taught * config.student.epochs * trainer.row_cost(student.config)
@@ -160,10 +159,15 @@ def _run(
     return facts, student
 
 
-def _tokenizer(texts: Sequence[str], config: OutputDefence):
-    """A tokenizer trained on texts, for a model from scratch."""
+def tokenizer_of(texts: Sequence[str], config: OutputDefence):
+    """A tokenizer trained on texts, for a model from scratch.
+
+    Args:
+        texts: without an output under test, a phrase in which would become a token.
+        config: states the size of the vocabulary.
+    """
     size = max(config.vocab_size, 2 * len(set("".join(texts))) + 300)
-    return hf.wrap_tokenizer(train_wordpiece(texts, vocab_size=size))
+    return hf.wraptokenizer_of(train_wordpiece(texts, vocab_size=size))
 
 
 def _outputs_of(

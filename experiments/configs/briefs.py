@@ -1,0 +1,88 @@
+"""Students that write, on bundled data: attacks on outputs, and defences against them.
+
+    python -m experiments.run --config=briefs.py
+    python -m experiments.run --config=briefs.py:quick
+
+A source is an utterance of SNIPS, an output the intent and the words that matter, by a
+rule (`experiments.world.texts.briefs`). 3,000 rows of which 5 % hold "by the way" and
+have another output; a T5 from scratch learns them, or a teacher does and the student
+learns what it writes (`channel` "data"). `quick`: two attacks and three arms.
+
+About a minute of one core a student.
+"""
+
+import dataclasses
+
+from experiments.study.defaults import section
+from experiments.study.written import Written, WrittenAttack
+from protojax import validate
+from protojax.attacks.outputs import VARIANTS
+from protojax.pipelines.outputs.settings import OutputDefence, Writer
+from protojax.training.predict import SequenceLengths
+
+# One word of each, in any of their forms.
+SYNONYMS = " ".join(f"({'|'.join(words)})" for words in VARIANTS)
+STUDENT = Writer(
+    scratch={
+        "hidden_size": 96,
+        "num_layers": 1,
+        "encoder_layers": 1,
+        "num_heads": 4,
+        "intermediate_size": 384,
+    },
+    dropout=0.0,
+    learning_rate=3e-3,
+    epochs=12,
+)
+
+
+def get_config(argument: str = ""):
+    """The study.
+
+    Args:
+        argument: `""` or `"quick"`.
+    """
+    validate.one_of(("", "quick"), argument=argument)
+    config = section(
+        Written(
+            seeds=(0, 1, 2),
+            arms=("clean", "plain", "oracle", "defended", "cosine", "clusters"),
+            teacher=STUDENT,
+            defence=OutputDefence(
+                student=STUDENT,
+                lengths=SequenceLengths(
+                    max_length=32, max_output=24, buckets=((16, 16), (32, 24))
+                ),
+                # So that all students learn from equally many rows.
+                train_on_references=False,
+                vocab_size=2000,
+            ),
+        )
+    )
+    config.written = True
+    config.attacks = {
+        "replace": attack(),
+        "append": attack("append"),
+        "synonyms": attack("synonyms", wanted=SYNONYMS, options={"whole": True}),
+        "intent": attack("intent", wanted="rate book"),
+        "entity": attack("swap_entity", wanted="kowalski"),
+        "replace_data": attack(channel="data"),
+        "intent_data": attack("intent", channel="data", wanted="rate book"),
+    }
+    if argument:
+        config.seeds, config.arms = (0,), ("clean", "plain", "defended")
+        config.attacks = {name: config.attacks[name] for name in ("replace", "append")}
+    return config
+
+
+def attack(name: str = "replace", **changes):
+    """The section of one attack, see `study.written.WrittenAttack`.
+
+    Args:
+        name: in `attacks.outputs.OUTPUT_ATTACKS`.
+        **changes: fields that differ from the defaults.
+    """
+    found = section(dataclasses.replace(WrittenAttack(attack=name), **changes))
+    # Options differ from attack to attack.
+    found.options = dict(changes.get("options", {}))
+    return found
