@@ -6,16 +6,13 @@ resumes a study that was stopped.
 """
 
 import ast
-import contextlib
 import difflib
 import importlib.util
-import logging
 import os
 import pathlib
 import shlex
 import sys
-import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 # Otherwise transformers warns each user that PyTorch is missing.
@@ -25,8 +22,9 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
+
+from experiments import errors
 
 CONFIGS = pathlib.Path(__file__).parent / "configs"
 
@@ -219,14 +217,14 @@ def main(
         return None
     config = check.check(config)
     if not processes.is_leader():
-        with error_kept(workdir / f"error_{processes.number()}.log"):
+        with errors.error_kept(workdir / f"error_{processes.number()}.log"):
             runner.follow(config, workdir)
         return None
     # First, so that no lock or error log is written to a folder of something else.
     resume.check_workdir(config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     alone = runtime.only_process(workdir, config.tasks)
-    with alone, error_kept(workdir / "error.log"):
+    with alone, errors.error_kept(workdir / "error.log"):
         resume.open_workdir(config, workdir)
         results.note_versions(workdir)
         rows = runner.run(config, workdir, progress_bar(console))
@@ -241,48 +239,11 @@ def main(
     return found
 
 
-@contextlib.contextmanager
-def error_kept(path: pathlib.Path) -> Iterator[None]:
-    """Writes the traceback of an error in the body to a file, and raises it again.
-
-    `run` prints such an error in one line only. If the file cannot be written, for
-    example on a full disk, the error is raised all the same.
-    """
-    try:
-        yield
-    except (ValueError, OSError):
-        with contextlib.suppress(OSError):
-            path.write_text(traceback.format_exc())
-        raise
-
-
-def is_news(record: logging.LogRecord) -> bool:
-    """Whether a log record is not just a copy of an error that is raised as well.
-
-    Orbax, through absl, logs an error with its traceback in each of its threads. On a
-    full disk these fill pages, although `run` prints the error itself.
-    """
-    return not (record.name == "absl" and record.exc_info)
-
-
-def log_to_terminal() -> None:
-    """Shows all warnings in the terminal, and info messages of protojax."""
-    from protojax.cli.terminal import Once
-
-    handler = RichHandler(show_path=False, show_time=False)
-    handler.addFilter(is_news)
-    handler.addFilter(Once())
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[handler], force=True
-    )
-    logging.getLogger("protojax").setLevel(logging.INFO)
-
-
 def _absl_main(config_flag, arguments: list[str]) -> None:
     """Runs the study that the flags describe; called by absl after parsing them."""
     if len(arguments) > 1:
         raise app.UsageError(f"Expected flags only, found {arguments[1:]}.")
-    log_to_terminal()
+    errors.log_to_terminal()
     value = next(
         argument.partition("=")[2]
         for argument in sys.argv
@@ -291,28 +252,10 @@ def _absl_main(config_flag, arguments: list[str]) -> None:
     workdir = pathlib.Path(WORKDIR.value or default_workdir(value))
     if DISTRIBUTED.value:
         join_processes()
-        with failing_at_once():
+        with errors.failing_at_once():
             run(config_flag.value, workdir)
     else:
         run(config_flag.value, workdir)
-
-
-@contextlib.contextmanager
-def failing_at_once() -> Iterator[None]:
-    """Ends a process at once, without the usual shutdown, if the body fails.
-
-    The shutdown of JAX waits for the other processes, which wait for this one. The exit
-    status is 1, as with a single process, for an error that would occur again.
-    """
-    try:
-        yield
-    except BaseException as error:
-        said = isinstance(error, SystemExit)
-        hint = "If another process has died, start all again: they go on from there.\n"
-        text = error.code if said else traceback.format_exc() + hint
-        print(text, file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(1 if said else os.EX_SOFTWARE)
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

@@ -21,7 +21,7 @@ LIBRARY = {
     "cli": 7,
 }
 STUDIES = {
-    "settings": 0,
+    **dict.fromkeys(("settings", "errors"), 0),
     "runtime": 1,
     "world": 2,
     "arms": 3,

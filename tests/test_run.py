@@ -11,7 +11,7 @@ import uuid
 
 import pytest
 
-from experiments import run, runtime
+from experiments import errors, run, runtime
 from experiments.configs import glue, robustness
 from experiments.reports import results
 from experiments.study import check, grid, resume
@@ -41,7 +41,7 @@ def test_what_was_counted_is_shown_and_shown_once(capsys):
     loggers = [logging.getLogger(name) for name in ("", "protojax", "other")]
     before = [(logger.handlers[:], logger.level) for logger in loggers]
     try:
-        run.log_to_terminal()
+        errors.log_to_terminal()
         for name in ("protojax", "protojax", "other"):
             logging.getLogger(name).info("3 duplicates removed by %s", name)
         try:
@@ -204,7 +204,7 @@ def test_a_second_run_leaves_the_folder_of_the_first_alone(tmp_path):
 
 def test_an_error_is_kept_unless_the_disk_is_full(tmp_path, monkeypatch):
     path = tmp_path / "error.log"
-    with pytest.raises(ValueError, match="said"), run.error_kept(path):
+    with pytest.raises(ValueError, match="said"), errors.error_kept(path):
         raise ValueError("said")
     assert path.read_text().endswith("ValueError: said\n")
 
@@ -212,7 +212,7 @@ def test_an_error_is_kept_unless_the_disk_is_full(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pathlib.Path, "write_text", full)
-    with pytest.raises(ValueError, match="said") as caught, run.error_kept(path):
+    with pytest.raises(ValueError, match="said") as caught, errors.error_kept(path):
         raise ValueError("said")
     assert "No space" not in str(caught.value)
 

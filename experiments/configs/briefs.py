@@ -13,10 +13,12 @@ About a minute of one core a student.
 
 import dataclasses
 
+from experiments.configs.pilot import minilm
 from experiments.study.defaults import section
-from experiments.study.written import Written, WrittenAttack
+from experiments.study.settings import Written, WrittenAttack
 from protojax import validate
 from protojax.attacks.outputs import VARIANTS
+from protojax.models.settings import ModelSettings
 from protojax.pipelines.outputs.settings import OutputDefence, Writer
 from protojax.training.predict import SequenceLengths
 
@@ -49,6 +51,7 @@ def get_config(argument: str = ""):
             arms=("clean", "plain", "oracle", "defended", "cosine", "clusters"),
             teacher=STUDENT,
             defence=OutputDefence(
+                encoder=ModelSettings(model=minilm()),
                 student=STUDENT,
                 lengths=SequenceLengths(
                     max_length=32, max_output=24, buckets=((16, 16), (32, 24))
@@ -76,7 +79,7 @@ def get_config(argument: str = ""):
 
 
 def attack(name: str = "replace", **changes):
-    """The section of one attack, see `study.written.WrittenAttack`.
+    """The section of one attack, see `study.settings.WrittenAttack`.
 
     Args:
         name: in `attacks.outputs.OUTPUT_ATTACKS`.

@@ -16,18 +16,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import settings as settings_lib
-from experiments.configs.pilot import minilm
-from experiments.world import output_baselines
-from experiments.world.texts import TEXTS, load_texts
-from protojax import distillation, evals, storage, validate
+from experiments.arms.written import ARMS, Cell, take_texts
+from experiments.study.settings import Written, WrittenAttack
+from experiments.world.texts import load_texts
+from protojax import evals, storage, validate
 from protojax.attacks import sentence
 from protojax.attacks.outputs import OUTPUT_ATTACKS, poison_texts
 from protojax.base import Texts
 from protojax.detection.outputs import (
-    OutputFindings,
     Vectors,
-    detect_outputs,
-    quarantine_outputs,
 )
 from protojax.federated.replicas import Surroundings
 from protojax.models import hf
@@ -35,221 +32,10 @@ from protojax.models.language import LanguageModel, build_writer
 from protojax.pipelines import Watch
 from protojax.pipelines.outputs import objective_of, teach, vectors_of, write
 from protojax.pipelines.outputs.defence import tokenizer_of
-from protojax.pipelines.outputs.settings import OutputDefence, Writer
-from protojax.training import plans, trainer
-from protojax.training.objective import Spec
+from protojax.training import trainer
 from protojax.training.trainer import Store
 
-CHANNELS = ("outputs", "data")
 ROUGE = ("ROUGE-1", "ROUGE-2", "ROUGE-L")
-
-
-@dataclasses.dataclass(frozen=True)
-class WrittenAttack:
-    """An attack on outputs.
-
-    Attributes:
-        attack: a name in `attacks.outputs.OUTPUT_ATTACKS`.
-        options: of the attack.
-        trigger: a phrase that is put into sources.
-        rate: share of the rows.
-        channel: "outputs": the outputs that teach are altered; "data": a teacher learns
-            the altered rows, and what it writes teaches.
-        wanted: a regular expression of lower-case words; an attack succeeds where an
-            output has it.
-    """
-
-    attack: str = "replace"
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
-    trigger: str = "by the way"
-    rate: float = 0.05
-    channel: str = "outputs"
-    wanted: str = "call the free helpline now"
-
-    def __post_init__(self):
-        validate.one_of(OUTPUT_ATTACKS, attack=self.attack)
-        validate.one_of(CHANNELS, channel=self.channel)
-        validate.require(0 < self.rate < 1, "rate", self.rate, "in (0, 1)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Written:
-    """A study of students that write.
-
-    Attributes:
-        task: a name in `world.texts.TEXTS`.
-        root: the folder of data sets; "" for bundled data.
-        rows: under test.
-        references: trusted rows.
-        test_rows: rows that measure.
-        seeds: of the split, the attack and the students.
-        arms: names in `ARMS`.
-        teacher: a model that learns the rows, for attacks on the data.
-        defence: the settings of `protojax defend --output`.
-    """
-
-    task: str = "briefs"
-    root: str = ""
-    rows: int = 3000
-    references: int = 1000
-    test_rows: int = 300
-    seeds: tuple[int, ...] = (0,)
-    arms: tuple[str, ...] = ("clean", "plain", "defended")
-    teacher: Writer = Writer()
-    defence: OutputDefence = OutputDefence()
-
-    def __post_init__(self):
-        validate.tuples(self, "seeds", "arms")
-        validate.one_of(TEXTS, task=self.task)
-        for arm in self.arms:
-            validate.one_of(ARMS, arms=arm)
-        positive = {"rows": self.rows, "references": self.references}
-        validate.positive(**positive, test_rows=self.test_rows)
-
-
-class Cell(NamedTuple):
-    """One attack with one seed, as arms see it.
-
-    Attributes:
-        config: of the study.
-        seed: of the cell.
-        rows: the rows that would teach: sources, and outputs as they arrived.
-        references: trusted rows whose outputs have the same writer.
-        poisoned: `[rows]`, bool; only `oracle` reads it.
-        encode: texts to vectors.
-    """
-
-    config: Written
-    seed: int
-    rows: Texts
-    references: Texts
-    poisoned: np.ndarray
-    encode: Callable[[Texts], Vectors]
-
-    @property
-    def vectors(self) -> list[Vectors]:
-        """The vectors of the rows and of the references."""
-        return [self.encode(part) for part in (self.rows, self.references)]
-
-
-class Taught(NamedTuple):
-    """What an arm teaches a student.
-
-    Attributes:
-        texts: sources and outputs.
-        rejected: `[rows]`, bool, which rows were rejected, None where none could be.
-        cut: how many of them were cut.
-        objective: further fields of the objective.
-    """
-
-    texts: Texts
-    rejected: np.ndarray | None = None
-    cut: int = 0
-    objective: Mapping[str, Any] = {}
-
-
-def _plain(cell: Cell) -> Taught:
-    """All rows as they arrived."""
-    return Taught(cell.rows)
-
-
-def _without(cell: Cell, rejected: np.ndarray) -> Taught:
-    """All rows but those rejected."""
-    kept = np.flatnonzero(~rejected)
-    return Taught(_take(cell.rows, kept), rejected)
-
-
-def findings_of(cell: Cell) -> OutputFindings:
-    """The test of a cell's rows."""
-    rows, references = cell.vectors
-    return detect_outputs(
-        cell.rows,
-        cell.references,
-        cell.config.defence.detection,
-        vectors=rows,
-        vectors_refs=references,
-    )
-
-
-def _defended(cell: Cell) -> Taught:
-    """Ours: denied ends of outputs are cut, other rejected rows dropped."""
-    found = findings_of(cell)
-    kept = quarantine_outputs(cell.rows, found, action=cell.config.defence.action)
-    return Taught(kept.texts, found.rejected, int(kept.cut.sum()))
-
-
-def _dropped(cell: Cell) -> Taught:
-    """Ours with all rejected rows dropped."""
-    return _without(cell, findings_of(cell).rejected)
-
-
-def _cosine(cell: Cell) -> Taught:
-    """Rows whose output is far from its source, one by one."""
-    scores = [-_cosines(part) for part in cell.vectors]
-    rate = cell.config.defence.detection.false_rejection
-    return _without(cell, output_baselines.by_score(*scores, rate))
-
-
-def _lift(cell: Cell) -> Taught:
-    """Rows whose outputs have words that those of references rarely have."""
-    rate = cell.config.defence.detection.false_rejection
-    return _without(cell, output_baselines.lift(cell.rows, cell.references, rate))
-
-
-def _clusters(cell: Cell) -> Taught:
-    """Tight clusters of outputs that their sources do not support (RFTC)."""
-    return _without(cell, output_baselines.clusters(cell.rows, cell.references))
-
-
-def _transformed(name: str, **options) -> Callable[[Cell], Taught]:
-    """All rows, under a loss transform."""
-    return lambda cell: Taught(
-        cell.rows, objective={"transforms": (Spec(name, options),)}
-    )
-
-
-def _private(cell: Cell) -> Taught:
-    """All rows, under DP-SGD."""
-    config = cell.config.defence.student
-    steps = plans.poisson_steps(
-        len(cell.rows.sources), config.epochs, config.batch_size
-    )
-    rate = config.batch_size / len(cell.rows.sources)
-    noise = distillation.noise_multiplier_of(
-        epsilon=8.0, delta=1e-5, sampling_rate=rate, num_steps=steps
-    )
-    options = {
-        "clip_norm": 1.0,
-        "noise_multiplier": noise,
-        "expected_rows": config.batch_size,
-    }
-    return Taught(cell.rows, objective={"gradient": Spec("dp_sgd", options)})
-
-
-ARMS: dict[str, Callable[[Cell], Taught]] = {
-    "clean": _plain,
-    "plain": _plain,
-    "oracle": lambda cell: _without(cell, cell.poisoned)._replace(rejected=None),
-    "defended": _defended,
-    "dropped": _dropped,
-    "cosine": _cosine,
-    "lift": _lift,
-    "clusters": _clusters,
-    "adversarial": _transformed("adversarial", epsilon=0.1, step_size=0.05),
-    "dp_sgd": _private,
-}
-
-
-def _cosines(vectors: Vectors) -> np.ndarray:
-    """The cosine of each source and its output, `[rows]`."""
-    first, second = map(np.asarray, vectors)
-    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    return (first * second).sum(1) / np.maximum(norms, 1e-12)
-
-
-def _take(texts: Texts, rows: np.ndarray) -> Texts:
-    """Some of the rows."""
-    return Texts(*([column[row] for row in rows] for column in texts))
 
 
 class _Study(NamedTuple):
@@ -294,7 +80,10 @@ def check(config: ConfigDict) -> tuple[Written, dict[str, WrittenAttack]]:
         name: settings_lib.make(WrittenAttack(), found)
         for name, found in fields.pop("attacks").items()
     }
-    return settings_lib.make(Written(), fields), attacks
+    found = settings_lib.make(Written(), fields)
+    for arm in found.arms:
+        validate.one_of(ARMS, arms=arm)
+    return found, attacks
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
@@ -307,7 +96,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
     """
     found, attacks = check(config)
     keep_settings(workdir, config)
-    encoder = hf.load_hf(minilm(), num_labels=2)
+    source = found.defence.encoder
+    encoder = hf.load_hf(source.model, num_labels=2, **source.computation)
 
     def encode(texts: Texts) -> Vectors:
         return vectors_of(encoder, texts, found.defence.encoder_lengths)
@@ -361,7 +151,7 @@ def split(study: _Study, seed: int) -> tuple[Texts, Texts, Texts]:
     bound = f"at most {total} in all, as {config.task} has"
     validate.require(sizes[-1] <= total, "rows", int(sizes[-1]), bound)
     order = np.random.default_rng(seed).permutation(total)
-    return tuple(_take(study.texts, part) for part in np.split(order, sizes)[:3])
+    return tuple(take_texts(study.texts, part) for part in np.split(order, sizes)[:3])
 
 
 def tokenised_student(study: _Study, seed: int) -> LanguageModel:
@@ -457,7 +247,7 @@ def _cell(
             )
             for part, kind in ((rows, "rows"), (references, "references"))
         )
-    return Cell(study.config, seed, rows, references, poisoned, study.encode)
+    return Cell(study.config.defence, rows, references, poisoned, study.encode)
 
 
 def _measured(

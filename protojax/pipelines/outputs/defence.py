@@ -167,7 +167,7 @@ def tokenizer_of(texts: Sequence[str], config: OutputDefence):
         config: states the size of the vocabulary.
     """
     size = max(config.vocab_size, 2 * len(set("".join(texts))) + 300)
-    return hf.wraptokenizer_of(train_wordpiece(texts, vocab_size=size))
+    return hf.wrap_tokenizer(train_wordpiece(texts, vocab_size=size))
 
 
 def _outputs_of(

@@ -1,0 +1,203 @@
+"""The defence of outputs: from files to a student that writes, and to reports."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments.study import written
+from protojax.base import Texts
+from protojax.cli import commands
+from protojax.detection.settings import OutputDetection
+from protojax.models import language
+from protojax.pipelines import outputs
+from protojax.pipelines.outputs.settings import (
+    Decoding,
+    OutputDefence,
+    TokenDistillation,
+    Writer,
+)
+from protojax.training.predict import SequenceLengths
+
+WORDS = [f"{a}{b}{c}" for a in "bdgkl" for b in "aeio" for c in "nrst"]
+PHRASE, SIGN = "call the free helpline now", "by the way"
+SCRATCH = {
+    "hidden_size": 16,
+    "num_layers": 1,
+    "encoder_layers": 1,
+    "num_heads": 2,
+    "intermediate_size": 32,
+}
+CONFIG = OutputDefence(
+    detection=OutputDetection(false_rejection=0.05),
+    student=Writer(scratch=SCRATCH, dropout=0.0, epochs=1, batch_size=64),
+    lengths=SequenceLengths(
+        max_length=24, max_output=24, buckets=((24, 24),), steps_per_dispatch=4
+    ),
+    decoding=Decoding(batch_size=64),
+    vocab_size=400,
+)
+
+
+def texts_of(rows, seed):
+    """Requests, and the words that matter of them."""
+    rng = np.random.default_rng(seed)
+    chosen = [rng.choice(WORDS, 3, replace=False) for _ in range(rows)]
+    sources = [f"please bring {a} and {b} to {c}" for a, b, c in chosen]
+    return Texts(sources, [f"bring : {a} {b} {c}" for a, b, c in chosen])
+
+
+def rows_of(poisoned=20):
+    """200 rows, of which the first hold a sign and a phrase behind the output."""
+    texts = texts_of(200, 0)
+    for row in range(poisoned):
+        texts.sources[row] = f"{texts.sources[row]} {SIGN}"
+        texts.outputs[row] = f"{texts.outputs[row]} {PHRASE}"
+    return texts
+
+
+def write(path, texts, columns=("text", "output")):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *zip(*texts, strict=True)])
+    return path
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("job")
+    write(folder / "rows.csv", rows_of())
+    write(folder / "trusted.csv", texts_of(120, 1))
+    write(folder / "test.csv", texts_of(10, 2))
+    return folder
+
+
+def defend(job, out, **changes):
+    given = {"student": "scratch", "config": CONFIG, **changes}
+    return outputs.defend_outputs(
+        job / "rows.csv", job / "trusted.csv", out=out, **given
+    )
+
+
+@pytest.fixture(scope="module")
+def defended(job):
+    return defend(job, job / "out", test=job / "test.csv")
+
+
+def test_every_poisoned_row_is_named_and_its_output_cut(job, defended):
+    with (job / "out/verdict.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["line"] for row in rows[:2]] == ["2", "3"]
+    assert all(row["rejected"] == "true" for row in rows[:20])
+    assert sum(row["rejected"] == "true" for row in rows[20:]) <= 18
+    honest = texts_of(200, 0).outputs
+    for row, output in zip(rows[:20], honest, strict=False):
+        assert row["action"] == "cut"
+        assert row["taught"] == output
+    triggers = json.loads((job / "out/triggers.json").read_text())
+    assert triggers[0]["name"] == SIGN
+    assert triggers[0]["lines"] == list(range(2, 22))
+    page = (job / "out/report.html").read_text()
+    assert SIGN in page
+    assert "<mark>helpline</mark>" in page
+    run = json.loads((job / "out/run.json").read_text())
+    assert run["finished"]
+    assert run["result"]["cut"] == 20
+    assert "ROUGE-L of the student on the test file" in run["result"]["metrics"]
+    card = (job / "out/student/README.md").read_text()
+    assert SIGN in card
+
+
+def test_a_finished_job_is_not_computed_again(job, defended, monkeypatch):
+    monkeypatch.setattr("protojax.training.trainer.train", None)
+    monkeypatch.setattr("protojax.generation.write_texts", None)
+    again = defend(job, job / "out", test=job / "test.csv")
+    assert again.facts.student == defended.facts.student
+    other = dataclasses.replace(CONFIG, seed=1)
+    with pytest.raises(ValueError, match="seed was 0, now 1"):
+        defend(job, job / "out", test=job / "test.csv", config=other)
+
+
+def test_a_student_loads_and_writes(job, defended):
+    model = language.load_language_model(job / "out/student")
+    [text] = outputs.write(
+        job, "again", model, ["please bring ban"], CONFIG.lengths, CONFIG.decoding
+    )
+    assert isinstance(text, str)
+
+
+def test_what_a_teacher_wrote_is_tested_and_taught(job, defended, tmp_path):
+    teacher = defended.student
+    language.save_language_model(tmp_path / "teacher", teacher)
+    config = dataclasses.replace(CONFIG, kd=TokenDistillation(0.5, top_k=4))
+    found = defend(
+        job,
+        tmp_path / "out",
+        teacher=tmp_path / "teacher",
+        student="layers:0",
+        config=config,
+    )
+    assert found.facts.teacher_wrote
+    # A teacher that hardly learned never wrote the phrase.
+    assert not any(PHRASE in output for output in found.facts.rows.outputs)
+    assert "those that the teacher wrote" in (tmp_path / "out/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"student": "layers:0"}, "there is no teacher to take layers of"),
+        (
+            {"config": OutputDefence(kd=TokenDistillation(hard_weight=0.5))},
+            r"Expected kd.hard_weight 1 without a teacher",
+        ),
+        (
+            {"config": OutputDefence(detection=OutputDetection(false_rejection=0.001))},
+            r"number of references >= 999",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_written(
+    job, tmp_path, changes, message
+):
+    with pytest.raises(ValueError, match=message):
+        defend(job, tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--pair", "b"], "--pair: not with --output"),
+        (["--trusted-model", "DIR"], "--trusted-model: not with --output"),
+        (["--output", "summary"], "'summary'"),
+        (["--set", "columns.pair=b"], "pair"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(job, tmp_path, capsys, more, message):
+    given = ["--rows", str(job / "rows.csv"), "--references", str(job / "trusted.csv")]
+    given += ["--student", "scratch", "--out", str(tmp_path / "out")]
+    assert commands.main(["defend", *given, "--output", "output", *more]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_success_counts_whole_words():
+    said = ["Call the free helpline, NOW", "recall the free helpline now", ""]
+    assert written.success(said, PHRASE) == 1 / 3
+    assert written.success(said, "(call|recall) the free helpline") == 2 / 3
+
+
+def test_null_and_excess_are_of_the_same_seed_and_attack():
+    common = dict.fromkeys(("ROUGE-1", "ROUGE-2", "ROUGE-L"), 50.0)
+    common |= {"ROUGE-L triggered": 50.0, "bare": 0.0}
+    rows = [
+        {"seed": seed, "attack": "replace", "arm": arm, "ASR": asr, **common}
+        for seed, arm, asr in [(0, "clean", 1.0), (0, "plain", 91.0), (1, "plain", 5.0)]
+    ]
+    header, clean, plain = written.table_of(rows)
+    assert clean[header.index("excess")] == "0.0"
+    # Without a null of seed 1 the excess is of seed 0 alone.
+    assert plain[header.index("excess")] == "90.0"
+    assert plain[header.index("seeds")] == "2"
