@@ -41,10 +41,8 @@ def gather(
         teacher_on_references=artifacts.reference_outputs(context, scenario),
     )
     if warm_up is not None:
-        student, on_references = warm_up_lib.warmed_up(context, scenario, warm_up)
-        evidence = evidence._replace(
-            student=student, student_on_references=on_references
-        )
+        student = warm_up_lib.warmed_up(context, scenario, warm_up)
+        evidence = evidence._replace(student=student)
     return evidence
 
 
