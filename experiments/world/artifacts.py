@@ -221,7 +221,7 @@ def transfer(context: Context, scenario: Scenario) -> Transfer:
     whole = _transfer(context, scenario.whole)
     if not scenario.federation:
         return whole
-    rows = scenarios.rows_of_node(context.config, scenario)
+    rows = scenarios.rows_of(context.config, scenario)
     return Transfer(
         data.take(whole.examples, rows), whole.logits[rows], whole.features[rows]
     )
@@ -231,7 +231,8 @@ def transfer(context: Context, scenario: Scenario) -> Transfer:
 def _transfer(context: Context, scenario: Scenario) -> Transfer:
     """The transfer set of all nodes together."""
     examples = scenarios.poisoned(context.config, scenario).examples
-    return Transfer(examples, *arriving(context, scenario, "transfer", examples))
+    honest = honest_outputs(context, scenario)
+    return Transfer(examples, *through_channel(context, scenario, honest))
 
 
 def arriving(
@@ -245,8 +246,28 @@ def arriving(
         name: of the texts, in the names of files.
         examples: the rows, of which the texts may have been changed by the defender.
     """
+    honest = teacher_outputs(context, scenario, name, examples)
+    return through_channel(context, scenario, honest)
+
+
+def honest_outputs(context: Context, scenario: Scenario) -> TeacherOutputs:
+    """The teacher's outputs on a scenario's transfer rows, before the channel."""
+    examples = scenarios.poisoned(context.config, scenario).examples
+    return teacher_outputs(context, scenario, "transfer", examples)
+
+
+def through_channel(
+    context: Context, scenario: Scenario, outputs: TeacherOutputs
+) -> TeacherOutputs:
+    """The teacher's outputs on a scenario's transfer rows, as the channel leaves them.
+
+    Args:
+        context: the study.
+        scenario: the scenario.
+        outputs: of the honest teacher on all of its rows.
+    """
     rows = scenarios.poisoned(context.config, scenario).rows
-    logits, features = teacher_outputs(context, scenario, name, examples)
+    logits, features = outputs
     attack = context.config.attacks[scenario.attack] if scenario.attack else None
     # Features first: their attack reads the logits of the honest teacher.
     if attack and attack.features:

@@ -29,7 +29,7 @@ def folds(context: Context, scenario: Scenario) -> TrustedFolds:
     whole = _folds(context, scenario.whole)
     if not scenario.federation:
         return whole
-    return whole.take(scenarios.rows_of_node(context.config, scenario))
+    return whole.take(scenarios.rows_of(context.config, scenario))
 
 
 @cached
