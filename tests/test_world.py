@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import settings
+from experiments.study import check, grid, preflight
 from experiments.study.defaults import attack
 from experiments.world import artifacts, scenarios
 from experiments.world.evidence import World
@@ -11,6 +12,7 @@ from experiments.world.scenarios import Scenario
 from protojax import data
 from protojax.base import TeacherOutputs
 from tests.test_scenario import make_context
+from tests.test_study import tiny
 
 
 def said(examples):
@@ -84,3 +86,30 @@ def test_only_changed_rows_are_asked_about_and_come_through_the_channel(
     expected = said(data.take(pure, count + references))
     for part, wanted in zip(found, expected, strict=True):
         np.testing.assert_array_equal(part[len(kept) :], wanted)
+
+
+@pytest.mark.parametrize("arm", ["onion", "sample_test"])
+def test_the_rate_of_the_test_binds_those_that_test(arm, tmp_path):
+    config = tiny(tmp_path, arms=(arm,), **{"detection.false_rejection": 0.001})
+    config.attacks = {}
+    if arm == "onion":
+        check.check(config)
+    else:
+        with pytest.raises(ValueError, match=r"false_rejection >= 0\.0123"):
+            check.check(config)
+
+
+def test_a_class_that_a_trusted_model_would_not_see_is_named(tmp_path, monkeypatch):
+    few = {
+        "quarantine.references": 3,
+        "prototypes.num": 2,
+        "detection.false_rejection": 0.5,
+    }
+    section = attack("rare_words", "data")
+    context = make_context(tmp_path, section, arms=("sample_test",), **few)
+    todo = grid.jobs(context.config)
+    # It builds models, of which nothing is needed here.
+    monkeypatch.setattr(preflight, "_check_layers", lambda *_: None)
+    with pytest.raises(ValueError, match="two references or more of each class, found"):
+        preflight.preflight(context, todo)
+    assert not list(context.workdir.iterdir())

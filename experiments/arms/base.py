@@ -110,6 +110,7 @@ class Arm(NamedTuple):
         in_federations: whether it makes sense over many nodes.
         asks_trusted_model: whether it asks the trusted models, which then have to be
             trained.
+        tests: whether it rejects rows at the rate `detection.false_rejection`.
         constrained: whether prototypes constrain it.
         scores_words: whether words are scored against trusted texts.
         taught: whether a teacher is asked at all.
@@ -134,6 +135,7 @@ class Arm(NamedTuple):
     starts_from_first: bool = False
     in_federations: bool = True
     asks_trusted_model: bool = False
+    tests: bool = False
     constrained: bool = False
     scores_words: bool = False
     taught: bool = True

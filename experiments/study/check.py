@@ -113,6 +113,7 @@ def _check_between(config: Settings) -> None:
         bound = f">= {trusted_model.FOLDS}, one for each trusted model"
         enough = known >= trusted_model.FOLDS
         validate.require(enough, "number of references", known, bound)
+    if any(arm.tests for arm in arms):
         rate = config.detection.false_rejection
         bound = f">= {1 / (known + 1):.4f}, the least that {known} references can show"
         enough = rate * (known + 1) >= 1
