@@ -13,8 +13,11 @@ from experiments.world.scenarios import Scenario
 from protojax.base import Examples, Prototypes
 from protojax.detection.evidence import Verdict
 from protojax.detection.quarantine import TrainingRows
+from protojax.models import Model
 from protojax.pipelines.students import objective_of
+from protojax.training import predict
 from protojax.training.objective import Objective
+from protojax.training.trainer import Run
 
 
 class Recipe(NamedTuple):
@@ -43,6 +46,28 @@ class Recipe(NamedTuple):
     def over(self, rows: TrainingRows) -> "Recipe":
         """The recipe over other rows."""
         return self._replace(examples=rows.examples, columns=rows.columns)
+
+    def run(self, name: str, model: Model, config: Settings, seed: int) -> Run:
+        """The training run of a student.
+
+        Args:
+            name: of the run.
+            model: the initial student.
+            config: the study's.
+            seed: of the order of rows and of dropout.
+        """
+        return Run(
+            name,
+            model,
+            predict.tokenize(model, self.examples, config.lengths),
+            self.examples.labels,
+            dataclasses.replace(config.student, **self.train),
+            seed=seed,
+            columns=self.columns,
+            objective=self.objective,
+            prototypes=self.prototypes,
+            secret=self.objective.private and not config.dp.reproducible,
+        )
 
 
 class Name(NamedTuple):
