@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 
 from experiments import settings
+from experiments.arms import ours
 from experiments.study import check, grid, preflight
 from experiments.study.defaults import attack
 from experiments.world import artifacts, scenarios
 from experiments.world.evidence import World
 from experiments.world.scenarios import Scenario
 from protojax import data
-from protojax.base import TeacherOutputs
+from protojax.base import Prototypes, TeacherOutputs
+from protojax.detection.evidence import Verdict
 from tests.test_scenario import make_context
 from tests.test_study import tiny
 
@@ -21,6 +23,14 @@ def said(examples):
     draws = [np.random.default_rng(seed).normal(size=5) for seed in seeds]
     found = np.array(draws, np.float32)
     return TeacherOutputs(found[:, :2], found[:, 2:].reshape(-1, 1, 3))
+
+
+def means(outputs, labels, settings, keys):
+    """The mean of each of two classes, as its prototype."""
+    own = [labels == label for label in (0, 1)]
+    vectors = np.array([outputs.features[rows].mean((0, 1)) for rows in own])
+    counts = np.array([rows.sum() for rows in own])
+    return Prototypes(vectors[None], np.arange(2)[None], counts[None])
 
 
 def world_of(tmp_path, monkeypatch, federation="", node=0, **changes):
@@ -113,3 +123,27 @@ def test_a_class_that_a_trusted_model_would_not_see_is_named(tmp_path, monkeypat
     with pytest.raises(ValueError, match="two references or more of each class, found"):
         preflight.preflight(context, todo)
     assert not list(context.workdir.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("suspect", "federation"), [(True, ""), (False, ""), (True, "three")]
+)
+def test_prototypes_are_fitted_without_suspected_references(
+    suspect, federation, tmp_path, monkeypatch
+):
+    changes = {"detection.suspect_references": suspect, "prototypes.num": 2}
+    world, _ = world_of(tmp_path, monkeypatch, federation, **changes)
+    evidence = world.evidence()
+    labels, count = evidence.references.labels, len(evidence.transfer.texts)
+    untrusted = np.arange(80) % 3 == 0
+    none = np.zeros(count, bool)
+    # With a detector's reading of all rows, of which none is rejected.
+    reading = evidence.transfer.labels, evidence.teacher.logits
+    verdict = Verdict(none, np.ones(count), *reading, untrusted=untrusted)
+    # In place of k-means, which takes a while to compile.
+    monkeypatch.setattr(artifacts, "layer_prototypes", means)
+    held = ours._quarantined(world, evidence, verdict).prototypes
+    kept = ~untrusted if suspect and not federation else np.ones(80, bool)
+    features = evidence.teacher_on_references.features
+    expected = [features[kept & (labels == label)].mean((0, 1)) for label in (0, 1)]
+    np.testing.assert_allclose(held.vectors[0], expected, atol=1e-6)

@@ -119,8 +119,12 @@ def _check_between(config: Settings) -> None:
         enough = rate * (known + 1) >= 1
         validate.require(enough, "detection.false_rejection", rate, bound)
     if uses_prototypes(arms):
-        number, bound = config.prototypes.num, f"<= {known}, the references"
-        validate.require(number <= known, "prototypes.num", number, bound)
+        # Nodes that fit their own have a share of the references each.
+        shares = [s for s in config.federations.values() if s.prototypes == "local"]
+        least = known // max((section.nodes for section in shares), default=1)
+        number, bound = config.prototypes.num, f"<= {least}, the references"
+        bound += " of a node" if shares else ""
+        validate.require(number <= least, "prototypes.num", number, bound)
 
 
 def _check_arm(config: Settings, field: str, name: str) -> None:

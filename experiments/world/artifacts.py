@@ -9,7 +9,6 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from experiments.runtime import Context, cached
@@ -17,14 +16,15 @@ from experiments.settings import Encoder, Settings
 from experiments.world import scenarios
 from experiments.world.scenarios import Scenario
 from experiments.world.tasks import Task
-from protojax import attacks, data, pipelines, prototypes
+from protojax import attacks, data, pipelines
 from protojax.base import Examples, Prototypes, TeacherOutputs
 from protojax.data.wordpiece import train_wordpiece
 from protojax.distillation import teacher
-from protojax.federated import communication, nodes, replicas
+from protojax.federated import communication, replicas
 from protojax.models import Model, hf, saved
 from protojax.models import settings as model_settings
 from protojax.pipelines import FineTuning
+from protojax.pipelines.students import layer_prototypes
 from protojax.training import predict
 
 
@@ -311,24 +311,19 @@ def constraint_prototypes(context: Context, scenario: Scenario) -> Prototypes:
     Returns:
         Prototypes with a leading `[layers]` axis.
     """
-    config = context.config.prototypes
-    task = scenarios.task_data(context.config, scenario.task, scenario.seed).task
     labels = scenarios.references(context.config, scenario).labels
     rows = scenarios.own_references(context.config, scenario)
-    features = reference_outputs(context, scenario).features[rows]
-    sets = [
-        prototypes.class_prototypes(
-            scenarios.key(scenario, f"prototypes{layer}"),
-            features[:, layer],
-            labels[rows],
-            task.num_labels,
-            num_prototypes=config.num,
-            metric=config.metric,
-            num_iters=config.num_iters,
-        )
-        for layer in range(features.shape[1])
-    ]
-    return nodes.stack(jax.device_get(sets))
+    outputs = reference_outputs(context, scenario).take(rows)
+    return fitted_prototypes(context, scenario, outputs, labels[rows])
+
+
+def fitted_prototypes(
+    context: Context, scenario: Scenario, outputs: TeacherOutputs, labels: np.ndarray
+) -> Prototypes:
+    """The prototypes of the teacher's outputs on some references, a set per layer."""
+    layers = range(outputs.features.shape[1])
+    keys = [scenarios.key(scenario, f"prototypes{layer}") for layer in layers]
+    return layer_prototypes(outputs, labels, context.config.prototypes, keys)
 
 
 def held_prototypes(context: Context, scenario: Scenario) -> Prototypes:

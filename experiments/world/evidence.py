@@ -78,6 +78,11 @@ class World:
         """The prototypes that constrain a student, with a leading `[layers]` axis."""
         return artifacts.held_prototypes(self.context, self.scenario)
 
+    def prototypes_on(self, evidence: Evidence) -> Prototypes:
+        """The prototypes fitted on the references of some evidence alone."""
+        outputs, labels = evidence.teacher_on_references, evidence.references.labels
+        return artifacts.fitted_prototypes(self.context, self.scenario, outputs, labels)
+
     def evidence(self, *, warm_up: Objective | None = None) -> Evidence:
         """The evidence of the defender, see `gather`."""
         return gather(self.context, self.scenario, warm_up=warm_up)
