@@ -213,7 +213,7 @@ def reactions(
 
 
 def has_trigger(rows: Examples, suspect: Suspect) -> np.ndarray:
-    """Whether each row holds all words of a strong suspect, `[rows]`.
+    """The mask of the rows that hold all words of a strong suspect, `[rows]`.
 
     Args:
         rows: the rows.

@@ -237,7 +237,7 @@ def _fields_of(verdict: Verdict) -> list[np.ndarray]:
 
 
 def has_text(examples: Examples) -> np.ndarray:
-    """Whether each row has more than white space in each of its texts, `[rows]`.
+    """The mask of the rows with more than white space in each text, `[rows]`.
 
     >>> has_text(Examples(["a", " "], None, np.zeros(2))).tolist()
     [True, False]
