@@ -7,7 +7,6 @@ config of the command line.
 
 import dataclasses
 import json
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +20,7 @@ from protojax.distillation.settings import (
     Private,
 )
 from protojax.federated.settings import Federation
-from protojax.pipelines.settings import Encoder
+from protojax.pipelines.settings import Encoder, with_fields
 from protojax.prototypes.settings import Prototypes
 from protojax.training.predict import Features, Lengths
 from protojax.validate import distinct, options, tuples
@@ -111,13 +110,8 @@ class Data:
             validate.positive(**{field: getattr(self, field)})
         for field in ("transfer_rows", "test_rows", "validation_rows"):
             validate.non_negative(**{field: getattr(self, field)})
-        ascending = bool(self.buckets) and list(self.buckets) == sorted({*self.buckets})
-        validate.require(
-            ascending and self.buckets[-1] >= self.max_length,
-            "buckets",
-            self.buckets,
-            f"ascending, the last >= data.max_length={self.max_length}",
-        )
+        # Only for its check of the two against each other.
+        Lengths(self.max_length, self.buckets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,7 +289,7 @@ NAMED = {"attacks": Attack, "federations": Federation}
 
 
 def make(section: Any, fields: Mapping[str, Any]) -> Any:
-    """A section with some of its (nested) fields changed.
+    """A section with some of its (nested) fields changed, named sections included.
 
     Args:
         section: a dataclass of settings.
@@ -310,56 +304,25 @@ def make(section: Any, fields: Mapping[str, Any]) -> Any:
     Traceback (most recent call last):
     ValueError: Expected teacher.epochs > 0, found teacher.epochs=0.
     """
-    known = [field.name for field in dataclasses.fields(section)]
-    made = {}
-    for name, value in fields.items():
-        validate.one_of(known, field=name)
-        held = getattr(section, name)
-        _check_kind(name, held, value)
+    found = dict(fields)
+    for name, kind in NAMED.items():
+        if isinstance(fields.get(name), Mapping):
+            with validate.prefixed(name):
+                found[name] = _named(kind(), fields[name])
+    return with_fields(section, found)
+
+
+def _named(usual: Any, sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections by their names, each with some fields that differ from the usual."""
+    found = {}
+    for name, fields in sections.items():
+        is_section = isinstance(fields, Mapping)
+        validate.require(is_section, name, fields, "fields and their values")
         with validate.prefixed(name):
-            made[name] = _made(name, held, value)
-    return dataclasses.replace(section, **made)
+            found[name] = with_fields(usual, fields)
+    return found
 
 
 def as_json(section: Any) -> dict[str, Any]:
     """A section in the types of JSON."""
     return json.loads(json.dumps(dataclasses.asdict(section)))
-
-
-def _made(name: str, held: Any, value: Any) -> Any:
-    """The value of a field, also of named or nested sections."""
-    if name in NAMED:
-        found = {}
-        for key, fields in value.items():
-            _check_kind(key, {}, fields)
-            with validate.prefixed(key):
-                found[key] = make(NAMED[name](), fields)
-        return found
-    return make(held, value) if dataclasses.is_dataclass(held) else value
-
-
-def _check_kind(name: str, held: Any, value: Any) -> None:
-    """Checks that a value is of the kind of the one that it replaces.
-
-    The command line checks kinds itself; the fields of a variant are unchecked.
-    """
-    if dataclasses.is_dataclass(held):
-        held = {}
-    allowed, said = next(
-        (allowed, said) for kind, allowed, said in KINDS if isinstance(held, kind)
-    )
-    # True and False are ints in Python.
-    fits = isinstance(held, bool) or not isinstance(value, bool)
-    validate.require(fits and isinstance(value, allowed), name, value, said)
-
-
-FIELDS = "fields and their values"
-# (kind of the default, kinds that may replace it, their name in an error)
-KINDS = (
-    (bool, bool, "True or False"),
-    (int, numbers.Integral, "a whole number"),
-    (float, numbers.Real, "a number"),
-    (str, str, "a text"),
-    (tuple, (tuple, list), "a tuple"),
-    (Mapping, Mapping, FIELDS),
-)

@@ -461,7 +461,7 @@ MISTAKES = {
         "no names",
     ),
     "no npz": (lambda j: {"teacher": None, "teacher_logits": j.rows}, "no npz file"),
-    "setting": (lambda j: {"set": "student.epoch=3"}, "student.setting.*'epochs'"),
+    "setting": (lambda j: {"set": "student.epoch=3"}, "student.field.*'epochs'"),
     "value": (lambda j: {"epochs": "many"}, "epochs"),
     "negative value": (lambda j: {"epochs": 0}, "epochs > 0"),
     "length": (lambda j: {"max_length": "long"}, "--max-length"),

@@ -183,16 +183,6 @@ def test_arrays_of_jax_do_too():
         np.testing.assert_allclose(found.columns[name], column, atol=1e-6)
 
 
-def test_rows_in_another_form_keep_their_targets():
-    evidence, verdict, prototypes = make(5)
-    short = evidence.transfer._replace(texts=[f"short {row}" for row in range(ROWS)])
-    found = training_rows(evidence, verdict, prototypes, examples=short)
-    expected = training_rows(evidence, verdict, prototypes)
-    assert found.examples.texts == short.texts
-    for name, column in expected.columns.items():
-        np.testing.assert_array_equal(found.columns[name], column)
-
-
 @pytest.mark.parametrize(
     ("rows", "classes", "rejected"), [(0, CLASSES, 0), (ROWS, 1, 5), (ROWS, 1, 0)]
 )

@@ -66,7 +66,6 @@ def complete(rows=60, references=20, classes=3, seed=0):
         trusted_on_transfer=reading(rows),
         trusted_on_held_out=reading(len(held_out)),
         student=outputs(rows),
-        student_on_references=outputs(references),
     )
 
 

@@ -47,7 +47,6 @@ def make(rows=ROWS, references=REFERENCES):
         trusted_on_transfer=reading(rng, rows),
         trusted_on_held_out=reading(rng, len(range(references)[1::2])),
         student=outputs(rng, rows),
-        student_on_references=outputs(rng, references),
     )
 
 
@@ -143,10 +142,6 @@ RNG = np.random.default_rng(1)
         ),
         ({"student": outputs(RNG, ROWS - 1)}, "len(student.logits)=6"),
         (
-            {"student_on_references": outputs(RNG, ROWS)},
-            "len(student_on_references.logits)=7",
-        ),
-        (
             {"teacher_on_references": outputs(RNG, REFERENCES, 2)},
             "classes of teacher_on_references 3, as the teacher's logits have",
         ),
@@ -156,10 +151,6 @@ RNG = np.random.default_rng(1)
         ),
         ({"trusted_on_held_out": reading(RNG, 2, 2)}, "classes of trusted_on_held_out"),
         ({"student": outputs(RNG, ROWS, 2)}, "classes of student 3"),
-        (
-            {"student_on_references": outputs(RNG, REFERENCES, 2)},
-            "classes of student_on_references 3",
-        ),
         ({"held_out": np.array([0, REFERENCES])}, "held_out rows in [0, 5)"),
         ({"held_out": np.array([-1, 0])}, "held_out=-1"),
         ({"held_out": None}, "found evidence=['trusted_on_transfer', 'trusted_on_held"),

@@ -1,11 +1,15 @@
 import collections
+import json
 
 import numpy as np
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
 from experiments.settings import LabelNoise
-from experiments.study import check
+from experiments.study import check, preflight, runner
 from experiments.world import label_noise, scenarios
+from protojax import data
 from protojax.base import Examples
 from tests.test_study import tiny
 
@@ -79,3 +83,38 @@ def test_a_majority_changes_no_test_row(tmp_path):
     even = scenarios.task_data(check.check(config), "files", 0).splits
     assert even.transfer.labels.mean() == pytest.approx(0.7, abs=0.03)
     assert even.test.labels.tolist() == before.test.labels.tolist()
+
+
+def test_a_study_learns_wrong_labels_and_is_measured_by_right_ones(
+    tmp_path, monkeypatch
+):
+    config = tiny(tmp_path)
+    config.arms, config.attacks = ("references",), {}
+    # Whatever takes a while to compile is left out.
+    config.trusted_model.epochs, config.data.buckets = 1, (16,)
+    config.student.dropout = 0.0
+    monkeypatch.setattr(preflight, "_check_layers", lambda *_: None)
+    path = tmp_path / "train.tsv"
+    header, *lines = path.read_text().splitlines()
+    # Words that a few rows hold, as only these are called common.
+    lines = [
+        f"slow {line}" if row % 20 == 0 else f"loud {line}" if row % 20 == 1 else line
+        for row, line in enumerate(lines)
+    ]
+    path.write_text("\n".join([header, *lines]) + "\n")
+    right = scenarios.task_data(check.check(config), "files", 0).splits
+    config.data.label_noise.words = 2
+    bar = Progress(console=Console(quiet=True))
+    (row,) = runner.run(check.check(config), tmp_path / "run", bar)
+    assert 0 <= row["clean_metric"] <= 1
+    splits = scenarios.task_data(check.check(config), "files", 0).splits
+    for name in ("transfer", "references", "test"):
+        before, after = getattr(right, name), getattr(splits, name)
+        assert after.texts == before.texts
+        wrong = np.flatnonzero(after.labels != before.labels)
+        assert all(after.texts[row][:4] in ("slow", "loud") for row in wrong)
+        assert (len(wrong) > 0) == (name != "test")
+    # These are the labels that the study began with, and that its students learned.
+    begun = json.loads((tmp_path / "run/files/seed0/data.json").read_text())
+    known = splits.references
+    assert begun["references"] == data.fingerprint(*known.texts, known.labels)

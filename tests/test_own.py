@@ -119,6 +119,20 @@ def test_a_made_job_is_files_and_a_teacher(tmp_path, monkeypatch):
     np.testing.assert_array_equal(again.poisoned, job.poisoned)
 
 
+def test_a_made_teacher_is_of_its_lengths(tmp_path, monkeypatch):
+    trained = []
+    for name, value in {"ROWS": 200, "REFERENCES": 60, "OTHERS": 40}.items():
+        monkeypatch.setattr(own, name, value)
+    monkeypatch.setattr(own, "TEACHER", tiny_job.SIZES)
+    monkeypatch.setattr(
+        own.pipelines, "fine_tune", lambda wanted, *_: trained.append(wanted[0].name)
+    )
+    for most in (24, 16):
+        job = own.made(tmp_path, Lengths(most, (24,), 4), Watch())
+        assert job.teacher == str(tmp_path / trained[-1] / "model")
+    assert trained[0] != trained[1]
+
+
 def test_the_worth_of_a_defence_is_measured_by_the_truth(tmp_path):
     """By hand: 2 of 4 poisoned rows found, 1 of 6 others; a model that says 1 only."""
     found = np.array([1, 1, 0, 0, 1, 0, 0, 0, 0, 0], bool)

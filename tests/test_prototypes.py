@@ -114,18 +114,6 @@ def test_nearest_prototype_matches_numpy_loop(metric):
     np.testing.assert_array_equal(index, every.argmin(axis=1))
     np.testing.assert_allclose(distance, every.min(axis=1), atol=1e-6)
     assert index.dtype == jnp.int32
-    classes = jitted(prototypes.class_of_nearest, metric=metric)(rows, found)
-    every = np.where(
-        found.counts > 0, distances_reference(rows, found.vectors, metric), np.inf
-    )
-    np.testing.assert_array_equal(classes, every.argmin(axis=1) % 2)
-
-
-def test_class_of_nearest_without_prototypes_is_none():
-    empty = some_prototypes()._replace(counts=np.zeros(5))
-    np.testing.assert_array_equal(
-        prototypes.class_of_nearest(random(2, 3), empty), [-1, -1]
-    )
 
 
 def test_small_euclidean_distances_far_from_the_origin_are_exact():
@@ -486,8 +474,9 @@ def test_learning_separates_what_means_confuse(metric):
     learned = prototypes.learn_prototypes(
         rows, labels, init, optimizer=optax.adam(0.05), num_steps=40, metric=metric
     )
-    classify = jitted(prototypes.class_of_nearest, metric=metric)
-    before, after = classify(rows, init), classify(rows, learned)
+    nearest = jitted(prototypes.nearest_prototype, metric=metric)
+    # The prototypes are numbered by their classes.
+    before, after = nearest(rows, init)[0], nearest(rows, learned)[0]
     assert (before == labels).mean() < 0.1
     np.testing.assert_array_equal(after, labels)
     np.testing.assert_array_equal(learned.counts, [10, 10])

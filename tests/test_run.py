@@ -451,12 +451,15 @@ def test_few_references_concern_only_arms_that_are_asked_for(arms, message):
 
 def test_a_searched_trigger_asks_the_trusted_model():
     config = run.load("quickstart.py")
-    config.update_from_flattened_dict(FEW)
+    config.data.reference_rows = 2
     config.arms = ("plain",)
     check.check(config)
     config.attacks.word_data.trigger = "searched"
-    with pytest.raises(ValueError, match=r"detection.false_rejection >= "):
+    with pytest.raises(ValueError, match="number of references >= 3"):
         check.check(config)
+    # No row is tested at any rate.
+    config.update_from_flattened_dict(FEW)
+    check.check(config)
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):

@@ -247,10 +247,17 @@ def test_a_searched_trigger_changes_the_trusted_model_and_is_kept(
     section = attack("searched", "data", rate=0.1, position="end")
     section.trigger_args = {"num_words": 1, "num_texts": 8, "num_candidates": 50}
     context = make_context(tmp_path, section)
-    seen = []
+    trained, seen = [], []
+
+    def fine_tune(context, tuning, scenario):
+        trained.append(tuning(context.config, scenario).name)
 
     def folds(context, scenario):
         assert scenario == SCENARIO.clean
+        # The very runs of the study, which need not be trained anew after a kill.
+        listed = grid.trainings(context.config, grid.jobs(context.config))
+        names = [one.name for one in listed if "trusted_model" in one.name]
+        assert trained == names
         return TrustedFolds(("one", "other"), None, None, None)
 
     def ask(model, examples, lengths, features):
@@ -259,6 +266,7 @@ def test_a_searched_trigger_changes_the_trusted_model_and_is_kept(
         found = np.array(["lovely" in text.split() for text in examples.texts])
         return TeacherOutputs(np.stack([1 - found, found], axis=1), None)
 
+    monkeypatch.setattr(artifacts, "fine_tune", fine_tune)
     monkeypatch.setattr(trusted_model, "folds", folds)
     monkeypatch.setattr(predict, "ask", ask)
     context = adaptive_attacks.with_found(context, [SCENARIO])

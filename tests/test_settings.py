@@ -334,7 +334,7 @@ REFUSED = [
     (settings.Data, {"test_rows": -1}, "test_rows >= 0"),
     (settings.Data, {"validation_rows": -1}, "validation_rows >= 0"),
     (settings.Data, {"buckets": ()}, "buckets ascending"),
-    (settings.Data, {"buckets": (64,)}, "the last >= data.max_length=128"),
+    (settings.Data, {"buckets": (64,)}, "the last >= max_length=128"),
     (settings.Data, {"buckets": (128, 64)}, "buckets ascending"),
     (settings.Attack, {"trigger": "sentense"}, "trigger one of .*mean 'sentence'"),
     (settings.Attack, {"channel": "text"}, "channel one of data, logits, both, labels"),

@@ -222,6 +222,7 @@ def test_the_identity_changes_with_all_that_a_result_depends_on():
     shorter = dataclasses.replace(LENGTHS, buckets=(8,))
     found.append(trainer.identity_of([base], ids, shorter))
     found.append(trainer.identity_of([base, base], ids, LENGTHS))
+    found.append(trainer.identity_of([base], ids, LENGTHS, "three nodes"))
     assert len(set(found)) == len(found)
     assert trainer.identity_of([run_of()], ids, LENGTHS) == found[0]
 

@@ -13,8 +13,11 @@ from experiments.world.scenarios import Scenario
 from protojax.base import Examples, Prototypes
 from protojax.detection.evidence import Verdict
 from protojax.detection.quarantine import TrainingRows
+from protojax.models import Model
 from protojax.pipelines.students import objective_of
+from protojax.training import predict
 from protojax.training.objective import Objective
+from protojax.training.trainer import Run
 
 
 class Recipe(NamedTuple):
@@ -43,6 +46,28 @@ class Recipe(NamedTuple):
     def over(self, rows: TrainingRows) -> "Recipe":
         """The recipe over other rows."""
         return self._replace(examples=rows.examples, columns=rows.columns)
+
+    def run(self, name: str, model: Model, config: Settings, seed: int) -> Run:
+        """The training run of a student.
+
+        Args:
+            name: of the run.
+            model: the initial student.
+            config: the study's.
+            seed: of the order of rows and of dropout.
+        """
+        return Run(
+            name,
+            model,
+            predict.tokenize(model, self.examples, config.lengths),
+            self.examples.labels,
+            dataclasses.replace(config.student, **self.train),
+            seed=seed,
+            columns=self.columns,
+            objective=self.objective,
+            prototypes=self.prototypes,
+            secret=self.objective.private and not config.dp.reproducible,
+        )
 
 
 class Name(NamedTuple):
@@ -110,6 +135,7 @@ class Arm(NamedTuple):
         in_federations: whether it makes sense over many nodes.
         asks_trusted_model: whether it asks the trusted models, which then have to be
             trained.
+        tests: whether it rejects rows at the rate `detection.false_rejection`.
         constrained: whether prototypes constrain it.
         scores_words: whether words are scored against trusted texts.
         taught: whether a teacher is asked at all.
@@ -134,6 +160,7 @@ class Arm(NamedTuple):
     starts_from_first: bool = False
     in_federations: bool = True
     asks_trusted_model: bool = False
+    tests: bool = False
     constrained: bool = False
     scores_words: bool = False
     taught: bool = True

@@ -6,7 +6,6 @@ sent. Hostile nodes hold the poison, distil plainly, and may send something else
 they learned.
 """
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +19,7 @@ from experiments.runtime import Context
 from experiments.world import artifacts
 from experiments.world.evidence import World
 from experiments.world.scenarios import Scenario
-from protojax import storage, training, validate
+from protojax import training, validate
 from protojax.base import Batch, Prototypes, PyTree
 from protojax.data import batches
 from protojax.federated import (
@@ -31,7 +30,9 @@ from protojax.federated import (
 )
 from protojax.federated.federation import Federation
 from protojax.models import Model
-from protojax.training import predict, processes, trainer
+from protojax.training import processes, trainer
+from protojax.training.predict import Lengths
+from protojax.training.trainer import Run
 
 # The file that marks that teacher, trusted model and their outputs are on disk.
 READY = "ready"
@@ -132,9 +133,9 @@ def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Mod
         recipes = node_recipes(context, scenario, arm)
     processes.meet(name)
     hostile = hostile_nodes(section, scenario)
-    student = dataclasses.replace(config.student, **recipes[0].train)
     context.describe(name)
-    tokens = [predict.tokenize(model, r.examples, config.lengths) for r in recipes]
+    runs = [recipe.run(name, model, config, scenario.seed) for recipe in recipes]
+    student, tokens = runs[0].train, [run.tokens for run in runs]
     rounds = federation.plan_rounds(
         [found.lengths for found in tokens],
         num_rounds=section.rounds,
@@ -155,7 +156,7 @@ def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Mod
     )
     state = _start(context, scenario, section, model, recipes, plan, mesh, optimizer)
     end = merges.end_of_round(context, scenario, mesh, tokens, hostile, recipes[0])
-    load = _loader(plan, rounds, tokens, recipes, mesh)
+    load = _loader(plan, rounds, runs, mesh)
 
     def dispatch(state: Federation, loaded: tuple[Batch, bool]):
         stacked, ends_round = loaded
@@ -173,7 +174,7 @@ def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Mod
         around=context.around,
         cost=trainer.row_cost(model.config),
         finite=not hostile.any(),
-        identity=_identity(config, section, model, tokens, recipes),
+        identity=_identity(section, runs, config.lengths),
     )
     params = _students(section, state, mesh)
     total = seconds * batches.num_steps(replicas.of_all(plan))
@@ -187,16 +188,13 @@ def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Mod
     return Distilled(params, recipes, held, hostile, facts)
 
 
-def _identity(config, section, model: Model, tokens, recipes: list[Recipe]) -> str:
+def _identity(section, runs: list[Run], lengths: Lengths) -> str:
     """The identity of a federation's checkpoints: what its result depends on."""
-    held = [
-        (own[:3], recipe.examples.labels, dict(recipe.columns), recipe.prototypes)
-        for own, recipe in zip(tokens, recipes, strict=True)
-    ]
-    arrays, structure = jax.tree.flatten((held, model.params))
-    said = repr((section, config.student, config.lengths, recipes[0].objective))
-    said += repr((recipes[0].train, model.config, structure))
-    return storage.fingerprint(said, *map(np.asarray, arrays))
+    model = runs[0].model
+    # All start from one model, whose weights count once.
+    others = [run._replace(model=model._replace(params={})) for run in runs[1:]]
+    words, more = np.arange(model.config.vocab_size), repr((section, model.config))
+    return trainer.identity_of([runs[0], *others], words, lengths, more)
 
 
 def _sent(
@@ -239,23 +237,14 @@ def _students(section, state: Federation, mesh: Mesh) -> list[PyTree]:
     return [nodes.unstack(everyone, node) for node in range(section.nodes)]
 
 
-def _loader(plan, rounds, tokens, recipes: list[Recipe], mesh: Mesh):
+def _loader(plan, rounds, runs: list[Run], mesh: Mesh):
     """A loader: number of a dispatch -> its batches, and whether it ends a round."""
     # From the plan alone, so that a resumed run merges after the same dispatches.
     last_of_round = set(np.cumsum([len(turn) for turn in rounds]) - 1)
 
     def load(number: int) -> tuple[Batch, bool]:
-        length, rows = plan[number]
-        stacked = [
-            batches.make_batch(
-                own,
-                recipe.examples.labels,
-                batches.Dispatch(length, chosen),
-                **recipe.columns,
-            )
-            for own, recipe, chosen in zip(tokens, recipes, rows, strict=True)
-        ]
-        return nodes.shard(nodes.stack(stacked), mesh), number in last_of_round
+        ends_round = number in last_of_round
+        return replicas.batches_of(runs, plan[number], mesh), ends_round
 
     return load
 

@@ -55,7 +55,9 @@ def _quarantined(world: World, evidence: Evidence, verdict: Verdict) -> Recipe:
     """The recipe in which a verdict's rejected rows are quarantined.
 
     Prototypes are those of the teacher's hidden states on all references as they
-    arrived: nodes share them before any node has tested a row.
+    arrived. Where references are suspected, they are fitted without those that hold a
+    trigger, as in `protojax defend`; not over nodes, which share them before any node
+    has tested a row.
 
     Args:
         world: the interface to the scenario.
@@ -65,6 +67,8 @@ def _quarantined(world: World, evidence: Evidence, verdict: Verdict) -> Recipe:
     config, prototypes = world.config, world.prototypes
     # The teacher's class bias is measured on references without a trigger.
     trusted = without_untrusted(evidence, verdict)
+    if config.detection.suspect_references and not world.scenario.federation:
+        prototypes = world.prototypes_on(trusted)
     rows = training_rows(trusted, verdict, prototypes, action=config.quarantine.action)
     if config.quarantine.train_on_references:
         own = world.own_references

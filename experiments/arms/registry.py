@@ -39,7 +39,7 @@ def _forgotten(world: World) -> Recipe:
     raise ValueError(f"Expected an arm one of {', '.join(ARMS)}, found a former one.")
 
 
-_ASKS_TRUSTED = {"asks_trusted_model": True, "constrained": True}
+_TESTS = {"asks_trusted_model": True, "tests": True, "constrained": True}
 _TUNED = {
     "starts_from_first": True,
     "in_federations": False,
@@ -94,10 +94,10 @@ ARMS: dict[str, Arm] = {
             clean_metric="accuracy: defended",
         ),
         published=(),
-        **_ASKS_TRUSTED,
+        **_TESTS,
     ),
-    "defended_clean": Arm(ours.defended, clean, hypothetical=True, **_ASKS_TRUSTED),
-    "sample_test": Arm(ours.by_sample_test, **_ASKS_TRUSTED),
+    "defended_clean": Arm(ours.defended, clean, hypothetical=True, **_TESTS),
+    "sample_test": Arm(ours.by_sample_test, **_TESTS),
     "plain_references": Arm(baselines.plain_references),
     "fine_tuned": Arm(baselines.fine_tuned, needs=("plain",), **_TUNED),
     "nad": Arm(baselines.nad, needs=("plain", "fine_tuned"), **_TUNED),

@@ -113,13 +113,18 @@ def _check_between(config: Settings) -> None:
         bound = f">= {trusted_model.FOLDS}, one for each trusted model"
         enough = known >= trusted_model.FOLDS
         validate.require(enough, "number of references", known, bound)
+    if any(arm.tests for arm in arms):
         rate = config.detection.false_rejection
         bound = f">= {1 / (known + 1):.4f}, the least that {known} references can show"
         enough = rate * (known + 1) >= 1
         validate.require(enough, "detection.false_rejection", rate, bound)
     if uses_prototypes(arms):
-        number, bound = config.prototypes.num, f"<= {known}, the references"
-        validate.require(number <= known, "prototypes.num", number, bound)
+        # Nodes that fit their own have a share of the references each.
+        shares = [s for s in config.federations.values() if s.prototypes == "local"]
+        least = known // max((section.nodes for section in shares), default=1)
+        number, bound = config.prototypes.num, f"<= {least}, the references"
+        bound += " of a node" if shares else ""
+        validate.require(number <= least, "prototypes.num", number, bound)
 
 
 def _check_arm(config: Settings, field: str, name: str) -> None:

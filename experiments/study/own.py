@@ -199,15 +199,16 @@ def _teacher(
             train_wordpiece(taught.texts, vocab_size=4000)
         ),
     )
-    wanted = FineTuning(
-        "teacher", model._replace(label_names=tuple(names)), section, taught, 0
-    )
+    # Named by all that may differ, so that a job with other lengths has its own.
+    name = f"teacher_{data.fingerprint(repr(lengths))[:12]}"
+    model = model._replace(label_names=tuple(names))
+    wanted = FineTuning(name, model, section, taught, 0)
     watch.total(len(taught.texts) * section.epochs * trainer.row_cost(model.config))
     around = Surroundings(
         lengths, lambda name: Store(folder / name), watch.describe, watch.advance
     )
     pipelines.fine_tune([wanted], folder, around)
-    return folder / "teacher/model"
+    return folder / name / "model"
 
 
 def worth(found: Defended, job: Made, lengths: Lengths) -> dict[str, float]:

@@ -18,6 +18,7 @@ from experiments.world.scenarios import Scenario
 from protojax import data, models, storage, validate
 from protojax.base import Examples
 from protojax.models import EncoderConfig
+from protojax.pipelines import inputs
 from protojax.training import trainer
 
 
@@ -34,8 +35,9 @@ def preflight(context: Context, todo: list[Job]) -> Context:
 
     Raises:
         ValueError: a feature layer beyond a model's depth, a target or source class
-            that the task does not have, fewer prototypes than classes, an attack or a
-            defence on a regression task, or changed data.
+            that the task does not have, fewer prototypes than classes, classes of which
+            a trusted model would see no reference, an attack or a defence on a
+            regression task, or changed data.
     """
     # The layers of models depend on the settings only: one job per variant suffices.
     for variant, job in {job.variant: job for job in todo}.items():
@@ -173,10 +175,19 @@ def _check_job(config: Settings, job: Job, task, splits) -> None:
     if task.problem == "regression":
         known = [name for name, arm in ARMS.items() if arm.scores]
         validate.one_of(known, arms=job.kind)
-    elif uses_prototypes([ARMS[job.kind]]):
+        return
+    if uses_prototypes([ARMS[job.kind]]):
         least, found = task.num_labels, config.prototypes.num
         bound = f">= {least}, one a class"
         validate.require(found >= least, "prototypes.num", found, bound)
+    attack = config.attacks.get(job.scenario.attack)
+    searched = attack is not None and attack.trigger == "searched"
+    if searched or ARMS[job.kind].asks_trusted_model:
+        scenario = job.student_scenario.whole
+        # References that hold a searched trigger are not known yet.
+        owner = scenario.clean if searched else scenario
+        known = scenarios.references(config, owner)
+        inputs.check_classes(known.labels, task.label_names)
 
 
 def work(config: Settings, workdir: pathlib.Path, trainings: list[Training]) -> float:

@@ -1,6 +1,5 @@
 """The students of a study: their training, storage and loading."""
 
-import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -18,8 +17,7 @@ from experiments.world.scenarios import Scenario
 from protojax import distillation, evals, models, prototypes, storage
 from protojax.federated import replicas
 from protojax.models import saved
-from protojax.training import predict, processes, trainer
-from protojax.training.trainer import Run
+from protojax.training import processes, trainer
 
 # The facts recorded about the training of a student without a federation.
 _TRAINING = (
@@ -88,7 +86,8 @@ def train(context: Context, job: Job) -> None:
         varied = context.varied(one.variant)
         start = _start(context, one)
         recipe = ARMS[one.kind].recipe(World(varied, one.student_scenario))
-        made.append((one, start, recipe, _run(varied.config, one, start, recipe)))
+        run = recipe.run(one.student, start, varied.config, one.scenario.seed)
+        made.append((one, start, recipe, run))
     ended = replicas.train_all(
         [run for *_, run in made],
         context.around,
@@ -116,22 +115,6 @@ def _start(context: Context, job: Job) -> models.Model:
         return student
     config = context.varied(job.variant).config
     return artifacts.build_model(config, config.student, job.student_scenario)
-
-
-def _run(config: Settings, job: Job, start: models.Model, recipe: Recipe) -> Run:
-    """The training run of a recipe for a student without a federation."""
-    return Run(
-        job.student,
-        start,
-        predict.tokenize(start, recipe.examples, config.lengths),
-        recipe.examples.labels,
-        dataclasses.replace(config.student, **recipe.train),
-        seed=job.scenario.seed,
-        columns=recipe.columns,
-        objective=recipe.objective,
-        prototypes=recipe.prototypes,
-        secret=recipe.objective.private and not config.dp.reproducible,
-    )
 
 
 def _alone(params, recipe: Recipe, facts: dict[str, Any]) -> federated.Distilled:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.runtime import Context
-from experiments.world import scenarios, trusted_model
+from experiments.world import artifacts, scenarios, trusted_model
 from experiments.world.scenarios import Scenario
 from protojax import attacks, storage
 from protojax.base import Examples
@@ -64,7 +64,10 @@ def _search(context: Context, scenario: Scenario) -> dict[str, Any]:
         predicts the target.
     """
     attack = context.config.attacks[scenario.attack]
-    # The model of the clean scenario: the poison does not exist yet.
+    # The models of the clean scenario: the poison does not exist yet. Trained as the
+    # study trains them, so that a study that is killed here goes on with them.
+    for _, tuning in trusted_model.tunings(context.config, scenario.clean):
+        artifacts.fine_tune(context, tuning, scenario.clean)
     models = trusted_model.folds(context, scenario.clean).models
     context.describe(f"{scenario.folder}/trigger")
     limits = {**SEARCH, **attack.trigger_args}

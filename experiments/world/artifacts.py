@@ -9,7 +9,6 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from experiments.runtime import Context, cached
@@ -17,14 +16,15 @@ from experiments.settings import Encoder, Settings
 from experiments.world import scenarios
 from experiments.world.scenarios import Scenario
 from experiments.world.tasks import Task
-from protojax import attacks, data, pipelines, prototypes
+from protojax import attacks, data, pipelines
 from protojax.base import Examples, Prototypes, TeacherOutputs
 from protojax.data.wordpiece import train_wordpiece
 from protojax.distillation import teacher
-from protojax.federated import communication, nodes, replicas
+from protojax.federated import communication, replicas
 from protojax.models import Model, hf, saved
 from protojax.models import settings as model_settings
 from protojax.pipelines import FineTuning
+from protojax.pipelines.students import layer_prototypes
 from protojax.training import predict
 
 
@@ -221,7 +221,7 @@ def transfer(context: Context, scenario: Scenario) -> Transfer:
     whole = _transfer(context, scenario.whole)
     if not scenario.federation:
         return whole
-    rows = scenarios.rows_of_node(context.config, scenario)
+    rows = scenarios.rows_of(context.config, scenario)
     return Transfer(
         data.take(whole.examples, rows), whole.logits[rows], whole.features[rows]
     )
@@ -231,7 +231,8 @@ def transfer(context: Context, scenario: Scenario) -> Transfer:
 def _transfer(context: Context, scenario: Scenario) -> Transfer:
     """The transfer set of all nodes together."""
     examples = scenarios.poisoned(context.config, scenario).examples
-    return Transfer(examples, *arriving(context, scenario, "transfer", examples))
+    honest = honest_outputs(context, scenario)
+    return Transfer(examples, *through_channel(context, scenario, honest))
 
 
 def arriving(
@@ -245,8 +246,28 @@ def arriving(
         name: of the texts, in the names of files.
         examples: the rows, of which the texts may have been changed by the defender.
     """
+    honest = teacher_outputs(context, scenario, name, examples)
+    return through_channel(context, scenario, honest)
+
+
+def honest_outputs(context: Context, scenario: Scenario) -> TeacherOutputs:
+    """The teacher's outputs on a scenario's transfer rows, before the channel."""
+    examples = scenarios.poisoned(context.config, scenario).examples
+    return teacher_outputs(context, scenario, "transfer", examples)
+
+
+def through_channel(
+    context: Context, scenario: Scenario, outputs: TeacherOutputs
+) -> TeacherOutputs:
+    """The teacher's outputs on a scenario's transfer rows, as the channel leaves them.
+
+    Args:
+        context: the study.
+        scenario: the scenario.
+        outputs: of the honest teacher on all of its rows.
+    """
     rows = scenarios.poisoned(context.config, scenario).rows
-    logits, features = teacher_outputs(context, scenario, name, examples)
+    logits, features = outputs
     attack = context.config.attacks[scenario.attack] if scenario.attack else None
     # Features first: their attack reads the logits of the honest teacher.
     if attack and attack.features:
@@ -290,24 +311,19 @@ def constraint_prototypes(context: Context, scenario: Scenario) -> Prototypes:
     Returns:
         Prototypes with a leading `[layers]` axis.
     """
-    config = context.config.prototypes
-    task = scenarios.task_data(context.config, scenario.task, scenario.seed).task
     labels = scenarios.references(context.config, scenario).labels
     rows = scenarios.own_references(context.config, scenario)
-    features = reference_outputs(context, scenario).features[rows]
-    sets = [
-        prototypes.class_prototypes(
-            scenarios.key(scenario, f"prototypes{layer}"),
-            features[:, layer],
-            labels[rows],
-            task.num_labels,
-            num_prototypes=config.num,
-            metric=config.metric,
-            num_iters=config.num_iters,
-        )
-        for layer in range(features.shape[1])
-    ]
-    return nodes.stack(jax.device_get(sets))
+    outputs = reference_outputs(context, scenario).take(rows)
+    return fitted_prototypes(context, scenario, outputs, labels[rows])
+
+
+def fitted_prototypes(
+    context: Context, scenario: Scenario, outputs: TeacherOutputs, labels: np.ndarray
+) -> Prototypes:
+    """The prototypes of the teacher's outputs on some references, a set per layer."""
+    layers = range(outputs.features.shape[1])
+    keys = [scenarios.key(scenario, f"prototypes{layer}") for layer in layers]
+    return layer_prototypes(outputs, labels, context.config.prototypes, keys)
 
 
 def held_prototypes(context: Context, scenario: Scenario) -> Prototypes:

@@ -41,10 +41,8 @@ def gather(
         teacher_on_references=artifacts.reference_outputs(context, scenario),
     )
     if warm_up is not None:
-        student, on_references = warm_up_lib.warmed_up(context, scenario, warm_up)
-        evidence = evidence._replace(
-            student=student, student_on_references=on_references
-        )
+        student = warm_up_lib.warmed_up(context, scenario, warm_up)
+        evidence = evidence._replace(student=student)
     return evidence
 
 
@@ -80,6 +78,11 @@ class World:
         """The prototypes that constrain a student, with a leading `[layers]` axis."""
         return artifacts.held_prototypes(self.context, self.scenario)
 
+    def prototypes_on(self, evidence: Evidence) -> Prototypes:
+        """The prototypes fitted on the references of some evidence alone."""
+        outputs, labels = evidence.teacher_on_references, evidence.references.labels
+        return artifacts.fitted_prototypes(self.context, self.scenario, outputs, labels)
+
     def evidence(self, *, warm_up: Objective | None = None) -> Evidence:
         """The evidence of the defender, see `gather`."""
         return gather(self.context, self.scenario, warm_up=warm_up)
@@ -93,16 +96,23 @@ class World:
 
         Args:
             pure: the transfer rows and then the references, rewritten.
-            changed: `[rows + references]`, bool, those that changed.
+            changed: `[rows + references]`, bool, those that changed; only these are
+                asked about.
         """
-        count = len(self.evidence().transfer.texts)
-        rows = self.ask("without_triggers", data.take(pure, np.arange(count)))
-        references = data.take(pure, np.arange(count, len(changed)))
-        known = artifacts.teacher_outputs(
-            self.context, self.scenario, "pure_references", references
+        context, scenario = self.context, self.scenario
+        asked = artifacts.teacher_outputs(
+            context, scenario, "without_triggers", data.take(pure, changed)
         )
-        whole = map(np.concatenate, zip(rows, known, strict=True))
-        return TeacherOutputs(*whole).take(changed)
+        # The channel alters a row by what the teacher says of the others, of all nodes.
+        rows = scenarios.rows_of(self.config, scenario)
+        rows = rows[changed[: len(rows)]]
+        honest = artifacts.honest_outputs(context, scenario.whole)
+        for part, new in zip(honest, asked, strict=True):
+            part[rows] = new[: len(rows)]
+        arrived = artifacts.through_channel(context, scenario.whole, honest)
+        for part, new in zip(asked, arrived.take(rows), strict=True):
+            part[: len(rows)] = new
+        return asked
 
     def ask(self, name: str, examples: Examples) -> TeacherOutputs:
         """The teacher's outputs on the transfer rows with other texts, as they arrive.

@@ -205,8 +205,10 @@ def key(scenario: Scenario, purpose: str) -> jax.Array:
     return jax.random.key(draws(scenario, purpose).integers(2**31))
 
 
-def rows_of_node(config: Settings, scenario: Scenario) -> np.ndarray:
-    """The transfer rows of one node, by their numbers among those of all."""
+def rows_of(config: Settings, scenario: Scenario) -> np.ndarray:
+    """The transfer rows of a scenario or node, by their numbers among those of all."""
+    if not scenario.federation:
+        return np.arange(len(poisoned(config, scenario).rows))
     return node_rows(config, scenario._replace(node=0))[scenario.node]
 
 
@@ -284,7 +286,7 @@ def poisoned(config: Settings, scenario: Scenario) -> attacks.Poisoned:
     """The transfer set as the attack leaves it, and the ground truth."""
     if scenario.federation:
         examples, truth = poisoned(config, scenario.whole)
-        rows = rows_of_node(config, scenario)
+        rows = rows_of(config, scenario)
         return attacks.Poisoned(data.take(examples, rows), truth[rows])
     examples = task_data(config, scenario.task, scenario.seed).splits.transfer
     if scenario.attack is None:

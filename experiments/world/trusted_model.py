@@ -11,7 +11,7 @@ from experiments.world.artifacts import Tuning
 from experiments.world.scenarios import Scenario
 from protojax.federated.replicas import Surroundings
 from protojax.pipelines import FineTuning
-from protojax.pipelines.trusted_folds import TrustedFolds, fold_tuning, trusted_folds
+from protojax.pipelines.trusted_folds import TrustedFolds, fold_tunings, trusted_folds
 
 FOLDS = 3
 
@@ -19,8 +19,9 @@ FOLDS = 3
 def folds(context: Context, scenario: Scenario) -> TrustedFolds:
     """The trusted models of a scenario, and their readings for the test.
 
-    All references teach, and all are read by a model that did not see them. Nodes have
-    the same models, so their predictions on a row are computed once.
+    They must have been trained, see `tunings`. All references teach, and all are read
+    by a model that did not see them. Nodes have the same models, so their predictions
+    on a row are computed once.
 
     Args:
         context: the study.
@@ -29,7 +30,7 @@ def folds(context: Context, scenario: Scenario) -> TrustedFolds:
     whole = _folds(context, scenario.whole)
     if not scenario.federation:
         return whole
-    return whole.take(scenarios.rows_of_node(context.config, scenario))
+    return whole.take(scenarios.rows_of(context.config, scenario))
 
 
 @cached
@@ -37,9 +38,10 @@ def _folds(context: Context, scenario: Scenario) -> TrustedFolds:
     """The same for the rows of all nodes together."""
     config = context.config
     owner = scenarios.reference_scenario(config, scenario)
+    task = scenarios.task_data(config, scenario.task, scenario.seed).task
     return trusted_folds(
-        artifacts.build_model(config, config.trusted_model, owner),
         config.trusted_model,
+        task.num_labels,
         scenarios.poisoned(config, scenario).examples,
         scenarios.references(config, owner),
         _within(context.around, _folder(config, owner)),
@@ -70,14 +72,13 @@ def held_out(found: TrustedFolds) -> np.ndarray:
 def _tuning(config: Settings, scenario: Scenario, *, fold: int) -> FineTuning:
     """The training of the trusted model of one fold."""
     owner = scenarios.reference_scenario(config, scenario)
-    found = fold_tuning(
+    found = fold_tunings(
         artifacts.build_model(config, config.trusted_model, owner),
         config.trusted_model,
         scenarios.references(config, owner),
-        fold,
         folds=FOLDS,
         seed=owner.seed,
-    )
+    )[fold]
     return found._replace(name=f"{_folder(config, owner)}/{found.name}")
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from experiments.runtime import Context
-from experiments.world import artifacts, scenarios
+from experiments.world import artifacts
 from experiments.world.scenarios import Scenario
 from protojax import data, pipelines
 from protojax.base import TeacherOutputs
@@ -13,8 +13,8 @@ from protojax.training.objective import Objective
 
 def warmed_up(
     context: Context, scenario: Scenario, objective: Objective
-) -> tuple[TeacherOutputs, TeacherOutputs]:
-    """The outputs of a briefly trained student on transfer rows and on references.
+) -> TeacherOutputs:
+    """The outputs of a briefly trained student on the transfer rows.
 
     Args:
         context: the study.
@@ -22,9 +22,6 @@ def warmed_up(
         objective: of the student.
     """
     config, transfer = context.config, artifacts.transfer(context, scenario)
-    references = scenarios.references(context.config, scenario)
-    # One file for both, so that they come from the same student.
-    everything = data.concatenate(transfer.examples, references)
     model = artifacts.build_model(context.config, config.student, scenario)
     section = dataclasses.replace(config.student, epochs=config.filters.warmup_epochs)
     key = teacher.cache_key(
@@ -32,15 +29,15 @@ def warmed_up(
         data.fingerprint(
             transfer.logits,
             transfer.features,
-            everything.labels,
-            *everything.texts,
-            *(everything.pairs or ()),
+            transfer.examples.labels,
+            *transfer.examples.texts,
+            *(transfer.examples.pairs or ()),
         ),
         repr((objective, section, config.features, config.data.buckets)),
     )
     # Variants of an arm may differ in anything that the key covers.
     name = f"{scenario.folder}/warmup_{key[:12]}"
-    outputs = teacher.cached_outputs(
+    return teacher.cached_outputs(
         context.workdir / f"{name}.safetensors",
         key,
         lambda: pipelines.warm_up(
@@ -48,7 +45,6 @@ def warmed_up(
             model,
             transfer.examples,
             transfer.outputs,
-            references,
             context.around,
             train=section,
             objective=objective,
@@ -56,4 +52,3 @@ def warmed_up(
             seed=scenario.seed,
         ),
     )
-    return pipelines.parted(outputs, len(transfer.logits))

@@ -9,7 +9,6 @@ from protojax.detection.detect import detect
 from protojax.detection.evidence import (
     Evidence,
     Findings,
-    Reader,
     Reading,
     Suspect,
     Verdict,
@@ -20,6 +19,6 @@ from protojax.detection.quarantine import (
     with_references,
 )
 
-__all__ = ["DETECTORS", "Evidence", "Findings", "Reader", "Reading", "Suspect"]
+__all__ = ["DETECTORS", "Evidence", "Findings", "Reading", "Suspect"]
 __all__ += ["Verdict", "abl", "cube", "detect", "quarantine_targets", "sample_test"]
 __all__ += ["training_rows", "with_references"]

@@ -3,13 +3,11 @@
     Evidence, options -> Verdict            a detector
     Evidence, settings -> Findings          the test of a set, `detect`
     Evidence, Verdict -> TrainingRows       `protojax.detection.quarantine`
-    Examples -> Reading                     any model, asked about any text
 
 `Evidence` has no field for ground truth, so that no detector can read which rows are
 poisoned. Everything is NumPy on the host, so arrays of any library can be passed.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -38,10 +36,6 @@ class Reading(NamedTuple):
         return Reading(self.classes[rows], self.logits[rows])
 
 
-# Teacher, student and trusted model are all read through this one type.
-Reader = Callable[[Examples], Reading]
-
-
 class Evidence(NamedTuple):
     """Everything that a defender knows about one transfer set.
 
@@ -57,7 +51,6 @@ class Evidence(NamedTuple):
         student: the outputs of a briefly trained student on the transfer rows, or None.
             An attacker who alters the teacher's outputs does not control the student's
             features.
-        student_on_references: the same student's outputs on the references, or None.
     """
 
     transfer: Examples
@@ -68,7 +61,6 @@ class Evidence(NamedTuple):
     trusted_on_transfer: Reading | None = None
     trusted_on_held_out: Reading | None = None
     student: TeacherOutputs | None = None
-    student_on_references: TeacherOutputs | None = None
 
     @property
     def num_labels(self) -> int:
@@ -97,7 +89,6 @@ _SPEAK_OF = {
     "trusted_on_transfer": "transfer",
     "trusted_on_held_out": "held_out",
     "student": "transfer",
-    "student_on_references": "references",
 }
 _TRUSTED = ("held_out", "trusted_on_transfer", "trusted_on_held_out")
 

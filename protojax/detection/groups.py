@@ -199,8 +199,7 @@ def characters(examples: Examples, min_rows: int = 5) -> Groups:
         odd = set() if text.isascii() else {c for c in text if not c.isascii()}
         return {f"U+{ord(c):04X} {c}" for c in odd}
 
-    shared = ((row, key) for row, text in _texts(examples) for key in keys(text))
-    return _shared(shared, "character", min_rows, len(examples.texts))
+    return _of_keys(examples, keys, "character", min_rows)
 
 
 def openings(examples: Examples, min_rows: int = 5) -> Groups:
@@ -219,8 +218,7 @@ def openings(examples: Examples, min_rows: int = 5) -> Groups:
         first = tokens_of(text)[:2]
         return [" ".join(first[:count]) + " ..." for count in range(1, len(first) + 1)]
 
-    shared = ((row, key) for row, text in _texts(examples) for key in keys(text))
-    return _shared(shared, "opening", min_rows, len(examples.texts))
+    return _of_keys(examples, keys, "opening", min_rows)
 
 
 def sources(examples: Examples, min_rows: int = 5) -> Groups:
@@ -258,6 +256,17 @@ def _texts(examples: Examples) -> Iterable[tuple[int, str]]:
     """All texts with the numbers of their rows, pairs included."""
     yield from enumerate(examples.texts)
     yield from enumerate(examples.pairs or ())
+
+
+def _of_keys(
+    examples: Examples,
+    keys: Callable[[str], Iterable[str]],
+    kind: str,
+    min_rows: int,
+) -> Groups:
+    """The groups of rows whose text, or pair, has a key."""
+    shared = ((row, key) for row, text in _texts(examples) for key in keys(text))
+    return _shared(shared, kind, min_rows, len(examples.texts))
 
 
 def _shared(

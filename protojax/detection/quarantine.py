@@ -56,7 +56,6 @@ def training_rows(
     prototypes: Prototypes,
     *,
     action: str = "replace",
-    examples: Examples | None = None,
 ) -> TrainingRows:
     """The transfer rows to train on, with targets replaced in those rejected.
 
@@ -69,14 +68,13 @@ def training_rows(
         verdict: from a detector with a trusted model.
         prototypes: of the teacher's features, with a leading `[layers]` axis.
         action: "replace", or "drop" to leave rejected rows out.
-        examples: the transfer rows with other texts or labels; None for the evidence's.
 
     Raises:
         ValueError: those of `quarantine_targets` and `calibrate_bias`, a verdict
             without a reading, or a rejected row that has no class in it.
     """
     require_reading(verdict)
-    examples = evidence.transfer if examples is None else examples
+    examples = evidence.transfer
     bias = calibrate_bias(
         evidence.teacher_on_references.logits, evidence.references.labels
     )

@@ -83,7 +83,7 @@ def phrases_of(
 
 
 def holding(examples: Examples, phrases: Sequence[tuple[str, ...]]) -> list[bool]:
-    """Whether each row holds one of some token sequences, in its text or its pair.
+    """The mask of the rows whose text or pair holds one of some token sequences.
 
     Args:
         examples: the rows.

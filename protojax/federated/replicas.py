@@ -132,14 +132,7 @@ def train_group(whole: Sequence[Run], around: Surroundings) -> list[Trained]:
     state = federation.init_federation(states, mesh, server=False)
 
     def load(number: int) -> Batch:
-        length, rows = plan[number]
-        stacked = [
-            batches.make_batch(
-                run.tokens, run.labels, batches.Dispatch(length, own), **run.columns
-            )
-            for run, own in zip(runs, rows, strict=True)
-        ]
-        return nodes.shard(nodes.stack(stacked), mesh)
+        return batches_of(runs, plan[number], mesh)
 
     def dispatch(state: Federation, loaded: Batch):
         states, metrics = local(state.nodes, loaded)
@@ -169,6 +162,23 @@ def train_group(whole: Sequence[Run], around: Surroundings) -> list[Trained]:
         )._replace(at_once=len(runs))
         for number, run in enumerate(whole)
     ]
+
+
+def batches_of(runs: Sequence[Run], item: batches.Dispatch, mesh: Mesh) -> Batch:
+    """The batches of a dispatch `[runs, steps, batch]`, each on its run's device.
+
+    Args:
+        runs: one for each node.
+        item: the rows of all runs.
+        mesh: from `nodes.make_mesh`.
+    """
+    stacked = [
+        batches.make_batch(
+            run.tokens, run.labels, batches.Dispatch(item.length, own), **run.columns
+        )
+        for run, own in zip(runs, item.rows, strict=True)
+    ]
+    return nodes.shard(nodes.stack(stacked), mesh)
 
 
 def plan_group(runs: Sequence[Run], lengths: Lengths) -> list[batches.Dispatch]:

@@ -5,7 +5,7 @@ from protojax.pipelines.fine_tuning import FineTuning, fine_tune
 from protojax.pipelines.purification import purify
 from protojax.pipelines.scoring import score
 from protojax.pipelines.settings import Defence
-from protojax.pipelines.warm_up import parted, warm_up
+from protojax.pipelines.warm_up import warm_up
 
 __all__ = [
     "Defence",
@@ -14,7 +14,6 @@ __all__ = [
     "Watch",
     "defend",
     "fine_tune",
-    "parted",
     "purify",
     "score",
     "warm_up",

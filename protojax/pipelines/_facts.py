@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from protojax import prototypes
@@ -64,8 +65,11 @@ def view_of(
             job, student, "student_on_rewritten", learned.transfer, around
         )
     config = job.config
+    keys = jax.random.split(
+        jax.random.key(config.seed), on_references.features.shape[1]
+    )
     layers = students.layer_prototypes(
-        on_references, known.labels, config.prototypes, config.seed
+        on_references, known.labels, config.prototypes, keys
     )
     last = Prototypes(*(leaf[-1] for leaf in layers))
     return StudentView(rows, rewritten, on_references, last, config.prototypes.metric)
@@ -209,7 +213,7 @@ def reactions(
 
 
 def has_trigger(rows: Examples, suspect: Suspect) -> np.ndarray:
-    """Whether each row holds all words of a strong suspect, `[rows]`.
+    """The mask of the rows that hold all words of a strong suspect, `[rows]`.
 
     Args:
         rows: the rows.

@@ -14,9 +14,10 @@ from protojax.models import Model
 from protojax.pipelines import _facts, _jobs, _outputs, _run_file, students
 from protojax.pipelines._facts import StudentView
 from protojax.pipelines._jobs import Job
+from protojax.pipelines.fine_tuning import fine_tune
 from protojax.pipelines.rewriting import rewritten
 from protojax.pipelines.settings import Defence
-from protojax.pipelines.trusted_folds import tested, trusted_folds
+from protojax.pipelines.trusted_folds import fold_tunings, tested, trusted_folds
 from protojax.reports import Facts
 from protojax.training import trainer
 from protojax.training.trainer import Store
@@ -148,15 +149,12 @@ def _run(
     watch.total(_work(job, trusted, student))
     evidence = _asked(job, around)
     clock("teacher")
-    folds = trusted_folds(
-        trusted,
-        config.trusted_model,
-        evidence.transfer,
-        evidence.references,
-        around,
-        folds=config.folds,
-        seed=config.seed,
-    )
+    known, section = evidence.references, config.trusted_model
+    parts = {"folds": config.folds, "seed": config.seed}
+    wanted = fold_tunings(trusted, section, known, **parts)
+    fine_tune(wanted, around.store("").folder, around)
+    classes = len(job.label_names)
+    folds = trusted_folds(section, classes, evidence.transfer, known, around, **parts)
     clock("trusted model")
     around.describe("the rows are tested")
     evidence, findings = tested(evidence, folds, config.detection, around)

@@ -240,13 +240,7 @@ def check_references(
         f">= {least} = 1 / detection.false_rejection - 1, found at {false_rejection}"
     )
     validate.require(count >= least, "number of references", count, bound)
-    counts = np.bincount(references.labels, minlength=len(names))
-    missing = [name for name, count in zip(names, counts, strict=True) if count < 2]
-    if missing:
-        raise ValueError(
-            f"Expected two references or more of each class, found fewer of "
-            f"{_shown(missing)}."
-        )
+    check_classes(references.labels, names)
     if count < FEW_REFERENCES:
         _logger.warning(
             "%d references: with fewer than %d, less is found.", count, FEW_REFERENCES
@@ -256,3 +250,22 @@ def check_references(
     if shared:
         message = "%d of %d rows have the text of a reference."
         _logger.warning(message, shared, len(rows.texts))
+
+
+def check_classes(labels: np.ndarray, names: Sequence[str]) -> None:
+    """Checks that the trusted models of all folds see every class.
+
+    Args:
+        labels: `[references]`, int.
+        names: of the classes.
+
+    Raises:
+        ValueError: on classes of fewer than two references.
+    """
+    counts = np.bincount(labels, minlength=len(names))
+    missing = [name for name, count in zip(names, counts, strict=True) if count < 2]
+    if missing:
+        raise ValueError(
+            f"Expected two references or more of each class, found fewer of "
+            f"{_shown(missing)}."
+        )

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -106,31 +107,71 @@ def with_field(settings: Any, path: str, value: str) -> Any:
         value: the value as text; tuples as "a,b" or "(1, 2)".
 
     Raises:
-        ValueError: on an unknown field, or a value that the field does not allow.
+        ValueError: as `with_fields` does.
 
     >>> with_field(Defence(), "student.epochs", "5").student.epochs
     5
     >>> with_field(Defence(), "detection.claims", "teacher").detection.claims
     ('teacher',)
     """
+    return with_fields(settings, _fields(settings, path, value))
+
+
+def _fields(settings: Any, path: str, value: str) -> dict[str, Any]:
+    """The fields of settings, or of a mapping, in which one of them has its value."""
     name, _, rest = path.partition(".")
-    held = {
-        field.name: getattr(settings, field.name)
-        for field in dataclasses.fields(settings)
-    }
-    validate.one_of(held, setting=name)
-    found = held[name]
-    with validate.prefixed(name):
-        if dataclasses.is_dataclass(found) and rest:
-            new = with_field(found, rest, value)
-        elif isinstance(found, Mapping) and rest:
-            new = {**found, rest: _parsed(value)}
-        else:
-            bound = "the path of one field"
-            single = not rest and not dataclasses.is_dataclass(found)
-            validate.require(single, "field", path, bound)
-            new = _converted(value, found)
-    return dataclasses.replace(settings, **{name: new})
+    is_mapping = isinstance(settings, Mapping)
+    old = settings.get(name) if is_mapping else getattr(settings, name, None)
+    new = _fields(old, rest, value) if rest else _converted(value, old)
+    return {**settings, name: new} if is_mapping else {name: new}
+
+
+def with_fields(settings: Any, fields: Mapping[str, Any]) -> Any:
+    """Settings with some of their (nested) fields changed.
+
+    Args:
+        settings: a dataclass, such as `Defence`.
+        fields: the fields that differ.
+
+    Raises:
+        ValueError: naming the path of the field, the value and what is allowed.
+
+    >>> with_fields(Defence(), {"kd": {"temperature": 4.0}, "folds": 5}).kd.temperature
+    4.0
+    """
+    known = [field.name for field in dataclasses.fields(settings)]
+    made = {}
+    for name, value in fields.items():
+        validate.one_of(known, field=name)
+        held = getattr(settings, name)
+        _check_kind(name, held, value)
+        inner = dataclasses.is_dataclass(held)
+        with validate.prefixed(name):
+            made[name] = with_fields(held, value) if inner else value
+    return dataclasses.replace(settings, **made)
+
+
+# (kind of the present value, kinds that may replace it, their name in an error)
+_KINDS = (
+    (bool, bool, "True or False"),
+    (int, numbers.Integral, "a whole number"),
+    (float, numbers.Real, "a number"),
+    (str, str, "a text"),
+    (tuple, (tuple, list), "a tuple"),
+    (Mapping, Mapping, "fields and their values"),
+)
+
+
+def _check_kind(name: str, held: Any, value: Any) -> None:
+    """Checks that a value is of the kind of the one that it replaces."""
+    if dataclasses.is_dataclass(held):
+        held = {}
+    allowed, said = next(
+        (allowed, said) for kind, allowed, said in _KINDS if isinstance(held, kind)
+    )
+    # True and False are ints in Python.
+    fits = isinstance(held, bool) or not isinstance(value, bool)
+    validate.require(fits and isinstance(value, allowed), name, value, said)
 
 
 def with_max_length(lengths: Lengths, most: int) -> Lengths:
@@ -167,32 +208,16 @@ def flat(settings: Any) -> dict[str, Any]:
     return found
 
 
-def _parsed(value: str) -> Any:
-    """The value of a Python literal, or the text itself."""
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return value
-
-
 def _converted(value: str, old: Any) -> Any:
-    """A text as a value of the type of an older value."""
+    """A text as a value that replaces an older one: a literal, names, or itself."""
     if isinstance(old, str):
         return value
-    new = _parsed(value)
-    if isinstance(old, tuple):
-        if isinstance(new, str):
-            new = tuple(part.strip() for part in new.split(",") if part.strip())
-        return tuple(new) if isinstance(new, tuple | list) else (new,)
-    # True and False are integers in Python.
-    number = isinstance(new, int | float) and not isinstance(new, bool)
-    if isinstance(old, bool):
-        fits = isinstance(new, bool)
-    elif isinstance(old, int):
-        fits = number and isinstance(new, int)
-    elif isinstance(old, float):
-        fits = number
-    else:
-        fits = isinstance(new, type(old))
-    validate.require(fits, "value", value, f"of type {type(old).__name__}")
-    return new
+    try:
+        new = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        new = value
+    if not isinstance(old, tuple):
+        return new
+    if isinstance(new, str):
+        return tuple(part.strip() for part in new.split(",") if part.strip())
+    return tuple(new) if isinstance(new, tuple | list) else (new,)

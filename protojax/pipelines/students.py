@@ -1,6 +1,7 @@
 """A student distilled from the rows that passed the test and the trusted rest."""
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -80,7 +81,10 @@ def objective_of(
 
 
 def layer_prototypes(
-    outputs: TeacherOutputs, labels: np.ndarray, settings: PrototypeSettings, seed: int
+    outputs: TeacherOutputs,
+    labels: np.ndarray,
+    settings: PrototypeSettings,
+    keys: Sequence[jax.Array],
 ) -> Prototypes:
     """The class prototypes of each layer's features on the references.
 
@@ -88,14 +92,13 @@ def layer_prototypes(
         outputs: a model's outputs on the references; features may have no layers.
         labels: `[references]`, int, their classes.
         settings: their number over all classes, at most that of the references.
-        seed: of the initial centres.
+        keys: `[layers]`, of the initial centres.
 
     Returns:
         Prototypes with a leading `[layers]` axis, on the host.
     """
     classes = len(np.unique(labels))
     num = max(classes, min(settings.num, len(labels)))
-    keys = jax.random.split(jax.random.key(seed), max(outputs.features.shape[1], 1))
     sets = [
         prototypes_lib.class_prototypes(
             key,
@@ -106,7 +109,7 @@ def layer_prototypes(
             metric=settings.metric,
             num_iters=settings.num_iters,
         )
-        for layer, key in enumerate(keys[: outputs.features.shape[1]])
+        for layer, key in enumerate(keys)
     ]
     if not sets:
         return Prototypes(np.zeros((0, num, 0)), *np.zeros((2, 0, num)))
@@ -140,7 +143,8 @@ def lesson(
     """
     evidence = without_untrusted(evidence, verdict)
     references, outputs = evidence.references, evidence.teacher_on_references
-    centres = layer_prototypes(outputs, references.labels, prototypes, seed)
+    keys = jax.random.split(jax.random.key(seed), outputs.features.shape[1])
+    centres = layer_prototypes(outputs, references.labels, prototypes, keys)
     rows = training_rows(evidence, verdict, centres)
     rows = with_references(rows, references, outputs)
     rows = rows.take(np.flatnonzero(has_text(rows.examples)))
@@ -233,7 +237,7 @@ def _fields_of(verdict: Verdict) -> list[np.ndarray]:
 
 
 def has_text(examples: Examples) -> np.ndarray:
-    """Whether each row has more than white space in each of its texts, `[rows]`.
+    """The mask of the rows with more than white space in each text, `[rows]`.
 
     >>> has_text(Examples(["a", " "], None, np.zeros(2))).tolist()
     [True, False]

@@ -20,7 +20,7 @@ from protojax.detection.settings import Detection
 from protojax.federated.replicas import Surroundings
 from protojax.models import Model, hf, saved
 from protojax.pipelines import teachers
-from protojax.pipelines.fine_tuning import FineTuning, fine_tune
+from protojax.pipelines.fine_tuning import FineTuning
 from protojax.pipelines.settings import Encoder
 from protojax.training.predict import Features
 
@@ -125,33 +125,34 @@ def fold_of(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
     return found
 
 
-def fold_tuning(
-    model: Model,
-    settings: Encoder,
-    references: Examples,
-    number: int,
-    *,
-    folds: int,
-    seed: int,
-) -> FineTuning:
-    """The training of one trusted model, on the references of the other folds.
+def fold_tunings(
+    model: Model, settings: Encoder, references: Examples, *, folds: int, seed: int
+) -> list[FineTuning]:
+    """The training of each trusted model, on the references of the other folds.
 
     Args:
-        model: the model to start from, with its tokenizer.
-        settings: of its training.
+        model: the model that all start from, with its tokenizer.
+        settings: of their training.
         references: trusted rows with trusted labels.
-        number: of the fold that it does not learn from.
-        folds: their number.
+        folds: the number of models.
         seed: of the folds, and of training.
     """
-    others = fold_of(references.labels, folds, seed) != number
-    known = data.take(references, others)
-    return FineTuning(f"trusted_model_{number}", model, settings, known, seed + number)
+    fold = fold_of(references.labels, folds, seed)
+    return [
+        FineTuning(
+            f"trusted_model_{number}",
+            model,
+            settings,
+            data.take(references, fold != number),
+            seed + number,
+        )
+        for number in range(folds)
+    ]
 
 
 def trusted_folds(
-    model: Model,
     settings: Encoder,
+    num_labels: int,
     rows: Examples,
     references: Examples,
     around: Surroundings,
@@ -161,29 +162,23 @@ def trusted_folds(
 ) -> TrustedFolds:
     """The trusted models of all folds, and their readings of rows and references.
 
-    Models are saved below the folder of `around.store`, and not trained again.
-
     Args:
-        model: the model that all start from, with its tokenizer.
-        settings: of its training.
+        settings: of the models.
+        num_labels: the number of classes.
         rows: the rows under test; row i is read by model i mod folds.
         references: trusted rows with trusted labels.
-        around: the surroundings of the runs: lengths, storage and progress.
+        around: the surroundings of the runs, in whose folder the models of
+            `fold_tunings` were saved.
         folds: the number of models.
-        seed: of the folds, and of training.
+        seed: of the folds.
     """
-    wanted = [
-        fold_tuning(model, settings, references, number, folds=folds, seed=seed)
-        for number in range(folds)
-    ]
-    folder = around.store("").folder
-    fine_tune(wanted, folder, around)
-    models = []
-    for name in [one.name for one in wanted]:
+    folder, models = around.store("").folder, []
+    for number in range(folds):
+        name = f"trusted_model_{number}"
         saved.check(folder / name / "model", run=folder / name)
         found = hf.load_hf(
             folder / name / "model",
-            num_labels=model.config.num_labels,
+            num_labels=num_labels,
             **settings.computation,
         )
         models.append(found)

@@ -1,8 +1,5 @@
 """A briefly trained student: features that an attacker of the channel cannot set."""
 
-import numpy as np
-
-from protojax import data
 from protojax.base import Examples, TeacherOutputs
 from protojax.detection.quarantine import as_they_arrived
 from protojax.federated.replicas import Surroundings
@@ -19,7 +16,6 @@ def warm_up(
     model: Model,
     transfer: Examples,
     teacher: TeacherOutputs,
-    references: Examples,
     around: Surroundings,
     *,
     train: TrainConfig,
@@ -27,14 +23,13 @@ def warm_up(
     features: Features,
     seed: int,
 ) -> TeacherOutputs:
-    """The outputs of a briefly trained student on transfer rows, then on references.
+    """The outputs of a briefly trained student on the transfer rows.
 
     Args:
         name: the name of its run.
         model: the model to start from, with its tokenizer.
         transfer: the rows that it is distilled on.
         teacher: the teacher's outputs on them.
-        references: other rows to compute outputs of.
         around: the surroundings of its run: lengths, storage and progress.
         train: settings of the training steps and their number.
         objective: the objective that it minimises.
@@ -60,12 +55,4 @@ def warm_up(
     # Only the outputs are of use later, not the student itself.
     trainer.remove_checkpoints(store)
     model = model._replace(params=trained.params)
-    # One call for both, so that they share compiled programs.
-    everything = data.concatenate(transfer, references)
-    return predict.ask(model, everything, around.lengths, features)
-
-
-def parted(outputs: TeacherOutputs, rows: int) -> tuple[TeacherOutputs, TeacherOutputs]:
-    """The outputs on the first `rows` rows, and those on the others."""
-    first, second = zip(*(np.split(part, [rows]) for part in outputs), strict=True)
-    return TeacherOutputs(*first), TeacherOutputs(*second)
+    return predict.ask(model, transfer, around.lengths, features)

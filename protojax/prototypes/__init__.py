@@ -1,6 +1,6 @@
 """Prototypes: fitting, updates, matching across nodes, and distances to them."""
 
-from protojax.prototypes.assignment import class_of_nearest, inertia, nearest_prototype
+from protojax.prototypes.assignment import inertia, nearest_prototype
 from protojax.prototypes.files import load_prototypes, num_bytes, save_prototypes
 from protojax.prototypes.fitting import (
     class_prototypes,
@@ -13,7 +13,6 @@ from protojax.prototypes.matching import match_prototypes, merge_prototypes
 
 __all__ = [
     "METRICS",
-    "class_of_nearest",
     "class_prototypes",
     "distances",
     "inertia",

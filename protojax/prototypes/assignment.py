@@ -60,28 +60,6 @@ def nearest_prototype(
     return index, jnp.where(jnp.any(allowed, axis=-1), distance, jnp.inf)
 
 
-def class_of_nearest(
-    embeddings: Array, prototypes: Prototypes, *, metric: str = "cosine"
-) -> Array:
-    """The class of each row's nearest prototype (nearest-centroid classification).
-
-    Args:
-        embeddings: `[batch, dim]`.
-        prototypes: vectors `[num_prototypes, dim]`.
-        metric: "cosine" or "l2".
-
-    Returns:
-        `[batch]`, int32; -1 for a row whose distance is not finite, and for all rows
-        if no prototype has a count above 0.
-
-    >>> found = Prototypes(jnp.eye(2), jnp.array([7, 8]), jnp.ones(2))
-    >>> class_of_nearest(jnp.array([[0.0, 3.0], [2.0, 1.0]]), found).tolist()
-    [8, 7]
-    """
-    index, distance = nearest_prototype(embeddings, prototypes, metric=metric)
-    return jnp.where(jnp.isfinite(distance), jnp.asarray(prototypes.labels)[index], -1)
-
-
 def inertia(
     embeddings: Array,
     prototypes: Prototypes,

@@ -216,10 +216,9 @@ def learn_prototypes(
     >>> learned = learn_prototypes(
     ...     rows, labels, init, optimizer=optax.sgd(0.1), num_steps=50, metric="l2"
     ... )
-    >>> from protojax.prototypes import class_of_nearest
-    >>> class_of_nearest(rows, init, metric="l2").tolist()
+    >>> nearest_prototype(rows, init, metric="l2")[0].tolist()
     [1, 1]
-    >>> class_of_nearest(rows, learned, metric="l2").tolist()
+    >>> nearest_prototype(rows, learned, metric="l2")[0].tolist()
     [0, 1]
 
     References:

@@ -199,7 +199,7 @@ def _reference(stacked: Prototypes, metric: str) -> Prototypes:
 
 
 def _held(stacked: Prototypes, labels: Array) -> Array:
-    """Whether a node's slot may fill a place, `[nodes, slots, places]`.
+    """The mask of the slots that may fill a place, `[nodes, slots, places]`.
 
     Args:
         stacked: vectors `[nodes, slots, dim]`.

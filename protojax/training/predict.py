@@ -12,7 +12,6 @@ from protojax.base import Examples, PyTree, TeacherOutputs
 from protojax.data import batches
 from protojax.data import tokens as tokens_lib
 from protojax.data.sequences import Sequences
-from protojax.detection.evidence import Reader, Reading
 from protojax.models import MODELS, Model
 from protojax.training import programs
 
@@ -162,16 +161,6 @@ def predict_attention(
     tokens_lib.check_ids(tokens, model.config.vocab_size)
     forward = programs.attention_of(model.config, lengths.buckets[-1])
     return over_rows(forward, model.params, tokens, lengths)[0]
-
-
-def reader(model: Model, lengths: Lengths) -> Reader:
-    """A function from examples to a model's logits and their argmax."""
-
-    def read(examples: Examples) -> Reading:
-        logits = ask(model, examples, lengths, Features()).logits
-        return Reading(logits.argmax(-1), logits)
-
-    return read
 
 
 def over_rows(

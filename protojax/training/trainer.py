@@ -173,17 +173,19 @@ def end_of(run: Run, params: PyTree, ids: np.ndarray, seconds: float) -> Trained
     return Trained(jax.device_get(trained), params.get("projection"), seconds)
 
 
-def identity_of(runs: Sequence[Run], ids: np.ndarray, lengths: AnyLengths) -> str:
+def identity_of(
+    runs: Sequence[Run], ids: np.ndarray, lengths: AnyLengths, *more: str
+) -> str:
     """The identity of the checkpoints of runs that train in one program.
 
-    It changes with everything that a run's result depends on: the rows with their
-    labels and columns, words, optimiser, epochs, objective, prototypes, initial
-    weights, lengths, and the source of a private run's draws (`secret`).
+    It changes with all that a result depends on: rows with labels and columns, words,
+    optimiser, epochs, objective, prototypes, initial weights, lengths, and `secret`.
 
     Args:
         runs: the runs, narrowed to some words.
         ids: these words.
         lengths: how rows are padded and batched.
+        *more: further settings that the result depends on, as texts.
     """
     # The texts of settings, which name all fields: another value is another run.
     said = [f"{r.name} {r.seed} {r.secret} {r.train} {r.objective}" for r in runs]
@@ -193,7 +195,8 @@ def identity_of(runs: Sequence[Run], ids: np.ndarray, lengths: AnyLengths) -> st
     ]
     # The structure has the names of columns, which may be all that differs.
     arrays, structure = jax.tree.flatten(held)
-    return fingerprint(*said, f"{lengths} {structure}", ids, *map(np.asarray, arrays))
+    more = (*more, f"{lengths} {structure}")
+    return fingerprint(*said, *more, ids, *map(np.asarray, arrays))
 
 
 class Saver(NamedTuple):
@@ -339,12 +342,7 @@ def train(
 
 
 def _saver(folder: Path, identity: str) -> Saver:
-    """The functions that read and write the checkpoints of a single run.
-
-    Args:
-        folder: the folder of the checkpoints.
-        identity: the identity with which they must have been written.
-    """
+    """The functions that read and write the checkpoints of a single run."""
 
     def restore(state):
         if checkpoint.latest_step(folder) is None:
