@@ -227,7 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table.add_column(name, justify="left" if name == "attack" else "right")
     table.add_column("strongest suspect", overflow="fold")
     todo = [(None, 0.0)]
-    todo += [(n, r) for r in found.rates for n in found.attacks or task.attacks]
+    if not found.clean:
+        todo += [(n, r) for r in found.rates for n in found.attacks or task.attacks]
     for name, rate in track(todo, console=Console(stderr=True), description="test"):
         lines = []
         for seed in found.seeds:
@@ -279,6 +280,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rows", type=int, default=0, help="under test; 0 for the task's")
     add("--references", type=int, default=0, help="trusted rows; 0 for the task's")
     add("--false-rejection", type=float, default=0.05, help="of honest rows")
+    add("--clean", action="store_true", help="without any attack")
     add("--no-meaning", action="store_true", help="test words alone")
     return parser
 

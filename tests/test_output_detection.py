@@ -64,6 +64,11 @@ def test_an_appended_phrase_is_found_named_denied_and_cut():
     assert kept.cut[: len(long)].all()
     dropped = quarantine_outputs(texts, found, action="drop")
     np.testing.assert_array_equal(dropped.rows, np.flatnonzero(~found.rejected))
+    masked = quarantine_outputs(texts, found, action="mask")
+    assert masked.rows[:20].tolist() == [*range(20)]
+    assert masked.texts.outputs[:20] == texts.outputs[:20]
+    with pytest.raises(ValueError, match="action"):
+        quarantine_outputs(texts, found, action="keep")
 
 
 def test_words_that_replaced_others_are_not_cut():

@@ -2,6 +2,7 @@
 
 from protojax.attacks.features import FEATURE_ATTACKS
 from protojax.attacks.logits import LOGIT_ATTACKS
+from protojax.attacks.outputs import OUTPUT_ATTACKS, PoisonedTexts, poison_texts
 from protojax.attacks.poisoning import (
     Poisoned,
     measured_rows,
@@ -18,14 +19,17 @@ __all__ = [
     "DECOYS",
     "FEATURE_ATTACKS",
     "LOGIT_ATTACKS",
+    "OUTPUT_ATTACKS",
     "PROTOTYPE_ATTACKS",
     "TRIGGERS",
     "UPDATE_ATTACKS",
     "Poisoned",
+    "PoisonedTexts",
     "Trigger",
     "greedy_words",
     "measured_rows",
     "poison",
+    "poison_texts",
     "sentence",
     "triggered",
     "with_trigger",

@@ -32,32 +32,33 @@ def quarantine_outputs(
     """The rows that are not rejected, and rejected ones without what was denied.
 
     A row is cut where what is denied is an end of its output, its suffix or prefix, and
-    where nothing is missing there that its source makes one expect. Any other rejected
+    where its words did not replace others. Any other rejected
     row is dropped: a student of outputs from which a word was taken that stood in the
     place of another learns to leave that out.
 
     Args:
         texts: the rows that were tested.
         findings: of `detect_outputs`.
-        action: "cut", or "drop" for all rejected rows.
+        action: "cut"; "drop" for all rejected rows; or "mask", which leaves rows with
+            denied words as they are, for `token_weights` to take the words out.
         least: the fewest words of an output that was cut.
 
     Raises:
         ValueError: on another action, or findings of another number of rows.
     """
-    validate.one_of(("cut", "drop"), action=action)
+    validate.one_of(("cut", "drop", "mask"), action=action)
     validate.same_length(texts=texts.sources, rejected=findings.rejected)
     outputs, rows, cut = [], [], []
     for row, output in enumerate(texts.outputs):
-        shorter = None
-        if findings.rejected[row]:
-            if action == "cut" and not findings.replaced[row]:
-                shorter = without_end(output, findings.denied[row], least=least)
-            if shorter is None:
-                continue
-        outputs.append(output if shorter is None else shorter)
-        rows.append(row)
-        cut.append(shorter is not None)
+        left = None if findings.rejected[row] else output
+        if left is None and action == "mask" and findings.denied[row]:
+            left = output
+        if left is None and action == "cut" and not findings.replaced[row]:
+            left = without_end(output, findings.denied[row], least=least)
+        if left is not None:
+            outputs.append(left)
+            rows.append(row)
+            cut.append(left != output)
     sources = [texts.sources[row] for row in rows]
     return Kept(Texts(sources, outputs), np.array(rows, int), np.array(cut, bool))
 

@@ -188,7 +188,11 @@ def _together(
     """
     rows = len(outputs)
     every = [judgement for test in tests for _, judgement in test]
-    strong = np.any([one.strong[:rows] for one in every], axis=0)
+    # The references of each fold may show that a group is honest.
+    strong = np.any(
+        [np.all([one.strong[:rows] for _, one in test], axis=0) for test in tests],
+        axis=0,
+    )
     counted = [[_exceeding(one, rows) for _, one in test] for test in tests]
     p_values = np.stack([_cross_conformal(folds) for folds in counted])
     # The fold in which fewer references exceed a row says more about it.
@@ -197,6 +201,11 @@ def _together(
     p_value = np.minimum(1, len(tests) * p_values.min(0))
     rejected = (p_value <= rate) | strong
     suspects, reasons = _reported(every, by, rejected)
+    called = np.isin(np.arange(len(suspects)), reasons[strong])
+    suspects = tuple(
+        suspect._replace(strong=bool(one))
+        for suspect, one in zip(suspects, called, strict=True)
+    )
     words, replaced = zip(
         *(denied_words(*one, rejected) for one in tests[0]), strict=True
     )
