@@ -103,8 +103,8 @@ class SequenceBatch(NamedTuple):
         where: `[batch]`, bool, False on rows that are padding.
         top_ids: `[batch, output_length, k]`, int32, the teacher's k most probable
             tokens, or None.
-        top_log_probs: `[batch, output_length, k]`, float32, their log probabilities, or
-            None.
+        top_log_probs: `[batch, output_length, k]`, float32 or float16, their log
+            probabilities, or None.
         rest_log_prob: `[batch, output_length]`, float32, the log probability of all
             other tokens together, or None.
         teacher_features: `[batch, layers, dim]`, float32, pooled states of the source,
@@ -159,6 +159,37 @@ class TeacherOutputs(NamedTuple):
             rows: `[taken]`, indices or a mask.
         """
         return TeacherOutputs(self.logits[rows], self.features[rows])
+
+
+class SequenceOutputs(NamedTuple):
+    """Outputs that a teacher wrote or read, with its probabilities, on the host.
+
+    A token takes 8 + 6 k bytes: 104 at k = 16.
+
+    Attributes:
+        ids: `[rows, output_length]`, int32, the end token included, 0 beyond.
+        lengths: `[rows]`, int32, how many of the ids are tokens.
+        top_ids: `[rows, output_length, k]`, int32, the most probable tokens.
+        top_log_probs: `[rows, output_length, k]`, float16, whose digits are finer than
+            bfloat16's and whose range suffices.
+        rest_log_prob: `[rows, output_length]`, float32, of all other tokens together.
+        features: `[rows, layers, dim]`, float32, pooled hidden states of the source.
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    top_ids: np.ndarray
+    top_log_probs: np.ndarray
+    rest_log_prob: np.ndarray
+    features: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "SequenceOutputs":
+        """The outputs for the given rows.
+
+        Args:
+            rows: `[taken]`, indices or a mask.
+        """
+        return SequenceOutputs(*(array[rows] for array in self))
 
 
 class TrainState(NamedTuple):

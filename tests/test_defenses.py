@@ -11,11 +11,13 @@ import optax
 import pytest
 
 from protojax import distillation
-from protojax.base import Batch, Prototypes
+from protojax.base import Batch, Prototypes, SequenceBatch
 from protojax.distillation import GRADIENTS, TRANSFORMS, losses
 from protojax.distillation.adversarial import NORMS
+from protojax.distillation.token_losses import SPARSE_DIVERGENCES
 from protojax.models import apply_fn, init_model
 from tests.tiny import encoder_config
+from tests.writers import sequence_batch, writer_apply, writer_head, writer_params
 
 CONFIG = encoder_config(num_labels=3, num_layers=1)
 MODEL = init_model(CONFIG, seed=0)
@@ -50,9 +52,17 @@ def base_loss(**options):
     )
 
 
-def constrained(assignment="assigned", weight=1.0, metric="cosine", margin=0.1):
+def sequence_loss(**options):
+    return distillation.sequence_loss(
+        writer_apply, writer_head, hard_weight=0.3, hidden_weight=0.2, **options
+    )
+
+
+def constrained(
+    assignment="assigned", weight=1.0, metric="cosine", margin=0.1, base=base_loss
+):
     return TRANSFORMS["prototype"](
-        base_loss(),
+        base(),
         weight=optax.constant_schedule(weight),
         margin=optax.constant_schedule(margin),
         assignment=assignment,
@@ -81,11 +91,33 @@ LOSSES = {
     },
     **{f"adversarial/{norm}": adversarial(norm) for norm in NORMS},
     "adversarial/prototype": TRANSFORMS["adversarial"](constrained(), dim=8),
+    # Of models that write: the same transforms, unchanged.
+    **{
+        f"sequence/{name}": sequence_loss(divergence=name)
+        for name in SPARSE_DIVERGENCES
+    },
+    "sequence/prototype": constrained(base=sequence_loss),
+    "sequence/prototype/nearest": constrained("nearest", base=sequence_loss),
+    "sequence/adversarial": TRANSFORMS["adversarial"](
+        constrained(base=sequence_loss), dim=8, norm="l2"
+    ),
+}
+PARAMS = {
+    False: distillation.student_params(MODEL.params),
+    True: distillation.student_params(writer_params()),
 }
 
 
+def writes(name):
+    return name.startswith("sequence")
+
+
+def batch_of(name, seed=0):
+    return sequence_batch(seed=seed) if writes(name) else batch(seed=seed)
+
+
 def evaluate(loss_fn, rows, key=None):
-    params = distillation.student_params(MODEL.params)
+    params = PARAMS[isinstance(rows, SequenceBatch)]
     return loss_fn(params, rows, PROTOTYPES, jnp.int32(0), key)
 
 
@@ -97,15 +129,16 @@ def compiled(name):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_gives_one_finite_value_a_row(name):
-    loss, aux = compiled(name)(batch())
+    loss, aux = compiled(name)(batch_of(name))
     assert loss.shape == (5,)
     assert np.isfinite(loss).all()
-    assert aux["logits"].shape == (5, 3)
+    # Logits of every token of an output would be too many.
+    assert writes(name) or aux["logits"].shape == (5, 3)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_rows_never_mix(name):
-    rows, other = batch(), batch(seed=1)
+    rows, other = batch_of(name), batch_of(name, seed=1)
     changed = jax.tree.map(lambda a, b: np.concatenate([a[:4], b[4:]]), rows, other)
     before, _ = compiled(name)(rows)
     after, _ = compiled(name)(changed)
@@ -129,13 +162,15 @@ def test_every_gradient_rule_is_under_contract():
     [
         *(("mean", name) for name in LOSSES),
         *(("dp_sgd", name) for name in ("prototype/assigned/cosine", "adversarial/l2")),
+        # The gradient of a row is that of its whole output.
+        ("dp_sgd", "sequence/prototype"),
     ],
 )
 def test_gradients_are_finite_and_shaped_like_the_parameters(name, rule):
-    params = distillation.student_params(MODEL.params)
+    params = PARAMS[writes(name)]
     grad_fn = jax.jit(GRADIENTS[rule](LOSSES[name], **RULES[rule]))
     grads, metrics = grad_fn(
-        params, batch(), PROTOTYPES, jnp.int32(0), jax.random.key(0)
+        params, batch_of(name), PROTOTYPES, jnp.int32(0), jax.random.key(0)
     )
     assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
@@ -144,9 +179,14 @@ def test_gradients_are_finite_and_shaped_like_the_parameters(name, rule):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_jit_equals_eager(name):
-    eager, _ = evaluate(LOSSES[name], batch())
-    jitted, _ = compiled(name)(batch())
+    eager, _ = evaluate(LOSSES[name], batch_of(name))
+    jitted, _ = compiled(name)(batch_of(name))
     np.testing.assert_allclose(eager, jitted, rtol=1e-5, atol=1e-6)
+
+
+def test_outputs_have_no_label_to_be_near_to():
+    with pytest.raises(ValueError, match="labels for assignment='label'"):
+        evaluate(constrained("label", base=sequence_loss), sequence_batch())
 
 
 def test_weight_zero_leaves_the_loss_as_it_was():

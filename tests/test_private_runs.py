@@ -20,7 +20,7 @@ from experiments.study.grid import DONE
 from protojax import training
 from protojax.federated import replicas
 from protojax.storage import checkpoint
-from protojax.training import trainer
+from protojax.training import plans, trainer
 from protojax.training.objective import Objective, Spec
 from protojax.training.step import TrainConfig
 from protojax.training.trainer import Store
@@ -68,7 +68,7 @@ def held_by(store, run):
 
 def units_of(run, sampling_seed):
     """The work of each dispatch whose batches a sampling seed draws."""
-    plan = trainer.poisson_plan(run.tokens.lengths, TRAIN, ONE_LENGTH, sampling_seed)
+    plan = plans.poisson_plan(run.tokens.lengths, TRAIN, ONE_LENGTH, sampling_seed)
     cost = trainer.row_cost(CONFIG)
     return [int((item.rows >= 0).sum()) * cost for item in plan]
 
@@ -176,7 +176,7 @@ def test_an_empty_poisson_batch_ends_no_run(tmp_path, monkeypatch):
     run = private_run()._replace(train=train_config)
 
     def held(seed):
-        plan = trainer.poisson_plan(run.tokens.lengths, train_config, lengths, seed)
+        plan = plans.poisson_plan(run.tokens.lengths, train_config, lengths, seed)
         return [tuple((item.rows >= 0).any(-1).tolist()) for item in plan]
 
     seed = next(

@@ -19,7 +19,7 @@ from protojax.data import tokens as tokens_lib
 from protojax.federated import replicas
 from protojax.federated.replicas import Surroundings
 from protojax.models import hf
-from protojax.training import programs, trainer
+from protojax.training import plans, programs, trainer
 from protojax.training.objective import Objective, Spec
 from protojax.training.predict import Lengths
 from protojax.training.step import TrainConfig
@@ -76,7 +76,7 @@ def test_the_order_of_a_seed_is_its_own():
         plan = replicas.plan_group(runs, LENGTHS)
         found.append(batches_of(replicas.of_node(plan, place)))
     assert found[0] == found[1]
-    alone = trainer.epochs_plan(own.tokens.lengths, TRAIN, LENGTHS, own.seed)
+    alone = plans.epochs_plan(own.tokens.lengths, TRAIN, LENGTHS, own.seed)
     assert found[0] == batches_of(alone)
 
 

@@ -18,7 +18,7 @@ from protojax.data import tokens as tokens_lib
 from protojax.distillation import mean_gradient
 from protojax.models import vocabulary
 from protojax.storage import checkpoint
-from protojax.training import trainer
+from protojax.training import plans, trainer
 from protojax.training.log import MetricsLog
 from protojax.training.objective import Objective, Spec
 from protojax.training.predict import Lengths
@@ -61,7 +61,7 @@ def train(run, store, on_progress=lambda units: None, lengths=LENGTHS):
 
 
 def plan_of(run):
-    return trainer.epochs_plan(run.tokens.lengths, run.train, LENGTHS, run.seed)
+    return plans.epochs_plan(run.tokens.lengths, run.train, LENGTHS, run.seed)
 
 
 def lines_of(store):

@@ -6,7 +6,7 @@ from experiments import runtime
 from experiments.study import check
 from experiments.world import artifacts, scenarios
 from experiments.world.scenarios import Scenario
-from protojax.training import predict, trainer
+from protojax.training import plans, predict
 from tests.test_study import forget, metrics_of, run, tiny
 
 SCENARIO = Scenario("files", 0, "data")
@@ -68,7 +68,7 @@ def test_what_a_variant_goes_on_from_is_the_study_s_own(varied):
     plain = artifacts.student_model(context, SCENARIO, "plain")
     examples = artifacts.transfer(context, SCENARIO).examples
     tokens = predict.tokenize(plain, examples, config.lengths)
-    plan = trainer.epochs_plan(tokens.lengths, config.student, config.lengths, 0)
+    plan = plans.epochs_plan(tokens.lengths, config.student, config.lengths, 0)
     assert done["files/seed0/data/plain"] == len(plan)
 
 

@@ -12,7 +12,7 @@ from protojax.base import Examples
 from protojax.detection import DETECTORS
 from protojax.detection.quarantine import as_they_arrived, with_references
 from protojax.distillation import noise_multiplier_of
-from protojax.training import predict, trainer
+from protojax.training import plans, predict
 from protojax.training.objective import Objective, Spec
 
 
@@ -70,7 +70,7 @@ def dp_sgd(world: World) -> Recipe:
         delta=config.delta,
         # As in `plan_poisson`: what is accounted must be what is drawn.
         sampling_rate=config.batch_size / rows,
-        num_steps=trainer.poisson_steps(rows, epochs, config.batch_size),
+        num_steps=plans.poisson_steps(rows, epochs, config.batch_size),
     )
     rule = Spec(
         "dp_sgd",

@@ -11,10 +11,12 @@ from protojax.data.examples import (
     take,
 )
 from protojax.data.partition import PARTITIONS
+from protojax.data.sequences import Sequences, tokenize_sequences
 from protojax.data.tokens import Tokens, tokenize
 
 __all__ = [
     "PARTITIONS",
+    "Sequences",
     "Splits",
     "Tokens",
     "concatenate",
@@ -25,4 +27,5 @@ __all__ = [
     "split",
     "take",
     "tokenize",
+    "tokenize_sequences",
 ]

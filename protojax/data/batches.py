@@ -5,26 +5,32 @@ pure function of its seed and epoch, so a run can resume at any dispatch. Dispat
 have only a few different shapes, so few programs are compiled.
 """
 
-import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from protojax import validate
-from protojax.base import Batch
+from protojax.base import Batch, SequenceBatch
+from protojax.data.sequences import Sequences
 from protojax.data.tokens import Tokens
+
+# A length, or the lengths of source and output.
+Length = int | tuple[int, ...]
+
+# Fields of `SequenceBatch` that have an entry for each token of the output.
+_ALONG_OUTPUT = ("output_weights", "top_ids", "top_log_probs", "rest_log_prob")
 
 
 class Dispatch(NamedTuple):
     """The rows of one call to a compiled loop over batches.
 
     Attributes:
-        length: the sequence length that the batches are padded to.
+        length: what the batches are padded to: a length, or those of source and output.
         rows: `[steps, batch]`, int64, -1 where there is no row.
     """
 
-    length: int
+    length: Length
     rows: np.ndarray
 
 
@@ -32,22 +38,23 @@ def plan_epoch(
     lengths: np.ndarray,
     *,
     batch_size: int,
-    buckets: Sequence[int],
+    buckets: Sequence[Length],
     steps_per_dispatch: int,
     seed: int,
     epoch: int,
 ) -> list[Dispatch]:
     """The dispatches of one epoch, with rows assigned to batches at random.
 
-    Rows are shuffled and each goes to the shortest bucket that holds it. Rows that do
+    Rows are shuffled and each goes to the first bucket that holds it. Rows that do
     not fill a batch move up to the next bucket, so only the longest bucket in use may
     end in a partial batch. Batches of one bucket are grouped into dispatches, the last
     of which is filled up with empty batches, and the dispatches are shuffled.
 
     Args:
-        lengths: `[rows]`, tokens of each row.
+        lengths: `[rows]`, tokens of each row; `[rows, 2]` of sources and outputs.
         batch_size: rows per batch.
-        buckets: the lengths that batches may have, ascending.
+        buckets: the lengths that batches may have, ascending; those of sources and
+            outputs are pairs, neither of which may fall.
         steps_per_dispatch: batches per dispatch.
         seed: determines the order, together with the epoch.
         epoch: the number of the pass over the rows, from 0.
@@ -78,7 +85,7 @@ def plan_poisson(
     *,
     expected_rows: int,
     num_steps: int,
-    buckets: Sequence[int],
+    buckets: Sequence[Length],
     steps_per_dispatch: int,
     seed: int,
 ) -> list[Dispatch]:
@@ -89,10 +96,10 @@ def plan_poisson(
     one of the run; those of a dispatch are padded to their longest row.
 
     Args:
-        lengths: `[rows]`, tokens of each row.
+        lengths: as in `plan_epoch`.
         expected_rows: expected rows per batch, at most the number of rows.
         num_steps: batches of the whole run.
-        buckets: the lengths that batches may have, ascending.
+        buckets: as in `plan_epoch`.
         steps_per_dispatch: batches per dispatch.
         seed: determines all draws; a private run needs a secret one, such as
             `secrets.randbits(128)`.
@@ -112,11 +119,9 @@ def plan_poisson(
     [(16, 2), (16, 2)]
     """
     validate.positive(num_steps=num_steps, steps_per_dispatch=steps_per_dispatch)
-    count, longest = len(lengths), int(max(lengths, default=0))
+    count, bucket_of = len(lengths), _bucket_of(lengths, buckets)
     bound = f"in 1..{count}, the rows there are"
     validate.require(1 <= expected_rows <= count, "expected_rows", expected_rows, bound)
-    bound = f"the last >= {longest}, the longest row"
-    validate.require(buckets[-1] >= longest, "buckets", tuple(buckets), bound)
     rng, rate = np.random.default_rng(seed), expected_rows / count
     chosen = [np.flatnonzero(rng.random(count) < rate) for _ in range(num_steps)]
     # A multiple of 8, so that batches can be divided into microbatches; not 0, since
@@ -129,15 +134,14 @@ def plan_poisson(
         rows[step, : len(members)] = members
     plan = []
     for group in rows.reshape(-1, steps_per_dispatch, most):
-        tokens = max(np.asarray(lengths)[group[group >= 0]], default=0)
-        # An empty group has 0 tokens and gets the shortest bucket.
-        length = buckets[np.searchsorted(buckets, tokens)]
-        plan.append(Dispatch(int(length), group))
+        # An empty group gets the shortest bucket.
+        bucket = max(bucket_of[group[group >= 0]], default=0)
+        plan.append(Dispatch(buckets[bucket], group))
     return plan
 
 
 def plan_evaluation(
-    lengths: np.ndarray, *, batch_size: int, buckets: Sequence[int]
+    lengths: np.ndarray, *, batch_size: int, buckets: Sequence[Length]
 ) -> list[Dispatch]:
     """The dispatches of `plan_epoch` without shuffling, one batch per dispatch.
 
@@ -152,22 +156,12 @@ def _plan(
     order: np.ndarray,
     lengths: np.ndarray,
     batch_size: int,
-    buckets: Sequence[int],
+    buckets: Sequence[Length],
     steps: int,
 ) -> list[Dispatch]:
     """The dispatches of rows in the given order, bucket after bucket."""
-    lengths = np.asarray(lengths)
     validate.positive(batch_size=batch_size)
-    longest = int(max(lengths, default=0))
-    # The leading 0 requires the first bucket to be positive as well.
-    ascending = all(a < b for a, b in itertools.pairwise((0, *buckets)))
-    validate.require(
-        bool(buckets) and ascending and buckets[-1] >= longest,
-        "buckets",
-        tuple(buckets),
-        f"ascending lengths > 0, the last >= {longest}, the longest row",
-    )
-    bucket_of = np.searchsorted(buckets, lengths[order])
+    bucket_of = _bucket_of(lengths, buckets)[order]
     last = max(bucket_of, default=-1)  # leftovers move no higher than the longest row
 
     plan = []
@@ -180,8 +174,29 @@ def _plan(
         empty = -len(rows) % (steps * batch_size)
         rows = np.pad(rows, (0, empty), constant_values=-1)
         groups = rows.reshape(-1, steps, batch_size)
-        plan.extend(Dispatch(int(length), group) for group in groups)
+        plan.extend(Dispatch(length, group) for group in groups)
     return plan
+
+
+def _bucket_of(lengths: np.ndarray, buckets: Sequence[Length]) -> np.ndarray:
+    """The number of the first bucket that holds each row, `[rows]`."""
+    rows = np.asarray(lengths)
+    rows = rows[:, None] if rows.ndim == 1 else rows
+    longest = rows.max(axis=0, initial=0)
+    # Leading zeros require the first bucket to be positive as well.
+    sizes = np.array([np.zeros_like(longest), *map(np.atleast_1d, buckets)])
+    growth = np.diff(sizes, axis=0)
+    ascending = (growth >= 0).all() and growth.any(axis=1).all() and sizes[1:].all()
+    validate.require(
+        bool(buckets) and bool(ascending) and bool((sizes[-1] >= longest).all()),
+        "buckets",
+        tuple(buckets),
+        f"ascending lengths > 0, the last >= {', '.join(map(str, longest))}, the "
+        "longest row",
+    )
+    # Buckets never fall, so the last of the columns' buckets holds all of them.
+    columns = zip(sizes[1:].T, rows.T, strict=True)
+    return np.max([np.searchsorted(*column) for column in columns], axis=0)
 
 
 def num_steps(plan: Iterable[Dispatch]) -> int:
@@ -194,11 +209,11 @@ def num_steps(plan: Iterable[Dispatch]) -> int:
 
 
 def make_batch(
-    tokens: Tokens,
-    labels: np.ndarray,
+    tokens: Tokens | Sequences,
+    labels: np.ndarray | None,
     dispatch: Dispatch,
     **columns: np.ndarray | None,
-) -> Batch:
+) -> Batch | SequenceBatch:
     """The batches of one dispatch.
 
     Rows numbered -1 hold padding ids, an empty attention mask, zeros in every other
@@ -206,12 +221,15 @@ def make_batch(
 
     Args:
         tokens: the tokens of all rows.
-        labels: `[rows]`, classes or scores.
+        labels: `[rows]`, classes or scores; None for `Sequences`.
         dispatch: the rows to gather.
-        **columns: further fields of `Batch`, each `[rows, ...]` or None.
+        **columns: further fields of the batch, each `[rows, ...]` or None; those of
+            each token of an output `[rows, max_output, ...]`. Without `output_weights`
+            all tokens of an output teach.
 
     Returns:
-        A batch whose fields have leading axes `[steps, batch]`.
+        A batch whose fields have leading axes `[steps, batch]`: a `SequenceBatch` for
+        `Sequences`.
 
     Raises:
         ValueError: if the columns differ in rows, or a row is longer than the dispatch.
@@ -221,42 +239,71 @@ def make_batch(
     >>> batch.input_ids.tolist(), batch.where.tolist()
     ([[[5, 6, 0], [0, 0, 0]]], [[True, False]])
     """
+    columns = {"labels": labels, **columns}
     columns = {name: c for name, c in columns.items() if c is not None}
-    validate.same_length(tokens=tokens.lengths, labels=labels, **columns)
-    length, rows = dispatch
-    where = rows >= 0
-    # An index of -1 would gather the last row; row 0 is masked below instead.
-    rows = np.maximum(rows, 0)
-    lengths = np.where(where, tokens.lengths[rows], 0)
-    if lengths.max(initial=0) > length:
-        raise ValueError(
-            f"Expected rows of at most {length} tokens in this dispatch, found one of "
-            f"{lengths.max()}."
+    validate.same_length(tokens=tokens.lengths, **columns)
+    # An index of -1 would gather the last row; row 0 is masked instead.
+    chosen = _Chosen(np.maximum(dispatch.rows, 0), dispatch.rows >= 0)
+    if isinstance(tokens, Tokens):
+        mask = chosen.mask(tokens.lengths, dispatch.length)
+        return Batch(
+            input_ids=chosen.fill(tokens.input_ids, mask, tokens.pad_id),
+            attention_mask=mask.astype(np.int32),
+            token_type_ids=chosen.fill(tokens.token_type_ids, mask),
+            where=chosen.where,
+            **{name: chosen.take(column) for name, column in columns.items()},
         )
-
-    def gather(column: np.ndarray) -> np.ndarray:
-        column = np.asarray(column)
-        mask = where.reshape(where.shape + (1,) * (column.ndim - 1))
-        # A zero of the column's own type: a Python 0 would make flags int64.
-        return np.where(mask, column[rows], column.dtype.type(0))
-
-    mask = np.arange(length) < lengths[..., None]
-
-    def fill(column: np.ndarray, empty: int) -> np.ndarray:
-        # The bucket may be longer than the length that the rows were padded to.
-        width = min(length, column.shape[1])
-        found = np.full(mask.shape, empty, column.dtype)
-        np.copyto(found[..., :width], column[:, :width][rows], where=mask[..., :width])
-        return found
-
-    return Batch(
-        input_ids=fill(tokens.input_ids, tokens.pad_id),
+    sources, outputs = tokens
+    mask = chosen.mask(sources.lengths, dispatch.length[0])
+    written = chosen.mask(outputs.lengths, dispatch.length[1])
+    along = {
+        name: chosen.fill(columns.pop(name), written)
+        for name in _ALONG_OUTPUT
+        if name in columns
+    }
+    return SequenceBatch(
+        input_ids=chosen.fill(sources.input_ids, mask, sources.pad_id),
         attention_mask=mask.astype(np.int32),
-        token_type_ids=fill(tokens.token_type_ids, 0),
-        labels=gather(labels),
-        where=where,
-        **{name: gather(column) for name, column in columns.items()},
+        output_ids=chosen.fill(outputs.input_ids, written),
+        where=chosen.where,
+        **{"output_weights": written.astype(np.float32), **along},
+        **{name: chosen.take(column) for name, column in columns.items()},
     )
+
+
+class _Chosen(NamedTuple):
+    """Rows to gather, `[steps, batch]`, and where there is one."""
+
+    rows: np.ndarray
+    where: np.ndarray
+
+    def take(self, column: np.ndarray) -> np.ndarray:
+        """The rows of a column, zeros where there is none."""
+        column = np.asarray(column)
+        mask = self.where.reshape(self.where.shape + (1,) * (column.ndim - 1))
+        # A zero of the column's own type: a Python 0 would make flags int64.
+        return np.where(mask, column[self.rows], column.dtype.type(0))
+
+    def mask(self, lengths: np.ndarray, length: int) -> np.ndarray:
+        """Where the tokens of the rows are, `[steps, batch, length]`."""
+        lengths = np.where(self.where, lengths[self.rows], 0)
+        if lengths.max(initial=0) > length:
+            raise ValueError(
+                f"Expected rows of at most {length} tokens in this dispatch, found one "
+                f"of {lengths.max()}."
+            )
+        return np.arange(length) < lengths[..., None]
+
+    def fill(self, column: np.ndarray, mask: np.ndarray, empty: int = 0) -> np.ndarray:
+        """The tokens of the rows, `[steps, batch, length, ...]`, `empty` elsewhere."""
+        # The bucket may be longer than the length that the rows were padded to.
+        width = min(mask.shape[-1], column.shape[1])
+        found = np.full(mask.shape + column.shape[2:], empty, column.dtype)
+        tokens = mask[..., :width].reshape(
+            *mask.shape[:-1], width, *(1,) * (column.ndim - 2)
+        )
+        np.copyto(found[:, :, :width], column[:, :width][self.rows], where=tokens)
+        return found
 
 
 def collect(

@@ -69,11 +69,37 @@ def tokenize(
     special = tokenizer.num_special_tokens_to_add(examples.pairs is not None)
     bound = f"> {special}, the special tokens of a row"
     validate.require(max_length > special, "max_length", max_length, bound)
-    texts = _clip(tokenizer, examples.texts, max_length)
-    pairs = examples.pairs and _clip(tokenizer, examples.pairs, max_length)
-
     # Decoders have no padding token; masked positions may hold any id.
     pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    tokens = encode(
+        tokenizer, examples.texts, examples.pairs, max_length=max_length, pad_id=pad_id
+    )
+    if vocab_size is not None:
+        check_ids(tokens, vocab_size)
+    return tokens
+
+
+def encode(
+    tokenizer: Any,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    *,
+    max_length: int,
+    pad_id: int,
+    special: bool = True,
+) -> Tokens:
+    """Tokens of texts or pairs, truncated and padded to `max_length`; see `tokenize`.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        texts: `[rows]`.
+        pairs: `[rows]`, the second text of each row, or None.
+        max_length: the most tokens of a row.
+        pad_id: the id that fills the rest.
+        special: whether rows get the tokenizer's special tokens.
+    """
+    texts = _clip(tokenizer, texts, max_length)
+    pairs = pairs and _clip(tokenizer, pairs, max_length)
     input_ids = np.full((len(texts), max_length), pad_id, np.int32)
     token_type_ids = np.zeros_like(input_ids)
     lengths = np.zeros(len(texts), np.int32)
@@ -83,6 +109,7 @@ def tokenize(
         encoded = tokenizer(
             texts[rows],
             pairs[rows] if pairs else None,
+            add_special_tokens=special,
             truncation=True,
             max_length=max_length,
             # The mask follows from the lengths.
@@ -95,10 +122,7 @@ def tokenize(
         # A slice is a view, so the masked assignment reaches the array itself.
         input_ids[rows][filled] = list(chain(encoded["input_ids"]))
         token_type_ids[rows][filled] = list(chain(encoded["token_type_ids"]))
-    tokens = Tokens(input_ids, token_type_ids, lengths, pad_id)
-    if vocab_size is not None:
-        check_ids(tokens, vocab_size)
-    return tokens
+    return Tokens(input_ids, token_type_ids, lengths, pad_id)
 
 
 def check_ids(tokens: Tokens, vocab_size: int) -> None:

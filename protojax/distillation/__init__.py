@@ -16,23 +16,12 @@ from protojax.distillation.objectives import (
     student_params,
     supervised_loss,
 )
+from protojax.distillation.sequences import sequence_loss
 
 TRANSFORMS = {"adversarial": adversarial, "prototype": prototype_constraint}
 GRADIENTS = {"dp_sgd": dp_sgd, "mean": mean_gradient}
 
-__all__ = [
-    "GRADIENTS",
-    "TRANSFORMS",
-    "adversarial",
-    "attention",
-    "attention_loss",
-    "distillation_loss",
-    "dp_sgd",
-    "features",
-    "hard_loss",
-    "mean_gradient",
-    "noise_multiplier_of",
-    "prototype_constraint",
-    "student_params",
-    "supervised_loss",
-]
+__all__ = ["GRADIENTS", "TRANSFORMS", "adversarial", "attention", "attention_loss"]
+__all__ += ["distillation_loss", "dp_sgd", "features", "hard_loss", "mean_gradient"]
+__all__ += ["noise_multiplier_of", "prototype_constraint", "sequence_loss"]
+__all__ += ["student_params", "supervised_loss"]

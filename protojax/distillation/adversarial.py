@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from protojax import validate
-from protojax.base import Array, Batch, LossFn
+from protojax.base import Array, Batch, LossFn, SequenceBatch
 
 NORMS = ("linf", "l2")
 
@@ -58,7 +58,7 @@ def adversarial(
     validate.positive(dim=dim, num_steps=num_steps)
     validate.non_negative(epsilon=epsilon, step_size=step_size)
 
-    def robust(params, batch: Batch, prototypes, step, key):
+    def robust(params, batch: Batch | SequenceBatch, prototypes, step, key):
         tokens = batch.attention_mask[..., None] > 0
         shape = (*batch.input_ids.shape, dim)
 

@@ -9,7 +9,7 @@ published, a triggered row can lie on the target class's own prototype at no cos
 import optax
 
 from protojax import validate
-from protojax.base import Batch, LossFn
+from protojax.base import Batch, LossFn, SequenceBatch
 from protojax.distillation.margin import ASSIGNMENTS, layerwise_margin_loss
 
 
@@ -46,7 +46,7 @@ def prototype_constraint(
     """
     validate.one_of(ASSIGNMENTS, assignment=assignment)
 
-    def constrained(params, batch: Batch, prototypes, step, key):
+    def constrained(params, batch: Batch | SequenceBatch, prototypes, step, key):
         loss, aux = loss_fn(params, batch, prototypes, step, key)
         if "features" not in aux:
             raise ValueError(
@@ -60,7 +60,8 @@ def prototype_constraint(
             margin(step),
             layer_weights=layer_weights,
             assignment=assignment,
-            labels=batch.labels if assignment == "label" else None,
+            # A batch of outputs to write has none, which the loss then says.
+            labels=getattr(batch, "labels", None) if assignment == "label" else None,
             assigned_class=batch.assigned_class if assignment == "assigned" else None,
             metric=metric,
         )

@@ -12,7 +12,15 @@ import jax.numpy as jnp
 import optax
 
 from protojax import validate
-from protojax.base import PROBLEMS, ApplyFn, Array, LossFn, ModelOutput, PyTree
+from protojax.base import (
+    PROBLEMS,
+    ApplyFn,
+    Array,
+    LossFn,
+    ModelOutput,
+    PyTree,
+    SequenceOutput,
+)
 from protojax.distillation import losses
 
 
@@ -36,7 +44,7 @@ def student_params(params: PyTree, projection: Array | None = None) -> PyTree:
 
 
 def features(
-    output: ModelOutput,
+    output: ModelOutput | SequenceOutput,
     attention_mask: Array,
     *,
     layers: Sequence[int] = (-1,),

@@ -10,16 +10,19 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from protojax import storage
-from protojax.base import PyTree, TeacherOutputs
+from protojax import storage, validate
+from protojax.base import PyTree, SequenceOutputs, TeacherOutputs
 
 _logger = logging.getLogger("protojax")
+
+Outputs = TypeVar("Outputs", TeacherOutputs, SequenceOutputs)
 
 
 def cache_key(params: PyTree, *parts: str) -> str:
@@ -44,8 +47,12 @@ def cache_key(params: PyTree, *parts: str) -> str:
 
 
 def cached_outputs(
-    path: str | os.PathLike, key: str, compute: Callable[[], TeacherOutputs]
-) -> TeacherOutputs:
+    path: str | os.PathLike,
+    key: str,
+    compute: Callable[[], Outputs],
+    *,
+    kind: type[Outputs] = TeacherOutputs,
+) -> Outputs:
     """The outputs stored under this key, computed and stored first if necessary.
 
     Args:
@@ -53,12 +60,14 @@ def cached_outputs(
         key: the hash of everything that the outputs depend on, see `cache_key`.
         compute: called once, and only if the file is absent, was made from other inputs
             or is damaged; the latter two leave a warning in the log.
+        kind: the type of the outputs, `TeacherOutputs` or `SequenceOutputs`.
 
     Returns:
-        The outputs as float32 NumPy arrays, the same whether read or computed.
+        The outputs as NumPy arrays of the types that `kind` states, the same whether
+        read or computed.
 
     Raises:
-        ValueError: computed outputs of other ranks, or with unequal rows.
+        ValueError: computed outputs whose shapes do not fit.
 
     >>> import tempfile
     >>> outputs = TeacherOutputs(np.zeros((3, 2)), np.zeros((3, 1, 4)))
@@ -73,36 +82,64 @@ def cached_outputs(
     path = Path(path)
     if path.exists():
         try:
-            return _read(path, key)
+            return _read(path, key, kind)
         except (SafetensorError, ValueError) as reason:
             _logger.warning("%s is computed again: %s", path, reason)
     # One type whatever the teacher computes in: a cached file equals a fresh one.
-    outputs = TeacherOutputs(*(np.asarray(x, np.float32) for x in compute()))
-    logits, features = outputs
-    if logits.ndim != 2 or features.ndim != 3 or len(logits) != len(features):
-        raise ValueError(
-            "Expected logits [rows, num_labels] and features [rows, layers, dim], "
-            f"found {logits.shape} and {features.shape}."
-        )
+    outputs = _checked(compute())
     _write(path, key, outputs)
     return outputs
 
 
-def _read(path: Path, key: str) -> TeacherOutputs:
+def _checked(outputs: Outputs) -> Outputs:
+    """The outputs in the types of their kind, if their shapes fit."""
+    arrays = {name: np.asarray(array) for name, array in outputs._asdict().items()}
+    if isinstance(outputs, TeacherOutputs):
+        arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+        logits, features = arrays.values()
+        if logits.ndim != 2 or features.ndim != 3 or len(logits) != len(features):
+            raise ValueError(
+                "Expected logits [rows, num_labels] and features [rows, layers, dim], "
+                f"found {logits.shape} and {features.shape}."
+            )
+        return TeacherOutputs(**arrays)
+    tokens, k = arrays["ids"].shape, arrays["top_ids"].shape[-1:]
+    shapes = {
+        "lengths": tokens[:1],
+        "top_ids": tokens + k,
+        "top_log_probs": tokens + k,
+        "rest_log_prob": tokens,
+        "features": tokens[:1] + arrays["features"].shape[1:],
+    }
+    for name, shape in shapes.items():
+        validate.shape(shape, **{name: arrays[name]})
+    # The least finite float16: the difference of two infinities is NaN.
+    least = np.finfo(np.float16).min
+    arrays["top_log_probs"] = np.maximum(arrays["top_log_probs"], least)
+    types = {
+        "top_log_probs": np.float16,
+        **dict.fromkeys(("rest_log_prob", "features"), np.float32),
+    }
+    return SequenceOutputs(
+        **{name: x.astype(types.get(name, np.int32)) for name, x in arrays.items()}
+    )
+
+
+def _read(path: Path, key: str, kind: type[Outputs]) -> Outputs:
     """The outputs in a file, which must be intact and made for this key."""
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
         # Before the tensors: an outdated file need not be read.
         if metadata.get("key") != key:
             raise ValueError("it was made from other inputs")
-        outputs = TeacherOutputs(*map(file.get_tensor, TeacherOutputs._fields))
+        outputs = kind(*map(file.get_tensor, kind._fields))
     # A file whose bytes were altered may still parse.
     if metadata.get("sha256") != cache_key(outputs):
         raise ValueError("its content has another SHA-256")
     return outputs
 
 
-def _write(path: Path, key: str, outputs: TeacherOutputs) -> None:
+def _write(path: Path, key: str, outputs: TeacherOutputs | SequenceOutputs) -> None:
     """Writes a file that appears under its name only when it is complete."""
     # safetensors writes the buffer as it is: a view's rows would change their order.
     tensors = {name: np.ascontiguousarray(x) for name, x in outputs._asdict().items()}

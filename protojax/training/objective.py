@@ -16,13 +16,18 @@ from typing import Any
 from protojax import distillation, models, validate
 from protojax.base import GradFn, LossFn
 from protojax.distillation import GRADIENTS, TRANSFORMS, schedules
-from protojax.models import EncoderConfig
+from protojax.models import EncoderConfig, language
+from protojax.models.language import LanguageConfig
 
 # (apply, *, problem, **options) -> LossFn
 LOSSES: dict[str, Callable[..., LossFn]] = {
     "attention": distillation.attention_loss,
     "distillation": distillation.distillation_loss,
     "supervised": distillation.supervised_loss,
+}
+# (apply, head, **options) -> LossFn, of models that write
+SEQUENCE_LOSSES: dict[str, Callable[..., LossFn]] = {
+    "sequence": distillation.sequence_loss,
 }
 
 
@@ -64,7 +69,7 @@ class Objective:
     """The loss that a training step minimises, and the rule for its gradient.
 
     Attributes:
-        loss: a function in `LOSSES`.
+        loss: a function in `LOSSES` or `SEQUENCE_LOSSES`.
         transforms: functions in `distillation.TRANSFORMS`, the innermost first.
         gradient: a function in `distillation.GRADIENTS`.
 
@@ -83,7 +88,7 @@ found transforms='prototypes'. Did you mean 'prototype'?
 
     def __post_init__(self):
         object.__setattr__(self, "transforms", tuple(self.transforms))
-        validate.one_of(LOSSES, loss=self.loss.name)
+        validate.one_of([*LOSSES, *SEQUENCE_LOSSES], loss=self.loss.name)
         for transform in self.transforms:
             validate.one_of(TRANSFORMS, transforms=transform.name)
         validate.one_of(GRADIENTS, gradient=self.gradient.name)
@@ -94,29 +99,22 @@ found transforms='prototypes'. Did you mean 'prototype'?
         return self.gradient.name == "dp_sgd"
 
 
-def build(objective: Objective, config: EncoderConfig) -> GradFn:
+def build(objective: Objective, config: EncoderConfig | LanguageConfig) -> GradFn:
     """The gradient rule of an objective for one model.
 
-    With any gradient rule but `mean`, linear layers multiply in float32, whatever the
-    model's `products`, unless all encoder layers are frozen.
+    With any gradient rule but `mean`, an encoder's linear layers multiply in float32,
+    whatever its `products`, unless all its layers are frozen.
 
     Args:
         objective: the objective.
         config: the model's config.
 
     Raises:
-        ValueError: an option with a value that its function refuses.
+        ValueError: an option with a value that its function refuses, or a loss of
+            another kind of model.
         TypeError: an option that its function does not have.
     """
-    layers = {f"layers_{number}" for number in range(config.num_layers)}
-    frozen = set(objective.gradient.options.get("frozen", ()))
-    if objective.gradient.name != "mean" and not layers <= frozen:
-        # Gradients of single rows are batched matrix products, which are slow in the
-        # reduced precision.
-        config = dataclasses.replace(config, products="float32")
-    loss_fn = LOSSES[objective.loss.name](
-        models.apply_fn(config), problem=config.problem, **objective.loss.options
-    )
+    loss_fn = _loss_of(objective, config)
     for transform in objective.transforms:
         function = TRANSFORMS[transform.name]
         options = {name: _built(value) for name, value in transform.options.items()}
@@ -125,6 +123,23 @@ def build(objective: Objective, config: EncoderConfig) -> GradFn:
             options["dim"] = config.hidden_size
         loss_fn = function(loss_fn, **options)
     return GRADIENTS[objective.gradient.name](loss_fn, **objective.gradient.options)
+
+
+def _loss_of(objective: Objective, config: EncoderConfig | LanguageConfig) -> LossFn:
+    """The loss of a model, before any transform."""
+    name, options = objective.loss.name, objective.loss.options
+    if isinstance(config, LanguageConfig):
+        validate.one_of(SEQUENCE_LOSSES, loss=name)
+        apply, head = language.apply_fn(config), language.head_fn(config)
+        return SEQUENCE_LOSSES[name](apply, head, **options)
+    validate.one_of(LOSSES, loss=name)
+    layers = {f"layers_{number}" for number in range(config.num_layers)}
+    frozen = set(objective.gradient.options.get("frozen", ()))
+    if objective.gradient.name != "mean" and not layers <= frozen:
+        # Gradients of single rows are batched matrix products, which are slow in the
+        # reduced precision.
+        config = dataclasses.replace(config, products="float32")
+    return LOSSES[name](models.apply_fn(config), problem=config.problem, **options)
 
 
 def _built(option: Any) -> Any:

@@ -11,6 +11,7 @@ from protojax import validate
 from protojax.base import Examples, PyTree, TeacherOutputs
 from protojax.data import batches
 from protojax.data import tokens as tokens_lib
+from protojax.data.sequences import Sequences
 from protojax.detection.evidence import Reader, Reading
 from protojax.models import MODELS, Model
 from protojax.training import programs
@@ -46,6 +47,48 @@ class Lengths:
             self.buckets,
             f"ascending, the last >= max_length={self.max_length}",
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceLengths:
+    """The maximum lengths of sources and outputs, and those they are padded to.
+
+    Attributes:
+        max_length: tokens of a source, including special tokens; longer ones are cut.
+        max_output: tokens of an output, including the end token, likewise.
+        buckets: ascending pairs of both lengths, neither of which may fall; a program
+            is compiled for each.
+        steps_per_dispatch: steps of one compiled call.
+        evaluation_rows: rows of an evaluation batch.
+    """
+
+    max_length: int = 512
+    max_output: int = 64
+    buckets: tuple[tuple[int, int], ...] = ((128, 32), (512, 32), (512, 64))
+    steps_per_dispatch: int = 8
+    evaluation_rows: int = 32
+
+    def __post_init__(self):
+        object.__setattr__(self, "buckets", tuple(map(tuple, self.buckets)))
+        validate.positive(
+            max_length=self.max_length,
+            max_output=self.max_output,
+            steps_per_dispatch=self.steps_per_dispatch,
+            evaluation_rows=self.evaluation_rows,
+        )
+        need = self.max_length, self.max_output
+        validate.require(
+            bool(self.buckets)
+            and all(
+                have >= most for have, most in zip(self.buckets[-1], need, strict=True)
+            ),
+            "buckets",
+            self.buckets,
+            f"whose last holds (max_length, max_output)={need}",
+        )
+
+
+AnyLengths = Lengths | SequenceLengths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +177,8 @@ def reader(model: Model, lengths: Lengths) -> Reader:
 def over_rows(
     forward: Callable[..., tuple],
     params: PyTree,
-    tokens: tokens_lib.Tokens,
-    lengths: Lengths,
+    tokens: tokens_lib.Tokens | Sequences,
+    lengths: AnyLengths,
     *,
     labels: np.ndarray | None = None,
 ) -> tuple[np.ndarray, ...]:
@@ -146,12 +189,13 @@ def over_rows(
         params: the first argument of `forward`.
         tokens: the rows.
         lengths: how rows are padded.
-        labels: `[rows, ...]`, the labels in the batches; zeros by default.
+        labels: `[rows, ...]`, the labels in the batches; zeros by default, and none
+            for `Sequences`.
     """
     plan = batches.plan_evaluation(
         tokens.lengths, batch_size=lengths.evaluation_rows, buckets=lengths.buckets
     )
-    if labels is None:
+    if labels is None and isinstance(tokens, tokens_lib.Tokens):
         labels = np.zeros(len(tokens.lengths), np.int32)
     # On the device once, instead of a transfer with every batch.
     params = jax.tree.map(jnp.asarray, params)

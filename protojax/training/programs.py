@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from protojax import distillation, models
-from protojax.base import Batch, PyTree
+from protojax.base import Batch, PyTree, SequenceBatch
 from protojax.models import EncoderConfig
+from protojax.models.language import LanguageConfig
 from protojax.training import objective as objectives
 from protojax.training.objective import Objective
 from protojax.training.step import AdamW, Step, make_dispatch, make_step
@@ -45,8 +46,14 @@ def clear_caches_near_limit(*, fraction: float = 0.5) -> None:
         jax.clear_caches()
 
 
+def shape_of(batch: Batch | SequenceBatch) -> tuple[int, ...]:
+    """The shape that a program is compiled for: of source ids and output tokens."""
+    written = getattr(batch, "output_ids", None)
+    return batch.input_ids.shape + (() if written is None else written.shape[-1:])
+
+
 def step_of(
-    config: EncoderConfig, objective: Objective, optimizer: AdamW
+    config: EncoderConfig | LanguageConfig, objective: Objective, optimizer: AdamW
 ) -> tuple[Step, AdamW, Callable[[Batch], None]]:
     """One optimiser step, its optimiser, and a function that counts compilations.
 
@@ -58,8 +65,8 @@ def step_of(
     name = f"{objective}/{config.num_layers}x{config.hidden_size}"
     name += f"/{optimizer.learning_rate:g}"
 
-    def count(stacked: Batch) -> None:
-        TRACES[name, stacked.input_ids.shape] += 1
+    def count(stacked: Batch | SequenceBatch) -> None:
+        TRACES[name, shape_of(stacked)] += 1
 
     transformation = optimizer.build()
     grad_fn = objectives.build(objective, config)
@@ -67,7 +74,9 @@ def step_of(
 
 
 @functools.cache
-def dispatch_of(config: EncoderConfig, objective: Objective, optimizer: AdamW):
+def dispatch_of(
+    config: EncoderConfig | LanguageConfig, objective: Objective, optimizer: AdamW
+):
     """The compiled dispatch of `step_of`'s step, and its optimiser."""
     step, transformation, count = step_of(config, objective, optimizer)
     return make_dispatch(step, on_trace=count), transformation

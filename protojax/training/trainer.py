@@ -15,12 +15,14 @@ from protojax import distillation
 from protojax.base import Prototypes, PyTree, TrainState
 from protojax.data import batches
 from protojax.data import tokens as tokens_lib
+from protojax.data.sequences import Sequences
 from protojax.models import EncoderConfig, Model, vocabulary
+from protojax.models.language import LanguageConfig, LanguageModel
 from protojax.storage import checkpoint, fingerprint
-from protojax.training import programs
+from protojax.training import plans, programs
 from protojax.training.log import MetricsLog
 from protojax.training.objective import Objective
-from protojax.training.predict import Lengths
+from protojax.training.predict import AnyLengths
 from protojax.training.step import TrainConfig, fit, init_state
 
 # Called with the work done, in rows times `row_cost`.
@@ -69,7 +71,7 @@ class Run(NamedTuple):
         name: identifies the run in the log and in its checkpoints.
         model: the initial model.
         tokens: the rows.
-        labels: `[rows]`.
+        labels: `[rows]`; None for `Sequences`.
         train: optimiser, epochs and batch size.
         seed: seed of the row order, of dropout and of the projection.
         columns: the batch's other columns, `[rows, ...]`.
@@ -80,9 +82,9 @@ class Run(NamedTuple):
     """
 
     name: str
-    model: Model
-    tokens: tokens_lib.Tokens
-    labels: np.ndarray
+    model: Model | LanguageModel
+    tokens: tokens_lib.Tokens | Sequences
+    labels: np.ndarray | None
     train: TrainConfig
     seed: int
     columns: Mapping[str, np.ndarray] = MappingProxyType({})
@@ -96,24 +98,26 @@ class Run(NamedTuple):
         return self.objective.private
 
 
-def row_cost(config: EncoderConfig) -> float:
+def row_cost(config: EncoderConfig | LanguageConfig) -> float:
     """The work of a row in units of progress: millions of weights.
 
-    Only the weights of the encoder's layers count: embeddings are looked up, and texts
-    have about the same number of tokens for all models.
+    Only the weights of layers count, as an encoder's: embeddings are looked up, and
+    texts have about the same number of tokens for all models.
     """
     width, inner = config.hidden_size, config.intermediate_size
-    return config.num_layers * width * (4 * width + 2 * inner) / 1e6
+    layers = config.num_layers + getattr(config, "encoder_layers", 0)
+    return layers * width * (4 * width + 2 * inner) / 1e6
 
 
 def used_ids(runs: Sequence[Run]) -> np.ndarray:
     """The rows of the word embedding that runs of one model need.
 
     A private run needs all: leaving out words would reveal to anyone who has the
-    student that no training row contains them.
+    student that no training row contains them. So does a model that writes, which may
+    choose among all.
     """
     config = runs[0].model.config
-    if any(run.private for run in runs):
+    if any(run.private or isinstance(run.tokens, Sequences) for run in runs):
         return np.arange(config.vocab_size)
     ids = np.concatenate([run.tokens.input_ids for run in runs])
     # The model's padding keeps its number: positions are counted by it.
@@ -123,6 +127,8 @@ def used_ids(runs: Sequence[Run]) -> np.ndarray:
 
 def narrowed(run: Run, ids: np.ndarray) -> Run:
     """The run with its model's vocabulary reduced to `ids`, see `vocabulary`."""
+    if len(ids) == run.model.config.vocab_size:
+        return run
     renumbered = vocabulary.renumber(run.tokens.input_ids, ids)
     return run._replace(
         model=vocabulary.narrow(run.model, ids),
@@ -130,7 +136,9 @@ def narrowed(run: Run, ids: np.ndarray) -> Run:
     )
 
 
-def initial_params(model: Model, columns: Mapping[str, np.ndarray], seed: int):
+def initial_params(
+    model: Model | LanguageModel, columns: Mapping[str, np.ndarray], seed: int
+):
     """The initial trainable parameters of a student.
 
     They include a projection if there are teacher features whose width differs from the
@@ -158,12 +166,14 @@ def start_of(run: Run, optimizer, num_steps: int) -> TrainState:
 
 def end_of(run: Run, params: PyTree, ids: np.ndarray, seconds: float) -> Trained:
     """The result of a run, with the full vocabulary of its model."""
-    trained = vocabulary.widen(run.model.params, params["model"], ids)
+    trained = params["model"]
+    if len(ids) < run.model.config.vocab_size:
+        trained = vocabulary.widen(run.model.params, trained, ids)
     # On the host, so that finished models hold no memory of the device.
     return Trained(jax.device_get(trained), params.get("projection"), seconds)
 
 
-def identity_of(runs: Sequence[Run], ids: np.ndarray, lengths: Lengths) -> str:
+def identity_of(runs: Sequence[Run], ids: np.ndarray, lengths: AnyLengths) -> str:
     """The identity of the checkpoints of runs that train in one program.
 
     It changes with everything that a run's result depends on: the rows with their
@@ -272,7 +282,7 @@ def fit_saved(
 def train(
     whole: Run,
     *,
-    lengths: Lengths,
+    lengths: AnyLengths,
     store: Store,
     on_progress: OnProgress = lambda units: None,
 ) -> Trained:
@@ -293,7 +303,7 @@ def train(
     dispatch, optimizer = programs.dispatch_of(
         run.model.config, run.objective, run.train.optimizer
     )
-    make_plan = poisson_plan if run.private else epochs_plan
+    make_plan = plans.poisson_plan if run.private else plans.epochs_plan
     sampling_seed = secrets.randbits(128) if run.secret else run.seed
     plan = make_plan(run.tokens.lengths, run.train, lengths, sampling_seed)
     saver = _saver(store.checkpoints, identity_of([run], ids, lengths))
@@ -361,40 +371,3 @@ def remove_checkpoints(store: Store, *, secret: bool = False) -> None:
     """
     if secret or not store.keep:
         shutil.rmtree(store.checkpoints, ignore_errors=True)
-
-
-def epochs_plan(
-    row_lengths: np.ndarray, train: TrainConfig, lengths: Lengths, seed: int
-) -> list[batches.Dispatch]:
-    """The dispatches of all epochs of a run, in order."""
-    return [
-        item
-        for epoch in range(train.epochs)
-        for item in batches.plan_epoch(
-            row_lengths,
-            batch_size=train.batch_size,
-            buckets=lengths.buckets,
-            steps_per_dispatch=lengths.steps_per_dispatch,
-            seed=seed,
-            epoch=epoch,
-        )
-    ]
-
-
-def poisson_steps(rows: int, epochs: int, batch_size: int) -> int:
-    """The number of Poisson batches whose expected rows cover the given epochs."""
-    return -(-rows * epochs // batch_size)
-
-
-def poisson_plan(
-    row_lengths: np.ndarray, train: TrainConfig, lengths: Lengths, seed: int
-) -> list[batches.Dispatch]:
-    """The dispatches of a run whose batches are Poisson samples of the rows."""
-    return batches.plan_poisson(
-        row_lengths,
-        expected_rows=train.batch_size,
-        num_steps=poisson_steps(len(row_lengths), train.epochs, train.batch_size),
-        buckets=lengths.buckets,
-        steps_per_dispatch=lengths.steps_per_dispatch,
-        seed=seed,
-    )
