@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import bench
+from experiments.bench import language, measure
+from experiments.bench import nodes as bench
+from experiments.bench.__main__ import main
 from protojax.attacks.prototypes import PROTOTYPE_ATTACKS
 from protojax.base import Prototypes
 from protojax.federated import nodes
@@ -30,7 +32,7 @@ def test_the_nodes_benchmark_prints_ratios_and_compiles_once(monkeypatch):
 
 def test_measuring_is_in_turns_and_leaves_compilation_out():
     calls = []
-    found = bench.measure(
+    found = measure.measure(
         {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=2
     )
     assert calls == ["a", "b"] * 3
@@ -64,4 +66,30 @@ def test_displacement_is_in_units_of_the_honest_spread():
 
 def test_unknown_benchmarks_are_refused():
     with pytest.raises(ValueError, match="Did you mean 'nodes'"):
-        bench.main(["node"])
+        main(["node"])
+
+
+def small_t5():
+    sizes = {"num_layers": 1, "encoder_layers": 1, "vocab_size": 32}
+    sizes |= {"hidden_size": 8, "num_heads": 2, "num_kv_heads": 2, "head_dim": 4}
+    return dataclasses.replace(language.T5_SMALL, **sizes, intermediate_size=8)
+
+
+def test_the_decoding_benchmark_says_what_it_did_not_measure(monkeypatch):
+    monkeypatch.setattr(language, "_transformers_model", lambda model: None)
+    console = Console(file=io.StringIO(), width=160)
+    language.bench_decode(
+        console, configs=[small_t5()], batch_sizes=[2], length=4, max_new=3
+    )
+    text = console.file.getvalue()
+    assert re.search(r"t5 +│ +2 │ +\d+ │ +- │", text), text
+    assert "torch is not installed" in text
+
+
+def test_the_device_benchmark_runs_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(language, "T5_SMALL", small_t5())
+    monkeypatch.setattr(language, "T5_BASE", small_t5())
+    monkeypatch.setattr(language, "measure", lambda runs, **_: dict.fromkeys(runs, 0.5))
+    console = Console(file=io.StringIO(), width=160)
+    language.bench_device(console)
+    assert len(re.findall("500.0 ms", console.file.getvalue())) == 6

@@ -108,12 +108,10 @@ def beam_search(
     ...     [0.0, 0.6, 0.4, 0.0], [0.4, 0.3, 0.0, 0.3], [0.0, 0.0, 0.1, 0.9],
     ...     [1.0, 0.0, 0.0, 0.0]]))
     >>> ids = jnp.array([[0]])
-    >>> for beams in (1, 2):
-    ...     found = beam_search(start, step, chain, ids, ids + 1, beams=beams,
-    ...         max_new=2, stop_ids=[3], pad_id=0, take_rows=take_rows)
-    ...     print(found.ids[0].tolist(), f"{jnp.exp(found.log_probs[0].sum()):.2f}")
-    [1, 0] 0.24
-    [2, 3] 0.36
+    >>> found = beam_search(start, step, chain, ids, ids + 1, beams=2, max_new=2,
+    ...     stop_ids=[3], pad_id=0, take_rows=take_rows)
+    >>> found.ids[0].tolist(), f"{jnp.exp(found.log_probs[0].sum()):.2f}"
+    ([2, 3], '0.36')
 
     Args:
         start: as for `generate`; it reads each row once, not once a beam.

@@ -1,6 +1,4 @@
-"""Benchmarks: each prints ratios of quantities measured in the same run.
-
-    python -m experiments.bench nodes lies
+"""Benchmarks of nodes: the cost of a round, and lies about prototypes.
 
 `nodes`: the time of a round of N nodes on this machine's devices (local steps and a
 merge) relative to N separate runs of the same steps, and the memory of the compiled
@@ -9,10 +7,6 @@ relative to the distances between honest nodes.
 """
 
 import functools
-import statistics
-import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,9 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.arms import merges
+from experiments.bench.measure import measure
 from experiments.configs.federated import RULES
 from experiments.reports import results
-from protojax import distillation, models, prototypes, training, validate
+from protojax import distillation, models, prototypes, training
 from protojax.attacks.prototypes import PROTOTYPE_ATTACKS
 from protojax.base import Batch, Prototypes
 from protojax.distillation import mean_gradient
@@ -43,24 +38,6 @@ CONFIG = models.EncoderConfig(
     intermediate_size=512,
     max_positions=LENGTH,
 )
-
-
-def measure(
-    runs: dict[str, Callable[[], Any]], *, repeats: int = 5
-) -> dict[str, float]:
-    """The median seconds of each function, called in turns.
-
-    Calling them in turns spreads other load on the machine over all of them. Each is
-    called once before, to compile.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(repeats + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            if turn:  # turn 0 compiles
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found) for name, found in seconds.items()}
 
 
 def make_batches(num_nodes: int) -> Batch:
@@ -258,22 +235,3 @@ def bench_lies(console: Console) -> None:
         ]
         table.add_row(name, *(f"{value:.2f}" for value in found))
     results.show(console, table)
-
-
-BENCHMARKS: dict[str, Callable[[Console], None]] = {
-    "nodes": bench_nodes,
-    "lies": bench_lies,
-}
-
-
-def main(arguments: list[str]) -> None:
-    """Runs the benchmarks named on the command line."""
-    names = arguments or list(BENCHMARKS)
-    for name in names:
-        validate.one_of(BENCHMARKS, benchmark=name)
-    for name in names:
-        BENCHMARKS[name](Console())
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints ratios of quantities measured in the same run."""
