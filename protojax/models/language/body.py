@@ -253,7 +253,9 @@ class Body(nn.Module):
             [batch.attention_mask.astype(bool), jnp.ones_like(written, bool)], axis=1
         )
         positions = places(tokens)
-        mask = jnp.tri(ids.shape[1], dtype=bool) & tokens[:, None]
+        # Padding sees itself, so that nothing sees a later token.
+        itself = jnp.eye(ids.shape[1], dtype=bool)
+        mask = jnp.tri(ids.shape[1], dtype=bool) & tokens[:, None] | itself
         perturbation = batch.perturbation
         if perturbation is not None:
             perturbation = jnp.pad(

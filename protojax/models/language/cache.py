@@ -46,6 +46,7 @@ class Cache(NamedTuple):
     cross_mask: Array | None = None
 
 
+_Held = tuple[Array, Array]  # keys and values of a layer
 StartFn = Callable[..., tuple[Cache, Array]]
 StepFn = Callable[[PyTree, Cache, Array], tuple[Cache, Array]]
 
@@ -119,35 +120,44 @@ def _read(
     stack = functools.partial(Stack(config, False, True).apply, {"params": parts})
     counts = jnp.cumsum(tokens, axis=1, dtype=jnp.int32)
     positions = jnp.maximum(cache.positions[:, None] + counts - 1, 0)
-    held = jax.lax.dynamic_update_slice(cache.mask, tokens, (0, cache.length))
-    places = jnp.arange(ids.shape[1]) + cache.length
-    mask = held[:, None] & (jnp.arange(held.shape[1]) <= places[:, None])
+    tokens_held = jax.lax.dynamic_update_slice(cache.mask, tokens, (0, cache.length))
+    places = (jnp.arange(ids.shape[1]) + cache.length)[:, None]
+    slots = jnp.arange(tokens_held.shape[1])
+    mask = tokens_held[:, None] & (slots <= places) | (slots == places)
     bias, turn = stack(mask, positions, cache.length, method="context")
     memory_mask = None if cache.cross_mask is None else cache.cross_mask[:, None]
     context = Context(mask, bias, turn, memory_mask)
 
-    keys, values = list(cache.keys), list(cache.values)
-
-    def store(i: int, key: Array, value: Array) -> tuple[Array, Array]:
-        place = (0, 0, cache.length, 0)
-        keys[i] = jax.lax.dynamic_update_slice(keys[i], key, place)
-        values[i] = jax.lax.dynamic_update_slice(values[i], value, place)
-        return keys[i], values[i]
-
     layer = Layer(config, True, config.encoder_layers > 0)
+
+    @jax.jit  # traced once for all layers
+    def read(own: PyTree, x: Array, held: _Held, memory: _Held | None):
+        after = held
+
+        def store(*parts: Array) -> _Held:
+            nonlocal after
+            place = (0, 0, cache.length, 0)
+            after = tuple(
+                jax.lax.dynamic_update_slice(old, new, place)
+                for old, new in zip(held, parts, strict=True)
+            )
+            return after
+
+        return layer.apply({"params": own}, x, context, memory, store), after
+
     words = params["embedding"]["embedding"][ids]
     x = stack(words, positions, method="embed")
+    held = list(zip(cache.keys, cache.values, strict=True))
+    memories = [None] * len(held)
+    if cache.cross_keys is not None:
+        memories = list(zip(cache.cross_keys, cache.cross_values, strict=True))
     for i, own in enumerate(_layers(params)):
-        memory = None
-        if cache.cross_keys is not None:
-            memory = cache.cross_keys[i], cache.cross_values[i]
-        x = layer.apply(
-            {"params": own}, x, context, memory, functools.partial(store, i)
-        )
+        x, held[i] = read(own, x, held[i], memories[i])
+    keys, values = zip(*held, strict=True)
     cache = cache._replace(
-        keys=tuple(keys),
-        values=tuple(values),
-        mask=held,
+        keys=keys,
+        values=values,
+        mask=tokens_held,
         positions=cache.positions + counts[:, -1],
         length=cache.length + ids.shape[1],
     )
