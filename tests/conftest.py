@@ -41,8 +41,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 # The longest files, in falling order.
 LONGEST = (
-    *("test_study", "test_replicas", "test_objective", "test_federated"),
-    *("test_defenses", "test_federation", "test_private", "test_aggregation"),
+    *("test_study", "test_replicas", "test_federated", "test_models", "test_defenses"),
+    *("test_aggregation", "test_objective", "test_defend", "test_losses"),
+    *("test_newcomer", "test_federation", "test_matching", "test_bench"),
+    *("test_trainer", "test_private", "test_private_runs", "test_prototypes"),
 )
 
 

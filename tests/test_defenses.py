@@ -123,13 +123,22 @@ def evaluate(loss_fn, rows, key=None):
 
 @functools.cache
 def compiled(name):
-    """One program per loss, which several tests run."""
-    return jax.jit(lambda rows: evaluate(LOSSES[name], rows))
+    """One program per loss and its gradient, which several tests run."""
+
+    @jax.jit
+    def found(params, rows):
+        def loss_of(params):
+            return LOSSES[name](params, rows, PROTOTYPES, jnp.int32(0), None)
+
+        loss, pull, aux = jax.vjp(loss_of, params, has_aux=True)
+        return loss, aux, pull(jnp.ones_like(loss))[0]
+
+    return functools.partial(found, PARAMS[writes(name)])
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_gives_one_finite_value_a_row(name):
-    loss, aux = compiled(name)(batch_of(name))
+    loss, aux, _ = compiled(name)(batch_of(name))
     assert loss.shape == (5,)
     assert np.isfinite(loss).all()
     # Logits of every token of an output would be too many.
@@ -140,8 +149,8 @@ def test_a_loss_gives_one_finite_value_a_row(name):
 def test_rows_never_mix(name):
     rows, other = batch_of(name), batch_of(name, seed=1)
     changed = jax.tree.map(lambda a, b: np.concatenate([a[:4], b[4:]]), rows, other)
-    before, _ = compiled(name)(rows)
-    after, _ = compiled(name)(changed)
+    before, *_ = compiled(name)(rows)
+    after, *_ = compiled(name)(changed)
     np.testing.assert_allclose(before[:4], after[:4], rtol=1e-6)
     assert abs(float(before[4] - after[4])) > 1e-4
 
@@ -157,30 +166,39 @@ def test_every_gradient_rule_is_under_contract():
     assert RULES.keys() == GRADIENTS.keys()
 
 
-@pytest.mark.parametrize(
-    ("rule", "name"),
-    [
-        *(("mean", name) for name in LOSSES),
-        *(("dp_sgd", name) for name in ("prototype/assigned/cosine", "adversarial/l2")),
-        # The gradient of a row is that of its whole output.
-        ("dp_sgd", "sequence/prototype"),
-    ],
-)
-def test_gradients_are_finite_and_shaped_like_the_parameters(name, rule):
+def assert_like_the_parameters(grads, name):
     params = PARAMS[writes(name)]
-    grad_fn = jax.jit(GRADIENTS[rule](LOSSES[name], **RULES[rule]))
-    grads, metrics = grad_fn(
-        params, batch_of(name), PROTOTYPES, jnp.int32(0), jax.random.key(0)
-    )
     assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_are_finite_and_shaped_like_the_parameters(name):
+    assert_like_the_parameters(compiled(name)(batch_of(name))[2], name)
+
+
+# The last one: the gradient of a row is that of its whole output.
+@pytest.mark.parametrize(
+    "name", ["prototype/assigned/cosine", "adversarial/l2", "sequence/prototype"]
+)
+@pytest.mark.parametrize("rule", RULES)
+def test_gradients_of_rules_are_finite_and_shaped_like_the_parameters(name, rule):
+    grad_fn = jax.jit(GRADIENTS[rule](LOSSES[name], **RULES[rule]))
+    grads, metrics = grad_fn(
+        PARAMS[writes(name)],
+        batch_of(name),
+        PROTOTYPES,
+        jnp.int32(0),
+        jax.random.key(0),
+    )
+    assert_like_the_parameters(grads, name)
     assert np.isfinite(metrics["loss"])
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_jit_equals_eager(name):
     eager, _ = evaluate(LOSSES[name], batch_of(name))
-    jitted, _ = compiled(name)(batch_of(name))
+    jitted, *_ = compiled(name)(batch_of(name))
     np.testing.assert_allclose(eager, jitted, rtol=1e-5, atol=1e-6)
 
 

@@ -1,6 +1,7 @@
 """Studies over many nodes: who holds what, who learns what, what is sent."""
 
 import functools
+import shutil
 
 import jax
 import ml_collections
@@ -316,7 +317,7 @@ def test_a_killed_federation_resumes_to_the_same_numbers(finished, tmp_path):
     config, workdir, expected, _ = finished
     changed = config.copy_and_resolve_references()
     changed.arms = ("clean", "defended@hostile", "plain@ring")
-    found = run_killed(changed, tmp_path / "run", dispatches=25)
+    found = run_killed(changed, tmp_path / "run", dispatches=35)
     before, after = rows_of(expected), rows_of(found)
     for arm in changed.arms:
         for measure in ("clean_metric", "asr", "node_accuracies", "traffic"):
@@ -339,8 +340,11 @@ def test_a_killed_federation_resumes_to_the_same_numbers(finished, tmp_path):
     assert len(keys) == len(set(keys))
 
 
-def test_finished_federations_keep_a_checkpoint_if_asked(tmp_path):
-    config = make_config(tmp_path, keep_checkpoints=True, arms=("plain@three",))
+def test_finished_federations_keep_a_checkpoint_if_asked(finished, tmp_path):
+    config = finished[0].copy_and_resolve_references()
+    config.keep_checkpoints, config.arms = True, ("plain@three",)
+    teacher = "files/seed0/data/teacher"
+    shutil.copytree(finished[1] / teacher, tmp_path / "run" / teacher)
     run(config, tmp_path / "run")
     folder = tmp_path / "run/files/seed0/data/plain@three/checkpoints"
     assert node_checkpoint.latest_step(folder, 3) is not None

@@ -14,6 +14,20 @@ from protojax.prototypes import geometry
 both_metrics = pytest.mark.parametrize("metric", geometry.METRICS)
 not_finite = pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 
+# Compiled once a shape and metric, instead of operation by operation.
+unit, distances, paired_distance = (
+    jax.jit(function, static_argnames="metric" if function is not geometry.unit else ())
+    for function in (geometry.unit, geometry.distances, geometry.paired_distance)
+)
+nearest_prototype, inertia, update_prototypes = (
+    jax.jit(function, static_argnames="metric")
+    for function in (
+        prototypes.nearest_prototype,
+        prototypes.inertia,
+        prototypes.update_prototypes,
+    )
+)
+
 CORNERS = np.array([[3.0, 4.0], [30.0, 40.0]], np.float32)
 FOUND = Prototypes(CORNERS, np.array([0, 1]), np.ones(2))
 
@@ -29,14 +43,14 @@ def random(*shape, seed=0):
 @not_finite
 def test_what_is_not_finite_is_near_nothing(metric, value):
     rows = np.array([[value, 0.0], [3.0, 4.0], [value, value]], np.float32)
-    every = geometry.distances(rows, CORNERS, metric=metric)
-    paired = geometry.paired_distance(rows, CORNERS[[0, 0, 1]], metric=metric)
+    every = distances(rows, CORNERS, metric=metric)
+    paired = paired_distance(rows, CORNERS[[0, 0, 1]], metric=metric)
     finite = np.isfinite(every)
     np.testing.assert_array_equal(finite, [[False] * 2, [True] * 2, [False] * 2])
     np.testing.assert_array_equal(np.isfinite(paired), [False, True, False])
     np.testing.assert_allclose(every[1, 0], 0, atol=1e-6)
     # The same with sides exchanged: a vector that is not finite is far in its column.
-    every = geometry.distances(CORNERS, rows, metric=metric)
+    every = distances(CORNERS, rows, metric=metric)
     np.testing.assert_array_equal(np.isfinite(every), [[False, True, False]] * 2)
 
 
@@ -44,10 +58,10 @@ def test_what_is_not_finite_is_near_nothing(metric, value):
 @not_finite
 def test_a_row_that_is_not_finite_has_a_cost(metric, value):
     rows = np.array([[value, 0.0], [3.0, 4.0]], np.float32)
-    assert not np.isfinite(prototypes.inertia(rows, FOUND, metric=metric))
-    kept = prototypes.inertia(rows, FOUND, metric=metric, where=np.arange(2) == 1)
+    assert not np.isfinite(inertia(rows, FOUND, metric=metric))
+    kept = inertia(rows, FOUND, metric=metric, where=np.arange(2) == 1)
     np.testing.assert_allclose(kept, 0, atol=1e-6)
-    index, distance = prototypes.nearest_prototype(
+    index, distance = nearest_prototype(
         rows, FOUND, metric=metric, where=np.array([[False, True]] * 2)
     )
     np.testing.assert_array_equal(index, [1, 1])
@@ -58,8 +72,8 @@ def test_a_row_that_is_not_finite_has_a_cost(metric, value):
 @not_finite
 def test_a_row_that_is_not_finite_does_not_move_a_running_mean(metric, value):
     rows = np.array([[value, 0.0], [3.0, 5.0]], np.float32)
-    new = prototypes.update_prototypes(FOUND, rows, metric=metric)
-    alone = prototypes.update_prototypes(FOUND, rows[1:], metric=metric)
+    new = update_prototypes(FOUND, rows, metric=metric)
+    alone = update_prototypes(FOUND, rows[1:], metric=metric)
     jax.tree.map(np.testing.assert_array_equal, new, alone)
 
 
@@ -96,7 +110,7 @@ def test_what_stands_for_nothing_may_hold_anything(metric):
         np.arange(5),
         np.array([1.0, 1.0, 0.0, 0.0, 0.0]),
     )
-    nearest = functools.partial(prototypes.nearest_prototype, metric=metric)
+    nearest = functools.partial(nearest_prototype, metric=metric)
     jax.tree.map(
         np.testing.assert_array_equal, nearest(rows, padded), nearest(rows, FOUND)
     )
@@ -107,9 +121,7 @@ def test_one_vector_that_is_not_finite_does_not_decide_among_the_others(value):
     vectors = np.concatenate([CORNERS, [[value, 0.0]]])
     found = FOUND._replace(vectors=vectors, labels=np.arange(3), counts=np.ones(3))
     where = np.array([[True, True, False]] * 2)
-    index, distance = prototypes.nearest_prototype(
-        CORNERS, found, metric="l2", where=where
-    )
+    index, distance = nearest_prototype(CORNERS, found, metric="l2", where=where)
     np.testing.assert_array_equal(index, [0, 1])
     np.testing.assert_array_equal(distance, 0)
 
@@ -122,8 +134,8 @@ def test_a_direction_does_not_depend_on_the_scale(scale):
     rows = random(6, 4)
     rows /= np.abs(rows).max()
     expected = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    np.testing.assert_allclose(geometry.unit(rows * scale), expected, atol=1e-6)
-    gradient = jax.grad(lambda x: (geometry.unit(x) * rows[::-1]).sum())(rows * scale)
+    np.testing.assert_allclose(unit(rows * scale), expected, atol=1e-6)
+    gradient = jax.grad(lambda x: (unit(x) * rows[::-1]).sum())(rows * scale)
     assert np.isfinite(gradient).all()
     if scale <= 1e25:  # beyond, the gradient itself is too small for a float32
         along = rows[::-1] - expected * (expected * rows[::-1]).sum(1, keepdims=True)
@@ -133,12 +145,12 @@ def test_a_direction_does_not_depend_on_the_scale(scale):
 
 def test_overflow_is_far_and_not_near():
     rows = np.array([[1e25, 0.0], [1.0, 0.0]], np.float32)
-    paired = geometry.paired_distance(rows, CORNERS, metric="l2")
+    paired = paired_distance(rows, CORNERS, metric="l2")
     assert np.isposinf(paired[0])
-    every = geometry.distances(rows, CORNERS, metric="l2")
+    every = distances(rows, CORNERS, metric="l2")
     assert not np.isfinite(every[0]).any()
     assert np.isfinite(every[1]).all()
-    index, _ = prototypes.nearest_prototype(
+    index, _ = nearest_prototype(
         rows, FOUND, metric="l2", where=np.array([[False, True]] * 2)
     )
     np.testing.assert_array_equal(index, [1, 1])
@@ -147,16 +159,14 @@ def test_overflow_is_far_and_not_near():
 @both_metrics
 def test_zero_rows_have_zero_gradients(metric):
     zeros = np.zeros((2, 3), np.float32)
-    for function in (geometry.paired_distance, geometry.distances):
+    for function in (paired_distance, distances):
         gradient = jax.grad(
             lambda x, function=function: function(x, zeros, metric=metric).sum()
         )(zeros)
         np.testing.assert_array_equal(gradient, 0)
     expected = float(metric == "cosine")
-    np.testing.assert_array_equal(
-        geometry.distances(zeros, zeros, metric=metric), expected
-    )
-    empty = geometry.distances(zeros[:0], zeros, metric=metric)
+    np.testing.assert_array_equal(distances(zeros, zeros, metric=metric), expected)
+    empty = distances(zeros[:0], zeros, metric=metric)
     assert empty.shape == (0, 2)
 
 
@@ -172,18 +182,16 @@ def test_a_common_offset_does_not_change_who_is_nearest(offset):
     vectors = vectors + 0.1 * rng.normal(size=vectors.shape).astype(np.float32)
     found = Prototypes(vectors, np.zeros(20, int), np.ones(20))
     every = np.linalg.norm(rows[:, None].astype(np.float64) - vectors, axis=-1)
-    index, _ = prototypes.nearest_prototype(rows, found, metric="l2")
+    index, _ = nearest_prototype(rows, found, metric="l2")
     chosen = every[np.arange(500), index]
     np.testing.assert_allclose(chosen, every.min(axis=1), atol=1e-5)
-    np.testing.assert_allclose(
-        geometry.distances(rows, vectors, metric="l2"), every, rtol=1e-4
-    )
+    np.testing.assert_allclose(distances(rows, vectors, metric="l2"), every, rtol=1e-4)
 
 
 def test_counts_of_kmeans_are_the_rows_nearest_under_an_offset():
     rows = random(300, 5) + np.array([1e4, 0, 0, 0, 0], np.float32)
     found = prototypes.kmeans(jax.random.key(0), rows, 5, metric="l2")
-    index, _ = prototypes.nearest_prototype(rows, found, metric="l2")
+    index, _ = nearest_prototype(rows, found, metric="l2")
     np.testing.assert_array_equal(found.counts, np.bincount(index, minlength=5))
 
 
@@ -191,7 +199,7 @@ def test_the_origin_takes_no_gradient():
     rows, vectors = random(4, 3), random(2, 3, seed=1) + 50
 
     def total(rows, vectors):
-        return jnp.square(geometry.distances(rows, vectors, metric="l2")).sum()
+        return jnp.square(distances(rows, vectors, metric="l2")).sum()
 
     found = jax.grad(total, argnums=(0, 1))(rows, vectors)
     difference = rows[:, None] - vectors
@@ -208,11 +216,11 @@ def test_the_origin_takes_no_gradient():
 def test_a_mask_of_another_shape_is_refused(where):
     square = np.eye(2, dtype=np.float32)
     with pytest.raises(ValueError, match=r"where\.shape \(2, 2\)"):
-        prototypes.nearest_prototype(square, FOUND, where=where)
+        nearest_prototype(square, FOUND, where=where)
     wrong = where[:1] if where.ndim == 1 else where
     with pytest.raises(ValueError, match=r"where\.shape \(2,\)"):
-        prototypes.inertia(square, FOUND, where=wrong)
+        inertia(square, FOUND, where=wrong)
     with pytest.raises(ValueError, match=r"where\.shape \(2,\)"):
-        prototypes.update_prototypes(FOUND, square, where=wrong)
+        update_prototypes(FOUND, square, where=wrong)
     with pytest.raises(ValueError, match="where"):
         prototypes.kmeans(jax.random.key(0), square, 1, where=np.ones((2, 1), bool))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from protojax.federated import aggregation, gossip, nodes
+from tests.test_aggregation import reference
 
 TRIMMED = functools.partial(aggregation.trimmed_mean, num_byzantine=1)
 
@@ -131,8 +132,10 @@ def test_a_node_that_hears_few_stands_as_many_liars(name):
     for node in np.flatnonzero(honest):
         weights = mixing[node]
         heard = np.flatnonzero(weights)
-        differences = states[heard] - states[node]
-        moved = by_itself(differences, weights=jnp.asarray(weights[heard]))
+        differences = np.asarray(states[heard] - states[node], np.float64)
+        # An iteration that is cut off is compared with itself only.
+        one = by_itself if "geometric" in name else functools.partial(reference, name)
+        moved = np.asarray(one(differences, weights=weights[heard]))
         np.testing.assert_allclose(
             found[node], states[node] + moved, rtol=1e-4, atol=1e-5
         )

@@ -188,8 +188,10 @@ SKEWED_RULES = {
 
 
 @pytest.mark.parametrize("far", [2.0, 1e3, 1e6, 1e30])
-@pytest.mark.parametrize("rule", SKEWED_RULES)
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("metric", "rule"),
+    [*(("l2", rule) for rule in SKEWED_RULES), ("cosine", "median")],
+)
 def test_liars_do_not_own_the_classes_that_honest_nodes_lack(metric, rule, far):
     labels = (0, 0, 1, 1, 2, 2, 3, 3)
     # Who lacks what: class 0 is held by all, 1 and 2 by four, 3 by one of five.

@@ -93,7 +93,7 @@ def test_draws_are_not_of_the_seed_unless_asked(tmp_path):
     for secret in (True, False):
         run, found[secret] = private_run(secret=secret), []
         for life in range(2):
-            told, store = [], Store(tmp_path / f"{secret}{life}", every=1)
+            told, store = [], Store(tmp_path / f"{secret}{life}", every=4)
             found[secret].append(params_of(train(run, store, told.append)))
             held = [extra.get("sampling_seed") for extra in held_by(store, run)]
             assert len(held) == 2
@@ -113,7 +113,7 @@ def test_draws_are_not_of_the_seed_unless_asked(tmp_path):
 def test_what_was_drawn_goes_with_the_checkpoints(tmp_path, monkeypatch):
     sampling_seed, run = 0x1234567890ABCDEF1234567890ABCDEF, private_run()
     fixed_entropy(monkeypatch, sampling_seed, 7)
-    given_to, told = around(tmp_path, every=1, keep=True, lengths=ONE_LENGTH), []
+    given_to, told = around(tmp_path, every=4, keep=True, lengths=ONE_LENGTH), []
 
     def watched(units):
         told.append(
@@ -198,7 +198,7 @@ def test_an_empty_poisson_batch_ends_no_run(tmp_path, monkeypatch):
 
 def test_a_run_of_the_seed_does_not_go_on_with_secret_draws(tmp_path, caplog):
     """Its noise would be of a key that the seed does not say."""
-    store = Store(tmp_path / "secret", every=1)
+    store = Store(tmp_path / "secret", every=4)
     train(private_run(), store)
     found = params_of(train(private_run(secret=False), store))
     assert "starts anew" in caplog.text

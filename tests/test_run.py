@@ -339,31 +339,54 @@ def test_a_study_clears_the_folders_of_its_tasks(monkeypatch, tmp_path):
     assert asked == [(tmp_path, tuple(run.load("quickstart.py").tasks))]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--config=quickstart.py", "--config.kd.temprature=4"], "temperature"),
-        (["--config=glue.py:sst"], "Did you mean 'sst2'"),
-        (["--config=quikstart.py"], "Did you mean 'quickstart.py'"),
-        (["--config.kd.temperature=3"], "Expected --config=NAME"),
-        (["--config", "quickstart.py", "--wordir=x"], "Did you mean: workdir"),
-        (["--config=quickstart.py", "--config.arms=('plian',)"], "'plain'"),
-        (["--config=quickstart.py", "--config.seeds=3"], "--config.seeds='(0,1,2)'"),
-        (["--config=quickstart.py", "--config.tasks=files"], "data.files.train a file"),
-    ],
-)
-def test_a_wrong_command_line_ends_in_one_line(arguments, message, tmp_path):
+WRONG = {
+    "temperature": ["--config=quickstart.py", "--config.kd.temprature=4"],
+    "Did you mean 'sst2'": ["--config=glue.py:sst"],
+    "Did you mean 'quickstart.py'": ["--config=quikstart.py"],
+    "Expected --config=NAME": ["--config.kd.temperature=3"],
+    "Did you mean: workdir": ["--config", "quickstart.py", "--wordir=x"],
+    "'plain'": ["--config=quickstart.py", "--config.arms=('plian',)"],
+    "--config.seeds='(0,1,2)'": ["--config=quickstart.py", "--config.seeds=3"],
+    "data.files.train a file": ["--config=quickstart.py", "--config.tasks=files"],
+}
+# A process for each command line, forked from one that has imported the libraries.
+FORKED = """
+import json, os, runpy, sys
+import experiments.reports.report, experiments.study.own, experiments.study.runner
+import protojax.cli.defend, protojax.cli.terminal
+for number, arguments in enumerate(json.loads(sys.argv[1])):
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(f"{number}.txt", os.O_WRONLY | os.O_CREAT), 2)
+        sys.argv = ["run.py", *arguments]
+        runpy.run_module("experiments.run", run_name="__main__", alter_sys=True)
+        sys.exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """The exit code and the last words of each wrong command line."""
+    folder = tmp_path_factory.mktemp("wrong")
     found = subprocess.run(
-        [sys.executable, "-m", "experiments.run", *arguments],
+        [sys.executable, "-c", FORKED, json.dumps(list(WRONG.values()))],
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
+        cwd=folder,
     )
-    assert found.returncode != 0
-    assert message in found.stderr
-    assert "Traceback" not in found.stderr
+    said = [(folder / f"{number}.txt").read_text() for number in range(len(WRONG))]
+    return dict(zip(WRONG, zip(found.stdout.split(), said, strict=True), strict=True))
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_a_wrong_command_line_ends_in_one_line(refused, message):
+    code, said = refused[message]
+    assert code != "0"
+    assert message in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])

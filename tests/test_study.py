@@ -142,7 +142,7 @@ class Mortal(Progress):
             raise KilledError
 
 
-def run_killed(config, workdir, *, dispatches, every=5):
+def run_killed(config, workdir, *, dispatches, every=10):
     """Runs a study that is killed after so many dispatches, again and again."""
     config = config.copy_and_resolve_references()
     config.checkpoint_every = every
@@ -369,22 +369,33 @@ def test_students_and_pictures_lie_in_the_workdir(finished):
 
 def test_a_killed_study_resumes_to_the_same_numbers(finished, tmp_path):
     """Kills the study again and again, some dispatches later each time."""
-    config, _, expected, _ = finished
-    found = run_killed(config, tmp_path / "run", dispatches=40)
+    base, whole, expected, _ = finished
+    config = base.copy_and_resolve_references()
+    # Students of a loss, of noise, of constraints, and of another student.
+    config.arms = ("clean", "dp_sgd", "defended", "fine_tuned")
+    found = run_killed(config, tmp_path / "run", dispatches=30)
 
     def without_time(found):
+        # Which arms are on the front depends on all arms.
         return [
-            {key: value for key, value in row.items() if not key.startswith("step_")}
+            {
+                key: value
+                for key, value in row.items()
+                if not key.startswith("step_") and key != "front"
+            }
             for row in found["rows"] + found["summary"]
+            if row["arm"] in config.arms
         ]
 
     assert without_time(found) == without_time(expected)
-    keys, whole = (
+    keys, others = (
         [(line["run"], line["dispatch"]) for line in metrics_of(folder)]
-        for folder in (tmp_path / "run", finished[1])
+        for folder in (tmp_path / "run", whole)
     )
     assert len(keys) == len(set(keys))
-    assert sorted(keys) == sorted(whole)
+    runs = {run for run, _ in keys}
+    assert {run.rpartition("/")[2] for run in runs} >= {*config.arms, "teacher"}
+    assert sorted(keys) == sorted(key for key in others if key[0] in runs)
 
 
 def test_the_student_is_not_a_trusted_model(finished, tmp_path):

@@ -1,10 +1,10 @@
 import gzip
+import importlib
 import json
 import logging
 import os
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -271,7 +271,13 @@ def test_every_task_is_well_formed():
     assert TASKS["sst2"].hub == ("nyu-mll/glue", "sst2")
 
 
-def test_hub_rows(monkeypatch):
+@pytest.fixture
+def datasets():
+    """Imported by its tests alone, since every worker imports every file of tests."""
+    return importlib.import_module("datasets")
+
+
+def test_hub_rows(monkeypatch, datasets):
     splits = {
         "train": datasets.Dataset.from_list(ROWS),
         "validation": datasets.Dataset.from_list(ROWS[:3]),
@@ -294,7 +300,7 @@ def test_a_task_that_is_not_on_the_hub_asks_for_a_folder():
         load_task("sst2_sentence")
 
 
-def test_hub_that_cannot_be_reached(monkeypatch):
+def test_hub_that_cannot_be_reached(monkeypatch, datasets):
     def load_dataset(*_):
         raise ConnectionError("no route")
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import scipy.stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
@@ -214,6 +213,8 @@ def load_poisoned(
 
 def _hub_splits(task: Task) -> tuple[readers.Source, readers.Source]:
     """The two splits of a task on the hub."""
+    import datasets  # takes seconds, and pandas with it, which own files do not need
+
     name, config = task.hub
     try:
         splits = datasets.load_dataset(name, config)

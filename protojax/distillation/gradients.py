@@ -234,7 +234,11 @@ def noise_multiplier_of(
     # The Rényi bound is fast and loose; it gives the bracket for the slow, tight one.
     loose = least(rdp.RdpAccountant, accounting.LowerEndpointAndGuess(0.05, 1.0), 1e-4)
     tight = accounting.ExplicitBracketInterval(0.6 * loose, 1.01 * loose)
-    return least(pld.PLDAccountant, tight, 1e-3)
+    # Of losses on a coarse grid, ten times as fast: ε is never understated.
+    coarse = functools.partial(pld.PLDAccountant, value_discretization_interval=1e-3)
+    found = least(coarse, tight, 2e-4)
+    fine = pld.PLDAccountant().compose(event(found - 1e-3)).get_epsilon(delta)
+    return found if fine > epsilon else least(pld.PLDAccountant, tight, 1e-3)
 
 
 def _extra(module: str):
