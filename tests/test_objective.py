@@ -16,6 +16,7 @@ from protojax.training import objective as objectives
 from protojax.training.objective import LOSSES, Objective, Spec
 from protojax.training.step import init_state, make_step
 from tests.tiny import encoder_config
+from tests.writers import language_config
 
 CONFIG = encoder_config(num_layers=1, hidden_size=4, num_labels=2)
 PARAMS = distillation.student_params(models.init_model(CONFIG, seed=0).params)
@@ -286,8 +287,20 @@ def test_a_spec_does_not_change_with_what_it_was_made_of():
             ),
             "norm one of linf, l2",
         ),
+        # A model that classifies has no sequences, and one that writes no labels.
+        (
+            lambda: objectives.build(Objective(Spec("sequence")), CONFIG),
+            "loss one of attention, .*found loss='sequence'",
+        ),
+        (
+            lambda: objectives.build(Objective(Spec("supervised")), language_config()),
+            "loss one of sequence, found loss='supervised'",
+        ),
     ],
-    ids=["loss", "transform", "gradient", "schedule", "option", "option of transform"],
+    ids=[
+        *("loss", "transform", "gradient", "schedule", "option", "option of transform"),
+        *("loss of an encoder", "loss of a model that writes"),
+    ],
 )
 def test_names_and_options_that_are_not_known_are_named(make_it, message):
     with pytest.raises(ValueError, match=message):

@@ -40,7 +40,8 @@ def evaluate(batch, head=writer_head, **options):
 
 def by_loop(batch, *, hard_weight, hidden_weight):
     """The losses in float64, a token at a time."""
-    output = writer_apply(PARAMS["model"], batch, hidden_states=True)
+    apply = jax.jit(functools.partial(writer_apply, hidden_states=True))
+    output = apply(PARAMS["model"], batch)
     kernel = np.asarray(PARAMS["model"]["head"], np.float64)
     losses = []
     for row, weights in enumerate(batch.output_weights):

@@ -158,10 +158,11 @@ def killed_after(reports):
 
 def run_of(**changes):
     model = init_model(CONFIG, seed=0, tokenizer=Letters())
-    texts = texts_of(256, size=3)
+    # Not a multiple of 32: the last batch has rows that are padding.
+    texts = texts_of(250, size=3)
     rows = sequences.tokenize(model, texts, texts, SHORT)
     objective = Objective(Spec("sequence", {"hard_weight": 1.0}))
-    train = TrainConfig(epochs=15, batch_size=64, learning_rate=1e-2)
+    train = TrainConfig(epochs=6, batch_size=32, learning_rate=1e-2)
     run = Run("copy", model, rows, None, train, seed=0, objective=objective)
     return run._replace(**changes)
 

@@ -1,6 +1,5 @@
 """A tiny model that writes, by hand, and batches for it."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,11 +10,11 @@ VOCABULARY, DIM = 11, 8
 
 
 def writer_params(seed=0):
-    keys = jax.random.split(jax.random.key(seed), 3)
+    rng = np.random.default_rng(seed)
     shapes = {"words": (VOCABULARY, DIM), "mix": (DIM, DIM), "head": (DIM, VOCABULARY)}
     return {
-        name: jax.random.normal(key, shape)
-        for (name, shape), key in zip(shapes.items(), keys, strict=True)
+        name: jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for name, shape in shapes.items()
     }
 
 

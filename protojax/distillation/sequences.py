@@ -32,7 +32,7 @@ def sequence_loss(
     layers: Sequence[int] = (-1,),
     pooling: str = "mean",
     vocabulary: int | None = None,
-    chunk: int = 512,
+    chunk: int = 256,
 ) -> LossFn:
     """The loss on the teacher's outputs, which the batch carries.
 

@@ -114,7 +114,7 @@ def _top_k_of(
             widths = [(0, 0), (0, width - found.shape[1])] + [(0, 0)] * (found.ndim - 2)
             return jnp.pad(found, widths)
 
-        targets = over_tokens(of_tokens, output.states, chunk=512)
+        targets = over_tokens(of_tokens, output.states, chunk=256)
         pooled = distillation.features(
             output,
             batch.attention_mask,
