@@ -20,6 +20,7 @@ from protojax.base import Array, PyTree, SequenceApplyFn, SequenceBatch, Sequenc
 from protojax.models._distances import distance_buckets
 from protojax.models.language.config import LanguageConfig
 from protojax.models.language.layers import Context, Layer, normalisation, rotation
+from protojax.models.language.linear import Head
 
 
 class Stack(nn.Module):
@@ -142,53 +143,18 @@ class Stack(nn.Module):
         return x, (*inputs, x) if hidden_states else ()
 
 
-class Head(nn.Module):
-    """The logits of the next token.
-
-    Attributes:
-        config: the model's.
-    """
-
-    config: LanguageConfig
-
-    @nn.compact
-    def __call__(self, states: Array, words: Array) -> Array:
-        """The logits `[..., vocab]`, float32.
-
-        Args:
-            states: `[..., dim]`.
-            words: `[vocab, dim]`, the word embedding, read if tied.
-        """
-        config = self.config
-        if config.scale_head:
-            states = states * config.hidden_size**-0.5
-        equation, kernel = "...d,vd->...v", words
-        if not config.tied:
-            shape = (config.hidden_size, config.vocab_size)
-            equation = "...d,dv->...v"
-            kernel = self.param("kernel", nn.initializers.zeros, shape)
-        logits = jnp.einsum(
-            equation,
-            states.astype(config.dtype),
-            kernel.astype(config.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        if config.head_bias:
-            shape = (config.vocab_size,)
-            logits += self.param("bias", nn.initializers.zeros, shape)
-        return logits
-
-
 class Body(nn.Module):
     """Word embedding, encoder if any, decoder and head.
 
     Attributes:
         config: the model's.
         deterministic: whether dropout is off.
+        few_rows: see `Head`.
     """
 
     config: LanguageConfig
     deterministic: bool = True
+    few_rows: bool = False
 
     def setup(self):
         """Names the parts."""
@@ -197,7 +163,7 @@ class Body(nn.Module):
         if config.encoder_layers > 0:
             self.encoder = Stack(config, True, self.deterministic)
         self.decoder = Stack(config, False, self.deterministic)
-        self.head = Head(config)
+        self.head = Head(config, self.few_rows)
 
     def logits(self, states: Array) -> Array:
         """The logits `[..., vocab]`, float32.
@@ -359,16 +325,21 @@ def apply_fn(config: LanguageConfig) -> SequenceApplyFn:
 
 
 @functools.cache
-def head_fn(config: LanguageConfig) -> Callable[[PyTree, Array], Array]:
+def head_fn(
+    config: LanguageConfig, *, few_rows: bool = False
+) -> Callable[[PyTree, Array], Array]:
     """The function `(params, states [..., dim]) -> logits [..., vocab]`, float32.
 
     Args:
         config: the model.
+        few_rows: whether to compute a tied head as suits a step of generation, see
+            `few_rows_product`.
     """
+    body = Body(config, few_rows=few_rows)
 
     def head(params: PyTree, states: Array) -> Array:
         read = {name: params[name] for name in ("embedding", "head") if name in params}
-        return Body(config).apply({"params": read}, states, method="logits")
+        return body.apply({"params": read}, states, method="logits")
 
     return head
 

@@ -12,13 +12,14 @@ import numpy as np
 from protojax.base import Array
 from protojax.models.config import ACTIVATIONS
 from protojax.models.language.config import LanguageConfig
+from protojax.models.language.linear import Linear
 
 
 def linear(
     config: LanguageConfig, features: int, bias: bool, dtype: str | None = None
-) -> nn.Dense:
+) -> Linear:
     """A linear layer of the body."""
-    return nn.Dense(features, use_bias=bias, dtype=dtype or config.dtype)
+    return Linear(features, bias, dtype or config.dtype)
 
 
 def normalisation(config: LanguageConfig) -> nn.Module:
