@@ -52,6 +52,7 @@ T5_SMALL = LanguageConfig(
     positions="relative",
     norm_eps=1e-6,
     activation="relu",
+    gated=False,
     float32_down=True,
     scale_attention=False,
     scale_head=True,
