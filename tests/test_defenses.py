@@ -14,7 +14,6 @@ from protojax import distillation
 from protojax.base import Batch, Prototypes, SequenceBatch
 from protojax.distillation import GRADIENTS, TRANSFORMS, losses
 from protojax.distillation.adversarial import NORMS
-from protojax.distillation.token_losses import SPARSE_DIVERGENCES
 from protojax.models import apply_fn, init_model
 from tests.tiny import encoder_config
 from tests.writers import sequence_batch, writer_apply, writer_head, writer_params
@@ -92,12 +91,8 @@ LOSSES = {
     **{f"adversarial/{norm}": adversarial(norm) for norm in NORMS},
     "adversarial/prototype": TRANSFORMS["adversarial"](constrained(), dim=8),
     # Of models that write: the same transforms, unchanged.
-    **{
-        f"sequence/{name}": sequence_loss(divergence=name)
-        for name in SPARSE_DIVERGENCES
-    },
+    "sequence": sequence_loss(divergence="jensen_shannon"),
     "sequence/prototype": constrained(base=sequence_loss),
-    "sequence/prototype/nearest": constrained("nearest", base=sequence_loss),
     "sequence/adversarial": TRANSFORMS["adversarial"](
         constrained(base=sequence_loss), dim=8, norm="l2"
     ),
