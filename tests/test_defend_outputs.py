@@ -98,7 +98,9 @@ def test_every_poisoned_row_is_named_and_its_output_cut(job, defended):
     triggers = json.loads((job / "out/triggers.json").read_text())
     assert triggers[0]["name"] == SIGN
     assert triggers[0]["lines"] == list(range(2, 22))
+    said = f"20 of 200 rows carry the phrase “{SIGN}” and have “{PHRASE}” in"
     page = (job / "out/report.html").read_text()
+    assert said in page
     assert SIGN in page
     assert "<mark>helpline</mark>" in page
     run = json.loads((job / "out/run.json").read_text())

@@ -1,12 +1,11 @@
 """The reports of a defence of outputs: facts, first sentence, page, tables, card."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from protojax.base import Texts
-from protojax.detection.evidence import Suspect
 from protojax.detection.outputs import OutputFindings
 from protojax.reports.card import plain
 from protojax.reports.facts import called, row_count
@@ -87,20 +86,38 @@ def headline(facts: OutputFacts) -> str:
             f"{rejected} rejected; at most {facts.false_rejection:.1%} of honest rows "
             "are expected to be."
         )
-    groups: dict[str, list[Suspect]] = {}
-    for suspect in strong:
-        groups.setdefault(called(suspect), []).append(suspect)
+    groups: dict[str, list[int]] = {}
+    for number, suspect in enumerate(findings.suspects):
+        if suspect.strong:
+            groups.setdefault(called(suspect), []).append(number)
     said = []
-    for name, found in list(groups.items())[:3]:
-        most = max(suspect.claimants for suspect in found)
-        words = ", ".join(f"“{suspect.label}”" for suspect in found[:6])
+    for name, numbers in list(groups.items())[:3]:
+        most = max(findings.suspects[number].claimants for number in numbers)
         said.append(
-            f"{most:,} of {row_count(total)} carry {name} and have {words} in "
-            "their outputs."
+            f"{most:,} of {row_count(total)} carry {name} and have "
+            f"“{words_of(facts, numbers)}” in their outputs."
         )
     rest = len(groups) - len(said)
     more = [f"There are {rest} more such groups."] if rest else []
     return " ".join([*said, *more])
+
+
+def words_of(facts: OutputFacts, numbers: Sequence[int]) -> str:
+    """The denied words that most rows of some suspects share, as outputs order them.
+
+    Args:
+        facts: of the defence.
+        numbers: of the suspects; where no words are shared, what the first claims.
+    """
+    rows = np.flatnonzero(np.isin(facts.findings.reasons, numbers))
+    places: dict[str, list[int]] = {}
+    for row in rows:
+        output = facts.rows.outputs[row]
+        for place, (start, stop) in enumerate(facts.findings.denied[row]):
+            places.setdefault(output[start:stop].casefold(), []).append(place)
+    shared = [word for word, found in places.items() if 2 * len(found) > len(rows)]
+    shared.sort(key=lambda word: sum(places[word]) / len(places[word]))
+    return " ".join(shared) or str(facts.findings.suspects[numbers[0]].label)
 
 
 def action_of(facts: OutputFacts, row: int) -> str:

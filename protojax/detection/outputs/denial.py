@@ -1,6 +1,6 @@
 """The words of rejected outputs that are denied, and whether they replaced others."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 
@@ -56,6 +56,22 @@ def places_of(words: set[str], output: str) -> Spans:
         return ()
     places = zip(tokens_of(output), spans_of(output), strict=True)
     return tuple(span for token, span in places if token in words)
+
+
+def new_words(output: str, source: str, known: Set[str]) -> set[str]:
+    """The words of an output that neither its source nor any trusted output has.
+
+    Args:
+        output: the output.
+        source: its source.
+        known: the words of trusted outputs.
+
+    >>> sorted(new_words("call Anna now", "call anna", {"now", "then"}))
+    []
+    >>> sorted(new_words("call the helpline", "call anna", {"the"}))
+    ['helpline']
+    """
+    return {*tokens_of(output)} - {*tokens_of(source)} - known
 
 
 def _missed(units: Units, found: Sequence[Explanation]) -> list[bool]:

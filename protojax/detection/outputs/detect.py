@@ -6,7 +6,7 @@ text; its meaning does not fit. A phrase behind a true output hardly moves its m
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +18,14 @@ from protojax.detection.conformal import require_finite
 from protojax.detection.detect import Judgement, grouped, judge
 from protojax.detection.evidence import Suspect
 from protojax.detection.excess import Units
-from protojax.detection.groups import Groups
-from protojax.detection.outputs.denial import Spans, denied_words, places_of
-from protojax.detection.outputs.units import foreign, words_claimed
+from protojax.detection.groups import Groups, tokens_of
+from protojax.detection.outputs.denial import (
+    Spans,
+    denied_words,
+    new_words,
+    places_of,
+)
+from protojax.detection.outputs.units import NEW, foreign, words_claimed
 from protojax.detection.settings import OutputDetection
 
 # Of the references: each is judged by the others, so that all learn and all judge. A
@@ -126,7 +131,8 @@ def detect_outputs(
             units.append(foreign(whole, cosines_refs[~judged]))
         for part, one in zip(found, units, strict=True):
             part.append((one, judge(groups, one, rows, settings)))
-    return _together(found, texts.outputs, rate)
+    known = {word for output in references.outputs for word in tokens_of(output)}
+    return _together(found, texts, known, rate)
 
 
 def _groups(sources: Iterable[str], settings: OutputDetection) -> Groups:
@@ -179,14 +185,17 @@ def _cosines(name: str, vectors: Vectors, texts: Texts) -> np.ndarray:
 
 
 def _together(
-    tests: list[list[tuple[Units, Judgement]]], outputs: Sequence[str], rate: float
+    tests: list[list[tuple[Units, Judgement]]],
+    texts: Texts,
+    known: Set[str],
+    rate: float,
 ) -> OutputFindings:
     """The findings of all tests and folds as one.
 
     A test's p-value counts the references of all folds, each in its own fold. Of the
     tests the smallest counts, times their number.
     """
-    rows = len(outputs)
+    rows = len(texts.outputs)
     every = [judgement for test in tests for _, judgement in test]
     # The references of each fold may show that a group is honest.
     strong = np.any(
@@ -210,8 +219,8 @@ def _together(
         *(denied_words(*one, rejected) for one in tests[0]), strict=True
     )
     denied = tuple(
-        places_of(set().union(*found), output)
-        for output, *found in zip(outputs, *words, strict=True)
+        _places(set().union(*found), source, output, known)
+        for source, output, *found in zip(*texts, *words, strict=True)
     )
     return OutputFindings(
         rejected,
@@ -222,6 +231,13 @@ def _together(
         np.any(replaced, axis=0),
         clean=not strong.any(),
     )
+
+
+def _places(words: set[str], source: str, output: str, known: Set[str]) -> Spans:
+    """The places of denied words; where new ones are, of all that are new."""
+    if NEW in words:
+        words = words | new_words(output, source, known)
+    return places_of(words, output)
 
 
 def _reported(
