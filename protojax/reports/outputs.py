@@ -1,5 +1,6 @@
 """The reports of a defence of outputs: facts, first sentence, page, tables, card."""
 
+import collections
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -103,21 +104,26 @@ def headline(facts: OutputFacts) -> str:
 
 
 def words_of(facts: OutputFacts, numbers: Sequence[int]) -> str:
-    """The denied words that most rows of some suspects share, as outputs order them.
+    """The denied phrase, or else the denied words, that most rows of suspects share.
 
     Args:
         facts: of the defence.
         numbers: of the suspects; where no words are shared, what the first claims.
     """
     rows = np.flatnonzero(np.isin(facts.findings.reasons, numbers))
-    places: dict[str, list[int]] = {}
+    phrases, words = collections.Counter(), collections.Counter()
     for row in rows:
-        output = facts.rows.outputs[row]
-        for place, (start, stop) in enumerate(facts.findings.denied[row]):
-            places.setdefault(output[start:stop].casefold(), []).append(place)
-    shared = [word for word, found in places.items() if 2 * len(found) > len(rows)]
-    shared.sort(key=lambda word: sum(places[word]) / len(places[word]))
-    return " ".join(shared) or str(facts.findings.suspects[numbers[0]].label)
+        output, spans = facts.rows.outputs[row].casefold(), facts.findings.denied[row]
+        if spans:
+            # With the words between denied ones, such as the article of a phrase.
+            phrases[output[spans[0][0] : spans[-1][1]]] += 1
+        # Each once, in their order, which a Counter keeps.
+        words.update({output[start:stop]: 1 for start, stop in spans})
+    for found in (phrases, words):
+        shared = [text for text, count in found.items() if 2 * count > len(rows)]
+        if shared:
+            return " ".join(shared)
+    return str(facts.findings.suspects[numbers[0]].label)
 
 
 def action_of(facts: OutputFacts, row: int) -> str:
