@@ -113,5 +113,6 @@ def test_the_requirements_are_what_is_imported():
     library = required(PROJECT["dependencies"])
     studies = required(PROJECT["optional-dependencies"]["experiments"])
     assert imported("protojax") == library
-    assert imported("experiments") - library == studies
+    # ROUGE is for studies, and protojax/evals/generation.py loads it by importlib.
+    assert imported("experiments") - library == studies - {"rouge-score"}
     assert not library & studies

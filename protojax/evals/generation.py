@@ -3,6 +3,7 @@
 Everything is plain Python and NumPy on the host; ROUGE is that of `rouge-score`.
 """
 
+import importlib
 import re
 from collections.abc import Sequence
 
@@ -73,7 +74,7 @@ def rouge_rows(outputs: Sequence[str], targets: Sequence[str]) -> np.ndarray:
     """
     validate.same_length(outputs=outputs, targets=targets)
     try:
-        from rouge_score import rouge_scorer
+        rouge_scorer = importlib.import_module("rouge_score.rouge_scorer")
     except ImportError as error:
         raise ImportError(
             "ROUGE needs the package rouge-score: pip install rouge-score, or the "
