@@ -20,8 +20,8 @@ def denied_words(
     """The words that each rejected row has and its groups deny.
 
     All words are, that are in excess in the group that explains the row, as far as what
-    any row was rejected for: the words of a phrase are denied together, not only the
-    one that is most in excess.
+    any row was rejected for, or apart from honest groups: the words of a phrase are
+    denied together, not only the one that is most in excess.
 
     Args:
         units: the words that were tested.
@@ -34,7 +34,11 @@ def denied_words(
     """
     suspects, _ = found.reported(rejected)
     level = min((suspect.z for suspect in suspects), default=np.inf)
-    denying = [one for one in found.explanations if one.z >= level]
+    denying = [
+        one
+        for one, suspect in zip(found.explanations, found.suspects, strict=True)
+        if one.z >= level or suspect.strong
+    ]
     words: list[set[str]] = [set() for _ in rejected]
     replaced = np.zeros(len(rejected), bool)
     for one, missed in zip(denying, _missed(units, denying), strict=True):
