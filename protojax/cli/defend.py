@@ -136,7 +136,12 @@ def _add_settings(add: Callable) -> None:
         const="True",
         help="also find triggers that references hold; slower",
     )
-    add("--max-length", metavar="N", help="tokens of a row; longer ones are cut (128)")
+    add(
+        "--max-length",
+        metavar="N",
+        help="tokens of a row; longer ones are cut (128, with --output 512)",
+    )
+    add("--max-output", metavar="N", help="with --output: tokens of an output (64)")
     add("--seed", metavar="N", help="of all random choices (0)")
     add(
         "--set",
@@ -156,8 +161,9 @@ def config_of(found: argparse.Namespace) -> Any:
     from protojax import validate
     from protojax.pipelines import settings
 
-    if found.encoder is not None:
-        raise ValueError("--encoder: only with --output; see --trusted-model.")
+    for flag in ("encoder", "max_output"):
+        if getattr(found, flag) is not None:
+            raise ValueError(f"--{flag.replace('_', '-')}: only with --output.")
     config = settings_of.with_flags(settings.Defence(), found, _FIELDS)
     if found.max_length is not None:
         is_number = found.max_length.isdigit()

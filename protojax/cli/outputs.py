@@ -39,13 +39,20 @@ def config_of(found: argparse.Namespace) -> Any:
         if getattr(found, flag) is not None:
             raise ValueError(f"--{flag.replace('_', '-')}: not with --output.")
     config = settings_of.with_flags(OutputDefence(), found, _FIELDS)
-    if found.max_length is not None:
-        is_number = found.max_length.isdigit()
-        validate.require(is_number, "--max-length", found.max_length, "a number > 0")
-        most, lengths = int(found.max_length), config.lengths
-        pairs = [pair for pair in lengths.buckets if pair[0] < most]
-        pairs += [(most, lengths.max_output)]
-        lengths = dataclasses.replace(lengths, max_length=most, buckets=tuple(pairs))
+    given = {"max_length": found.max_length, "max_output": found.max_output}
+    sizes = {}
+    for field, text in given.items():
+        if text is not None:
+            flag = f"--{field.replace('_', '-')}"
+            validate.require(text.isdigit() and int(text) > 1, flag, text, "> 1")
+            sizes[field] = int(text)
+    if sizes:
+        lengths = config.lengths
+        whole = tuple(sizes.get(field, getattr(lengths, field)) for field in given)
+        buckets = (tuple(size // 2 for size in whole), whole)
+        lengths = dataclasses.replace(
+            lengths, max_length=whole[0], max_output=whole[1], buckets=buckets
+        )
         config = dataclasses.replace(config, lengths=lengths)
     return settings_of.with_set(config, found)
 
