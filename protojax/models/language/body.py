@@ -20,7 +20,7 @@ from protojax.base import Array, PyTree, SequenceApplyFn, SequenceBatch, Sequenc
 from protojax.models._distances import distance_buckets
 from protojax.models.language.config import LanguageConfig
 from protojax.models.language.layers import Context, Layer, normalisation, rotation
-from protojax.models.language.linear import Head
+from protojax.models.language._linear import Head
 
 
 class Stack(nn.Module):
