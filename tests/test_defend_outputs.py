@@ -121,6 +121,34 @@ def test_a_finished_job_is_not_computed_again(job, defended, monkeypatch):
         defend(job, job / "out", test=job / "test.csv", config=other)
 
 
+def test_a_file_of_the_users_beside_the_student_is_not_replaced(job, defended):
+    mine = job / "out/student/notes.txt"
+    mine.write_text("mine")
+    with pytest.raises(FileExistsError, match=r"notes\.txt"):
+        defend(job, job / "out", test=job / "test.csv")
+    assert mine.read_text() == "mine"
+    mine.unlink()
+
+
+def test_a_half_written_file_goes_on(job, defended, tmp_path, monkeypatch):
+    sources, calls = texts_of(6, 3).sources, []
+
+    def write_texts(model, texts, **options):
+        calls.append(len(texts))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return [text.upper() for text in texts]
+
+    monkeypatch.setattr("protojax.generation.write_texts", write_texts)
+    monkeypatch.setattr("protojax.pipelines.outputs.writing.CHUNK", 4)
+    given = tmp_path, "x", defended.student, sources, CONFIG.lengths, CONFIG.decoding
+    with pytest.raises(KeyboardInterrupt):
+        outputs.write(*given)
+    assert outputs.write(*given) == [text.upper() for text in sources]
+    # The first four were not written again.
+    assert calls == [4, 2, 2]
+
+
 def test_a_student_loads_and_writes(job, defended):
     model = language.load_language_model(job / "out/student")
     [text] = outputs.write(
@@ -132,9 +160,12 @@ def test_a_student_loads_and_writes(job, defended):
 def test_what_a_teacher_wrote_is_tested_and_taught(job, defended, tmp_path):
     teacher = defended.student
     language.save_language_model(tmp_path / "teacher", teacher)
+    # A teacher's outputs take the place of those that the files need not have.
+    for name in ("rows", "trusted"):
+        write(tmp_path / f"{name}.csv", rows_of()[:1], columns=("text",))
     config = dataclasses.replace(CONFIG, kd=TokenDistillation(0.5, top_k=4))
     found = defend(
-        job,
+        tmp_path,
         tmp_path / "out",
         teacher=tmp_path / "teacher",
         student="layers:0",
@@ -150,6 +181,8 @@ def test_what_a_teacher_wrote_is_tested_and_taught(job, defended, tmp_path):
     ("changes", "message"),
     [
         ({"student": "layers:0"}, "there is no teacher to take layers of"),
+        ({"teacher": ""}, "Expected teacher a folder"),
+        ({"encoder": "scratch"}, "Expected encoder a folder"),
         (
             {"config": OutputDefence(kd=TokenDistillation(hard_weight=0.5))},
             r"Expected kd.hard_weight 1 without a teacher",

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -112,14 +113,19 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
         * found.defence.student.epochs
         * trainer.row_cost(student.config)
     )
-    results = []
+    path, results = workdir / "results.jsonl", {}
+    if path.exists():
+        # Those of other seeds, attacks and arms stay.
+        held = map(json.loads, path.read_text().splitlines())
+        results = {(row["seed"], row["attack"], row["arm"]): row for row in held}
     for seed in found.seeds:
         for name in attacks:
-            results += _rows_of(study, seed, name)
-            lines = "".join(json.dumps(row) + "\n" for row in results)
-            with storage.atomic(workdir / "results.jsonl") as file:
+            for row in _rows_of(study, seed, name):
+                results[seed, name, row["arm"]] = row
+            lines = "".join(json.dumps(row) + "\n" for row in results.values())
+            with storage.atomic(path) as file:
                 file.write(lines.encode())
-    return results
+    return list(results.values())
 
 
 def keep_settings(workdir: pathlib.Path, config: ConfigDict) -> None:
@@ -168,7 +174,8 @@ def _rows_of(study: _Study, seed: int, name: str) -> list[dict]:
     """The results of all arms on one attack with one seed."""
     attack, found, config = study.attacks[name], [], study.config
     rows, references, test = split(study, seed)
-    rng = np.random.default_rng((seed, sorted(study.attacks).index(name)))
+    # By its name, so that it is the same beside whatever other attacks.
+    rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
     options = dict(attack.options)
     if attack.attack == "other_output":
         options["outputs"] = rows.outputs

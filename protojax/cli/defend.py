@@ -23,9 +23,9 @@ example:
     --output summary --teacher t5-base/ --student t5-small/ --encoder miniLM/ --out run/
 
 It writes run/report.html (read this first), run/verdict.csv (each row), run/student
-(a Hugging Face folder), triggers.json, calibration.json, student_prototypes.safetensors
-and run.json. Files are CSV, TSV, JSONL or Parquet, told by their suffix. --set takes
-any field of protojax.pipelines.Defence, such as
+(a Hugging Face folder), triggers.json and run.json, and for classes
+calibration.json and student_prototypes.safetensors. Files are CSV, TSV, JSONL or
+Parquet, told by their suffix. --set takes any field of protojax.pipelines.Defence, as
   --set student.learning_rate=1e-4 --set detection.min_rows=5
 and with --output any field of protojax.pipelines.outputs.OutputDefence.
 """
@@ -69,7 +69,11 @@ def _add_files(add: Callable) -> None:
     """Adds the flags of files."""
     add("--rows", required=True, metavar="FILE", help="the rows under test")
     add("--references", metavar="FILE", help="trusted rows with trusted labels")
-    add("--test", metavar="FILE", help="trusted test rows, to measure accuracy on")
+    add(
+        "--test",
+        metavar="FILE",
+        help="trusted test rows, to measure accuracy or ROUGE on",
+    )
     add("--out", required=True, metavar="DIR", help="the folder to write to")
 
 
@@ -95,7 +99,11 @@ def _add_columns(add: Callable) -> None:
 
 def _add_models(add: Callable) -> None:
     """Adds the flags of models."""
-    add("--teacher", metavar="DIR", help="a classifier, used as it is")
+    add(
+        "--teacher",
+        metavar="DIR",
+        help="a classifier, or with --output a language model, used as it is",
+    )
     add(
         "--teacher-logits",
         metavar="FILE",
@@ -128,7 +136,7 @@ def _add_settings(add: Callable) -> None:
     add(
         "--false-rejection",
         metavar="RATE",
-        help="the share of honest rows that may be rejected (0.01)",
+        help="the share of honest rows that may be rejected (0.01, with --output 0.02)",
     )
     add(
         "--suspect-references",

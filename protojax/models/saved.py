@@ -71,4 +71,8 @@ def remove(folder: pathlib.Path) -> None:
 
 def _hashes(folder: pathlib.Path) -> dict[str, str]:
     """The SHA-256 of each file of a folder."""
-    return {path.name: storage.hash_file(path) for path in sorted(folder.iterdir())}
+    # A tokenizer with several chat templates has a folder of them.
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): storage.hash_file(path) for path in files
+    }

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from protojax import prototypes, reports, storage
-from protojax.models import Model, hf
+from protojax.models import Model, hf, language
+from protojax.models.language import LanguageModel
 from protojax.pipelines._facts import StudentView, distances_of
 from protojax.reports import Facts
 
@@ -79,7 +80,7 @@ def write(
         file.write(reports.page_of(facts).encode())
 
 
-def write_student(folder: Path, student: Model, card: str) -> None:
+def write_student(folder: Path, student: Model | LanguageModel, card: str) -> None:
     """Writes a folder that transformers loads, with a model card.
 
     Args:
@@ -90,8 +91,9 @@ def write_student(folder: Path, student: Model, card: str) -> None:
     Raises:
         FileExistsError: where the folder holds a file that the new one has not.
     """
+    writes = isinstance(student, LanguageModel)
     with storage.atomic_folder(folder) as new:
-        hf.save_hf(new, student)
+        (language.save_language_model if writes else hf.save_hf)(new, student)
         (new / "README.md").write_text(card, encoding="utf-8")
         ours = {path.name for path in new.iterdir()}
         held = sorted(path.name for path in folder.iterdir()) if folder.exists() else []

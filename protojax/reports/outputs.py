@@ -93,11 +93,12 @@ def headline(facts: OutputFacts) -> str:
             groups.setdefault(called(suspect), []).append(number)
     said = []
     for name, numbers in list(groups.items())[:3]:
-        most = max(findings.suspects[number].claimants for number in numbers)
-        said.append(
-            f"{most:,} of {row_count(total)} carry {name} and have "
-            f"“{words_of(facts, numbers)}” in their outputs."
-        )
+        suspects = [findings.suspects[number] for number in numbers]
+        most = max(suspect.claimants for suspect in suspects)
+        what = f"“{words_of(facts, numbers)}” in their outputs"
+        if all(suspect.claim == "meaning" for suspect in suspects):
+            what = "outputs that do not fit their sources"
+        said.append(f"{most:,} of {row_count(total)} carry {name} and have {what}.")
     rest = len(groups) - len(said)
     more = [f"There are {rest} more such groups."] if rest else []
     return " ".join([*said, *more])
@@ -113,12 +114,12 @@ def words_of(facts: OutputFacts, numbers: Sequence[int]) -> str:
     rows = np.flatnonzero(np.isin(facts.findings.reasons, numbers))
     phrases, words = collections.Counter(), collections.Counter()
     for row in rows:
-        output, spans = facts.rows.outputs[row].casefold(), facts.findings.denied[row]
+        output, spans = facts.rows.outputs[row], facts.findings.denied[row]
         if spans:
             # With the words between denied ones, such as the article of a phrase.
-            phrases[output[spans[0][0] : spans[-1][1]]] += 1
+            phrases[output[spans[0][0] : spans[-1][1]].casefold()] += 1
         # Each once, in their order, which a Counter keeps.
-        words.update({output[start:stop]: 1 for start, stop in spans})
+        words.update({output[start:stop].casefold(): 1 for start, stop in spans})
     for found in (phrases, words):
         shared = [text for text, count in found.items() if 2 * count > len(rows)]
         if shared:
@@ -197,8 +198,8 @@ def card_of(facts: OutputFacts, about: Mapping[str, Any]) -> str:
     }
     strong = [suspect for suspect in findings.suspects if suspect.strong]
     named = "\n".join(
-        f"- {plain(called(one))}: {one.claimants} rows have {plain(one.label)}, "
-        f"z = {one.z:.1f}"
+        f"- {plain(called(one))}: {one.claimants} rows, {one.claim}: "
+        f"{plain(one.label)}, z = {one.z:.1f}"
         for one in strong
     )
     return _CARD.format(

@@ -1,5 +1,6 @@
 """What becomes of rejected rows: a shorter output, token weights, or nothing."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -79,22 +80,25 @@ def without_end(output: str, denied: Spans, *, least: int = 3) -> str | None:
     'a fire broke out'
     >>> without_end(text, ((2, 6),)) is None
     True
+    >>> without_end("Call now. A fire broke out.", ((0, 4), (5, 8)))
+    'A fire broke out.'
     """
     words, marked = spans_of(output), {*denied}
     flags = np.array([span in marked for span in words], bool)
+    marks = np.array([not re.search(r"\w", output[a:b]) for a, b in words], bool)
     if not flags.any():
         return None
     first, last = np.flatnonzero(flags)[[0, -1]]
-    # Punctuation at the end goes with the words before it.
-    ends = all(not output[a:b].isalnum() for a, b in words[last + 1 :])
-    if ends:
-        left, text = first, output[: words[first][0]].rstrip()
-    elif first == 0:
-        left, text = len(words) - last - 1, output[words[last][1] :].lstrip()
+    # Punctuation behind denied words goes with them.
+    if marks[last + 1 :].all():
+        left, text = ~marks[:first], output[: words[first][0]].rstrip()
+    elif marks[:first].all():
+        rest = last + 1 + int(np.argmin(marks[last + 1 :]))
+        left, text = ~marks[rest:], output[words[rest][0] :]
     else:
         return None
     mostly = flags[first : last + 1].mean() > 0.5
-    return text if mostly and left >= least else None
+    return text if mostly and left.sum() >= least else None
 
 
 def token_weights(

@@ -11,6 +11,10 @@ from protojax.models.language.config import LanguageConfig
 from protojax.models.language.model import LanguageModel, init_model, select_layers
 from protojax.models.settings import SCRATCH
 
+# What `scratch` gives.
+SIZES = ("hidden_size", "num_layers", "encoder_layers", "num_heads")
+SIZES += ("intermediate_size",)
+
 
 @dataclasses.dataclass(frozen=True)
 class WriterSettings:
@@ -51,6 +55,9 @@ class WriterSettings:
             if self.model == SCRATCH:
                 found = getattr(self, field)
                 validate.require(not found, field, found, "() from scratch")
+        validate.one_of(
+            SIZES, **{f"scratch.{n}": n for n in self.scratch if n not in SIZES}
+        )
         bound = "in [0, 1)"
         validate.require(0 <= self.dropout < 1, "dropout", self.dropout, bound)
         validate.one_of(DTYPES, dtype=self.dtype)

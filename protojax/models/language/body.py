@@ -18,9 +18,9 @@ import numpy as np
 from protojax import validate
 from protojax.base import Array, PyTree, SequenceApplyFn, SequenceBatch, SequenceOutput
 from protojax.models._distances import distance_buckets
+from protojax.models.language._linear import Head
 from protojax.models.language.config import LanguageConfig
 from protojax.models.language.layers import Context, Layer, normalisation, rotation
-from protojax.models.language._linear import Head
 
 
 class Stack(nn.Module):

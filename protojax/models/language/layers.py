@@ -11,8 +11,8 @@ import numpy as np
 
 from protojax.base import Array
 from protojax.models.config import ACTIVATIONS
-from protojax.models.language.config import LanguageConfig
 from protojax.models.language._linear import Linear
+from protojax.models.language.config import LanguageConfig
 
 
 def linear(

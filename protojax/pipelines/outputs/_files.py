@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from protojax import evals, reports, storage
-from protojax.models import language
 from protojax.models.language import LanguageModel
+from protojax.pipelines._outputs import write_student
 from protojax.reports import outputs as pages
 from protojax.reports.outputs import OutputFacts
 
@@ -23,10 +23,7 @@ def write(
         student: the trained student.
         about: further lines of the model card.
     """
-    folder = out / "student"
-    with storage.atomic_folder(folder) as new:
-        language.save_language_model(new, student)
-        (new / "README.md").write_text(pages.card_of(facts, about), encoding="utf-8")
+    write_student(out / "student", student, pages.card_of(facts, about))
     reports.write_csv(out / "verdict.csv", *pages.verdict_table(facts))
     storage.write_json(out / "triggers.json", pages.triggers(facts))
     with storage.atomic(out / "report.html") as file:

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from protojax import validate
 from protojax.base import Texts
+from protojax.data.sequences import check_same_tokens
 from protojax.data.wordpiece import train_wordpiece
 from protojax.detection.outputs import (
     Kept,
@@ -16,7 +18,7 @@ from protojax.detection.outputs import (
     quarantine_outputs,
 )
 from protojax.federated.replicas import Surroundings
-from protojax.models import hf
+from protojax.models import Model, hf
 from protojax.models.language import LanguageModel, build_writer
 from protojax.pipelines import _run_file
 from protojax.pipelines.defence import Watch
@@ -93,6 +95,7 @@ def defend_outputs(
         encoder=encoder,
         test=test,
     )
+    models = _models(job)
     seconds, start = _run_file.open_run(out, job.identity), time.perf_counter()
     work = out / _run_file.WORK
     around = Surroundings(
@@ -104,9 +107,13 @@ def defend_outputs(
     common = {"paths": job.paths, "command": command}
     with _run_file.only_process(out):
         _run_file.write_run(out, job.identity, seconds=seconds, **common)
-        facts, model = _run(job, around, watch)
+        try:
+            facts, model = _run(job, models, around, watch)
+        finally:
+            # A stopped run goes on, and so does its time.
+            spent = seconds.get("all", 0.0) + time.perf_counter() - start
+            _run_file.write_run(out, job.identity, seconds={"all": spent}, **common)
         _files.write(out, facts, model, {**job.paths, **_run_file.versions()})
-        # A stopped run goes on, and so does its time.
         spent = seconds.get("all", 0.0) + time.perf_counter() - start
         result = _files.result_of(facts)
         _run_file.write_run(
@@ -115,12 +122,17 @@ def defend_outputs(
     return DefendedOutputs(facts, model, out)
 
 
-def _run(
-    job: OutputJob, around: Surroundings, watch: Watch
-) -> tuple[OutputFacts, LanguageModel]:
-    """What was found in the rows, and the student."""
-    config = job.config
-    teacher = None
+class _Models(NamedTuple):
+    """The models of a defence before anything is trained; None where there is none."""
+
+    teacher: LanguageModel | None
+    student: LanguageModel
+    encoder: Model | None
+
+
+def _models(job: OutputJob) -> _Models:
+    """The models, after a check of what would fail after hours of work."""
+    config, encoder, teacher = job.config, None, None
     if job.has_teacher:
         teacher = build_writer(config.teacher, seed=config.seed, tokenizer=lambda: None)
     known = [*job.references.texts.sources, *job.references.texts.outputs]
@@ -129,6 +141,30 @@ def _run(
         seed=config.seed,
         tokenizer=lambda: tokenizer_of([*job.rows.texts.sources, *known], config),
     )
+    if job.has_encoder:
+        computation = config.encoder.computation
+        encoder = hf.load_hf(config.encoder.model, num_labels=2, **computation)
+    source, output = config.lengths.buckets[-1]
+    for name, model in {"teacher": teacher, "student": student}.items():
+        if model is None:
+            continue
+        found, most = model.config, model.config.max_positions
+        validate.require(model.tokenizer is not None, name, None, "with a tokenizer")
+        ends = found.end_ids
+        validate.require(bool(ends), f"{name}.end_ids", ends, "a token that ends")
+        needed = max(source, output) if found.encoder_layers else source + output
+        bound = f"at most {most} tokens in all, as the {name} reads"
+        validate.require(most == 0 or needed <= most, "lengths.buckets", needed, bound)
+    if teacher is not None and config.kd.hard_weight < 1:
+        check_same_tokens(teacher.tokenizer, student.tokenizer)
+    return _Models(teacher, student, encoder)
+
+
+def _run(
+    job: OutputJob, models: _Models, around: Surroundings, watch: Watch
+) -> tuple[OutputFacts, LanguageModel]:
+    """What was found in the rows, and the student."""
+    config, (teacher, student, encoder) = job.config, models
     taught = len(job.rows.lines) + len(job.references.lines)
     cost = taught * config.student.epochs * trainer.row_cost(student.config)
     watch.total(cost)
@@ -137,7 +173,7 @@ def _run(
         for part, name in ((job.rows, "rows"), (job.references, "references"))
     )
     around.describe("the rows are tested")
-    findings = _tested(job, tested, trusted)
+    findings = _tested(job, encoder, tested, trusted)
     kept = quarantine_outputs(tested, findings, action=config.action)
     lesson = kept.texts
     if config.train_on_references:
@@ -197,14 +233,13 @@ def _write(
     return write(folder, name, model, sources, lengths, decoding, around.describe)
 
 
-def _tested(job: OutputJob, tested: Texts, trusted: Texts) -> OutputFindings:
+def _tested(
+    job: OutputJob, encoder: Model | None, tested: Texts, trusted: Texts
+) -> OutputFindings:
     """The result of the test."""
     config = job.config
-    if not job.has_encoder:
+    if encoder is None:
         return detect_outputs(tested, trusted, config.detection)
-    encoder = hf.load_hf(
-        config.encoder.model, num_labels=2, **config.encoder.computation
-    )
     vectors, vectors_refs = (
         vectors_of(encoder, part, config.encoder_lengths) for part in (tested, trusted)
     )

@@ -1,8 +1,10 @@
 """The user's sources and outputs, read and checked before anything is computed."""
 
 import dataclasses
+import importlib.util
 import logging
 import math
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,7 +75,15 @@ def prepare(
         OSError, ValueError: in one line, where an input is missing or does not fit.
     """
     columns = config.columns
+    for name, source in {"teacher": teacher, "encoder": encoder}.items():
+        bound = "a folder or the name of a model"
+        validate.require(str(source) not in ("", SCRATCH), name, source, bound)
+    # A config may name them as well.
+    teacher = teacher or _named(config.teacher.model)
+    encoder = encoder or _named(config.encoder.model)
     config = _with_models(config, student, teacher, encoder)
+    if test and importlib.util.find_spec("rouge_score") is None:
+        raise ValueError("--test: ROUGE needs the package rouge-score.")
     bound = "1 without a teacher, whose probabilities of tokens teach"
     weight = config.kd.hard_weight
     validate.require(bool(teacher) or weight == 1, "kd.hard_weight", weight, bound)
@@ -89,8 +99,10 @@ def prepare(
         if not paths["references"].is_file():
             raise FileNotFoundError(f"Expected a file at {references}, found none.")
         parts = source, open_rows(paths["references"], columns.encoding)
-    under_test, trusted = (_written(part, columns) for part in parts)
-    check_references(under_test.texts, trusted.texts, config, two=encoder is not None)
+    # A teacher writes the outputs of either.
+    reads = not teacher
+    under_test, trusted = (_written(part, columns, outputs=reads) for part in parts)
+    check_references(under_test.texts, trusted.texts, config, two=bool(encoder))
     tests = None
     if test:
         tests = _written(open_rows(paths["test"], columns.encoding), columns)
@@ -104,8 +116,8 @@ def prepare(
         under_test,
         trusted,
         tests,
-        teacher is not None,
-        encoder is not None,
+        bool(teacher),
+        bool(encoder),
         _run_file.identity_of(flat(config), paths, sources),
         {name: str(path) for name, path in {**paths, **sources}.items() if path},
     )
@@ -125,8 +137,11 @@ def _with_models(
         fits = all(part.strip().isdigit() for part in numbers)
         validate.require(fits, "student", student, bound)
         bound = "a folder, where there is no teacher to take layers of"
-        validate.require(teacher is not None, "student", student, bound)
+        validate.require(bool(teacher), "student", student, bound)
         student, layers = str(teacher), tuple(map(int, numbers))
+    some = re.fullmatch(r"(.+):(\d+(?:,\d+)*)", student)
+    if some:
+        student, layers = some[1], tuple(map(int, some[2].split(",")))
     changed = dataclasses.replace(own, model=student, layers=layers)
     return dataclasses.replace(
         config,
@@ -136,11 +151,19 @@ def _with_models(
     )
 
 
-def _written(source: readers.Source, columns: OutputColumns) -> Written:
-    """The rows of a file that have a source and an output."""
-    task = files.Task("files", columns.text, columns.output, label="")
+def _named(model: str) -> str | None:
+    """The source of a model that the settings name, None for none."""
+    return None if model in ("", SCRATCH) else model
+
+
+def _written(
+    source: readers.Source, columns: OutputColumns, *, outputs: bool = True
+) -> Written:
+    """The rows of a file that have a source and, where it is read, an output."""
+    task = files.Task("files", columns.text, columns.output if outputs else None, "")
     table = files.read_table(source, task)
-    return Written(Texts(table.texts, table.pairs), np.array(table.numbers))
+    written = table.pairs if outputs else [""] * len(table.texts)
+    return Written(Texts(table.texts, written), np.array(table.numbers))
 
 
 def check_references(

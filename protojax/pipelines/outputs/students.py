@@ -64,7 +64,10 @@ def teach(
     folder = store.folder / "model"
     if not folder.exists():
         around.describe(f"{name.replace('_', ' ')} learns")
-        rows = sequences.tokenize(model, *texts, around.lengths)
+        # BART was trained to write its first token itself.
+        bart = model.config.family == "bart"
+        begin = model.tokenizer.bos_token_id if bart else None
+        rows = sequences.tokenize(model, *texts, around.lengths, begin_id=begin)
         given = dict(columns)
         if teacher is not None:
             said = sequences.teacher_forced_outputs(

@@ -18,6 +18,8 @@ from protojax.training import predict
 from protojax.training.predict import Features, Lengths, SequenceLengths
 
 _logger = logging.getLogger("protojax")
+# Rows after which the file is written, so that a killed run goes on from there.
+CHUNK = 2048
 
 
 def write(
@@ -31,7 +33,8 @@ def write(
 ) -> list[str]:
     """What a model writes for each source, kept in a file.
 
-    A file that was made from something else, or is damaged, is written anew.
+    A file that was made from something else, or is damaged, is written anew. A killed
+    run goes on at a multiple of `CHUNK` rows.
 
     Args:
         folder: of the file.
@@ -46,31 +49,39 @@ def write(
     digest = storage.hash_json(list(sources))
     key = cache_key(model.params, digest, repr(settings))
     path = folder / f"{name}_{key[:16]}.json"
-    if path.exists():
-        try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-            if held["key"] == key and len(held["texts"]) == len(sources):
-                return held["texts"]
-        except (ValueError, KeyError, TypeError):
-            _logger.warning("%s is damaged: it is written again.", path)
-    shown = name.replace("_", " ")
-
-    def progress(done: int, total: int) -> None:
-        describe(f"{shown}: {done:,} of {total:,} rows")
-
-    texts = generation.write_texts(
-        model,
-        sources,
-        max_new=lengths.max_output,
-        max_length=lengths.max_length,
-        batch_size=decoding.batch_size,
-        beams=decoding.beams,
-        length_penalty=decoding.length_penalty,
-        progress=progress,
-    )
+    texts, shown = _held(path, key), name.replace("_", " ")
     path.parent.mkdir(parents=True, exist_ok=True)
-    storage.write_json(path, {"key": key, "texts": texts})
+    while len(texts) < len(sources):
+        first = len(texts)
+
+        def progress(done: int, total: int, first: int = first) -> None:
+            describe(f"{shown}: {first + done:,} of {len(sources):,} rows")
+
+        texts += generation.write_texts(
+            model,
+            sources[first : first + CHUNK],
+            max_new=lengths.max_output,
+            max_length=lengths.max_length,
+            batch_size=decoding.batch_size,
+            beams=decoding.beams,
+            length_penalty=decoding.length_penalty,
+            progress=progress,
+        )
+        storage.write_json(path, {"key": key, "texts": texts})
     return texts
+
+
+def _held(path: Path, key: str) -> list[str]:
+    """The texts that a file holds so far, [] where it is of something else."""
+    if not path.exists():
+        return []
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held["key"] == key:
+            return list(held["texts"])
+    except (ValueError, KeyError, TypeError):
+        _logger.warning("%s is damaged: it is written again.", path)
+    return []
 
 
 def vectors_of(encoder: Model, texts: Texts, lengths: Lengths) -> Vectors:
