@@ -28,7 +28,7 @@ from protojax.attacks import sentence
 from protojax.attacks.outputs import OUTPUT_ATTACKS, PRAISE, poison_texts
 from protojax.attacks.text import Trigger, rare_words
 from protojax.base import Examples, Texts
-from protojax.detection.outputs import Vectors, detect_outputs
+from protojax.detection.outputs import Vectors, cosines_of, detect_outputs
 from protojax.detection.settings import OutputDetection
 from protojax.models import hf
 from protojax.training import predict
@@ -139,8 +139,7 @@ def split(texts: Texts, rows: int, references: int, seed: int) -> tuple[Texts, T
     total = len(texts.sources)
     rows = min(rows, total - references)
     order = np.random.default_rng(seed).permutation(total)
-    parts = order[:rows], order[rows : rows + references]
-    return tuple(Texts(*([c[row] for row in part] for c in texts)) for part in parts)
+    return texts.take(order[:rows]), texts.take(order[rows : rows + references])
 
 
 def poisoned(
@@ -187,7 +186,7 @@ def line_of(
     )
     rejected = {"ours": ours.rejected}
     if "cosine" in methods and encode is not None:
-        scores = [-_cosine(part) for part in vectors]
+        scores = [-cosines_of(part) for part in vectors]
         rejected["cosine"] = output_baselines.by_score(*scores, rate)
     if "lift" in methods:
         rejected["lift"] = output_baselines.lift(texts, references, rate)
@@ -204,13 +203,6 @@ def line_of(
         not ours.clean,
         first,
     )
-
-
-def _cosine(vectors: Vectors) -> np.ndarray:
-    """The cosine of each source and its output."""
-    first, second = vectors
-    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    return (first * second).sum(1) / norms
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -59,6 +59,23 @@ class Texts(NamedTuple):
     sources: Sequence[str]
     outputs: Sequence[str]
 
+    def take(self, rows: np.ndarray) -> "Texts":
+        """Some of the rows.
+
+        Args:
+            rows: `[taken]`, indices or a mask.
+        """
+        places = np.arange(len(self.sources))[rows]
+        return Texts(*([column[place] for place in places] for column in self))
+
+    def join(self, other: "Texts") -> "Texts":
+        """The rows, and behind them those of others.
+
+        Args:
+            other: further rows.
+        """
+        return Texts([*self.sources, *other.sources], [*self.outputs, *other.outputs])
+
 
 class Batch(NamedTuple):
     """Rows of one step, padded to one length. Never says which rows are poisoned.

@@ -14,6 +14,7 @@ from protojax.base import Texts
 from protojax.detection.outputs import (
     OutputFindings,
     Vectors,
+    cosines_of,
     detect_outputs,
     quarantine_outputs,
 )
@@ -68,8 +69,7 @@ def _plain(cell: Cell) -> Taught:
 
 def _without(cell: Cell, rejected: np.ndarray) -> Taught:
     """All rows but those rejected."""
-    kept = np.flatnonzero(~rejected)
-    return Taught(take_texts(cell.rows, kept), rejected)
+    return Taught(cell.rows.take(~rejected), rejected)
 
 
 def findings_of(cell: Cell) -> OutputFindings:
@@ -98,7 +98,7 @@ def _dropped(cell: Cell) -> Taught:
 
 def _cosine(cell: Cell) -> Taught:
     """Rows whose output is far from its source, one by one."""
-    scores = [-_cosines(part) for part in cell.vectors]
+    scores = [-cosines_of(part) for part in cell.vectors]
     rate = cell.defence.detection.false_rejection
     return _without(cell, output_baselines.by_score(*scores, rate))
 
@@ -151,20 +151,3 @@ ARMS: dict[str, Callable[[Cell], Taught]] = {
     "adversarial": _transformed("adversarial", epsilon=0.1, step_size=0.05),
     "dp_sgd": _private,
 }
-
-
-def _cosines(vectors: Vectors) -> np.ndarray:
-    """The cosine of each source and its output, `[rows]`."""
-    first, second = map(np.asarray, vectors)
-    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    return (first * second).sum(1) / np.maximum(norms, 1e-12)
-
-
-def take_texts(texts: Texts, rows: np.ndarray) -> Texts:
-    """Some of the rows.
-
-    Args:
-        texts: the rows.
-        rows: `[taken]`, int.
-    """
-    return Texts(*([column[row] for row in rows] for column in texts))

@@ -17,16 +17,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import settings as settings_lib
-from experiments.arms.written import ARMS, Cell, take_texts
+from experiments.arms.written import ARMS, Cell
 from experiments.study.settings import Written, WrittenAttack
 from experiments.world.texts import load_texts
 from protojax import evals, storage, validate
 from protojax.attacks import sentence
 from protojax.attacks.outputs import OUTPUT_ATTACKS, poison_texts
 from protojax.base import Texts
-from protojax.detection.outputs import (
-    Vectors,
-)
+from protojax.detection.outputs import Vectors
 from protojax.federated.replicas import Surroundings
 from protojax.models import hf
 from protojax.models.language import LanguageModel, build_writer
@@ -157,7 +155,7 @@ def split(study: _Study, seed: int) -> tuple[Texts, Texts, Texts]:
     bound = f"at most {total} in all, as {config.task} has"
     validate.require(sizes[-1] <= total, "rows", int(sizes[-1]), bound)
     order = np.random.default_rng(seed).permutation(total)
-    return tuple(take_texts(study.texts, part) for part in np.split(order, sizes)[:3])
+    return tuple(study.texts.take(part) for part in np.split(order, sizes)[:3])
 
 
 def tokenised_student(study: _Study, seed: int) -> LanguageModel:

@@ -74,11 +74,8 @@ def clusters(
         tight: the mean cosine with its centre that makes a cluster tight.
     """
     half = len(references.outputs) // 2
-    trusted, other = (
-        Texts(*(column[part] for column in references))
-        for part in (slice(half), slice(half, None))
-    )
-    pool = Texts(*([*a, *b] for a, b in zip(texts, other, strict=True)))
+    counted = np.arange(len(references.outputs)) < half
+    trusted, pool = references.take(counted), texts.join(references.take(~counted))
     units = words_claimed(pool, trusted, shrinkage=4.0, own=True)
     total = np.zeros(len(pool.outputs))
     for unit in range(len(units.values)):

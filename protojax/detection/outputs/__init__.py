@@ -10,7 +10,12 @@ from protojax.detection.outputs.action import (
     token_weights,
     without_end,
 )
-from protojax.detection.outputs.detect import OutputFindings, Vectors, detect_outputs
+from protojax.detection.outputs.detect import (
+    OutputFindings,
+    Vectors,
+    cosines_of,
+    detect_outputs,
+)
 
-__all__ = ["Kept", "OutputFindings", "Vectors", "detect_outputs"]
+__all__ = ["Kept", "OutputFindings", "Vectors", "cosines_of", "detect_outputs"]
 __all__ += ["quarantine_outputs", "token_weights", "without_end"]

@@ -47,6 +47,20 @@ class Vectors(NamedTuple):
     outputs: ArrayLike
 
 
+def cosines_of(vectors: Vectors) -> np.ndarray:
+    """The cosine of each source and its output, `[rows]`; 0 for a zero vector.
+
+    Args:
+        vectors: of the rows.
+
+    >>> cosines_of(Vectors([[1.0, 0.0], [2.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]])).tolist()
+    [0.0, 1.0]
+    """
+    first, second = (np.asarray(part, float) for part in vectors)
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return (first * second).sum(1) / np.maximum(norms, 1e-12)
+
+
 class OutputFindings(NamedTuple):
     """The result of the test of outputs.
 
@@ -122,8 +136,8 @@ def detect_outputs(
     rows, found = len(texts.sources), [[] for _ in range(tests)]
     for fold in range(FOLDS):
         judged = np.arange(count) % FOLDS == fold
-        new, trusted = _take(references, judged), _take(references, ~judged)
-        pool = Texts(*([*a, *b] for a, b in zip(texts, new, strict=True)))
+        trusted = references.take(~judged)
+        pool = texts.join(references.take(judged))
         groups = _groups(pool.sources, settings)
         units = [_words(pool, trusted, settings, own)]
         if tests == 2:
@@ -152,12 +166,6 @@ def _words(pool: Texts, trusted: Texts, settings: OutputDetection, own: bool) ->
     )
 
 
-def _take(texts: Texts, rows: np.ndarray) -> Texts:
-    """Some of the rows."""
-    places = np.flatnonzero(rows)
-    return Texts(*([column[place] for place in places] for column in texts))
-
-
 def _own_rates(references: Texts, settings: OutputDetection) -> bool:
     """Whether words' own rates of being copied leave references less in excess.
 
@@ -165,7 +173,7 @@ def _own_rates(references: Texts, settings: OutputDetection) -> bool:
     references alone, so that no row under test takes part in the choice.
     """
     even = np.arange(len(references.sources)) % FOLDS == 0
-    pool, trusted = _take(references, even), _take(references, ~even)
+    pool, trusted = references.take(even), references.take(~even)
     groups, levels = _groups(pool.sources, settings), []
     for own in (False, True):
         found = judge(groups, _words(pool, trusted, settings, own), 0, settings)
@@ -180,8 +188,7 @@ def _cosines(name: str, vectors: Vectors, texts: Texts) -> np.ndarray:
     validate.shape(first.shape, **{f"{name}.outputs": second})
     validate.same_length(**{f"{name}.sources": first, "texts": texts.sources})
     require_finite(**{f"{name}.sources": first, f"{name}.outputs": second})
-    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    return (first * second).sum(1) / np.maximum(norms, 1e-12)
+    return cosines_of(Vectors(first, second))
 
 
 def _together(

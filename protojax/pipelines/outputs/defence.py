@@ -177,9 +177,7 @@ def _run(
     kept = quarantine_outputs(tested, findings, action=config.action)
     lesson = kept.texts
     if config.train_on_references:
-        lesson = Texts(
-            *([*a, *b] for a, b in zip(lesson, job.references.texts, strict=True))
-        )
+        lesson = lesson.join(job.references.texts)
     hard = config.kd.hard_weight == 1
     student = students.teach(
         student,
