@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,6 @@ import numpy as np
 
 from protojax import data, validate
 from protojax.base import Examples, TeacherOutputs
-from protojax.data.wordpiece import train_wordpiece
 from protojax.federated.replicas import Surroundings
 from protojax.models import Model, hf
 from protojax.models import settings as model_settings
@@ -20,11 +18,10 @@ from protojax.pipelines import _run_file, inputs, teachers
 from protojax.pipelines.inputs import Labelled, Sheet
 from protojax.pipelines.rewriting import Ask
 from protojax.pipelines.settings import Columns, Defence, Encoder, flat
+from protojax.pipelines.students import scratch_tokenizer
 from protojax.pipelines.teachers import Given
 
 _logger = logging.getLogger("protojax")
-# The beginning of a student that is some layers of the teacher.
-LAYERS = "layers:"
 
 
 class Job(NamedTuple):
@@ -141,20 +138,8 @@ def with_models(
         ValueError: where the teacher's weights would be trusted, or there are none to
             take layers of.
     """
-    layers = config.student.layers
-    of_teacher = student.startswith(LAYERS)
-    if of_teacher:
-        numbers = student.removeprefix(LAYERS)
-        bound = f"{LAYERS}0,2,5, the numbers of layers of the teacher"
-        fits = all(part.strip().isdigit() for part in numbers.split(","))
-        validate.require(fits, "student", student, bound)
-        layers = tuple(map(int, numbers.split(",")))
-        bound = "a folder, where there is no teacher to take layers of"
-        validate.require(teacher is not None, "student", student, bound)
-    some = re.fullmatch(r"(.+):(\d+(?:,\d+)*)", student)
-    if some and not of_teacher:
-        student, layers = some[1], tuple(map(int, some[2].split(",")))
-    source = teacher if of_teacher else student
+    source, layers = inputs.student_source(student, teacher)
+    layers = layers or config.student.layers
     trusted = source if trusted_model is None else trusted_model
     if teacher is not None and _same(trusted, teacher):
         raise ValueError(
@@ -181,22 +166,7 @@ def _read_both(
     rows: Path, references: Path | None, columns: Columns
 ) -> tuple[Sheet, Sheet]:
     """The rows and the references, from two files or from one."""
-    if (references is None) == (columns.reference == ""):
-        raise ValueError(
-            "Expected references as a file, or a column of the rows that marks them "
-            "(--reference-column), not both or none."
-        )
-    source = inputs.open_rows(rows, columns.encoding)
-    if references is None:
-        parts = inputs.split_rows(source, columns.reference)
-    else:
-        if not references.is_file():
-            raise FileNotFoundError(f"Expected a file at {references}, found none.")
-        if rows.samefile(references):
-            raise ValueError(
-                f"Expected references other than the rows, found {rows} as both."
-            )
-        parts = source, inputs.open_rows(references, columns.encoding)
+    parts = inputs.open_both(rows, references, columns.reference, columns.encoding)
     # Sources are groups of the rows; the references need not have any.
     trusted = (
         columns
@@ -284,19 +254,13 @@ def model_of(
         texts: that the tokenizer of a model from scratch is trained on.
         max_positions: the most tokens of a row, of a model from scratch.
     """
-
-    def tokenizer():
-        # A vocabulary has to hold at least the characters of the texts.
-        size = max(job.config.vocab_size, 2 * len(set("".join(texts))) + 300)
-        return hf.wrap_tokenizer(train_wordpiece(texts, vocab_size=size))
-
     model = model_settings.build(
         settings,
         num_labels=len(job.label_names),
         problem="classification",
         seed=job.config.seed,
         max_positions=max_positions,
-        tokenizer=tokenizer,
+        tokenizer=lambda: scratch_tokenizer(texts, job.config.vocab_size),
     )
     return _checked(model._replace(label_names=job.label_names), settings, job.config)
 

@@ -7,7 +7,8 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,51 @@ def only_process(out: Path) -> Iterator[None]:
         storage.remove_leftovers(out)
         storage.remove_leftovers(work, below=True)
         yield
+
+
+class Clock:
+    """The seconds that each stage took, by its name.
+
+    Attributes:
+        seconds: stage -> seconds, those of a stopped run among them.
+    """
+
+    def __init__(self, before: dict[str, float]):
+        # A stopped run goes on, and so does its time.
+        self.seconds = dict(before)
+        self.last = time.perf_counter()
+
+    def __call__(self, stage: str) -> None:
+        """Counts the time since the last call for a stage."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
+        self.last = now
+
+
+@contextlib.contextmanager
+def recorded(
+    out: Path, identity: Mapping[str, Any], **common: Any
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A context in which a run works alone in its folder, with run.json beside it.
+
+    The file is written at the beginning and, with the time spent so far, where the body
+    fails.
+
+    Args:
+        out: the folder of the outputs.
+        identity: from `identity_of`.
+        **common: paths, seconds and command, see `write_run`.
+
+    Yields:
+        The function that writes the figures of the finished run.
+    """
+    with only_process(out):
+        write_run(out, identity, **common)
+        try:
+            yield lambda result: write_run(out, identity, **common, result=result)
+        except BaseException:
+            write_run(out, identity, **common)
+            raise
 
 
 def _computed(work: Path) -> bool:

@@ -1,6 +1,5 @@
 """One function from a user's rows, references and teacher to a defended student."""
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -102,7 +101,7 @@ def defend(
         teacher_logits=teacher_logits,
         test=test,
     )
-    clock = _Clock(_run_file.open_run(out, job.identity))
+    clock = _run_file.Clock(_run_file.open_run(out, job.identity))
     work = out / _run_file.WORK
     around = Surroundings(
         config.lengths,
@@ -110,31 +109,17 @@ def defend(
         watch.describe,
         watch.advance,
     )
-    common = {"paths": job.paths, "seconds": clock.seconds, "command": command}
     about = {f"source of {name}": path for name, path in job.paths.items()}
     about |= _run_file.versions()
-    with _run_file.only_process(out):
-        _run_file.write_run(out, job.identity, **common)
+    recorded = _run_file.recorded(
+        out, job.identity, paths=job.paths, seconds=clock.seconds, command=command
+    )
+    with recorded as finish:
         facts, model, view = _run(job, around, watch, clock)
         _outputs.write(out, facts, model, view, about)
         clock("reports")
-        result = _outputs.result_of(facts)
-        _run_file.write_run(out, job.identity, **common, result=result)
+        finish(_outputs.result_of(facts))
     return Defended(facts, model, out)
-
-
-class _Clock:
-    """The seconds that each stage took, by its name."""
-
-    def __init__(self, before: dict[str, float]):
-        # A stopped run goes on, and so does its time.
-        self.seconds = dict(before)
-        self.last = time.perf_counter()
-
-    def __call__(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
-        self.last = now
 
 
 def _run(

@@ -3,7 +3,8 @@
 import difflib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from protojax.pipelines.settings import Columns
 _logger = logging.getLogger("protojax")
 # Below, few references of a class are left to compare a row with.
 FEW_REFERENCES = 300
+# The beginning of a student that is some layers of the teacher.
+LAYERS = "layers:"
 _MARKS = {
     **dict.fromkeys(("1", "true", "t", "yes", "y"), True),
     **dict.fromkeys(("0", "false", "f", "no", "n", ""), False),
@@ -77,6 +80,63 @@ def open_rows(path: Path, encoding: str) -> readers.Source:
     if not rows:
         raise ValueError(f"Expected rows in {path}, found none.")
     return readers.Source(source.name, rows)
+
+
+def open_both(
+    rows: Path, references: Path | None, column: str, encoding: str
+) -> tuple[readers.Source, ...]:
+    """The rows and the references, from two files or from one.
+
+    Args:
+        rows: the file of the rows.
+        references: a file of references; None where a column of the rows marks them.
+        column: marks references by true or false; "" where they are a file.
+        encoding: of text files.
+
+    Raises:
+        OSError, ValueError: in one line, where a file is missing or does not fit.
+    """
+    if (references is None) == (column == ""):
+        raise ValueError(
+            "Expected references as a file, or a column of the rows that marks them "
+            "(--reference-column), not both or none."
+        )
+    source = open_rows(rows, encoding)
+    if references is None:
+        return split_rows(source, column)
+    if not references.is_file():
+        raise FileNotFoundError(f"Expected a file at {references}, found none.")
+    if rows.samefile(references):
+        raise ValueError(
+            f"Expected references other than the rows, found {rows} as both."
+        )
+    return source, open_rows(references, encoding)
+
+
+def student_source(student: str, teacher: str | None) -> tuple[str, tuple[int, ...]]:
+    """The source of a student's first weights, and which layers of it, () for all.
+
+    Args:
+        student: a folder, "FOLDER:0,2" for some of its layers, "layers:0,2" of the
+            teacher, or "scratch".
+        teacher: the teacher's folder, None where there is none.
+
+    Raises:
+        ValueError: where there is no teacher to take layers of.
+
+    >>> student_source("miniLM:0,2", None), student_source("layers:1", "big")
+    (('miniLM', (0, 2)), ('big', (1,)))
+    """
+    if student.startswith(LAYERS):
+        numbers = student.removeprefix(LAYERS).split(",")
+        bound = f"{LAYERS}0,2,5, the numbers of layers of the teacher"
+        fits = all(part.strip().isdigit() for part in numbers)
+        validate.require(fits, "student", student, bound)
+        bound = "a folder, where there is no teacher to take layers of"
+        validate.require(teacher is not None, "student", student, bound)
+        return teacher, tuple(map(int, numbers))
+    some = re.fullmatch(r"(.+):(\d+(?:,\d+)*)", student)
+    return (some[1], tuple(map(int, some[2].split(",")))) if some else (student, ())
 
 
 def split_rows(source: readers.Source, column: str) -> tuple[readers.Source, ...]:
@@ -241,15 +301,26 @@ def check_references(
     )
     validate.require(count >= least, "number of references", count, bound)
     check_classes(references.labels, names)
-    if count < FEW_REFERENCES:
-        _logger.warning(
-            "%d references: with fewer than %d, less is found.", count, FEW_REFERENCES
-        )
-    known = set(examples_lib.text_keys(references))
-    shared = sum(key in known for key in examples_lib.text_keys(rows))
+    warn_of_references(*map(examples_lib.text_keys, (rows, references)))
+
+
+def warn_of_references(
+    rows: Sequence[Hashable], references: Sequence[Hashable]
+) -> None:
+    """Says where references are few, or repeat rows.
+
+    Args:
+        rows: the texts of the rows under test, or what stands for them.
+        references: the same of the references.
+    """
+    if len(references) < FEW_REFERENCES:
+        message = "%d references: with fewer than %d, less is found."
+        _logger.warning(message, len(references), FEW_REFERENCES)
+    known = set(references)
+    shared = sum(key in known for key in rows)
     if shared:
         message = "%d of %d rows have the text of a reference."
-        _logger.warning(message, shared, len(rows.texts))
+        _logger.warning(message, shared, len(rows))
 
 
 def check_classes(labels: np.ndarray, names: Sequence[str]) -> None:

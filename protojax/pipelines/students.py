@@ -1,8 +1,9 @@
 """A student distilled from the rows that passed the test and the trusted rest."""
 
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from protojax import data
 from protojax import prototypes as prototypes_lib
 from protojax.base import Examples, Prototypes, TeacherOutputs
+from protojax.data.wordpiece import train_wordpiece
 from protojax.detection.detect import Findings
 from protojax.detection.evidence import Evidence, Verdict
 from protojax.detection.quarantine import (
@@ -268,11 +270,10 @@ def distil(
         seed: of the order of rows and of dropout.
         name: of the run and its folder.
     """
-    store = around.store(name)
-    folder = store.folder / "model"
-    if not folder.exists():
+
+    def run() -> Run:
         around.describe("the student learns")
-        run = Run(
+        return Run(
             name,
             model,
             predict.tokenize(model, taught.rows.examples, around.lengths),
@@ -283,13 +284,44 @@ def distil(
             objective=taught.objective,
             prototypes=taught.prototypes,
         )
-        trained = trainer.train(
-            run, lengths=around.lengths, store=store, on_progress=around.on_progress
-        )
-        saved.save(folder, model._replace(params=trained.params))
-        trainer.remove_checkpoints(store)
-    # From the file in any case, so that a resumed run has the same student.
-    saved.check(folder, run=store.folder)
+
+    folder = saved_model(name, run, around)
     return hf.load_hf(
         folder, num_labels=model.config.num_labels, **settings.computation
     )
+
+
+def saved_model(name: str, run: Callable[[], Run], around: Surroundings) -> Path:
+    """The folder of the model that a run trains, below the folder of `around.store`.
+
+    A model that is saved there is not trained again.
+
+    Args:
+        name: of the run and its folder.
+        run: called if the model has to be trained.
+        around: the surroundings of the run.
+    """
+    store = around.store(name)
+    folder = store.folder / "model"
+    if not folder.exists():
+        made = run()
+        trained = trainer.train(
+            made, lengths=around.lengths, store=store, on_progress=around.on_progress
+        )
+        saved.save(folder, made.model._replace(params=trained.params))
+        trainer.remove_checkpoints(store)
+    # Loaded from here in any case, so that a resumed run has the same model.
+    saved.check(folder, run=store.folder)
+    return folder
+
+
+def scratch_tokenizer(texts: Sequence[str], vocab_size: int) -> Any:
+    """A tokenizer trained on texts, for a model from scratch.
+
+    Args:
+        texts: the texts.
+        vocab_size: of the vocabulary, which is larger where the texts have too many
+            characters for it.
+    """
+    size = max(vocab_size, 2 * len(set("".join(texts))) + 300)
+    return hf.wrap_tokenizer(train_wordpiece(texts, vocab_size=size))

@@ -1,6 +1,5 @@
 """What a defence of outputs writes: the student, verdicts, triggers, a report."""
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,15 +30,13 @@ def write(
 
 
 def rouge(name: str, wanted: Sequence[str], found: Sequence[str]) -> dict[str, float]:
-    """The mean ROUGE of a model's outputs, {} without the package rouge-score.
+    """The mean ROUGE of a model's outputs.
 
     Args:
         name: of the model.
         wanted: `[rows]`, trusted outputs.
         found: `[rows]`, the model's.
     """
-    if importlib.util.find_spec("rouge_score") is None:
-        return {}
     means = evals.rouge_rows(found, wanted).mean(0)
     kinds = ("ROUGE-1", "ROUGE-2", "ROUGE-L")
     return {

@@ -1,7 +1,6 @@
 """One function from a user's sources and outputs to a defended student that writes."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +9,6 @@ import numpy as np
 from protojax import validate
 from protojax.base import Texts
 from protojax.data.sequences import check_same_tokens
-from protojax.data.wordpiece import train_wordpiece
 from protojax.detection.outputs import (
     Kept,
     OutputFindings,
@@ -25,6 +23,7 @@ from protojax.pipelines.defence import Watch
 from protojax.pipelines.outputs import _files, students
 from protojax.pipelines.outputs.inputs import OutputJob, Written, prepare
 from protojax.pipelines.outputs.settings import OutputDefence
+from protojax.pipelines.outputs.students import fresh_student
 from protojax.pipelines.outputs.writing import vectors_of, write
 from protojax.reports.outputs import OutputFacts
 from protojax.training import trainer
@@ -71,8 +70,8 @@ def defend_outputs(
         rows: the file under test: CSV, TSV, JSONL or Parquet.
         references: a file of trusted rows; None where `columns.reference` marks them.
         teacher: the folder of a language model, or its name on the Hugging Face Hub.
-        student: the folder of a language model, "layers:0,2" of the teacher's decoder,
-            or "scratch".
+        student: the folder of a language model, "FOLDER:0,2" for some layers of its
+            decoder, "layers:0,2" of the teacher's, or "scratch".
         encoder: the folder of a pretrained encoder that says whether an output fits
             its source; None tests words alone.
         test: a file of trusted test rows, to measure ROUGE on.
@@ -96,7 +95,7 @@ def defend_outputs(
         test=test,
     )
     models = _models(job)
-    seconds, start = _run_file.open_run(out, job.identity), time.perf_counter()
+    clock = _run_file.Clock(_run_file.open_run(out, job.identity))
     work = out / _run_file.WORK
     around = Surroundings(
         config.lengths,
@@ -104,21 +103,16 @@ def defend_outputs(
         watch.describe,
         watch.advance,
     )
-    common = {"paths": job.paths, "command": command}
-    with _run_file.only_process(out):
-        _run_file.write_run(out, job.identity, seconds=seconds, **common)
-        try:
-            facts, model = _run(job, models, around, watch)
-        finally:
-            # A stopped run goes on, and so does its time.
-            spent = seconds.get("all", 0.0) + time.perf_counter() - start
-            _run_file.write_run(out, job.identity, seconds={"all": spent}, **common)
-        _files.write(out, facts, model, {**job.paths, **_run_file.versions()})
-        spent = seconds.get("all", 0.0) + time.perf_counter() - start
-        result = _files.result_of(facts)
-        _run_file.write_run(
-            out, job.identity, seconds={"all": spent}, **common, result=result
-        )
+    about = {f"source of {name}": path for name, path in job.paths.items()}
+    about |= _run_file.versions()
+    recorded = _run_file.recorded(
+        out, job.identity, paths=job.paths, seconds=clock.seconds, command=command
+    )
+    with recorded as finish:
+        facts, model = _run(job, models, around, watch, clock)
+        _files.write(out, facts, model, about)
+        clock("reports")
+        finish(_files.result_of(facts))
     return DefendedOutputs(facts, model, out)
 
 
@@ -135,11 +129,8 @@ def _models(job: OutputJob) -> _Models:
     config, encoder, teacher = job.config, None, None
     if job.has_teacher:
         teacher = build_writer(config.teacher, seed=config.seed, tokenizer=lambda: None)
-    known = [*job.references.texts.sources, *job.references.texts.outputs]
-    student = build_writer(
-        config.student,
-        seed=config.seed,
-        tokenizer=lambda: tokenizer_of([*job.rows.texts.sources, *known], config),
+    student = fresh_student(
+        config, job.rows.texts, job.references.texts, seed=config.seed
     )
     if job.has_encoder:
         computation = config.encoder.computation
@@ -161,7 +152,11 @@ def _models(job: OutputJob) -> _Models:
 
 
 def _run(
-    job: OutputJob, models: _Models, around: Surroundings, watch: Watch
+    job: OutputJob,
+    models: _Models,
+    around: Surroundings,
+    watch: Watch,
+    clock: Callable[[str], None],
 ) -> tuple[OutputFacts, LanguageModel]:
     """What was found in the rows, and the student."""
     config, (teacher, student, encoder) = job.config, models
@@ -172,8 +167,10 @@ def _run(
         _outputs_of(job, teacher, part, name, around)
         for part, name in ((job.rows, "rows"), (job.references, "references"))
     )
+    clock("teacher")
     around.describe("the rows are tested")
     findings = _tested(job, encoder, tested, trusted)
+    clock("test")
     kept = quarantine_outputs(tested, findings, action=config.action)
     lesson = kept.texts
     if config.train_on_references:
@@ -189,19 +186,10 @@ def _run(
         teacher=None if hard else teacher,
         top_k=config.kd.top_k,
     )
+    clock("student")
     facts = _facts(job, tested, findings, kept, teacher, student, around)
+    clock("outputs of the student")
     return facts, student
-
-
-def tokenizer_of(texts: Sequence[str], config: OutputDefence):
-    """A tokenizer trained on texts, for a model from scratch.
-
-    Args:
-        texts: without an output under test, a phrase in which would become a token.
-        config: states the size of the vocabulary.
-    """
-    size = max(config.vocab_size, 2 * len(set("".join(texts))) + 300)
-    return hf.wrap_tokenizer(train_wordpiece(texts, vocab_size=size))
 
 
 def _outputs_of(

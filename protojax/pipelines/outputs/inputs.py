@@ -2,9 +2,7 @@
 
 import dataclasses
 import importlib.util
-import logging
 import math
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +13,14 @@ from protojax.base import Texts
 from protojax.data import files, readers
 from protojax.models.settings import SCRATCH
 from protojax.pipelines import _run_file
-from protojax.pipelines.inputs import FEW_REFERENCES, open_rows, split_rows
+from protojax.pipelines.inputs import (
+    open_both,
+    open_rows,
+    student_source,
+    warn_of_references,
+)
 from protojax.pipelines.outputs.settings import OutputColumns, OutputDefence
 from protojax.pipelines.settings import flat
-
-_logger = logging.getLogger("protojax")
 
 
 class Written(NamedTuple):
@@ -89,16 +90,9 @@ def prepare(
     validate.require(bool(teacher) or weight == 1, "kd.hard_weight", weight, bound)
     files_ = {"rows": rows, "references": references, "test": test}
     paths = {name: path and Path(path) for name, path in files_.items()}
-    source = open_rows(paths["rows"], columns.encoding)
-    bound = "as a file, or a column of the rows that marks them, not both or none"
-    one = (references is None) != (columns.reference == "")
-    validate.require(one, "references", references, bound)
-    if references is None:
-        parts = split_rows(source, columns.reference)
-    else:
-        if not paths["references"].is_file():
-            raise FileNotFoundError(f"Expected a file at {references}, found none.")
-        parts = source, open_rows(paths["references"], columns.encoding)
+    parts = open_both(
+        paths["rows"], paths["references"], columns.reference, columns.encoding
+    )
     # A teacher writes the outputs of either.
     reads = not teacher
     under_test, trusted = (_written(part, columns, outputs=reads) for part in parts)
@@ -130,19 +124,9 @@ def _with_models(
     encoder: str | Path | None,
 ) -> OutputDefence:
     """The settings with the sources of the models filled in."""
-    own, layers = config.student, config.student.layers
-    if student.startswith("layers:"):
-        numbers = student.removeprefix("layers:").split(",")
-        bound = "layers:0,2, the numbers of layers of the teacher"
-        fits = all(part.strip().isdigit() for part in numbers)
-        validate.require(fits, "student", student, bound)
-        bound = "a folder, where there is no teacher to take layers of"
-        validate.require(bool(teacher), "student", student, bound)
-        student, layers = str(teacher), tuple(map(int, numbers))
-    some = re.fullmatch(r"(.+):(\d+(?:,\d+)*)", student)
-    if some:
-        student, layers = some[1], tuple(map(int, some[2].split(",")))
-    changed = dataclasses.replace(own, model=student, layers=layers)
+    source, layers = student_source(student, teacher and str(teacher))
+    layers = layers or config.student.layers
+    changed = dataclasses.replace(config.student, model=source, layers=layers)
     return dataclasses.replace(
         config,
         student=changed,
@@ -185,12 +169,4 @@ def check_references(
     least = max(4, math.ceil(round((1 + two) / rate - 1, 6)))
     bound = f">= {least}, as detection.false_rejection={rate} needs"
     validate.require(count >= least, "number of references", count, bound)
-    if count < FEW_REFERENCES:
-        _logger.warning(
-            "%d references: with fewer than %d, less is found.", count, FEW_REFERENCES
-        )
-    known = set(references.sources)
-    shared = sum(text in known for text in rows.sources)
-    if shared:
-        message = "%d of %d rows have the text of a reference."
-        _logger.warning(message, shared, len(rows.sources))
+    warn_of_references(rows.sources, references.sources)

@@ -1,17 +1,14 @@
 """Models that write, trained on sources and outputs."""
 
 import dataclasses
-from collections.abc import Mapping
-from types import MappingProxyType
 
-import numpy as np
-
-from protojax.base import Prototypes, Texts
+from protojax.base import Texts
 from protojax.federated.replicas import Surroundings
-from protojax.models import language, saved
-from protojax.models.language import LanguageModel
-from protojax.pipelines.outputs.settings import TokenDistillation, Writer
-from protojax.training import sequences, trainer
+from protojax.models import language
+from protojax.models.language import LanguageModel, build_writer
+from protojax.pipelines.outputs.settings import OutputDefence, TokenDistillation, Writer
+from protojax.pipelines.students import saved_model, scratch_tokenizer
+from protojax.training import sequences
 from protojax.training.objective import Objective, Spec
 from protojax.training.trainer import Run
 
@@ -39,8 +36,6 @@ def teach(
     name: str = "student",
     teacher: LanguageModel | None = None,
     top_k: int = 16,
-    prototypes: Prototypes | None = None,
-    columns: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> LanguageModel:
     """The trained model, saved below the folder of `around.store`.
 
@@ -57,41 +52,52 @@ def teach(
         name: of the run and its folder.
         teacher: whose probabilities of tokens teach too, or None.
         top_k: how many of them are kept at each place.
-        prototypes: those of the objective's constraint, or None.
-        columns: further columns of the batch.
     """
-    store = around.store(name)
-    folder = store.folder / "model"
-    if not folder.exists():
+
+    def run() -> Run:
         around.describe(f"{name.replace('_', ' ')} learns")
         # BART was trained to write its first token itself.
         bart = model.config.family == "bart"
         begin = model.tokenizer.bos_token_id if bart else None
         rows = sequences.tokenize(model, *texts, around.lengths, begin_id=begin)
-        given = dict(columns)
+        columns = {}
         if teacher is not None:
             said = sequences.teacher_forced_outputs(
                 teacher, rows, around.lengths, tokenizer=model.tokenizer, k=top_k
             )
-            given = {**sequences.columns_of(said), **given}
-        run = Run(
+            columns = sequences.columns_of(said)
+        return Run(
             name,
             model,
             rows,
             None,
             settings,
             seed=seed,
-            columns=given,
+            columns=columns,
             objective=objective,
-            prototypes=prototypes,
         )
-        trained = trainer.train(
-            run, lengths=around.lengths, store=store, on_progress=around.on_progress
-        )
-        saved.save(folder, model._replace(params=trained.params))
-        trainer.remove_checkpoints(store)
-    # From the file in any case, so that a resumed run has the same model.
-    saved.check(folder, run=store.folder)
+
+    folder = saved_model(name, run, around)
     return language.load_language_model(
         folder, dtype=settings.dtype, remat=settings.remat
+    )
+
+
+def fresh_student(
+    config: OutputDefence, rows: Texts, references: Texts, *, seed: int
+) -> LanguageModel:
+    """The student before training.
+
+    Args:
+        config: names its source, or its sizes.
+        rows: under test. Only their sources train the tokenizer of a model from
+            scratch: a phrase in their outputs would become a token.
+        references: the trusted rows.
+        seed: of fresh weights.
+    """
+    texts = [*rows.sources, *references.sources, *references.outputs]
+    return build_writer(
+        config.student,
+        seed=seed,
+        tokenizer=lambda: scratch_tokenizer(texts, config.vocab_size),
     )

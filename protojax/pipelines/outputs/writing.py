@@ -1,4 +1,4 @@
-"""What models write, computed once and kept in a file; vectors of what was written."""
+"""Texts that models write, kept in files, and vectors of texts."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ def write(
     decoding: Decoding,
     describe: Callable[[str], None] = lambda text: None,
 ) -> list[str]:
-    """What a model writes for each source, kept in a file.
+    """The texts that a model writes for sources, kept in a file.
 
     A file that was made from something else, or is damaged, is written anew. A killed
     run goes on at a multiple of `CHUNK` rows.
@@ -94,7 +94,7 @@ def vectors_of(encoder: Model, texts: Texts, lengths: Lengths) -> Vectors:
     """
 
     def read(column: Sequence[str]) -> np.ndarray:
-        # A model may write nothing, which has no vector: that of a space has.
+        # A model may write nothing, which has no tokens.
         column = [text if text.strip() else "." for text in column]
         examples = Examples(column, None, np.zeros(len(column), np.int32))
         return predict.ask(encoder, examples, lengths, Features()).features[:, -1]
