@@ -47,7 +47,7 @@ class Cell(NamedTuple):
 
 
 class Taught(NamedTuple):
-    """What an arm teaches a student.
+    """The rows that an arm teaches a student, and how.
 
     Attributes:
         texts: sources and outputs.

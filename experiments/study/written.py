@@ -29,8 +29,13 @@ from protojax.federated.replicas import Surroundings
 from protojax.models import hf
 from protojax.models.language import LanguageModel, build_writer
 from protojax.pipelines import Watch
-from protojax.pipelines.outputs import objective_of, teach, vectors_of, write
-from protojax.pipelines.outputs.defence import tokenizer_of
+from protojax.pipelines.outputs import (
+    fresh_student,
+    objective_of,
+    teach,
+    vectors_of,
+    write,
+)
 from protojax.training import trainer
 from protojax.training.trainer import Store
 
@@ -38,7 +43,7 @@ ROUGE = ("ROUGE-1", "ROUGE-2", "ROUGE-L")
 
 
 class _Study(NamedTuple):
-    """What all cells of a study share.
+    """The parts that all cells of a study share.
 
     Attributes:
         config: of the study.
@@ -64,6 +69,26 @@ class _Study(NamedTuple):
             lambda name: Store(folder / name, every=defence.every),
             lambda text: self.watch.describe(f"{'/'.join(path)}: {text}"),
             self.watch.advance,
+        )
+
+    def write(
+        self,
+        around: Surroundings,
+        run: str,
+        name: str,
+        model: LanguageModel,
+        sources: Sequence[str],
+    ) -> list[str]:
+        """The texts that a model writes for sources, kept in the folder of a run."""
+        defence = self.config.defence
+        return write(
+            around.store(run).folder,
+            name,
+            model,
+            sources,
+            defence.lengths,
+            defence.decoding,
+            around.describe,
         )
 
 
@@ -104,13 +129,10 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
     texts = load_texts(found.task, found.root)
     study = _Study(found, attacks, workdir, watch, texts, encode)
     arms = len(found.arms) * len(found.seeds) * len(attacks)
-    student = tokenised_student(study, found.seeds[0])
-    watch.total(
-        arms
-        * found.rows
-        * found.defence.student.epochs
-        * trainer.row_cost(student.config)
-    )
+    rows, references, _ = split(study, found.seeds[0])
+    student = fresh_student(found.defence, rows, references, seed=found.seeds[0])
+    cost = found.defence.student.epochs * trainer.row_cost(student.config)
+    watch.total(arms * found.rows * cost)
     path, results = workdir / "results.jsonl", {}
     if path.exists():
         # Those of other seeds, attacks and arms stay.
@@ -158,20 +180,11 @@ def split(study: _Study, seed: int) -> tuple[Texts, Texts, Texts]:
     return tuple(study.texts.take(part) for part in np.split(order, sizes)[:3])
 
 
-def tokenised_student(study: _Study, seed: int) -> LanguageModel:
-    """The student of a seed before training; its tokenizer knows no attack."""
-    rows, references, _ = split(study, seed)
-    known = [*rows.sources, *references.sources, *references.outputs]
-    defence = study.config.defence
-    return build_writer(
-        defence.student, seed=seed, tokenizer=lambda: tokenizer_of(known, defence)
-    )
-
-
 def _rows_of(study: _Study, seed: int, name: str) -> list[dict]:
     """The results of all arms on one attack with one seed."""
     attack, found, config = study.attacks[name], [], study.config
     rows, references, test = split(study, seed)
+    fresh = fresh_student(config.defence, rows, references, seed=seed)
     # By its name, so that it is the same beside whatever other attacks.
     rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
     options = dict(attack.options)
@@ -181,20 +194,26 @@ def _rows_of(study: _Study, seed: int, name: str) -> list[dict]:
     bad, poisoned = poison_texts(
         rows, trigger, OUTPUT_ATTACKS[attack.attack](**options), rng, rate=attack.rate
     )
-    none = np.zeros(len(poisoned), bool)
-    cells = {
-        True: _cell(study, seed, "no_attack", attack, rows, references, none),
-        False: _cell(study, seed, name, attack, bad, references, poisoned),
-    }
     triggered = Texts([trigger(text, rng) for text in test.sources], test.outputs)
+    worlds = {
+        "no_attack": (rows, np.zeros(len(poisoned), bool)),
+        name: (bad, poisoned),
+    }
+    cells = {}
     for arm in config.arms:
-        is_clean = arm == "clean"
-        where = f"no_attack_{attack.channel}" if is_clean else name
-        taught = ARMS[arm](cells[is_clean])
-        around = study.around(f"seed{seed}", where)
-        student = tokenised_student(study, seed)
+        world = "no_attack" if arm == "clean" else name
+        if world not in cells:
+            given, truth = worlds[world]
+            cell = Cell(config.defence, given, references, truth, study.encode)
+            if attack.channel == "data":
+                cell = _as_written(study, cell, fresh, seed, f"{world}_data")
+            cells[world] = cell
+        # Students without an attack serve all attacks of a channel.
+        shared = f"no_attack_{attack.channel}" if arm == "clean" else name
+        around = study.around(f"seed{seed}", shared)
+        taught = ARMS[arm](cells[world])
         student = teach(
-            student,
+            fresh,
             config.defence.student,
             taught.texts,
             objective_of(config.defence.kd, **taught.objective),
@@ -211,48 +230,32 @@ def _rows_of(study: _Study, seed: int, name: str) -> list[dict]:
     return found
 
 
-def _cell(
-    study: _Study,
-    seed: int,
-    name: str,
-    attack: WrittenAttack,
-    rows: Texts,
-    references: Texts,
-    poisoned: np.ndarray,
+def _as_written(
+    study: _Study, cell: Cell, fresh: LanguageModel, seed: int, folder: str
 ) -> Cell:
-    """A cell; where the data are attacked, with what a teacher of these rows writes."""
-    if attack.channel == "data":
-        around = study.around(f"seed{seed}", f"{name}_data")
-        defence = study.config.defence
-        tokenizer = tokenised_student(study, seed).tokenizer
-        teacher = build_writer(
-            study.config.teacher, seed=seed + 1000, tokenizer=lambda: tokenizer
+    """The cell with the outputs of a teacher that learned its rows."""
+    around, config = study.around(f"seed{seed}", folder), study.config
+    teacher = build_writer(
+        config.teacher, seed=seed + 1000, tokenizer=lambda: fresh.tokenizer
+    )
+    kd = dataclasses.replace(config.defence.kd, hard_weight=1.0)
+    teacher = teach(
+        teacher,
+        config.teacher,
+        cell.rows,
+        objective_of(kd),
+        around,
+        seed=seed,
+        name="teacher",
+    )
+    rows, references = (
+        Texts(part.sources, study.write(around, "", name, teacher, part.sources))
+        for part, name in (
+            (cell.rows, "teacher_on_rows"),
+            (cell.references, "teacher_on_references"),
         )
-        teacher = teach(
-            teacher,
-            study.config.teacher,
-            rows,
-            objective_of(dataclasses.replace(defence.kd, hard_weight=1.0)),
-            around,
-            seed=seed,
-            name="teacher",
-        )
-        rows, references = (
-            Texts(
-                part.sources,
-                write(
-                    around.store("").folder,
-                    f"teacher_on_{kind}",
-                    teacher,
-                    part.sources,
-                    defence.lengths,
-                    defence.decoding,
-                    around.describe,
-                ),
-            )
-            for part, kind in ((rows, "rows"), (references, "references"))
-        )
-    return Cell(study.config.defence, rows, references, poisoned, study.encode)
+    )
+    return cell._replace(rows=rows, references=references)
 
 
 def _measured(
@@ -264,18 +267,9 @@ def _measured(
     around: Surroundings,
     arm: str,
 ) -> dict[str, float]:
-    """What a student writes with and without the trigger, in figures."""
-    defence, folder = study.config.defence, around.store(arm).folder
+    """The figures of what a student writes with and without the trigger."""
     wrote = {
-        kind: write(
-            folder,
-            kind,
-            student,
-            texts.sources,
-            defence.lengths,
-            defence.decoding,
-            around.describe,
-        )
+        kind: study.write(around, arm, kind, student, texts.sources)
         for kind, texts in (("bare", test), ("triggered", triggered))
     }
     rouge = {

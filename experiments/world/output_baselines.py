@@ -1,4 +1,4 @@
-"""What the test of outputs is compared with: detectors that look at rows one by one.
+"""Detectors that look at rows one by one, to compare the test of outputs with.
 
 Each maps texts under test and references to the rejected rows.
 """

@@ -38,7 +38,7 @@ MODULES = (
 
 
 def briefs(root: str = "") -> Texts:
-    """What a user of SNIPS wants, and its words: a brief by a rule, over real text.
+    """Utterances of SNIPS and briefs of them, made by a rule.
 
     The name of the intent, a colon, and the first seven words that are in less than
     1.2 % of the rows or have a digit.
@@ -94,7 +94,7 @@ def instruct(root: str) -> Texts:
 
 
 def code(root: str = "") -> Texts:
-    """What functions of the standard library do, and a call of them in one line.
+    """Docstrings of the standard library, and calls in one line.
 
     Args:
         root: not read.
