@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from protojax.cli import outputs, settings_of
-from protojax.cli.terminal import Parser, guarded, progress
+from protojax.cli.terminal import Parser, guarded, progress, show_findings
 
 PROG = "protojax defend"
 _DESCRIPTION = """\
@@ -212,30 +212,17 @@ def show(result: Any, more: Mapping[str, float] | None = None) -> None:
         result: a `pipelines.Defended`.
         more: further figures, in [0, 1].
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from protojax import reports
 
-    facts, console = result.facts, Console()
+    facts, findings = result.facts, result.facts.findings
+    rows = {
+        "rows": len(facts.rows.texts),
+        "rejected": int(findings.verdict.rejected.sum()),
+    }
     metrics = {**facts.metrics, **(more or {})}
-    findings = facts.findings
-    # As text: brackets in a row must not be taken for markup.
-    console.print(Text(reports.headline(facts)), style="bold", soft_wrap=True)
-    for warning in facts.warnings:
-        console.print(Text(f"warning: {warning}"), soft_wrap=True)
-    table = Table(show_header=False, box=None)
-    strong = sum(suspect.strong for suspect in findings.suspects)
-    for name, value in {
-        "rows": f"{len(facts.rows.texts):,}",
-        "rejected": f"{int(findings.verdict.rejected.sum()):,}",
-        "suspects": f"{len(findings.suspects)}, of these triggers {strong}",
-        "the set looks clean": "yes" if findings.clean else "no",
-        **{name: f"{value:.1%}" for name, value in metrics.items()},
-    }.items():
-        table.add_row(name, value)
-    console.print(table)
-    # Never wrapped, so that they can be copied.
-    for name in ("student", "report.html"):
-        console.print(Text(str(result.out / name)), soft_wrap=True)
+    shares = {name: f"{value:.1%}" for name, value in metrics.items()}
+    lines = [
+        reports.headline(facts),
+        *(f"warning: {warning}" for warning in facts.warnings),
+    ]
+    show_findings(lines, rows, findings, shares, result.out)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from protojax.cli import settings_of
-from protojax.cli.terminal import progress
+from protojax.cli.terminal import progress, show_findings
 
 # flag -> the field that it sets.
 _FIELDS = {
@@ -92,26 +92,13 @@ def show(result: Any) -> None:
     Args:
         result: a `pipelines.outputs.DefendedOutputs`.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from protojax.reports import outputs as pages
 
-    facts, console = result.facts, Console()
-    # As text: brackets in a row must not be taken for markup.
-    console.print(Text(pages.headline(facts)), style="bold", soft_wrap=True)
-    table, findings = Table(show_header=False, box=None), facts.findings
-    strong = sum(suspect.strong for suspect in findings.suspects)
-    for name, value in {
-        "rows": f"{len(facts.lines):,}",
-        "rejected": f"{int(findings.rejected.sum()):,}",
-        "of these cut": f"{int(facts.cut.sum()):,}",
-        "suspects": f"{len(findings.suspects)}, of these triggers {strong}",
-        "the set looks clean": "yes" if findings.clean else "no",
-        **{name: f"{100 * value:.1f}" for name, value in facts.metrics.items()},
-    }.items():
-        table.add_row(name, value)
-    console.print(table)
-    for name in ("student", "report.html"):
-        console.print(Text(str(result.out / name)), soft_wrap=True)
+    facts, findings = result.facts, result.facts.findings
+    rows = {
+        "rows": len(facts.lines),
+        "rejected": int(findings.rejected.sum()),
+        "of these cut": int(facts.cut.sum()),
+    }
+    scores = {name: f"{100 * value:.1f}" for name, value in facts.metrics.items()}
+    show_findings([pages.headline(facts)], rows, findings, scores, result.out)

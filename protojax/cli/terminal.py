@@ -5,7 +5,8 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -153,3 +154,43 @@ def progress() -> Iterator[tuple[Callable, Callable, Callable]]:
         bar.update(
             task, completed=bar.tasks[0].total or 1, total=bar.tasks[0].total or 1
         )
+
+
+def show_findings(
+    lines: Sequence[str],
+    counts: Mapping[str, int],
+    findings: Any,
+    metrics: Mapping[str, str],
+    out: Path,
+) -> None:
+    """Prints what a defence found, and where it is written.
+
+    Args:
+        lines: the first sentence, then warnings.
+        counts: of rows, by their name.
+        findings: of the test, with `suspects` and `clean`.
+        metrics: name -> value.
+        out: the folder of the outputs.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    # As text: brackets in a row must not be taken for markup.
+    console.print(Text(lines[0]), style="bold", soft_wrap=True)
+    for line in lines[1:]:
+        console.print(Text(line), soft_wrap=True)
+    table = Table(show_header=False, box=None)
+    strong = sum(suspect.strong for suspect in findings.suspects)
+    for name, value in {
+        **{name: f"{count:,}" for name, count in counts.items()},
+        "suspects": f"{len(findings.suspects)}, of these triggers {strong}",
+        "the set looks clean": "yes" if findings.clean else "no",
+        **metrics,
+    }.items():
+        table.add_row(name, value)
+    console.print(table)
+    # Never wrapped, so that they can be copied.
+    for name in ("student", "report.html"):
+        console.print(Text(str(out / name)), soft_wrap=True)
