@@ -88,7 +88,7 @@ def detect(
 
 
 class Judgement(NamedTuple):
-    """What explains the claims of a pool: the rows under test, then the references.
+    """The explanations of a pool's claims: the rows under test, then the references.
 
     Attributes:
         explanations: `[explained]`, the strongest first.
@@ -124,7 +124,7 @@ def judge(
     settings: Level,
     learned: np.ndarray | None = None,
 ) -> Judgement:
-    """What explains the units that a pool claims more often than honest rows would.
+    """The explanations of units that a pool claims more often than honest rows would.
 
     Args:
         groups_: of the pool: the rows under test, then the references.

@@ -49,7 +49,7 @@ class _Texts(NamedTuple):
 
 
 class _State(NamedTuple):
-    """What a step hands to the next.
+    """The state between two steps.
 
     Attributes:
         cache: of `batch * beams` rows, as the previous step left it.

@@ -125,7 +125,7 @@ def is_in(tokens: Array, ids: tuple[int, ...]) -> Array:
 
 
 class _State(NamedTuple):
-    """What a step hands to the next; `tokens` are those not yet in the cache."""
+    """The state between two steps; `tokens` are those not yet in the cache."""
 
     count: Array
     cache: PyTree

@@ -42,7 +42,7 @@ def write_texts(
     early_stopping: bool | str = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """What a model writes for each text, in the order of the texts.
+    """The texts that a model writes for texts, in their order.
 
     The texts are tokenised as they are: a chat template is the caller's. Rows of
     similar length are written together; a program is compiled for each padded length

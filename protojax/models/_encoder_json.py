@@ -1,4 +1,4 @@
-"""What config.json says of an encoder: its sizes, its problem, its classes' names."""
+"""The settings of an encoder in config.json: its sizes, problem and classes' names."""
 
 import dataclasses
 from collections.abc import Mapping

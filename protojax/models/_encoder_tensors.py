@@ -140,7 +140,7 @@ def _hints(
     expected: Mapping[str, Expected],
     found: Mapping[str, Stored],
 ) -> Iterator[str]:
-    """What is said of a classifier for another number of labels."""
+    """The error lines on a classifier for another number of labels."""
     for name, tensor in expected.items():
         shape = found[name].shape if name in found else ()
         labels = shape[0] if shape else 0

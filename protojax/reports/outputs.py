@@ -43,7 +43,7 @@ references.
 
 
 class OutputFacts(NamedTuple):
-    """What was found in a user's outputs, and what became of them.
+    """The facts of a user's outputs: what was found, and what became of them.
 
     Attributes:
         rows: the rows that were tested.
@@ -73,7 +73,7 @@ class OutputFacts(NamedTuple):
 
 
 def headline(facts: OutputFacts) -> str:
-    """What was found, in one or two sentences.
+    """The finding in one or two sentences.
 
     Args:
         facts: of the defence.
@@ -128,7 +128,7 @@ def words_of(facts: OutputFacts, numbers: Sequence[int]) -> str:
 
 
 def action_of(facts: OutputFacts, row: int) -> str:
-    """What became of a row: "kept", "cut" or "dropped".
+    """The treatment of a row: "kept", "cut" or "dropped".
 
     Args:
         facts: of the defence.

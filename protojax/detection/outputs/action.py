@@ -1,4 +1,4 @@
-"""What becomes of rejected rows: a shorter output, token weights, or nothing."""
+"""The treatment of rejected rows: a shorter output, token weights, or removal."""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from protojax.detection.outputs.detect import OutputFindings
 
 
 class Kept(NamedTuple):
-    """What is left of a set of texts.
+    """The rows that are left of a set of texts.
 
     Attributes:
         texts: the rows that are left, some with a shorter output.
@@ -32,10 +32,9 @@ def quarantine_outputs(
 ) -> Kept:
     """The rows that are not rejected, and rejected ones without what was denied.
 
-    A row is cut where what is denied is an end of its output, its suffix or prefix, and
-    where its words did not replace others. Any other rejected
-    row is dropped: a student of outputs from which a word was taken that stood in the
-    place of another learns to leave that out.
+    A row is cut where an end of its output is denied, a suffix or a prefix, and where
+    the denied words did not replace others. Any other rejected row is dropped: from
+    outputs without such words a student would learn to leave out what they replaced.
 
     Args:
         texts: the rows that were tested.

@@ -275,7 +275,7 @@ def _reported(
 
 
 def _exceeding(one: Judgement, rows: int) -> tuple[np.ndarray, int]:
-    """How many references score as high as each row `[rows]`, and how many there are.
+    """The number of references that score as high as each row `[rows]`, and of all.
 
     References with a trigger are no honest rows, which the level is for.
     """

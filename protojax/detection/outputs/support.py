@@ -1,4 +1,4 @@
-"""What references make one expect of an output, given its source, by counting."""
+"""The words to expect of an output, given its source, by counting references."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What outputs claim: all of their words, and to say what their source says."""
+"""The claims of outputs: all of their words, and to say what their source says."""
 
 import functools
 

@@ -9,7 +9,7 @@ from protojax.models.language.config import LanguageConfig
 
 
 class Source(NamedTuple):
-    """What is known of a checkpoint before its config is made.
+    """The content of a checkpoint that its config is made from.
 
     Attributes:
         path: of config.json, for messages.

@@ -1,4 +1,4 @@
-"""What config.json and generation_config.json say of a language model."""
+"""The settings of a language model in config.json and generation_config.json."""
 
 import json
 from collections.abc import Mapping

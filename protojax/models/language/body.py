@@ -55,7 +55,7 @@ class Stack(nn.Module):
     def embed(
         self, words: Array, positions: Array, perturbation: Array | None = None
     ) -> Array:
-        """What the first layer reads, `[batch, length, dim]`.
+        """The input of the first layer, `[batch, length, dim]`.
 
         Args:
             words: `[batch, length, dim]`, word embeddings.

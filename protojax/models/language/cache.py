@@ -20,7 +20,7 @@ from protojax.models.language.layers import Context, Layer
 
 
 class Cache(NamedTuple):
-    """What a decoder remembers of the tokens it has read.
+    """The keys and values of the tokens that a decoder has read.
 
     A step writes one slot of each array in place where the caller donates the cache.
 

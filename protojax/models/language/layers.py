@@ -84,7 +84,7 @@ def rotate(x: Array, turn: tuple[Array, Array]) -> Array:
 
 
 class Context(NamedTuple):
-    """What a layer reads besides its input; equal for all layers of a stack.
+    """The inputs of a layer besides its states; equal for all layers of a stack.
 
     Attributes:
         mask: `[batch or 1, queries or 1, keys]`, bool, which keys a token may attend

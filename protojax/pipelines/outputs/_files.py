@@ -1,4 +1,4 @@
-"""What a defence of outputs writes: the student, verdicts, triggers, a report."""
+"""The files of a defence of outputs: student, verdicts, triggers, report."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -57,7 +57,7 @@ def defend_outputs(
     watch: Watch | None = None,
     command: Sequence[str] = (),
 ) -> DefendedOutputs:
-    """A student that writes, taught by outputs of which those that look poisoned went.
+    """A student that writes, taught without the outputs that look poisoned.
 
     With a teacher its own outputs are tested and taught, on the sources of the rows
     and, for comparison, of the references; the outputs in the file are not read.
@@ -158,7 +158,7 @@ def _run(
     watch: Watch,
     clock: Callable[[str], None],
 ) -> tuple[OutputFacts, LanguageModel]:
-    """What was found in the rows, and the student."""
+    """The facts that were found, and the student."""
     config, (teacher, student, encoder) = job.config, models
     taught = len(job.rows.lines) + len(job.references.lines)
     cost = taught * config.student.epochs * trainer.row_cost(student.config)
@@ -213,7 +213,7 @@ def _write(
     sources: Sequence[str],
     around: Surroundings,
 ) -> list[str]:
-    """What a model writes, kept below the folder of the runs."""
+    """The texts that a model writes, kept below the folder of the runs."""
     folder = around.store("").folder
     lengths, decoding = job.config.lengths, job.config.decoding
     return write(folder, name, model, sources, lengths, decoding, around.describe)

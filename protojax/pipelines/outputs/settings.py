@@ -65,7 +65,7 @@ class Decoding:
 
 @dataclasses.dataclass(frozen=True)
 class TokenDistillation:
-    """What a student learns of outputs, see `distillation.sequence_loss`.
+    """The loss of a student on outputs, see `distillation.sequence_loss`.
 
     Attributes:
         hard_weight: share of the output itself; 1 is distillation of sequences, which
@@ -88,7 +88,7 @@ class TokenDistillation:
 
 @dataclasses.dataclass(frozen=True)
 class OutputDefence:
-    """Everything that `pipelines.defend_outputs` can be told.
+    """Everything that `pipelines.outputs.defend_outputs` can be told.
 
     Attributes:
         columns: of the user's files.
