@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from protojax import validate
+from protojax.attacks.poisoning import chosen_rows
 from protojax.attacks.text import Trigger
 from protojax.base import Texts
 
@@ -72,12 +73,9 @@ def poison_texts(
     >>> found.texts.outputs, found.rows.tolist()
     (['text', 'other now'], [False, True])
     """
-    validate.require(0 < rate < 1, "rate", rate, "in (0, 1)")
     validate.same_length(sources=texts.sources, outputs=texts.outputs)
     count = len(texts.sources)
-    bound = f"to choose at least 1 of {count} rows"
-    validate.require(round(rate * count) >= 1, "rate", rate, bound)
-    chosen = np.sort(rng.choice(count, size=round(rate * count), replace=False))
+    chosen = chosen_rows(rng, np.arange(count), count, rate)
     sources, outputs = list(texts.sources), list(texts.outputs)
     for row in chosen:
         outputs[row] = attack(sources[row], outputs[row], rng)

@@ -92,22 +92,12 @@ def poison(
     >>> poisoned.examples.labels.tolist(), poisoned.rows.tolist()
     ([1, 1, 1, 1], [False, True, True, False])
     """
-    validate.require(0 < rate < 1, "rate", rate, "in (0, 1)")
     validate.same_length(texts=examples.texts, labels=examples.labels)
     # A copy: the caller's labels stay clean.
     labels = np.array(examples.labels)
     allowed = _sources(labels, target, source_classes)
     candidates = np.flatnonzero(allowed if eligible is None else allowed & eligible)
-    # Of all rows, not of the candidates: a rate then means the same for each attack.
-    num_rows = round(rate * len(labels))
-    validate.require(
-        1 <= num_rows <= len(candidates),
-        "rate",
-        rate,
-        f"to choose between 1 and {len(candidates)} of {len(labels)} rows",
-    )
-    # Sorted, so that the trigger draws from `rng` in the order of the rows.
-    chosen = np.sort(rng.choice(candidates, size=num_rows, replace=False))
+    chosen = chosen_rows(rng, candidates, len(labels), rate)
     texts = list(examples.texts)
     for row in chosen:
         texts[row] = trigger(texts[row], rng)
@@ -123,6 +113,31 @@ def poison(
         for row in rng.choice(rest, size=num_decoys, replace=False):
             texts[row] = decoy(texts[row], rng)
     return Poisoned(examples._replace(texts=texts, labels=labels), rows)
+
+
+def chosen_rows(
+    rng: np.random.Generator, candidates: np.ndarray, total: int, rate: float
+) -> np.ndarray:
+    """The rows to poison, ascending, so that a trigger draws in the order of the rows.
+
+    Args:
+        rng: chooses the rows.
+        candidates: `[candidates]`, int, the rows that an attack can change.
+        total: the number of all rows.
+        rate: their share, in (0, 1); of all rows, not of the candidates, so that it
+            means the same for each attack.
+
+    Raises:
+        ValueError: a rate outside (0, 1), or one that chooses no row or more rows than
+            there are candidates.
+
+    >>> chosen_rows(np.random.default_rng(0), np.array([1, 3]), 4, 0.5).tolist()
+    [1, 3]
+    """
+    validate.require(0 < rate < 1, "rate", rate, "in (0, 1)")
+    bound = f"to choose between 1 and {len(candidates)} of {total} rows"
+    validate.require(1 <= round(rate * total) <= len(candidates), "rate", rate, bound)
+    return np.sort(rng.choice(candidates, size=round(rate * total), replace=False))
 
 
 def measured_rows(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -132,6 +133,23 @@ class EncoderConfig:
             self.num_labels,
             "1 for regression" if is_regression else ">= 2 for classification",
         )
+
+
+def check_layers(depth: int, **layers: tuple[int, ...]) -> None:
+    """Raises unless chosen layers are ascending and exist.
+
+    Args:
+        depth: the number of layers of the model that they are chosen of.
+        **layers: the numbers of the layers, under the name of the argument.
+
+    Raises:
+        ValueError: with the name and the value.
+    """
+    for name, found in layers.items():
+        exist = all(0 <= layer < depth for layer in found)
+        rising = all(low < high for low, high in itertools.pairwise(found))
+        bound = f"rising and in [0, {depth})"
+        validate.require(bool(found) and exist and rising, name, found, bound)
 
 
 class Family(NamedTuple):

@@ -5,7 +5,6 @@
 
 import dataclasses
 import functools
-import itertools
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import numpy as np
 from protojax import validate
 from protojax.base import ApplyFn, Array, Batch, ModelOutput, PyTree
 from protojax.models.bert import BERT
-from protojax.models.config import EncoderConfig, Family
+from protojax.models.config import EncoderConfig, Family, check_layers
 from protojax.models.distilbert import DISTILBERT
 from protojax.models.electra import ELECTRA
 from protojax.models.layers import Encoder, check_batch
@@ -184,14 +183,7 @@ def select_layers(model: Model, layers: Sequence[int]) -> Model:
         layers: the layers to keep, ascending.
     """
     layers, depth = tuple(layers), model.config.num_layers
-    validate.require(
-        len(layers) > 0
-        and all(0 <= layer < depth for layer in layers)
-        and all(low < high for low, high in itertools.pairwise(layers)),
-        "layers",
-        layers,
-        f"rising and in [0, {depth})",
-    )
+    check_layers(depth, layers=layers)
     params = {k: v for k, v in model.params.items() if not k.startswith("layers_")}
     for i, layer in enumerate(layers):
         params[f"layers_{i}"] = model.params[f"layers_{layer}"]

@@ -1,7 +1,6 @@
 """Language models as a config, a tree of parameters and a tokenizer."""
 
 import dataclasses
-import itertools
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protojax import validate
 from protojax.base import PyTree
+from protojax.models.config import check_layers
 from protojax.models.language.body import param_shapes
 from protojax.models.language.config import LanguageConfig
 
@@ -82,14 +81,8 @@ def init_model(
 
 def _taken(params: PyTree, stack: str, layers: Sequence[int], depth: int) -> PyTree:
     """The parameters with the given layers of a stack only."""
-    validate.require(
-        len(layers) > 0
-        and all(0 <= layer < depth for layer in layers)
-        and all(low < high for low, high in itertools.pairwise(layers)),
-        "layers" if stack == "decoder" else "encoder_layers",
-        tuple(layers),
-        f"rising and in [0, {depth})",
-    )
+    name = "layers" if stack == "decoder" else "encoder_layers"
+    check_layers(depth, **{name: tuple(layers)})
     rows = np.array(layers)
     kept = jax.tree.map(lambda leaf: leaf[rows], params[stack]["layers"])
     return {**params, stack: {**params[stack], "layers": kept}}
