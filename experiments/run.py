@@ -185,7 +185,8 @@ def main(
     # Imported late, so that a mistake on the command line is reported at once.
     from experiments import runtime
     from experiments.reports import report, results
-    from experiments.study import check, own, resume, runner, written
+    from experiments.study import check, own, resume, runner
+    from experiments.systems import SYSTEMS
     from protojax import validate
     from protojax.cli.defend import show
     from protojax.cli.terminal import progress, progress_bar
@@ -202,16 +203,18 @@ def main(
             found = own.run(config, workdir, Watch(*told), command)
         show(*found)
         return None
-    if "written" in config:
-        # Models that write: the fields are those of `study.written.Written`.
+    if "system" in config:
         validate.require(not processes.are_several(), "--distributed", True, "False")
+        validate.one_of(SYSTEMS, system=config.system)
+        system = SYSTEMS[config.system]
         workdir.mkdir(parents=True, exist_ok=True)
-        with progress() as told, runtime.only_process(workdir, (config.task,)):
+        folders = [f"seed{seed}" for seed in config.seeds]
+        with progress() as told, runtime.only_process(workdir, folders):
             results.note_versions(workdir)
-            rows = written.run(config, workdir, Watch(*told))
-        lines = written.table_of(rows)
-        table = Table(*lines[0])
-        for line in lines[1:]:
+            rows = system.run(config, workdir, Watch(*told))
+        header, *lines = system.table_of(rows)
+        table = Table(*header)
+        for line in lines:
             table.add_row(*line)
         results.show(console, table)
         return None

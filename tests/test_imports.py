@@ -26,9 +26,9 @@ STUDIES = {
     "world": 2,
     "arms": 3,
     "study": 4,
-    "reports": 5,
+    **dict.fromkeys(("reports", "systems"), 5),
     "configs": 6,
-    **dict.fromkeys(("bench", "outputs", "run", "standin"), 7),
+    **dict.fromkeys(("bench", "run", "standin"), 7),
 }
 # What a room may not import though it is on a lower floor: statistics take arrays.
 BANNED = {

@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from experiments import outputs
+from experiments.configs import outputs as outputs_config
+from experiments.systems import SYSTEMS, outputs
 from experiments.world import output_baselines
 from experiments.world.texts import TEXTS, load_texts
 from protojax.attacks.outputs import OUTPUT_ATTACKS
 from protojax.base import Texts
+from protojax.pipelines import Watch
 
 
 def test_a_brief_is_the_intent_and_the_rare_words():
@@ -64,16 +66,26 @@ def test_rows_one_by_one_show_a_fixed_phrase():
         assert found[~bad].mean() < 0.5
 
 
-def test_the_command_prints_a_line_an_attack(capsys):
-    arguments = ["--rows", "500", "--references", "200", "--attacks", "append"]
-    outputs.main([*arguments, "--no-meaning", "--methods", "ours", "lift", "cosine"])
-    lines = capsys.readouterr().out.splitlines()
-    (clean,) = (line for line in lines if " none " in line)
-    (attack,) = (line for line in lines if " append " in line)
-    assert "0 of 1" in clean
-    assert "1 of 1" in attack
-    assert "/ 100" in attack
-    assert "by the way" in attack
+def test_a_study_of_the_test_keeps_its_lines(tmp_path):
+    config = outputs_config.get_config()
+    config.rows, config.references, config.encoder = 500, 200, ""
+    config.attacks, config.methods = ("append",), ("ours", "lift", "cosine")
+    rows = SYSTEMS["outputs"].run(config, tmp_path, Watch())
+    kept = (tmp_path / "results.jsonl").read_bytes()
+    header, clean, attack = SYSTEMS["outputs"].table_of(rows)
+    # There is no cosine without an encoder.
+    assert header[3:] == ["ours", "lift", "called poisoned", "strongest suspect"]
+    assert clean[:3] == ["none", "0.0%", "1"]
+    assert clean[5] == "0 of 1"
+    assert attack[5] == "1 of 1"
+    assert attack[3].endswith("/ 100")
+    assert "by the way" in attack[6]
+    # Lines that are there are not computed again; another setting is refused.
+    assert SYSTEMS["outputs"].run(config, tmp_path, Watch()) == rows
+    assert (tmp_path / "results.jsonl").read_bytes() == kept
+    config.rows = 600
+    with pytest.raises(ValueError, match="Expected rows 500, as"):
+        SYSTEMS["outputs"].run(config, tmp_path, Watch())
 
 
 def test_a_split_has_no_row_twice():

