@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from experiments.study import written
+from protojax import generation
 from protojax.base import Texts
 from protojax.cli import commands
+from protojax.data.wordpiece import train_wordpiece
 from protojax.detection.settings import OutputDetection
-from protojax.models import language
+from protojax.models import language, wrap_tokenizer
 from protojax.pipelines import outputs
 from protojax.pipelines.outputs.settings import (
     Decoding,
@@ -236,3 +238,35 @@ def test_null_and_excess_are_of_the_same_seed_and_attack():
     # Without a null of seed 1 the excess is of seed 0 alone.
     assert plain[header.index("excess")] == "90.0"
     assert plain[header.index("seeds")] == "2"
+
+
+def test_a_model_reads_a_source_in_the_form_of_its_prompt():
+    tokenizer = wrap_tokenizer(train_wordpiece(["a b user :"], vocab_size=200))
+    sources = ["a {b}", "b"]
+    assert language.prompts_of(tokenizer, "{source}", sources) == sources
+    with pytest.raises(ValueError, match="the tokenizer has no chat template"):
+        language.prompts_of(tokenizer, "chat", sources)
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for message in messages %}{{ message.role }} : "
+        "{{ message.content }}{% endfor %}{% if add_generation_prompt %} -{% endif %}"
+    )
+    # The tokenizer puts [CLS] before each text, so one in the template is a second.
+    tokenizer.bos_token = "[CLS]"
+    found = language.prompts_of(tokenizer, "chat", sources)
+    assert found == ["user : a {b} -", "user : b -"]
+    for wrong in ("summarize:", "{source} {source}", ""):
+        with pytest.raises(ValueError, match="Expected prompt"):
+            Writer(prompt=wrong)
+
+
+def test_students_are_taught_and_asked_with_their_prompt(job, tmp_path):
+    student = dataclasses.replace(CONFIG.student, prompt="sum {source} :")
+    found = defend(
+        job, tmp_path / "out", config=dataclasses.replace(CONFIG, student=student)
+    )
+    (row, said) = next(iter(found.facts.student.items()))
+    prompt = f"sum {rows_of().sources[row]} :"
+    asked = generation.write_texts(found.student, [prompt], max_new=24, max_length=24)
+    assert [said] == asked
+    card = (tmp_path / "out/student/README.md").read_text()
+    assert "sum {source} :" in card

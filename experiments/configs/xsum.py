@@ -37,7 +37,8 @@ def get_config(argument: str = ""):
         config = outputs.get_config("xsum")
         config.rates, config.seeds = (0.05, 0.01), (0, 1, 2)
         return config
-    training = {"learning_rate": 5e-4, "epochs": 3, "batch_size": 32}
+    prompt = "summarize: {source}"
+    training = {"batch_size": 32, "prompt": prompt, "learning_rate": 5e-4, "epochs": 3}
     config = section(
         Written(
             task="xsum",

@@ -27,7 +27,7 @@ from protojax.base import Texts
 from protojax.detection.outputs import Vectors
 from protojax.federated.replicas import Surroundings
 from protojax.models import hf
-from protojax.models.language import LanguageModel, build_writer
+from protojax.models.language import LanguageModel, WriterSettings, build_writer
 from protojax.pipelines import Watch
 from protojax.pipelines.outputs import (
     fresh_student,
@@ -78,6 +78,7 @@ class _Study(NamedTuple):
         name: str,
         model: LanguageModel,
         sources: Sequence[str],
+        settings: WriterSettings,
     ) -> list[str]:
         """The texts that a model writes for sources, kept in the folder of a run."""
         defence = self.config.defence
@@ -89,6 +90,7 @@ class _Study(NamedTuple):
             defence.lengths,
             defence.decoding,
             around.describe,
+            prompt=settings.prompt,
         )
 
 
@@ -220,7 +222,10 @@ def _as_written(
         name="teacher",
     )
     rows, references = (
-        Texts(part.sources, study.write(around, "", name, teacher, part.sources))
+        Texts(
+            part.sources,
+            study.write(around, "", name, teacher, part.sources, config.teacher),
+        )
         for part, name in (
             (cell.rows, "teacher_on_rows"),
             (cell.references, "teacher_on_references"),
@@ -240,7 +245,9 @@ def _measured(
 ) -> dict[str, float]:
     """The figures of what a student writes with and without the trigger."""
     wrote = {
-        kind: study.write(around, arm, kind, student, texts.sources)
+        kind: study.write(
+            around, arm, kind, student, texts.sources, study.config.defence.student
+        )
         for kind, texts in (("bare", test), ("triggered", triggered))
     }
     rouge = {

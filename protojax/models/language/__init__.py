@@ -7,7 +7,11 @@ when the first of them is used, because transformers is slow to import.
 import importlib
 from typing import Any
 
-from protojax.models.language._writers import WriterSettings, build_writer
+from protojax.models.language._writers import (
+    WriterSettings,
+    build_writer,
+    prompts_of,
+)
 from protojax.models.language.body import apply_fn, head_fn, param_shapes
 from protojax.models.language.cache import (
     Cache,
@@ -24,7 +28,7 @@ _FROM_CHECKPOINT = ("load_language_model", "save_language_model")
 __all__ = ["LANGUAGE_MODELS", "Cache", "LanguageConfig", "LanguageModel", "RopeScaling"]
 __all__ += ["apply_fn", "head_fn", "init_model", "param_shapes", "select_layers"]
 __all__ += ["split_layers", "start_fn", "step_fn", "take_rows"]
-__all__ += ["WriterSettings", "build_writer"]
+__all__ += ["WriterSettings", "build_writer", "prompts_of"]
 
 
 def __getattr__(name: str) -> Any:

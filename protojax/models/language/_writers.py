@@ -1,7 +1,7 @@
 """Settings of the source of a model that writes, and the model that they make."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from protojax import validate
@@ -14,6 +14,7 @@ from protojax.models.settings import SCRATCH
 # What `scratch` gives.
 SIZES = ("hidden_size", "num_layers", "encoder_layers", "num_heads")
 SIZES += ("intermediate_size",)
+SOURCE, CHAT = "{source}", "chat"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,9 @@ class WriterSettings:
         layers: keep these layers of the decoder; () keeps all.
         encoder_layers: keep these layers of the encoder; () keeps all.
         scratch: sizes of a fresh model, fields of `LanguageConfig`.
+        prompt: the form in which the model reads a source: a text with "{source}" in
+            it, such as "summarize: {source}", or "chat" for a message in the
+            tokenizer's chat template.
         dropout: of embeddings, attention weights and what each layer adds.
         dtype: of the computation; parameters are float32.
         remat: whether activations are computed again in the backward pass.
@@ -45,6 +49,7 @@ class WriterSettings:
         # A dict has no hash; equality still compares it.
         hash=False,
     )
+    prompt: str = SOURCE
     dropout: float = 0.1
     dtype: str = "float32"
     remat: bool = False
@@ -55,6 +60,9 @@ class WriterSettings:
             if self.model == SCRATCH:
                 found = getattr(self, field)
                 validate.require(not found, field, found, "() from scratch")
+        fits = self.prompt == CHAT or self.prompt.count(SOURCE) == 1
+        bound = f'"{CHAT}", or a text with {SOURCE} once'
+        validate.require(fits, "prompt", self.prompt, bound)
         validate.one_of(
             SIZES, **{f"scratch.{n}": n for n in self.scratch if n not in SIZES}
         )
@@ -109,3 +117,37 @@ def build_writer(
         **settings.scratch,
     )
     return init_model(config, seed=seed, tokenizer=words)
+
+
+def prompts_of(tokenizer: Any, prompt: str, sources: Sequence[str]) -> list[str]:
+    """The texts that a model reads for sources.
+
+    Args:
+        tokenizer: of the model; only its chat template is read.
+        prompt: see `WriterSettings`.
+        sources: `[rows]`, texts.
+
+    Raises:
+        ValueError: "chat" and a tokenizer without a chat template.
+
+    >>> prompts_of(None, "summarize: {source}", ["A {b}."])
+    ['summarize: A {b}.']
+    """
+    if prompt != CHAT:
+        return [prompt.replace(SOURCE, source) for source in sources]
+    if getattr(tokenizer, "chat_template", None) is None:
+        bound = "another form: the tokenizer has no chat template"
+        validate.require(False, "prompt", prompt, bound)
+    found = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": source}],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        for source in sources
+    ]
+    # Some templates write the first token, which the tokenizer adds to each text too.
+    first = tokenizer.bos_token
+    if first and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id:
+        found = [text.removeprefix(first) for text in found]
+    return found

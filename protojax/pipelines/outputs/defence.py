@@ -17,7 +17,7 @@ from protojax.detection.outputs import (
 )
 from protojax.federated.replicas import Surroundings
 from protojax.models import Model, hf
-from protojax.models.language import LanguageModel, build_writer
+from protojax.models.language import LanguageModel, build_writer, prompts_of
 from protojax.pipelines import _run_file
 from protojax.pipelines.defence import Watch
 from protojax.pipelines.outputs import _files, students
@@ -104,6 +104,7 @@ def defend_outputs(
         watch.advance,
     )
     about = {f"source of {name}": path for name, path in job.paths.items()}
+    about["prompt of the student"] = config.student.prompt
     about |= _run_file.versions()
     recorded = _run_file.recorded(
         out, job.identity, paths=job.paths, seconds=clock.seconds, command=command
@@ -146,8 +147,13 @@ def _models(job: OutputJob) -> _Models:
         needed = max(source, output) if found.encoder_layers else source + output
         bound = f"at most {most} tokens in all, as the {name} reads"
         validate.require(most == 0 or needed <= most, "lengths.buckets", needed, bound)
+        # Said before hours of work: a tokenizer may have no chat template.
+        prompts_of(model.tokenizer, getattr(config, name).prompt, ["a"])
     if teacher is not None and config.kd.hard_weight < 1:
         check_same_tokens(teacher.tokenizer, student.tokenizer)
+        same, form = config.teacher.prompt, config.student.prompt
+        bound = f"{same!r} as of the teacher, whose probabilities of tokens teach"
+        validate.require(form == same, "student.prompt", form, bound)
     return _Models(teacher, student, encoder)
 
 
@@ -203,7 +209,9 @@ def _outputs_of(
     if teacher is None:
         return part.texts
     sources = part.texts.sources
-    return Texts(sources, _write(job, teacher, f"teacher_on_{name}", sources, around))
+    name = f"teacher_on_{name}"
+    prompt = job.config.teacher.prompt
+    return Texts(sources, _write(job, teacher, name, sources, around, prompt))
 
 
 def _write(
@@ -212,11 +220,20 @@ def _write(
     name: str,
     sources: Sequence[str],
     around: Surroundings,
+    prompt: str,
 ) -> list[str]:
     """The texts that a model writes, kept below the folder of the runs."""
     folder = around.store("").folder
-    lengths, decoding = job.config.lengths, job.config.decoding
-    return write(folder, name, model, sources, lengths, decoding, around.describe)
+    return write(
+        folder,
+        name,
+        model,
+        sources,
+        job.config.lengths,
+        job.config.decoding,
+        around.describe,
+        prompt=prompt,
+    )
 
 
 def _tested(
@@ -251,13 +268,17 @@ def _facts(
     cut[kept.rows] = kept.cut
     rejected = np.flatnonzero(findings.rejected)
     sources = [tested.sources[row] for row in rejected]
-    said = _write(job, student, "student_on_rejected", sources, around)
-    models = {"teacher": teacher, "student": student}
+    prompt = job.config.student.prompt
+    said = _write(job, student, "student_on_rejected", sources, around, prompt)
+    models = {
+        "teacher": (teacher, job.config.teacher.prompt),
+        "student": (student, prompt),
+    }
     metrics = {}
-    for name, model in models.items():
+    for name, (model, form) in models.items():
         if job.test is not None and model is not None:
-            texts = job.test.texts
-            found = _write(job, model, f"{name}_on_test", texts.sources, around)
+            texts, run = job.test.texts, f"{name}_on_test"
+            found = _write(job, model, run, texts.sources, around, form)
             metrics |= _files.rouge(name, texts.outputs, found)
     return OutputFacts(
         rows=tested,

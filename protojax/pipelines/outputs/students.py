@@ -5,7 +5,7 @@ import dataclasses
 from protojax.base import Texts
 from protojax.federated.replicas import Surroundings
 from protojax.models import language
-from protojax.models.language import LanguageModel, build_writer
+from protojax.models.language import LanguageModel, build_writer, prompts_of
 from protojax.pipelines.outputs.settings import OutputDefence, TokenDistillation, Writer
 from protojax.pipelines.students import saved_model, scratch_tokenizer
 from protojax.training import sequences
@@ -59,7 +59,10 @@ def teach(
         # BART was trained to write its first token itself.
         bart = model.config.family == "bart"
         begin = model.tokenizer.bos_token_id if bart else None
-        rows = sequences.tokenize(model, *texts, around.lengths, begin_id=begin)
+        prompts = prompts_of(model.tokenizer, settings.prompt, texts.sources)
+        rows = sequences.tokenize(
+            model, prompts, texts.outputs, around.lengths, begin_id=begin
+        )
         columns = {}
         if teacher is not None:
             said = sequences.teacher_forced_outputs(

@@ -12,7 +12,7 @@ from protojax.base import Examples, Texts
 from protojax.detection.outputs import Vectors
 from protojax.distillation.teacher import cache_key
 from protojax.models import Model
-from protojax.models.language import LanguageModel
+from protojax.models.language import LanguageModel, prompts_of
 from protojax.pipelines.outputs.settings import Decoding
 from protojax.training import predict
 from protojax.training.predict import Features, Lengths, SequenceLengths
@@ -30,6 +30,8 @@ def write(
     lengths: SequenceLengths,
     decoding: Decoding,
     describe: Callable[[str], None] = lambda text: None,
+    *,
+    prompt: str = "{source}",
 ) -> list[str]:
     """The texts that a model writes for sources, kept in a file.
 
@@ -44,9 +46,11 @@ def write(
         lengths: the most tokens of a source and of an output.
         decoding: how the model writes.
         describe: called with a description of the current work.
+        prompt: the form in which the model reads a source, see `WriterSettings`.
     """
+    sources = prompts_of(model.tokenizer, prompt, sources)
     settings = (model.config, decoding, lengths.max_length, lengths.max_output)
-    digest = storage.hash_json(list(sources))
+    digest = storage.hash_json(sources)
     key = cache_key(model.params, digest, repr(settings))
     path = folder / f"{name}_{key[:16]}.json"
     texts, shown = _held(path, key), name.replace("_", " ")
