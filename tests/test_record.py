@@ -264,3 +264,29 @@ def test_pieces_with_other_settings_are_refused(tmp_path, place):
         with pytest.raises(ValueError, match=r"kd.temperature was 2.0, now 4.0"):
             record.record("it", workdirs, add=add)
     assert place.read_text() == before
+
+
+def test_lines_of_a_system_are_recorded(place, tmp_path):
+    folders = []
+    for seed, asr in enumerate((80.0, 90.0)):
+        row = {"seed": seed, "attack": "replace", "arm": "plain", "ASR": asr}
+        row |= dict.fromkeys(("ROUGE-1", "ROUGE-2", "ROUGE-L"), 50.0)
+        row |= {"ROUGE-L triggered": 1.0, "bare": 0.0}
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        settings = {"system": "written", "root": "/there", "rows": 10}
+        (folder / "config.json").write_text(json.dumps(settings))
+        (folder / "results.jsonl").write_text(json.dumps(row) + "\n")
+        versions = [{"commit": f"c{seed}", "jax": "1"}]
+        (folder / "versions.json").write_text(json.dumps(versions))
+        folders.append(folder)
+    record.record("it", folders)
+    found = record.load("it")
+    assert found["settings"] == [{"rows": 10}, {"rows": 10}]
+    assert [row["ASR"] for row in found["rows"]] == [80.0, 90.0]
+    assert "| replace | plain | 2 | 50.0" in place.read_text()
+    assert "| 85.0" in place.read_text()
+    assert "Commit c0, c1, jax 1." in place.read_text()
+    (folders[1] / "config.json").write_text(json.dumps({"system": "outputs"}))
+    with pytest.raises(ValueError, match="folders of one study"):
+        record.record("it", folders)

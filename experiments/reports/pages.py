@@ -11,6 +11,7 @@ figures with published ones. The documents are README.md, experiments/README.md 
 those in docs/.
 """
 
+import itertools
 import pathlib
 import re
 from collections.abc import Mapping
@@ -18,9 +19,11 @@ from typing import Any
 
 from experiments.arms import ARMS, name_of
 from experiments.reports import results
+from experiments.systems import SYSTEMS
 from protojax import storage
 
 ROOT = pathlib.Path(__file__).parents[2]
+_FIGURES = {*"0123456789+-–"}
 
 
 def whole(summary: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -40,6 +43,13 @@ def _cells(found: dict[str, Any]) -> dict[tuple[str, str], dict[str, dict]]:
 
 def rendered(found: dict[str, Any]) -> str:
     """The full table of a record, with its seeds, commits and JAX version."""
+    if "system" in found:
+        header, *lines = SYSTEMS[found["system"]].table_of(found["rows"])
+        # Names come first; the first figure or dash ends them.
+        names = itertools.takewhile(lambda cell: cell[0] not in _FIGURES, lines[0])
+        table = results.piped([header, *lines], num_texts=len([*names]))
+        commits = ", ".join(found["commits"])
+        return f"{table}\nCommit {commits}, jax {found['versions']['jax']}.\n"
     summary = whole(found["summary"])
     counts = sorted({line["seeds"] for line in summary})
     seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))

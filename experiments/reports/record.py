@@ -50,7 +50,8 @@ def names() -> list[str]:
 def load(name: str) -> dict[str, Any]:
     """A record: `commits`, `seeds`, `versions`, `settings` and `summary`.
 
-    The oldest records are a `.json` with a summary only, without rows and settings.
+    That of a study of `experiments.systems` has `system`, `commits`, `versions`,
+    `settings` and `rows`. The oldest records are a `.json` with a summary only.
 
     >>> sorted(load("quickstart"))
     ['commits', 'seeds', 'settings', 'summary', 'versions']
@@ -59,6 +60,8 @@ def load(name: str) -> dict[str, Any]:
     if not path.exists():
         return json.loads(path.with_suffix(".json").read_text())
     head, *rows = map(json.loads, path.read_text().splitlines())
+    if "system" in head:
+        return {**head, "rows": rows}
     return _found(rows, **head)
 
 
@@ -98,6 +101,9 @@ def record(
         ValueError: no row of these tasks, folders with different settings, or no place
             for the table in any document.
     """
+    if "system" in json.loads((workdirs[0] / "config.json").read_text()):
+        _record_lines(name, workdirs)
+        return
     path = FOLDER / f"{name}.jsonl"
     before, rows = {}, {}
     if add and name in names():
@@ -130,10 +136,7 @@ def record(
     found = _found(ordered, **head)
     # Before anything is written: a document without a place for the table is an error.
     texts = pages.filled(pages.read(), name, found)
-    with storage.atomic(path) as file:
-        # A row a line, so that a diff of two commits shows the rows that changed.
-        lines = (json.dumps(line).encode() + b"\n" for line in (head, *ordered))
-        file.writelines(lines)
+    _write(path, head, ordered)
     # The record with rows replaces an old one without.
     path.with_suffix(".json").unlink(missing_ok=True)
     pages.write(texts)
@@ -144,6 +147,42 @@ def record(
             ending = ending.removeprefix("_tradeoff")
             with storage.atomic(FOLDER / f"{name}_{task}{ending}.png") as file:
                 figure.savefig(file, format="png", dpi=100)
+
+
+def _record_lines(name: str, workdirs: Sequence[pathlib.Path]) -> None:
+    """Records a study of `experiments.systems`: the lines of its folders.
+
+    Raises:
+        ValueError: no lines, folders of different studies, or no place for the table.
+    """
+    heads, rows = [], []
+    for workdir in workdirs:
+        config = _portable(json.loads((workdir / "config.json").read_text()))
+        heads.append((config.pop("system", None), config))
+        lines = (workdir / "results.jsonl").read_text().splitlines()
+        rows += map(json.loads, lines)
+    validate.require(bool(rows), "workdir", workdirs, "with results")
+    systems = {system for system, _ in heads}
+    validate.require(len(systems) == 1, "workdir", workdirs, "folders of one study")
+    head = {
+        "system": heads[0][0],
+        "settings": [config for _, config in heads],
+        "versions": _all_of([v for w in workdirs for v in results.read_versions(w)]),
+        "commits": sorted(
+            {v["commit"] for w in workdirs for v in results.read_versions(w)}
+        ),
+    }
+    texts = pages.filled(pages.read(), name, {**head, "rows": rows})
+    _write(FOLDER / f"{name}.jsonl", head, rows)
+    pages.write(texts)
+
+
+def _write(
+    path: pathlib.Path, head: dict[str, Any], rows: Sequence[dict[str, Any]]
+) -> None:
+    """Writes a record, a row a line, so that a diff shows the rows that changed."""
+    with storage.atomic(path) as file:
+        file.writelines(json.dumps(line).encode() + b"\n" for line in (head, *rows))
 
 
 def _all_of(versions: list[dict[str, Any]]) -> dict[str, Any]:
