@@ -1,8 +1,12 @@
 """Models that write, trained on sources and outputs."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 
-from protojax.base import Texts
+import numpy as np
+
+from protojax.base import Prototypes, Texts
+from protojax.data.sequences import Sequences
 from protojax.federated.replicas import Surroundings
 from protojax.models import language
 from protojax.models.language import LanguageModel, build_writer
@@ -10,19 +14,53 @@ from protojax.pipelines.outputs.settings import OutputDefence, TokenDistillation
 from protojax.pipelines.students import saved_model, scratch_tokenizer
 from protojax.training import sequences
 from protojax.training.objective import Objective, Spec
+from protojax.training.predict import SequenceLengths
 from protojax.training.trainer import Run
 
+# The columns of a training run, see `trainer.Run`.
+Columns = Mapping[str, np.ndarray]
 
-def objective_of(kd: TokenDistillation, **further) -> Objective:
+
+def objective_of(
+    kd: TokenDistillation,
+    *,
+    consistency: Mapping[str, float] | None = None,
+    **further,
+) -> Objective:
     """The objective of a student that writes.
 
     Args:
         kd: what it learns of outputs.
+        consistency: options of `distillation.consistent_loss`, None to leave it out.
         **further: `transforms` and `gradient` of the objective.
     """
     options = dataclasses.asdict(kd)
     del options["top_k"]
-    return Objective(Spec("sequence", options), **further)
+    loss = Spec("sequence", options)
+    if consistency is not None:
+        loss = Spec("consistent", {**options, **consistency})
+    return Objective(loss, **further)
+
+
+def said_by(
+    teacher: LanguageModel,
+    student: LanguageModel,
+    lengths: SequenceLengths,
+    top_k: int,
+) -> Callable[[Sequences], Columns]:
+    """The function from rows to what a teacher says along their outputs.
+
+    Args:
+        teacher: whose probabilities of tokens teach.
+        student: whose tokenizer made the rows.
+        lengths: how rows are padded.
+        top_k: how many tokens are kept at each place.
+    """
+    return lambda rows: sequences.columns_of(
+        sequences.teacher_forced_outputs(
+            teacher, rows, lengths, tokenizer=student.tokenizer, k=top_k
+        )
+    )
 
 
 def teach(
@@ -34,8 +72,8 @@ def teach(
     *,
     seed: int,
     name: str = "student",
-    teacher: LanguageModel | None = None,
-    top_k: int = 16,
+    columns: Callable[[Sequences], Columns] = lambda rows: {},
+    prototypes: Prototypes | None = None,
 ) -> LanguageModel:
     """The trained model, saved below the folder of `around.store`.
 
@@ -50,22 +88,14 @@ def teach(
         around: the surroundings of its run: lengths, storage and progress.
         seed: of the order of rows and of dropout.
         name: of the run and its folder.
-        teacher: whose probabilities of tokens teach too, or None.
-        top_k: how many of them are kept at each place.
+        columns: the rows as tokens -> further columns of the batches.
+        prototypes: for an objective with a prototype constraint.
     """
 
     def run() -> Run:
         around.describe(f"{name.replace('_', ' ')} learns")
-        # BART was trained to write its first token itself.
-        bart = model.config.family == "bart"
-        begin = model.tokenizer.bos_token_id if bart else None
+        begin = sequences.begin_id_of(model)
         rows = sequences.tokenize(model, *texts, around.lengths, begin_id=begin)
-        columns = {}
-        if teacher is not None:
-            said = sequences.teacher_forced_outputs(
-                teacher, rows, around.lengths, tokenizer=model.tokenizer, k=top_k
-            )
-            columns = sequences.columns_of(said)
         return Run(
             name,
             model,
@@ -73,8 +103,9 @@ def teach(
             None,
             settings,
             seed=seed,
-            columns=columns,
+            columns=columns(rows),
             objective=objective,
+            prototypes=prototypes,
         )
 
     folder = saved_model(name, run, around)
