@@ -188,9 +188,9 @@ def _taught(
     around: Surroundings,
 ) -> LanguageModel:
     """The student after training on the rows that are left, and on the references."""
-    lesson, masked = kept.texts, list(kept.masked)
+    texts, masked = kept.texts, list(kept.masked)
     if config.train_on_references:
-        lesson = lesson.join(references)
+        texts = texts.join(references)
         masked += [()] * len(references.sources)
 
     def columns(rows: Sequences) -> dict[str, np.ndarray]:
@@ -199,18 +199,16 @@ def _taught(
             said = students.said_by(teacher, student, config.lengths, config.kd.top_k)
             found |= said(rows)
         if any(masked):
-            weights = sequences.weights_without(student, rows, lesson.outputs, masked)
+            weights = sequences.weights_without(student, rows, texts.outputs, masked)
             found["output_weights"] = weights
         return found
 
     return students.teach(
         student,
         config.student,
-        lesson,
-        students.objective_of(config.kd),
+        students.Lesson(texts, students.objective_of(config.kd), columns),
         around,
         seed=config.seed,
-        columns=columns,
     )
 
 

@@ -1,17 +1,23 @@
 """Models that write, trained on sources and outputs."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from protojax.base import Prototypes, Texts
 from protojax.data.sequences import Sequences
+from protojax.federated.aggregation import AGGREGATORS
 from protojax.federated.replicas import Surroundings
+from protojax.federated.rounds import train_rounds
+from protojax.federated.settings import Federation
 from protojax.models import language
 from protojax.models.language import LanguageModel, build_writer
 from protojax.pipelines.outputs.settings import OutputDefence, TokenDistillation, Writer
-from protojax.pipelines.students import saved_model, scratch_tokenizer
+from protojax.pipelines.students import kept_model, saved_model, scratch_tokenizer
 from protojax.training import sequences
 from protojax.training.objective import Objective, Spec
 from protojax.training.predict import SequenceLengths
@@ -63,17 +69,30 @@ def said_by(
     )
 
 
+class Lesson(NamedTuple):
+    """What a model that writes learns from, and how.
+
+    Attributes:
+        texts: the rows that teach.
+        objective: what is minimised.
+        columns: the rows as tokens -> further columns of the batches.
+        prototypes: for an objective with a prototype constraint.
+    """
+
+    texts: Texts
+    objective: Objective
+    columns: Callable[[Sequences], Columns] = lambda rows: {}
+    prototypes: Prototypes | None = None
+
+
 def teach(
     model: LanguageModel,
     settings: Writer,
-    texts: Texts,
-    objective: Objective,
+    lesson: Lesson,
     around: Surroundings,
     *,
     seed: int,
     name: str = "student",
-    columns: Callable[[Sequences], Columns] = lambda rows: {},
-    prototypes: Prototypes | None = None,
 ) -> LanguageModel:
     """The trained model, saved below the folder of `around.store`.
 
@@ -83,32 +102,84 @@ def teach(
     Args:
         model: the model to start from, with its tokenizer.
         settings: of its training.
-        texts: the rows that teach.
-        objective: what is minimised.
+        lesson: what it learns from.
         around: the surroundings of its run: lengths, storage and progress.
         seed: of the order of rows and of dropout.
         name: of the run and its folder.
-        columns: the rows as tokens -> further columns of the batches.
-        prototypes: for an objective with a prototype constraint.
     """
 
     def run() -> Run:
         around.describe(f"{name.replace('_', ' ')} learns")
-        begin = sequences.begin_id_of(model)
-        rows = sequences.tokenize(model, *texts, around.lengths, begin_id=begin)
-        return Run(
-            name,
-            model,
-            rows,
-            None,
-            settings,
-            seed=seed,
-            columns=columns(rows),
-            objective=objective,
-            prototypes=prototypes,
-        )
+        return _run_of(model, settings, lesson, around, seed, name)
 
-    folder = saved_model(name, run, around)
+    return _loaded(saved_model(name, run, around), settings)
+
+
+def teach_nodes(
+    model: LanguageModel,
+    settings: Writer,
+    lessons: Sequence[Lesson],
+    federation: Federation,
+    around: Surroundings,
+    *,
+    seed: int,
+    name: str = "student",
+) -> LanguageModel:
+    """The model of a server whose nodes learned, saved and resumed as by `teach`.
+
+    Args:
+        model: the model that all nodes start from.
+        settings: of the training on each node.
+        lessons: of each node, with one objective.
+        federation: the rounds, the server's rule and its options.
+        around: the surroundings of the run.
+        seed: of the order of rows and of dropout.
+        name: of the run and its folder.
+    """
+
+    def trained() -> LanguageModel:
+        around.describe(f"{name.replace('_', ' ')} learns on {len(lessons)} nodes")
+        params = train_rounds(
+            [_run_of(model, settings, one, around, seed, name) for one in lessons],
+            around,
+            functools.partial(
+                AGGREGATORS[federation.aggregator], **federation.aggregator_args
+            ),
+            rounds=federation.rounds,
+            at_once=federation.nodes_at_once,
+            rule=f"{federation.aggregator} {dict(federation.aggregator_args)}",
+        )
+        return model._replace(params=params)
+
+    return _loaded(kept_model(name, trained, around), settings)
+
+
+def _run_of(
+    model: LanguageModel,
+    settings: Writer,
+    lesson: Lesson,
+    around: Surroundings,
+    seed: int,
+    name: str,
+) -> Run:
+    """The run that trains a model on a lesson."""
+    begin = sequences.begin_id_of(model)
+    rows = sequences.tokenize(model, *lesson.texts, around.lengths, begin_id=begin)
+    return Run(
+        name,
+        model,
+        rows,
+        None,
+        settings,
+        seed=seed,
+        columns=lesson.columns(rows),
+        objective=lesson.objective,
+        prototypes=lesson.prototypes,
+    )
+
+
+def _loaded(folder: Path, settings: Writer) -> LanguageModel:
+    """The model of a folder, with the computation of its settings."""
     return language.load_language_model(
         folder, dtype=settings.dtype, remat=settings.remat
     )
