@@ -174,11 +174,23 @@ def _top_k_of(
     return forward
 
 
-def columns_of(outputs: SequenceOutputs) -> dict[str, np.ndarray]:
-    """What a teacher said as columns of a training run, see `trainer.Run`."""
-    return {
+def columns_of(
+    outputs: SequenceOutputs, rows: Sequences | None = None
+) -> dict[str, np.ndarray]:
+    """What a teacher said as columns of a training run, see `trainer.Run`.
+
+    Args:
+        outputs: what it said along the outputs that it wrote or read.
+        rows: the outputs that are taught, where some have other tokens by now. Such a
+            token has no weight: of it the teacher said nothing.
+    """
+    found = {
         "top_ids": outputs.top_ids,
         "top_log_probs": outputs.top_log_probs,
         "rest_log_prob": outputs.rest_log_prob,
         "teacher_features": outputs.features,
     }
+    if rows is not None:
+        same = outputs.ids == rows.outputs.input_ids
+        found["output_weights"] = same.astype(np.float32)
+    return found
