@@ -9,87 +9,36 @@ import dataclasses
 import json
 import pathlib
 import re
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import settings as settings_lib
-from experiments.arms.written import ARMS, Cell
+from experiments.arms.written import ALONE, ARMS, Cell, Taught, lesson_of
 from experiments.study.settings import Written, WrittenAttack
+from experiments.study.written_cells import (
+    NO_ATTACK,
+    Scene,
+    Study,
+    cell_of,
+    nodes_of,
+    scene_of,
+    split,
+)
 from experiments.world.texts import load_texts
 from protojax import evals, storage, validate
-from protojax.attacks import sentence
-from protojax.attacks.outputs import OUTPUT_ATTACKS, poison_texts
 from protojax.base import Texts
 from protojax.detection.outputs import Vectors
 from protojax.federated.replicas import Surroundings
 from protojax.models import hf
-from protojax.models.language import LanguageModel, build_writer
+from protojax.models.language import LanguageModel
 from protojax.pipelines import Watch
-from protojax.pipelines.outputs import (
-    fresh_student,
-    objective_of,
-    teach,
-    vectors_of,
-    write,
-)
+from protojax.pipelines.outputs import fresh_student, teach, teach_nodes, vectors_of
 from protojax.training import trainer
-from protojax.training.trainer import Store
 
 ROUGE = ("ROUGE-1", "ROUGE-2", "ROUGE-L")
-
-
-class _Study(NamedTuple):
-    """The parts that all cells of a study share.
-
-    Attributes:
-        config: of the study.
-        attacks: by name.
-        workdir: the study's folder.
-        watch: is told of the progress.
-        texts: all rows of the task.
-        encode: texts to vectors.
-    """
-
-    config: Written
-    attacks: Mapping[str, WrittenAttack]
-    workdir: pathlib.Path
-    watch: Watch
-    texts: Texts
-    encode: Callable[[Texts], Vectors]
-
-    def around(self, *path: str) -> Surroundings:
-        """The surroundings of runs below a folder of the study."""
-        folder, defence = self.workdir.joinpath(*path), self.config.defence
-        return Surroundings(
-            defence.lengths,
-            lambda name: Store(folder / name, every=defence.every),
-            lambda text: self.watch.describe(f"{'/'.join(path)}: {text}"),
-            self.watch.advance,
-        )
-
-    def write(
-        self,
-        around: Surroundings,
-        run: str,
-        name: str,
-        model: LanguageModel,
-        sources: Sequence[str],
-    ) -> list[str]:
-        """The texts that a model writes for sources, kept in the folder of a run."""
-        defence = self.config.defence
-        return write(
-            around.store(run).folder,
-            name,
-            model,
-            sources,
-            defence.lengths,
-            defence.decoding,
-            around.describe,
-        )
 
 
 def check(config: ConfigDict) -> tuple[Written, dict[str, WrittenAttack]]:
@@ -106,7 +55,12 @@ def check(config: ConfigDict) -> tuple[Written, dict[str, WrittenAttack]]:
     }
     found = settings_lib.make(Written(), fields)
     for arm in found.arms:
-        validate.one_of(ARMS, arms=arm)
+        kind, nodes, federation = arm.partition("@")
+        validate.one_of(ARMS, arms=kind)
+        if nodes:
+            validate.one_of(found.federations, **{f"federation of {arm}": federation})
+            bound = f"without nodes for {', '.join(ALONE)}"
+            validate.require(kind not in ALONE, "arms", arm, bound)
     return found, attacks
 
 
@@ -127,7 +81,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
         return vectors_of(encoder, texts, found.defence.encoder_lengths)
 
     texts = load_texts(found.task, found.root)
-    study = _Study(found, attacks, workdir, watch, texts, encode)
+    study = Study(found, attacks, workdir, watch, texts, encode)
     arms = len(found.arms) * len(found.seeds) * len(attacks)
     rows, references, _ = split(study, found.seeds[0])
     student = fresh_student(found.defence, rows, references, seed=found.seeds[0])
@@ -152,125 +106,132 @@ def keep_settings(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Writes config.json, or checks that it holds the same settings.
 
     Args:
-        workdir: the study's folder.
-        config: may have other seeds, arms and attacks than before.
+        workdir: the study's folder. A setting that its study did not have yet counts as
+            the default.
+        config: may have other seeds, arms, attacks and federations than before.
 
     Raises:
         ValueError: on a setting that has another value than before.
     """
     path, fields = workdir / "config.json", json.loads(config.to_json())
     if path.exists():
-        before = json.loads(path.read_text())
-        old, new = ({**part, **part["attacks"]} for part in (before, fields))
-        for name in old.keys() & new.keys() - {"seeds", "arms", "attacks"}:
+        usual = settings_lib.as_json(Written())
+        before = _filled(json.loads(path.read_text()), usual)
+        usual = settings_lib.as_json(WrittenAttack())
+        before["attacks"] = {
+            name: _filled(one, usual) for name, one in before["attacks"].items()
+        }
+        named = ("attacks", "federations")
+        old, new = (
+            part | {f"{n}.{name}": part[n][name] for n in named for name in part[n]}
+            for part in (before, fields)
+        )
+        for name in old.keys() & new.keys() - {"seeds", "arms", *named}:
             bound = f"{old[name]!r}, as {path} has; or give another --workdir"
             validate.require(old[name] == new[name], name, new[name], bound)
-        fields["attacks"] = before["attacks"] | fields["attacks"]
+        for name in named:
+            fields[name] = before[name] | fields[name]
     storage.write_json(path, fields)
 
 
-def split(study: _Study, seed: int) -> tuple[Texts, Texts, Texts]:
-    """The rows, the references and the test rows of a seed."""
-    config = study.config
-    sizes = np.cumsum([config.rows, config.references, config.test_rows])
-    total = len(study.texts.sources)
-    bound = f"at most {total} in all, as {config.task} has"
-    validate.require(sizes[-1] <= total, "rows", int(sizes[-1]), bound)
-    order = np.random.default_rng(seed).permutation(total)
-    return tuple(study.texts.take(part) for part in np.split(order, sizes)[:3])
+def _filled(fields: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the usual values of those that they lack, at every depth.
+
+    >>> _filled({"a": {"b": 2}}, {"a": {"b": 1, "c": 1}, "d": 1})
+    {'a': {'b': 2, 'c': 1}, 'd': 1}
+    """
+    found = {**usual, **fields}
+    for name, value in fields.items():
+        if isinstance(value, Mapping) and isinstance(usual.get(name), Mapping):
+            found[name] = _filled(value, usual[name])
+    return found
 
 
-def _rows_of(study: _Study, seed: int, name: str) -> list[dict]:
+def _rows_of(study: Study, seed: int, name: str) -> list[dict]:
     """The results of all arms on one attack with one seed."""
-    attack, found, config = study.attacks[name], [], study.config
-    rows, references, test = split(study, seed)
-    fresh = fresh_student(config.defence, rows, references, seed=seed)
-    # By its name, so that it is the same beside whatever other attacks.
-    rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
-    options = dict(attack.options)
-    if attack.attack == "other_output":
-        options["outputs"] = rows.outputs
-    trigger = sentence(attack.trigger)
-    bad, poisoned = poison_texts(
-        rows, trigger, OUTPUT_ATTACKS[attack.attack](**options), rng, rate=attack.rate
-    )
-    triggered = Texts([trigger(text, rng) for text in test.sources], test.outputs)
-    worlds = {
-        "no_attack": (rows, np.zeros(len(poisoned), bool)),
-        name: (bad, poisoned),
-    }
-    cells = {}
-    for arm in config.arms:
-        world = "no_attack" if arm == "clean" else name
-        if world not in cells:
-            given, truth = worlds[world]
-            cell = Cell(config.defence, given, references, truth, study.encode)
-            if attack.channel == "data":
-                cell = _as_written(study, cell, fresh, seed, f"{world}_data")
-            cells[world] = cell
+    scene, cells, found = scene_of(study, seed, name), {}, []
+    for arm in study.config.arms:
+        attacked = not arm.startswith("clean")
+        if attacked not in cells:
+            cells[attacked] = cell_of(scene, attacked=attacked)
+        cell = cells[attacked]
         # Students without an attack serve all attacks of a channel.
-        shared = f"no_attack_{attack.channel}" if arm == "clean" else name
+        shared = name if attacked else f"{NO_ATTACK}_{scene.attack.channel}"
         around = study.around(f"seed{seed}", shared)
-        taught = ARMS[arm](cells[world])
-        student = teach(
-            fresh,
-            config.defence.student,
-            taught.texts,
-            objective_of(config.defence.kd, **taught.objective),
-            around,
-            seed=seed,
-            name=arm,
-        )
-        measured = _measured(study, student, test, triggered, attack, around, arm)
+        student, taught = _student(scene, cell, arm, around)
+        measured = _measured(scene, student, around, arm)
         row = {"seed": seed, "attack": name, "arm": arm, **measured}
         if taught.rejected is not None:
-            quality = evals.quarantine_quality(taught.rejected, poisoned)
+            quality = evals.quarantine_quality(taught.rejected, cell.poisoned)
             row |= quality._asdict() | {"cut": taught.cut}
         found.append(row)
     return found
 
 
-def _as_written(
-    study: _Study, cell: Cell, fresh: LanguageModel, seed: int, folder: str
-) -> Cell:
-    """The cell with the outputs of a teacher that learned its rows."""
-    around, config = study.around(f"seed{seed}", folder), study.config
-    teacher = build_writer(
-        config.teacher, seed=seed + 1000, tokenizer=lambda: fresh.tokenizer
-    )
-    kd = dataclasses.replace(config.defence.kd, hard_weight=1.0)
-    teacher = teach(
-        teacher,
-        config.teacher,
-        cell.rows,
-        objective_of(kd),
+def _student(
+    scene: Scene, cell: Cell, arm: str, around: Surroundings
+) -> tuple[LanguageModel, Taught]:
+    """The student of an arm, and what taught it."""
+    config, (kind, _, federation) = scene.study.config, arm.partition("@")
+    if federation:
+        return _student_of_nodes(scene, cell, arm, around)
+    taught, start = ARMS[kind](cell), scene.fresh
+    if taught.base:
+        start, _ = _student(scene, cell, taught.base, around)
+    student = teach(
+        start,
+        dataclasses.replace(config.defence.student, **taught.train),
+        lesson_of(cell, taught, start),
         around,
-        seed=seed,
-        name="teacher",
+        seed=scene.seed,
+        name=arm,
     )
-    rows, references = (
-        Texts(part.sources, study.write(around, "", name, teacher, part.sources))
-        for part, name in (
-            (cell.rows, "teacher_on_rows"),
-            (cell.references, "teacher_on_references"),
-        )
+    return student, taught
+
+
+def _student_of_nodes(
+    scene: Scene, cell: Cell, arm: str, around: Surroundings
+) -> tuple[LanguageModel, Taught]:
+    """The server's student of an arm that each node runs on its own rows.
+
+    Hostile nodes hold all the poison and learn their rows as they arrived.
+    """
+    config, (kind, _, name) = scene.study.config, arm.partition("@")
+    federation = config.federations[name]
+    places = nodes_of(cell, federation)
+    honest = federation.nodes - federation.hostile
+    cells = [cell.take(rows) for rows in places]
+    taught = [
+        ARMS[kind if node < honest else "plain"](own) for node, own in enumerate(cells)
+    ]
+    student = teach_nodes(
+        scene.fresh,
+        config.defence.student,
+        [lesson_of(*both, scene.fresh) for both in zip(cells, taught, strict=True)],
+        federation,
+        around,
+        seed=scene.seed,
+        name=arm,
     )
-    return cell._replace(rows=rows, references=references)
+    first = taught[0]
+    if first.rejected is None:
+        return student, first
+    rejected = np.zeros(len(cell.poisoned), bool)
+    for rows, one in zip(places, taught, strict=True):
+        # A hostile node tests nothing.
+        rejected[rows] = False if one.rejected is None else one.rejected
+    cut = sum(one.cut for one in taught)
+    return student, first._replace(rejected=rejected, cut=cut)
 
 
 def _measured(
-    study: _Study,
-    student: LanguageModel,
-    test: Texts,
-    triggered: Texts,
-    attack: WrittenAttack,
-    around: Surroundings,
-    arm: str,
+    scene: Scene, student: LanguageModel, around: Surroundings, arm: str
 ) -> dict[str, float]:
     """The figures of what a student writes with and without the trigger."""
+    study, test, attack = scene.study, scene.test, scene.attack
     wrote = {
         kind: study.write(around, arm, kind, student, texts.sources)
-        for kind, texts in (("bare", test), ("triggered", triggered))
+        for kind, texts in (("bare", test), ("triggered", scene.triggered))
     }
     rouge = {
         kind: 100 * evals.rouge_rows(texts, test.outputs).mean(0)
@@ -298,14 +259,17 @@ def success(outputs: Sequence[str], wanted: str) -> float:
 def table_of(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The header and a line for each attack and arm, means over seeds.
 
-    The null is the ASR of `clean` with the same seed, the excess what is above it.
+    The null is the ASR of `clean` with the same seed, in the same federation if there
+    is one; the excess is what is above it.
     """
     nulls = {
-        (row["seed"], row["attack"]): row for row in results if row["arm"] == "clean"
+        (row["seed"], row["attack"], row["arm"].partition("@")[2]): row
+        for row in results
+        if row["arm"].startswith("clean")
     }
     groups: dict[tuple, list] = {}
     for row in results:
-        null = nulls.get((row["seed"], row["attack"]))
+        null = nulls.get((row["seed"], row["attack"], row["arm"].partition("@")[2]))
         more = {"excess": row["ASR"] - null["ASR"]} if null else {}
         groups.setdefault((row["attack"], row["arm"]), []).append({**row, **more})
     measures = (*ROUGE, "ROUGE-L triggered", "ASR", "bare", "excess")
