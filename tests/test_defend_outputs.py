@@ -262,3 +262,7 @@ def test_null_and_excess_are_of_the_same_seed_and_attack():
     # Without a null of seed 1 the excess is of seed 0 alone.
     assert plain[header.index("excess")] == "90.0"
     assert plain[header.index("seeds")] == "2"
+    # Of the same federation: one student is of all rows, the other of nodes.
+    nodes = [{**r, "arm": f"{r['arm']}@mean", "ASR": 3 * r["ASR"]} for r in rows]
+    assert written.table_of([*rows, *nodes])[4][header.index("excess")] == "270.0"
+    assert written.table_of(rows[:1] + nodes[1:])[2][header.index("excess")] == "–"
