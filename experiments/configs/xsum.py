@@ -13,7 +13,7 @@ from experiments.configs import outputs
 from experiments.configs.briefs import SYNONYMS, attack
 from experiments.configs.pilot import minilm
 from experiments.study.defaults import section
-from experiments.study.settings import Written
+from experiments.systems.written_settings import Written
 from protojax import validate
 from protojax.models.settings import ModelSettings
 from protojax.pipelines.outputs.settings import Decoding, OutputDefence, Writer

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments.study import written
-from experiments.systems import outputs
+from experiments.systems import outputs, written
 from protojax.pipelines import Watch
 
 
