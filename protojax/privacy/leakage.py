@@ -206,8 +206,8 @@ def leakage(
     validate.shape((*members.shape, *logits.shape[2:]), logits=logits)
     rows = np.flatnonzero(candidates(members))
     validate.positive(num_candidates=len(rows))
-    described = rows, _of_rows(kinds, members, rows, "kinds"), labels[rows]
     scores = label_log_odds(logits, labels)[:, rows]
+    described = rows, _of_rows(kinds, members, rows, "kinds"), labels[rows]
     leads = scores
     if reference is not None:
         validate.shape(members.shape, reference=np.asarray(reference)[..., 0])
