@@ -5,30 +5,25 @@ from private rows is its teachers; their answers on transfer rows are all that i
 student sees.
 """
 
-import functools
+import dataclasses
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
-from protojax import data
-from protojax.base import Examples, PyTree
-from protojax.data.tokens import Tokens
+from protojax.base import PyTree
 from protojax.federated import nodes
-from protojax.models import Model
-from protojax.models import settings as model_settings
 from protojax.models.encoder import init_params, param_shapes
-from protojax.models.settings import SCRATCH, ModelSettings
 from protojax.pipelines.privacy import _replicas
-from protojax.pipelines.privacy._replicas import Held, Lesson, Machine
+from protojax.pipelines.privacy._replicas import Lesson
 from protojax.pipelines.privacy.accounting import noise_of
+from protojax.pipelines.privacy.answers import soft_answers, votes
+from protojax.pipelines.privacy.setting import Setting
 from protojax.pipelines.privacy.settings import Noise, Recipe
 from protojax.pipelines.settings import Encoder
-from protojax.pipelines.students import scratch_tokenizer
-from protojax.training import plans, predict, trainer
+from protojax.training import plans, trainer
 from protojax.training.objective import Objective, Spec
 from protojax.training.predict import Lengths
 from protojax.training.step import TrainConfig
@@ -37,68 +32,6 @@ from protojax.training.step import TrainConfig
 _NOISY_COST = 3.0
 # The parts of a pipeline, each with draws of its own.
 _TEACHER, _STUDENT, _SHARDS, _VOTES = range(4)
-
-
-class Rows(NamedTuple):
-    """The rows of a study or a run.
-
-    Attributes:
-        private: those that membership is asked of, with labels.
-        public: transfer rows; their labels are not read by any recipe.
-        test: trusted rows, to measure accuracy on; may be none.
-        num_labels: classes.
-    """
-
-    private: Examples
-    public: Examples
-    test: Examples
-    num_labels: int
-
-    @property
-    def all(self) -> Examples:
-        """All rows: private, public, test."""
-        return functools.reduce(data.concatenate, self[:3])
-
-    @property
-    def places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The numbers of the private, the public and the test rows among all."""
-        sizes = np.cumsum([len(part.texts) for part in self[:3]])
-        return tuple(np.split(np.arange(sizes[-1]), sizes[:2]))
-
-
-class Learner(NamedTuple):
-    """A model before training, and all rows as its tokens.
-
-    Attributes:
-        model: with its tokenizer.
-        tokens: of all rows.
-        held: the same on the devices.
-        fresh: whether each pipeline draws weights of its own; a pretrained model begins
-            alike in all.
-    """
-
-    model: Model
-    tokens: Tokens
-    held: Held
-    fresh: bool
-
-
-class Setting(NamedTuple):
-    """What pipelines have in common.
-
-    Attributes:
-        rows: of all pipelines.
-        learners: of each encoder of the recipes.
-        machine: the devices that a group of pipelines is spread over.
-        seed: of all draws that need not be secret.
-        on_progress: called with the work done.
-    """
-
-    rows: Rows
-    learners: Mapping[Encoder, Learner]
-    machine: Machine
-    seed: int
-    on_progress: Callable[[float], None] = lambda units: None
 
 
 class Outcome(NamedTuple):
@@ -111,59 +44,6 @@ class Outcome(NamedTuple):
 
     logits: np.ndarray
     params: PyTree
-
-
-def setting_of(
-    rows: Rows,
-    recipes: Sequence[Recipe],
-    machine: Machine,
-    *,
-    lengths: Lengths,
-    vocab_size: int,
-    seed: int,
-    on_progress: Callable[[float], None] = lambda units: None,
-) -> Setting:
-    """What the pipelines of some recipes have in common.
-
-    Args:
-        rows: of all pipelines.
-        recipes: all recipes that will be run.
-        machine: the devices.
-        lengths: how rows are padded, all to the maximum.
-        vocab_size: of the tokenizer of models from scratch.
-        seed: of all draws that need not be secret.
-        on_progress: called with the work done.
-    """
-    tokenizer = functools.cache(
-        lambda: scratch_tokenizer(_all_texts(rows.public), vocab_size)
-    )
-
-    @functools.cache
-    def learner_of(settings: ModelSettings) -> Learner:
-        model = model_settings.build(
-            settings,
-            num_labels=rows.num_labels,
-            problem="classification",
-            seed=seed,
-            max_positions=lengths.max_length,
-            tokenizer=tokenizer,
-        )
-        tokens = predict.tokenize(model, rows.all, lengths)
-        held = _replicas.held(tokens, machine.mesh)
-        return Learner(model, tokens, held, settings.model == SCRATCH)
-
-    encoders = {e for one in recipes for e in (one.teacher, one.student)}
-    names = ModelSettings.__dataclass_fields__
-    learners = {
-        one: learner_of(ModelSettings(**{name: getattr(one, name) for name in names}))
-        for one in encoders
-    }
-    return Setting(rows, learners, machine, seed, on_progress)
-
-
-def _all_texts(examples: Examples) -> list[str]:
-    """First and second texts."""
-    return [*examples.texts, *(examples.pairs or ())]
 
 
 def run_family(
@@ -290,49 +170,6 @@ def _student(
     return Outcome(logits, params)
 
 
-def soft_answers(logits: np.ndarray) -> np.ndarray:
-    """The logits of the mean of several teachers' probabilities.
-
-    Args:
-        logits: `[K, teachers, rows, classes]`.
-
-    Returns:
-        `[K, rows, classes]`, float32; of one teacher its own logits.
-
-    >>> soft_answers(np.log([[[[0.2, 0.8]], [[0.6, 0.4]]]])).round(2).tolist()
-    [[[-0.92..., -0.51...]]]
-    """
-    if logits.shape[1] == 1:
-        return logits[:, 0].astype(np.float32)
-    each = special.log_softmax(logits.astype(np.float64), -1)
-    mean = special.logsumexp(each, axis=1) - np.log(logits.shape[1])
-    return mean.astype(np.float32)
-
-
-def votes(
-    logits: np.ndarray, noise: float, rngs: Sequence[np.random.Generator]
-) -> np.ndarray:
-    """The class that most teachers say, of equally many the first, `[K, rows]`.
-
-    Args:
-        logits: `[K, teachers, rows, classes]`.
-        noise: the deviation of Gaussian noise on each count.
-        rngs: `[K]`, of the noise.
-
-    References:
-        Papernot et al., 2018, arXiv:1802.08908 (GNMax).
-
-    >>> said = np.eye(3)[[[[0], [2], [2]]]]
-    >>> votes(said, 0.0, [np.random.default_rng(0)]).tolist()
-    [[2]]
-    """
-    classes = logits.shape[-1]
-    counts = np.eye(classes)[logits.argmax(-1)].sum(1)
-    for own, rng in zip(counts, rngs, strict=True):
-        own += noise * rng.standard_normal(own.shape)
-    return counts.argmax(-1)
-
-
 def _taught(
     setting: Setting,
     encoder: Encoder,
@@ -411,7 +248,7 @@ def _plans(
     *,
     private: bool,
 ) -> list[np.ndarray]:
-    """The rows of each pipeline's steps, `[steps, batch]`, of one batch size for all."""
+    """The rows of each pipeline's steps, `[steps, batch]`, of one batch size."""
     # Of one length: nothing but row numbers may differ between pipelines.
     alike = Lengths(1, (1,), steps_per_dispatch=1)
     make = plans.poisson_plan if private else plans.epochs_plan
@@ -429,6 +266,15 @@ def _plans(
         np.pad(steps, ((0, 0), (0, widest - steps.shape[1])), constant_values=-1)
         for steps in found
     ]
+
+
+def teacher_alone(recipe: Recipe) -> Recipe:
+    """The recipe that ships the teacher of another, the first of its shards.
+
+    Args:
+        recipe: of the pipeline.
+    """
+    return dataclasses.replace(recipe.family, shards=1, shipped="teacher")
 
 
 def work_of(setting: Setting, recipes: Mapping[str, Recipe], rows: int) -> float:

@@ -1,10 +1,10 @@
 """The recipes that are compared, by name: `RECIPES`."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 from protojax import validate
-from protojax.pipelines.privacy.settings import Noise, Recipe
+from protojax.pipelines.privacy.settings import Recipe
 
 # Passes of a teacher that is stopped early, as a share of a whole training.
 EARLY = 0.2
@@ -18,16 +18,35 @@ def _shipping_teacher(base: Recipe, **changes) -> Recipe:
     return dataclasses.replace(base, shipped="teacher", **changes)
 
 
+def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """The recipe whose teacher learns for so many epochs, with noise or without.
+
+    Args:
+        recipe: to change.
+        epochs: passes over the private rows.
+
+    >>> with_epochs(Recipe(), 3).teacher.epochs
+    3
+    """
+    return dataclasses.replace(
+        recipe,
+        teacher=dataclasses.replace(recipe.teacher, epochs=epochs),
+        teacher_noise=dataclasses.replace(recipe.teacher_noise, epochs=epochs)
+        if recipe.teacher_noise.used
+        else recipe.teacher_noise,
+    )
+
+
 def _early(base: Recipe, **changes) -> Recipe:
     """The recipe with a teacher of fewer epochs."""
-    epochs = max(1, round(EARLY * base.teacher.epochs))
-    teacher = dataclasses.replace(base.teacher, epochs=epochs)
-    return dataclasses.replace(base, teacher=teacher, **changes)
+    recipe = with_epochs(base, max(1, round(EARLY * base.teacher.epochs)))
+    return dataclasses.replace(recipe, **changes)
 
 
 def _noisy(base: Recipe, field: str = "teacher_noise", **changes) -> Recipe:
     """The recipe with noise in the training of its teacher, or of its student."""
-    noise = dataclasses.replace(getattr(base, field), **changes)
+    none = {"epsilon": 0.0, "noise_multiplier": 0.0}
+    noise = dataclasses.replace(getattr(base, field), **{**none, **changes})
     return dataclasses.replace(base, **{field: noise})
 
 
@@ -101,16 +120,3 @@ def families(recipes: Mapping[str, Recipe]) -> list[dict[str, Recipe]]:
     for name, recipe in recipes.items():
         found.setdefault(recipe.family, {})[name] = recipe
     return list(found.values())
-
-
-def check_names(names: Collection[str]) -> None:
-    """Checks the names of recipes.
-
-    Args:
-        names: to be in `RECIPES`.
-
-    Raises:
-        ValueError: on a name that is not in `RECIPES`.
-    """
-    for name in names:
-        validate.one_of(RECIPES, arms=name)

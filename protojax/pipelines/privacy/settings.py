@@ -3,8 +3,7 @@
 import dataclasses
 
 from protojax import validate
-from protojax.pipelines.settings import Columns, Encoder
-from protojax.training.predict import Lengths
+from protojax.pipelines.settings import Encoder
 from protojax.training.step import TrainConfig
 
 ANSWERS = ("soft", "hard", "votes")
@@ -148,41 +147,3 @@ class Recipe:
         """
         parts = ("teacher", "smoothing", "shards", "teacher_noise")
         return Recipe(**{name: getattr(self, name) for name in parts})
-
-
-@dataclasses.dataclass(frozen=True)
-class Privatise:
-    """Everything that `pipelines.privatise` can be told.
-
-    Attributes:
-        columns: of the user's files.
-        recipe: of the pipeline; its models' sources are arguments of `privatise`.
-        early_stopping: the most epochs that the teacher's number of epochs is chosen
-            from, on public rows with labels alone; 0 takes `recipe.teacher.epochs`.
-        pipelines: that measure what the recipe gives away, even; 0 for no measurement.
-        canaries: share of the private rows of the measurement whose label is wrong, so
-            that the worst case is seen. The shipped model learns from none of them.
-        lengths: how rows are padded; all to the maximum length.
-        vocab_size: of the tokenizer of a model from scratch.
-        seed: of the order of rows, fresh weights and of the halves.
-        at_once: pipelines that a device computes together; 1 is best for a CPU.
-    """
-
-    columns: Columns = Columns()
-    recipe: Recipe = Recipe(answers="hard")
-    early_stopping: int = 0
-    pipelines: int = 16
-    canaries: float = 0.1
-    lengths: Lengths = Lengths(max_length=64, buckets=(64,))
-    vocab_size: int = 4000
-    seed: int = 0
-    at_once: int = 1
-
-    def __post_init__(self):
-        validate.non_negative(seed=self.seed, early_stopping=self.early_stopping)
-        validate.positive(vocab_size=self.vocab_size, at_once=self.at_once)
-        fits = self.pipelines == 0 or (self.pipelines >= 4 and self.pipelines % 2 == 0)
-        bound = "0, or even and >= 4"
-        validate.require(fits, "pipelines", self.pipelines, bound)
-        bound = "in [0, 0.5]"
-        validate.require(0 <= self.canaries <= 0.5, "canaries", self.canaries, bound)

@@ -19,9 +19,10 @@ from protojax import storage, validate
 from protojax.federated import nodes
 from protojax.pipelines.defence import Watch
 from protojax.pipelines.privacy import recipe as recipe_lib
+from protojax.pipelines.privacy import setting as setting_lib
 from protojax.pipelines.privacy._replicas import Machine
-from protojax.pipelines.privacy.recipe import Rows, Setting
 from protojax.pipelines.privacy.recipes import families
+from protojax.pipelines.privacy.setting import Rows, Setting
 from protojax.pipelines.privacy.settings import Recipe
 from protojax.training.predict import Lengths
 
@@ -88,7 +89,7 @@ def shadow_logits(
     size = group_size(len(members), at_once)
     machine = Machine(nodes.make_mesh(size), at_once)
     watch.describe("the rows are read")
-    setting = recipe_lib.setting_of(
+    setting = setting_lib.setting_of(
         rows,
         list(recipes.values()),
         machine,
@@ -143,7 +144,7 @@ def _paths(
     )
     found = {}
     for name, recipe in recipes.items():
-        models = digests[recipe.teacher], digests[recipe.student]
+        models = [digests[one] for one in setting_lib.encoders_of(recipe)]
         own = repr(recipe), common, *models
         keys = [
             storage.fingerprint(*own, np.array([number]), row)
