@@ -185,7 +185,7 @@ def main(
     # Imported late, so that a mistake on the command line is reported at once.
     from experiments import runtime
     from experiments.reports import report, results
-    from experiments.study import check, own, resume, runner, written
+    from experiments.study import check, own, private, resume, runner, written
     from protojax import validate
     from protojax.cli.defend import show
     from protojax.cli.terminal import progress, progress_bar
@@ -202,14 +202,16 @@ def main(
             found = own.run(config, workdir, Watch(*told), command)
         show(*found)
         return None
-    if "written" in config:
-        # Models that write: the fields are those of `study.written.Written`.
+    kinds = {"written": written, "private": private}
+    kind = next((kinds[name] for name in kinds if name in config), None)
+    if kind is not None:
+        # The fields are those of a section of `study.settings`: Written or Private.
         validate.require(not processes.are_several(), "--distributed", True, "False")
         workdir.mkdir(parents=True, exist_ok=True)
         with progress() as told, runtime.only_process(workdir, (config.task,)):
             results.note_versions(workdir)
-            rows = written.run(config, workdir, Watch(*told))
-        lines = written.table_of(rows)
+            rows = kind.run(config, workdir, Watch(*told))
+        lines = kind.table_of(rows)
         table = Table(*lines[0])
         for line in lines[1:]:
             table.add_row(*line)

@@ -95,8 +95,8 @@ def _add_settings(add: Callable) -> None:
     add(
         "--recipe",
         metavar="NAME",
-        help="how the student is made (student_early_hard): teacher stopped early, hard "
-        "labels on public rows",
+        help="how the student is made (student_early_hard: a teacher stopped early, "
+        "hard labels on public rows)",
     )
     add(
         "--pipelines",

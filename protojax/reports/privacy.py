@@ -27,7 +27,7 @@ text and nothing about single rows.
 {limits}
 """
 _LIMITS = (
-    "This checkpoint itself: what is measured is the recipe, run on halves of the rows.",
+    "This checkpoint itself: the recipe is measured, run on halves of the rows.",
     "Attacks on weights, on many queries of one row, or of someone who changes rows.",
     "Rows that belong together, such as those of one person, as a group.",
     "Worst cases of other kinds than wrong labels and the naturally worst rows.",
