@@ -8,7 +8,7 @@ import pytest
 from protojax import cli, pipelines
 from protojax.models import hf
 from protojax.pipelines.privacy import Privatise
-from protojax.pipelines.privacy.inputs import prepare
+from protojax.pipelines.privacy.inputs import FRESH_RATE, prepare, with_models
 from protojax.reports import privacy as pages
 from tests import tiny_job
 from tests.tiny_job import NAMES, SIZES, Row
@@ -163,6 +163,17 @@ def test_a_wrong_input_is_one_line_before_anything_is_written(
 def test_private_and_public_rows_are_two_files(job, tmp_path, capsys):
     assert call(job, tmp_path / "run", public=job["private"]) == 2
     assert "another file than private" in capsys.readouterr().err
+
+
+def test_a_student_of_layers_starts_from_what_the_teacher_starts_from():
+    config = with_models(Privatise(), "miniLM", "layers:0,2")
+    assert config.base.student.model == config.base.teacher.model == "miniLM"
+    assert config.base.student.layers == (0, 2)
+    usual = Privatise().base.student.learning_rate
+    assert config.base.student.learning_rate == usual
+    fresh = with_models(Privatise(), "miniLM", "scratch").base
+    assert fresh.student.learning_rate == FRESH_RATE
+    assert fresh.teacher.learning_rate == usual
 
 
 def test_python_has_the_same_function():

@@ -18,7 +18,8 @@ class Privatise:
     Attributes:
         columns: of the user's files.
         recipe: a name in `RECIPES`.
-        base: what the recipe is made from: models, their training, noise.
+        base: what the recipe is made from: models, their training, noise. Models from
+            scratch that are left at the rate of pretrained ones get 3e-3.
         early_stopping: the most epochs that the teacher's number of epochs is chosen
             from, on public rows with labels alone; 0 for the number of the recipe.
         overlap: what happens to public rows that hold something of a private row:

@@ -10,6 +10,7 @@ import numpy as np
 from protojax import data, validate
 from protojax.base import Examples
 from protojax.data import files
+from protojax.models.settings import SCRATCH
 from protojax.pipelines import _run_file
 from protojax.pipelines.inputs import (
     labelled,
@@ -22,10 +23,12 @@ from protojax.pipelines.privacy.accounting import guarantee_of
 from protojax.pipelines.privacy.config import Privatise
 from protojax.pipelines.privacy.setting import Rows
 from protojax.pipelines.privacy.settings import Recipe
-from protojax.pipelines.settings import Columns, flat
+from protojax.pipelines.settings import Columns, Encoder, flat
 from protojax.privacy import overlap
 
 _logger = logging.getLogger("protojax")
+# The learning rate of models from scratch.
+FRESH_RATE = 3e-3
 
 
 class PrivateJob(NamedTuple):
@@ -112,16 +115,25 @@ def with_models(config: Privatise, teacher: str, student: str) -> Privatise:
     Raises:
         ValueError: where there are no layers to take.
     """
-    source, layers = student_source(student, None if teacher == "scratch" else teacher)
+    source, layers = student_source(student, None if teacher == SCRATCH else teacher)
     base = config.base
+    student_of = dataclasses.replace(
+        base.student, model=source, layers=layers or base.student.layers
+    )
     changed = dataclasses.replace(
         base,
-        teacher=dataclasses.replace(base.teacher, model=teacher),
-        student=dataclasses.replace(
-            base.student, model=source, layers=layers or base.student.layers
-        ),
+        teacher=_rated(dataclasses.replace(base.teacher, model=teacher)),
+        student=_rated(student_of),
     )
     return dataclasses.replace(config, base=changed)
+
+
+def _rated(encoder: Encoder) -> Encoder:
+    """The encoder, whose rate is that of fresh weights where it has none of its own."""
+    usual = encoder.learning_rate == Recipe().teacher.learning_rate
+    if encoder.model != SCRATCH or not usual:
+        return encoder
+    return dataclasses.replace(encoder, learning_rate=FRESH_RATE)
 
 
 def _public(

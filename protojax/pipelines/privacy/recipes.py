@@ -100,7 +100,7 @@ def named(name: str, base: Recipe) -> Recipe:
         ValueError: on a name that is not in `RECIPES`.
 
     >>> named("student_early_hard", Recipe()).teacher.epochs
-    4
+    3
     """
     validate.one_of(RECIPES, recipe=name)
     return RECIPES[name](base)

@@ -102,8 +102,8 @@ class Recipe:
         student_noise: of the student's training, which protects transfer rows only.
     """
 
-    teacher: Encoder = Encoder(learning_rate=2e-3, epochs=20, dropout=0.0)
-    student: Encoder = Encoder(learning_rate=2e-3, epochs=5, dropout=0.0)
+    teacher: Encoder = Encoder(learning_rate=1e-4, epochs=15)
+    student: Encoder = Encoder(learning_rate=1e-4, epochs=4)
     shipped: str = "student"
     smoothing: float = 0.0
     shards: int = 1
