@@ -193,6 +193,9 @@ def main(
     from protojax.training import processes
 
     console = Console()
+    if "private" in config:
+        # Before any other use of JAX.
+        processes.use_all_cores()
     if "columns" in config:
         # One's own rows, not a study: the fields are those of `pipelines.Defence`.
         several = processes.are_several()

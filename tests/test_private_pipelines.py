@@ -30,7 +30,7 @@ from protojax.pipelines.privacy import recipe as recipe_lib
 from protojax.pipelines.privacy.answers import soft_answers, votes
 from protojax.pipelines.privacy.stopping import epochs_of
 from protojax.pipelines.settings import Encoder
-from protojax.training import programs
+from protojax.training import processes, programs
 from protojax.training.predict import Lengths
 from tests.tiny_job import SIZES, clean_rows
 
@@ -326,3 +326,7 @@ def test_epochs_are_chosen_on_public_rows():
 def test_members_that_do_not_fit_are_refused(members, said, tmp_path):
     with pytest.raises(ValueError, match=said):
         shadowed(tmp_path, members=members)
+
+
+def test_devices_that_the_environment_sets_are_kept():
+    assert processes.use_all_cores() == jax.device_count()

@@ -150,7 +150,10 @@ def _privatise(found: argparse.Namespace, arguments: Sequence[str]) -> int:
     # The settings first: they are checked in a moment.
     config = config_of(found)
     from protojax import pipelines
+    from protojax.training import processes
 
+    # Before any other use of JAX.
+    processes.use_all_cores()
     with progress() as (total, describe, advance):
         result = pipelines.privatise(
             found.private,
