@@ -16,14 +16,14 @@ from protojax.pipelines.privacy import Noise, Recipe
 from protojax.pipelines.settings import Encoder
 
 SIZES = {"hidden_size": 64, "num_layers": 1, "num_heads": 4, "intermediate_size": 64}
-TRAIN = {"scratch": SIZES, "learning_rate": 3e-3, "dropout": 0.3}
-# Random embeddings tell words apart; two thirds of the weights need no noise then.
-NOISE = {"learning_rate": 5e-3, "frozen": ("embeddings",)}
+SMALL = {**SIZES, "hidden_size": 32, "num_heads": 2}
+# A learning rate and a dropout with which a thousand rows train an encoder.
+TRAIN = {"learning_rate": 3e-3, "dropout": 0.3}
 BASE = Recipe(
-    teacher=Encoder(**TRAIN, epochs=15),
-    student=Encoder(**TRAIN, epochs=4),
-    teacher_noise=Noise(**NOISE, epochs=10, batch_size=64),
-    student_noise=Noise(**NOISE, epochs=4, batch_size=128),
+    teacher=Encoder(scratch=SIZES, **TRAIN, epochs=15),
+    student=Encoder(scratch=SMALL, **TRAIN, epochs=4),
+    teacher_noise=Noise(epochs=6, batch_size=64, learning_rate=3e-3),
+    student_noise=Noise(epochs=4, batch_size=128, learning_rate=3e-3),
 )
 
 

@@ -283,8 +283,8 @@ def _plans(
         found.append(np.where(steps >= 0, rows[steps], -1))
     widest = max(steps.shape[1] for steps in found)
     if private:
-        # Five deviations above the mean, so that all groups have one program.
-        usual = train.batch_size + 5 * math.ceil(train.batch_size**0.5)
+        # Four deviations above the mean, so that nearly all groups have one program.
+        usual = train.batch_size + 4 * math.ceil(train.batch_size**0.5)
         widest = max(widest, usual + -usual % 8)
     return [
         np.pad(steps, ((0, 0), (0, widest - steps.shape[1])), constant_values=-1)
