@@ -19,6 +19,7 @@ from experiments.world.tasks import load_task
 from protojax import data, storage, validate
 from protojax.base import Examples
 from protojax.data.examples import text_keys
+from protojax.evals import mean_interval
 from protojax.pipelines import Watch
 from protojax.pipelines.privacy import (
     Rows,
@@ -28,12 +29,13 @@ from protojax.pipelines.privacy import (
     shadow_logits,
 )
 from protojax.privacy import complementary_halves, leakage
-from protojax.privacy.blind import blind_auc, require_blind
+from protojax.privacy.blind import Blind, blind_auc, require_blind
 from protojax.privacy.canaries import CANARIES
 from protojax.privacy.findings import ALWAYS, ORDINARY, Leakage
 from protojax.privacy.overlap import scan
 
 _WORDS = 512  # columns of hashed word counts
+_BLIND = 8  # halves that a classifier of words is asked about
 
 
 def check(config: ConfigDict) -> Private:
@@ -162,7 +164,7 @@ def _rows_of(
     )
     candidates = np.flatnonzero(~always)
     texts = _texts(data.take(rows.private, candidates))
-    require_blind(blind_auc(texts, members[0, candidates], seed=seed))
+    blind = _blind(texts, members[:, candidates], seed)
     recipes = {name: named(name, config.base) for name in config.arms}
     found = shadow_logits(
         recipes,
@@ -198,10 +200,23 @@ def _rows_of(
                 **_summary(shadowed, measured),
                 "guarantee": stated and stated._asdict(),
                 **left_out,
+                "blind AUC": blind,
                 "record": measured.record(),
             }
         )
     return results
+
+
+def _blind(texts: Sequence[str], members: np.ndarray, seed: int) -> float:
+    """The mean AUC of words alone over some halves, which must be at chance.
+
+    A single half may be told by words: of a hundred random ones, one is.
+    """
+    firsts = members[::2][:_BLIND]
+    areas = [blind_auc(texts, half, num_draws=1, seed=seed).auc for half in firsts]
+    mean, width = mean_interval(areas, 0.999)
+    require_blind(Blind(mean, (mean - width, mean + width)))
+    return mean
 
 
 def _summary(shadowed: Shadowed, found: Leakage) -> dict[str, Any]:

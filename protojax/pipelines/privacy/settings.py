@@ -27,7 +27,7 @@ class Noise:
         batch_size: expected number of rows of a Poisson batch.
         epochs: expected number of passes over the rows.
         learning_rate: the peak learning rate.
-        microbatch: rows whose gradients are in memory at once.
+        microbatch: rows whose gradients are in memory at once; 1 is best for a CPU.
         frozen: parameters without a gradient.
         reproducible: whether batches and noise are drawn from the seed, which is
             recorded. ε is then only nominal: it would hold if nobody knew the seed.
@@ -40,7 +40,7 @@ class Noise:
     batch_size: int = 64
     epochs: int = 10
     learning_rate: float = 2e-3
-    microbatch: int = 8
+    microbatch: int = 1
     frozen: tuple[str, ...] = ()
     reproducible: bool = False
 
