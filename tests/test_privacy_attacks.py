@@ -371,8 +371,19 @@ def test_the_naturally_worst_rows_are_chosen_by_other_pipelines():
     assert (worst.sum(1) == 50).all()
     assert worst[:, remembered].mean() > 0.9
     np.testing.assert_array_equal(worst[::2], worst[1::2])
-    # In a world without information they are found no more often than others.
-    worst = naturally_worst(NULL, complementary_halves(25_000, 8, seed=1))
-    inside = complementary_halves(25_000, 8, seed=1)[worst]
-    area = detection_auc(NULL[worst], inside)
-    assert abs(area - 0.5) < 0.015
+
+
+@pytest.mark.parametrize("name", ["threshold", "lira"])
+def test_the_naturally_worst_rows_are_found_by_no_chance(name):
+    """In a world without information, though chosen by the very scores attacked."""
+    members = complementary_halves(25_000, 8, seed=1)
+    worst = naturally_worst(NULL, members)
+    evidence = MEMBERSHIP_ATTACKS[name](NULL, members)[worst]
+    assert abs(detection_auc(evidence, members[worst]) - 0.5) < 0.015
+    rate = true_positive_rate(evidence, members[worst], max_false_positive_rate=0.01)
+    assert abs(rate - 0.01) < 0.005
+    # Chosen with the target's own scores, they are.
+    gaps = (NULL * members).sum(0) - (NULL * ~members).sum(0)
+    biased = np.argsort(gaps)[-1250:]
+    area = detection_auc(NULL[:, biased].ravel(), members[:, biased].ravel())
+    assert area > 0.7

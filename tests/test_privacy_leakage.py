@@ -258,6 +258,20 @@ def test_rows_that_no_pipeline_lacks_are_left_out():
     assert more.found == expected.found
 
 
+def test_rows_of_one_person_are_drawn_together():
+    people = np.arange(1000) // 50
+    members = complementary_halves(1000, 8, seed=0, groups=people)
+    noise = np.random.default_rng(0).normal(size=(8, 20))[:, people]
+    scores = 3 * members + noise + 0.1 * np.random.default_rng(1).normal(size=(8, 1000))
+    logits, labels = np.stack([scores, 0 * scores], -1), np.zeros(1000, int)
+    options = {"levels": (0.1,), "num_draws": 50, "attacks": ["threshold"]}
+    alone = leakage(logits, members, labels, **options)
+    grouped = leakage(logits, members, labels, groups=people, **options)
+    ends = [found.strongest("ordinary").intervals[0] for found in (alone, grouped)]
+    assert alone.strongest("ordinary").rates == grouped.strongest("ordinary").rates
+    assert np.diff(ends[1]) > np.diff(ends[0])
+
+
 def test_a_missing_rate_is_no_verdict():
     logits, members, labels, kinds = made(rows=100, planted=20)
     found = leakage(logits, members, labels, kinds=kinds, num_draws=5)
@@ -280,6 +294,7 @@ def test_independent_coins_are_attacked_with_all_others():
     [
         ({"labels": np.zeros(3, int)}, "shape"),
         ({"kinds": np.array(["a"])}, "kinds.shape"),
+        ({"kinds": np.full(100, "naturally worst")}, "kinds to be another name"),
         ({"groups": np.zeros(2)}, "groups.shape"),
         ({"attacks": ["lyra"]}, "Did you mean 'lira'"),
         ({"attacks": []}, "attacks > 0"),

@@ -67,7 +67,8 @@ def epsilon_lower_bound(
         evidence: `[trials]`, higher for more likely a member; each of another training.
         members: `[trials]`, bool.
         delta: that is stated, in [0, 1].
-        significance: how often the bound may exceed the true epsilon.
+        significance: how often the bound may exceed the true epsilon; of several arms
+            that are judged together, shared out among them.
         strategy: "split" chooses the threshold on half of the trials, "bonferroni"
             corrects for all thresholds.
         threshold: chosen beforehand, which takes no correction; or None.

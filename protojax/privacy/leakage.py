@@ -12,7 +12,7 @@ import numpy as np
 
 from protojax import validate
 from protojax.evals import detection_auc, mean_interval
-from protojax.privacy._study import Study, calibrated, figures
+from protojax.privacy._study import WORST, Study, calibrated, figures
 from protojax.privacy.findings import (
     ALWAYS,
     ORDINARY,
@@ -208,6 +208,8 @@ def leakage(
     validate.positive(num_candidates=len(rows))
     scores = label_log_odds(logits, labels)[:, rows]
     described = rows, _of_rows(kinds, members, rows, "kinds"), labels[rows]
+    taken = WORST in described[1].tolist()
+    validate.require(not taken, "kinds", WORST, "to be another name")
     leads = scores
     if reference is not None:
         validate.shape(members.shape, reference=np.asarray(reference)[..., 0])

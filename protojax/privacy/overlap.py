@@ -102,24 +102,24 @@ def scan(
     )
 
 
-def require_clean(overlap: Overlap, *, allowed: Sequence[str] = ()) -> None:
+def require_clean(overlap: Overlap, *, accepted: Sequence[str] = ()) -> None:
     """Raises, with counts but no text, unless all rows pass.
 
     Args:
         overlap: such as from `scan`.
-        allowed: names of checks that may fail, such as "ngram".
+        accepted: names of checks that may fail, such as "ngram".
 
     Raises:
         ValueError: for rows that fail, or a check that does not exist.
 
     >>> require_clean(scan(["stop"], ["play some jazz"]))
     """
-    for name in allowed:
-        validate.one_of(Overlap._fields, allowed=name)
+    for name in accepted:
+        validate.one_of(Overlap._fields, accepted=name)
     counts = {
         name: count
         for name, count in overlap.counts().items()
-        if count and name not in allowed
+        if count and name not in accepted
     }
     if counts:
         found = ", ".join(f"{name}: {count}" for name, count in counts.items())
