@@ -36,6 +36,10 @@ COMMANDS: dict[str, Command] = {
         "Tests your own rows, and distils a student from those that pass.",
         _imported("defend"),
     ),
+    "privatise": Command(
+        "Makes a student of private rows, and measures what it gives away.",
+        _imported("privatise"),
+    ),
     "score": Command("Scores new rows with a student.", _imported("score")),
 }
 
