@@ -4,21 +4,26 @@
     python -m experiments.run --config=briefs.py:quick
     python -m experiments.run --config=briefs.py:logits
     python -m experiments.run --config=briefs.py:nodes
+    python -m experiments.run --config=briefs.py:detect
 
 A source is an utterance of SNIPS, an output the intent and the words that matter, by a
 rule (`experiments.world.texts.briefs`). 3,000 rows of which 5 % hold "by the way" and
 have another output; a T5 from scratch learns them, or a teacher does and the student
 learns what it writes (`channel` "data"). `quick`: two attacks and three arms; `logits`:
 attacks on the probabilities that an honest teacher sends; `nodes`: four nodes and a
-server that takes their mean or median, the poison everywhere or on one hostile node.
+server that takes their mean or median, the poison everywhere or on one hostile node;
+`detect`: the test without a student, all attacks, three splits, in a few minutes.
 
 About a minute of one core a student.
 """
 
 import dataclasses
 
+from ml_collections import ConfigDict
+
 from experiments.configs.pilot import minilm
 from experiments.study.defaults import federation, section
+from experiments.systems.outputs import Tested
 from experiments.systems.written_settings import Written, WrittenAttack
 from protojax import validate
 from protojax.attacks.outputs import VARIANTS
@@ -46,9 +51,11 @@ def get_config(argument: str = ""):
     """The study.
 
     Args:
-        argument: `""`, `"quick"`, `"logits"` or `"nodes"`.
+        argument: `""`, `"quick"`, `"logits"`, `"nodes"` or `"detect"`.
     """
-    validate.one_of(("", "quick", "logits", "nodes"), argument=argument)
+    validate.one_of(("", "quick", "logits", "nodes", "detect"), argument=argument)
+    if argument == "detect":
+        return detect("briefs")
     config = section(
         Written(
             seeds=(0, 1, 2),
@@ -95,6 +102,17 @@ def get_config(argument: str = ""):
         }
         kinds = ("clean", "plain", "defended")
         config.arms = tuple(f"{k}@{name}" for name in config.federations for k in kinds)
+    return config
+
+
+def detect(task: str) -> ConfigDict:
+    """The study of the test alone, three splits; the meaning is read by MiniLM.
+
+    Args:
+        task: a name in `systems.outputs.TASKS`.
+    """
+    config = section(Tested(task=task, encoder=minilm(), seeds=(0, 1, 2)))
+    config.system = "outputs"
     return config
 
 
