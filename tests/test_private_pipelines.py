@@ -23,10 +23,10 @@ from protojax.pipelines.privacy import (
     guarantee_of,
     named,
     run_family,
-    setting_of,
     shadow_logits,
+    shared_of,
 )
-from protojax.pipelines.privacy import recipe as recipe_lib
+from protojax.pipelines.privacy import training as training_lib
 from protojax.pipelines.privacy.answers import soft_answers, votes
 from protojax.pipelines.privacy.stopping import epochs_of
 from protojax.pipelines.settings import Encoder
@@ -73,7 +73,7 @@ def whole(tmp_path_factory):
 
 def setting(devices=1, found=None):
     mesh = nodes.make_mesh(devices, jax.devices()[:devices])
-    return setting_of(
+    return shared_of(
         ROWS,
         list((found or recipes(*NAMES)).values()),
         _replicas.Machine(mesh),
@@ -238,7 +238,7 @@ def test_a_student_sees_public_rows_and_a_teacher_its_members():
     found = setting()
     private, _, _ = found.rows.places
     own = [private[MEMBERS[0]]]
-    plan = recipe_lib._plans(own, TINY, found, [0], private=False)[0]
+    plan = training_lib._plans(own, TINY, found, [0], private=False)[0]
     seen = np.sort(plan[plan >= 0])
     np.testing.assert_array_equal(seen, np.repeat(own[0], TINY.epochs))
     # A student of members in place of public rows is another model.
@@ -250,7 +250,7 @@ def test_a_student_sees_public_rows_and_a_teacher_its_members():
 def test_shards_are_disjoint_and_hold_all_members():
     found, rows = setting(), np.flatnonzero(MEMBERS[0])
     family = recipes("shards_vote")["shards_vote"].family
-    parts = recipe_lib._shards(found, rows, family, 0)
+    parts = training_lib._shards(found, rows, family, 0)
     assert [len(part) for part in parts] == [10] * 4
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), rows)
 

@@ -20,9 +20,9 @@ from protojax.pipelines.inputs import (
     student_source,
 )
 from protojax.pipelines.privacy.accounting import guarantee_of
-from protojax.pipelines.privacy.config import Privatise
-from protojax.pipelines.privacy.setting import Rows
+from protojax.pipelines.privacy.run_settings import Privatise
 from protojax.pipelines.privacy.settings import Recipe
+from protojax.pipelines.privacy.shared import Rows
 from protojax.pipelines.settings import Columns, Encoder, flat
 from protojax.privacy import overlap
 

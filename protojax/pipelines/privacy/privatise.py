@@ -14,15 +14,15 @@ from protojax.models import Model, hf, saved
 from protojax.pipelines import _run_file
 from protojax.pipelines._outputs import write_student
 from protojax.pipelines.defence import Watch
-from protojax.pipelines.privacy import recipe as recipe_lib
+from protojax.pipelines.privacy import training as training_lib
 from protojax.pipelines.privacy._replicas import Machine
 from protojax.pipelines.privacy.accounting import guarantee_of
-from protojax.pipelines.privacy.config import Privatise
 from protojax.pipelines.privacy.inputs import PrivateJob, prepare
 from protojax.pipelines.privacy.recipes import named, with_epochs
-from protojax.pipelines.privacy.setting import Rows, Setting, setting_of
+from protojax.pipelines.privacy.run_settings import Privatise
 from protojax.pipelines.privacy.settings import Recipe
 from protojax.pipelines.privacy.shadows import Shadowed, shadow_logits
+from protojax.pipelines.privacy.shared import Rows, Shared, shared_of
 from protojax.pipelines.privacy.stopping import epochs_of
 from protojax.privacy import Leakage, complementary_halves, leakage
 from protojax.privacy.canaries import mislabelled
@@ -95,7 +95,7 @@ def privatise(
         test=test,
     )
     # Loads the models, whose errors come before anything is written.
-    setting = _setting(job, job.config.chosen, watch)
+    shared = _setting(job, job.config.chosen, watch)
     clock = _run_file.Clock(_run_file.open_run(out, job.identity))
     about = {f"source of {name}": path for name, path in job.paths.items()}
     about |= _run_file.versions()
@@ -103,7 +103,7 @@ def privatise(
         out, job.identity, paths=job.paths, seconds=clock.seconds, command=command
     )
     with recorded as finish:
-        model, facts = _run(job, setting, out / _run_file.WORK, watch, clock)
+        model, facts = _run(job, shared, out / _run_file.WORK, watch, clock)
         record = facts.leakage and facts.leakage.record()
         storage.write_json(out / "leakage.json", record or {"measured": False})
         write_student(out / "student", model, pages.card_of(facts, about))
@@ -112,10 +112,10 @@ def privatise(
     return Privatised(model, facts.leakage, facts, out)
 
 
-def _setting(job: PrivateJob, recipe: Recipe, watch: Watch) -> Setting:
+def _setting(job: PrivateJob, recipe: Recipe, watch: Watch) -> Shared:
     """What the run of the shipped model needs."""
     config = job.config
-    return setting_of(
+    return shared_of(
         job.rows,
         [recipe],
         Machine(nodes.make_mesh(1, jax.devices()[:1])),
@@ -128,7 +128,7 @@ def _setting(job: PrivateJob, recipe: Recipe, watch: Watch) -> Setting:
 
 def _run(
     job: PrivateJob,
-    setting: Setting,
+    shared: Shared,
     work: Path,
     watch: Watch,
     clock: Callable[[str], None],
@@ -138,10 +138,10 @@ def _run(
     if config.early_stopping:
         watch.describe("the number of epochs is chosen on public rows")
         recipe = with_epochs(recipe, _epochs(job, work))
-        setting = _setting(job, recipe, watch)
+        shared = _setting(job, recipe, watch)
         clock("number of epochs")
     watch.describe("teacher and student learn")
-    model, accuracy = _shipped(job, recipe, setting, work, watch)
+    model, accuracy = _shipped(job, recipe, shared, work, watch)
     clock("teacher and student")
     found, canaries, shadowed = None, 0, None
     if config.pipelines:
@@ -189,23 +189,23 @@ def _epochs(job: PrivateJob, work: Path) -> int:
 
 
 def _shipped(
-    job: PrivateJob, recipe: Recipe, setting: Setting, work: Path, watch: Watch
+    job: PrivateJob, recipe: Recipe, shared: Shared, work: Path, watch: Watch
 ) -> tuple[Model, float | None]:
     """The shipped model, trained once, and its accuracy on the test rows."""
     rows, folder, note = job.rows, work / "student" / "model", work / "accuracy.json"
     encoder = recipe.student if recipe.shipped == "student" else recipe.teacher
     count = len(rows.private.texts)
     if not (folder.exists() and note.exists()):
-        watch.total(recipe_lib.work_of(setting, {"shipped": recipe}, count))
-        found = recipe_lib.run_family(
-            setting, {"shipped": recipe}, np.ones((1, count), bool), [_SHIPPED]
+        watch.total(training_lib.work_of(shared, {"shipped": recipe}, count))
+        found = training_lib.run_family(
+            shared, {"shipped": recipe}, np.ones((1, count), bool), [_SHIPPED]
         )["shipped"]
         accuracy = None
         if len(rows.test.texts):
             said = found.logits[0, rows.places[2]].argmax(-1)
             accuracy = float(np.mean(said == np.asarray(rows.test.labels)))
         storage.write_json(note, {"accuracy": accuracy})
-        model = setting.learners[encoder].model._replace(
+        model = shared.learners[encoder].model._replace(
             params=nodes.unstack(found.params, 0), label_names=job.label_names
         )
         saved.save(folder, model)

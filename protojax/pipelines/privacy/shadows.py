@@ -18,12 +18,12 @@ from safetensors.numpy import save_file
 from protojax import storage, validate
 from protojax.federated import nodes
 from protojax.pipelines.defence import Watch
-from protojax.pipelines.privacy import recipe as recipe_lib
-from protojax.pipelines.privacy import setting as setting_lib
+from protojax.pipelines.privacy import shared as shared_lib
+from protojax.pipelines.privacy import training as training_lib
 from protojax.pipelines.privacy._replicas import Machine
 from protojax.pipelines.privacy.recipes import families
-from protojax.pipelines.privacy.setting import Rows, Setting
 from protojax.pipelines.privacy.settings import Recipe
+from protojax.pipelines.privacy.shared import Rows, Shared
 from protojax.training.predict import Lengths
 
 _logger = logging.getLogger("protojax")
@@ -89,7 +89,7 @@ def shadow_logits(
     size = group_size(len(members), at_once)
     machine = Machine(nodes.make_mesh(size), at_once)
     watch.describe("the rows are read")
-    setting = setting_lib.setting_of(
+    shared = shared_lib.shared_of(
         rows,
         list(recipes.values()),
         machine,
@@ -98,8 +98,8 @@ def shadow_logits(
         seed=seed,
         on_progress=watch.advance,
     )
-    paths = _paths(setting, recipes, members, folder, f"{lengths} {vocab_size}")
-    _run_missing(setting, recipes, members, paths, size, watch)
+    paths = _paths(shared, recipes, members, folder, f"{lengths} {vocab_size}")
+    _run_missing(shared, recipes, members, paths, size, watch)
     private, _, test = rows.places
     found = {}
     for name, own in paths.items():
@@ -122,14 +122,14 @@ def group_size(pipelines: int, at_once: int) -> int:
 
 
 def _paths(
-    setting: Setting,
+    shared: Shared,
     recipes: Mapping[str, Recipe],
     members: np.ndarray,
     folder: Path,
     *more: str,
 ) -> dict[str, list[Path]]:
     """The file of each pipeline of each recipe."""
-    rows, learners = setting.rows, setting.learners
+    rows, learners = shared.rows, shared.learners
     labels = [np.asarray(part.labels) for part in (rows.private, rows.test)]
     digests = {
         encoder: storage.fingerprint(
@@ -140,11 +140,11 @@ def _paths(
         for encoder, one in learners.items()
     }
     common = storage.fingerprint(
-        *more, *labels, np.array([setting.seed, *map(len, rows.places)])
+        *more, *labels, np.array([shared.seed, *map(len, rows.places)])
     )
     found = {}
     for name, recipe in recipes.items():
-        models = [digests[one] for one in setting_lib.encoders_of(recipe)]
+        models = [digests[one] for one in shared_lib.encoders_of(recipe)]
         own = repr(recipe), common, *models
         keys = [
             storage.fingerprint(*own, np.array([number]), row)
@@ -158,7 +158,7 @@ def _paths(
 
 
 def _run_missing(
-    setting: Setting,
+    shared: Shared,
     recipes: Mapping[str, Recipe],
     members: np.ndarray,
     paths: Mapping[str, Sequence[Path]],
@@ -179,16 +179,16 @@ def _run_missing(
                 todo.append((missing, numbers))
     watch.total(
         sum(
-            len(numbers) * recipe_lib.work_of(setting, missing, rows)
+            len(numbers) * training_lib.work_of(shared, missing, rows)
             for missing, numbers in todo
         )
     )
-    private, _, test = setting.rows.places
+    private, _, test = shared.rows.places
     kept = np.concatenate([private, test])
     for missing, numbers in todo:
         last = numbers[-1] + 1
         watch.describe(f"{', '.join(missing)}: pipeline {last} of {len(members)}")
-        done = recipe_lib.run_family(setting, missing, members[numbers], numbers)
+        done = training_lib.run_family(shared, missing, members[numbers], numbers)
         for name, outcome in done.items():
             for number, logits in zip(numbers, outcome.logits, strict=True):
                 _write(paths[name][number], logits[kept])

@@ -5,11 +5,11 @@ import numpy as np
 from protojax import data, validate
 from protojax.base import Examples
 from protojax.federated import nodes
-from protojax.pipelines.privacy import recipe as recipe_lib
+from protojax.pipelines.privacy import training as training_lib
 from protojax.pipelines.privacy._replicas import Machine
 from protojax.pipelines.privacy.recipes import with_epochs
-from protojax.pipelines.privacy.setting import Rows, setting_of
 from protojax.pipelines.privacy.settings import Recipe
+from protojax.pipelines.privacy.shared import Rows, shared_of
 from protojax.training.predict import Lengths
 
 
@@ -52,10 +52,10 @@ def epochs_of(
         data.take(public, learned), public, data.take(public, judged), num_labels
     )
     tried = [*(2**power for power in range(most.bit_length()) if 2**power < most), most]
-    alone = recipe_lib.teacher_alone(recipe)
+    alone = training_lib.teacher_alone(recipe)
     recipes = {str(n): with_epochs(alone, n) for n in tried}
     machine = Machine(nodes.make_mesh(1))
-    setting = setting_of(
+    shared = shared_of(
         parts,
         list(recipes.values()),
         machine,
@@ -66,7 +66,7 @@ def epochs_of(
     members = np.ones((1, len(learned)), bool)
     place, accuracies = parts.places[2], []
     for name, one in recipes.items():
-        found = recipe_lib.run_family(setting, {name: one}, members, [0])[name]
+        found = training_lib.run_family(shared, {name: one}, members, [0])[name]
         said = found.logits[0, place].argmax(-1)
         accuracies.append(float(np.mean(said == np.asarray(parts.test.labels))))
     best = max(accuracies)

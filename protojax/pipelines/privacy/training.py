@@ -22,8 +22,8 @@ from protojax.pipelines.privacy import _replicas
 from protojax.pipelines.privacy._replicas import Lesson
 from protojax.pipelines.privacy.accounting import noise_of
 from protojax.pipelines.privacy.answers import soft_answers, votes
-from protojax.pipelines.privacy.setting import Setting
 from protojax.pipelines.privacy.settings import Noise, Recipe
+from protojax.pipelines.privacy.shared import Shared
 from protojax.pipelines.settings import Encoder
 from protojax.training import plans, trainer
 from protojax.training.objective import Objective, Spec
@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
 
 
 def run_family(
-    setting: Setting,
+    shared: Shared,
     recipes: Mapping[str, Recipe],
     members: np.ndarray,
     numbers: Sequence[int],
@@ -59,64 +59,64 @@ def run_family(
     """What came of recipes that share a teacher, in K pipelines side by side.
 
     Args:
-        setting: what the pipelines have in common.
+        shared: what the pipelines have in common.
         recipes: name -> recipe, all of one family.
         members: `[K, private rows]`, bool, the rows that each pipeline learns from.
         numbers: `[K]`, of the pipelines: their own seeds.
     """
     family = next(iter(recipes.values())).family
-    private, _, _ = setting.rows.places
+    private, _, _ = shared.rows.places
     own = [private[row] for row in np.asarray(members, bool)]
     parts = [
-        _shards(setting, rows, family, number)
+        _shards(shared, rows, family, number)
         for rows, number in zip(own, numbers, strict=True)
     ]
     answers = []
     for shard in range(family.shards):
         learned = [part[shard] for part in parts]
-        params, logits = _teacher(setting, family, learned, numbers, shard)
+        params, logits = _teacher(shared, family, learned, numbers, shard)
         answers.append(logits)
     found = {}
     for name, recipe in recipes.items():
         if recipe.shipped == "teacher":
             found[name] = Outcome(answers[0], params)
         else:
-            found[name] = _student(setting, recipe, np.stack(answers, 1), own, numbers)
+            found[name] = _student(shared, recipe, np.stack(answers, 1), own, numbers)
     return found
 
 
-def _draws(setting: Setting, number: int, *part: int) -> np.random.Generator:
+def _draws(shared: Shared, number: int, *part: int) -> np.random.Generator:
     """The random draws of one part of one pipeline that need not be secret."""
-    return np.random.default_rng((setting.seed, number, *part))
+    return np.random.default_rng((shared.seed, number, *part))
 
 
 def _shards(
-    setting: Setting, rows: np.ndarray, family: Recipe, number: int
+    shared: Shared, rows: np.ndarray, family: Recipe, number: int
 ) -> list[np.ndarray]:
     """The rows of each of a pipeline's teachers."""
     if family.shards == 1:
         return [rows]
-    order = _draws(setting, number, _SHARDS).permutation(len(rows))
+    order = _draws(shared, number, _SHARDS).permutation(len(rows))
     return np.array_split(rows[order], family.shards)
 
 
 def _teacher(
-    setting: Setting,
+    shared: Shared,
     family: Recipe,
     learned: Sequence[np.ndarray],
     numbers: Sequence[int],
     shard: int,
 ) -> tuple[PyTree, np.ndarray]:
     """The teachers of one shard in all pipelines, and their logits on all rows."""
-    labels = np.asarray(setting.rows.all.labels)
+    labels = np.asarray(shared.rows.all.labels)
     labels = np.broadcast_to(labels, (len(numbers), len(labels)))
     targets = None
     if family.smoothing:
-        classes = setting.rows.num_labels
+        classes = shared.rows.num_labels
         share = (1 - family.smoothing) * np.eye(classes) + family.smoothing / classes
         targets = np.log(share, dtype=np.float32)[labels]
     return _taught(
-        setting,
+        shared,
         family.teacher,
         family.teacher_noise,
         learned,
@@ -128,7 +128,7 @@ def _teacher(
 
 
 def _student(
-    setting: Setting,
+    shared: Shared,
     recipe: Recipe,
     answers: np.ndarray,
     own: Sequence[np.ndarray],
@@ -137,13 +137,13 @@ def _student(
     """The students of one recipe in all pipelines.
 
     Args:
-        setting: what the pipelines have in common.
+        shared: what the pipelines have in common.
         recipe: of the students.
         answers: `[K, shards, rows, classes]`, the teachers' logits on all rows.
         own: the rows that each pipeline learns from.
         numbers: `[K]`, of the pipelines.
     """
-    _, public, _ = setting.rows.places
+    _, public, _ = shared.rows.places
     learned = own if recipe.transfer == "members" else [public] * len(own)
     labels = np.zeros(answers.shape[:1] + answers.shape[2:3], np.int32)
     targets = None
@@ -156,12 +156,12 @@ def _student(
         rngs = [
             np.random.default_rng(secrets.randbits(128))
             if secret
-            else _draws(setting, number, _VOTES)
+            else _draws(shared, number, _VOTES)
             for number in numbers
         ]
         labels = votes(answers, recipe.vote_noise, rngs)
     params, logits = _taught(
-        setting,
+        shared,
         recipe.student,
         recipe.student_noise,
         learned,
@@ -175,7 +175,7 @@ def _student(
 
 
 def _taught(
-    setting: Setting,
+    shared: Shared,
     encoder: Encoder,
     noise: Noise,
     learned: Sequence[np.ndarray],
@@ -187,16 +187,16 @@ def _taught(
     temperature: float = 1.0,
 ) -> tuple[PyTree, np.ndarray]:
     """The models of one part of all pipelines, and their logits on all rows."""
-    learner = setting.learners[encoder]
+    learner = shared.learners[encoder]
     config = learner.model.config
     train = noise.over(encoder)
     objective = _objective(noise, train, len(learned[0]), targets, temperature)
-    rngs = [_draws(setting, number, *part) for number in numbers]
+    rngs = [_draws(shared, number, *part) for number in numbers]
     seeds = [int(rng.integers(2**31)) for rng in rngs]
     secret = noise.used and not noise.reproducible
     plan_seeds = [secrets.randbits(128) if secret else seed for seed in seeds]
     lesson = Lesson(
-        _plans(learned, train, setting, plan_seeds, private=noise.used),
+        _plans(learned, train, shared, plan_seeds, private=noise.used),
         labels,
         targets,
         objective,
@@ -212,12 +212,12 @@ def _taught(
         params,
         learner.held,
         lesson,
-        setting.machine,
+        shared.machine,
         seeds=[None if secret else seed for seed in seeds],
-        on_progress=lambda rows: setting.on_progress(rows * cost),
+        on_progress=lambda rows: shared.on_progress(rows * cost),
     )
-    logits = _replicas.read(config, trained, learner.held, setting.machine)
-    return nodes.gather(trained["model"], setting.machine.mesh), logits
+    logits = _replicas.read(config, trained, learner.held, shared.machine)
+    return nodes.gather(trained["model"], shared.machine.mesh), logits
 
 
 def fresh_params(config: EncoderConfig, seed: int) -> PyTree:
@@ -267,7 +267,7 @@ def _objective(
 def _plans(
     learned: Sequence[np.ndarray],
     train: TrainConfig,
-    setting: Setting,
+    shared: Shared,
     seeds: Sequence[int],
     *,
     private: bool,
@@ -301,21 +301,21 @@ def teacher_alone(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe.family, shards=1, shipped="teacher")
 
 
-def work_of(setting: Setting, recipes: Mapping[str, Recipe], rows: int) -> float:
+def work_of(shared: Shared, recipes: Mapping[str, Recipe], rows: int) -> float:
     """The work of training one pipeline of recipes that share a teacher.
 
     Args:
-        setting: what the pipelines have in common.
+        shared: what the pipelines have in common.
         recipes: name -> recipe, all of one family.
         rows: that it learns from.
     """
 
     def one(encoder: Encoder, noise: Noise, rows: int) -> float:
-        cost = trainer.row_cost(setting.learners[encoder].model.config)
+        cost = trainer.row_cost(shared.learners[encoder].model.config)
         factor = _NOISY_COST if noise.used else 1.0
         return rows * noise.over(encoder).epochs * cost * factor
 
-    family, public = next(iter(recipes.values())).family, setting.rows.public
+    family, public = next(iter(recipes.values())).family, shared.rows.public
     total = one(family.teacher, family.teacher_noise, rows)
     for recipe in recipes.values():
         if recipe.shipped == "student":

@@ -65,7 +65,7 @@ class Learner(NamedTuple):
     fresh: bool
 
 
-class Setting(NamedTuple):
+class Shared(NamedTuple):
     """What pipelines have in common.
 
     Attributes:
@@ -83,7 +83,7 @@ class Setting(NamedTuple):
     on_progress: Callable[[float], None] = lambda units: None
 
 
-def setting_of(
+def shared_of(
     rows: Rows,
     recipes: Sequence[Recipe],
     machine: Machine,
@@ -92,7 +92,7 @@ def setting_of(
     vocab_size: int,
     seed: int,
     on_progress: Callable[[float], None] = lambda units: None,
-) -> Setting:
+) -> Shared:
     """What the pipelines of some recipes have in common.
 
     Args:
@@ -128,7 +128,7 @@ def setting_of(
         one: learner_of(ModelSettings(**{name: getattr(one, name) for name in names}))
         for one in encoders
     }
-    return Setting(rows, learners, machine, seed, on_progress)
+    return Shared(rows, learners, machine, seed, on_progress)
 
 
 def encoders_of(recipe: Recipe) -> tuple[Encoder, ...]:
