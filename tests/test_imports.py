@@ -15,7 +15,7 @@ LIBRARY = {
     "storage": 1,
     **dict.fromkeys(("data", "prototypes", "models", "evals", "attacks"), 2),
     **dict.fromkeys(("distillation", "detection", "generation"), 3),
-    "training": 4,
+    **dict.fromkeys(("training", "distillability"), 4),
     **dict.fromkeys(("federated", "reports"), 5),
     "pipelines": 6,
     "cli": 7,
