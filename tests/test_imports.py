@@ -16,7 +16,7 @@ LIBRARY = {
     **dict.fromkeys(("data", "prototypes", "models", "evals", "attacks"), 2),
     **dict.fromkeys(("distillation", "detection", "generation"), 3),
     **dict.fromkeys(("training", "distillability"), 4),
-    **dict.fromkeys(("federated", "reports"), 5),
+    **dict.fromkeys(("federated", "reports", "rl"), 5),
     "pipelines": 6,
     "cli": 7,
 }
