@@ -232,7 +232,7 @@ def calibrate(store=None, after=None, **changes):
             raise KilledError
 
     settings = dataclasses.replace(SETTINGS, **changes)
-    return rl.calibrate(
+    return calibration.calibrate(
         TEACHER,
         PROXY,
         PROBLEMS,
@@ -281,7 +281,7 @@ def test_it_stops_at_the_budget_and_keeps_a_teacher_within_it():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"prompts": 5}, "prompts <= 4"),
+        ({"prompts": 6}, "prompts <= 4"),
         ({"draws": 1}, "draws > 1"),
         ({"minibatches": 4}, "divisor of prompts"),
         ({"kl_budget": 1.0}, "kl_budget >= kl_target"),

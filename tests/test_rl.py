@@ -82,7 +82,7 @@ def test_the_gradients_of_kl_estimates_as_losses():
             found = jax.nn.log_softmax(logits)[ids]
             return (q * estimate(found)).sum()
 
-        return jax.grad(loss)(logits)
+        return jax.jit(jax.grad(loss))(logits)
 
     reference = jnp.log(p)
     estimates = policy.kl_estimates(jnp.log(q), reference)
@@ -125,6 +125,7 @@ def test_ratios_are_clipped_in_the_direction_of_the_advantage_only():
     advantage = jnp.array([1.0, -1.0, 1.0, -1.0, 3.0])
     where = jnp.ones((5, 1), bool)
 
+    @jax.jit
     def loss(x):
         return policy.clipped_policy_loss(x, jnp.zeros((5, 1)), advantage, where)
 
@@ -138,18 +139,20 @@ def test_what_is_behind_the_mask_has_no_effect_on_loss_or_gradient():
     where = jnp.array([[True, False]])
     advantage = jnp.array([2.0])
 
+    @jax.jit
+    @jax.value_and_grad
     def total(log_probs, other):
         loss = policy.clipped_policy_loss(log_probs, other, advantage, where)
         return (loss + policy.kl_penalty(log_probs, other, other, where)).sum()
 
     for bad in (0.0, np.nan, np.inf, -1e4):
         given = jnp.array([[-1.0, bad]])
-        value, found = jax.value_and_grad(total)(given, given)
+        value, found = total(given, given)
         assert value == -2
         assert found.tolist() == [[-2, 0]]
-        # A ratio beyond the range of float32 does not make the gradient NaN.
-        far = jax.grad(total)(jnp.array([[-1.0, 0.0]]), jnp.array([[-1e4, 0.0]]))
-        assert np.isfinite(far).all()
+    # A ratio beyond the range of float32 does not make the gradient NaN.
+    far = total(jnp.array([[-1.0, 0.0]]), jnp.array([[-1e4, 0.0]]))[1]
+    assert np.isfinite(far).all()
 
 
 def test_the_mean_reward_is_a_divergence_and_the_loss_has_its_gradient():
@@ -171,20 +174,22 @@ def test_the_mean_reward_is_a_divergence_and_the_loss_has_its_gradient():
         own, other = log_probs(params).sum(1), log_probs(proxy).sum(1)
         return (jnp.exp(own) * (own - other)).sum()
 
-    old = log_probs(teacher)
+    old = jax.jit(log_probs)(teacher)
     probability = jnp.exp(old.sum(1))
-    reward = calibration_reward(log_probs(proxy).sum(1), old.sum(1))
+    other = jax.jit(log_probs)(proxy)
+    reward = calibration_reward(other.sum(1), old.sum(1))
     value = float((probability * reward).sum())
-    assert value == pytest.approx(-float(divergence(teacher)), abs=1e-6)
+    wanted, gradient = jax.jit(jax.value_and_grad(divergence))(teacher)
+    assert value == pytest.approx(-float(wanted), abs=1e-6)
 
     def loss(params):
         where = jnp.ones((9, 2), bool)
         found = policy.clipped_policy_loss(log_probs(params), old, reward, where)
         return (probability * found.sum(1)).sum()
 
-    found, wanted = jax.grad(loss)(teacher), jax.grad(divergence)(teacher)
+    found = jax.jit(jax.grad(loss))(teacher)
     for name in logits:
-        np.testing.assert_allclose(found[name], wanted[name], atol=1e-6)
+        np.testing.assert_allclose(found[name], gradient[name], atol=1e-6)
 
 
 def policy_batch(seed=0):

@@ -32,6 +32,9 @@ def _imported(module: str) -> Callable[[Sequence[str]], int | None]:
 
 
 COMMANDS: dict[str, Command] = {
+    "calibrate": Command(
+        "Makes a language model easier or harder to distil.", _imported("calibrate")
+    ),
     "defend": Command(
         "Tests your own rows, and distils a student from those that pass.",
         _imported("defend"),

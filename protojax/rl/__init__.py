@@ -1,4 +1,8 @@
-"""Reinforcement of models that write: rewards, advantages, a loss, a calibration."""
+"""Reinforcement of models that write: rewards, advantages, a loss, a calibration.
+
+`from protojax.rl.calibration import calibrate` imports the loop; it is not imported
+here, because Orbax is slow to import.
+"""
 
 from protojax.rl.advantages import (
     ADVANTAGES,
@@ -7,7 +11,6 @@ from protojax.rl.advantages import (
     group_normalize,
     leave_one_out,
 )
-from protojax.rl.calibration import Calibrated, calibrate
 from protojax.rl.policy import (
     PolicyBatch,
     clipped_policy_loss,
@@ -21,8 +24,8 @@ from protojax.rl.rollouts import Prompts, Rollout, read_prompts, rollout, score_
 from protojax.rl.settings import Calibration
 from protojax.rl.verifiers import VERIFIERS, VerifierFn
 
-__all__ = ["ADVANTAGES", "VERIFIERS", "Calibrated", "Calibration", "Drawn"]
+__all__ = ["ADVANTAGES", "VERIFIERS", "Calibration", "Drawn"]
 __all__ += ["PolicyBatch", "Problems", "Prompts", "Rollout", "VerifierFn"]
-__all__ += ["calibrate", "calibrated_advantage", "centre", "clipped_policy_loss"]
+__all__ += ["calibrated_advantage", "centre", "clipped_policy_loss"]
 __all__ += ["group_normalize", "kl_estimates", "kl_penalty", "leave_one_out"]
 __all__ += ["policy_loss", "read_prompts", "rollout", "score_fn", "text_mean"]

@@ -14,7 +14,7 @@ KL_PLACES = ("loss", "reward")
 
 @dataclasses.dataclass(frozen=True)
 class Calibration(AdamW):
-    """Everything that `rl.calibrate` can be told.
+    """Everything that `rl.calibration.calibrate` can be told.
 
     Attributes:
         learning_rate: the peak; 3e-4 cost a small teacher 3 points of skill where 1e-4
@@ -82,6 +82,11 @@ class Calibration(AdamW):
     every: int = 10
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if field.type is float:
+                # 1 and 1.0 are one setting, and one identity of a checkpoint.
+                value = float(getattr(self, field.name))
+                object.__setattr__(self, field.name, value)
         super().__post_init__()
         for name in ("steps", "prompts", "passes", "minibatches", "every"):
             validate.positive(**{name: getattr(self, name)})
