@@ -30,7 +30,7 @@ REVERSE = (-0.2265473, 0.0266303, 0.1999171)
 )
 def test_divergences_and_their_slopes(name, options, value, slope):
     loss = functools.partial(losses.DIVERGENCES[name], **options)
-    found, gradient = jax.value_and_grad(loss)(jnp.float32(Q), jnp.float32(P))
+    found, gradient = jax.jit(jax.value_and_grad(loss))(jnp.float32(Q), jnp.float32(P))
     np.testing.assert_allclose(found, value, rtol=3e-6)
     np.testing.assert_allclose(gradient.sum(), 0, atol=1e-7)
     if slope:
