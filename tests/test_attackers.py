@@ -1,5 +1,7 @@
 """Students that a teacher may meet: the registry, what they choose, what they pay."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -18,7 +20,13 @@ from protojax.distillability.students import (
     claim_of,
     is_undistillable,
 )
-from protojax.pipelines.distillability import Query, StudentSettings, train_student
+from protojax.pipelines.distillability import (
+    Query,
+    StudentSettings,
+    decoding,
+    train_student,
+)
+from protojax.pipelines.distillability.decoding import Shape
 from tests.test_diagnose import decoder
 
 PROMPTS = ["one and", "two is", "red and blue", "one is"]
@@ -216,6 +224,22 @@ def test_a_student_learns(name, queries):
             strict=True,
         ):
             np.testing.assert_array_equal(a, b)
+
+
+def test_a_student_comes_to_write_what_the_teacher_writes():
+    student = decoder(1)
+    settings = dataclasses.replace(SETTINGS, steps=40)
+    trained = train_student("seq_kd", student, QUERY, PROMPTS, settings).model
+    shape = Shape(8, 4, 4, settings.chunk)
+    ids = decoding.read_prompts(student, PROMPTS, max_length=8)
+    wanted = decoding.draw(
+        QUERY.model, ids, shape, key=jax.random.key(0), temperature=0.0
+    )
+    before, after = (
+        decoding.read_own(model, ids, wanted, shape, k=1)[0][wanted.where].mean()
+        for model in (student, trained)
+    )
+    assert after > before + 1
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,13 @@ def test_models_that_agree_have_no_slope():
     np.testing.assert_allclose(traps.overlap(same, same), 1, rtol=1e-6)
 
 
+def test_the_overlap_of_outcomes_that_were_drawn_is_that_of_all():
+    p, q = np.exp(P), np.exp(Q)
+    mean = p @ traps.sampled_overlap(P, Q)
+    np.testing.assert_allclose(mean, np.minimum(p, q).sum())
+    np.testing.assert_allclose(q @ traps.sampled_overlap(Q, P), mean)
+
+
 def test_a_continuation_counts_where_the_text_is_that_long():
     right = np.array([[1, 1, 0], [1, 0, 1]], bool)
     reached = np.array([[1, 1, 1], [1, 0, 0]], bool)

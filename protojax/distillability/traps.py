@@ -180,6 +180,34 @@ def overlap(student_logits: Array, teacher_logits: Array) -> Array:
     return jnp.minimum(p, q).sum(-1)
 
 
+def sampled_overlap(
+    writer_log_prob: ArrayLike, reader_log_prob: ArrayLike
+) -> np.ndarray:
+    """The probability that two models share, from outcomes that one of them drew.
+
+    min(1, q/p), whose mean over outcomes drawn from p is Σ min(p, q) = 1 − TV
+
+    For models whose tokens differ: outcomes are then the tokens between two common
+    cuts. Where q is of one tokenisation of several, it is a little too low.
+
+    Args:
+        writer_log_prob: `[outcomes]`, log p of what the writer drew.
+        reader_log_prob: `[outcomes]`, log q.
+
+    Returns:
+        `[outcomes]`, in [0, 1].
+
+    Raises:
+        ValueError: different numbers of outcomes.
+
+    >>> sampled_overlap(np.log([0.5, 0.2]), np.log([0.25, 0.4])).tolist()
+    [0.5, 1.0]
+    """
+    writer, reader = np.asarray(writer_log_prob), np.asarray(reader_log_prob)
+    validate.same_length(writer_log_prob=writer, reader_log_prob=reader)
+    return np.exp(np.minimum(reader - writer, 0))
+
+
 def text_gap(
     teacher_log_prob: ArrayLike, student_log_prob: ArrayLike
 ) -> tuple[float, float]:

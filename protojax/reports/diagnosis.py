@@ -191,7 +191,7 @@ def _table(figures: Figures) -> list[tuple[str, str]]:
     def nats(value: float, error: float) -> str:
         return f"{value:.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}")
 
-    bound = "" if figures.same_tokens else ", at least"
+    bound = "" if figures.same_tokens else ", estimated"
     k = figures.k
     found = {
         "KL(teacher ‖ student), nats a text of the teacher": nats(

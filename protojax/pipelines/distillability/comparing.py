@@ -11,7 +11,7 @@ from protojax.distillability.alignment import (
     common_boundaries,
     span_log_probs,
 )
-from protojax.distillability.diagnosis import lost_overlap
+from protojax.distillability.traps import sampled_overlap
 from protojax.models.language import LanguageModel
 from protojax.pipelines.distillability import decoding
 from protojax.pipelines.distillability.decoding import Ids, Shape, Written
@@ -45,7 +45,8 @@ class Compared(NamedTuple):
         gaps: `[rows]`, nats a text, whose mean is KL(writer ‖ reader).
         positions: `[rows, places]`, parts of these, by token or common cut.
         where: `[rows, places]`, bool.
-        overlap: the probability that both share, a lower bound without common tokens.
+        overlap: the probability that both share, see `sampled_overlap` where tokens
+            differ.
         tail_mass: of the teacher at these tokens, None where it has others.
         tail_share: see `tail_gradient_share`, or None.
     """
@@ -167,7 +168,8 @@ def _by_cuts(teacher: Side, student: Side, on_teacher: bool, k: int) -> Compared
     positions = np.zeros(where.shape)
     positions[where] = np.concatenate(parts)
     tail = float(tails[writer.written.where].mean()) if on_teacher else None
-    overlap = 1 - lost_overlap(float(positions[where].mean()))
+    parts = positions[where]
+    overlap = float(sampled_overlap(parts, np.zeros(len(parts))).mean())
     return Compared(np.array(gaps), positions, where, overlap, tail, None)
 
 
