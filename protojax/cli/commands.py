@@ -39,6 +39,10 @@ COMMANDS: dict[str, Command] = {
         "Tests your own rows, and distils a student from those that pass.",
         _imported("defend"),
     ),
+    "diagnose": Command(
+        "Says what holds a student of a teacher back, for two decoders.",
+        _imported("diagnose"),
+    ),
     "score": Command("Scores new rows with a student.", _imported("score")),
 }
 
