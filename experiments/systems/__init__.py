@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from experiments.study import written
-from experiments.systems import outputs
+from experiments.systems import distillability, outputs
 from protojax.pipelines import Watch
 
 
@@ -27,6 +27,7 @@ class System(NamedTuple):
 
 
 SYSTEMS = {
+    "distillability": System(distillability.run, distillability.table_of),
     "outputs": System(outputs.run, outputs.table_of),
     "written": System(written.run, written.table_of),
 }
