@@ -278,6 +278,15 @@ def test_it_stops_at_the_budget_and_keeps_a_teacher_within_it():
     assert found.before.texts == found.after.texts
 
 
+def test_the_sign_of_eta_is_the_direction():
+    found = []
+    for eta in (1.0, -1.0):
+        changes = {"eta": eta, "steps": 20, "beta": 0.02, "evaluate_every": 100}
+        history = calibrate(**changes).history
+        found.append(np.mean([one["calibration"] for one in history[-10:]]))
+    assert found[0] > found[1] + 3
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -31,7 +31,7 @@ from protojax.pipelines.distillability import Query, StudentSettings, train_stud
 from protojax.rl import Calibration, Problems
 from protojax.rl.calibration import calibrate
 from protojax.rl.problems import Drawn, build_world, evaluate
-from protojax.training.trainer import Store
+from protojax.training.trainer import Store, remove_checkpoints
 
 # layers and width
 TEACHER, PROXY = (3, 96), (2, 32)
@@ -188,6 +188,7 @@ def calibrated(scene: Scene, arm: Arm, watch: Watch) -> LanguageModel:
             },
         )
         save_language_model(path / "model", found.teacher)
+        remove_checkpoints(Store(path))
     return load_language_model(path / "model")
 
 
