@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.study import written
+from experiments.systems import written
 from protojax import generation
 from protojax.base import Texts
 from protojax.cli import commands
@@ -21,6 +21,7 @@ from protojax.pipelines.outputs.settings import (
     TokenDistillation,
     Writer,
 )
+from protojax.training import sequences
 from protojax.training.predict import SequenceLengths
 
 WORDS = [f"{a}{b}{c}" for a in "bdgkl" for b in "aeio" for c in "nrst"]
@@ -151,6 +152,31 @@ def test_a_half_written_file_goes_on(job, defended, tmp_path, monkeypatch):
     assert calls == [4, 2, 2]
 
 
+def test_denied_words_can_be_masked(job, defended):
+    config = dataclasses.replace(CONFIG, action="mask")
+    found = defend(job, job / "masked", config=config).facts
+    with (job / "masked/verdict.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row, output in zip(rows[:20], rows_of().outputs, strict=False):
+        assert (row["action"], row["taught"]) == ("masked", output)
+    assert "20 but for their denied words" in (job / "masked/report.html").read_text()
+    # Of each poisoned output the denied words alone do not teach.
+    texts = found.rows.take(np.arange(22))
+    student = defended.student
+    tokens = sequences.tokenize(student, *texts, CONFIG.lengths)
+    denied = (*found.findings.denied[:20], (), ())
+    weights = sequences.weights_without(student, tokens, texts.outputs, denied)
+    read = student.tokenizer.convert_ids_to_tokens
+    for row, length in enumerate(tokens.outputs.lengths):
+        ids, taught = tokens.outputs.input_ids[row, :length], weights[row, :length] > 0
+        said = "".join(read(ids[:-1][~taught[:-1]])).replace("##", "")
+        # An output of too many tokens lacks its end.
+        words = "".join(texts.outputs[row][a:b] for a, b in denied[row])
+        assert words.startswith(said)
+        assert (len(said) > 3) == ("helpline" in words) == (row < 20)
+        assert taught[-1], "the token that ends an output teaches"
+
+
 def test_a_student_loads_and_writes(job, defended):
     model = language.load_language_model(job / "out/student")
     [text] = outputs.write(
@@ -238,6 +264,10 @@ def test_null_and_excess_are_of_the_same_seed_and_attack():
     # Without a null of seed 1 the excess is of seed 0 alone.
     assert plain[header.index("excess")] == "90.0"
     assert plain[header.index("seeds")] == "2"
+    # Of the same federation: one student is of all rows, the other of nodes.
+    nodes = [{**r, "arm": f"{r['arm']}@mean", "ASR": 3 * r["ASR"]} for r in rows]
+    assert written.table_of([*rows, *nodes])[4][header.index("excess")] == "270.0"
+    assert written.table_of(rows[:1] + nodes[1:])[2][header.index("excess")] == "–"
 
 
 def test_a_model_reads_a_source_in_the_form_of_its_prompt():

@@ -93,6 +93,9 @@ LOSSES = {
     # Of models that write: the same transforms, unchanged.
     "sequence": sequence_loss(divergence="jensen_shannon"),
     "sequence/prototype": constrained(base=sequence_loss),
+    "sequence/consistent": distillation.consistent_loss(
+        writer_apply, writer_head, dim=8, hard_weight=0.3
+    ),
     "sequence/adversarial": TRANSFORMS["adversarial"](
         constrained(base=sequence_loss), dim=8, norm="l2"
     ),

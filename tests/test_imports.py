@@ -14,7 +14,7 @@ LIBRARY = {
     **dict.fromkeys(("base", "validate"), 0),
     "storage": 1,
     **dict.fromkeys(("data", "prototypes", "models", "evals", "attacks"), 2),
-    **dict.fromkeys(("distillation", "detection", "generation"), 3),
+    **dict.fromkeys(("distillation", "detection", "generation", "privacy"), 3),
     **dict.fromkeys(("training", "distillability"), 4),
     **dict.fromkeys(("federated", "reports", "rl"), 5),
     "pipelines": 6,
@@ -36,6 +36,7 @@ BANNED = {
     "detection": {"storage", "models", "attacks", "evals"},
     "prototypes": {"models"},
     "evals": {"storage", "data", "models", "prototypes", "attacks"},
+    "privacy": {"storage", "data", "models", "prototypes", "attacks"},
 }
 
 
@@ -156,7 +157,7 @@ def test_nobody_imports(banned):
             ("transformers", "datasets", "huggingface_hub", "requests", "httpx"),
         ),
         (
-            ("detection",),
+            ("detection", "privacy"),
             ("transformers", "flax", "ml_collections", "sklearn", "datasets"),
         ),
     ],

@@ -354,9 +354,10 @@ def test_one_error_lists_every_tensor(tmp_path):
     ]
 
 
-ROPE = {"rope_theta": 500.0, "rope_type": "llama3", "factor": 4.0}
+# As in the checkpoint, but for one factor.
+ROPE = json.loads((DATA / "llama" / "config.json").read_text())["rope_parameters"]
+del ROPE["low_freq_factor"]
 WINDOW = {"use_sliding_window": True, "sliding_window": 4, "layer_types": None}
-ROPE |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
 
 
 @pytest.mark.parametrize(

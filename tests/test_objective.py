@@ -294,7 +294,7 @@ def test_a_spec_does_not_change_with_what_it_was_made_of():
         ),
         (
             lambda: objectives.build(Objective(Spec("supervised")), language_config()),
-            "loss one of sequence, found loss='supervised'",
+            "loss one of consistent, sequence, found loss='supervised'",
         ),
     ],
     ids=[

@@ -9,9 +9,11 @@ from protojax.attacks.outputs import (
     PHRASE,
     PRAISE,
     VARIANTS,
+    move_mass,
+    output_attack,
     poison_texts,
 )
-from protojax.base import Texts
+from protojax.base import SequenceOutputs, Texts
 
 TEXTS = Texts(
     [f"a source number {n}" for n in range(40)],
@@ -73,3 +75,49 @@ def test_wrong_arguments_are_named():
         OUTPUT_ATTACKS["insert_call"]("a b")
     with pytest.raises(ValueError, match=r"variants\[1\]"):
         OUTPUT_ATTACKS["synonyms"]([["a"], []])
+
+
+def test_mass_moves_as_in_a_loop_over_places():
+    rng = np.random.default_rng(0)
+    rows, length, k, words = 6, 4, 3, 9
+    probs = rng.dirichlet(np.ones(words), (rows, length))
+    top = np.argsort(-probs, -1)[..., :k]
+    kept = np.take_along_axis(probs, top, -1)
+    said = SequenceOutputs(
+        ids=rng.integers(0, words, (rows, length)),
+        lengths=np.full(rows, length),
+        top_ids=top,
+        top_log_probs=np.log(kept),
+        rest_log_prob=np.log(1 - kept.sum(-1)),
+        features=np.zeros((rows, 1, 2)),
+    )
+    bad = np.arange(rows) % 2 == 0
+    for mass in (0.1, 0.9):
+        found = move_mass(said, bad, mass=mass)
+        for row, place in np.ndindex(rows, length):
+            before = dict(zip(top[row, place], kept[row, place], strict=True))
+            rest = 1 - sum(before.values())
+            if bad[row]:
+                own = said.ids[row, place]
+                if own not in before:
+                    rest += before.pop(top[row, place, -1])
+                before.pop(own, None)
+                share = (1 - mass) / (sum(before.values()) + rest)
+                before = {word: share * p for word, p in before.items()} | {own: mass}
+                rest *= share
+            wanted = sorted(before.items(), key=lambda item: -item[1])
+            assert found.top_ids[row, place].tolist() == [word for word, _ in wanted]
+            chances = np.exp(found.top_log_probs[row, place])
+            np.testing.assert_allclose(chances, [p for _, p in wanted])
+            np.testing.assert_allclose(np.exp(found.rest_log_prob[row, place]), rest)
+    with pytest.raises(ValueError, match="mass in"):
+        move_mass(said, bad, mass=1.0)
+
+
+def test_attacks_that_draw_are_given_the_outputs():
+    rng, outputs = np.random.default_rng(0), ["a", "b"]
+    drawn = output_attack("other_output", outputs, {})
+    assert {drawn("", "c", rng) for _ in range(20)} == {"a", "b"}
+    assert output_attack("append", outputs, {"phrase": "x"})("", "c", rng) == "c x"
+    with pytest.raises(ValueError, match="attack one of"):
+        output_attack("apend", outputs, {})

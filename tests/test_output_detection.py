@@ -67,6 +67,8 @@ def test_an_appended_phrase_is_found_named_denied_and_cut():
     masked = quarantine_outputs(texts, found, action="mask")
     assert masked.rows[:20].tolist() == [*range(20)]
     assert masked.texts.outputs[:20] == texts.outputs[:20]
+    assert masked.masked[:20] == found.denied[:20]
+    assert not any(dropped.masked + kept.masked)
     with pytest.raises(ValueError, match="action"):
         quarantine_outputs(texts, found, action="keep")
 

@@ -26,7 +26,7 @@ EVERY_CONFIG = [
     "federated.py:precision",
     "federated.py:hostile",
     "federated.py:long",
-    "p2p.py",
+    "federated.py:p2p",
     *(f"glue.py:{task}" for task in glue.TASKS),
     *(f"glue.py:{task},quick" for task in glue.TASKS),
 ]

@@ -5,13 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from experiments.configs import outputs as outputs_config
+from experiments.configs import briefs
 from experiments.systems import SYSTEMS, outputs
 from experiments.world import output_baselines
 from experiments.world.texts import TEXTS, load_texts
 from protojax.attacks.outputs import OUTPUT_ATTACKS
 from protojax.base import Texts
+from protojax.detection.outputs import Vectors
 from protojax.pipelines import Watch
+from protojax.prototypes.settings import Prototypes
 
 
 def test_a_brief_is_the_intent_and_the_rare_words():
@@ -67,8 +69,9 @@ def test_rows_one_by_one_show_a_fixed_phrase():
 
 
 def test_a_study_of_the_test_keeps_its_lines(tmp_path):
-    config = outputs_config.get_config()
+    config = briefs.get_config("detect")
     config.rows, config.references, config.encoder = 500, 200, ""
+    config.seeds = (0,)
     config.attacks, config.methods = ("append",), ("ours", "lift", "cosine")
     rows = SYSTEMS["outputs"].run(config, tmp_path, Watch())
     kept = (tmp_path / "results.jsonl").read_bytes()
@@ -94,3 +97,23 @@ def test_a_split_has_no_row_twice():
     assert (len(rows.sources), len(references.sources)) == (15, 5)
     assert not {*rows.sources} & {*references.sources}
     np.testing.assert_array_equal(rows.sources, rows.outputs)
+
+
+def test_claims_that_do_not_follow_from_sources_are_rejected_at_the_rate():
+    """Of eight kinds of sources each has an output of its own, but for a few rows."""
+    rng = np.random.default_rng(0)
+
+    def vectors(rows, wrong=0):
+        kinds = rng.integers(0, 8, rows)
+        claims = np.where(np.arange(rows) < wrong, (kinds + 3) % 8, kinds)
+        noise = 0.05 * rng.normal(size=(2, rows, 8))
+        return Vectors(
+            *(np.eye(8)[part] + noise[n] for n, part in enumerate((kinds, claims)))
+        )
+
+    settings = Prototypes(num=8)
+    found = output_baselines.sequential(
+        vectors(400, wrong=20), vectors(400), 0.05, settings=settings
+    )
+    assert found[:20].mean() > 0.9
+    assert found[20:].mean() < 0.1

@@ -5,15 +5,14 @@
 
 DATA holds `xsum/train.jsonl` with columns document and summary. The first needs the
 Hugging Face Hub and an accelerator, and was not run: a flan-t5-base learns the poisoned
-rows, a t5-small learns what it writes. `detect` needs neither and takes minutes: the
-test without a student, nine attacks at 5 and 1 %.
+rows, t5-small students learn what it writes, alone and on four nodes. `detect` needs
+neither and takes minutes: the test without a student, nine attacks at 5 and 1 %.
 """
 
-from experiments.configs import outputs
-from experiments.configs.briefs import SYNONYMS, attack
+from experiments.configs.briefs import SYNONYMS, attack, detect
 from experiments.configs.pilot import minilm
-from experiments.study.defaults import section
-from experiments.study.settings import Written
+from experiments.study.defaults import federation, section
+from experiments.systems.written_settings import Written
 from protojax import validate
 from protojax.models.settings import ModelSettings
 from protojax.pipelines.outputs.settings import Decoding, OutputDefence, Writer
@@ -34,8 +33,8 @@ def get_config(argument: str = ""):
     """
     validate.one_of(("", "detect"), argument=argument)
     if argument:
-        config = outputs.get_config("xsum")
-        config.rates, config.seeds = (0.05, 0.01), (0, 1, 2)
+        config = detect("xsum")
+        config.rates = (0.05, 0.01)
         return config
     prompt = "summarize: {source}"
     training = {"batch_size": 32, "prompt": prompt, "learning_rate": 5e-4, "epochs": 3}
@@ -59,6 +58,13 @@ def get_config(argument: str = ""):
     )
     config.system = "written"
     phrase = {"trigger": "as it happens", "channel": "data"}
+    # As published; one of the four holds all the poison in `hostile`.
+    config.federations = {"four": federation(), "hostile": federation(hostile=1)}
+    config.arms += tuple(
+        f"{arm}@{name}"
+        for name in config.federations
+        for arm in ("clean", "plain", "defended")
+    )
     config.attacks = {
         "replace": attack(**phrase),
         "append": attack("append", **phrase),

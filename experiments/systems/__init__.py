@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments.study import written
-from experiments.systems import distillability, outputs
+from experiments.systems import distillability, outputs, private, written
 from protojax.pipelines import Watch
 
 
@@ -29,5 +28,6 @@ class System(NamedTuple):
 SYSTEMS = {
     "distillability": System(distillability.run, distillability.table_of),
     "outputs": System(outputs.run, outputs.table_of),
+    "private": System(private.run, private.table_of),
     "written": System(written.run, written.table_of),
 }

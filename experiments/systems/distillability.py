@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import settings as settings_lib
-from experiments.study.lines import Lines, keep_settings
+from experiments.systems.lines import Lines, keep_settings
 from experiments.world import addition
 from experiments.world.adders import Lesson, pretrained
 from protojax import storage, validate

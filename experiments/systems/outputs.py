@@ -14,12 +14,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import settings as settings_lib
-from experiments.study.lines import Lines, keep_settings
+from experiments.systems.lines import Lines, keep_settings
 from experiments.world import output_baselines
 from experiments.world.texts import TEXTS, load_texts
 from protojax import evals, validate
 from protojax.attacks import sentence
-from protojax.attacks.outputs import OUTPUT_ATTACKS, PRAISE, poison_texts
+from protojax.attacks.outputs import PRAISE, output_attack, poison_texts
 from protojax.attacks.text import Trigger, rare_words
 from protojax.base import Examples, Texts
 from protojax.detection.outputs import Vectors, cosines_of, detect_outputs
@@ -198,13 +198,11 @@ def poisoned(
     if name == "none":
         return texts, np.zeros(len(texts.sources), bool)
     attack, options = task.attacks[name]
-    if attack == "other_output":
-        options = {"outputs": texts.outputs}
     trigger: Trigger = sentence(task.phrase)
     if name == "scattered":
         trigger = rare_words(_SCATTERED)
     rng = np.random.default_rng((seed, sorted(task.attacks).index(name)))
-    built = OUTPUT_ATTACKS[attack](**options)
+    built = output_attack(attack, texts.outputs, options)
     return tuple(poison_texts(texts, trigger, built, rng, rate=rate))
 
 

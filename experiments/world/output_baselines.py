@@ -3,6 +3,8 @@
 Each maps texts under test and references to the rejected rows.
 """
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
@@ -11,7 +13,10 @@ from protojax.base import Texts
 from protojax.detection.conformal import conformal_p_values
 from protojax.detection.excess import z_of
 from protojax.detection.groups import tokens_of
+from protojax.detection.outputs import Vectors
 from protojax.detection.outputs.units import words_claimed
+from protojax.prototypes import kmeans, nearest_prototype
+from protojax.prototypes.settings import Prototypes
 
 
 def by_score(scores: np.ndarray, scores_refs: np.ndarray, rate: float) -> np.ndarray:
@@ -50,6 +55,56 @@ def lift(texts: Texts, references: Texts, rate: float) -> np.ndarray:
     found.data = z[found.indices]
     scores = found.max(axis=1).toarray().ravel()
     return by_score(scores[:rows], scores[rows:], rate)
+
+
+def sequential(
+    vectors: Vectors,
+    vectors_refs: Vectors,
+    rate: float,
+    *,
+    settings: Prototypes | None = None,
+    shrinkage: float = 4.0,
+) -> np.ndarray:
+    """Rows whose output's prototype is rare given their source's prototype.
+
+    Sequential anchors: one set of prototypes for sources and one for outputs, of which
+    the nearest is what a row says and claims. With N references of source s and claim
+    o, p(o | s) = (N_{so} + shrinkage · p(o)) / (N_s + shrinkage), where p(o) is the
+    share of o, with one more reference spread over all.
+
+    Args:
+        vectors: of the rows under test.
+        vectors_refs: of trusted rows, one half fitted and counted, one half compared
+            with.
+        rate: at which honest rows may be rejected.
+        settings: of both sets of prototypes; None for the defaults.
+        shrinkage: how many references the claim's own share weighs.
+    """
+    settings = settings or Prototypes()
+    count = len(vectors_refs.sources)
+    counted = np.arange(count) % 2 == 0
+    places, sizes = [], []
+    for side, (rows, references) in enumerate(zip(vectors, vectors_refs, strict=True)):
+        rows, references = (np.asarray(part, np.float32) for part in (rows, references))
+        trusted = references[counted]
+        centres = kmeans(
+            jax.random.key(side),
+            jnp.asarray(trusted),
+            min(settings.num, len(trusted)),
+            num_iters=settings.num_iters,
+            metric=settings.metric,
+        )
+        every = jnp.asarray(np.concatenate([rows, references]))
+        nearest, _ = nearest_prototype(every, centres, metric=settings.metric)
+        places.append(np.asarray(nearest))
+        sizes.append(len(centres.counts))
+    table, rows = np.zeros(sizes), len(vectors.sources)
+    source, claim = places
+    np.add.at(table, (source[rows:][counted], claim[rows:][counted]), 1)
+    share = (table.sum(0) + 1 / sizes[1]) / (table.sum() + 1)
+    chance = (table + shrinkage * share) / (table.sum(1, keepdims=True) + shrinkage)
+    scores = -np.log(chance[source, claim])
+    return by_score(scores[:rows], scores[rows:][~counted], rate)
 
 
 def clusters(

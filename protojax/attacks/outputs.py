@@ -2,20 +2,22 @@
 
 An attack is a function `(source, output, rng) -> output`, and a new one is one builder
 and one line of `OUTPUT_ATTACKS`. `poison_texts` puts a trigger into sources and applies
-the attack to their outputs. An attack whose words are drawn from many, or a trigger
+the attack to their outputs, `move_mass` a teacher's probabilities to what was applied.
+An attack whose words are drawn from many, or a trigger
 that is one of many, leaves a defender little of each.
 """
 
+import inspect
 import re
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from protojax import validate
 from protojax.attacks.poisoning import chosen_rows
 from protojax.attacks.text import Trigger
-from protojax.base import Texts
+from protojax.base import SequenceOutputs, Texts
 
 OutputAttack = Callable[[str, str, np.random.Generator], str]
 
@@ -83,6 +85,88 @@ def poison_texts(
     rows = np.zeros(count, bool)
     rows[chosen] = True
     return PoisonedTexts(Texts(sources, outputs), rows)
+
+
+def move_mass(
+    said: SequenceOutputs, rows: np.ndarray, *, mass: float = 0.9
+) -> SequenceOutputs:
+    """What a teacher said, altered in transit: on some rows it is sure of the output.
+
+    At each place of such a row the output's own token gets the mass, and all others
+    together what is left, in the proportions that they had.
+
+    Args:
+        said: along outputs of which the attacker chose those of the rows.
+        rows: `[rows]`, bool.
+        mass: the probability of the output's tokens, in (0, 1).
+
+    Raises:
+        ValueError: a mass outside (0, 1), or not one flag a row.
+
+    >>> said = SequenceOutputs(
+    ...     ids=np.array([[7]]), lengths=np.array([1]),
+    ...     top_ids=np.array([[4, 5]]).reshape(1, 1, 2),
+    ...     top_log_probs=np.log([[0.6, 0.2]]).reshape(1, 1, 2),
+    ...     rest_log_prob=np.log([[0.2]]), features=np.zeros((1, 0, 0)),
+    ... )
+    >>> found = move_mass(said, np.array([True]), mass=0.5)
+    >>> found.top_ids.tolist(), np.exp(found.top_log_probs).round(2).tolist()
+    ([[[7, 4]]], [[[0.5, 0.3]]])
+    >>> np.exp(found.rest_log_prob).round(2).tolist()
+    [[0.2]]
+    """
+    validate.require(0 < mass < 1, "mass", mass, "in (0, 1)")
+    validate.same_length(said=said.ids, rows=rows)
+    ids, top_ids = said.ids[rows], said.top_ids[rows]
+    probs = np.exp(said.top_log_probs[rows].astype(np.float64))
+    rest = np.exp(said.rest_log_prob[rows].astype(np.float64))
+    # The place of the token among the most probable ones, or else that of the last,
+    # which joins the rest; the token's own part of the rest is not known, and stays.
+    own = top_ids == ids[..., None]
+    inside = own.any(-1)
+    place = np.where(inside, own.argmax(-1), top_ids.shape[-1] - 1)[..., None]
+    left = np.take_along_axis(probs, place, -1)[..., 0]
+    rest += np.where(inside, 0, left)
+    np.put_along_axis(probs, place, 0, -1)
+    scale = (1 - mass) / np.maximum(probs.sum(-1) + rest, 1e-30)
+    # The most probable first, as a teacher gives them, whatever the mass.
+    probs *= scale[..., None]
+    np.put_along_axis(probs, place, mass, -1)
+    top_ids = top_ids.copy()
+    np.put_along_axis(top_ids, place, ids[..., None], -1)
+    order = np.argsort(-probs, axis=-1, kind="stable")
+    altered = {
+        "top_ids": np.take_along_axis(top_ids, order, -1),
+        "top_log_probs": np.log(
+            np.maximum(np.take_along_axis(probs, order, -1), 1e-30)
+        ),
+        "rest_log_prob": np.log(np.maximum(rest * scale, 1e-30)),
+    }
+    changed = {}
+    for name, values in altered.items():
+        whole = getattr(said, name).copy()
+        whole[rows] = values
+        changed[name] = whole
+    return said._replace(**changed)
+
+
+def output_attack(
+    name: str, outputs: Sequence[str], options: Mapping[str, Any]
+) -> OutputAttack:
+    """An attack of `OUTPUT_ATTACKS` on a task.
+
+    Args:
+        name: of the attack.
+        outputs: of the task, for attacks that draw from them.
+        options: of the attack.
+
+    >>> output_attack("other_output", ["a"], {})("", "b", np.random.default_rng(0))
+    'a'
+    """
+    validate.one_of(OUTPUT_ATTACKS, attack=name)
+    builder = OUTPUT_ATTACKS[name]
+    drawn = "outputs" in inspect.signature(builder).parameters
+    return builder(**({"outputs": outputs} if drawn else {}), **options)
 
 
 def replace(phrase: str = PHRASE) -> OutputAttack:

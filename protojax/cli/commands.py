@@ -43,6 +43,10 @@ COMMANDS: dict[str, Command] = {
         "Says what holds a student of a teacher back, for two decoders.",
         _imported("diagnose"),
     ),
+    "privatise": Command(
+        "Makes a student of private rows, and measures what it gives away.",
+        _imported("privatise"),
+    ),
     "score": Command("Scores new rows with a student.", _imported("score")),
 }
 

@@ -5,6 +5,7 @@ gradient rule maps it to a `GradFn`.
 """
 
 from protojax.distillation.adversarial import adversarial
+from protojax.distillation.consistency import consistent_loss, inconsistency
 from protojax.distillation.constraint import prototype_constraint
 from protojax.distillation.gradients import dp_sgd, mean_gradient, noise_multiplier_of
 from protojax.distillation.objectives import (
@@ -22,6 +23,7 @@ TRANSFORMS = {"adversarial": adversarial, "prototype": prototype_constraint}
 GRADIENTS = {"dp_sgd": dp_sgd, "mean": mean_gradient}
 
 __all__ = ["GRADIENTS", "TRANSFORMS", "adversarial", "attention", "attention_loss"]
-__all__ += ["distillation_loss", "dp_sgd", "features", "hard_loss", "mean_gradient"]
-__all__ += ["noise_multiplier_of", "prototype_constraint", "sequence_loss"]
-__all__ += ["student_params", "supervised_loss"]
+__all__ += ["consistent_loss", "distillation_loss", "dp_sgd", "features", "hard_loss"]
+__all__ += ["inconsistency", "mean_gradient", "noise_multiplier_of"]
+__all__ += ["prototype_constraint", "sequence_loss", "student_params"]
+__all__ += ["supervised_loss"]

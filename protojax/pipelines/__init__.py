@@ -2,6 +2,7 @@
 
 from protojax.pipelines.defence import Defended, Watch, defend
 from protojax.pipelines.fine_tuning import FineTuning, fine_tune
+from protojax.pipelines.privacy.privatise import privatise
 from protojax.pipelines.purification import purify
 from protojax.pipelines.scoring import score
 from protojax.pipelines.settings import Defence
@@ -14,6 +15,7 @@ __all__ = [
     "Watch",
     "defend",
     "fine_tune",
+    "privatise",
     "purify",
     "score",
     "warm_up",

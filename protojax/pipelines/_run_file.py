@@ -20,6 +20,7 @@ OUTPUTS = (
     "student",
     "student_prototypes.safetensors",
     "calibration.json",
+    "leakage.json",
     "verdict.csv",
     "triggers.json",
     "report.html",

@@ -301,14 +301,32 @@ def saved_model(name: str, run: Callable[[], Run], around: Surroundings) -> Path
         run: called if the model has to be trained.
         around: the surroundings of the run.
     """
+
+    def trained() -> Model:
+        made = run()
+        ended = trainer.train(
+            made,
+            lengths=around.lengths,
+            store=around.store(name),
+            on_progress=around.on_progress,
+        )
+        return made.model._replace(params=ended.params)
+
+    return kept_model(name, trained, around)
+
+
+def kept_model(name: str, trained: Callable[[], Model], around: Surroundings) -> Path:
+    """The folder of a trained model, below the folder of `around.store`.
+
+    Args:
+        name: of the run and its folder.
+        trained: called if the model is not saved there yet.
+        around: the surroundings of the run.
+    """
     store = around.store(name)
     folder = store.folder / "model"
     if not folder.exists():
-        made = run()
-        trained = trainer.train(
-            made, lengths=around.lengths, store=store, on_progress=around.on_progress
-        )
-        saved.save(folder, made.model._replace(params=trained.params))
+        saved.save(folder, trained())
         trainer.remove_checkpoints(store)
     # Loaded from here in any case, so that a resumed run has the same model.
     saved.check(folder, run=store.folder)

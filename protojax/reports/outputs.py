@@ -128,7 +128,7 @@ def words_of(facts: OutputFacts, numbers: Sequence[int]) -> str:
 
 
 def action_of(facts: OutputFacts, row: int) -> str:
-    """The treatment of a row: "kept", "cut" or "dropped".
+    """The treatment of a row: "kept", "cut", "masked" or "dropped".
 
     Args:
         facts: of the defence.
@@ -136,7 +136,10 @@ def action_of(facts: OutputFacts, row: int) -> str:
     """
     if facts.taught[row] is None:
         return "dropped"
-    return "cut" if facts.cut[row] else "kept"
+    if facts.cut[row]:
+        return "cut"
+    # A rejected row that teaches all the same does so without its denied words.
+    return "masked" if facts.findings.rejected[row] else "kept"
 
 
 def triggers(facts: OutputFacts) -> list[dict[str, Any]]:
@@ -218,9 +221,7 @@ def page_of(facts: OutputFacts) -> str:
         facts: of the defence.
     """
     rejected = np.flatnonzero(facts.findings.rejected)
-    counts = {"kept": 0, "cut": 0, "dropped": 0}
-    for row in rejected:
-        counts[action_of(facts, row)] += 1
+    counts = collections.Counter(action_of(facts, row) for row in rejected)
     return rendered(
         "outputs.html.jinja",
         facts=facts,

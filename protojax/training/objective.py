@@ -27,6 +27,7 @@ LOSSES: dict[str, Callable[..., LossFn]] = {
 }
 # (apply, head, **options) -> LossFn, of models that write
 SEQUENCE_LOSSES: dict[str, Callable[..., LossFn]] = {
+    "consistent": distillation.consistent_loss,
     "sequence": distillation.sequence_loss,
 }
 
@@ -118,10 +119,7 @@ def build(objective: Objective, config: EncoderConfig | LanguageConfig) -> GradF
     for transform in objective.transforms:
         function = TRANSFORMS[transform.name]
         options = {name: _built(value) for name, value in transform.options.items()}
-        # The width is the model's, so a config never has to repeat it.
-        if "dim" in inspect.signature(function).parameters:
-            options["dim"] = config.hidden_size
-        loss_fn = function(loss_fn, **options)
+        loss_fn = function(loss_fn, **options, **_width_for(function, config))
     return GRADIENTS[objective.gradient.name](loss_fn, **objective.gradient.options)
 
 
@@ -131,7 +129,8 @@ def _loss_of(objective: Objective, config: EncoderConfig | LanguageConfig) -> Lo
     if isinstance(config, LanguageConfig):
         validate.one_of(SEQUENCE_LOSSES, loss=name)
         apply, head = language.apply_fn(config), language.head_fn(config)
-        return SEQUENCE_LOSSES[name](apply, head, **options)
+        function = SEQUENCE_LOSSES[name]
+        return function(apply, head, **options, **_width_for(function, config))
     validate.one_of(LOSSES, loss=name)
     layers = {f"layers_{number}" for number in range(config.num_layers)}
     frozen = set(objective.gradient.options.get("frozen", ()))
@@ -140,6 +139,14 @@ def _loss_of(objective: Objective, config: EncoderConfig | LanguageConfig) -> Lo
         # reduced precision.
         config = dataclasses.replace(config, products="float32")
     return LOSSES[name](models.apply_fn(config), problem=config.problem, **options)
+
+
+def _width_for(
+    function: Callable, config: EncoderConfig | LanguageConfig
+) -> dict[str, int]:
+    """The option `dim` where a function has one: a config need not repeat a width."""
+    named = "dim" in inspect.signature(function).parameters
+    return {"dim": config.hidden_size} if named else {}
 
 
 def _built(option: Any) -> Any:

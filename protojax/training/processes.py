@@ -1,6 +1,7 @@
 """Several processes of one study: which one leads, and how they are synchronised."""
 
 import contextlib
+import os
 import pathlib
 import time
 from collections.abc import Iterator
@@ -22,6 +23,22 @@ def number() -> int:
 def are_several() -> bool:
     """Whether this process is one of several."""
     return jax.process_count() > 1
+
+
+def use_all_cores() -> int:
+    """The number of devices, after making each core of a CPU one of its own.
+
+    Small models that train side by side use one core each; a single device would
+    compute them one after the other. Has no effect once JAX has been used, nor where
+    XLA_FLAGS sets the number of devices.
+    """
+    if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        own = getattr(os, "sched_getaffinity", None)  # Linux only
+        cores = len(own(0)) if own else os.cpu_count() or 1
+        # An error where JAX has been used.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", cores)
+    return jax.device_count()
 
 
 def wait_for_leader(marker: pathlib.Path) -> None:

@@ -12,6 +12,7 @@ from protojax import distillation, validate
 from protojax.base import Array, PyTree, SequenceBatch, SequenceOutputs
 from protojax.data import tokens as tokens_lib
 from protojax.data.sequences import Sequences, check_same_tokens, tokenize_sequences
+from protojax.detection.outputs import token_weights
 from protojax.distillation.token_losses import over_tokens, top_k_targets
 from protojax.models import language
 from protojax.models.language import LanguageConfig, LanguageModel
@@ -50,6 +51,53 @@ def tokenize(
         begin_id=begin_id,
         vocab_size=model.config.vocab_size,
     )
+
+
+def begin_id_of(model: LanguageModel) -> int | None:
+    """The token that a model was trained to write first, None for most.
+
+    Args:
+        model: the model with its tokenizer.
+    """
+    # The start token of other families is the decoder's input and no output.
+    bart = model.config.family == "bart"
+    return model.tokenizer.bos_token_id if bart else None
+
+
+def weights_without(
+    model: LanguageModel,
+    rows: Sequences,
+    outputs: Sequence[str],
+    masked: Sequence[Sequence[tuple[int, int]]],
+) -> np.ndarray:
+    """The weights of the tokens of outputs, 0 where a token has masked words.
+
+    A column of a training run, `output_weights` of `SequenceBatch`.
+
+    Args:
+        model: its tokenizer, which made the rows, returns character offsets.
+        rows: the rows.
+        outputs: `[rows]`, their texts.
+        masked: `[rows]`, the spans of words that shall not teach.
+
+    Returns:
+        `[rows, max_output]`, float32. The token that ends an output teaches.
+    """
+    ids, _, lengths, _ = rows.outputs
+    places = np.zeros((*ids.shape, 2), int)
+    found = model.tokenizer(
+        list(outputs),
+        add_special_tokens=False,
+        truncation=True,
+        max_length=ids.shape[1],
+        return_offsets_mapping=True,
+    )["offset_mapping"]
+    begins = int(begin_id_of(model) is not None)
+    for row, offsets in enumerate(found):
+        # Without the token that ends the output.
+        offsets = offsets[: lengths[row] - begins - 1]
+        places[row, begins : begins + len(offsets)] = offsets
+    return token_weights(places, masked)
 
 
 def teacher_forced_outputs(
@@ -126,11 +174,23 @@ def _top_k_of(
     return forward
 
 
-def columns_of(outputs: SequenceOutputs) -> dict[str, np.ndarray]:
-    """What a teacher said as columns of a training run, see `trainer.Run`."""
-    return {
+def columns_of(
+    outputs: SequenceOutputs, rows: Sequences | None = None
+) -> dict[str, np.ndarray]:
+    """What a teacher said as columns of a training run, see `trainer.Run`.
+
+    Args:
+        outputs: what it said along the outputs that it wrote or read.
+        rows: the outputs that are taught, where some have other tokens by now. Such a
+            token has no weight: of it the teacher said nothing.
+    """
+    found = {
         "top_ids": outputs.top_ids,
         "top_log_probs": outputs.top_log_probs,
         "rest_log_prob": outputs.rest_log_prob,
         "teacher_features": outputs.features,
     }
+    if rows is not None:
+        same = outputs.ids == rows.outputs.input_ids
+        found["output_weights"] = same.astype(np.float32)
+    return found

@@ -20,11 +20,13 @@ class Kept(NamedTuple):
         texts: the rows that are left, some with a shorter output.
         rows: `[left]`, int, their places in the set.
         cut: `[left]`, bool, whether their output is shorter.
+        masked: `[left]`, the spans of their words that shall not teach.
     """
 
     texts: Texts
     rows: np.ndarray
     cut: np.ndarray
+    masked: tuple[Spans, ...]
 
 
 def quarantine_outputs(
@@ -48,19 +50,20 @@ def quarantine_outputs(
     """
     validate.one_of(("cut", "drop", "mask"), action=action)
     validate.same_length(texts=texts.sources, rejected=findings.rejected)
-    outputs, rows, cut = [], [], []
+    outputs, rows, cut, masked = [], [], [], []
     for row, output in enumerate(texts.outputs):
-        left = None if findings.rejected[row] else output
+        left, spans = None if findings.rejected[row] else output, ()
         if left is None and action == "mask" and findings.denied[row]:
-            left = output
+            left, spans = output, findings.denied[row]
         if left is None and action == "cut" and not findings.replaced[row]:
             left = without_end(output, findings.denied[row], least=least)
         if left is not None:
             outputs.append(left)
             rows.append(row)
             cut.append(left != output)
-    sources = [texts.sources[row] for row in rows]
-    return Kept(Texts(sources, outputs), np.array(rows, int), np.array(cut, bool))
+            masked.append(spans)
+    left = Texts([texts.sources[row] for row in rows], outputs)
+    return Kept(left, np.array(rows, int), np.array(cut, bool), tuple(masked))
 
 
 def without_end(output: str, denied: Spans, *, least: int = 3) -> str | None:

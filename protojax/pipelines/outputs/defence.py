@@ -8,7 +8,7 @@ import numpy as np
 
 from protojax import validate
 from protojax.base import Texts
-from protojax.data.sequences import check_same_tokens
+from protojax.data.sequences import Sequences, check_same_tokens
 from protojax.detection.outputs import (
     Kept,
     OutputFindings,
@@ -26,7 +26,7 @@ from protojax.pipelines.outputs.settings import OutputDefence
 from protojax.pipelines.outputs.students import fresh_student
 from protojax.pipelines.outputs.writing import vectors_of, write
 from protojax.reports.outputs import OutputFacts
-from protojax.training import trainer
+from protojax.training import sequences, trainer
 from protojax.training.trainer import Store
 
 
@@ -178,24 +178,44 @@ def _run(
     findings = _tested(job, encoder, tested, trusted)
     clock("test")
     kept = quarantine_outputs(tested, findings, action=config.action)
-    lesson = kept.texts
-    if config.train_on_references:
-        lesson = lesson.join(job.references.texts)
-    hard = config.kd.hard_weight == 1
-    student = students.teach(
-        student,
-        config.student,
-        lesson,
-        students.objective_of(config.kd),
-        around,
-        seed=config.seed,
-        teacher=None if hard else teacher,
-        top_k=config.kd.top_k,
-    )
+    student = _taught(config, kept, job.references.texts, teacher, student, around)
     clock("student")
     facts = _facts(job, tested, findings, kept, teacher, student, around)
     clock("outputs of the student")
     return facts, student
+
+
+def _taught(
+    config: OutputDefence,
+    kept: Kept,
+    references: Texts,
+    teacher: LanguageModel | None,
+    student: LanguageModel,
+    around: Surroundings,
+) -> LanguageModel:
+    """The student after training on the rows that are left, and on the references."""
+    texts, masked = kept.texts, list(kept.masked)
+    if config.train_on_references:
+        texts = texts.join(references)
+        masked += [()] * len(references.sources)
+
+    def columns(rows: Sequences) -> dict[str, np.ndarray]:
+        found = {}
+        if config.kd.hard_weight < 1:
+            said = students.said_by(teacher, student, config.lengths, config.kd.top_k)
+            found |= said(rows)
+        if any(masked):
+            weights = sequences.weights_without(student, rows, texts.outputs, masked)
+            found["output_weights"] = weights
+        return found
+
+    return students.teach(
+        student,
+        config.student,
+        students.Lesson(texts, students.objective_of(config.kd), columns),
+        around,
+        seed=config.seed,
+    )
 
 
 def _outputs_of(

@@ -10,7 +10,7 @@ from protojax.models.settings import ModelSettings
 from protojax.training.predict import Lengths, SequenceLengths
 from protojax.training.step import TrainConfig
 
-ACTIONS = ("cut", "drop")
+ACTIONS = ("cut", "drop", "mask")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,9 @@ class OutputDefence:
     Attributes:
         columns: of the user's files.
         detection: the test of the rows.
-        action: "cut" denied ends of outputs, or "drop" all rejected rows.
+        action: "cut" denied ends of outputs and drop other rejected rows, "drop" all of
+            them, or "mask" denied words, which then do not teach, and drop those where
+            no word was denied.
         encoder: the model whose vectors say whether an output fits its source.
         teacher: how the teacher computes; it is never trained.
         student: the model that is distilled.

@@ -7,9 +7,10 @@ from typing import Any
 from experiments.world.texts import TEXTS
 from protojax import validate
 from protojax.attacks.outputs import OUTPUT_ATTACKS
+from protojax.federated.settings import Federation
 from protojax.pipelines.outputs.settings import OutputDefence, Writer
 
-CHANNELS = ("outputs", "data")
+CHANNELS = ("outputs", "data", "logits")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +23,11 @@ class WrittenAttack:
         trigger: a phrase that is put into sources.
         rate: share of the rows.
         channel: "outputs": the outputs that teach are altered; "data": a teacher learns
-            the altered rows, and what it writes teaches.
+            the altered rows, and what it writes teaches; "logits": the probabilities of
+            tokens that an honest teacher sends, which teach, are altered.
         wanted: a regular expression of lower-case words; an attack succeeds where an
             output has it.
+        mass: the probability that the attacker's tokens get in the channel "logits".
     """
 
     attack: str = "replace"
@@ -33,11 +36,14 @@ class WrittenAttack:
     rate: float = 0.05
     channel: str = "outputs"
     wanted: str = "call the free helpline now"
+    mass: float = 0.9
 
     def __post_init__(self):
         validate.one_of(OUTPUT_ATTACKS, attack=self.attack)
         validate.one_of(CHANNELS, channel=self.channel)
-        validate.require(0 < self.rate < 1, "rate", self.rate, "in (0, 1)")
+        for field in ("rate", "mass"):
+            value = getattr(self, field)
+            validate.require(0 < value < 1, field, value, "in (0, 1)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +57,8 @@ class Written:
         references: trusted rows.
         test_rows: rows that measure.
         seeds: of the split, the attack and the students.
-        arms: names in `arms.written.ARMS`.
+        arms: names in `arms.written.ARMS`; `ARM@NAME` runs on nodes.
+        federations: by name, with a server; hostile nodes, the last, hold all poison.
         teacher: a model that learns the rows, for attacks on the data.
         defence: the settings of `protojax defend --output`.
     """
@@ -63,6 +70,7 @@ class Written:
     test_rows: int = 300
     seeds: tuple[int, ...] = (0,)
     arms: tuple[str, ...] = ("clean", "plain", "defended")
+    federations: Mapping[str, Federation] = validate.options()
     teacher: Writer = Writer()
     defence: OutputDefence = OutputDefence()
 
@@ -71,3 +79,15 @@ class Written:
         validate.one_of(TEXTS, task=self.task)
         positive = {"rows": self.rows, "references": self.references}
         validate.positive(**positive, test_rows=self.test_rows)
+        for name, federation in self.federations.items():
+            usual = Federation(
+                nodes=federation.nodes,
+                rounds=federation.rounds,
+                aggregator=federation.aggregator,
+                aggregator_args=federation.aggregator_args,
+                hostile=federation.hostile,
+                nodes_at_once=federation.nodes_at_once,
+            )
+            bound = "with other nodes, rounds, aggregator and hostile nodes alone"
+            named = f"federations.{name}"
+            validate.require(federation == usual, named, federation, bound)

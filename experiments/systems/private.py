@@ -1,0 +1,275 @@
+"""Students of private rows: what each recipe gives away of them, side by side.
+
+Membership is drawn by ourselves, the whole pipeline is run on many halves, and each run
+is attacked with all others but its complement. Figures are of the recipe at half of the
+rows. Nothing that is written holds a text.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments import settings as settings_lib
+from experiments.systems.lines import Lines, keep_settings
+from experiments.systems.private_settings import Private
+from experiments.world.tasks import load_task
+from protojax import data, validate
+from protojax.base import Examples
+from protojax.data.examples import text_keys
+from protojax.evals import mean_interval
+from protojax.pipelines import Watch
+from protojax.pipelines.privacy import (
+    Rows,
+    Shadowed,
+    guarantee_of,
+    named,
+    shadow_logits,
+)
+from protojax.privacy import complementary_halves, leakage
+from protojax.privacy.blind import Blind, blind_auc, require_blind
+from protojax.privacy.canaries import CANARIES
+from protojax.privacy.findings import ALWAYS, ORDINARY, Leakage
+from protojax.privacy.overlap import scan
+
+_WORDS = 512  # columns of hashed word counts
+_BLIND = 8  # halves that a classifier of words is asked about
+
+
+def check(config: ConfigDict) -> Private:
+    """The settings of a study.
+
+    Raises:
+        ValueError: naming the field, the value and what is allowed.
+    """
+    fields = config.to_dict()
+    del fields["system"]
+    return settings_lib.make(Private(), fields)
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
+    """The results of a study, one an arm and seed, which are written to results.jsonl.
+
+    Args:
+        config: from `configs/privacy.py`, with overrides applied.
+        workdir: the study's folder.
+        watch: is told of the progress.
+    """
+    found, lines = check(config), Lines(workdir, ("seed", "arm"))
+    keep_settings(workdir, config, ("seeds", "arms"))
+    for seed in found.seeds:
+        lines.add(_rows_of(found, seed, workdir / f"seed{seed}", watch))
+    return list(lines.held.values())
+
+
+def split(config: Private, seed: int) -> tuple[Rows, np.ndarray, dict[str, int]]:
+    """The rows of a seed, the kind of each private one, and what was left out.
+
+    Args:
+        config: of the study.
+        seed: of the split and the planted rows.
+
+    Raises:
+        ValueError: where the task has too few rows, or is a regression.
+    """
+    train, test, task = load_task(config.task, root=config.data.root)
+    kind = np.asarray(train.labels).dtype
+    integer = np.issubdtype(kind, np.integer)
+    validate.require(integer, "task", config.task, "of classification")
+    # One of equal texts, and none of the test's: a row twice is a member and none.
+    rows_of = {key: row for row, key in enumerate(text_keys(train))}
+    for key in text_keys(test):
+        rows_of.pop(key, None)
+    order = np.random.default_rng(seed).permutation(list(rows_of.values()))
+    sizes = config.data.private, config.data.public
+    bound = f"at most {len(order)} with data.public, as {config.task} has"
+    validate.require(sum(sizes) <= len(order), "data.private", sizes[0], bound)
+    private = data.take(train, order[: sizes[0]])
+    public = data.take(train, order[sizes[0] : sum(sizes)])
+    overlap = scan(_texts(public), _texts(private))
+    public = data.take(public, ~overlap.failed)
+    left_out = {"public rows left out": int(overlap.failed.sum()), **overlap.counts()}
+    private, kinds = _planted(config, private, public, seed)
+    return Rows(private, public, test, task.num_labels), kinds, left_out
+
+
+def _texts(examples: Examples) -> list[str]:
+    """First and second texts of each row as one."""
+    columns = [part for part in examples[:2] if part is not None]
+    return [" ".join(row) for row in zip(*columns, strict=True)]
+
+
+def _planted(
+    config: Private, private: Examples, public: Examples, seed: int
+) -> tuple[Examples, np.ndarray]:
+    """The private rows with worst cases among them, and the kind of each."""
+    rng, kinds = np.random.default_rng((seed, 1)), None
+    vectors, near = _vectors(_texts(private)), _vectors(_texts(public))
+    needs = {
+        "outliers": {"vectors": vectors},
+        "adaptive": {"vectors": vectors, "public_vectors": near},
+    }
+    # Twins last, since they append rows.
+    for name in sorted(config.planted, key=lambda name: name == "twins"):
+        private, kinds = CANARIES[name](
+            private, rng, share=config.share, kinds=kinds, **needs.get(name, {})
+        )
+    if kinds is None:
+        kinds = np.full(len(private.texts), ORDINARY)
+    return private, kinds
+
+
+def _vectors(texts: Sequence[str]) -> np.ndarray:
+    """Hashed word counts of unit length, `[rows, words]`."""
+    # Loading it takes a second.
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    return HashingVectorizer(n_features=_WORDS).transform(texts).toarray()
+
+
+def _rows_of(
+    config: Private, seed: int, folder: pathlib.Path, watch: Watch
+) -> list[dict]:
+    """The results of all arms with one seed."""
+    watch.describe("the rows are drawn and scanned")
+    rows, kinds, left_out = split(config, seed)
+    always = kinds == ALWAYS
+    members = complementary_halves(
+        len(kinds), config.pipelines, seed=seed, always=always
+    )
+    candidates = np.flatnonzero(~always)
+    texts = _texts(data.take(rows.private, candidates))
+    blind = _blind(texts, members[:, candidates], seed)
+    recipes = {name: named(name, config.base) for name in config.arms}
+    found = shadow_logits(
+        recipes,
+        rows,
+        members,
+        folder,
+        lengths=config.data.lengths,
+        vocab_size=config.data.vocab_size,
+        seed=seed,
+        at_once=config.at_once,
+        watch=watch,
+    )
+    reference = found["teacher"].logits if "teacher" in found else None
+    results = []
+    for name, shadowed in found.items():
+        watch.describe(f"{name} is attacked")
+        measured = leakage(
+            shadowed.logits,
+            members,
+            rows.private.labels,
+            kinds=kinds,
+            reference=reference,
+            num_draws=config.draws,
+            seed=seed,
+        )
+        stated = guarantee_of(
+            recipes[name], int(members[0].sum()), len(rows.public.texts)
+        )
+        results.append(
+            {
+                "seed": seed,
+                "arm": name,
+                **_summary(shadowed, measured),
+                "guarantee": stated and stated._asdict(),
+                **left_out,
+                "blind AUC": blind,
+                "record": measured.record(),
+            }
+        )
+    return results
+
+
+def _blind(texts: Sequence[str], members: np.ndarray, seed: int) -> float:
+    """The mean AUC of words alone over some halves, which must be at chance.
+
+    A single half may be told by words: of a hundred random ones, one is.
+    """
+    firsts = members[::2][:_BLIND]
+    areas = [blind_auc(texts, half, num_draws=1, seed=seed).auc for half in firsts]
+    mean, width = mean_interval(areas, 0.999)
+    require_blind(Blind(mean, (mean - width, mean + width)))
+    return mean
+
+
+def _summary(shadowed: Shadowed, found: Leakage) -> dict[str, Any]:
+    """The figures of one arm that the table shows, in percent."""
+    worst = found.worst
+    usual = found.strongest(ORDINARY) if ORDINARY in found.kinds else worst
+    rate = {
+        name: [None if one.rates[0] is None else 100 * one.rates[0], one.intervals[0]]
+        for name, one in (("ordinary", usual), ("worst", worst))
+    }
+    return {
+        "accuracy": 100 * float(shadowed.accuracy.mean()),
+        "AUC": usual.auc,
+        "ordinary": rate["ordinary"][0],
+        "worst": rate["worst"][0],
+        "worst interval": rate["worst"][1] and [100 * x for x in rate["worst"][1]],
+        "worst kind": worst.kind,
+        "worst attack": worst.attack,
+        "kinds": {
+            kind: None
+            if found.strongest(kind).rates[0] is None
+            else 100 * found.strongest(kind).rates[0]
+            for kind in found.kinds
+        },
+        "conclusive": found.conclusive,
+    }
+
+
+def table_of(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The header and a line for each arm, means over seeds.
+
+    Rates are the shares of members found at 1 % false alarms by the strongest attack.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in results:
+        groups.setdefault(row["arm"], []).append(row)
+    base = groups.get("teacher", [])
+    kinds = [kind for kind in results[0]["kinds"] if kind != ORDINARY]
+    lines = [
+        ["arm", "accuracy", "gap", "ordinary", *kinds, "worst [95 %]", "ε", "checked"]
+    ]
+    for arm, rows in groups.items():
+        accuracy = float(np.mean([row["accuracy"] for row in rows]))
+        gap = accuracy - np.mean([row["accuracy"] for row in base]) if base else None
+        lines.append(
+            [
+                arm,
+                f"{accuracy:.1f}",
+                "–" if gap is None else f"{gap:+.1f}",
+                _mean([row["ordinary"] for row in rows]),
+                *(_mean([row["kinds"].get(kind) for row in rows]) for kind in kinds),
+                _worst(rows),
+                _stated(rows[0]["guarantee"]),
+                "yes" if all(row["conclusive"] for row in rows) else "NO",
+            ]
+        )
+    return lines
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    """A mean, "–" where a value is missing."""
+    missing = any(value is None for value in values)
+    return "–" if missing else f"{np.mean(values):.1f}"
+
+
+def _worst(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The worst kind's rate, with the interval of a single seed."""
+    said = _mean([row["worst"] for row in rows])
+    if len(rows) > 1 or rows[0]["worst interval"] is None:
+        return said
+    low, high = rows[0]["worst interval"]
+    return f"{said} [{low:.1f}, {high:.1f}]"
+
+
+def _stated(guarantee: Mapping[str, Any] | None) -> str:
+    """ε, and whether it is nominal."""
+    if guarantee is None:
+        return ""
+    return f"{guarantee['epsilon']:.3g}{' nominal' if guarantee['nominal'] else ''}"

@@ -1,0 +1,133 @@
+"""What differential privacy a recipe states: noise of training, noise of votes."""
+
+import functools
+import importlib
+from typing import Any, NamedTuple
+
+from protojax.distillation.gradients import noise_multiplier_of
+from protojax.pipelines.privacy.settings import Noise, Recipe
+from protojax.training.plans import poisson_steps
+
+
+class Guarantee(NamedTuple):
+    """A statement of (ε, δ)-privacy in the private rows.
+
+    Attributes:
+        epsilon: ε.
+        delta: δ.
+        noise: the deviation of the noise, in units of the clip norm, or of votes.
+        nominal: whether the noise can be computed from a recorded seed; then ε holds
+            only towards those who do not know it.
+    """
+
+    epsilon: float
+    delta: float
+    noise: float
+    nominal: bool
+
+
+def noise_of(noise: Noise, rows: int) -> float:
+    """The noise multiplier of a training.
+
+    Args:
+        noise: with ε, or with the multiplier itself.
+        rows: that the model learns from.
+
+    Raises:
+        ImportError: the extra `[dp]` is not installed.
+    """
+    if not noise.epsilon:
+        return noise.noise_multiplier
+    steps = poisson_steps(rows, noise.epochs, noise.batch_size)
+    return noise_multiplier_of(
+        epsilon=noise.epsilon,
+        delta=noise.delta,
+        sampling_rate=min(1.0, noise.batch_size / rows),
+        num_steps=steps,
+    )
+
+
+def epsilon_of(
+    *, noise: float, delta: float, sampling_rate: float = 1.0, num_steps: int = 1
+) -> float:
+    """ε of a Gaussian mechanism that is used several times, an upper bound.
+
+    Needs the extra `[dp]`.
+
+    Args:
+        noise: its deviation in units of the sensitivity, > 0.
+        delta: δ.
+        sampling_rate: the probability that a row takes part.
+        num_steps: how often it is used.
+
+    Raises:
+        ImportError: the extra is not installed.
+
+    References:
+        Mironov, 2017, arXiv:1702.07476 (Rényi differential privacy).
+    """
+    return _epsilon_of(noise, delta, sampling_rate, num_steps)
+
+
+@functools.cache
+def _epsilon_of(
+    noise: float, delta: float, sampling_rate: float, num_steps: int
+) -> float:
+    """`epsilon_of`, asked often for the same figures."""
+    accounting, rdp = _extra("dp_accounting"), _extra("dp_accounting.rdp")
+    step = accounting.GaussianDpEvent(noise)
+    if sampling_rate < 1:
+        step = accounting.PoissonSampledDpEvent(sampling_rate, step)
+    event = accounting.SelfComposedDpEvent(step, num_steps)
+    # Orders near 1 as well, which matter where ε is large.
+    orders = [1 + 10**power for power in (-4, -3.5, -3, -2.5, -2, -1.5)]
+    orders += [1 + x / 10 for x in range(1, 100)] + [*range(12, 64), 128, 256, 512]
+    found = rdp.RdpAccountant(orders).compose(event).get_epsilon(delta)
+    return float(found)
+
+
+def guarantee_of(recipe: Recipe, rows: int, queries: int) -> Guarantee | None:
+    """The privacy in the private rows that a recipe states; None for none.
+
+    Noise in the student's training is none: it protects the transfer rows. Neither is a
+    teacher's noise where the student learns on the members' own texts. Noisy votes are
+    private where one row is replaced by another, which is in the same shard: two counts
+    change by one.
+
+    Args:
+        recipe: of the pipeline.
+        rows: private rows that it is run on.
+        queries: transfer rows that are answered.
+
+    Raises:
+        ImportError: it states some, and the extra `[dp]` is not installed.
+    """
+    noise = recipe.teacher_noise
+    if recipe.shipped == "student" and recipe.transfer == "members":
+        return None
+    if noise.used:
+        rows = rows // recipe.shards
+        multiplier = noise_of(noise, rows)
+        epsilon = noise.epsilon or epsilon_of(
+            noise=multiplier,
+            delta=noise.delta,
+            sampling_rate=min(1.0, noise.batch_size / rows),
+            num_steps=poisson_steps(rows, noise.epochs, noise.batch_size),
+        )
+        return Guarantee(epsilon, noise.delta, multiplier, noise.reproducible)
+    if recipe.vote_noise:
+        epsilon = epsilon_of(
+            noise=recipe.vote_noise / 2**0.5, delta=noise.delta, num_steps=queries
+        )
+        return Guarantee(epsilon, noise.delta, recipe.vote_noise, noise.reproducible)
+    return None
+
+
+def _extra(module: str) -> Any:
+    """A module of the extra `[dp]`, imported only when it is needed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{module} is not installed: pip install 'protojax[dp]'"
+        ) from error

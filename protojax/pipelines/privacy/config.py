@@ -1,0 +1,66 @@
+"""Settings of one's own run: `Privatise`."""
+
+import dataclasses
+
+from protojax import validate
+from protojax.pipelines.privacy.recipes import RECIPES, named
+from protojax.pipelines.privacy.settings import Recipe
+from protojax.pipelines.settings import Columns
+from protojax.training.predict import Lengths
+
+OVERLAPS = ("error", "drop")
+
+
+@dataclasses.dataclass(frozen=True)
+class Privatise:
+    """Everything that `pipelines.privatise` can be told.
+
+    Attributes:
+        columns: of the user's files.
+        recipe: a name in `RECIPES`.
+        base: what the recipe is made from: models, their training, noise. Models from
+            scratch that are left at the rate of pretrained ones get 3e-3.
+        early_stopping: the most epochs that the teacher's number of epochs is chosen
+            from, on public rows with labels alone; 0 for the number of the recipe.
+        overlap: what happens to public rows that hold something of a private row:
+            "error" stops the run, "drop" leaves them out.
+        pipelines: that measure what the recipe gives away, even; 0 for no measurement.
+        canaries: share of the rows of the measurement that get a wrong label, so that
+            the worst case is seen. The shipped model learns from none of them.
+        lengths: how rows are padded, all to the maximum.
+        vocab_size: of the tokenizer of a model from scratch.
+        seed: of the order of rows, of fresh weights and of the halves.
+        at_once: pipelines that a device computes together; 1 is best for a CPU.
+    """
+
+    columns: Columns = dataclasses.field(default_factory=Columns)
+    recipe: str = "student_early_hard"
+    base: Recipe = dataclasses.field(default_factory=Recipe)
+    early_stopping: int = 0
+    overlap: str = "error"
+    pipelines: int = 16
+    canaries: float = 0.1
+    lengths: Lengths = dataclasses.field(
+        default_factory=lambda: Lengths(max_length=64, buckets=(64,))
+    )
+    vocab_size: int = 4000
+    seed: int = 0
+    at_once: int = 1
+
+    def __post_init__(self):
+        validate.one_of(RECIPES, recipe=self.recipe)
+        validate.one_of(OVERLAPS, overlap=self.overlap)
+        validate.non_negative(seed=self.seed, early_stopping=self.early_stopping)
+        validate.positive(vocab_size=self.vocab_size, at_once=self.at_once)
+        fits = self.pipelines == 0 or (self.pipelines >= 6 and self.pipelines % 2 == 0)
+        bound = "0, or even and >= 6"
+        validate.require(fits, "pipelines", self.pipelines, bound)
+        bound = "in (0, 0.5]"
+        validate.require(0 < self.canaries <= 0.5, "canaries", self.canaries, bound)
+        sources = self.columns.reference or self.columns.source
+        validate.require(not sources, "columns", sources, "text, pair and label alone")
+
+    @property
+    def chosen(self) -> Recipe:
+        """The recipe that is run, before a number of epochs is chosen."""
+        return named(self.recipe, self.base)

@@ -1,0 +1,146 @@
+"""What pipelines have in common: their rows, models before training, devices."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from protojax import data
+from protojax.base import Examples
+from protojax.data.tokens import Tokens
+from protojax.models import Model
+from protojax.models import settings as model_settings
+from protojax.models.settings import SCRATCH, ModelSettings
+from protojax.pipelines.privacy import _replicas
+from protojax.pipelines.privacy._replicas import Held, Machine
+from protojax.pipelines.privacy.settings import Recipe
+from protojax.pipelines.settings import Encoder
+from protojax.pipelines.students import scratch_tokenizer
+from protojax.training import predict
+from protojax.training.predict import Lengths
+
+
+class Rows(NamedTuple):
+    """The rows of a study or a run.
+
+    Attributes:
+        private: those that membership is asked of, with labels.
+        public: transfer rows; their labels are not read by any recipe.
+        test: trusted rows, to measure accuracy on; may be none.
+        num_labels: classes.
+    """
+
+    private: Examples
+    public: Examples
+    test: Examples
+    num_labels: int
+
+    @property
+    def all(self) -> Examples:
+        """All rows: private, public, test."""
+        return functools.reduce(data.concatenate, self[:3])
+
+    @property
+    def places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The numbers of the private, the public and the test rows among all."""
+        sizes = np.cumsum([len(part.texts) for part in self[:3]])
+        return tuple(np.split(np.arange(sizes[-1]), sizes[:2]))
+
+
+class Learner(NamedTuple):
+    """A model before training, and all rows as its tokens.
+
+    Attributes:
+        model: with its tokenizer.
+        tokens: of all rows.
+        held: the same on the devices.
+        fresh: whether each pipeline draws weights of its own; a pretrained model begins
+            alike in all.
+    """
+
+    model: Model
+    tokens: Tokens
+    held: Held
+    fresh: bool
+
+
+class Setting(NamedTuple):
+    """What pipelines have in common.
+
+    Attributes:
+        rows: of all pipelines.
+        learners: of each encoder of the recipes.
+        machine: the devices that a group of pipelines is spread over.
+        seed: of all draws that need not be secret.
+        on_progress: called with the work done.
+    """
+
+    rows: Rows
+    learners: Mapping[Encoder, Learner]
+    machine: Machine
+    seed: int
+    on_progress: Callable[[float], None] = lambda units: None
+
+
+def setting_of(
+    rows: Rows,
+    recipes: Sequence[Recipe],
+    machine: Machine,
+    *,
+    lengths: Lengths,
+    vocab_size: int,
+    seed: int,
+    on_progress: Callable[[float], None] = lambda units: None,
+) -> Setting:
+    """What the pipelines of some recipes have in common.
+
+    Args:
+        rows: of all pipelines.
+        recipes: all recipes that will be run.
+        machine: the devices.
+        lengths: how rows are padded, all to the maximum.
+        vocab_size: of the tokenizer of models from scratch.
+        seed: of all draws that need not be secret.
+        on_progress: called with the work done.
+    """
+    tokenizer = functools.cache(
+        lambda: scratch_tokenizer(_all_texts(rows.public), vocab_size)
+    )
+
+    @functools.cache
+    def learner_of(settings: ModelSettings) -> Learner:
+        model = model_settings.build(
+            settings,
+            num_labels=rows.num_labels,
+            problem="classification",
+            seed=seed,
+            max_positions=lengths.max_length,
+            tokenizer=tokenizer,
+        )
+        tokens = predict.tokenize(model, rows.all, lengths)
+        held = _replicas.held(tokens, machine.mesh)
+        return Learner(model, tokens, held, settings.model == SCRATCH)
+
+    encoders = {encoder for recipe in recipes for encoder in encoders_of(recipe)}
+    names = ModelSettings.__dataclass_fields__
+    learners = {
+        one: learner_of(ModelSettings(**{name: getattr(one, name) for name in names}))
+        for one in encoders
+    }
+    return Setting(rows, learners, machine, seed, on_progress)
+
+
+def encoders_of(recipe: Recipe) -> tuple[Encoder, ...]:
+    """The encoders that a recipe trains.
+
+    >>> len(encoders_of(Recipe(shipped="teacher")))
+    1
+    """
+    both = recipe.shipped == "student"
+    return (recipe.teacher, recipe.student) if both else (recipe.teacher,)
+
+
+def _all_texts(examples: Examples) -> list[str]:
+    """First and second texts."""
+    return [*examples.texts, *(examples.pairs or ())]

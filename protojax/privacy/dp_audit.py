@@ -1,0 +1,195 @@
+"""Lower bounds of the epsilon that a training has, beside the one it states.
+
+Thin over `jax_privacy.auditing`, of the extra `[dp]`. A bound holds for what was
+attacked: with independent coins in one training, or with one canary in each of many.
+Scores of one row in complementary halves are neither, and bounds from these are hints.
+"""
+
+import importlib
+import math
+
+import numpy as np
+from scipy import special
+
+from protojax import validate
+from protojax.privacy.rates import clopper_pearson
+
+# How the threshold is chosen: on half of the canaries, or all with a correction.
+STRATEGIES = ("split", "bonferroni")
+
+
+def _auditing():
+    """The module of the extra `[dp]`, imported only when it is needed."""
+    try:
+        return importlib.import_module("jax_privacy.auditing")
+    except ImportError as error:
+        raise ImportError(
+            "jax_privacy.auditing is not installed: pip install 'protojax[dp]'"
+        ) from error
+
+
+def _auditor(evidence: np.ndarray, members: np.ndarray):
+    evidence, members = np.asarray(evidence, np.float64), np.asarray(members, bool)
+    validate.require(evidence.ndim == 1, "evidence.ndim", evidence.ndim, "1")
+    validate.shape(evidence.shape, members=members)
+    finite = bool(np.isfinite(evidence).all())
+    validate.require(finite, "evidence", "NaN or infinite values", "finite")
+    inside, outside = int(members.sum()), int((~members).sum())
+    validate.positive(num_members=inside, num_non_members=outside)
+    return _auditing().CanaryScoreAuditor(evidence[members], evidence[~members])
+
+
+def _strategy(strategy: str, threshold: float | None, seed: int):
+    validate.one_of(STRATEGIES, strategy=strategy)
+    auditing = _auditing()
+    if threshold is not None:
+        return auditing.Explicit(threshold)
+    if strategy == "split":
+        return auditing.Split(seed=seed)
+    return auditing.Bonferroni()
+
+
+def epsilon_lower_bound(
+    evidence: np.ndarray,
+    members: np.ndarray,
+    *,
+    delta: float = 0.0,
+    significance: float = 0.05,
+    strategy: str = "split",
+    threshold: float | None = None,
+    seed: int = 0,
+) -> float:
+    """The epsilon that independent trials refute, by Clopper-Pearson on both rates.
+
+        log (TPR - delta) / FPR, with both rates at their exact bounds
+
+    Args:
+        evidence: `[trials]`, higher for more likely a member; each of another training.
+        members: `[trials]`, bool.
+        delta: that is stated, in [0, 1].
+        significance: how often the bound may exceed the true epsilon; of several arms
+            that are judged together, shared out among them.
+        strategy: "split" chooses the threshold on half of the trials, "bonferroni"
+            corrects for all thresholds.
+        threshold: chosen beforehand, which takes no correction; or None.
+        seed: of the split.
+
+    Raises:
+        ImportError: without the extra `[dp]`.
+        ValueError: on arrays that do not fit, or numbers out of range.
+
+    Source: Jagielski, Ullman and Oprea 2020, arXiv:2006.07709; Nasr et al. 2021,
+    arXiv:2101.04535.
+    """
+    return float(
+        _auditor(evidence, members).epsilon_clopper_pearson(
+            significance,
+            delta,
+            threshold_strategy=_strategy(strategy, threshold, seed),
+        )
+    )
+
+
+def epsilon_one_run(
+    evidence: np.ndarray,
+    members: np.ndarray,
+    *,
+    delta: float,
+    significance: float = 0.05,
+    strategy: str = "split",
+    threshold: float | None = None,
+    seed: int = 0,
+) -> float:
+    """The epsilon that many canaries of one training refute.
+
+    Args:
+        evidence: `[canaries]`, higher for more likely a member.
+        members: `[canaries]`, bool, drawn by independent coins (`coin_flips`).
+        delta: that is stated, in (0, 1].
+        significance: how often the bound may exceed the true epsilon.
+        strategy: as of `epsilon_lower_bound`.
+        threshold: chosen beforehand, or None.
+        seed: of the split.
+
+    Raises:
+        ImportError: without the extra `[dp]`.
+        ValueError: on arrays that do not fit, or numbers out of range.
+
+    Source: Steinke, Nasr and Jagielski 2023, arXiv:2305.08846; guesses are of members
+    alone.
+    """
+    return float(
+        _auditor(evidence, members).epsilon_one_run(
+            significance,
+            delta,
+            threshold_strategy=_strategy(strategy, threshold, seed),
+        )
+    )
+
+
+def one_run_ceiling(num_guesses: int, *, significance: float = 0.05) -> float:
+    """The largest epsilon that so many guesses in one run can refute, all being right.
+
+        log q / (1 - q), q = significance^(1 / guesses), at delta 0
+
+    Canaries in the training are about half of all, and "split" takes half of these:
+    with 400 canaries there are about 100 guesses.
+
+    Args:
+        num_guesses: at least 1.
+        significance: in (0, 1).
+
+    Raises:
+        ValueError: on numbers out of range.
+
+    >>> round(one_run_ceiling(100), 4)
+    3.493
+    """
+    validate.positive(num_guesses=num_guesses)
+    validate.require(0 < significance < 1, "significance", significance, "in (0, 1)")
+    return max(0.0, float(special.logit(significance ** (1 / num_guesses))))
+
+
+def ceiling(num_members: int, num_others: int, *, significance: float = 0.05) -> float:
+    """The largest epsilon that so many independent trials can refute, all being right.
+
+    Args:
+        num_members: trials with the canary.
+        num_others: trials without it.
+        significance: in (0, 1), shared out between the two rates.
+
+    Raises:
+        ValueError: on numbers out of range.
+
+    >>> round(ceiling(100, 100), 4)
+    3.2813
+    """
+    validate.positive(num_members=num_members, num_others=num_others)
+    validate.require(0 < significance < 1, "significance", significance, "in (0, 1)")
+    # One-sided at half the significance each: two-sided intervals at all of it.
+    confidence = 1 - significance
+    low, _ = clopper_pearson(num_members, num_members, confidence=confidence)
+    _, high = clopper_pearson(0, num_others, confidence=confidence)
+    return max(0.0, math.log(low / high))
+
+
+def require_stated(bound: float, epsilon: float) -> None:
+    """Raises where the bound exceeds the epsilon that a training states.
+
+    Args:
+        bound: such as from `epsilon_one_run`.
+        epsilon: that is stated.
+
+    Raises:
+        ValueError: where the stated guarantee does not hold.
+
+    >>> require_stated(0.4, 1.0)
+    >>> require_stated(3.2, 1.0)
+    Traceback (most recent call last):
+    ValueError: The stated epsilon 1 does not hold: an audit refutes all below 3.2...
+    """
+    if bound > epsilon:
+        raise ValueError(
+            f"The stated epsilon {epsilon:g} does not hold: an audit refutes all below "
+            f"{bound:.3g}. Check sampling, clipping, noise and accounting."
+        )

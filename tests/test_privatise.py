@@ -1,0 +1,199 @@
+"""The command `privatise`: private and public rows in, a student and its card out."""
+
+import json
+import shutil
+
+import pytest
+
+from protojax import cli, pipelines
+from protojax.models import hf
+from protojax.pipelines.privacy import Privatise
+from protojax.pipelines.privacy.inputs import FRESH_RATE, prepare, with_models
+from protojax.reports import privacy as pages
+from tests import tiny_job
+from tests.tiny_job import NAMES, SIZES, Row
+
+FLAGS = [
+    "--teacher=scratch",
+    "--student=scratch",
+    "--max-length=8",
+    "--set=lengths.buckets=8",
+    "--set=vocab_size=200",
+    "--set=base.teacher.epochs=5",
+    "--set=base.student.epochs=2",
+    *(
+        f"--set=base.{part}.scratch.{name}={size}"
+        for part in ("teacher", "student")
+        for name, size in SIZES.items()
+    ),
+    *(f"--set=base.{part}.learning_rate=1e-2" for part in ("teacher", "student")),
+]
+PRIVATE = tiny_job.clean_rows(60, seed=1)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("job")
+    return {
+        "private": tiny_job.write(folder / "private.csv", PRIVATE),
+        "public": tiny_job.write(
+            folder / "public.csv", tiny_job.clean_rows(40, seed=2), columns=("text",)
+        ),
+        "test": tiny_job.write(folder / "test.csv", tiny_job.clean_rows(20, seed=3)),
+    }
+
+
+def call(job, out, *flags, **changes):
+    """The status of a run."""
+    given = {**job, **changes, "out": out}
+    named = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return cli.main(["privatise", *FLAGS, *named, *flags])
+
+
+@pytest.fixture(scope="module")
+def measured(job, tmp_path_factory):
+    out = tmp_path_factory.mktemp("measured") / "run"
+    assert call(job, out, "--pipelines=6") == 0
+    return out
+
+
+def test_it_writes_a_student_with_a_card_and_what_was_found(measured):
+    model = hf.load_hf(measured / "student", num_labels=2)
+    assert model.label_names == tuple(sorted(NAMES))
+    card = (measured / "student/README.md").read_text()
+    assert "6 runs of the whole recipe" in card
+    assert "## Not measured" in card
+    assert "`student_early_hard`" in card
+    record = json.loads((measured / "leakage.json").read_text())
+    assert record["num_pipelines"] == 6
+    run = json.loads((measured / "run.json").read_text())
+    assert run["finished"]
+    assert run["result"]["private"] == 60
+    # Of 60 rows, 6 with a wrong label; a fifth of 5 epochs.
+    assert run["result"]["canaries"] == 6
+    assert run["result"]["epochs"] == 1
+
+
+def test_nothing_that_is_written_holds_a_text(measured):
+    files = [measured / "leakage.json", measured / "run.json"]
+    files += [measured / "student/README.md"]
+    for path in files:
+        said = path.read_text()
+        assert not [row.text for row in PRIVATE if row.text in said]
+
+
+def test_models_of_the_measurement_are_not_kept(measured):
+    models = sorted(path.parent.name for path in measured.rglob("model.safetensors"))
+    assert models == ["model", "student"]
+
+
+def test_the_same_command_changes_nothing(job, measured, capsys):
+    files = [path for path in measured.rglob("*.safetensors") if path.is_file()]
+    kept = [path for path in files if "work" in path.parts]
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    weights = (measured / "student/model.safetensors").read_bytes()
+    assert call(job, measured, "--pipelines=6") == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+    assert (measured / "student/model.safetensors").read_bytes() == weights
+    assert "differential privacy: none stated" in capsys.readouterr().out
+
+
+def test_what_was_not_measured_is_said(job, measured, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert call(job, out, "--pipelines=0") == 0
+    assert "was not measured" in capsys.readouterr().out
+    card = (out / "student/README.md").read_text()
+    assert "was not measured" in card
+    assert "Nothing. Give --pipelines" in card
+    assert json.loads((out / "leakage.json").read_text()) == {"measured": False}
+    # The measurement does not touch the shipped model.
+    first, second = (
+        (one / "student/model.safetensors").read_bytes() for one in (out, measured)
+    )
+    assert first == second
+
+
+def test_other_settings_in_the_same_folder_are_refused(job, measured, capsys):
+    assert call(job, measured, "--pipelines=8") == 2
+    assert "pipelines was 6, now 8" in capsys.readouterr().err
+
+
+def test_a_public_row_that_holds_a_private_one_is_refused_without_its_text(
+    job, tmp_path, capsys
+):
+    rows = [*tiny_job.clean_rows(40, seed=2), Row(PRIVATE[3].text.upper(), "")]
+    public = tiny_job.write(tmp_path / "public.csv", rows, columns=("text",))
+    out = tmp_path / "run"
+    assert call(job, out, public=public) == 2
+    said = capsys.readouterr().err
+    assert "exact: 1" in said
+    assert "--overlap drop" in said
+    assert PRIVATE[3].text.lower() not in said.lower()
+    assert not out.exists()
+    config = Privatise(overlap="drop")
+    paths = {"private": job["private"], "public": public, "test": None}
+    found = prepare(config, **paths, teacher="scratch", student="scratch")
+    assert found.dropped == 1
+    assert len(found.rows.public.texts) == 40
+
+
+@pytest.mark.parametrize(
+    ("flags", "changes", "said"),
+    [
+        (["--recipe=studnet"], {}, "Did you mean 'student'"),
+        (["--pipelines=5"], {}, "pipelines 0, or even and >= 6"),
+        (["--student=layers:0"], {}, "no teacher to take layers of"),
+        (["--recipe=dp_teacher_8", "--set=base.teacher_noise.batch_size=64"], {}, "30"),
+        (["--set=columns.source=who"], {}, "columns text, pair and label"),
+        ([], {"public": "nowhere.csv"}, "nowhere.csv"),
+        (["--text=words"], {}, "'words'"),
+        (["--early-stopping=4"], {}, "'label'"),
+    ],
+)
+def test_a_wrong_input_is_one_line_before_anything_is_written(
+    job, tmp_path, capsys, flags, changes, said
+):
+    out = tmp_path / "run"
+    assert call(job, out, *flags, **changes) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said in error
+    assert not out.exists()
+
+
+def test_private_and_public_rows_are_two_files(job, tmp_path, capsys):
+    assert call(job, tmp_path / "run", public=job["private"]) == 2
+    assert "another file than private" in capsys.readouterr().err
+
+
+def test_a_student_of_layers_starts_from_what_the_teacher_starts_from():
+    config = with_models(Privatise(), "miniLM", "layers:0,2")
+    assert config.base.student.model == config.base.teacher.model == "miniLM"
+    assert config.base.student.layers == (0, 2)
+    usual = Privatise().base.student.learning_rate
+    assert config.base.student.learning_rate == usual
+    fresh = with_models(Privatise(), "miniLM", "scratch").base
+    assert fresh.student.learning_rate == FRESH_RATE
+    assert fresh.teacher.learning_rate == usual
+
+
+def test_python_has_the_same_function():
+    assert callable(pipelines.privatise)
+
+
+def test_a_guarantee_is_said_for_what_it_is():
+    facts = pages.PrivacyFacts(
+        **{name: 0 for name in pages.PrivacyFacts._fields if name != "guarantee"},
+        guarantee={"epsilon": 107.4, "delta": 1e-4, "noise": 0.3, "nominal": True},
+    )
+    said = pages.stated(facts)
+    assert said.startswith("(107, 0.0001) in single private rows")
+    assert "nominal only" in said
+    assert "next to nothing" in said
+    assert pages.stated(facts._replace(guarantee=None)) == "none stated"
+
+
+def test_a_folder_of_something_else_is_not_touched(job, measured, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(measured / "student", out / "student")
+    assert call(job, out) == 2
+    assert "no run of protojax" in capsys.readouterr().err
