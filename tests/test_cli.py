@@ -3,6 +3,7 @@
 import logging
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -37,7 +38,7 @@ def test_without_arguments_it_says_how_studies_are_run(capsys):
     assert cli.main([]) == 0
     found = capsys.readouterr().out
     assert found.startswith("usage: protojax [--help] [--version] [COMMAND ...]\n")
-    assert "\n  defend     Tests your own rows" in found
+    assert re.search(r"\n  defend +Tests your own rows", found)
     assert "  python -m experiments.run --config=quickstart.py\n" in found
     assert max(map(len, found.splitlines())) <= 80
 

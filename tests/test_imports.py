@@ -15,8 +15,8 @@ LIBRARY = {
     "storage": 1,
     **dict.fromkeys(("data", "prototypes", "models", "evals", "attacks"), 2),
     **dict.fromkeys(("distillation", "detection", "generation", "privacy"), 3),
-    "training": 4,
-    **dict.fromkeys(("federated", "reports"), 5),
+    **dict.fromkeys(("training", "distillability"), 4),
+    **dict.fromkeys(("federated", "reports", "rl"), 5),
     "pipelines": 6,
     "cli": 7,
 }

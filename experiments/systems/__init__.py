@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments.systems import outputs, private, written
+from experiments.systems import distillability, outputs, private, written
 from protojax.pipelines import Watch
 
 
@@ -26,6 +26,7 @@ class System(NamedTuple):
 
 
 SYSTEMS = {
+    "distillability": System(distillability.run, distillability.table_of),
     "outputs": System(outputs.run, outputs.table_of),
     "private": System(private.run, private.table_of),
     "written": System(written.run, written.table_of),

@@ -32,9 +32,16 @@ def _imported(module: str) -> Callable[[Sequence[str]], int | None]:
 
 
 COMMANDS: dict[str, Command] = {
+    "calibrate": Command(
+        "Makes a language model easier or harder to distil.", _imported("calibrate")
+    ),
     "defend": Command(
         "Tests your own rows, and distils a student from those that pass.",
         _imported("defend"),
+    ),
+    "diagnose": Command(
+        "Says what holds a student of a teacher back, for two decoders.",
+        _imported("diagnose"),
     ),
     "privatise": Command(
         "Makes a student of private rows, and measures what it gives away.",

@@ -37,12 +37,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
 
 
-def guarded(prog: str, work: Callable[[], int]) -> int:
+def guarded(prog: str, work: Callable[[], int], *, resumes: bool = True) -> int:
     """The exit status of some work; an error of its user is one line and status 2.
 
     Args:
         prog: the name of the command.
         work: returns the exit status.
+        resumes: whether the work goes on where it was stopped.
     """
     # Advice for PyTorch, which nobody here uses; read when transformers is imported.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -55,7 +56,8 @@ def guarded(prog: str, work: Callable[[], int]) -> int:
         print(f"{prog}: {said[:_LONGEST]}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{prog}: stopped. The same command goes on from here.", file=sys.stderr)
+        more = " The same command goes on from here." if resumes else ""
+        print(f"{prog}: stopped.{more}", file=sys.stderr)
         return 130
 
 

@@ -24,6 +24,9 @@ OUTPUTS = (
     "verdict.csv",
     "triggers.json",
     "report.html",
+    "calibrated",
+    "items.jsonl",
+    "history.jsonl",
 )
 _PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "optax", "transformers", "tokenizers")
 _MODEL_FILES = ("config.json", "*.safetensors", "tokenizer.json", "vocab.*")

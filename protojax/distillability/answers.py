@@ -1,0 +1,111 @@
+"""Answers and steps in texts, judged by simple rules on the host."""
+
+import re
+from decimal import Decimal, InvalidOperation
+
+# A number, with commas between thousands and a sign that is no minus.
+_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
+_EQUATION = re.compile(
+    r"(?<![\w.])(-?\d[\d,]*(?:\.\d+)?(?:\s*[-+*/×÷]\s*\d[\d,]*(?:\.\d+)?)+)"
+    r"\s*=\s*(-?\d[\d,]*(?:\.\d+)?)"
+)
+_PART = re.compile(r"[-+*/×÷]|\d[\d,]*(?:\.\d+)?")
+
+
+def is_right(text: str, answer: str) -> bool:
+    """Whether a text gives an answer.
+
+    Where the answer is a number, the last number of the text has to equal it; else the
+    answer's words have to stand in the text, side by side, without regard to case and
+    punctuation.
+
+    Args:
+        text: what a model wrote.
+        answer: what is right; one without a word or number is given by no text.
+
+    >>> is_right("3 + 4 = 7, so he has 7 apples.", "7.0")
+    True
+    >>> is_right("It is Paris, of course.", "paris")
+    True
+    >>> is_right("7 or 8", "7")
+    False
+    """
+    wanted = _number(answer.strip())
+    if wanted is not None:
+        found = _NUMBER.findall(text)
+        return bool(found) and _number(found[-1]) == wanted
+    words = " ".join(re.findall(r"\w+", answer.casefold()))
+    held = " ".join(re.findall(r"\w+", text.casefold()))
+    return bool(words) and f" {words} " in f" {held} "
+
+
+def answer_of(text: str) -> str:
+    """The last number of a text, or the last line without blanks where there is none.
+
+    Args:
+        text: what a model wrote.
+
+    >>> answer_of("so he has 1,007 apples."), answer_of("Paris\\nFrance ")
+    ('1007', 'France')
+    """
+    found = _NUMBER.findall(text)
+    if found:
+        return found[-1].replace(",", "")
+    lines = text.split("\n") if text.strip() else [""]
+    return [line.strip() for line in lines if line.strip() or len(lines) == 1][-1]
+
+
+def equations_hold(text: str) -> bool | None:
+    """Whether all equations in a text are true; None where there is none.
+
+    Sums, differences, products and quotients of numbers are read, in the usual order of
+    operations and without brackets. A result with
+    a decimal point may be rounded to the digits that it has.
+
+    Args:
+        text: what a model wrote.
+
+    >>> equations_hold("3 + 4 = 7 and 7 * 2 = 14"), equations_hold("87+59=156")
+    (True, False)
+    >>> equations_hold("He has seven.") is None
+    True
+    """
+    found = _EQUATION.findall(text)
+    return all(_holds(left, right) for left, right in found) if found else None
+
+
+def _number(text: str) -> Decimal | None:
+    """The number that a text is, or None."""
+    try:
+        found = Decimal(text.replace(",", ""))
+    except InvalidOperation:
+        return None
+    return found if found.is_finite() else None
+
+
+def _holds(left: str, right: str) -> bool:
+    """Whether a term is a number, rounded as that is."""
+    value, result = _value(left), _number(right)
+    if value is None or result is None:
+        return False
+    if result == result.to_integral_value() and "." not in right:
+        return value == result
+    return abs(value - result) <= Decimal("0.5").scaleb(result.as_tuple().exponent)
+
+
+def _value(term: str) -> Decimal | None:
+    """The value of a term without brackets, None where it divides by 0."""
+    sign = -1 if term.startswith("-") else 1
+    parts = _PART.findall(term.removeprefix("-"))
+    sums = [sign * _number(parts[0])]
+    for symbol, part in zip(parts[1::2], parts[2::2], strict=True):
+        number = _number(part)
+        if symbol in "+-":
+            sums.append(number if symbol == "+" else -number)
+        elif symbol in "*×":
+            sums[-1] *= number
+        elif number == 0:
+            return None
+        else:
+            sums[-1] /= number
+    return sum(sums)

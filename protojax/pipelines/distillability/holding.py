@@ -1,0 +1,198 @@
+"""What a student of `ATTACKERS` gets of a teacher before it learns, and pays for it."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from protojax import distillation, validate
+from protojax.base import Array, SequenceBatch, Texts
+from protojax.distillability.answers import answer_of
+from protojax.distillability.selection import Held
+from protojax.distillability.students import ATTACKERS, Budget
+from protojax.distillability.values import hold_out_direction, learning_value
+from protojax.models.language import LanguageConfig, LanguageModel, apply_fn, head_fn
+from protojax.pipelines.distillability import decoding
+from protojax.pipelines.distillability.decoding import Ids, Shape, Written
+from protojax.pipelines.distillability.settings import StudentSettings
+
+
+class Query(NamedTuple):
+    """A teacher as a student may ask it, and what was asked.
+
+    Attributes:
+        model: the teacher.
+        answer_of: text -> the answer in it; the rest is not given away where a student
+            buys answers alone.
+        prefix_of: prompt -> the beginning that a student with that interface writes.
+        hold_out: trusted texts of the student, for those that use some.
+        proxy: a second small model of the attacker, or None.
+    """
+
+    model: LanguageModel
+    answer_of: Callable[[str], str] = answer_of
+    prefix_of: Callable[[str], str] | None = None
+    hold_out: Texts | None = None
+    proxy: LanguageModel | None = None
+
+
+def held_of(
+    name: str,
+    student: LanguageModel,
+    query: Query,
+    prompts: Sequence[str],
+    settings: StudentSettings,
+    shape: Shape,
+    key: Array,
+) -> tuple[Held, Budget]:
+    """What the student has before it learns, and what it paid.
+
+    Args:
+        name: in `ATTACKERS`.
+        student: before training.
+        query: the teacher.
+        prompts: `[prompts]`.
+        settings: of the training.
+        shape: of the programs.
+        key: of the draws.
+    """
+    attacker, keys = ATTACKERS[name], jax.random.split(key, 2)
+    held, budget = Held(list(prompts)), Budget(0, 0)
+    begun = [""] * len(prompts)
+    if "prefixes" in attacker.needs:
+        bound = "given: this attack writes beginnings"
+        validate.require(query.prefix_of is not None, "prefix_of", None, bound)
+        begun = [query.prefix_of(prompt) for prompt in prompts]
+        held = held._replace(prefixes=begun)
+    if "texts" in attacker.needs or "answers" in attacker.needs:
+        draws = settings.draws if attacker.draws else 1
+        asked = [a + b for a, b in zip(prompts, begun, strict=True)]
+        # An answer is asked for as a buyer does: the most probable one.
+        cold = attacker.greedy or "answers" in attacker.needs
+        texts, tokens = _drawn(
+            query.model, asked, shape, draws, keys[0], temperature=0.0 if cold else 1.0
+        )
+        if "answers" in attacker.needs:
+            answers = [query.answer_of(text) for (text,) in texts]
+            tokens = sum(
+                len(query.model.tokenizer(answer, add_special_tokens=False).input_ids)
+                for answer in answers
+            )
+            held = held._replace(answers=answers)
+        else:
+            held = held._replace(texts=texts)
+        budget += Budget(len(prompts) * draws, tokens)
+    if "own" in attacker.needs:
+        own, _ = _drawn(student, prompts, shape, settings.own_draws, keys[1])
+        found = [[query.answer_of(text) for text in several] for several in own]
+        held = held._replace(own=own, own_answers=found)
+    if "scores" in attacker.needs:
+        held = held._replace(scores=_scores(student, held, shape))
+    if "proxy_scores" in attacker.needs:
+        bound = "given: this attack reads texts with it"
+        validate.require(query.proxy is not None, "proxy", None, bound)
+        held = held._replace(proxy_scores=_scores(query.proxy, held, shape))
+    if "values" in attacker.needs:
+        bound = "given: this attack compares with a few trusted texts"
+        validate.require(query.hold_out is not None, "hold_out", None, bound)
+        held = held._replace(values=_values(student, held, query.hold_out, shape))
+    return held, budget
+
+
+def _drawn(
+    model: LanguageModel,
+    prompts: Sequence[str],
+    shape: Shape,
+    draws: int,
+    key: Array,
+    *,
+    temperature: float = 1.0,
+) -> tuple[list[list[str]], int]:
+    """Texts of each prompt, `[prompts][draws]`, and how many tokens they have."""
+    ids = decoding.read_prompts(model, prompts, max_length=shape.width)
+    ids = [row for row in ids for _ in range(draws)]
+    written = decoding.draw(model, ids, shape, key=key, temperature=temperature)
+    texts = [decoding.text_of(model, written.tokens(row)) for row in range(len(ids))]
+    several = [texts[i : i + draws] for i in range(0, len(texts), draws)]
+    return several, int(written.where.sum())
+
+
+def tokens_of(
+    model: LanguageModel, texts: Texts, shape: Shape
+) -> tuple[list[list[int]], Written]:
+    """Prompts and outputs as a model's tokens; each output ends.
+
+    Args:
+        model: with its tokenizer.
+        texts: the rows.
+        shape: bounds prompts and outputs.
+    """
+    ids = decoding.read_prompts(model, texts.sources, max_length=shape.width)
+    found = model.tokenizer(list(texts.outputs), add_special_tokens=False)["input_ids"]
+    ends = [True] * len(found)
+    end_id = model.config.end_ids[0]
+    return ids, decoding.outputs_of(found, ends, end_id, shape.max_new)
+
+
+def _texts(held: Held) -> Texts:
+    """All texts of the teacher with their prompts."""
+    draws = [len(drawn) for drawn in held.texts]
+    sources = [p for p, n in zip(held.prompts, draws, strict=True) for _ in range(n)]
+    return Texts(sources, [text for drawn in held.texts for text in drawn])
+
+
+def _scores(model: LanguageModel, held: Held, shape: Shape) -> np.ndarray:
+    """Log probability a token of each text under a model, `[prompts, draws]`."""
+    ids, written = tokens_of(model, _texts(held), shape)
+    log_probs, _ = decoding.read_own(model, ids, written, shape, k=1)
+    counts = np.maximum(written.where.sum(1), 1)
+    scores = np.where(written.where, log_probs, 0).sum(1) / counts
+    return scores.reshape(len(held.texts), -1)
+
+
+def _values(
+    student: LanguageModel, held: Held, hold_out: Texts, shape: Shape
+) -> np.ndarray:
+    """The learning value of each text, `[prompts, draws]`."""
+    vocabulary = decoding.vocabulary_of(student)
+    direction_of, value_of = _value_fns(student.config, vocabulary, shape.chunk)
+    params = distillation.student_params(student.params)
+    batches = _batches_of(*tokens_of(student, hold_out, shape), shape)
+    slopes = [direction_of(params, batch) for batch in batches]
+    direction = jax.tree.map(lambda *parts: sum(parts) / len(parts), *slopes)
+    batches = _batches_of(*tokens_of(student, _texts(held), shape), shape)
+    values = [np.asarray(value_of(params, batch, direction)) for batch in batches]
+    count = sum(len(drawn) for drawn in held.texts)
+    return np.concatenate(values)[:count].reshape(len(held.texts), -1)
+
+
+def _batches_of(
+    ids: Sequence[Ids], written: Written, shape: Shape
+) -> list[SequenceBatch]:
+    """Batches of rows in their order, the last one filled up."""
+    return [
+        decoding.sequence_batch(
+            ids[first : first + shape.rows],
+            Written(*(column[first : first + shape.rows] for column in written)),
+            shape,
+        )
+        for first in range(0, len(ids), shape.rows)
+    ]
+
+
+@functools.cache
+def _value_fns(config: LanguageConfig, vocabulary: int, chunk: int):
+    """The compiled functions of `hold_out_direction` and `learning_value`."""
+    loss_fn = distillation.sequence_loss(
+        apply_fn(config),
+        head_fn(config),
+        hard_weight=1.0,
+        vocabulary=vocabulary,
+        chunk=chunk,
+    )
+    return tuple(
+        jax.jit(functools.partial(function, loss_fn))
+        for function in (hold_out_direction, learning_value)
+    )

@@ -1,0 +1,43 @@
+"""The toy world of addition."""
+
+import numpy as np
+import pytest
+
+from experiments.world import addition
+
+
+def test_texts_are_right_and_verified():
+    rng = np.random.default_rng(0)
+    numbers = addition.problems(200, rng)
+    assert len({tuple(row) for row in numbers.tolist()}) == 200
+    assert numbers.min() >= 10
+    assert numbers.max() <= 99
+    texts = addition.mixture(numbers, rng)
+    assert {text[0] for text in texts.outputs} == {*addition.STYLES}
+    for row, prompt, text in zip(numbers, *texts, strict=True):
+        answer = f"{row.sum():03d}"
+        assert addition.answer_of(text) == answer
+        assert addition.right_answer(prompt, text, answer) == 1
+        assert addition.right_chain(prompt, text, answer) == 1
+        assert len(prompt) == addition.PROMPT_TOKENS
+        assert len(text) < addition.TEXT_TOKENS
+        units = sum(number % 10 for number in row)
+        if text[0] == "c":
+            assert text.startswith(f"c{units:02d},")
+        # Any other digit is noticed.
+        place = rng.integers(1, len(text))
+        if text[place].isdigit():
+            other = str((int(text[place]) + 1) % 10)
+            broken = text[:place] + other + text[place + 1 :]
+            assert addition.right_chain(prompt, broken, answer) == 0
+
+
+@pytest.mark.parametrize("shift", [0, 5])
+def test_a_token_is_a_character(shift):
+    words = addition.tokenizer(shift)
+    ids = words("23+45+67=")["input_ids"]
+    assert len(ids) == 9
+    assert words.decode(ids) == "23+45+67="
+    assert len(words) == addition.body(1, 16).vocab_size == 19
+    assert words.eos_token_id == 1
+    assert (ids == addition.tokenizer()("23+45+67=")["input_ids"]) == (shift == 0)
