@@ -26,6 +26,9 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     ]
 os.environ["XLA_FLAGS"] = " ".join(flags)
 
+# Where each operation was called: read by nobody, and found for each that is compiled.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+
 # Tracing makes millions of objects that live; looking through them all at each
 # hundredth new one takes a twentieth of the suite's time.
 gc.set_threshold(100_000, 50, 50)

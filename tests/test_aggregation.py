@@ -26,27 +26,49 @@ RULES = {
 }
 ROBUST = sorted(set(RULES) - {"mean"})
 WEIGHTED = ("mean", *(name for name in RULES if "geometric" in name or "clip" in name))
-# Compiled once a rule, instead of operation by operation.
-JITTED = {
-    name: jax.jit(rule, static_argnames="num_selected" if "multi" in name else None)
-    for name, rule in RULES.items()
-}
 
 
-@functools.cache
-def compiled(name, **args):
-    """A rule with other arguments, compiled too."""
-    return jax.jit(functools.partial(AGGREGATORS[name], **args))
+def with_defaults(rule):
+    """A rule that is told what it would assume: one program for all ways to call it."""
+
+    def called(updates, *, weights=None, where=None, **options):
+        nodes = len(jax.tree.leaves(updates)[0])
+        weights = np.ones(nodes) if weights is None else weights
+        where = np.ones(nodes, bool) if where is None else where
+        weights, where = np.asarray(weights, np.float32), np.asarray(where)
+        return rule(updates, weights=weights, where=where, **options)
+
+    return called
+
+
+TOLD = {name: with_defaults(rule) for name, rule in RULES.items()}
+
+
+def rule_of(name, **args):
+    """A rule with other arguments."""
+    return functools.partial(AGGREGATORS[name], **args)
 
 
 def make_updates(seed=0, num_nodes=NODES):
     """A tree of three leaves, a scalar a node among them."""
     rng = np.random.default_rng(seed)
     return {
-        "kernel": jnp.float32(rng.normal(size=(num_nodes, 3, 2))),
-        "bias": jnp.float32(rng.normal(size=(num_nodes, 4)) + 1),
-        "scale": jnp.float32(rng.normal(size=num_nodes)),
+        "kernel": np.float32(rng.normal(size=(num_nodes, 3, 2))),
+        "bias": np.float32(rng.normal(size=(num_nodes, 4)) + 1),
+        "scale": np.float32(rng.normal(size=num_nodes)),
     }
+
+
+def with_rows(tree, rows, lie):
+    """The tree whose leaves have other rows in some places: a lie of what was there."""
+
+    def changed(leaf):
+        leaf = leaf.copy()
+        with np.errstate(over="ignore", invalid="ignore"):
+            leaf[rows] = lie(leaf[rows])
+        return leaf
+
+    return jax.tree.map(changed, tree)
 
 
 def flat(tree, axes=1):
@@ -126,7 +148,7 @@ def reference(name, rows, weights):
 def test_rules_equal_their_loops(name, seed):
     updates = make_updates(seed)
     weights = np.random.default_rng(seed).uniform(1, 5, NODES)
-    found = JITTED[name](updates, weights=jnp.float32(weights))
+    found = TOLD[name](updates, weights=np.float32(weights))
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(
         lambda x: x.shape[1:], updates
     )
@@ -138,14 +160,14 @@ def test_rules_equal_their_loops(name, seed):
 
 @pytest.mark.parametrize(("num_nodes", "dim"), [(3, 2), (9, 2), (9, 11), (10, 50)])
 def test_few_iterations_nearly_reach_the_least_summed_distance(num_nodes, dim):
-    rule = JITTED["geometric_median"]
+    rule = TOLD["geometric_median"]
     for seed in range(10):
         rng = np.random.default_rng(seed)
         rows = np.float32(rng.normal(size=(num_nodes, dim)))
         weights = np.float32(
             rng.uniform(1, 5, num_nodes) if seed % 2 else [1] * num_nodes
         )
-        found = rule(jnp.asarray(rows), weights=jnp.asarray(weights))
+        found = rule(rows, weights=weights)
         rows, weights = np.float64(rows), np.float64(weights)
         least = summed_distance(rows, weights, least_summed_distance(rows, weights))
         excess = summed_distance(rows, weights, np.float64(found)) / least - 1
@@ -172,14 +194,14 @@ def test_few_iterations_nearly_reach_the_least_summed_distance(num_nodes, dim):
 def test_rules_equal_byzfl(name, args):
     path = pathlib.Path(__file__).parent / "data/aggregation_golden.json"
     golden = json.loads(path.read_text())
-    found = compiled(name, **args)(jnp.float32(golden["updates"]))
+    found = rule_of(name, **args)(np.float32(golden["updates"]))
     np.testing.assert_allclose(found, golden["results"][name], rtol=2e-5, atol=1e-5)
 
 
 def test_the_default_geometric_median_is_near_that_of_byzfl():
     path = pathlib.Path(__file__).parent / "data/aggregation_golden.json"
     golden = json.loads(path.read_text())
-    found = JITTED["geometric_median"](jnp.float32(golden["updates"]))
+    found = TOLD["geometric_median"](np.float32(golden["updates"]))
     expected = golden["results"]["geometric_median"]
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
@@ -190,8 +212,8 @@ def test_the_order_of_the_nodes_has_no_influence(name):
     order = np.random.default_rng(1).permutation(NODES)
     shuffled = jax.tree.map(lambda leaf: leaf[order], updates)
     np.testing.assert_allclose(
-        flat(JITTED[name](shuffled), 0),
-        flat(JITTED[name](updates), 0),
+        flat(TOLD[name](shuffled), 0),
+        flat(TOLD[name](updates), 0),
         rtol=1e-5,
         atol=1e-6,
     )
@@ -200,11 +222,11 @@ def test_the_order_of_the_nodes_has_no_influence(name):
 @pytest.mark.parametrize("name", RULES)
 def test_absent_nodes_have_no_influence(name):
     updates = make_updates()
-    where = jnp.arange(NODES) != 3
+    where = np.arange(NODES) != 3
     present = jax.tree.map(lambda leaf: leaf[where], updates)
-    corrupted = jax.tree.map(lambda leaf: leaf.at[3].set(jnp.nan), updates)
-    found = JITTED[name](corrupted, where=where)
-    expected = JITTED[name](present)
+    corrupted = with_rows(updates, 3, lambda row: np.nan)
+    found = TOLD[name](corrupted, where=where)
+    expected = TOLD[name](present)
     np.testing.assert_allclose(flat(found, 0), flat(expected, 0), rtol=1e-5, atol=1e-6)
 
 
@@ -215,7 +237,7 @@ def test_bounds_are_those_of_the_nodes_that_take_part(name, present):
     rows = np.float32(np.random.default_rng(present).normal(size=(NODES, 3)))
     rows[:BYZANTINE] = 1e3
     where = np.arange(NODES) < present
-    found = np.asarray(JITTED[name](jnp.asarray(rows), where=jnp.asarray(where)))
+    found = np.asarray(TOLD[name](rows, where=where))
     least = 2 * BYZANTINE + (2 if "krum" in name else 1)
     if present < least:
         np.testing.assert_array_equal(found, 0)
@@ -223,36 +245,36 @@ def test_bounds_are_those_of_the_nodes_that_take_part(name, present):
     assert np.abs(found).max() < (2 if "mixed" in name else 1) * np.abs(rows[2:]).max()
     needed = 2 * BYZANTINE + (3 if "krum" in name else 1)
     if present in (needed, NODES):  # each number is compiled by itself
-        alone = JITTED[name](jnp.asarray(rows[:present]))
+        alone = TOLD[name](rows[:present])
         np.testing.assert_allclose(found, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_multi_krum_takes_no_more_than_may_be_honest():
-    rows = jnp.array([[0.0], [0.1], [0.2], [0.3], [0.4], [1e3], [1e3]])
-    where = jnp.arange(11) < 7
-    padded = jnp.concatenate([rows, jnp.zeros((4, 1))])
+    rows = np.array([[0.0], [0.1], [0.2], [0.3], [0.4], [1e3], [1e3]], np.float32)
+    where = np.arange(11) < 7
+    padded = np.concatenate([rows, np.zeros((4, 1), np.float32)])
     # 9 of 11 could be asked for, 5 of the 7 that take part are honest.
-    found = JITTED["multi_krum"](padded, where=where, num_selected=9)
+    found = TOLD["multi_krum"](padded, where=where, num_selected=9)
     np.testing.assert_allclose(found, [0.2], rtol=1e-5)
     # As few as one, where f of those who take part leave no more.
-    few = jnp.arange(11) < 6
-    assert 0 <= float(JITTED["multi_krum"](padded, where=few)[0]) <= 0.4
+    few = np.arange(11) < 6
+    assert 0 <= float(TOLD["multi_krum"](padded, where=few)[0]) <= 0.4
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_equal_updates_are_agreed_on(name):
     one = jax.tree.map(lambda leaf: leaf[0], make_updates())
-    updates = jax.tree.map(lambda leaf: jnp.stack([leaf] * NODES), one)
-    np.testing.assert_allclose(flat(JITTED[name](updates), 0), flat(one, 0), rtol=1e-5)
+    updates = jax.tree.map(lambda leaf: np.stack([leaf] * NODES), one)
+    np.testing.assert_allclose(flat(TOLD[name](updates), 0), flat(one, 0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_zeros_and_no_node_give_zeros(name):
     updates = make_updates()
-    nothing = jax.tree.map(jnp.zeros_like, updates)
+    nothing = jax.tree.map(np.zeros_like, updates)
     for found in (
-        JITTED[name](nothing),
-        JITTED[name](updates, where=jnp.zeros(NODES, bool)),
+        TOLD[name](nothing),
+        TOLD[name](updates, where=np.zeros(NODES, bool)),
     ):
         np.testing.assert_array_equal(flat(found, 0), 0)
 
@@ -261,25 +283,30 @@ def test_zeros_and_no_node_give_zeros(name):
 def test_one_node_gets_its_own_update(name):
     updates = make_updates(num_nodes=1)
     args = {"num_byzantine": 0} if name in ARGS else {}
-    found = compiled(name, **args)(updates)
+    found = rule_of(name, **args)(updates)
     np.testing.assert_allclose(flat(found, 0), flat(updates)[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_low_precision_comes_back_as_float32(name):
     low = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), make_updates())
-    found = JITTED[name](low)
+    found = TOLD[name](low)
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
-    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), low)
+    wide = jax.tree.map(lambda leaf: leaf.astype(np.float32), low)
     np.testing.assert_allclose(
-        flat(found, 0), flat(JITTED[name](wide), 0), rtol=1e-5, atol=1e-6
+        flat(found, 0), flat(TOLD[name](wide), 0), rtol=1e-5, atol=1e-6
     )
 
 
+def first_nan(rows):
+    rows[..., :1] = np.nan
+    return rows
+
+
 LIES = {
-    "nan": lambda leaf: leaf * jnp.nan,
-    "inf": lambda leaf: leaf * jnp.inf,
-    "one nan": lambda leaf: leaf.at[..., :1].set(jnp.nan),
+    "nan": lambda leaf: leaf * np.nan,
+    "inf": lambda leaf: leaf * np.inf,
+    "one nan": first_nan,
     "1e6": lambda leaf: 1e6 * leaf,
     "1e15": lambda leaf: 1e15 * leaf,
     "1e30": lambda leaf: 1e30 * leaf,
@@ -290,8 +317,8 @@ LIES = {
 @pytest.mark.parametrize("name", ROBUST)
 def test_robust_rules_survive_liars(name, lie):
     updates = make_updates()
-    corrupted = jax.tree.map(lambda leaf: leaf.at[:2].set(LIES[lie](leaf[:2])), updates)
-    found = flat(JITTED[name](corrupted), 0)
+    corrupted = with_rows(updates, slice(2), LIES[lie])
+    found = flat(TOLD[name](corrupted), 0)
     honest = flat(updates)[2:]
     radius = np.linalg.norm(honest - honest.mean(0), axis=1).max()
     # Two nodes of nine pull by a norm each, where a rule bounds norms only.
@@ -316,8 +343,8 @@ def test_krum_stays_by_honest_nodes_at_its_bound(name, dim):
             lies = np.tile(
                 honest.mean(0) + far * rng.normal(size=dim) / dim**0.5, (f, 1)
             )
-            rows = jnp.float32(np.concatenate([lies, honest]))
-            found = np.asarray(JITTED[name](rows))
+            rows = np.float32(np.concatenate([lies, honest]))
+            found = np.asarray(TOLD[name](rows))
             assert np.linalg.norm(honest - found, axis=1).min() <= bound + 1e-5
 
 
@@ -328,16 +355,16 @@ def test_the_geometric_median_withstands_less_than_half_of_the_weight(
     share, dim, num_iters
 ):
     # However many nodes share it: four honest nodes here, three to twelve liars.
-    rule = compiled("geometric_median", num_iters=num_iters)
+    rule = rule_of("geometric_median", num_iters=num_iters)
     for seed, liars in enumerate((3, 12)):
         rng = np.random.default_rng(seed)
         honest = np.float32(rng.normal(size=(4, dim)))
         own = rng.uniform(1, 3, 4)
         own *= (1 - share) / own.sum()
-        weights = jnp.float32([*own, *[share / liars] * liars])
+        weights = np.float32([*own, *[share / liars] * liars])
         for far in FAR:
             lies = np.tile(far * rng.normal(size=dim), (liars, 1))
-            rows = jnp.float32(np.concatenate([honest, lies]))
+            rows = np.float32(np.concatenate([honest, lies]))
             found = np.asarray(rule(rows, weights=weights))
             for row in honest:
                 spread = own @ np.linalg.norm(honest - row, axis=1) / own.sum()
@@ -346,9 +373,9 @@ def test_the_geometric_median_withstands_less_than_half_of_the_weight(
 
 
 def test_many_light_liars_do_not_hold_the_geometric_median():
-    updates = jnp.array([[0.0, 0.0], [0.1, 0.0], *[[1e4, 1e4]] * 3])
-    weights = jnp.array([45.0, 45.0, 1.0, 1.0, 1.0])
-    found = JITTED["geometric_median"](updates, weights=weights)
+    updates = np.array([[0.0, 0.0], [0.1, 0.0], *[[1e4, 1e4]] * 3])
+    weights = np.array([45.0, 45.0, 1.0, 1.0, 1.0])
+    found = TOLD["geometric_median"](updates, weights=weights)
     np.testing.assert_allclose(found, [0.1, 0.0], atol=1e-3)
 
 
@@ -356,8 +383,8 @@ def test_many_light_liars_do_not_hold_the_geometric_median():
 @pytest.mark.parametrize("name", ROBUST)
 def test_robust_rules_survive_liars_who_agree(name, far):
     updates = make_updates(3)
-    corrupted = jax.tree.map(lambda leaf: leaf.at[:2].set(far), updates)
-    found = flat(JITTED[name](corrupted), 0)
+    corrupted = with_rows(updates, slice(2), lambda rows: far)
+    found = flat(TOLD[name](corrupted), 0)
     honest = flat(updates)[2:]
     radius = np.linalg.norm(honest - honest.mean(0), axis=1).max()
     bound = np.median(np.linalg.norm(honest, axis=1)) if "clipping" in name else 0
@@ -368,8 +395,8 @@ def test_robust_rules_survive_liars_who_agree(name, far):
 @pytest.mark.parametrize("lie", LIES)
 def test_coordinates_stay_between_the_honest_ones(name, lie):
     updates = make_updates(1)
-    corrupted = jax.tree.map(lambda leaf: leaf.at[:2].set(LIES[lie](leaf[:2])), updates)
-    found, honest = flat(JITTED[name](corrupted), 0), flat(updates)[2:]
+    corrupted = with_rows(updates, slice(2), LIES[lie])
+    found, honest = flat(TOLD[name](corrupted), 0), flat(updates)[2:]
     assert (honest.min(0) <= found).all()
     assert (found <= honest.max(0)).all()
 
@@ -377,17 +404,17 @@ def test_coordinates_stay_between_the_honest_ones(name, lie):
 @pytest.mark.parametrize("name", sorted(ARGS))
 def test_who_is_out_counts_as_byzantine(name):
     updates = make_updates(2)
-    corrupted = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), updates)
+    corrupted = with_rows(updates, 0, lambda row: np.nan)
     rest = jax.tree.map(lambda leaf: leaf[1:], updates)
     args = {"num_selected": 4} if name == "multi_krum" else {}
-    found = compiled(name, num_byzantine=2, **args)(corrupted)
-    expected = compiled(name, num_byzantine=1, **args)(rest)
+    found = rule_of(name, num_byzantine=2, **args)(corrupted)
+    expected = rule_of(name, num_byzantine=1, **args)(rest)
     np.testing.assert_allclose(flat(found, 0), flat(expected, 0), rtol=1e-5, atol=1e-6)
 
 
 def test_a_mean_does_not_survive_one_liar():
     updates = make_updates()
-    corrupted = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), updates)
+    corrupted = with_rows(updates, 0, lambda row: np.nan)
     assert np.isnan(flat(RULES["mean"](corrupted), 0)).all()
 
 
@@ -397,7 +424,7 @@ def test_krum_near_a_common_offset_keeps_its_digits():
     rows = 1e3 + 1e-3 * rng.normal(size=(7, 50))
     rows = np.float32(rows)
     expected = rows[krum_scores(np.float64(rows), 2).argmin()]
-    found = JITTED["krum"](jnp.asarray(rows))
+    found = TOLD["krum"](rows)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -405,12 +432,12 @@ def test_krum_near_a_common_offset_keeps_its_digits():
 @pytest.mark.parametrize("name", sorted(set(WEIGHTED) - set(ARGS)))
 def test_weights_are_counted(name):
     updates = make_updates()
-    twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1]]), updates)
+    twice = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf[:1]]), updates)
     args = {"radius": 2.0} if name == "centred_clipping" else {}
     args = {"max_norm": 2.0} if name == "norm_clipping" else args
-    weights = jnp.ones(NODES).at[0].set(2.0)
-    found = flat(compiled(name, **args)(updates, weights=weights), 0)
-    again = flat(compiled(name, **args)(twice), 0)
+    weights = np.float32([2.0] + [1.0] * (NODES - 1))
+    found = flat(rule_of(name, **args)(updates, weights=weights), 0)
+    again = flat(rule_of(name, **args)(twice), 0)
     np.testing.assert_allclose(found, again, rtol=1e-5, atol=1e-6)
 
 
@@ -420,8 +447,8 @@ def test_the_size_of_all_weights_has_no_influence(name, size):
     updates = make_updates()
     weights = np.float32(np.random.default_rng(0).uniform(1, 3, NODES))
     np.testing.assert_allclose(
-        flat(JITTED[name](updates, weights=jnp.float32(size * weights)), 0),
-        flat(JITTED[name](updates, weights=jnp.asarray(weights)), 0),
+        flat(TOLD[name](updates, weights=np.float32(size * weights)), 0),
+        flat(TOLD[name](updates, weights=weights), 0),
         rtol=1e-4,
         atol=1e-5,
     )
@@ -430,28 +457,30 @@ def test_the_size_of_all_weights_has_no_influence(name, size):
 @pytest.mark.parametrize("weight", [-3.0, -1e38, np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_a_weight_that_is_none_counts_as_zero(name, weight):
-    updates, weights = make_updates(), jnp.arange(1.0, NODES + 1)
+    updates, weights = make_updates(), np.arange(1.0, NODES + 1)
+    with_it, without = weights.copy(), weights.copy()
+    with_it[4], without[4] = weight, 0
     np.testing.assert_array_equal(
-        flat(JITTED[name](updates, weights=weights.at[4].set(weight)), 0),
-        flat(JITTED[name](updates, weights=weights.at[4].set(0.0)), 0),
+        flat(TOLD[name](updates, weights=with_it), 0),
+        flat(TOLD[name](updates, weights=without), 0),
     )
 
 
 @pytest.mark.parametrize("name", sorted(set(RULES) - set(WEIGHTED)))
 def test_other_rules_ignore_weights(name):
     updates = make_updates()
-    weights = jnp.arange(1.0, NODES + 1)
+    weights = np.arange(1.0, NODES + 1)
     jax.tree.map(
         np.testing.assert_array_equal,
-        JITTED[name](updates, weights=weights),
-        JITTED[name](updates),
+        TOLD[name](updates, weights=weights),
+        TOLD[name](updates),
     )
 
 
 def test_the_geometric_median_has_the_least_summed_distance():
     updates = make_updates()
     rows = flat(updates)
-    centre = flat(compiled("geometric_median", num_iters=100)(updates), 0)
+    centre = flat(rule_of("geometric_median", num_iters=100)(updates), 0)
 
     def cost(point):
         return np.linalg.norm(rows - point, axis=1).sum()
@@ -462,9 +491,9 @@ def test_the_geometric_median_has_the_least_summed_distance():
 
 def test_a_large_radius_is_the_mean():
     updates = make_updates()
-    found = compiled("centred_clipping", radius=1e6, num_iters=1)(updates)
+    found = rule_of("centred_clipping", radius=1e6, num_iters=1)(updates)
     np.testing.assert_allclose(
-        flat(found, 0), flat(JITTED["mean"](updates), 0), rtol=1e-5, atol=1e-6
+        flat(found, 0), flat(TOLD["mean"](updates), 0), rtol=1e-5, atol=1e-6
     )
 
 
@@ -483,8 +512,8 @@ def test_a_large_radius_is_the_mean():
         ("centred_clipping", {"radius": 0.0}, "radius > 0"),
         ("centred_clipping", {"num_iters": 0}, "num_iters > 0"),
         ("norm_clipping", {"max_norm": -1.0}, "max_norm > 0"),
-        ("mean", {"weights": jnp.ones(3)}, r"weights.shape \(9,\)"),
-        ("median", {"where": jnp.ones(3, bool)}, r"where.shape \(9,\)"),
+        ("mean", {"weights": np.ones(3)}, r"weights.shape \(9,\)"),
+        ("median", {"where": np.ones(3, bool)}, r"where.shape \(9,\)"),
     ],
 )
 def test_bad_arguments_are_named(name, args, message):
@@ -494,7 +523,7 @@ def test_bad_arguments_are_named(name, args, message):
 
 def test_leaves_must_agree_on_the_nodes():
     with pytest.raises(ValueError, match="one number of nodes"):
-        aggregation.mean({"a": jnp.ones((2, 1)), "b": jnp.ones((3, 1))})
+        aggregation.mean({"a": np.ones((2, 1)), "b": np.ones((3, 1))})
 
 
 def test_mixing_first_brings_a_median_nearer_to_the_honest_mean():
@@ -504,8 +533,8 @@ def test_mixing_first_brings_a_median_nearer_to_the_honest_mean():
         rng = np.random.default_rng(seed)
         honest = rng.normal(size=(6, 50))
         lies = np.tile(honest.mean(0) + 1.0, (2, 1))
-        updates = jnp.float32(np.concatenate([lies, honest]))
+        updates = np.float32(np.concatenate([lies, honest]))
         for name, found in gaps.items():
-            result = np.asarray(JITTED[name](updates))
+            result = np.asarray(TOLD[name](updates))
             found.append(np.linalg.norm(result - honest.mean(0)))
     assert np.mean(gaps["mixed_median"]) < 0.9 * np.mean(gaps["median"])

@@ -82,7 +82,7 @@ def finished(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(merges, "merge_prototypes", watched)
-        found = run(config, folder / "run")
+        found = run(config, folder / "run", reported=True)
     return config, folder / "run", found, dict(programs.TRACES)
 
 

@@ -106,7 +106,7 @@ def test_a_newcomer_of_each_kind_is_one_function_and_one_line(tmp_path, calls):
     config.federations = {"two": federation(nodes=2, rounds=2, aggregator=NAME)}
     config.data.buckets = (16,)
     config.student.epochs, config.student.batch_size = 12, 8
-    found = run(config, tmp_path / "run")
+    found = run(config, tmp_path / "run", reported=True)
     assert {name for name, seen in calls.items() if not seen} == set()
     # The check of a config asks a rule for shapes; a merge gives it the whole model.
     assert any("model" in seen for seen in calls["middle"] if isinstance(seen, dict))

@@ -298,7 +298,7 @@ def finished(tmp_path_factory):
     for model in (config.teacher, config.student, config.trusted_model):
         model.learning_rate = 1e-2
     progress = Listening()
-    found = run(config, folder / "run", progress=progress)
+    found = run(config, folder / "run", progress=progress, reported=True)
     return config, folder / "run", found, progress.said
 
 

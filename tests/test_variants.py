@@ -36,7 +36,7 @@ def varied(tmp_path_factory):
     config.arms = ("fine_tuned+long", "plain", "defended")
     config.arms += tuple(f"defended+{name}" for name in names)
     checked = check.check(config)
-    found = run(config, folder / "run")
+    found = run(config, folder / "run", reported=True)
     rows = {row["arm"]: row for row in found["rows"]}
     return checked, folder / "run", rows
 

@@ -1,7 +1,9 @@
 """Gradient rules: from the losses of a batch to the gradient of one step."""
 
+import contextlib
 import functools
 import importlib
+import logging
 from collections.abc import Sequence
 
 import jax
@@ -232,13 +234,26 @@ def noise_multiplier_of(
         )
 
     # The Rényi bound is fast and loose; it gives the bracket for the slow, tight one.
-    loose = least(rdp.RdpAccountant, accounting.LowerEndpointAndGuess(0.05, 1.0), 1e-4)
+    with _without_warnings():
+        guess = accounting.LowerEndpointAndGuess(0.05, 1.0)
+        loose = least(rdp.RdpAccountant, guess, 1e-4)
     tight = accounting.ExplicitBracketInterval(0.6 * loose, 1.01 * loose)
     # Of losses on a coarse grid, ten times as fast: ε is never understated.
     coarse = functools.partial(pld.PLDAccountant, value_discretization_interval=1e-3)
     found = least(coarse, tight, 2e-4)
     fine = pld.PLDAccountant().compose(event(found - 1e-3)).get_epsilon(delta)
     return found if fine > epsilon else least(pld.PLDAccountant, tight, 1e-3)
+
+
+@contextlib.contextmanager
+def _without_warnings():
+    """A block in which it is not said that orders were left out of a loose bound."""
+    logger = logging.getLogger("absl")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _extra(module: str):

@@ -8,7 +8,12 @@ the temperature) or states of both teacher and student are finite, so are the gr
 even at zero vectors and empty masks; sums of squares (`logit_mse`, "l2",
 `attention_transfer`) also need entries below 1e18, whose squares are finite. Inputs
 that are not finite give a loss that is not finite, never a small one.
+
+Each is one compiled program where it is called by itself, and part of the caller's
+within another; a temperature and other options that are no arrays are constants of it.
 """
+
+import functools
 
 import chex
 import jax
@@ -23,6 +28,7 @@ from protojax.prototypes.geometry import METRICS, paired_distance, unit
 _LEAST = -1e30
 
 
+@functools.partial(jax.jit, static_argnames="temperature", inline=True)
 def forward_kl(
     student_logits: Array,
     teacher_logits: Array,
@@ -62,6 +68,7 @@ def forward_kl(
     )
 
 
+@functools.partial(jax.jit, static_argnames="temperature", inline=True)
 def reverse_kl(
     student_logits: Array,
     teacher_logits: Array,
@@ -100,6 +107,7 @@ def reverse_kl(
     )
 
 
+@functools.partial(jax.jit, static_argnames=("beta", "temperature"), inline=True)
 def jensen_shannon(
     student_logits: Array,
     teacher_logits: Array,
@@ -146,6 +154,7 @@ def jensen_shannon(
     return temperature**2 * (beta * teacher_part + (1 - beta) * student_part)
 
 
+@functools.partial(jax.jit, static_argnames="temperature", inline=True)
 def logit_mse(
     student_logits: Array,
     teacher_logits: Array,
@@ -192,6 +201,7 @@ DIVERGENCES = {
 }
 
 
+@functools.partial(jax.jit, static_argnames="mode", inline=True)
 def pool(hidden: Array, attention_mask: Array, *, mode: str = "mean") -> Array:
     """One vector per text, pooled from its hidden states.
 
@@ -222,6 +232,7 @@ def pool(hidden: Array, attention_mask: Array, *, mode: str = "mean") -> Array:
     return jnp.where(jnp.any(mask, axis=1, keepdims=True), first, 0)
 
 
+@functools.partial(jax.jit, static_argnames="metric", inline=True)
 def hidden_state_loss(
     student_hidden: Array,
     teacher_hidden: Array,
@@ -279,6 +290,7 @@ def hidden_state_loss(
     return _masked_mean(loss, where) if loss.ndim == 2 else loss
 
 
+@functools.partial(jax.jit, inline=True)
 def attention_transfer(
     student_hidden: Array, teacher_hidden: Array, *, where: Array | None = None
 ) -> Array:

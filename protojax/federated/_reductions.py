@@ -5,6 +5,7 @@ are summed leaf by leaf, so that no `[nodes, all parameters]` matrix is built.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,6 +29,22 @@ class FiniteUpdates(NamedTuple):
     where: Array
     weights: Array
     excluded: Array
+
+
+def compiled(rule: Callable[..., PyTree], *more: str) -> Callable[..., PyTree]:
+    """A rule as one program, instead of dozens, where it is called by itself.
+
+    Args:
+        rule: `(updates, *, weights, where)` and parameters of its own.
+        *more: parameters that its signature does not name.
+
+    Returns:
+        The rule, of whose program its own parameters are constants. Within another
+        program it is a part of that.
+    """
+    own = {*inspect.signature(rule).parameters, *more}
+    constants = sorted(own - {"updates", "weights", "where"})
+    return jax.jit(rule, static_argnames=constants, inline=True)
 
 
 def num_nodes_of(updates: PyTree) -> int:

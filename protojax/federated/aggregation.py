@@ -34,6 +34,7 @@ from protojax.federated.krum import krum, multi_krum
 from protojax.federated.premixing import mixed
 
 
+@_reductions.compiled
 def mean(
     updates: PyTree, *, weights: Array | None = None, where: Array | None = None
 ) -> PyTree:
@@ -62,6 +63,7 @@ def mean(
     return _reductions.weighted_mean(updates, jnp.where(where, weights, 0.0))
 
 
+@_reductions.compiled
 def coordinate_median(
     updates: PyTree, *, weights: Array | None = None, where: Array | None = None
 ) -> PyTree:
@@ -96,6 +98,7 @@ def coordinate_median(
     )
 
 
+@_reductions.compiled
 def trimmed_mean(
     updates: PyTree,
     *,
@@ -145,6 +148,7 @@ def trimmed_mean(
     )
 
 
+@_reductions.compiled
 def geometric_median(
     updates: PyTree,
     *,
@@ -210,6 +214,7 @@ def geometric_median(
     )
 
 
+@_reductions.compiled
 def centred_clipping(
     updates: PyTree,
     *,
@@ -271,6 +276,7 @@ def centred_clipping(
     return jax.lax.fori_loop(0, num_iters, step, start)
 
 
+@_reductions.compiled
 def norm_clipping(
     updates: PyTree,
     *,

@@ -10,6 +10,7 @@ from protojax.base import Array, PyTree
 from protojax.federated import _reductions
 
 
+@_reductions.compiled
 def krum(
     updates: PyTree,
     *,
@@ -67,6 +68,7 @@ def krum(
     )
 
 
+@_reductions.compiled
 def multi_krum(
     updates: PyTree,
     *,

@@ -17,6 +17,7 @@ from protojax.base import Array, PyTree
 from protojax.federated import _reductions
 
 
+@_reductions.compiled
 def mix_neighbours(
     updates: PyTree,
     *,
@@ -110,7 +111,8 @@ def mixed(rule: Callable[..., PyTree]) -> Callable[..., PyTree]:
     References:
         Allouah et al., 2023, arXiv:2302.01772.
     """
-    hands_on = "num_byzantine" in inspect.signature(rule).parameters
+    of_rule = inspect.signature(rule).parameters
+    hands_on = "num_byzantine" in of_rule
 
     def after_mixing(updates, *, num_byzantine, weights=None, where=None, **options):
         updates = mix_neighbours(updates, num_byzantine=num_byzantine, where=where)
@@ -118,4 +120,4 @@ def mixed(rule: Callable[..., PyTree]) -> Callable[..., PyTree]:
             options["num_byzantine"] = num_byzantine
         return rule(updates, weights=weights, where=where, **options)
 
-    return after_mixing
+    return _reductions.compiled(after_mixing, *of_rule)
