@@ -146,13 +146,20 @@ def figures(**changes):
         ({"teacher_overlap": 0.6}, "gap between teacher and student", 0.4),
         ({"teacher_overlap": 1.0, "student_overlap": 0.7}, "off-policy drift", 0.3),
         (
-            {"starts": (0, 1, 2), "continuations": (0.8, 0.6, float("nan"))},
+            {
+                "starts": (0, 1, 2),
+                "continuations": (0.8, 0.6, 0),
+                "reached": (2000,) * 2 + (9,),
+            },
             "off-policy drift",
             0.25,
         ),
+        # Of eight texts a fourth and none may be the same.
+        ({"starts": (0, 1), "continuations": (0.25, 0), "reached": (8, 8)}, None, None),
         ({"tail_share": 0.5}, "tail noise", 0.5),
         ({"tail_share": None}, None, None),
         ({"faithfulness": 0.05, "with_steps": 9}, "wrong steps of the teacher", 0.95),
+        ({"faithfulness": 0.0, "with_steps": 1}, None, None),
         ({"faithfulness": float("nan")}, None, None),
     ],
 )

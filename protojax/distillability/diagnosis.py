@@ -78,6 +78,8 @@ class Trap(NamedTuple):
     Attributes:
         name: of the trap.
         severity: in [0, 1], or None where it was not measured.
+        at_least: the severity that the number of texts supports: the lower end of a
+            95 % interval where answers are counted, else the severity.
         measure: what the severity is a share of.
         finding: a sentence for readers who know no statistics.
         advice: what to do about it.
@@ -85,6 +87,7 @@ class Trap(NamedTuple):
 
     name: str
     severity: float | None
+    at_least: float | None
     measure: str
     finding: str
     advice: str
@@ -98,8 +101,8 @@ def traps_of(figures: Figures) -> list[Trap]:
 
     - gap: the probability of the teacher's next token that the student does not share.
     - off-policy drift: the share of the teacher's right answers that are lost behind
-      beginnings of the student; without answers, how much less both share at the
-      student's tokens than at the teacher's.
+      the longest beginnings of the student that half of its texts have; without
+      answers, how much less both share at the student's tokens than at the teacher's.
     - tail noise: the share of the squared slope that comes from the teacher's tail.
     - wrong steps: the share of the teacher's right answers whose equations are false.
 
@@ -110,7 +113,7 @@ def traps_of(figures: Figures) -> list[Trap]:
 
 
 def worst(traps: Sequence[Trap], *, least: float = 0.2) -> Trap | None:
-    """The trap of the highest severity, None where none reaches a bound.
+    """The trap of the highest severity, None where none is known to reach a bound.
 
     Args:
         traps: of a pair.
@@ -120,8 +123,8 @@ def worst(traps: Sequence[Trap], *, least: float = 0.2) -> Trap | None:
         ValueError: the bound is not in [0, 1].
     """
     validate.fraction(least=least)
-    found = [trap for trap in traps if trap.severity is not None]
-    found = [trap for trap in found if trap.severity >= least]
+    found = [trap for trap in traps if trap.at_least is not None]
+    found = [trap for trap in found if trap.at_least >= least]
     return max(found, key=lambda trap: trap.severity, default=None)
 
 
@@ -144,6 +147,35 @@ def headline(figures: Figures, *, least: float = 0.2) -> str:
     return f"{first}What holds this pair back most is the {found.name}. {found.finding}"
 
 
+def lower_drop(first: float, second: float, count: float, other: float) -> float:
+    """The lower end of a 95 % interval of the difference of two shares.
+
+    Each share gets one success and one failure more, so that a few texts that are all
+    right or all wrong prove little.
+
+    Args:
+        first: in [0, 1].
+        second: in [0, 1], of other texts.
+        count: texts of the first share.
+        other: of the second, infinity where it is known.
+
+    References:
+        Agresti and Caffo, 2000, The American Statistician 54(4).
+
+    >>> round(lower_drop(0.25, 0.0, 8, 8), 2), round(lower_drop(0.8, 0.5, 128, 128), 2)
+    (-0.14, 0.18)
+    """
+
+    def smoothed(share: float, count: float) -> tuple[float, float]:
+        if math.isinf(count):
+            return share, 0.0
+        share = (share * count + 1) / (count + 2)
+        return share, share * (1 - share) / (count + 2)
+
+    (a, error_a), (b, error_b) = smoothed(first, count), smoothed(second, other)
+    return a - b - 1.96 * math.sqrt(error_a + error_b)
+
+
 def _gap(figures: Figures) -> Trap:
     lost = 1 - figures.teacher_overlap
     finding = (
@@ -158,6 +190,7 @@ def _gap(figures: Figures) -> Trap:
         )
     return Trap(
         "gap between teacher and student",
+        lost,
         lost,
         "of the probability of the teacher's next token is not shared",
         finding,
@@ -174,23 +207,33 @@ def _drift(figures: Figures) -> Trap:
         "first. Where the teacher cannot continue the student's beginnings, whole "
         "texts of the teacher teach more than its probabilities there."
     )
-    behind = [x for x in figures.continuations if not math.isnan(x)]
-    if len(behind) > 1 and behind[0] > 0:
-        severity = max(0.0, 1 - min(behind) / behind[0])
+    counts = figures.reached
+    # One place that is fixed by lengths: the lowest of several would be low by chance.
+    places = [i for i, count in enumerate(counts) if i and 2 * count >= counts[0]]
+    if places and figures.continuations[0] > 0:
+        start = places[-1]
+        first, behind = figures.continuations[0], figures.continuations[start]
+        severity = max(0.0, 1 - behind / first)
+        lower = lower_drop(first, behind, counts[0], counts[start])
+        at_least = max(0.0, lower / first)
         finding = (
-            f"The teacher is right in {behind[0]:.0%} of cases from the beginning, and "
-            f"in {min(behind):.0%} where it has to continue what the student began."
+            f"The teacher is right in {first:.0%} of cases from the beginning, and in "
+            f"{behind:.0%} where it has to continue {figures.starts[start]} tokens of "
+            "the student."
         )
+        if severity > 0 and at_least == 0:
+            finding += f" {counts[0]} texts are too few to tell these apart."
         measure = "of the teacher's right answers are lost behind the student's words"
     else:
         severity = max(0.0, figures.teacher_overlap - figures.student_overlap)
+        at_least = severity
         finding = (
             f"Both models share {figures.teacher_overlap:.0%} of the next word's "
             f"probability where the teacher writes, and {figures.student_overlap:.0%} "
             "where the student does."
         )
         measure = "less of the probability is shared where the student writes"
-    return Trap("off-policy drift", severity, measure, finding, advice)
+    return Trap("off-policy drift", severity, at_least, measure, finding, advice)
 
 
 def _tail(figures: Figures) -> Trap:
@@ -205,6 +248,7 @@ def _tail(figures: Figures) -> Trap:
     return Trap(
         "tail noise",
         figures.tail_share,
+        figures.tail_share,
         "of the squared slope comes from tokens that the teacher hardly writes",
         finding,
         f"Learn the {figures.k} likeliest tokens and all others as one outcome, not "
@@ -213,9 +257,11 @@ def _tail(figures: Figures) -> Trap:
 
 
 def _steps(figures: Figures) -> Trap:
-    severity, finding = None, "Not measured: it needs right answers with equations."
+    severity = at_least = None
+    finding = "Not measured: it needs right answers with equations."
     if figures.faithfulness is not None and not math.isnan(figures.faithfulness):
-        severity = 1 - figures.faithfulness
+        severity, count = 1 - figures.faithfulness, figures.with_steps
+        at_least = max(0.0, lower_drop(severity, 0.0, count, math.inf))
         finding = (
             f"Of {figures.with_steps} right answers with equations, {severity:.0%} "
             "have a false one."
@@ -223,6 +269,7 @@ def _steps(figures: Figures) -> Trap:
     return Trap(
         "wrong steps of the teacher",
         severity,
+        at_least,
         "of the teacher's right answers with equations have a false one",
         finding,
         "Do not teach these steps: learn the answers alone, or only texts whose steps "

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from protojax.distillability.diagnosis import Figures, headline, traps_of, worst
+from protojax.distillability.diagnosis import Figures, Trap, headline, traps_of, worst
 from protojax.reports.page import clipped, rendered
 
 # The pictures' size in their own units, and the space around the lines.
@@ -44,8 +44,8 @@ class Picture(NamedTuple):
     across: str
 
 
-def plain_figures(figures: Figures) -> dict[str, Any]:
-    """The figures as JSON holds them: no number that is none.
+def plain_figures(figures: Figures | Trap) -> dict[str, Any]:
+    """Figures, or a trap, as JSON holds them: no number that is none.
 
     Args:
         figures: of a pair.

@@ -356,7 +356,7 @@ def _write(
     record = {
         "headline": found.headline,
         "figures": pages.plain_figures(found.figures),
-        "traps": [trap._asdict() for trap in found.traps],
+        "traps": [pages.plain_figures(trap) for trap in found.traps],
         **about,
     }
     storage.write_json(found.out / "diagnosis.json", record)
