@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from protojax.rl import equations, instructions, verifiers
+from protojax.distillability import equations
+from protojax.rl import instructions, verifiers
 
 
 @pytest.mark.parametrize(

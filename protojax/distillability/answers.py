@@ -3,13 +3,10 @@
 import re
 from decimal import Decimal, InvalidOperation
 
+from protojax.distillability.equations import equations_in
+
 # A number, with commas between thousands and a sign that is no minus.
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
-_EQUATION = re.compile(
-    r"(?<![\w.])(-?\d[\d,]*(?:\.\d+)?(?:\s*[-+*/×÷]\s*\d[\d,]*(?:\.\d+)?)+)"
-    r"\s*=\s*(-?\d[\d,]*(?:\.\d+)?)"
-)
-_PART = re.compile(r"[-+*/×÷]|\d[\d,]*(?:\.\d+)?")
 
 
 def is_right(text: str, answer: str) -> bool:
@@ -58,10 +55,6 @@ def answer_of(text: str) -> str:
 def equations_hold(text: str) -> bool | None:
     """Whether all equations in a text are true; None where there is none.
 
-    Sums, differences, products and quotients of numbers are read, in the usual order of
-    operations and without brackets. A result with
-    a decimal point may be rounded to the digits that it has.
-
     Args:
         text: what a model wrote.
 
@@ -70,8 +63,8 @@ def equations_hold(text: str) -> bool | None:
     >>> equations_hold("He has seven.") is None
     True
     """
-    found = _EQUATION.findall(text)
-    return all(_holds(left, right) for left, right in found) if found else None
+    found = equations_in(text)
+    return all(holds for _, holds in found) if found else None
 
 
 def _number(text: str) -> Decimal | None:
@@ -81,31 +74,3 @@ def _number(text: str) -> Decimal | None:
     except InvalidOperation:
         return None
     return found if found.is_finite() else None
-
-
-def _holds(left: str, right: str) -> bool:
-    """Whether a term is a number, rounded as that is."""
-    value, result = _value(left), _number(right)
-    if value is None or result is None:
-        return False
-    if result == result.to_integral_value() and "." not in right:
-        return value == result
-    return abs(value - result) <= Decimal("0.5").scaleb(result.as_tuple().exponent)
-
-
-def _value(term: str) -> Decimal | None:
-    """The value of a term without brackets, None where it divides by 0."""
-    sign = -1 if term.startswith("-") else 1
-    parts = _PART.findall(term.removeprefix("-"))
-    sums = [sign * _number(parts[0])]
-    for symbol, part in zip(parts[1::2], parts[2::2], strict=True):
-        number = _number(part)
-        if symbol in "+-":
-            sums.append(number if symbol == "+" else -number)
-        elif symbol in "*×":
-            sums[-1] *= number
-        elif number == 0:
-            return None
-        else:
-            sums[-1] /= number
-    return sum(sums)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from protojax import validate
-from protojax.rl.equations import equations_in, numbers_in
+from protojax.distillability.equations import equations_in, numbers_in
 from protojax.rl.instructions import check_rules, follows_instructions
 
 # (prompt, text, answer) -> reward in [0, 1]
