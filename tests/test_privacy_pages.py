@@ -65,7 +65,8 @@ def facts_of(found):
 def line(arm, accuracy, found, seed=0):
     record = json.loads(json.dumps(found.record()))
     found = {"seed": seed, "arm": arm, "accuracy": accuracy, "record": record}
-    return {**found, "guarantee": None}
+    checks = {"blind AUC": 0.501, "public rows left out": 3}
+    return {**found, **checks, "guarantee": None}
 
 
 def test_places_of_a_chart():
@@ -145,6 +146,8 @@ def test_the_page_of_a_study(strong, weak, tmp_path):
     assert page.count("<svg") == 5
     assert page.count("</span>stopped early</li>") == 2
     assert "-0.5" in page
+    assert "AUC of 0.501" in page
+    assert "not audited" in page
     assert not re.search(r"(?:src|href)=\"(?!#)", page)
 
 

@@ -20,6 +20,15 @@ COST = 0.01
 # Recipes so near the best accuracy are drawn once more by themselves.
 NEAR = 0.03
 _LEAST = 1e-4  # nothing less is drawn
+_LIMITS = (
+    "A single checkpoint: recipes are measured, at half of the rows, over many runs.",
+    "Worst cases of kinds that are not in the table, and attacks that are not in it.",
+    "Attacks on weights, on many queries of one row, or of someone who changes rows.",
+    "Rows that belong together, such as those of one person, as a group.",
+    "Whether texts can be extracted: a classifier says classes, not texts.",
+    "Epsilon: it is stated from noise and sampling, and not audited here.",
+    "Other tasks, sizes and models than these.",
+)
 
 
 class Arm(NamedTuple):
@@ -90,7 +99,10 @@ def page_of(facts: privacy.PrivacyFacts) -> str:
 
 
 def compared(
-    title: str, arms: Sequence[Arm], joined: Sequence[tuple[str, Sequence[str]]]
+    title: str,
+    arms: Sequence[Arm],
+    joined: Sequence[tuple[str, Sequence[str]]],
+    notes: Sequence[str] = (),
 ) -> str:
     """The HTML of the report of several recipes.
 
@@ -99,6 +111,7 @@ def compared(
         arms: at least one; "teacher" is what the others are compared with.
         joined: names of lines, each with the arms that it joins; a name that comes
             again is in the legend once. Arms that are missing are passed over.
+        notes: what else was measured or checked, a sentence each.
     """
     kinds = dict.fromkeys(
         one["kind"] for arm in arms for record in arm.records for one in record["found"]
@@ -131,7 +144,8 @@ def compared(
         rows=rows,
         undrawn=[arm.name for arm in arms if arm.rate is None],
         fronts=_fronts(arms, joined),
-        limits=privacy.limits(True),
+        notes=notes,
+        limits=_LIMITS,
     )
 
 
@@ -147,8 +161,10 @@ def headline(arms: Sequence[Arm]) -> str:
         return "No plain teacher was measured that others could be compared with."
     if base.rate is None:
         return f"{level}, nothing can be said: too few worst-case rows."
-    said = f"{level}, {_hundred(base.rate)} of the worst-case rows are recognised in "
-    said += "the plain teacher"
+    said = (
+        f"{level}, {_hundred(base.rate)} worst-case rows are recognised in the plain "
+    )
+    said += "teacher"
     if not base.checked:
         return f"{said}, but a check of the measurement failed: no result."
     rivals = [
@@ -294,14 +310,15 @@ def _front(
         Axis("accuracy on test rows", *span, log=False),
         Axis("worst-case rows recognised", low, 1.0),
     )
-    lines, colours = [Line("chance", span, [level, level], dashed=True)], {}
+    lines = [Line("chance", span, [level, level], dashed=True)]
+    names = list(dict.fromkeys(name for name, _ in joined))
     of_arm: dict[str, int] = {}
     for name, members in joined:
         through = [shown[member] for member in members if member in shown]
         if len(through) < 2:
             continue
-        again = name in colours
-        colour = colours.setdefault(name, len(colours))
+        colour = names.index(name)
+        again = colour in of_arm.values()
         of_arm |= {arm.name: colour for arm in through}
         places = [arm.accuracy for arm in through], [arm.rate for arm in through]
         lines.append(Line("" if again else name, *places, colour=colour))
@@ -364,6 +381,7 @@ def _cell(rate: float | None, ends: Sequence[float] | None) -> str:
 
 
 def _epsilon(guarantee: Mapping[str, Any] | None) -> str:
+    """What is stated, with an asterisk where it is nominal."""
     if guarantee is None:
-        return "none"
-    return f"{guarantee['epsilon']:.3g}{' (nominal)' if guarantee['nominal'] else ''}"
+        return "–"
+    return f"{guarantee['epsilon']:.3g}{'*' if guarantee['nominal'] else ''}"
