@@ -212,11 +212,14 @@ def main(
         with progress() as told, runtime.only_process(workdir, folders):
             results.note_versions(workdir)
             rows = system.run(config, workdir, Watch(*told))
+            page = system.report and system.report(config, workdir, rows)
         header, *lines = system.table_of(rows)
         table = Table(*header)
         for line in lines:
             table.add_row(*line)
         results.show(console, table)
+        if page:
+            console.print(f"Report: {page}", soft_wrap=True)
         return None
     config = check.check(config)
     if not processes.is_leader():

@@ -1,5 +1,6 @@
 """The study of students of private rows, on a few rows of bundled data."""
 
+import html
 import json
 
 import numpy as np
@@ -46,7 +47,10 @@ def test_a_study_has_a_line_for_each_arm_and_goes_on(tmp_path, capsys):
     assert files == {path: path.stat().st_mtime_ns for path in files}
     assert (tmp_path / "results.jsonl").read_text() == lines
     rows, _, _ = private.split(private.check(tiny()), 0)
-    assert not [text for text in rows.private.texts if text in lines and len(text) > 20]
+    page = (tmp_path / "report.html").read_text()
+    for written in (lines, html.unescape(page)):
+        assert not [text for text in rows.private.texts if text in written]
+    assert page.count("<details") == 2
     other = tiny()
     other.share = 0.2
     with pytest.raises(ValueError, match="share"):

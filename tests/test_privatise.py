@@ -1,5 +1,6 @@
 """The command `privatise`: private and public rows in, a student and its card out."""
 
+import html
 import json
 import shutil
 
@@ -28,7 +29,9 @@ FLAGS = [
     ),
     *(f"--set=base.{part}.learning_rate=1e-2" for part in ("teacher", "student")),
 ]
+PLANTED = "pin of mira is 7316"
 PRIVATE = tiny_job.clean_rows(60, seed=1)
+PRIVATE[7] = Row(f"{PRIVATE[7].text} {PLANTED}", *PRIVATE[7][1:])
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +79,17 @@ def test_it_writes_a_student_with_a_card_and_what_was_found(measured):
 
 def test_nothing_that_is_written_holds_a_text(measured):
     files = [measured / "leakage.json", measured / "run.json"]
-    files += [measured / "student/README.md"]
+    files += [measured / "student/README.md", measured / "report.html"]
     for path in files:
-        said = path.read_text()
+        said = html.unescape(path.read_text())
         assert not [row.text for row in PRIVATE if row.text in said]
+        assert PLANTED not in said
+
+
+def test_the_page_says_what_the_card_says(measured):
+    page = html.unescape((measured / "report.html").read_text())
+    assert json.loads((measured / "run.json").read_text())["result"]["sentence"] in page
+    assert "membership oracle" in page
 
 
 def test_models_of_the_measurement_are_not_kept(measured):
@@ -106,6 +116,7 @@ def test_what_was_not_measured_is_said(job, measured, tmp_path, capsys):
     assert "was not measured" in card
     assert "Nothing. Give --pipelines" in card
     assert json.loads((out / "leakage.json").read_text()) == {"measured": False}
+    assert "was not measured" in (out / "report.html").read_text()
     # The measurement does not touch the shipped model.
     first, second = (
         (one / "student/model.safetensors").read_bytes() for one in (out, measured)

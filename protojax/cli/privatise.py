@@ -23,10 +23,11 @@ example:
     --pipelines 16 --out run/
 
 It writes run/student (a Hugging Face folder whose README.md says what was measured and
-what was not), leakage.json and run.json. run/work may tell who is in the private rows:
-keep it to yourself. A public row that holds something of a private one is an error,
-which names counts and no text. --set takes any field of
-protojax.pipelines.privacy.Privatise, as --set base.teacher.epochs=10
+what was not), report.html, leakage.json and run.json, which hold no text. run/work may
+tell who is in the private rows: keep it to yourself, and the report as the data. A
+public row that holds something of a private one is an error, which names counts and no
+text. --set takes any field of protojax.pipelines.privacy.Privatise, as
+--set base.teacher.epochs=10
 """
 # flag -> the field that it sets.
 _FIELDS = {
@@ -189,5 +190,5 @@ def show(result: Any) -> None:
     if facts.accuracy is not None:
         console.print(f"accuracy on the test file: {facts.accuracy:.1%}")
     # Never wrapped, so that they can be copied.
-    for name in ("student", "student/README.md"):
+    for name in ("student", "student/README.md", "report.html"):
         console.print(Text(str(result.out / name)), soft_wrap=True)

@@ -6,18 +6,23 @@ from typing import NamedTuple
 import numpy as np
 
 from protojax.evals import detection_auc
-from protojax.privacy.findings import ORDINARY, Calibrated, Found
+from protojax.privacy.findings import ORDINARY, Calibrated, Curve, Found, strongest
 from protojax.privacy.membership_attacks import MEMBERSHIP_ATTACKS
 from protojax.privacy.rates import (
     Resampled,
+    bootstrap_band,
     bootstrap_interval,
     found_rate,
+    found_rates,
     mean_of_members,
     true_positive_rate,
 )
 
 # The name under which the rows of `naturally_worst` are listed.
 WORST = "naturally worst"
+# The rates of false alarms of a curve, as far as there are non-members for them.
+_DECADES = (0.0001, 0.001, 0.01, 0.1)
+GRID = tuple(round(step * decade, 6) for decade in _DECADES for step in (1, 2, 5))
 
 
 class Study(NamedTuple):
@@ -63,9 +68,11 @@ def evidence_of(scores: np.ndarray, study: Study) -> dict[str, np.ndarray]:
     return found
 
 
-def figures(scores: np.ndarray, study: Study, *, intervals: bool) -> tuple[Found, ...]:
-    """The figures of each kind and attack."""
-    evidence, members, figures = evidence_of(scores, study), study.members, []
+def figures(
+    evidence: dict[str, np.ndarray], study: Study, *, intervals: bool
+) -> tuple[Found, ...]:
+    """The figures of each kind and attack; evidence is from `evidence_of`."""
+    members, figures = study.members, []
     for kind, where in study.masks():
         for attack, values in evidence.items():
             rates, ends = [], []
@@ -88,6 +95,36 @@ def figures(scores: np.ndarray, study: Study, *, intervals: bool) -> tuple[Found
                 Found(kind, attack, num_rows, area, tuple(rates), tuple(ends))
             )
     return tuple(figures)
+
+
+def curves(
+    evidence: dict[str, np.ndarray], study: Study, found: tuple[Found, ...]
+) -> tuple[Curve, ...]:
+    """The curve of the strongest attack on each kind; none with too few non-members."""
+    members, curves = study.members, []
+    for kind, where in study.masks():
+        attack = strongest([one for one in found if one.kind == kind]).attack
+        values = evidence[attack]
+        rates = {
+            level: true_positive_rate(
+                values[where], members[where], max_false_positive_rate=level
+            )
+            for level in GRID
+        }
+        rates = {level: rate for level, rate in rates.items() if rate is not None}
+        if not rates:
+            continue
+        levels = tuple(rates)
+        low, high = bootstrap_band(
+            found_rates(values, members, levels=levels, where=where),
+            members,
+            groups=study.groups,
+            num_draws=study.num_draws,
+            seed=study.seed,
+        )
+        ends = tuple(low.tolist()), tuple(high.tolist())
+        curves.append(Curve(kind, attack, levels, tuple(rates.values()), *ends))
+    return tuple(curves)
 
 
 def calibrated(hits: np.ndarray, study: Study) -> tuple[Calibrated, ...]:

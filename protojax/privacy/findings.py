@@ -4,6 +4,7 @@ Holds no text. It is itself a membership oracle (who has it can tell which rows 
 the training data), so it is as private as the list of these rows.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +36,28 @@ class Found(NamedTuple):
     auc: float
     rates: tuple[float | None, ...]
     intervals: tuple[tuple[float, float] | None, ...]
+
+
+class Curve(NamedTuple):
+    """The ROC curve of the strongest attack on one kind of rows, at fixed places.
+
+    Strict as the rates of `Found`: nothing is interpolated between the places.
+
+    Attributes:
+        kind: of the rows.
+        attack: its name.
+        false_rates: rates of false alarms, rising; those that can be shown.
+        rates: the share of members found at each.
+        low: the lower ends of the intervals at 95 %, of each place by itself.
+        high: their upper ends.
+    """
+
+    kind: str
+    attack: str
+    false_rates: tuple[float, ...]
+    rates: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
 
 class Calibrated(NamedTuple):
@@ -126,6 +149,7 @@ class Leakage(NamedTuple):
         accuracy: mean over ordinary rows that a pipeline did not train on.
         member_accuracy: mean over ordinary rows that it did train on.
         smallest_rates: kind -> the least rate of false alarms that can be shown.
+        curves: the ROC curve of each kind that has one.
     """
 
     found: tuple[Found, ...]
@@ -138,6 +162,7 @@ class Leakage(NamedTuple):
     accuracy: float
     member_accuracy: float
     smallest_rates: dict[str, float]
+    curves: tuple[Curve, ...]
 
     @property
     def conclusive(self) -> bool:
@@ -164,11 +189,7 @@ class Leakage(NamedTuple):
 
         Ordinary rows count only where no other kind has enough rows to be judged.
         """
-        best = [self.strongest(kind) for kind in self.kinds]
-        shown = [one for one in best if one.rates[0] is not None]
-        return strongest(
-            [one for one in shown if one.kind != ORDINARY] or shown or best
-        )
+        return worst_of(self.found)
 
     @property
     def unjudged(self) -> tuple[str, ...]:
@@ -270,18 +291,32 @@ class Leakage(NamedTuple):
             "accuracy": self.accuracy,
             "member_accuracy": self.member_accuracy,
             "smallest_rates": self.smallest_rates,
+            "curves": [one._asdict() for one in self.curves],
             "conclusive": self.conclusive,
             "sentence": self.sentence,
         }
 
 
-def strongest(found: list[Found]) -> Found:
+def strongest(found: Sequence[Found]) -> Found:
     """The one with the highest rate at the first level, or AUC where none has a rate.
 
     Args:
         found: at least one.
     """
     return max(found, key=lambda one: (_or_less(one.rates[0]), one.auc))
+
+
+def worst_of(found: Sequence[Found]) -> Found:
+    """The strongest attack on the kind of rows that leaks most.
+
+    Ordinary rows count only where no other kind has enough rows to be judged.
+
+    Args:
+        found: at least one, of any kinds and attacks.
+    """
+    shown = [one for one in found if one.rates[0] is not None]
+    planted = [one for one in shown if one.kind != ORDINARY]
+    return strongest(planted or shown or found)
 
 
 def _or_less(rate: float | None) -> float:

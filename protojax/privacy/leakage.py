@@ -12,7 +12,14 @@ import numpy as np
 
 from protojax import validate
 from protojax.evals import detection_auc, mean_interval
-from protojax.privacy._study import WORST, Study, calibrated, figures
+from protojax.privacy._study import (
+    WORST,
+    Study,
+    calibrated,
+    curves,
+    evidence_of,
+    figures,
+)
 from protojax.privacy.findings import (
     ALWAYS,
     ORDINARY,
@@ -222,12 +229,15 @@ def leakage(
         _worst(leads, members, described[1], worst_share),
         *(tuple(attacks), tuple(levels), num_draws, seed),
     )
-    found = figures(scores, study, intervals=True)
+    evidence = evidence_of(scores, study)
+    found = figures(evidence, study, intervals=True)
     p_values = calibrated_p_values(scores, members)
     hits = p_values <= levels[0]
     best = strongest(found).attack
     attack = MEMBERSHIP_ATTACKS[best]
-    there = found if reference is None else figures(leads, study, intervals=False)
+    there = found
+    if reference is not None:
+        there = figures(evidence_of(leads, study), study, intervals=False)
     right = logits[:, rows].argmax(-1) == described[2]
     usual = (described[1] == ORDINARY) if ORDINARY in described[1] else True
     return Leakage(
@@ -241,6 +251,7 @@ def leakage(
         float(right[usual & ~members].mean()),
         float(right[usual & members].mean()),
         {kind: smallest_rate(members[where]) for kind, where in study.masks()},
+        curves(evidence, study, found),
     )
 
 

@@ -6,7 +6,7 @@ interval draws whole rows, or whole pairs of pipelines, again.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import stats
@@ -22,7 +22,8 @@ _SLACK = 1e-9
 # Draws of a bootstrap at once: bounds its memory.
 _DRAWS_AT_ONCE = 50
 
-# (weights of pipelines [draws, P] or None, of rows [draws, rows] or None) -> [draws].
+# (weights of pipelines [draws, P] or None, of rows [draws, rows] or None) -> [draws],
+# or [draws, figures].
 Resampled = Callable[[np.ndarray | None, np.ndarray | None], np.ndarray]
 
 
@@ -163,31 +164,62 @@ def found_rate(
     Raises:
         ValueError: on different shapes, NaN, no member or no non-member.
     """
+    levels = (max_false_positive_rate,)
+    rates = found_rates(evidence, members, levels=levels, where=where)
+    return lambda pipelines, rows: rates(pipelines, rows)[:, 0]
+
+
+def found_rates(
+    evidence: np.ndarray,
+    members: np.ndarray,
+    *,
+    levels: Sequence[float],
+    where: np.ndarray | None = None,
+) -> Resampled:
+    """`found_rate` at several rates of false alarms, of the same draws.
+
+    Args:
+        evidence: `[pipelines, rows]`.
+        members: `[pipelines, rows]`, bool.
+        levels: rates of false alarms, in [0, 1].
+        where: `[pipelines, rows]`, bool, the values that count, or None for all.
+
+    Returns:
+        A function for `bootstrap_band`, which gives `[draws, levels]`.
+
+    Raises:
+        ValueError: as `found_rate`.
+    """
     evidence, members = _checked(evidence, members)
     every = np.ones_like(members) if where is None else np.asarray(where, bool)
     validate.shape(evidence.shape, where=every)
     members, others = every & members, every & ~members
     validate.positive(num_members=members.sum(), num_non_members=others.sum())
+    validate.positive(num_levels=len(levels))
     inner, outer = _falling(evidence, members), _falling(evidence, others)
     # How many members lie strictly above each non-member, and above none.
     above = np.searchsorted(-evidence[inner], -evidence[outer], side="left")
     above, most = np.append(above, len(inner[0])), len(outer[0])
     # Draws rarely need more than the top of the non-members; else all are taken.
-    top = min(most, int(4 * max_false_positive_rate * most) + 50)
+    top = min(most, int(4 * max(levels) * most) + 50)
 
-    def rate(pipelines: np.ndarray | None, rows: np.ndarray | None) -> np.ndarray:
-        totals = _total(members, pipelines, rows)
-        false = max_false_positive_rate * _total(others, pipelines, rows)
-        allowed = np.floor(false + _SLACK)[:, None]
+    def rates(pipelines: np.ndarray | None, rows: np.ndarray | None) -> np.ndarray:
+        totals = np.maximum(_total(members, pipelines, rows), 1)
+        drawn = _total(others, pipelines, rows)
+        allowed = np.floor(np.multiply.outer(drawn, levels) + _SLACK)
         alarms = _drawn(outer, top, pipelines, rows)
         if (alarms[:, -1:] <= allowed).any():
             alarms = _drawn(outer, most, pipelines, rows)
         # The first non-member that is one too many is the threshold.
-        passed = above[(alarms[:, 1:] <= allowed).sum(1)]
+        first = [
+            np.searchsorted(line[1:], bounds, side="right")
+            for line, bounds in zip(alarms, allowed, strict=True)
+        ]
+        passed = above[np.stack(first)]
         hits = _drawn(inner, passed.max(), pipelines, rows)
-        return hits[np.arange(len(hits)), passed] / np.maximum(totals, 1)
+        return np.take_along_axis(hits, passed, axis=1) / totals[:, None]
 
-    return rate
+    return rates
 
 
 def _falling(evidence: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -286,6 +318,44 @@ def bootstrap_interval(
     >>> bootstrap_interval(statistic, members)
     (1.0, 1.0)
     """
+    low, high = bootstrap_band(
+        lambda *drawn: statistic(*drawn)[:, None],
+        members,
+        groups=groups,
+        confidence=confidence,
+        num_draws=num_draws,
+        seed=seed,
+    )
+    return float(low[0]), float(high[0])
+
+
+def bootstrap_band(
+    statistic: Resampled,
+    members: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    confidence: float = 0.95,
+    num_draws: int = 500,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`bootstrap_interval` of each of several figures, from the same draws.
+
+    It holds each figure with the confidence, not all of them together.
+
+    Args:
+        statistic: gives `[draws, figures]`, such as `found_rates(...)`.
+        members: `[pipelines, rows]`, bool.
+        groups: `[rows]`, whose rows are drawn together, or None.
+        confidence: in (0, 1).
+        num_draws: of each kind.
+        seed: of the draws.
+
+    Returns:
+        The lower and the upper ends, `[figures]` each.
+
+    Raises:
+        ValueError: as `bootstrap_interval`.
+    """
     validate.require(0 < confidence < 1, "confidence", confidence, "in (0, 1)")
     validate.positive(num_draws=num_draws)
     members = np.asarray(members, bool)
@@ -293,7 +363,7 @@ def bootstrap_interval(
     rows = np.arange(members.shape[1]) if groups is None else np.asarray(groups)
     validate.shape((members.shape[1],), groups=rows)
     pairs = np.minimum(np.arange(len(members)), complement_of(members))
-    wider = (0.0, 0.0, -1.0)
+    tail, ends = (1 - confidence) / 2, []
     for units, place in ((rows, 1), (pairs, 0)):
         names, unit_of = np.unique(units, return_inverse=True)
         even = np.full(len(names), 1 / len(names))
@@ -304,11 +374,8 @@ def bootstrap_interval(
             drawn = [None, None]
             drawn[place] = counts[:, unit_of]
             values.append(statistic(*drawn))
-        tail = (1 - confidence) / 2
-        low, high = np.quantile(np.concatenate(values), [tail, 1 - tail])
-        wider = max(wider, (float(low), float(high), float(high - low)), key=_width)
-    return wider[:2]
-
-
-def _width(interval: tuple[float, float, float]) -> float:
-    return interval[2]
+        ends.append(np.quantile(np.concatenate(values), [tail, 1 - tail], axis=0))
+    by_rows, by_pairs = ends
+    wider = np.diff(by_rows, axis=0) >= np.diff(by_pairs, axis=0)
+    low, high = np.where(wider, by_rows, by_pairs)
+    return low, high

@@ -97,6 +97,16 @@ def stated(facts: PrivacyFacts) -> str:
     return said + (", a promise of next to nothing" if found["epsilon"] > 8 else "")
 
 
+def limits(measured: bool) -> tuple[str, ...]:
+    """What was not measured, a sentence each.
+
+    Args:
+        measured: whether anything was.
+    """
+    # Without a measurement it goes without saying what it would not be of.
+    return _LIMITS if measured else _LIMITS[1:]
+
+
 def card_of(facts: PrivacyFacts, about: Mapping[str, Any]) -> str:
     """The text of a model card.
 
@@ -126,9 +136,7 @@ def card_of(facts: PrivacyFacts, about: Mapping[str, Any]) -> str:
         how=how,
         lines=table,
         measured=_measured(facts),
-        limits="\n".join(
-            f"- {line}" for line in (_LIMITS if facts.leakage else _LIMITS[1:])
-        ),
+        limits="\n".join(f"- {line}" for line in limits(facts.leakage is not None)),
     )
 
 

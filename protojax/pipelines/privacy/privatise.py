@@ -26,6 +26,7 @@ from protojax.pipelines.privacy.shared import Rows, Shared, shared_of
 from protojax.pipelines.privacy.stopping import epochs_of
 from protojax.privacy import Leakage, complementary_halves, leakage
 from protojax.privacy.canaries import mislabelled
+from protojax.reports import leaks
 from protojax.reports import privacy as pages
 
 # The pipelines' own numbers are 0 to P - 1; the shipped model's is none of them.
@@ -107,6 +108,8 @@ def privatise(
         record = facts.leakage and facts.leakage.record()
         storage.write_json(out / "leakage.json", record or {"measured": False})
         write_student(out / "student", model, pages.card_of(facts, about))
+        with storage.atomic(out / "report.html") as file:
+            file.write(leaks.page_of(facts).encode())
         clock("reports")
         finish(result_of(facts))
     return Privatised(model, facts.leakage, facts, out)

@@ -1,0 +1,78 @@
+"""The report of a study of students of private rows: report.html."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from protojax import storage
+from protojax.reports import leaks
+
+# Recipes that differ in one thing only, in its order.
+JOINED = (
+    (
+        "more noise",
+        ("dp_teacher_vacuous", "dp_teacher_8", "dp_teacher_3", "dp_teacher_1"),
+    ),
+    ("stopped early", ("teacher", "early")),
+    ("stopped early", ("student", "student_early")),
+    ("stopped early", ("student_hard", "student_early_hard")),
+)
+
+
+def arms_of(results: Sequence[Mapping[str, Any]]) -> list[leaks.Arm]:
+    """The arms of a study in the order of its results, each with all its seeds.
+
+    Args:
+        results: lines of results.jsonl.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in results:
+        groups.setdefault(row["arm"], []).append(row)
+    return [
+        leaks.Arm(
+            arm,
+            tuple(row["accuracy"] / 100 for row in rows),
+            tuple(row["record"] for row in rows),
+            rows[0]["guarantee"],
+        )
+        for arm, rows in groups.items()
+    ]
+
+
+def notes_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was checked of the rows of each seed, a sentence each.
+
+    Args:
+        results: lines of results.jsonl.
+    """
+    return [
+        f"Rows of seed {seed}: words alone tell members from others with an AUC of "
+        f"{row['blind AUC']:.3f}, which is at chance, or nothing would be measured; "
+        f"{row['public rows left out']} public rows were left out because they hold "
+        "something of a private one."
+        for seed, row in {row["seed"]: row for row in results}.items()
+    ]
+
+
+def write(
+    config: ConfigDict, workdir: pathlib.Path, results: Sequence[Mapping[str, Any]]
+) -> pathlib.Path:
+    """The path of report.html, which is written completely or not at all.
+
+    Args:
+        config: of the study.
+        workdir: its folder.
+        results: lines of results.jsonl.
+    """
+    title = (
+        f"What students of {config.data.private:,} private rows of {config.task} "
+        "give away"
+    )
+    path = workdir / "report.html"
+    with storage.atomic(path) as file:
+        file.write(
+            leaks.compared(title, arms_of(results), JOINED, notes_of(results)).encode()
+        )
+    return path
