@@ -1,0 +1,42 @@
+"""Studies that are not a grid of attacks on classes: each a function of a config.
+
+A config names its study by the field `system`.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from experiments.systems import (
+    distillability,
+    outputs,
+    private,
+    private_page,
+    written,
+)
+from protojax.pipelines import Watch
+
+
+class System(NamedTuple):
+    """A kind of study.
+
+    Attributes:
+        run: computes what is missing of the results, one a line of results.jsonl.
+        table_of: the header and the lines of the table of results.
+        report: writes report.html of the config, workdir and results, and is its path;
+            None where a study has none.
+    """
+
+    run: Callable[[ConfigDict, Path, Watch], list[dict[str, Any]]]
+    table_of: Callable[[Sequence[dict[str, Any]]], list[list[str]]]
+    report: Callable[[ConfigDict, Path, Sequence[dict[str, Any]]], Path] | None = None
+
+
+SYSTEMS = {
+    "distillability": System(distillability.run, distillability.table_of),
+    "outputs": System(outputs.run, outputs.table_of),
+    "private": System(private.run, private.table_of, private_page.write),
+    "written": System(written.run, written.table_of),
+}
