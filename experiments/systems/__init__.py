@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments.systems import outputs, private, written
+from experiments.systems import outputs, private, secrets, written
 from protojax.pipelines import Watch
 
 
@@ -28,5 +28,6 @@ class System(NamedTuple):
 SYSTEMS = {
     "outputs": System(outputs.run, outputs.table_of),
     "private": System(private.run, private.table_of),
+    "secrets": System(secrets.run, secrets.table_of),
     "written": System(written.run, written.table_of),
 }
