@@ -87,7 +87,7 @@ def test_a_model_that_only_knows_one_code_tells_it():
 def tiny():
     config = privacy.get_config("secrets")
     config.private, config.public, config.held_out, config.samples = 40, 40, 10, 8
-    config.secrets, config.repetitions, config.innocent = 2, (1, 2), 10
+    config.secrets, config.repetitions, config.innocent = 1, (1, 2), 10
     config.arms, config.batch_size = ("teacher", "alike", "scanned"), 8
     config.lengths.buckets, config.lengths.evaluation_rows = ((2, 56),), 16
     for name in ("teacher", "student"):
@@ -106,8 +106,9 @@ def test_a_study_has_a_line_for_each_arm_and_goes_on(tmp_path):
     assert table[0][3:6] == ["0 x", "1 x", "2 x"]
     assert all(len(line) == len(table[0]) for line in table)
     teacher, alike, scanned = rows
-    assert teacher["rows"] == 46
-    assert teacher["secrets in clear"] == 4
+    assert teacher["rows"] == 43
+    assert teacher["secrets in clear"] == 2
+    assert teacher["rows of template"] == 3
     assert alike["rows of template"] == 10
     assert alike["secrets in clear"] == 0
     assert scanned["rows of template"] == scanned["rows in clear"] == 0
@@ -116,8 +117,8 @@ def test_a_study_has_a_line_for_each_arm_and_goes_on(tmp_path):
     assert not [one for one in found.secrets if one.owner in lines]
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert len(files) == 3
-    # Models that are saved are measured again, not trained.
-    (tmp_path / "results.jsonl").unlink()
+    # A model that is saved is measured again, not trained.
+    (tmp_path / "results.jsonl").write_text("".join(lines.splitlines(True)[:2]))
     main(tiny(), tmp_path)
     assert files == {path: path.stat().st_mtime_ns for path in files}
     assert (tmp_path / "results.jsonl").read_text() == lines

@@ -66,10 +66,10 @@ def character_tokenizer(texts: Sequence[str]) -> Any:
 
 
 def decoder_of(settings: Writer, tokenizer: Any, *, seed: int) -> LanguageModel:
-    """A fresh Llama of the sizes of `settings.scratch`.
+    """A fresh Llama of given sizes, whose heads share keys and values.
 
     Args:
-        settings: of a model from scratch without an encoder.
+        settings: with the sizes in `scratch`, which has no encoder.
         tokenizer: of characters.
         seed: of the weights.
     """
@@ -77,7 +77,8 @@ def decoder_of(settings: Writer, tokenizer: Any, *, seed: int) -> LanguageModel:
     config = LanguageConfig(
         family="llama",
         vocab_size=len(tokenizer),
-        num_kv_heads=heads,
+        # The caches of a thousand prefixes of codes are copied with each character.
+        num_kv_heads=1,
         head_dim=settings.scratch["hidden_size"] // heads,
         positions="rotary",
         max_positions=_POSITIONS,

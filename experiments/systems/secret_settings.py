@@ -73,17 +73,17 @@ class Secrets:
 
     task: str = "snips"
     root: str = ""
-    private: int = 1500
-    public: int = 1500
+    private: int = 1000
+    public: int = 1000
     held_out: int = 300
     secrets: int = 10
     repetitions: tuple[int, ...] = (1, 4, 16)
     innocent: int = 200
-    samples: int = 1500
+    samples: int = 1000
     seeds: tuple[int, ...] = (0,)
     arms: tuple[str, ...] = tuple(ARMS)
-    teacher: Writer = _decoder(128, 2, learning_rate=3e-3, epochs=12)
-    student: Writer = _decoder(64, 2, learning_rate=3e-3, epochs=12)
+    teacher: Writer = _decoder(128, 2, learning_rate=4e-3, epochs=10, batch_size=16)
+    student: Writer = _decoder(64, 2, learning_rate=5e-3, epochs=10, batch_size=16)
     top_k: int = 16
     lengths: SequenceLengths = SequenceLengths(
         max_length=2, max_output=56, buckets=((2, 40), (2, 56)), evaluation_rows=64

@@ -206,11 +206,13 @@ class _Study:
                 "public": rows.public,
                 "alike": rows.public + rows.innocent,
             }[kind]
-        found = scan(texts, rows.private, secrets=self.planted)
+        # Private texts would fail as what they are.
+        members = [] if kind == "private" else rows.private
+        found = scan(texts, members, secrets=self.planted)
         if kind == "scanned":
             bad = found.template | found.secret
             texts = _kept(texts, bad)
-            found = scan(texts, rows.private, secrets=self.planted)
+            found = scan(texts, members, secrets=self.planted)
         clear = emitted(texts, [one.text for one in self.planted]) > 0
         return texts, {
             "rows": len(texts),
