@@ -12,6 +12,7 @@ from experiments.run import main
 from experiments.systems import secret_models, secrets
 from experiments.systems.secret_settings import Secrets
 from protojax.models.language import LanguageConfig, LanguageModel, init_model
+from protojax.pipelines import Watch
 from protojax.privacy.overlap import scan
 from protojax.privacy.probes import TEMPLATES, Secret, texts_of
 
@@ -88,7 +89,7 @@ def tiny():
     config = privacy.get_config("secrets")
     config.private, config.public, config.held_out, config.samples = 40, 40, 10, 8
     config.secrets, config.repetitions, config.innocent = 1, (1, 2), 10
-    config.arms, config.batch_size = ("teacher", "alike", "scanned"), 8
+    config.arms, config.batch_size = ("teacher", "scanned"), 8
     config.lengths.buckets, config.lengths.evaluation_rows = ((2, 56),), 16
     for name in ("teacher", "student"):
         sizes = {"hidden_size": 8, "num_layers": 1, "num_heads": 2}
@@ -101,27 +102,39 @@ def test_a_study_has_a_line_for_each_arm_and_goes_on(tmp_path):
     main(tiny(), tmp_path)
     lines = (tmp_path / "results.jsonl").read_text()
     rows = [json.loads(line) for line in lines.splitlines()]
-    assert [row["arm"] for row in rows] == ["teacher", "alike", "scanned"]
+    assert [row["arm"] for row in rows] == ["teacher", "scanned"]
     table = secrets.table_of(rows)
     assert table[0][3:6] == ["0 x", "1 x", "2 x"]
     assert all(len(line) == len(table[0]) for line in table)
-    teacher, alike, scanned = rows
+    teacher, scanned = rows
     assert teacher["rows"] == 43
     assert teacher["secrets in clear"] == 2
     assert teacher["rows of template"] == 3
-    assert alike["rows of template"] == 10
-    assert alike["secrets in clear"] == 0
     assert scanned["rows of template"] == scanned["rows in clear"] == 0
     assert all(0 <= bits < 13.3 for row in rows for bits in row["exposure"].values())
     found = secrets.rows_of(secrets.check(tiny()), 0)
     assert not [one for one in found.secrets if one.owner in lines]
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    assert len(files) == 3
+    assert len(files) == 2
     # A model that is saved is measured again, not trained.
-    (tmp_path / "results.jsonl").write_text("".join(lines.splitlines(True)[:2]))
+    (tmp_path / "results.jsonl").write_text("".join(lines.splitlines(True)[:1]))
     main(tiny(), tmp_path)
     assert files == {path: path.stat().st_mtime_ns for path in files}
     assert (tmp_path / "results.jsonl").read_text() == lines
+
+
+def test_texts_that_teach_hold_what_their_kind_says(tmp_path):
+    study = secrets.Study(secrets.check(tiny()), 0, tmp_path, Watch())
+    alike, held = study.texts("alike")
+    public, _ = study.texts("public")
+    assert alike[: len(public)] == public
+    assert alike[len(public) :] == study.rows.innocent
+    assert held == {
+        "rows": len(public) + 10,
+        "secrets in clear": 0,
+        "rows in clear": 0,
+        "rows of template": 10,
+    }
 
 
 def test_rows_of_a_study():

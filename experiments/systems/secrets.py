@@ -77,7 +77,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
     missing = [key for key in wanted if key not in lines.held]
     watch.total(sum(_work(found, arm) for arm in _trained(missing)))
     for seed in dict.fromkeys(seed for seed, _ in missing):
-        study = _Study(found, seed, workdir / f"seed{seed}", watch)
+        study = Study(found, seed, workdir / f"seed{seed}", watch)
         for arm in (arm for at, arm in missing if at == seed):
             lines.add([study.measured(arm)])
     return list(lines.held.values())
@@ -155,8 +155,20 @@ def _kept(texts: Sequence[str], failed: np.ndarray) -> list[str]:
     return [text for text, bad in zip(texts, failed, strict=True) if not bad]
 
 
-class _Study:
-    """The models of one seed, each made when it is first needed."""
+class Study:
+    """The models of one seed, each made when it is first needed.
+
+    Args:
+        config: of the study.
+        seed: of the split, the secrets, the models and the samples.
+        folder: of the models.
+        watch: is told of the progress.
+
+    Attributes:
+        rows: the texts.
+        tokenizer: of the characters of public texts.
+        planted: the secrets that stand in the private texts.
+    """
 
     def __init__(
         self, config: Secrets, seed: int, folder: pathlib.Path, watch: Watch
@@ -196,7 +208,11 @@ class _Study:
         )
 
     def texts(self, kind: str) -> tuple[list[str], dict[str, int]]:
-        """The texts that teach, and how many of them hold what they should not."""
+        """The texts that teach, and how many of them hold what they should not.
+
+        Args:
+            kind: see `Arm.texts`.
+        """
         rows = self.rows
         if kind in ("sampled", "scanned"):
             texts = [text for text in self.samples() if text.strip()]
@@ -243,7 +259,11 @@ class _Study:
         return teach(start, settings, lesson, around, seed=self.seed, name=arm)
 
     def measured(self, arm: str) -> dict[str, Any]:
-        """The line of an arm."""
+        """The line of an arm, which is trained if it is not saved.
+
+        Args:
+            arm: a name in `ARMS`.
+        """
         texts, held = self.texts(ARMS[arm].texts)
         is_teacher = arm == "teacher"
         model = self.teacher() if is_teacher else self._learned(arm, texts)
