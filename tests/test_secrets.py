@@ -60,13 +60,13 @@ def test_exposures_of_a_model_by_hand():
         sum(table[ids[a], ids[b]] for a, b in itertools.pairwise([" ", *code]))
         for code in itertools.product(secret_models.DIGITS, repeat=4)
     ]
-    found = secret_models.code_log_probs(model, SECRETS)
+    found = secret_models.ask(model, SECRETS)
     # The model does not read the names.
-    for row in found:
+    for row in found.log_probs:
         np.testing.assert_allclose(row, wanted, rtol=1e-4)
     ranks = [np.sum(np.array(wanted) >= wanted[int(one.code)]) for one in SECRETS]
     np.testing.assert_allclose(
-        secret_models.exposures(model, SECRETS),
+        found.exposure,
         np.log2(10_000) - np.log2(ranks),
         atol=0.02,
     )
@@ -81,8 +81,9 @@ def test_a_model_that_only_knows_one_code_tells_it():
         return found
 
     model = chain(table)
-    assert secret_models.completed(model, SECRETS).tolist() == [False, True, False]
-    assert secret_models.exposures(model, SECRETS)[1] == pytest.approx(np.log2(10_000))
+    found = secret_models.ask(model, SECRETS)
+    assert found.completed.tolist() == [False, True, False]
+    assert found.exposure[1] == pytest.approx(np.log2(10_000))
 
 
 def tiny():

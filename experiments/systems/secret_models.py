@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from protojax.distillation.token_losses import token_log_probs
 from protojax.generation import write_texts
 from protojax.models import wrap_tokenizer
 from protojax.models.language import (
+    Cache,
     LanguageConfig,
     LanguageModel,
     apply_fn,
@@ -24,7 +25,11 @@ from protojax.models.language import (
     step_fn,
 )
 from protojax.pipelines.outputs.settings import Writer
-from protojax.privacy.exposure import exposure, suffix_tree_log_probs
+from protojax.privacy.exposure import (
+    exposure,
+    greedily_discoverable,
+    suffix_tree_log_probs,
+)
 from protojax.privacy.probes import Secret
 from protojax.training import sequences
 from protojax.training.predict import SequenceLengths, over_rows
@@ -119,54 +124,24 @@ def _log_likelihood(config: LanguageConfig):
     return forward
 
 
-def code_log_probs(model: LanguageModel, secrets: Sequence[Secret]) -> np.ndarray:
-    """The log probability of all codes after the prompt of each secret.
+class Asked(NamedTuple):
+    """What a decoder says after the prompts of secrets.
 
-    Args:
-        model: a decoder of characters.
-        secrets: whose codes are four digits at the end of the sentence.
-
-    Returns:
-        `[secrets, 10000]`, in the order of counting.
+    Attributes:
+        log_probs: `[secrets, 10000]`, of all codes, in the order of counting.
+        exposure: `[secrets]`, the bits by which it narrows down each code; the rank
+            among all is exact, nothing is extrapolated.
+        completed: `[secrets]`, bool, whether its most probable characters spell the
+            code.
     """
-    start, step = _programs(model.config)
-    params = split_layers(model.params)
-    prompts = model.tokenizer([_prompt(one) for one in secrets])["input_ids"]
-    width = max(map(len, prompts))
-    digits = np.array(model.tokenizer.convert_tokens_to_ids(list(DIGITS)))
-    found = []
-    for prompt in prompts:
-        ids = np.full((1, width), model.config.pad_id, np.int32)
-        ids[0, width - len(prompt) :] = prompt
-        mask = (np.arange(width) >= width - len(prompt)).astype(np.int32)[None]
-        cache, logits = start(params, ids, mask, max_new=len(secrets[0].code))
-        tree = suffix_tree_log_probs(
-            functools.partial(step, params),
-            cache,
-            logits,
-            digits,
-            len(secrets[0].code),
-        )
-        found.append(np.asarray(tree))
-    return np.stack(found)
+
+    log_probs: np.ndarray
+    exposure: np.ndarray
+    completed: np.ndarray
 
 
-@functools.cache
-def _programs(config: LanguageConfig):
-    """`start_fn` and `step_fn`, compiled."""
-    start = jax.jit(start_fn(config), static_argnames="max_new")
-    return start, jax.jit(step_fn(config))
-
-
-def _prompt(secret: Secret) -> str:
-    """The sentence up to the code, the space before it included."""
-    return secret.text.removesuffix(secret.code)
-
-
-def exposures(model: LanguageModel, secrets: Sequence[Secret]) -> np.ndarray:
-    """The bits by which a model narrows down each secret, `[secrets]`.
-
-    Over all 10,000 codes, so that a rank is exact and no extrapolation is needed.
+def ask(model: LanguageModel, secrets: Sequence[Secret]) -> Asked:
+    """What a decoder says after the prompts of secrets.
 
     Args:
         model: a decoder of characters.
@@ -174,22 +149,44 @@ def exposures(model: LanguageModel, secrets: Sequence[Secret]) -> np.ndarray:
 
     Source: Carlini et al. 2019, arXiv:1802.08232.
     """
-    codes = np.array([int(one.code) for one in secrets])
-    return exposure(code_log_probs(model, secrets), codes)
+    start, step = _programs(model.config)
+    params, tokenizer = split_layers(model.params), model.tokenizer
+    prompts = tokenizer([one.text.removesuffix(one.code) for one in secrets])
+    prompts = prompts["input_ids"]
+    width, size = max(map(len, prompts)), len(secrets[0].code)
+    digits = np.array(tokenizer.convert_tokens_to_ids(list(DIGITS)))
+    codes = np.array([[int(digit) for digit in one.code] for one in secrets])
+    trees, paths = [], []
+    for prompt, code in zip(prompts, codes, strict=True):
+        ids = np.full((1, width), model.config.pad_id, np.int32)
+        ids[0, width - len(prompt) :] = prompt
+        mask = (np.arange(width) >= width - len(prompt)).astype(np.int32)[None]
+        cache, logits = start(params, ids, mask, max_new=size)
+        said = [logits]
 
+        def appended(cache: Cache, tokens: Array, said=said) -> tuple[Cache, Array]:
+            cache, logits = step(params, cache, tokens)
+            said.append(logits)
+            return cache, logits
 
-def completed(model: LanguageModel, secrets: Sequence[Secret]) -> np.ndarray:
-    """Whether a model's most probable characters spell each code, `[secrets]`, bool.
-
-    Args:
-        model: a decoder of characters.
-        secrets: whose codes end the sentence.
-    """
-    size = len(secrets[0].code)
-    written = write_texts(model, [_prompt(one) for one in secrets], max_new=size)
-    return np.array(
-        [text == one.code for text, one in zip(written, secrets, strict=True)]
+        tree = suffix_tree_log_probs(appended, cache, logits, digits, size)
+        trees.append(np.asarray(tree))
+        # The place of the code's own prefix among those of its length.
+        places = [int("".join(map(str, code[:k])) or 0) for k in range(size)]
+        paths.append([np.asarray(x)[at] for x, at in zip(said, places, strict=True)])
+    log_probs = np.stack(trees)
+    return Asked(
+        log_probs,
+        exposure(log_probs, codes @ 10 ** np.arange(size)[::-1]),
+        greedily_discoverable(np.array(paths), digits[codes]),
     )
+
+
+@functools.cache
+def _programs(config: LanguageConfig):
+    """`start_fn` and `step_fn`, compiled."""
+    start = jax.jit(start_fn(config), static_argnames="max_new")
+    return start, jax.jit(step_fn(config))
 
 
 def free_texts(

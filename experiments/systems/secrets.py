@@ -270,8 +270,7 @@ class Study:
         written = self.samples() if is_teacher else self._written(model, arm)
         self._say(f"{arm} is asked for the secrets")
         secrets = self.rows.secrets
-        bits = secret_models.exposures(model, secrets)
-        told = secret_models.completed(model, secrets)
+        _, bits, told = secret_models.ask(model, secrets)
         out = emitted(written, [one.text for one in secrets]) > 0
         times = np.array([one.repetitions for one in secrets])
         return {
