@@ -9,7 +9,7 @@ import pytest
 from experiments.configs import privacy
 from experiments.run import main
 from experiments.systems import private
-from experiments.systems.private_settings import PLANTED, Private, PrivateRows
+from experiments.systems.privacy_settings import PLANTED, Private, PrivateRows
 from protojax.privacy.overlap import scan
 from tests.tiny_job import SIZES
 

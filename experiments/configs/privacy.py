@@ -2,15 +2,19 @@
 
     python -m experiments.run --config=privacy.py
     python -m experiments.run --config=privacy.py:quick
+    python -m experiments.run --config=privacy.py:secrets
 
 SNIPS (7 intents): 2,000 private rows of which a pipeline learns one half, public rows
 of the same task, encoders from scratch. 32 pipelines an arm; `quick`: 8 pipelines and
 four arms. Another task: --config.task=banking77 --config.data.root=FOLDER, which holds
 banking77/train.jsonl and test.jsonl.
+
+`secrets`: small decoders of characters on the same texts with made-up secrets planted
+among them; how far teacher and students know them.
 """
 
 from experiments.study.defaults import section
-from experiments.systems.private_settings import Private
+from experiments.systems.privacy_settings import Private, Secrets
 from protojax import validate
 from protojax.pipelines.privacy import Noise, Recipe
 from protojax.pipelines.settings import Encoder
@@ -31,9 +35,11 @@ def get_config(argument: str = ""):
     """The study.
 
     Args:
-        argument: `""` or `"quick"`.
+        argument: `""`, `"quick"` or `"secrets"`.
     """
-    validate.one_of(("", "quick"), argument=argument)
+    validate.one_of(("", "quick", "secrets"), argument=argument)
+    if argument == "secrets":
+        return section(Secrets(), system="secrets")
     config = section(Private(base=BASE))
     config.system = "private"
     if argument:

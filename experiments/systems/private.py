@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from experiments import settings as settings_lib
 from experiments.systems.lines import Lines, keep_settings
-from experiments.systems.private_settings import Private
+from experiments.systems.privacy_settings import Private
 from experiments.world.tasks import load_task
 from protojax import data, validate
 from protojax.base import Examples

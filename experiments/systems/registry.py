@@ -14,6 +14,7 @@ from experiments.systems import (
     outputs,
     private,
     private_page,
+    secrets,
     written,
 )
 from protojax.pipelines import Watch
@@ -38,5 +39,6 @@ SYSTEMS = {
     "distillability": System(distillability.run, distillability.table_of),
     "outputs": System(outputs.run, outputs.table_of),
     "private": System(private.run, private.table_of, private_page.write),
+    "secrets": System(secrets.run, secrets.table_of),
     "written": System(written.run, written.table_of),
 }
