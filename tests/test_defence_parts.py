@@ -10,14 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protojax import reports
-from protojax.base import Examples, Prototypes
+from protojax.base import Examples, Prototypes, TeacherOutputs
 from protojax.data import readers
 from protojax.detection.evidence import Findings, Reading, Suspect, Verdict
 from protojax.models.settings import SCRATCH
 from protojax.pipelines import _run_file, inputs, settings, teachers
+from protojax.pipelines._facts import StudentView, nearest_references
 from protojax.pipelines._jobs import Job, with_models
+from protojax.pipelines._outputs import class_distances
 from protojax.pipelines.settings import Columns, Defence, Encoder
 from protojax.pipelines.trusted_folds import fold_of, mean_reading
+from protojax.prototypes import common
 from protojax.reports.marking import marked
 
 ODD = '=1+1 <b>&"a" | x'
@@ -370,3 +373,22 @@ def test_a_folder_takes_other_settings_until_something_was_computed(tmp_path):
     (tmp_path / "run.json").write_text("[]")
     with pytest.raises(ValueError, match=r"run.json is not what a run writes"):
         _run_file.open_run(tmp_path, {"a": 1})
+
+
+def test_prototypes_of_few_references_are_left_out():
+    features = np.eye(4, dtype=np.float32)[[0, 0, 0, 1, 2, 2]]
+    labels = np.array([0, 0, 0, 0, 1, 1])
+    whole = Prototypes(np.eye(4)[:3], np.array([0, 0, 1]), np.array([3, 1, 2]))
+    outputs = TeacherOutputs(np.zeros((6, 2)), features[:, None])
+    view = StudentView(outputs, outputs, outputs, whole, "l2")
+    view = view._replace(prototypes=common(whole, 3))
+    assert view.prototypes.labels.tolist() == [0]
+    # The fourth reference is at sqrt(2) from the only prototype of its class; the other
+    # class has none left, and so no distance.
+    assert class_distances(view, labels) == pytest.approx({0: 2**0.5})
+    assert nearest_references(view, labels, 0) == [[]]
+    assert not class_distances(view._replace(prototypes=common(whole, 9)), labels)
+    assert Defence().shows_texts
+    assert not Defence(least_count=10).shows_texts
+    with pytest.raises(ValueError, match="Expected least_count > 0"):
+        Defence(least_count=0)

@@ -72,6 +72,7 @@ def view_of(
         on_references, known.labels, config.prototypes, keys
     )
     last = Prototypes(*(leaf[-1] for leaf in layers))
+    last = prototypes.common(last, config.least_count)
     return StudentView(rows, rewritten, on_references, last, config.prototypes.metric)
 
 
@@ -124,7 +125,7 @@ def facts_of(
         trusted_classes=evidence.trusted_on_transfer.classes,
         features=view.rows.features[:, -1],
         prototypes=view.prototypes,
-        nearest=nearest_references(view, labels),
+        nearest=nearest_references(view, labels, 3 if job.config.shows_texts else 0),
         reactions=found,
         metrics=metrics,
         teacher_asked=job.teacher is not None,

@@ -24,17 +24,17 @@ def class_distances(view: StudentView, labels: np.ndarray) -> dict[int, float]:
         labels: `[references]`, int.
 
     Returns:
-        Class -> distance, for the classes that have references.
+        Class -> distance, for the classes that have references and prototypes.
     """
     distances = distances_of(view)
     own = np.asarray(view.prototypes.labels) == labels[:, None]
     own &= np.asarray(view.prototypes.counts) > 0
-    nearest = np.where(own, distances, np.inf).min(1)
+    nearest = np.where(own, distances, np.inf).min(1, initial=np.inf)
     return {
         int(label): float(
             np.quantile(nearest[labels == label], 1 - SHARE_BEYOND, method="higher")
         )
-        for label in np.unique(labels)
+        for label in np.unique(labels[np.isfinite(nearest)])
     }
 
 

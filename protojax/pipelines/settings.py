@@ -68,6 +68,9 @@ class Defence:
         lengths: how rows are padded and batched.
         folds: the parts of the references; each is read by a trusted model that
             learned from the others.
+        least_count: references of which a prototype is made, at least; others are not
+            written. 10 where references are private: their texts are then not shown
+            beside the prototypes either.
         seed: of the order of rows, of fresh weights and of initial prototypes.
         every: dispatches between two checkpoints.
         vocab_size: of the tokenizer of a model from scratch.
@@ -84,6 +87,7 @@ class Defence:
     features: Features = Features()
     lengths: Lengths = Lengths()
     folds: int = 3
+    least_count: int = 1
     seed: int = 0
     every: int = 10
     vocab_size: int = 4000
@@ -91,11 +95,17 @@ class Defence:
     def __post_init__(self):
         validate.require(self.folds >= 2, "folds", self.folds, ">= 2")
         validate.non_negative(seed=self.seed)
+        validate.positive(least_count=self.least_count)
         validate.positive(every=self.every, vocab_size=self.vocab_size)
         weights, layers = self.margin.layer_weights, self.features.layers
         bound = f"one weight for each of features.layers={layers}"
         same = len(weights) == len(layers)
         validate.require(same, "margin.layer_weights", weights, bound)
+
+    @property
+    def shows_texts(self) -> bool:
+        """Whether references are shown beside the prototypes that they are near to."""
+        return self.least_count == 1
 
 
 def with_field(settings: Any, path: str, value: str) -> Any:

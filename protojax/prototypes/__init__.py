@@ -1,7 +1,12 @@
 """Prototypes: fitting, updates, matching across nodes, and distances to them."""
 
 from protojax.prototypes.assignment import inertia, nearest_prototype
-from protojax.prototypes.files import load_prototypes, num_bytes, save_prototypes
+from protojax.prototypes.files import (
+    common,
+    load_prototypes,
+    num_bytes,
+    save_prototypes,
+)
 from protojax.prototypes.fitting import (
     class_prototypes,
     kmeans,
@@ -14,6 +19,7 @@ from protojax.prototypes.matching import match_prototypes, merge_prototypes
 __all__ = [
     "METRICS",
     "class_prototypes",
+    "common",
     "distances",
     "inertia",
     "kmeans",

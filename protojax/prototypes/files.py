@@ -20,6 +20,21 @@ def num_bytes(prototypes: Prototypes) -> int:
     return sum(leaf.nbytes for leaf in prototypes)
 
 
+def common(prototypes: Prototypes, least: int) -> Prototypes:
+    """The prototypes of at least so many rows; one of a single row is that row.
+
+    Args:
+        prototypes: of one layer, vectors `[num_prototypes, dim]`.
+        least: rows.
+
+    >>> found = common(Prototypes(np.eye(3), np.arange(3), np.array([9, 10, 0])), 10)
+    >>> found.labels.tolist(), found.vectors.shape
+    ([1], (1, 3))
+    """
+    kept = np.flatnonzero(np.asarray(prototypes.counts) >= least)
+    return Prototypes(*(np.asarray(leaf)[kept] for leaf in prototypes))
+
+
 def save_prototypes(path: str | os.PathLike, prototypes: Prototypes) -> str:
     """The content hash of a safetensors file that prototypes are written to.
 
