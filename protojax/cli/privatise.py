@@ -183,8 +183,10 @@ def show(result: Any) -> None:
     from protojax.reports import privacy as pages
 
     facts, console = result.facts, Console()
-    console.print(Text(pages.headline(facts)), style="bold", soft_wrap=True)
-    if result.leakage is not None:
+    if result.leakage is None:
+        console.print(Text(pages.headline(facts)), style="bold", soft_wrap=True)
+    else:
+        # Its last line is the headline.
         console.print(Text(result.leakage.table()), soft_wrap=True)
     console.print(Text(f"differential privacy: {pages.stated(facts)}"), soft_wrap=True)
     if facts.accuracy is not None:
