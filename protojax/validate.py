@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import importlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -141,3 +142,21 @@ def distinct(**fields: Any) -> None:
         require(len(values) > 0, name, values, "not empty")
         repeated = len(set(values)) < len(values)
         require(not repeated, name, values, "without repetition")
+
+
+def extra(module: str, name: str) -> Any:
+    """A module of an extra of this package, imported only where it is needed.
+
+    Args:
+        module: such as "dp_accounting.pld".
+        name: of the extra.
+
+    Raises:
+        ImportError: it is not installed; says how to.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{module} is not installed: pip install 'protojax[{name}]'"
+        ) from error

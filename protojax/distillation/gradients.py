@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib
 import logging
 from collections.abc import Sequence
 
@@ -116,7 +115,7 @@ def dp_sgd(
     # A string is a sequence of letters, none of which names a parameter.
     is_names = not isinstance(frozen, str)
     validate.require(is_names, "frozen", frozen, "a sequence of names")
-    clipping = _extra("jax_privacy.clipping")
+    clipping = validate.extra("jax_privacy.clipping", "dp")
 
     def row_loss(moving, row, still, prototypes, step, key):
         # `row` is a batch of one. Padding rows have loss 0, hence no gradient.
@@ -218,15 +217,12 @@ def noise_multiplier_of(
     validate.require(0 < delta < 1, "delta", delta, "in (0, 1)")
     bound = "in (0, 1]"
     validate.require(0 < sampling_rate <= 1, "sampling_rate", sampling_rate, bound)
-    accounting = _extra("dp_accounting")
-    pld, rdp = _extra("dp_accounting.pld"), _extra("dp_accounting.rdp")
-
-    def event(noise_multiplier: float):
-        step = accounting.GaussianDpEvent(noise_multiplier)
-        # With all rows in every batch there is no amplification by sampling.
-        if sampling_rate < 1:
-            step = accounting.PoissonSampledDpEvent(sampling_rate, step)
-        return accounting.SelfComposedDpEvent(step, num_steps)
+    accounting = validate.extra("dp_accounting", "dp")
+    pld, rdp = (
+        validate.extra("dp_accounting.pld", "dp"),
+        validate.extra("dp_accounting.rdp", "dp"),
+    )
+    event = functools.partial(_event, sampling_rate=sampling_rate, num_steps=num_steps)
 
     def least(accountant, bracket, tolerance: float) -> float:
         return accounting.calibrate_dp_mechanism(
@@ -245,6 +241,44 @@ def noise_multiplier_of(
     return found if fine > epsilon else least(pld.PLDAccountant, tight, 1e-3)
 
 
+@functools.cache
+def epsilon_of(
+    *, noise: float, delta: float, sampling_rate: float = 1.0, num_steps: int = 1
+) -> float:
+    """ε of a Gaussian mechanism that is used several times, an upper bound.
+
+    Needs the extra `[dp]`.
+
+    Args:
+        noise: its deviation in units of the sensitivity, > 0.
+        delta: δ.
+        sampling_rate: the probability that a row takes part.
+        num_steps: how often it is used.
+
+    Raises:
+        ImportError: the extra is not installed.
+
+    References:
+        Mironov, 2017, arXiv:1702.07476 (Rényi differential privacy).
+    """
+    rdp = validate.extra("dp_accounting.rdp", "dp")
+    event = _event(noise, sampling_rate=sampling_rate, num_steps=num_steps)
+    # Orders near 1 as well, which matter where ε is large.
+    orders = [1 + 10**power for power in (-4, -3.5, -3, -2.5, -2, -1.5)]
+    orders += [1 + x / 10 for x in range(1, 100)] + [*range(12, 64), 128, 256, 512]
+    return float(rdp.RdpAccountant(orders).compose(event).get_epsilon(delta))
+
+
+def _event(noise: float, *, sampling_rate: float, num_steps: int):
+    """What the accountants count: steps of Gaussian noise on batches of Poisson."""
+    accounting = validate.extra("dp_accounting", "dp")
+    step = accounting.GaussianDpEvent(noise)
+    # With all rows in every batch there is no amplification by sampling.
+    if sampling_rate < 1:
+        step = accounting.PoissonSampledDpEvent(sampling_rate, step)
+    return accounting.SelfComposedDpEvent(step, num_steps)
+
+
 @contextlib.contextmanager
 def _without_warnings():
     """A block in which it is not said that orders were left out of a loose bound."""
@@ -254,13 +288,3 @@ def _without_warnings():
         yield
     finally:
         logger.disabled = before
-
-
-def _extra(module: str):
-    """A module of the extra `[dp]`, imported only when it is needed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"{module} is not installed: pip install 'protojax[dp]'"
-        ) from error

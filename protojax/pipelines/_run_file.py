@@ -216,6 +216,15 @@ def write_run(
     storage.write_json(out / NAME, content)
 
 
+def about(paths: Mapping[str, str]) -> dict[str, str]:
+    """The lines of a model card on where it comes from: sources and versions.
+
+    Args:
+        paths: of inputs and models, by name.
+    """
+    return {f"source of {name}": path for name, path in paths.items()} | versions()
+
+
 def versions() -> dict[str, str]:
     """The versions of Python, protojax and the packages that figures depend on."""
     found = {"protojax": __version__, "python": platform.python_version()}

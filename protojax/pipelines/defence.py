@@ -109,8 +109,7 @@ def defend(
         watch.describe,
         watch.advance,
     )
-    about = {f"source of {name}": path for name, path in job.paths.items()}
-    about |= _run_file.versions()
+    about = _run_file.about(job.paths)
     recorded = _run_file.recorded(
         out, job.identity, paths=job.paths, seconds=clock.seconds, command=command
     )

@@ -5,7 +5,6 @@ attacked: with independent coins in one training, or with one canary in each of 
 Scores of one row in complementary halves are neither, and bounds from these are hints.
 """
 
-import importlib
 import math
 
 import numpy as np
@@ -19,13 +18,8 @@ STRATEGIES = ("split", "bonferroni")
 
 
 def _auditing():
-    """The module of the extra `[dp]`, imported only when it is needed."""
-    try:
-        return importlib.import_module("jax_privacy.auditing")
-    except ImportError as error:
-        raise ImportError(
-            "jax_privacy.auditing is not installed: pip install 'protojax[dp]'"
-        ) from error
+    """The module that bounds are taken from."""
+    return validate.extra("jax_privacy.auditing", "dp")
 
 
 def _auditor(evidence: np.ndarray, members: np.ndarray):

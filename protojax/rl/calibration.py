@@ -38,7 +38,6 @@ from protojax.rl.problems import (
 from protojax.rl.rollouts import Rollout
 from protojax.rl.settings import Calibration
 from protojax.rl.verifiers import VerifierFn
-from protojax.storage import checkpoint
 from protojax.training.programs import TRACES, shape_of
 from protojax.training.step import (
     OPTIMIZER,
@@ -48,7 +47,7 @@ from protojax.training.step import (
     make_dispatch,
     make_step,
 )
-from protojax.training.trainer import Saver, Store, resumed
+from protojax.training.trainer import Store, resumed, saver_of
 
 # Rollouts whose mean divergence is held against the budget.
 _WINDOW = 10
@@ -259,7 +258,7 @@ class _Run:
             "kept_at": 0,
         }
         if self.store is not None:
-            saver = _saver(self.store, self.identity())
+            saver = saver_of(self.store.checkpoints, self.identity())
             state, done, held = resumed("the calibration", saver, state)
             extra |= held
         while not extra["stopped"]:
@@ -376,20 +375,3 @@ def _dispatch_of(
         TRACES[name, shape_of(stacked.sequences)] += 1
 
     return make_dispatch(step, on_trace=count), transformation
-
-
-def _saver(store: Store, identity: str) -> Saver:
-    """The functions that read and write the checkpoints of a calibration."""
-    folder = store.checkpoints
-
-    def restore(state):
-        if checkpoint.latest_step(folder) is None:
-            return None
-        return checkpoint.restore(folder, state, fallback=True, identity=identity)
-
-    def write(state, done, extra, ended):
-        # Two during training: the older one is read if the newer one is damaged.
-        keep = 1 if ended else 2
-        checkpoint.save(folder, state, done, keep=keep, extra=extra, identity=identity)
-
-    return Saver(restore, write)

@@ -309,7 +309,7 @@ def train(
     make_plan = plans.poisson_plan if run.private else plans.epochs_plan
     sampling_seed = secrets.randbits(128) if run.secret else run.seed
     plan = make_plan(run.tokens.lengths, run.train, lengths, sampling_seed)
-    saver = _saver(store.checkpoints, identity_of([run], ids, lengths))
+    saver = saver_of(store.checkpoints, identity_of([run], ids, lengths))
     # Steps without rows are skipped, so they are no part of the schedule.
     state = start_of(run, optimizer, batches.num_steps(plan))
     state, start, extra = resumed(run.name, saver, state)
@@ -341,8 +341,13 @@ def train(
     return end_of(whole, jax.device_get(state.params), ids, log.step_seconds)
 
 
-def _saver(folder: Path, identity: str) -> Saver:
-    """The functions that read and write the checkpoints of a single run."""
+def saver_of(folder: Path, identity: str) -> Saver:
+    """The functions that read and write the checkpoints of a single run.
+
+    Args:
+        folder: of the checkpoints.
+        identity: of the run: all that its result depends on.
+    """
 
     def restore(state):
         if checkpoint.latest_step(folder) is None:

@@ -83,8 +83,7 @@ def calibrate_teacher(
     identity = _run_file.identity_of(named, {"prompts": Path(prompts)}, models)
     clock = _run_file.Clock(_run_file.open_run(out, identity))
     paths = {"prompts": str(prompts), **models}
-    about = {f"source of {name}": path for name, path in paths.items()}
-    about |= _run_file.versions()
+    about = _run_file.about(paths)
     recorded = _run_file.recorded(
         out, identity, paths=paths, seconds=clock.seconds, command=command
     )

@@ -103,9 +103,8 @@ def defend_outputs(
         watch.describe,
         watch.advance,
     )
-    about = {f"source of {name}": path for name, path in job.paths.items()}
-    about["prompt of the student"] = config.student.prompt
-    about |= _run_file.versions()
+    about = {"prompt of the student": config.student.prompt}
+    about |= _run_file.about(job.paths)
     recorded = _run_file.recorded(
         out, job.identity, paths=job.paths, seconds=clock.seconds, command=command
     )

@@ -1,10 +1,8 @@
 """What differential privacy a recipe states: noise of training, noise of votes."""
 
-import functools
-import importlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from protojax.distillation.gradients import noise_multiplier_of
+from protojax.distillation.gradients import epsilon_of, noise_multiplier_of
 from protojax.pipelines.privacy.settings import Noise, Recipe
 from protojax.training.plans import poisson_steps
 
@@ -47,45 +45,6 @@ def noise_of(noise: Noise, rows: int) -> float:
     )
 
 
-def epsilon_of(
-    *, noise: float, delta: float, sampling_rate: float = 1.0, num_steps: int = 1
-) -> float:
-    """ε of a Gaussian mechanism that is used several times, an upper bound.
-
-    Needs the extra `[dp]`.
-
-    Args:
-        noise: its deviation in units of the sensitivity, > 0.
-        delta: δ.
-        sampling_rate: the probability that a row takes part.
-        num_steps: how often it is used.
-
-    Raises:
-        ImportError: the extra is not installed.
-
-    References:
-        Mironov, 2017, arXiv:1702.07476 (Rényi differential privacy).
-    """
-    return _epsilon_of(noise, delta, sampling_rate, num_steps)
-
-
-@functools.cache
-def _epsilon_of(
-    noise: float, delta: float, sampling_rate: float, num_steps: int
-) -> float:
-    """`epsilon_of`, asked often for the same figures."""
-    accounting, rdp = _extra("dp_accounting"), _extra("dp_accounting.rdp")
-    step = accounting.GaussianDpEvent(noise)
-    if sampling_rate < 1:
-        step = accounting.PoissonSampledDpEvent(sampling_rate, step)
-    event = accounting.SelfComposedDpEvent(step, num_steps)
-    # Orders near 1 as well, which matter where ε is large.
-    orders = [1 + 10**power for power in (-4, -3.5, -3, -2.5, -2, -1.5)]
-    orders += [1 + x / 10 for x in range(1, 100)] + [*range(12, 64), 128, 256, 512]
-    found = rdp.RdpAccountant(orders).compose(event).get_epsilon(delta)
-    return float(found)
-
-
 def guarantee_of(recipe: Recipe, rows: int, queries: int) -> Guarantee | None:
     """The privacy in the private rows that a recipe states; None for none.
 
@@ -121,13 +80,3 @@ def guarantee_of(recipe: Recipe, rows: int, queries: int) -> Guarantee | None:
         )
         return Guarantee(epsilon, noise.delta, recipe.vote_noise, noise.reproducible)
     return None
-
-
-def _extra(module: str) -> Any:
-    """A module of the extra `[dp]`, imported only when it is needed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"{module} is not installed: pip install 'protojax[dp]'"
-        ) from error

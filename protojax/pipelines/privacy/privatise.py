@@ -98,8 +98,7 @@ def privatise(
     # Loads the models, whose errors come before anything is written.
     shared = _setting(job, job.config.chosen, watch)
     clock = _run_file.Clock(_run_file.open_run(out, job.identity))
-    about = {f"source of {name}": path for name, path in job.paths.items()}
-    about |= _run_file.versions()
+    about = _run_file.about(job.paths)
     recorded = _run_file.recorded(
         out, job.identity, paths=job.paths, seconds=clock.seconds, command=command
     )
