@@ -15,8 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import settings as settings_lib
-from experiments.systems.lines import Lines, keep_settings
+from experiments.systems.lines import Lines, keep_settings, settings_of
 from experiments.world import addition
 from experiments.world.adders import Lesson, pretrained
 from protojax import storage, validate
@@ -265,9 +264,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
         workdir: the study's folder.
         watch: is told of the progress.
     """
-    fields = config.to_dict()
-    del fields["system"]
-    found = settings_lib.make(Knob(), fields)
+    found = settings_of(config, Knob())
     free = ("seeds", "etas", "rewards", "students", "attackers")
     keep_settings(workdir, config, free)
     scene = _scene(found, workdir / "models", watch)

@@ -10,7 +10,23 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from experiments import settings as settings_lib
 from protojax import storage, validate
+
+
+def settings_of(config: ConfigDict, usual: Any) -> Any:
+    """The settings of a study.
+
+    Args:
+        config: of the study.
+        usual: a dataclass with the defaults.
+
+    Raises:
+        ValueError: naming the field, the value and what is allowed.
+    """
+    fields = config.to_dict()
+    del fields["system"]
+    return settings_lib.make(usual, fields)
 
 
 class Lines:

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import settings as settings_lib
-from experiments.systems.lines import Lines, keep_settings
+from experiments.systems.lines import Lines, keep_settings, settings_of
 from experiments.world import output_baselines
 from experiments.world.texts import TEXTS, load_texts
 from protojax import evals, validate
@@ -259,9 +258,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
         workdir: the study's folder.
         watch: is told of the progress.
     """
-    fields = config.to_dict()
-    del fields["system"]
-    found = settings_lib.make(Tested(), fields)
+    found = settings_of(config, Tested())
     keep_settings(workdir, config, ("seeds", "rates", "attacks"))
     texts, encode = load_texts(found.task, found.root), encoder(found.encoder)
     task, lines = TASKS[found.task], Lines(workdir, ("seed", "attack", "rate"))

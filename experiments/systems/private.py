@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import settings as settings_lib
-from experiments.systems.lines import Lines, keep_settings
+from experiments.systems.lines import Lines, keep_settings, settings_of
 from experiments.systems.privacy_settings import Private
 from experiments.world.tasks import load_task
 from protojax import data, validate
@@ -44,9 +43,7 @@ def check(config: ConfigDict) -> Private:
     Raises:
         ValueError: naming the field, the value and what is allowed.
     """
-    fields = config.to_dict()
-    del fields["system"]
-    return settings_lib.make(Private(), fields)
+    return settings_of(config, Private())
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:

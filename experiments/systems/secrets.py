@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import settings as settings_lib
 from experiments.systems import secret_models
-from experiments.systems.lines import Lines, keep_settings
+from experiments.systems.lines import Lines, keep_settings, settings_of
 from experiments.systems.privacy_settings import ARMS, Secrets
 from experiments.world.tasks import load_task
 from protojax import validate
@@ -58,9 +57,7 @@ def check(config: ConfigDict) -> Secrets:
     Raises:
         ValueError: naming the field, the value and what is allowed.
     """
-    fields = config.to_dict()
-    del fields["system"]
-    return settings_lib.make(Secrets(), fields)
+    return settings_of(config, Secrets())
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:

@@ -1,12 +1,17 @@
 """The command `protojax calibrate`."""
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from protojax.cli import settings_of
-from protojax.cli.terminal import Parser, guarded, progress
+from protojax.cli.terminal import (
+    Parser,
+    command_line,
+    guarded,
+    progress,
+    show_paths,
+)
 
 PROG = "protojax calibrate"
 _DESCRIPTION = """\
@@ -78,13 +83,7 @@ def parser() -> Parser:
     add("--steps", metavar="N", help="rollouts (150)")
     add("--max-new", metavar="N", help="tokens of a text (128)")
     add("--seed", metavar="N", help="of all random choices (0)")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="any other field; may be repeated",
-    )
+    settings_of.add_set(add)
     return made
 
 
@@ -117,7 +116,7 @@ def _calibrate(found: argparse.Namespace, arguments: Sequence[str]) -> int:
             config=config,
             out=found.out,
             watch=pipelines.Watch(total, describe, advance),
-            command=["protojax", "calibrate", *map(shlex.quote, arguments)],
+            command=command_line("calibrate", arguments),
         )
     show(result)
     return 0
@@ -142,5 +141,4 @@ def show(result: Any) -> None:
         table.add_row(name, f"{before[name]:.3g}", f"{after[name]:.3g}")
     console.print(table)
     console.print(Text("No student was trained: nothing is known of any."))
-    for name in ("calibrated", "items.jsonl"):
-        console.print(Text(str(result.out / name)), soft_wrap=True)
+    show_paths(console, result.out, ("calibrated", "items.jsonl"))

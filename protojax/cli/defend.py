@@ -1,13 +1,17 @@
 """The command `protojax defend`."""
 
 import argparse
-import dataclasses
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from protojax.cli import outputs, settings_of
-from protojax.cli.terminal import Parser, guarded, progress, show_findings
+from protojax.cli.terminal import (
+    Parser,
+    command_line,
+    guarded,
+    progress,
+    show_findings,
+)
 
 PROG = "protojax defend"
 _DESCRIPTION = """\
@@ -151,13 +155,7 @@ def _add_settings(add: Callable) -> None:
     )
     add("--max-output", metavar="N", help="with --output: tokens of an output (64)")
     add("--seed", metavar="N", help="of all random choices (0)")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="any other field; may be repeated",
-    )
+    settings_of.add_set(add)
 
 
 def config_of(found: argparse.Namespace) -> Any:
@@ -166,18 +164,13 @@ def config_of(found: argparse.Namespace) -> Any:
     Args:
         found: the parsed arguments.
     """
-    from protojax import validate
     from protojax.pipelines import settings
 
     for flag in ("encoder", "max_output"):
         if getattr(found, flag) is not None:
             raise ValueError(f"--{flag.replace('_', '-')}: only with --output.")
     config = settings_of.with_flags(settings.Defence(), found, _FIELDS)
-    if found.max_length is not None:
-        is_number = found.max_length.isdigit()
-        validate.require(is_number, "--max-length", found.max_length, "a number > 0")
-        lengths = settings.with_max_length(config.lengths, int(found.max_length))
-        config = dataclasses.replace(config, lengths=lengths)
+    config = settings_of.with_max_length(config, found)
     return settings_of.with_set(config, found)
 
 
@@ -199,7 +192,7 @@ def _defend(found: argparse.Namespace, arguments: Sequence[str]) -> int:
             config=config,
             out=found.out,
             watch=pipelines.Watch(total, describe, advance),
-            command=["protojax", "defend", *map(shlex.quote, arguments)],
+            command=command_line("defend", arguments),
         )
     show(result)
     return 0

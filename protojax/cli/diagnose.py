@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from protojax.cli import settings_of
-from protojax.cli.terminal import Parser, guarded, progress
+from protojax.cli.terminal import Parser, guarded, progress, show_paths
 
 PROG = "protojax diagnose"
 _DESCRIPTION = """\
@@ -62,13 +62,7 @@ def _add(add: Callable) -> None:
     add("--most", metavar="N", help="prompts that are read (128)")
     add("--max-new", metavar="N", help="tokens of a text (64)")
     add("--seed", metavar="N", help="of all draws (0)")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="any other field; may be repeated",
-    )
+    settings_of.add_set(add)
 
 
 def config_of(found: argparse.Namespace) -> Any:
@@ -126,5 +120,4 @@ def show(result: Any) -> None:
         measure = "" if trap.severity is None else trap.measure
         table.add_row(trap.name, lost, Text(measure))
     console.print(table)
-    # Never wrapped, so that it can be copied.
-    console.print(Text(str(result.out / "report.html")), soft_wrap=True)
+    show_paths(console, result.out, ("report.html",))

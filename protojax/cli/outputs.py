@@ -2,12 +2,11 @@
 
 import argparse
 import dataclasses
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from protojax.cli import settings_of
-from protojax.cli.terminal import progress, show_findings
+from protojax.cli.terminal import command_line, progress, show_findings
 
 # flag -> the field that it sets.
 _FIELDS = {
@@ -80,7 +79,7 @@ def defend(found: argparse.Namespace, arguments: Sequence[str]) -> int:
             config=config,
             out=found.out,
             watch=pipelines.Watch(total, describe, advance),
-            command=["protojax", "defend", *map(shlex.quote, arguments)],
+            command=command_line("defend", arguments),
         )
     show(result)
     return 0

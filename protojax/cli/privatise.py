@@ -1,13 +1,17 @@
 """The command `protojax privatise`."""
 
 import argparse
-import dataclasses
-import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from protojax.cli import settings_of
-from protojax.cli.terminal import Parser, guarded, progress
+from protojax.cli.terminal import (
+    Parser,
+    command_line,
+    guarded,
+    progress,
+    show_paths,
+)
 
 PROG = "protojax privatise"
 _DESCRIPTION = """\
@@ -118,13 +122,7 @@ def _add_settings(add: Callable) -> None:
     )
     add("--max-length", metavar="N", help="tokens of a row; longer ones are cut (64)")
     add("--seed", metavar="N", help="of all random choices but secret noise (0)")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="any other field; may be repeated",
-    )
+    settings_of.add_set(add)
 
 
 def config_of(found: argparse.Namespace) -> Any:
@@ -133,16 +131,10 @@ def config_of(found: argparse.Namespace) -> Any:
     Args:
         found: the parsed arguments.
     """
-    from protojax import validate
-    from protojax.pipelines import settings
     from protojax.pipelines.privacy import Privatise
 
     config = settings_of.with_flags(Privatise(), found, _FIELDS)
-    if found.max_length is not None:
-        is_number = found.max_length.isdigit()
-        validate.require(is_number, "--max-length", found.max_length, "a number > 0")
-        lengths = settings.with_max_length(config.lengths, int(found.max_length))
-        config = dataclasses.replace(config, lengths=lengths)
+    config = settings_of.with_max_length(config, found)
     return settings_of.with_set(config, found)
 
 
@@ -165,7 +157,7 @@ def _privatise(found: argparse.Namespace, arguments: Sequence[str]) -> int:
             config=config,
             out=found.out,
             watch=pipelines.Watch(total, describe, advance),
-            command=["protojax", "privatise", *map(shlex.quote, arguments)],
+            command=command_line("privatise", arguments),
         )
     show(result)
     return 0
@@ -191,6 +183,4 @@ def show(result: Any) -> None:
     console.print(Text(f"differential privacy: {pages.stated(facts)}"), soft_wrap=True)
     if facts.accuracy is not None:
         console.print(f"accuracy on the test file: {facts.accuracy:.1%}")
-    # Never wrapped, so that they can be copied.
-    for name in ("student", "student/README.md", "report.html"):
-        console.print(Text(str(result.out / name)), soft_wrap=True)
+    show_paths(console, result.out, ("student", "student/README.md", "report.html"))

@@ -1,8 +1,45 @@
 """Settings out of flags, and out of `--set FIELD=VALUE`."""
 
 import argparse
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
+
+
+def add_set(add: Callable) -> None:
+    """Adds the flag `--set`.
+
+    Args:
+        add: `add_argument` of a parser or a group.
+    """
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="any other field; may be repeated",
+    )
+
+
+def with_max_length(config: Any, found: argparse.Namespace) -> Any:
+    """The settings with rows of `--max-length` tokens, where it is given.
+
+    Args:
+        config: the settings so far, with `lengths`.
+        found: the parsed arguments.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    from protojax import validate
+    from protojax.pipelines import settings
+
+    if found.max_length is None:
+        return config
+    is_number = found.max_length.isdigit()
+    validate.require(is_number, "--max-length", found.max_length, "a number > 0")
+    lengths = settings.with_max_length(config.lengths, int(found.max_length))
+    return dataclasses.replace(config, lengths=lengths)
 
 
 def with_flags(

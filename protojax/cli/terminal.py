@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,19 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         """Exits with status 2 after one line on standard error."""
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+
+
+def command_line(name: str, arguments: Sequence[str]) -> list[str]:
+    """The command of a call, for run.json.
+
+    Args:
+        name: of the command.
+        arguments: those after the name.
+
+    >>> " ".join(command_line("score", ["my rows.csv"]))
+    "protojax score 'my rows.csv'"
+    """
+    return ["protojax", name, *map(shlex.quote, arguments)]
 
 
 def guarded(prog: str, work: Callable[[], int], *, resumes: bool = True) -> int:
@@ -158,6 +172,20 @@ def progress() -> Iterator[tuple[Callable, Callable, Callable]]:
         )
 
 
+def show_paths(console: "Console", out: Path, names: Sequence[str]) -> None:
+    """Prints where outputs are, never wrapped, so that they can be copied.
+
+    Args:
+        console: where they are shown.
+        out: the folder of the outputs.
+        names: of files and folders in it.
+    """
+    from rich.text import Text
+
+    for name in names:
+        console.print(Text(str(out / name)), soft_wrap=True)
+
+
 def show_findings(
     lines: Sequence[str],
     counts: Mapping[str, int],
@@ -193,6 +221,4 @@ def show_findings(
     }.items():
         table.add_row(name, value)
     console.print(table)
-    # Never wrapped, so that they can be copied.
-    for name in ("student", "report.html"):
-        console.print(Text(str(out / name)), soft_wrap=True)
+    show_paths(console, out, ("student", "report.html"))
