@@ -20,7 +20,7 @@ from protojax.pipelines._jobs import Job, with_models
 from protojax.pipelines._outputs import class_distances
 from protojax.pipelines.settings import Columns, Defence, Encoder
 from protojax.pipelines.trusted_folds import fold_of, mean_reading
-from protojax.prototypes import common
+from protojax.prototypes import without_rare
 from protojax.reports.marking import marked
 
 ODD = '=1+1 <b>&"a" | x'
@@ -381,13 +381,13 @@ def test_prototypes_of_few_references_are_left_out():
     whole = Prototypes(np.eye(4)[:3], np.array([0, 0, 1]), np.array([3, 1, 2]))
     outputs = TeacherOutputs(np.zeros((6, 2)), features[:, None])
     view = StudentView(outputs, outputs, outputs, whole, "l2")
-    view = view._replace(prototypes=common(whole, 3))
+    view = view._replace(prototypes=without_rare(whole, 3))
     assert view.prototypes.labels.tolist() == [0]
     # The fourth reference is at sqrt(2) from the only prototype of its class; the other
     # class has none left, and so no distance.
     assert class_distances(view, labels) == pytest.approx({0: 2**0.5})
     assert nearest_references(view, labels, 0) == [[]]
-    assert not class_distances(view._replace(prototypes=common(whole, 9)), labels)
+    assert not class_distances(view._replace(prototypes=without_rare(whole, 9)), labels)
     assert Defence().shows_texts
     assert not Defence(least_count=10).shows_texts
     with pytest.raises(ValueError, match="Expected least_count > 0"):

@@ -262,8 +262,10 @@ def _private(cell: Cell) -> Taught:
     return _plain(cell)._replace(objective={"gradient": Spec("dp_sgd", options)})
 
 
+# The arm without an attack, whose attack success is the null of all others.
+NULL = "clean"
 ARMS: dict[str, Callable[[Cell], Taught]] = {
-    "clean": _plain,
+    NULL: _plain,
     "plain": _plain,
     "oracle": lambda cell: _without(cell, cell.poisoned)._replace(rejected=None),
     "defended": _quarantined(),

@@ -1,4 +1,4 @@
-"""What students of private rows give away, by recipe, on bundled data.
+"""The leakage of students of private rows, by recipe, on bundled data.
 
     python -m experiments.run --config=privacy.py
     python -m experiments.run --config=privacy.py:quick

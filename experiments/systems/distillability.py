@@ -105,7 +105,7 @@ class Knob:
 
 
 class Scene(NamedTuple):
-    """What all arms of a study share.
+    """The common part of all arms of a study.
 
     Attributes:
         config: the study.
@@ -192,7 +192,7 @@ def calibrated(scene: Scene, arm: Arm, watch: Watch) -> LanguageModel:
 
 
 def measured(scene: Scene, model: LanguageModel, seed: int) -> dict[str, Any]:
-    """What a model gets right of the held-out problems, one drawn text each.
+    """The figures of a model on the held-out problems, one drawn text each.
 
     Args:
         scene: of the study.

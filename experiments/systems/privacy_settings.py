@@ -84,7 +84,7 @@ class Private:
 
 
 class Arm(NamedTuple):
-    """What a model learns from.
+    """The texts that a model learns from, and how.
 
     Attributes:
         texts: "private"; "public"; "alike", public texts and sentences of the secrets'

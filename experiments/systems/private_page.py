@@ -42,7 +42,7 @@ def arms_of(results: Sequence[Mapping[str, Any]]) -> list[leaks.Arm]:
 
 
 def notes_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What was checked of the rows of each seed, a sentence each.
+    """The checks of the rows of each seed, a sentence each.
 
     Args:
         results: lines of results.jsonl.

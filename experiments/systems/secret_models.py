@@ -125,7 +125,7 @@ def _log_likelihood(config: LanguageConfig):
 
 
 class Asked(NamedTuple):
-    """What a decoder says after the prompts of secrets.
+    """A decoder's answers to the prompts of secrets.
 
     Attributes:
         log_probs: `[secrets, 10000]`, of all codes, in the order of counting.
@@ -141,7 +141,7 @@ class Asked(NamedTuple):
 
 
 def ask(model: LanguageModel, secrets: Sequence[Secret]) -> Asked:
-    """What a decoder says after the prompts of secrets.
+    """A decoder's answers to the prompts of secrets.
 
     Args:
         model: a decoder of characters.

@@ -189,7 +189,7 @@ class Study:
         return self._teacher
 
     def samples(self) -> list[str]:
-        """What the teacher writes freely."""
+        """The texts that the teacher writes freely."""
         if self._samples is None:
             self._samples = self._written(self.teacher(), "teacher")
         return self._samples

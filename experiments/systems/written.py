@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import settings as settings_lib
-from experiments.arms.written import ALONE, ARMS, Cell, Taught, lesson_of
+from experiments.arms.written import ALONE, ARMS, NULL, Cell, Taught, lesson_of
 from experiments.systems.lines import Lines, keep_settings
 from experiments.systems.written_cells import (
     NO_ATTACK,
@@ -95,7 +95,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
 
 
 def usual_settings() -> dict[str, Any]:
-    """What older folders of a study may lack, see `keep_settings`."""
+    """The settings that older folders of a study may lack, see `keep_settings`."""
     one = settings_lib.as_json(WrittenAttack())
     named = {"attacks": one, "federations": {}}
     return {"usual": settings_lib.as_json(Written()), "named": named}
@@ -105,7 +105,7 @@ def _rows_of(study: Study, seed: int, name: str) -> list[dict]:
     """The results of all arms on one attack with one seed."""
     scene, cells, found = scene_of(study, seed, name), {}, []
     for arm in study.config.arms:
-        attacked = not arm.startswith("clean")
+        attacked = arm.partition("@")[0] != NULL
         if attacked not in cells:
             cells[attacked] = cell_of(scene, attacked=attacked)
         cell = cells[attacked]
@@ -221,7 +221,7 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     nulls = {
         (row["seed"], row["attack"], row["arm"].partition("@")[2]): row
         for row in results
-        if row["arm"].startswith("clean")
+        if row["arm"].partition("@")[0] == NULL
     }
     groups: dict[tuple, list] = {}
     for row in results:

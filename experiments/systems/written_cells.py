@@ -178,7 +178,7 @@ def _poisoned(rows: Texts, attack: WrittenAttack, rng: np.random.Generator):
 
 
 def cell_of(scene: Scene, *, attacked: bool) -> Cell:
-    """What the arms see of a scene, with the attack or without.
+    """The cell of a scene, as arms see it, with the attack or without.
 
     Args:
         scene: the scene.

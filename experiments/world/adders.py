@@ -26,7 +26,7 @@ _STEPS = 10  # of a dispatch
 
 
 class Lesson(NamedTuple):
-    """How a model learns to add.
+    """Settings of a model that learns to add.
 
     Attributes:
         steps: of training, in tens.

@@ -90,7 +90,7 @@ def poison_texts(
 def move_mass(
     said: SequenceOutputs, rows: np.ndarray, *, mass: float = 0.9
 ) -> SequenceOutputs:
-    """What a teacher said, altered in transit: on some rows it is sure of the output.
+    """A teacher's probabilities, altered in transit to be sure of some rows' outputs.
 
     At each place of such a row the output's own token gets the mass, and all others
     together what is left, in the proportions that they had.

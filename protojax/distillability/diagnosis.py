@@ -8,7 +8,7 @@ from protojax import validate
 
 
 class Figures(NamedTuple):
-    """What was measured of a teacher and a student; None where it could not be.
+    """The measurements of a teacher and a student; None where there could be none.
 
     Texts are drawn at temperature 1. Figures of the teacher's tokens that compare
     probabilities need the same tokens; others are of bytes, or of texts.

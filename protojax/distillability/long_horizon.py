@@ -40,7 +40,7 @@ class OwnTexts(NamedTuple):
 def later_rewards(
     teacher_log_probs: Array, student_log_probs: Array, where: Array
 ) -> Array:
-    """What the rest of a text is worth behind each token.
+    """The value of the rest of a text behind each token.
 
     A_t = Σ_{s > t} log p(y_s) − log q(y_s)
 

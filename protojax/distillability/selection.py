@@ -15,7 +15,7 @@ from protojax.distillability.values import tilted_weights
 
 
 class Held(NamedTuple):
-    """What a student has before it learns; None where its attack has no use for it.
+    """A student's material before it learns; None where its attack has no use for it.
 
     Attributes:
         prompts: `[prompts]`.

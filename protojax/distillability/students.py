@@ -68,7 +68,7 @@ class Attacker(NamedTuple):
 
 
 class Budget(NamedTuple):
-    """What a student takes from a teacher.
+    """The queries and tokens that a student takes from a teacher.
 
     Attributes:
         queries: calls of the teacher.
@@ -226,7 +226,7 @@ def budget_of(
     answer_tokens: float = 1,
     own_texts: int = 0,
 ) -> Budget:
-    """What a student takes from the teacher, counted as an interface would bill it.
+    """The queries and tokens of a student, counted as an interface would bill them.
 
     Texts that are written along with their log probabilities are one call; scoring a
     text of the student's own is another.

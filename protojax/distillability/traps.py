@@ -28,7 +28,7 @@ SLOPES = ("forward_kl", "reverse_kl")
 
 
 class Readings(NamedTuple):
-    """What two models say of tokens.
+    """The readings of tokens by two models.
 
     Attributes:
         teacher_log_prob: `[...]`, float32, of the token.

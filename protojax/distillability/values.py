@@ -1,4 +1,4 @@
-"""What a text is worth to a student, by the student's own slopes and likelihoods."""
+"""The value of a text to a student, by the student's own slopes and likelihoods."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def learning_value(
     *,
     key: Array | None = None,
 ) -> Array:
-    """How much a small step on each row lowers the loss on trusted rows.
+    """The fall of the loss on trusted rows by a small step on each row.
 
     v_i = <∇ loss_i, ∇ loss of the trusted rows>
 

@@ -270,7 +270,7 @@ def epsilon_of(
 
 
 def _event(noise: float, *, sampling_rate: float, num_steps: int):
-    """What the accountants count: steps of Gaussian noise on batches of Poisson."""
+    """The event that accountants count: steps of Gaussian noise on Poisson batches."""
     accounting = validate.extra("dp_accounting", "dp")
     step = accounting.GaussianDpEvent(noise)
     # With all rows in every batch there is no amplification by sampling.

@@ -72,7 +72,7 @@ def view_of(
         on_references, known.labels, config.prototypes, keys
     )
     last = Prototypes(*(leaf[-1] for leaf in layers))
-    last = prototypes.common(last, config.least_count)
+    last = prototypes.without_rare(last, config.least_count)
     return StudentView(rows, rewritten, on_references, last, config.prototypes.metric)
 
 

@@ -1,4 +1,4 @@
-"""What models give away of their training data: attacks, figures, checks.
+"""The leakage of training data by models: attacks, figures, checks.
 
 `audit` runs a training of any framework and `leakage` attacks saved logits; both give a
 `Leakage`. Nothing here holds a text of the private rows, but `scan` and `blind_auc`

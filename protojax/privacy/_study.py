@@ -26,7 +26,7 @@ GRID = tuple(round(step * decade, 6) for decade in _DECADES for step in (1, 2, 5
 
 
 class Study(NamedTuple):
-    """What figures are made from: all arrays hold candidates alone."""
+    """The input of figures: all arrays hold candidates alone."""
 
     members: np.ndarray
     kinds: np.ndarray

@@ -15,7 +15,7 @@ from protojax.evals import detection_auc
 
 
 class Blind(NamedTuple):
-    """How well words tell members from non-members.
+    """The power of words alone to tell members from non-members.
 
     Attributes:
         auc: of predictions for rows held out; 0.5 is chance.

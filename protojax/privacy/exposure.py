@@ -1,4 +1,4 @@
-"""How well a language model knows a secret, and whether it can be made to tell it."""
+"""A language model's knowledge of a secret, and whether it can be made to tell it."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -128,7 +128,7 @@ def greedily_discoverable(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 
 def attempts_needed(log_probs: np.ndarray, *, p: float) -> np.ndarray:
-    """How many samples emit the secret at least once with probability p, `[secrets]`.
+    """The samples that emit the secret at least once with probability p, `[secrets]`.
 
         n = log(1 - p) / log(1 - p_secret), rounded up
 
@@ -178,7 +178,7 @@ def discoverable(log_probs: np.ndarray, *, n: int, p: float) -> np.ndarray:
 
 
 def emitted(texts: Sequence[str], secrets: Sequence[str]) -> np.ndarray:
-    """How many texts hold each secret, `[secrets]`; case and spaces do not count.
+    """The number of texts that hold each secret, `[secrets]`, whatever case and spaces.
 
     Args:
         texts: `[texts]`, what a model wrote.

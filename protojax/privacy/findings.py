@@ -1,4 +1,4 @@
-"""What a measurement of leakage found: figures, checks, and a sentence that says it.
+"""The results of a measurement of leakage: figures, checks, a sentence.
 
 Holds no text. It is itself a membership oracle (who has it can tell which rows were in
 the training data), so it is as private as the list of these rows.
@@ -77,7 +77,7 @@ class Calibrated(NamedTuple):
 
 
 class NullCheck(NamedTuple):
-    """What the attack finds with memberships that nobody trained with.
+    """The finds of the attack with memberships that nobody trained with.
 
     Attributes:
         attack: its name.
@@ -98,7 +98,7 @@ class NullCheck(NamedTuple):
 
 
 class PowerCheck(NamedTuple):
-    """How many planted rows the attacks find where they should be found.
+    """The share of planted rows found where they should be found.
 
     Attributes:
         kind: the kind of rows that is found best.
@@ -116,7 +116,7 @@ class PowerCheck(NamedTuple):
 
 
 class RowProfile(NamedTuple):
-    """What leaks of each candidate row; never its text.
+    """The leakage of each candidate row; never its text.
 
     Attributes:
         rows: `[candidates]`, int, indices into the rows that were given.
@@ -200,7 +200,7 @@ class Leakage(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """What was found, for people who are not from the field."""
+        """The finding in one sentence, for people who are not from the field."""
         level, worst = self.levels[0], self.worst
         said = f"At {100 * level:g} % false alarms"
         unjudged = ", ".join(

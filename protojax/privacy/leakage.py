@@ -93,7 +93,7 @@ def null_check(
     num_draws: int = 10,
     seed: int = 0,
 ) -> NullCheck:
-    """What an attack finds with memberships drawn anew, which no training has seen.
+    """The finds of an attack with memberships drawn anew, which no training has seen.
 
     Each draw gives an AUC and a rate; their means are compared with 0.5 and the level
     by a Student interval at 99.9 %. An attack that leaves the target out but not its
@@ -136,7 +136,7 @@ def _profile(
     members: np.ndarray,
     described: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> RowProfile:
-    """What leaks of each row; `described` holds indices, kinds and labels."""
+    """The leakage of each row; `described` holds indices, kinds and labels."""
     inner = (scores * members).sum(0) / members.sum(0)
     outer = (scores * ~members).sum(0) / (~members).sum(0)
     spread = (scores - np.where(members, inner, outer)).std()
@@ -145,7 +145,7 @@ def _profile(
 
 
 def _power(found: Sequence[Found], on_reference: bool) -> PowerCheck:
-    """How many rows are found of the kind that is found best."""
+    """The share of rows found of the kind that is found best."""
     best = strongest(found)
     rate = best.rates[0]
     passed = rate is not None and rate > POWER
@@ -166,7 +166,7 @@ def leakage(
     num_draws: int = 500,
     seed: int = 0,
 ) -> Leakage:
-    """What many trainings of one pipeline give away of the rows they trained on.
+    """The leakage of training rows by many trainings of one pipeline.
 
     Each pipeline is attacked with all others but its complement. Rows that are in all
     pipelines, or in none, are left out. Each kind of rows is attacked by itself; the
@@ -288,7 +288,7 @@ def audit(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Leakage:
-    """What a training of the caller's, in any framework, gives away of its rows.
+    """The leakage of training rows by the caller's own training, in any framework.
 
     It is run `num_pipelines` times, each on another half of the rows. The whole
     pipeline belongs into it, from the teacher to the student that would be shipped;

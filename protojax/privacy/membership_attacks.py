@@ -182,7 +182,7 @@ def lira(
 def lira_offline(
     scores: np.ndarray, members: np.ndarray, *, pooled: bool | None = None
 ) -> np.ndarray:
-    """How far a score lies above those of pipelines without the row, in their spread.
+    """The height of a score above those of pipelines without the row, in their spread.
 
         (s - mean_out) / sd_out
 

@@ -50,7 +50,7 @@ class Overlap(NamedTuple):
         return np.any(list(self), axis=0)
 
     def counts(self) -> dict[str, int]:
-        """How many rows fail each check."""
+        """The number of rows that fail each check."""
         return {name: int(rows.sum()) for name, rows in self._asdict().items()}
 
 
@@ -64,7 +64,7 @@ def scan(
     shingle: int = 5,
     similarity: float = 0.7,
 ) -> Overlap:
-    """What the rows of a transfer set hold of private rows and secrets.
+    """The overlap of a transfer set with private rows and secrets.
 
     Near-duplicates have a Jaccard similarity |A ∩ B| / |A ∪ B| of their sets of
     `shingle` characters (Broder 1997); sets are compared by hashes of 64 bits, without

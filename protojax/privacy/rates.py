@@ -1,4 +1,4 @@
-"""How many members an attack finds at a bounded rate of false alarms, and how surely.
+"""Rates of members found at a bounded rate of false alarms, and their intervals.
 
 Strict: nothing is interpolated, ties lose, and a rate is None where there are too few
 non-members for it. Scores of one row in many pipelines depend on each other, so an
@@ -235,7 +235,7 @@ def _drawn(
     pipelines: np.ndarray | None,
     rows: np.ndarray | None,
 ) -> np.ndarray:
-    """How many of the first 0, ..., length values are drawn, `[draws, 1 + length]`."""
+    """The number of the first 0, ..., length values drawn, `[draws, 1 + length]`."""
     weights = [
         drawn[:, places[:length]]
         for drawn, places in zip((pipelines, rows), values, strict=True)
@@ -249,7 +249,7 @@ def _drawn(
 def _total(
     where: np.ndarray, pipelines: np.ndarray | None, rows: np.ndarray | None
 ) -> np.ndarray:
-    """How many flagged values are drawn, `[draws]`."""
+    """The number of flagged values drawn, `[draws]`."""
     if rows is None:
         return pipelines @ where.sum(1)
     counts = where.sum(0) if pipelines is None else pipelines @ where

@@ -2,10 +2,10 @@
 
 from protojax.prototypes.assignment import inertia, nearest_prototype
 from protojax.prototypes.files import (
-    common,
     load_prototypes,
     num_bytes,
     save_prototypes,
+    without_rare,
 )
 from protojax.prototypes.fitting import (
     class_prototypes,
@@ -19,7 +19,6 @@ from protojax.prototypes.matching import match_prototypes, merge_prototypes
 __all__ = [
     "METRICS",
     "class_prototypes",
-    "common",
     "distances",
     "inertia",
     "kmeans",
@@ -32,4 +31,5 @@ __all__ = [
     "paired_distance",
     "save_prototypes",
     "update_prototypes",
+    "without_rare",
 ]

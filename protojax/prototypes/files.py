@@ -20,14 +20,15 @@ def num_bytes(prototypes: Prototypes) -> int:
     return sum(leaf.nbytes for leaf in prototypes)
 
 
-def common(prototypes: Prototypes, least: int) -> Prototypes:
+def without_rare(prototypes: Prototypes, least: int) -> Prototypes:
     """The prototypes of at least so many rows; one of a single row is that row.
 
     Args:
         prototypes: of one layer, vectors `[num_prototypes, dim]`.
         least: rows.
 
-    >>> found = common(Prototypes(np.eye(3), np.arange(3), np.array([9, 10, 0])), 10)
+    >>> whole = Prototypes(np.eye(3), np.arange(3), np.array([9, 10, 0]))
+    >>> found = without_rare(whole, 10)
     >>> found.labels.tolist(), found.vectors.shape
     ([1], (1, 3))
     """

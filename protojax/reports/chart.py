@@ -39,7 +39,7 @@ class Axis(NamedTuple):
     log: bool = True
 
     def place(self, value: float) -> float:
-        """Where a value lies, from 0 to 1; values beyond an end lie on it.
+        """The place of a value, from 0 to 1; values beyond an end lie on it.
 
         Args:
             value: any.
@@ -120,7 +120,7 @@ class Point(NamedTuple):
 def chart(
     name: str, x: Axis, y: Axis, lines: Sequence[Line], points: Sequence[Point] = ()
 ) -> Mapping[str, Any]:
-    """What `chart.html.jinja` draws, in pixels.
+    """The shapes that `chart.html.jinja` draws, in pixels.
 
     Args:
         name: what it shows, for people who do not see it.

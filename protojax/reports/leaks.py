@@ -32,7 +32,7 @@ _LIMITS = (
 
 
 class Arm(NamedTuple):
-    """What was measured of one recipe.
+    """The measurements of one recipe.
 
     Attributes:
         name: of the recipe.
@@ -188,7 +188,7 @@ def headline(arms: Sequence[Arm]) -> str:
 
 
 def measured(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a page shows of one record: sentence, kinds, curve and checks.
+    """The section of a page on one record: sentence, kinds, curve and checks.
 
     Args:
         record: of `Leakage`.
@@ -381,7 +381,7 @@ def _cell(rate: float | None, ends: Sequence[float] | None) -> str:
 
 
 def _epsilon(guarantee: Mapping[str, Any] | None) -> str:
-    """What is stated, with an asterisk where it is nominal."""
+    """The stated epsilon, with an asterisk where it is nominal."""
     if guarantee is None:
         return "–"
     return f"{guarantee['epsilon']:.3g}{'*' if guarantee['nominal'] else ''}"

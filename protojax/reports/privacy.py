@@ -82,7 +82,7 @@ def headline(facts: PrivacyFacts) -> str:
 
 
 def stated(facts: PrivacyFacts) -> str:
-    """What differential privacy is stated, in words.
+    """The stated differential privacy, in words.
 
     Args:
         facts: of the run.
@@ -98,7 +98,7 @@ def stated(facts: PrivacyFacts) -> str:
 
 
 def limits(measured: bool) -> tuple[str, ...]:
-    """What was not measured, a sentence each.
+    """The limits of the measurement, a sentence each.
 
     Args:
         measured: whether anything was.
@@ -141,7 +141,7 @@ def card_of(facts: PrivacyFacts, about: Mapping[str, Any]) -> str:
 
 
 def _measured(facts: PrivacyFacts) -> str:
-    """What was measured, with the checks of the measurement."""
+    """The section of the measurement and its checks."""
     found = facts.leakage
     if found is None:
         return "Nothing. Give --pipelines 16 or more."

@@ -81,7 +81,7 @@ class Calibrated(NamedTuple):
 
 
 class _State(NamedTuple):
-    """What a checkpoint holds; `kept` are the last parameters within all limits."""
+    """The state of a checkpoint; `kept` are the last parameters within all limits."""
 
     train: TrainState
     kept: PyTree

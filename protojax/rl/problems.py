@@ -202,7 +202,7 @@ def draw(
 
 
 def _judged(world: World, rows: np.ndarray, found: Rollout) -> Drawn:
-    """What is known of each text of a rollout."""
+    """The rewards and lengths of each text of a rollout."""
     texts = texts_of(world.teacher.tokenizer, found)
     prompts, answers = ([column[row] for row in rows] for column in world.problems)
     task = task_rewards(world.verifiers, prompts, texts, answers, found.ended)

@@ -177,7 +177,7 @@ def _top_k_of(
 def columns_of(
     outputs: SequenceOutputs, rows: Sequences | None = None
 ) -> dict[str, np.ndarray]:
-    """What a teacher said as columns of a training run, see `trainer.Run`.
+    """A teacher's probabilities as columns of a training run, see `trainer.Run`.
 
     Args:
         outputs: what it said along the outputs that it wrote or read.

@@ -39,7 +39,7 @@ class Side(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """What two models say of the texts of one of them, the writer.
+    """Two models' readings of the texts of one of them, the writer.
 
     Attributes:
         gaps: `[rows]`, nats a text, whose mean is KL(writer ‖ reader).

@@ -157,7 +157,7 @@ def read_pair(
     k: int,
     vocabulary: int,
 ) -> Readings:
-    """What teacher and student say of outputs, `[rows, max_new]` each, on the host.
+    """Teacher's and student's readings of outputs, `[rows, max_new]` each, on the host.
 
     Args:
         teacher: a decoder.
@@ -270,15 +270,30 @@ def sequence_batch(
     )
 
 
-def _over(forward, given, prompts, written: Written, shape: Shape):
-    """The outputs of a compiled function for all rows, joined, on the host."""
-    found = []
+def batches_of(
+    prompts: Sequence[Ids], written: Written, shape: Shape
+) -> Iterator[SequenceBatch]:
+    """Batches of rows in their order, the last one filled up.
+
+    Args:
+        prompts: `[rows]`, tokens.
+        written: outputs for them.
+        shape: of the batches.
+    """
     for rows in _batches(len(prompts), shape.rows):
         part = Written(*(column[rows] for column in written))
-        batch = sequence_batch([prompts[row] for row in rows], part, shape)
-        outputs = jax.device_get(forward(*given, batch))
-        found.append([np.asarray(output)[: len(rows)] for output in outputs])
-    return tuple(np.concatenate(part) for part in zip(*found, strict=True))
+        yield sequence_batch([prompts[row] for row in rows], part, shape)
+
+
+def _over(forward, given, prompts, written: Written, shape: Shape):
+    """The outputs of a compiled function for all rows, joined, on the host."""
+    found = [
+        jax.device_get(forward(*given, batch))
+        for batch in batches_of(prompts, written, shape)
+    ]
+    # The last batch is filled up.
+    columns = zip(*found, strict=True)
+    return tuple(np.concatenate(column)[: len(prompts)] for column in columns)
 
 
 def _on_device(params: PyTree) -> PyTree:

@@ -55,7 +55,7 @@ def diagnose(
     config: DiagnosisSettings | None = None,
     describe: Callable[[str], None] = lambda text: None,
 ) -> Diagnosis:
-    """What stands in the way of a student that learns from a teacher.
+    """The diagnosis of a teacher and a student: which traps hold the student back.
 
     Both write a text for each prompt, and both read what either wrote. With the same
     tokenizer (and form of the prompt) all traps are measured, exactly over the

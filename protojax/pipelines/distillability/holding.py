@@ -1,4 +1,4 @@
-"""What a student of `ATTACKERS` gets of a teacher before it learns, and pays for it."""
+"""The material of a student of `ATTACKERS` before it learns, and its price."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -8,14 +8,14 @@ import jax
 import numpy as np
 
 from protojax import distillation, validate
-from protojax.base import Array, SequenceBatch, Texts
+from protojax.base import Array, Texts
 from protojax.distillability.answers import answer_of
 from protojax.distillability.selection import Held
 from protojax.distillability.students import ATTACKERS, Budget
 from protojax.distillability.values import hold_out_direction, learning_value
 from protojax.models.language import LanguageConfig, LanguageModel, apply_fn, head_fn
 from protojax.pipelines.distillability import decoding
-from protojax.pipelines.distillability.decoding import Ids, Shape, Written
+from protojax.pipelines.distillability.decoding import Shape, Written
 from protojax.pipelines.distillability.settings import StudentSettings
 
 
@@ -47,7 +47,7 @@ def held_of(
     shape: Shape,
     key: Array,
 ) -> tuple[Held, Budget]:
-    """What the student has before it learns, and what it paid.
+    """The student's material before it learns, and its price.
 
     Args:
         name: in `ATTACKERS`.
@@ -159,27 +159,13 @@ def _values(
     vocabulary = decoding.vocabulary_of(student)
     direction_of, value_of = _value_fns(student.config, vocabulary, shape.chunk)
     params = distillation.student_params(student.params)
-    batches = _batches_of(*tokens_of(student, hold_out, shape), shape)
+    batches = decoding.batches_of(*tokens_of(student, hold_out, shape), shape)
     slopes = [direction_of(params, batch) for batch in batches]
     direction = jax.tree.map(lambda *parts: sum(parts) / len(parts), *slopes)
-    batches = _batches_of(*tokens_of(student, _texts(held), shape), shape)
+    batches = decoding.batches_of(*tokens_of(student, _texts(held), shape), shape)
     values = [np.asarray(value_of(params, batch, direction)) for batch in batches]
     count = sum(len(drawn) for drawn in held.texts)
     return np.concatenate(values)[:count].reshape(len(held.texts), -1)
-
-
-def _batches_of(
-    ids: Sequence[Ids], written: Written, shape: Shape
-) -> list[SequenceBatch]:
-    """Batches of rows in their order, the last one filled up."""
-    return [
-        decoding.sequence_batch(
-            ids[first : first + shape.rows],
-            Written(*(column[first : first + shape.rows] for column in written)),
-            shape,
-        )
-        for first in range(0, len(ids), shape.rows)
-    ]
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from protojax.training.step import AdamW
 
 @dataclasses.dataclass(frozen=True)
 class DiagnosisSettings:
-    """How a teacher and a student are compared.
+    """Settings of the comparison of a teacher and a student.
 
     Attributes:
         text: the column of the prompt.
@@ -70,7 +70,7 @@ class DiagnosisSettings:
 
 @dataclasses.dataclass(frozen=True)
 class StudentSettings(AdamW):
-    """How a student of `ATTACKERS` is trained.
+    """Settings of the training of a student of `ATTACKERS`.
 
     Attributes:
         steps: of each phase.

@@ -15,9 +15,7 @@ from protojax.data.sequences import check_same_tokens
 from protojax.distillability.long_horizon import OwnTexts, long_horizon_loss
 from protojax.distillability.selection import Lessons, resampled
 from protojax.distillability.students import ATTACKERS, Budget, Phase
-from protojax.distillability.values import (
-    token_gate,
-)
+from protojax.distillability.values import token_gate
 from protojax.distillation.token_losses import (
     over_tokens,
     token_log_probs,
@@ -91,7 +89,7 @@ def train_student(
 
 
 class _Rows(NamedTuple):
-    """What a phase learns from: all that `_learn` needs but models and key."""
+    """The input of a phase: all that `_learn` needs but models and key."""
 
     base: LanguageModel
     prompts: Sequence[str]

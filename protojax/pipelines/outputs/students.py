@@ -70,7 +70,7 @@ def said_by(
 
 
 class Lesson(NamedTuple):
-    """What a model that writes learns from, and how.
+    """The rows that a model that writes learns from, and how.
 
     Attributes:
         texts: the rows that teach.

@@ -57,7 +57,7 @@ class Machine(NamedTuple):
 
 
 class Lesson(NamedTuple):
-    """What the models of K pipelines learn.
+    """The rows and targets of the models of K pipelines.
 
     Attributes:
         plans: `[steps, batch]` of each pipeline, int, numbers of rows, -1 for none.

@@ -1,4 +1,4 @@
-"""What differential privacy a recipe states: noise of training, noise of votes."""
+"""The differential privacy that a recipe states: noise of training, noise of votes."""
 
 from typing import NamedTuple
 

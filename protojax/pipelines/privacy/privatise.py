@@ -96,7 +96,7 @@ def privatise(
         test=test,
     )
     # Loads the models, whose errors come before anything is written.
-    shared = _setting(job, job.config.chosen, watch)
+    shared = _shared(job, job.config.chosen, watch)
     clock = _run_file.Clock(_run_file.open_run(out, job.identity))
     about = _run_file.about(job.paths)
     recorded = _run_file.recorded(
@@ -114,8 +114,8 @@ def privatise(
     return Privatised(model, facts.leakage, facts, out)
 
 
-def _setting(job: PrivateJob, recipe: Recipe, watch: Watch) -> Shared:
-    """What the run of the shipped model needs."""
+def _shared(job: PrivateJob, recipe: Recipe, watch: Watch) -> Shared:
+    """The common part of pipelines, for the run of the shipped model."""
     config = job.config
     return shared_of(
         job.rows,
@@ -140,7 +140,7 @@ def _run(
     if config.early_stopping:
         watch.describe("the number of epochs is chosen on public rows")
         recipe = with_epochs(recipe, _epochs(job, work))
-        shared = _setting(job, recipe, watch)
+        shared = _shared(job, recipe, watch)
         clock("number of epochs")
     watch.describe("teacher and student learn")
     model, accuracy = _shipped(job, recipe, shared, work, watch)
@@ -220,7 +220,7 @@ def _shipped(
 def _measured(
     job: PrivateJob, recipe: Recipe, work: Path, watch: Watch
 ) -> tuple[Leakage, int, Shadowed]:
-    """What pipelines of the recipe give away, the number of canaries, the pipelines."""
+    """The leakage of the recipe's pipelines, the number of canaries, the pipelines."""
     config, rows = job.config, job.rows
     # An even number, of which each pipeline learns one half.
     even = np.arange(len(rows.private.texts) // 2 * 2)

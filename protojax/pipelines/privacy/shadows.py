@@ -30,7 +30,7 @@ _logger = logging.getLogger("protojax")
 
 
 class Shadowed(NamedTuple):
-    """What the shipped models of P pipelines of one recipe say.
+    """The outputs of the shipped models of P pipelines of one recipe.
 
     Attributes:
         logits: `[P, rows, classes]`, float32, on the private rows.
@@ -53,7 +53,7 @@ def shadow_logits(
     at_once: int = 1,
     watch: Watch | None = None,
 ) -> dict[str, Shadowed]:
-    """What the models that recipes ship say of all private rows, in P pipelines.
+    """The logits of all private rows by the models that recipes ship, in P pipelines.
 
     The pipelines are replicas of one program for each kind of model. A pipeline whose
     file is in the folder is not run again. The draws of a recipe with secret noise

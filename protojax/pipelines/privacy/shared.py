@@ -1,4 +1,4 @@
-"""What pipelines have in common: their rows, models before training, devices."""
+"""The common part of pipelines: their rows, models before training, devices."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -66,7 +66,7 @@ class Learner(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What pipelines have in common.
+    """The common part of pipelines.
 
     Attributes:
         rows: of all pipelines.
@@ -93,7 +93,7 @@ def shared_of(
     seed: int,
     on_progress: Callable[[float], None] = lambda units: None,
 ) -> Shared:
-    """What the pipelines of some recipes have in common.
+    """The common part of the pipelines of some recipes.
 
     Args:
         rows: of all pipelines.

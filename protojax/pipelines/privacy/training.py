@@ -39,7 +39,7 @@ _TEACHER, _STUDENT, _SHARDS, _VOTES = range(4)
 
 
 class Outcome(NamedTuple):
-    """What came of one recipe in K pipelines.
+    """The result of one recipe in K pipelines.
 
     Attributes:
         logits: `[K, rows, classes]`, float32, of the shipped model on all rows.
@@ -56,7 +56,7 @@ def run_family(
     members: np.ndarray,
     numbers: Sequence[int],
 ) -> dict[str, Outcome]:
-    """What came of recipes that share a teacher, in K pipelines side by side.
+    """The results of recipes that share a teacher, in K pipelines side by side.
 
     Args:
         shared: what the pipelines have in common.
@@ -248,7 +248,7 @@ def _objective(
     targets: np.ndarray | None,
     temperature: float,
 ) -> Objective:
-    """What a model minimises."""
+    """The objective of a model."""
     loss, gradient = Spec("supervised"), Spec("mean")
     if targets is not None:
         loss = Spec("distillation", {"temperature": temperature})
