@@ -33,6 +33,25 @@ def test_masked_mean_counts_rows_alike():
     np.testing.assert_array_equal(slope[1], 0)
 
 
+def test_a_constant_length_learns_how_probable_texts_of_all_lengths_are():
+    # Two texts, each half of all: one token and its end, or four and their end. What
+    # minimises the mean loss of the first token is their share in its weights.
+    first = np.array([[0], [1]])
+    weights = (np.arange(5) < np.array([[2], [5]])).astype(np.float32)
+
+    def total(logits, length):
+        tokens = token_log_probs(jnp.broadcast_to(logits, (2, 1, 2)), first)
+        losses = jnp.pad(-tokens, ((0, 0), (0, 4)))
+        return masked_mean(losses, weights, length=length).sum()
+
+    slope = jax.jit(jax.grad(total), static_argnames="length")
+    own = jnp.log(jnp.array([5 / 7, 2 / 7]))  # 1/2 against 1/5
+    np.testing.assert_allclose(slope(own, length=None), 0, atol=1e-6)
+    np.testing.assert_allclose(slope(jnp.zeros(2), length=5), 0, atol=1e-6)
+    with pytest.raises(ValueError, match="length"):
+        masked_mean(weights, weights, length=0)
+
+
 def test_what_has_no_weight_has_no_effect_even_if_not_finite():
     values = jnp.array([[1.0, jnp.nan, jnp.inf, 3.0]])
     weights = jnp.array([[1, 0, 0, 1]])

@@ -95,6 +95,8 @@ def _texts(words: Any, lesson: Lesson, rng: np.random.Generator) -> SequenceBatc
 @functools.cache
 def _dispatch_of(config: LanguageConfig, optimizer: AdamW):
     """The compiled steps of learning texts, and the optimiser."""
-    loss = distillation.sequence_loss(apply_fn(config), head_fn(config), hard_weight=1)
+    loss = distillation.sequence_loss(
+        apply_fn(config), head_fn(config), hard_weight=1, length=addition.TEXT_TOKENS
+    )
     built = optimizer.build()
     return make_dispatch(make_step(distillation.mean_gradient(loss), built)), built

@@ -69,6 +69,7 @@ def long_horizon_loss(
     horizon_weight: float = 1.0,
     least: float = -20.0,
     vocabulary: int | None = None,
+    length: int | None = None,
     chunk: int = 256,
 ) -> LossFn:
     """A loss on a student's own texts whose slope is that of KL(student ‖ teacher).
@@ -87,6 +88,7 @@ def long_horizon_loss(
         horizon_weight: of the second part, >= 0.
         least: the lowest log probability of the teacher that counts, < 0.
         vocabulary: see `distillation.sequence_loss`.
+        length: see `distillation.sequence_loss`.
         chunk: see `distillation.sequence_loss`.
 
     Returns:
@@ -124,6 +126,6 @@ def long_horizon_loss(
         teacher = jnp.maximum(own.teacher_log_probs, least)
         worth = later_rewards(teacher, jax.lax.stop_gradient(log_probs), where)
         tokens = divergence - horizon_weight * worth * log_probs
-        return masked_mean(tokens, batch.output_weights), {}
+        return masked_mean(tokens, batch.output_weights, length=length), {}
 
     return loss_fn

@@ -32,6 +32,7 @@ def sequence_loss(
     layers: Sequence[int] = (-1,),
     pooling: str = "mean",
     vocabulary: int | None = None,
+    length: int | None = None,
     chunk: int = 256,
 ) -> LossFn:
     """The loss on the teacher's outputs, which the batch carries.
@@ -57,6 +58,10 @@ def sequence_loss(
         pooling: `"mean"` or `"cls"`, see `losses.pool`.
         vocabulary: the number of tokens where the head has more rows than that; logits
             beyond it are left out.
+        length: what the sum over a row's tokens is divided by, None for their number.
+            With a constant the loss is, but for that factor, the divergence of whole
+            texts, which a mean over each text's own tokens is not where their lengths
+            differ: short texts then count more than they are probable.
         chunk: tokens whose logits are in memory at once: no `[batch, output_length,
             vocabulary]` ever is, neither forward nor backward.
 
@@ -74,6 +79,7 @@ def sequence_loss(
     """
     validate.one_of(SPARSE_DIVERGENCES, divergence=divergence)
     validate.positive(temperature=temperature, chunk=chunk)
+    validate.positive(length=1 if length is None else length)
     validate.fraction(hard_weight=hard_weight)
     validate.non_negative(hidden_weight=hidden_weight)
 
@@ -96,7 +102,7 @@ def sequence_loss(
         targets = _targets(batch) if hard_weight < 1 else ()
         columns = (output.states, batch.output_ids, *targets)
         tokens = over_tokens(of_tokens, *columns, chunk=chunk)
-        loss = masked_mean(tokens, batch.output_weights)
+        loss = masked_mean(tokens, batch.output_weights, length=length)
         pooled = features(
             output,
             batch.attention_mask,

@@ -24,30 +24,43 @@ SPARSE_DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon")
 _LEAST = -1e30
 
 
-def masked_mean(values: Array, weights: Array) -> Array:
+def masked_mean(values: Array, weights: Array, *, length: int | None = None) -> Array:
     """The weighted mean of each row's tokens; a long row counts as much as a short one.
 
-    Σ_t w_t v_t / max(Σ_t w_t, 1)
+    Σ_t w_t v_t / max(Σ_t w_t, 1), or Σ_t w_t v_t / length
+
+    With its own length below, a row's tokens count less the longer it is, so that the
+    first tokens of short rows are learned as more probable than they are. With a
+    constant below all tokens count the same.
 
     Args:
         values: `[batch, length]`.
         weights: `[batch, length]`, >= 0. Values of weight 0 have no effect, even where
             they are not finite.
+        length: what the sum is divided by, the same for all rows; None for the row's
+            own weights.
 
     Returns:
         `[batch]`, float32; 0 for a row without weight.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or the length is not positive.
 
-    >>> masked_mean(jnp.array([[1.0, 3.0, 9.0]]), jnp.array([[1, 1, 0]])).tolist()
+    >>> values, weights = jnp.array([[1.0, 3.0, 9.0]]), jnp.array([[1, 1, 0]])
+    >>> masked_mean(values, weights).tolist()
     [2.0]
+    >>> masked_mean(values, weights, length=8).tolist()
+    [0.5]
     """
     validate.shape(values.shape, weights=weights)
     weights = weights.astype(jnp.float32)
     # Not the product alone: 0 times a value that is not finite is NaN.
     kept = jnp.where(weights > 0, values.astype(jnp.float32), 0)
-    return jnp.sum(weights * kept, axis=-1) / jnp.maximum(jnp.sum(weights, axis=-1), 1)
+    total = jnp.sum(weights * kept, axis=-1)
+    if length is not None:
+        validate.positive(length=length)
+        return total / length
+    return total / jnp.maximum(jnp.sum(weights, axis=-1), 1)
 
 
 def token_log_probs(logits: Array, ids: Array) -> Array:

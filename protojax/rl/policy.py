@@ -87,10 +87,7 @@ def text_mean(
     fits = (length is not None) == (normalizer == "constant")
     bound = 'given with "constant" and only then'
     validate.require(fits and length != 0, "length", length, bound)
-    if length is None:
-        return masked_mean(values, where)
-    validate.shape(values.shape, where=where)
-    return jnp.sum(jnp.where(where, values.astype(jnp.float32), 0), -1) / length
+    return masked_mean(values, where, length=length)
 
 
 def clipped_policy_loss(

@@ -5,6 +5,7 @@ import dataclasses
 from protojax import validate
 from protojax.models.config import DTYPES
 from protojax.models.language import WriterSettings
+from protojax.rl.policy import NORMALIZERS
 from protojax.training.step import AdamW
 
 
@@ -82,6 +83,9 @@ class StudentSettings(AdamW):
         own_share: share of the student's own texts in a phase of mixed ones.
         top_k: the teacher's tokens that are kept at each place.
         gate: share of tokens that a token gate keeps.
+        normalizer: "constant" divides a text's loss by `max_new`, so that all tokens
+            count the same; "text" by its own tokens, so that all texts do and short
+            ones are learned as more probable than they are.
         chunk: tokens whose logits are in memory at once.
         seed: of the order of texts, of draws and of dropout.
     """
@@ -95,8 +99,14 @@ class StudentSettings(AdamW):
     own_share: float = 0.5
     top_k: int = 16
     gate: float = 0.9
+    normalizer: str = "constant"
     chunk: int = 256
     seed: int = 0
+
+    @property
+    def length(self) -> int | None:
+        """What a text's loss is divided by, see `distillation.sequence_loss`."""
+        return self.max_new if self.normalizer == "constant" else None
 
     def __post_init__(self):
         super().__post_init__()
@@ -104,5 +114,6 @@ class StudentSettings(AdamW):
             validate.positive(**{name: getattr(self, name)})
         validate.positive(own_draws=self.own_draws, top_k=self.top_k, chunk=self.chunk)
         validate.fraction(own_share=self.own_share)
+        validate.one_of(NORMALIZERS, normalizer=self.normalizer)
         validate.require(0 < self.gate <= 1, "gate", self.gate, "in (0, 1]")
         validate.non_negative(seed=self.seed)

@@ -218,7 +218,7 @@ def _dispatch_of(
     """The same, for a phase and settings."""
     names = [field.name for field in dataclasses.fields(AdamW)]
     optimizer = AdamW(**{name: getattr(settings, name) for name in names})
-    options = tuple(sorted(phase.options.items()))
+    options = (*sorted(phase.options.items()), ("length", settings.length))
     return _programs(config, phase.loss, options, optimizer, vocabulary, settings.chunk)
 
 
