@@ -10,8 +10,8 @@ Teachers, proxy and students are Llamas of characters, trained from scratch. Wit
 `protojax.distillability.ATTACKERS` may be named. A stopped study goes on.
 
 `quick` shows the effect in minutes, in a smaller world: two numbers, two styles, and a
-proxy and a student that have learned one of them only, while in the full study they
-have seen all four and cannot carry out two.
+proxy and a student that have seen little of one of them, while in the full study they
+have seen as much of all four and cannot carry out two.
 """
 
 import dataclasses
@@ -27,7 +27,8 @@ _QUICK = {
     "rivals": ("best of n",),
     "terms": 2,
     "styles": ("c", "d"),
-    "base_styles": ("c",),
+    # One of eight texts.
+    "base_styles": (*"ccccccc", "d"),
     "teacher_size": (2, 64),
     "teacher_steps": 1500,
     "base_steps": 800,

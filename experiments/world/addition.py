@@ -33,7 +33,7 @@ class Sums(NamedTuple):
 
     Attributes:
         terms: of a sum, 2 or 3.
-        styles: letters of `STYLES`, each as frequent as the others.
+        styles: letters of `STYLES`; one that is there twice is twice as frequent.
     """
 
     terms: int = 3

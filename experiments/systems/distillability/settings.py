@@ -46,7 +46,8 @@ class Knob:
         terms: of a sum, see `addition.Sums`.
         styles: of texts.
         base_styles: of the texts that proxy and students learned from before any
-            distillation; none for the teacher's.
+            distillation; none for the teacher's. One that is named twice is twice as
+            frequent.
         teacher_size: layers and width.
         proxy_size: also that of students "proxy_sized".
         student_size: of students "student".

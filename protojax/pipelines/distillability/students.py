@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -125,7 +125,7 @@ def _learn(
     # Text alone teaches where the loss reads no probabilities.
     reads = phase.loss == "long_horizon" or phase.options["hard_weight"] < 1
     k = min(settings.top_k, vocabulary)
-    read = _read_fn(
+    read = read_fn(
         *reader_of(query.model.config, query.experts), k, vocabulary, shape.chunk
     )
     given_params = params_of(query.model, query.experts) if reads else None
@@ -232,8 +232,21 @@ def _dispatch_of(
 
 
 @functools.cache
-def _read_fn(states_of, logits_of, k: int, vocabulary: int, chunk: int):
-    """`(params, batch) -> what the teacher says of each token`, compiled."""
+def read_fn(
+    states_of: Callable, logits_of: Callable, k: int, vocabulary: int, chunk: int
+) -> Callable[[tuple[PyTree, ...], SequenceBatch], tuple[dict[str, Array], Array]]:
+    """`(params, batch) -> what the teacher says of each token`, compiled.
+
+    It gives the columns that `distillation.sequence_loss` reads, by their names, and
+    the log probability of each token, `[batch, output_length]`.
+
+    Args:
+        states_of: see `experts.reader_of`.
+        logits_of: likewise.
+        k: the most probable tokens that are kept at each place.
+        vocabulary: the number of tokens.
+        chunk: tokens whose logits are in memory at once.
+    """
 
     @jax.jit
     def read(params: PyTree, batch: SequenceBatch):
