@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from protojax.base import Texts
 from protojax.distillability.students import Budget
 from protojax.models.language import apply_fn, head_fn
 from protojax.pipelines.distillability import (
@@ -15,6 +16,7 @@ from protojax.pipelines.distillability import (
     StudentSettings,
     decoding,
     drawn_texts,
+    learn_texts,
     train_student,
 )
 from protojax.pipelines.distillability.decoding import Shape
@@ -138,5 +140,11 @@ def test_a_student_sees_what_is_shown(models):
     found = train_student("sft", student, query, PROMPTS, SETTINGS)
     tokens = len(teacher.tokenizer("is", add_special_tokens=False).input_ids)
     assert found.budget == Budget(4, 4 * tokens)
+    # The same without a teacher: nothing else was learned from.
+    alone = learn_texts(student, Texts(PROMPTS, ["is"] * 4), SETTINGS)
+    for one, other in zip(
+        parameters(found), jax.tree.leaves(alone.params), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="shown None, as gkd learns from log prob"):
         train_student("gkd", student, query, PROMPTS, SETTINGS)

@@ -7,9 +7,13 @@ from protojax.pipelines.distillability.settings import (
     DiagnosisSettings,
     StudentSettings,
 )
-from protojax.pipelines.distillability.students import Trained, train_student
+from protojax.pipelines.distillability.students import (
+    Trained,
+    learn_texts,
+    train_student,
+)
 from protojax.pipelines.distillability.texts import DrawnTexts, drawn_texts
 
 __all__ = ["Diagnosis", "DiagnosisSettings", "DrawnTexts", "Experts", "Query"]
-__all__ += ["StudentSettings", "Trained", "diagnose", "drawn_texts", "measure"]
-__all__ += ["train_student"]
+__all__ += ["StudentSettings", "Trained", "diagnose", "drawn_texts"]
+__all__ += ["learn_texts", "measure", "train_student"]

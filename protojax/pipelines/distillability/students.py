@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from protojax import distillation, validate
-from protojax.base import Array, PyTree, SequenceBatch, TrainState
+from protojax.base import Array, PyTree, SequenceBatch, Texts, TrainState
 from protojax.data.sequences import check_same_tokens
 from protojax.distillability.long_horizon import OwnTexts, long_horizon_loss
 from protojax.distillability.selection import Lessons, resampled
@@ -92,6 +92,29 @@ def train_student(
         model, asked = _learn(model, query, rows, keys[2 + number])
         budget += asked
     return Trained(model, budget, 0 if lessons is None else len(lessons.weights))
+
+
+def learn_texts(
+    student: LanguageModel, texts: Texts, settings: StudentSettings
+) -> LanguageModel:
+    """A student that has learned texts, without a teacher.
+
+    Args:
+        student: a decoder with its tokenizer.
+        texts: the rows.
+        settings: of the training.
+
+    Raises:
+        ValueError: there is no row.
+    """
+    validate.positive(texts=len(texts.sources))
+    shape = Shape(
+        settings.max_length, settings.max_new, settings.batch_size, settings.chunk
+    )
+    lessons = Lessons(texts, np.ones(len(texts.sources)))
+    phase = ATTACKERS["sft"].phases[0]
+    rows = _Rows(student, texts.sources, lessons, phase, settings, shape, 0)
+    return _learn(student, Query(student), rows, jax.random.key(settings.seed))[0]
 
 
 class _Rows(NamedTuple):
