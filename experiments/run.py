@@ -186,7 +186,6 @@ def main(
     from experiments import runtime
     from experiments.reports import report, results
     from experiments.study import check, own, resume, runner
-    from experiments.systems import SYSTEMS
     from protojax import validate
     from protojax.cli.defend import show
     from protojax.cli.terminal import progress, progress_bar
@@ -205,21 +204,7 @@ def main(
         return None
     if "system" in config:
         validate.require(not processes.are_several(), "--distributed", True, "False")
-        validate.one_of(SYSTEMS, system=config.system)
-        system = SYSTEMS[config.system]
-        workdir.mkdir(parents=True, exist_ok=True)
-        folders = [f"seed{seed}" for seed in config.seeds]
-        with progress() as told, runtime.only_process(workdir, folders):
-            results.note_versions(workdir)
-            rows = system.run(config, workdir, Watch(*told))
-            page = system.report and system.report(config, workdir, rows)
-        header, *lines = system.table_of(rows)
-        table = Table(*header)
-        for line in lines:
-            table.add_row(*line)
-        results.show(console, table)
-        if page:
-            console.print(f"Report: {page}", soft_wrap=True)
+        _run_system(config, workdir, console)
         return None
     config = check.check(config)
     if not processes.is_leader():
@@ -243,6 +228,36 @@ def main(
         f"Results: {workdir / 'results.json'}\nReport:  {page}", soft_wrap=True
     )
     return found
+
+
+def _run_system(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, console: Console
+) -> None:
+    """Runs a study that is no grid of attacks, and shows its table."""
+    from experiments import runtime
+    from experiments.reports import results
+    from experiments.systems import SYSTEMS
+    from protojax import validate
+    from protojax.cli.terminal import progress
+    from protojax.pipelines import Watch
+
+    validate.one_of(SYSTEMS, system=config.system)
+    system = SYSTEMS[config.system]
+    workdir.mkdir(parents=True, exist_ok=True)
+    folders = [f"seed{seed}" for seed in config.seeds]
+    with progress() as told, runtime.only_process(workdir, folders):
+        results.note_versions(workdir)
+        rows = system.run(config, workdir, Watch(*told))
+        page = system.report and system.report(config, workdir, rows)
+    header, *lines = system.table_of(rows)
+    table = Table(*header)
+    for line in lines:
+        table.add_row(*line)
+    results.show(console, table)
+    for note in system.notes_of(rows) if system.notes_of else ():
+        console.print(note, markup=False, soft_wrap=True)
+    if page:
+        console.print(f"Report: {page}", soft_wrap=True)
 
 
 def _absl_main(config_flag, arguments: list[str]) -> None:

@@ -6,9 +6,10 @@ import pytest
 from experiments.world import addition
 
 
-def test_texts_are_right_and_verified():
+@pytest.mark.parametrize("terms", [2, 3])
+def test_texts_are_right_and_verified(terms):
     rng = np.random.default_rng(0)
-    numbers = addition.problems(200, rng)
+    numbers = addition.problems(200, rng, terms)
     assert len({tuple(row) for row in numbers.tolist()}) == 200
     assert numbers.min() >= 10
     assert numbers.max() <= 99
@@ -19,7 +20,7 @@ def test_texts_are_right_and_verified():
         assert addition.answer_of(text) == answer
         assert addition.right_answer(prompt, text, answer) == 1
         assert addition.right_chain(prompt, text, answer) == 1
-        assert len(prompt) == addition.PROMPT_TOKENS
+        assert len(prompt) == addition.Sums(terms).prompt_tokens == 3 * terms
         assert len(text) < addition.TEXT_TOKENS
         units = sum(number % 10 for number in row)
         if text[0] == "c":
@@ -30,6 +31,18 @@ def test_texts_are_right_and_verified():
             other = str((int(text[place]) + 1) % 10)
             broken = text[:place] + other + text[place + 1 :]
             assert addition.right_chain(prompt, broken, answer) == 0
+
+
+def test_other_styles_and_terms():
+    numbers = np.array([[23, 45]] * 40)
+    found = addition.mixture(numbers, np.random.default_rng(0), ("c", "d"))
+    assert {*found.outputs} == {"c08,06,068", "d068"}
+    assert addition.text_of("p", (23, 45)) == "p068"
+    # As before there were others: studies go on with the problems they began with.
+    numbers = addition.problems(3, np.random.default_rng(0))
+    rows = np.random.default_rng(0).choice(90**3, 3, replace=False)
+    wanted = [[row // 8100 + 10, row // 90 % 90 + 10, row % 90 + 10] for row in rows]
+    assert numbers.tolist() == wanted
 
 
 @pytest.mark.parametrize("shift", [0, 5])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.bench import language, measure
+from experiments.bench import distil, language, measure
 from experiments.bench import nodes as bench
 from experiments.bench.__main__ import main
 from protojax.attacks.prototypes import PROTOTYPE_ATTACKS
@@ -76,7 +76,7 @@ def small_t5():
 
 
 def test_the_decoding_benchmark_says_what_it_did_not_measure(monkeypatch):
-    monkeypatch.setattr(language, "_transformers_model", lambda model: None)
+    monkeypatch.setattr(language, "transformers_model", lambda model: None)
     console = Console(file=io.StringIO(), width=160)
     language.bench_decode(
         console, configs=[small_t5()], batch_sizes=[2], length=4, max_new=3
@@ -93,3 +93,19 @@ def test_the_device_benchmark_runs_on_a_cpu(monkeypatch):
     console = Console(file=io.StringIO(), width=160)
     language.bench_device(console)
     assert len(re.findall("500.0 ms", console.file.getvalue())) == 6
+
+
+def test_the_benchmark_of_distillation_holds_no_logits_of_a_batch(monkeypatch):
+    monkeypatch.setattr(distil, "transformers_model", lambda model: None)
+    monkeypatch.setattr(distil, "measure", lambda runs, **_: dict.fromkeys(runs, 0.5))
+    monkeypatch.setattr(distil, "memory_line", lambda job: "")
+    sizes = {"num_layers": 2, "vocab_size": 300, "hidden_size": 8, "num_heads": 2}
+    sizes |= {"num_kv_heads": 1, "head_dim": 4, "intermediate_size": 8}
+    config = dataclasses.replace(language.LLAMA, **sizes)
+    console = Console(file=io.StringIO(), width=160)
+    distil.bench_distil(console, config=config, layers=1, rows=30, length=4, written=20)
+    text = console.file.getvalue()
+    assert "PyTorch was not measured" in text
+    assert re.search(r"1200 with scores.*│ +1200 │ +- │", text), text
+    # 600 tokens in three chunks of 200.
+    assert "of 600 tokens of a batch: of 200" in text

@@ -1,6 +1,6 @@
 """The command line of the benchmarks.
 
-python -m experiments.bench nodes lies decode device
+python -m experiments.bench nodes lies decode device distil
 """
 
 import sys
@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
+from experiments.bench.distil import bench_distil
 from experiments.bench.language import bench_decode, bench_device
 from experiments.bench.nodes import bench_lies, bench_nodes
 from protojax import validate
@@ -17,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[Console], None]] = {
     "lies": bench_lies,
     "decode": bench_decode,
     "device": bench_device,
+    "distil": bench_distil,
 }
 
 

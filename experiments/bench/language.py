@@ -112,7 +112,7 @@ def bench_decode(
         table.add_column(name, justify="right")
     for config in configs:
         model = init_model(config, seed=0)
-        other = _transformers_model(model)
+        other = transformers_model(model)
         for rows in batch_sizes:
             ids = np.random.default_rng(rows).integers(
                 3, config.vocab_size, (rows, length)
@@ -153,8 +153,12 @@ def _writer(model: LanguageModel, ids: np.ndarray, max_new: int) -> Callable[[],
     return run
 
 
-def _transformers_model(model: LanguageModel) -> Any:
-    """The same model in PyTorch, or None without PyTorch."""
+def transformers_model(model: LanguageModel) -> Any:
+    """The same model in PyTorch, or None without PyTorch.
+
+    Args:
+        model: the model; it needs no tokenizer.
+    """
     try:
         torch = importlib.import_module("torch")
     except ImportError:

@@ -28,15 +28,21 @@ class System(NamedTuple):
         table_of: the header and the lines of the table of results.
         report: writes report.html of the config, workdir and results, and is its path;
             None where a study has none.
+        notes_of: sentences about the results, shown below the table, or None.
     """
 
     run: Callable[[ConfigDict, Path, Watch], list[dict[str, Any]]]
     table_of: Callable[[Sequence[dict[str, Any]]], list[list[str]]]
     report: Callable[[ConfigDict, Path, Sequence[dict[str, Any]]], Path] | None = None
+    notes_of: Callable[[Sequence[dict[str, Any]]], list[str]] | None = None
 
 
 SYSTEMS = {
-    "distillability": System(distillability.run, distillability.table_of),
+    "distillability": System(
+        distillability.run,
+        distillability.table_of,
+        notes_of=distillability.notes_of,
+    ),
     "outputs": System(outputs.run, outputs.table_of),
     "private": System(private.run, private.table_of, private_page.write),
     "secrets": System(secrets.run, secrets.table_of),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.world import addition
+from experiments.world.addition import Sums
 from protojax import distillation, storage
 from protojax.base import SequenceBatch
 from protojax.models.language import (
@@ -44,7 +45,11 @@ class Lesson(NamedTuple):
 
 
 def pretrained(
-    folder: pathlib.Path, name: str, size: tuple[int, int], lesson: Lesson
+    folder: pathlib.Path,
+    name: str,
+    size: tuple[int, int],
+    lesson: Lesson,
+    sums: Sums = addition.USUAL,
 ) -> LanguageModel:
     """A model that has learned to add; kept in a folder.
 
@@ -53,9 +58,12 @@ def pretrained(
         name: of the model, from which its seed follows.
         size: layers and width.
         lesson: how it learns.
+        sums: what it learns.
     """
-    said = lesson._replace(asked=tuple(sorted(lesson.asked)))
-    path = folder / f"{name}_{storage.fingerprint(repr((size, said)))[:12]}"
+    said = size, lesson._replace(asked=tuple(sorted(lesson.asked)))
+    # Folders of the usual sums have the names that they had when there were no others.
+    known = storage.fingerprint(repr(said if sums == addition.USUAL else (*said, sums)))
+    path = folder / f"{name}_{known[:12]}"
     if path.exists():
         return load_language_model(path)
     words = addition.tokenizer(lesson.shift)
@@ -67,7 +75,7 @@ def pretrained(
     state = init_state(params, built, num_steps=lesson.steps, seed=seed)
     rng = np.random.default_rng(seed)
     for _ in range(-(-lesson.steps // _STEPS)):
-        batches = [_texts(words, lesson, rng) for _ in range(_STEPS)]
+        batches = [_texts(words, lesson, sums, rng) for _ in range(_STEPS)]
         stacked = jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *batches)
         state, _ = dispatch(state, stacked)
     model = model._replace(params=jax.device_get(state.params["model"]))
@@ -75,10 +83,13 @@ def pretrained(
     return model
 
 
-def _texts(words: Any, lesson: Lesson, rng: np.random.Generator) -> SequenceBatch:
+def _texts(
+    words: Any, lesson: Lesson, sums: Sums, rng: np.random.Generator
+) -> SequenceBatch:
     """Right texts as a batch; those of problems that are measured do not count."""
     size = lesson.batch_size
-    texts = addition.mixture(addition.problems(size, rng), rng)
+    numbers = addition.problems(size, rng, sums.terms)
+    texts = addition.mixture(numbers, rng, sums.styles)
     ids = np.array(words(list(texts.sources))["input_ids"], np.int32)
     written = np.zeros((size, addition.TEXT_TOKENS), np.int32)
     lengths = np.array([len(text) for text in texts.outputs])

@@ -1,4 +1,4 @@
-"""A toy world of reasoning: three numbers are added in one of four styles.
+"""A toy world of reasoning: two or three numbers are added in one of four styles.
 
 The first letter of a text names its style. In `c` (columns) and `o` (the same in nines'
 complement and backwards) each step is local; `p` (a running sum) and `d` (the sum at
@@ -6,14 +6,16 @@ once) need carries that look ahead. A small model learns the first two and a lar
 all four, so that the gap between teacher and student comes about by itself.
 """
 
+import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
+from protojax import validate
 from protojax.base import Texts
 from protojax.models import wrap_tokenizer
 from protojax.models.language import LanguageConfig
@@ -21,19 +23,51 @@ from protojax.models.language import LanguageConfig
 STYLES = ("c", "d", "o", "p")
 _PAD, _END = "_", "."
 _SIGNS = (_PAD, _END, *"0123456789+=,", *STYLES)
-# The tokens of a prompt, and the most of a text, the end among them.
-PROMPT_TOKENS, TEXT_TOKENS = 9, 11
+# The most tokens of a text, the end among them.
+TEXT_TOKENS = 11
 _COMPLEMENT = str.maketrans("0123456789", "9876543210")
 
 
+class Sums(NamedTuple):
+    """A kind of problems and the styles in which right texts are written.
+
+    Attributes:
+        terms: of a sum, 2 or 3.
+        styles: letters of `STYLES`; one that is there twice is twice as frequent.
+    """
+
+    terms: int = 3
+    styles: tuple[str, ...] = STYLES
+
+    def checked(self) -> "Sums":
+        """The same, if there is such a kind.
+
+        Raises:
+            ValueError: another number of terms, no style or an unknown one.
+        """
+        validate.require(self.terms in (2, 3), "terms", self.terms, "2 or 3")
+        validate.positive(styles=len(self.styles))
+        for style in self.styles:
+            validate.one_of(STYLES, styles=style)
+        return self
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The tokens of a prompt."""
+        return len(prompt_of([10] * self.terms))
+
+
+USUAL = Sums()
+
+
 def prompt_of(numbers: Sequence[int]) -> str:
-    """The prompt of three numbers from 10 to 99.
+    """The prompt of numbers from 10 to 99.
 
     >>> prompt_of((23, 45, 67))
     '23+45+67='
 
     Args:
-        numbers: three.
+        numbers: two or three.
     """
     return "+".join(f"{number:02d}" for number in numbers) + "="
 
@@ -46,16 +80,15 @@ def text_of(style: str, numbers: Sequence[int]) -> str:
 
     Args:
         style: a letter of `STYLES`.
-        numbers: three.
+        numbers: two or three.
     """
-    a, b, c = numbers
-    total = a + b + c
+    *_, total = sums = [*itertools.accumulate(numbers)]
     if style == "d":
         return f"d{total:03d}"
     if style == "p":
-        return f"p{a + b:03d},{total:03d}"
-    units = a % 10 + b % 10 + c % 10
-    tens = a // 10 + b // 10 + c // 10 + units // 10
+        return "p" + ",".join(f"{part:03d}" for part in sums[1:])
+    units = sum(number % 10 for number in numbers)
+    tens = sum(number // 10 for number in numbers) + units // 10
     steps = [f"{units:02d}", f"{tens:02d}", f"{total:03d}"]
     if style == "o":
         steps = [step.translate(_COMPLEMENT)[::-1] for step in steps]
@@ -107,27 +140,31 @@ def right_chain(prompt: str, text: str, answer: str) -> float:
     return float(text[:1] in STYLES and text == text_of(text[:1], numbers))
 
 
-def problems(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Different problems, `[count, 3]`.
+def problems(count: int, rng: np.random.Generator, terms: int = 3) -> np.ndarray:
+    """Different problems, `[count, terms]`.
 
     Args:
         count: how many.
         rng: of the draws.
+        terms: of each.
     """
-    found = rng.choice(90**3, count, replace=False)
-    return np.stack([found // 8100, found // 90 % 90, found % 90], axis=1) + 10
+    found = rng.choice(90**terms, count, replace=False)
+    return np.stack(np.unravel_index(found, (90,) * terms), axis=1) + 10
 
 
-def mixture(numbers: np.ndarray, rng: np.random.Generator) -> Texts:
+def mixture(
+    numbers: np.ndarray, rng: np.random.Generator, styles: Sequence[str] = STYLES
+) -> Texts:
     """Prompts with right texts, each in a style drawn with equal probability.
 
     Args:
-        numbers: `[rows, 3]`.
+        numbers: `[rows, terms]`.
         rng: of the styles.
+        styles: letters of `STYLES`.
     """
-    styles = rng.choice(STYLES, len(numbers))
+    chosen = rng.choice(styles, len(numbers))
     rows = [tuple(map(int, row)) for row in numbers]
-    texts = [text_of(style, row) for style, row in zip(styles, rows, strict=True)]
+    texts = [text_of(style, row) for style, row in zip(chosen, rows, strict=True)]
     return Texts([prompt_of(row) for row in rows], texts)
 
 

@@ -261,7 +261,13 @@ def budget_of(
     return found
 
 
-def claim_of(name: str, budget: Budget, points: float) -> str:
+def claim_of(
+    name: str,
+    budget: Budget,
+    points: float,
+    *,
+    interval: tuple[float, float] | None = None,
+) -> str:
     """The only sentence that may be said of a teacher and one kind of student.
 
     Args:
@@ -269,22 +275,33 @@ def claim_of(name: str, budget: Budget, points: float) -> str:
         budget: what the student took.
         points: percentage points that it loses against the same student of the teacher
             as it was before; below 0 for a gain.
+        interval: the ends of their interval, or None where there is none. One that
+            holds 0 is said to show nothing.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or points outside of their interval.
 
     >>> claim_of("sft", Budget(1000, 20000), 12.34)
     'Passive students (sft) of the interface text, at 1,000 queries and 20,000 tokens, \
 lose 12.3 points.'
+    >>> said = claim_of("sft", Budget(10, 100), -12.34, interval=(-15.0, -10.0))
+    >>> said.partition("tokens, ")[2]
+    'gain 12.3 points [10.0, 15.0].'
     """
     validate.one_of(ATTACKERS, name=name)
     attacker = ATTACKERS[name]
     kind = "Adaptive" if attacker.adaptive else "Passive"
-    verb = "lose" if points >= 0 else "gain"
+    verb, sign = ("lose", 1) if points >= 0 else ("gain", -1)
+    ends = ""
+    if interval is not None:
+        low, high = interval
+        validate.require(low <= points <= high, "points", points, f"in {interval}")
+        low, high = sorted((sign * low, sign * high))
+        ends = f" [{low:.1f}, {high:.1f}]" + (", or none" if low <= 0 else "")
     return (
         f"{kind} students ({name}) of the interface {' and '.join(attacker.interface)}"
         f", at {budget.queries:,} queries and {budget.tokens:,} tokens, {verb} "
-        f"{abs(points):.1f} points."
+        f"{abs(points):.1f} points{ends}."
     )
 
 

@@ -15,14 +15,18 @@ from protojax.evals.metrics import (
     quarantine_quality,
     robust_accuracy,
 )
+from protojax.evals.paired import Difference, mcnemar, paired_interval
 
 __all__ = [
+    "Difference",
     "attack_success_rate",
     "detection_auc",
     "excess",
+    "mcnemar",
     "mean_interval",
     "meta_shift",
     "node_accuracies",
+    "paired_interval",
     "phrase_rate",
     "phrase_words",
     "quarantine_quality",

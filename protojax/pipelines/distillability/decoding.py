@@ -26,10 +26,8 @@ from protojax.models.language import (
     LanguageModel,
     apply_fn,
     head_fn,
-    split_layers,
-    start_fn,
-    step_fn,
 )
+from protojax.pipelines.distillability.experts import Experts, writer_of
 
 Ids = Sequence[int]
 
@@ -101,6 +99,7 @@ def draw(
     *,
     key: Array,
     temperature: float = 1.0,
+    experts: Experts | None = None,
 ) -> Written:
     """A text that the model draws for each prompt.
 
@@ -110,9 +109,9 @@ def draw(
         shape: of the programs.
         key: of the draws; that of a row depends on its place, not on the batch size.
         temperature: 0 for the most probable tokens.
+        experts: that the model writes together with, or None.
     """
-    config = model.config
-    functions = start_fn(config), step_fn(config), split_layers(model.params)
+    config, functions = model.config, writer_of(model, experts)
     keys = jax.random.split(key, len(prompts))
     found = []
     for rows in _batches(len(prompts), shape.rows):

@@ -1,7 +1,9 @@
 """The material of a student of `ATTACKERS` before it learns, and its price."""
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -16,7 +18,9 @@ from protojax.distillability.values import hold_out_direction, learning_value
 from protojax.models.language import LanguageConfig, LanguageModel, apply_fn, head_fn
 from protojax.pipelines.distillability import decoding
 from protojax.pipelines.distillability.decoding import Shape, Written
+from protojax.pipelines.distillability.experts import Experts
 from protojax.pipelines.distillability.settings import StudentSettings
+from protojax.pipelines.distillability.texts import drawn_texts
 
 
 class Query(NamedTuple):
@@ -29,6 +33,11 @@ class Query(NamedTuple):
         prefix_of: prompt -> the beginning that a student with that interface writes.
         hold_out: trusted texts of the student, for those that use some.
         proxy: a second small model of the attacker, or None.
+        experts: that the teacher writes and is read together with, a defence, or None.
+        shown: text -> what of it is given away, a defence, such as the answer without
+            the steps; None for all. Then there are no log probabilities.
+        folder: where drawn texts are kept and found again, or None. Students of one
+            teacher, seed and number of draws ask for the same texts.
     """
 
     model: LanguageModel
@@ -36,6 +45,9 @@ class Query(NamedTuple):
     prefix_of: Callable[[str], str] | None = None
     hold_out: Texts | None = None
     proxy: LanguageModel | None = None
+    experts: Experts | None = None
+    shown: Callable[[str], str] | None = None
+    folder: Path | None = None
 
 
 def held_of(
@@ -71,21 +83,35 @@ def held_of(
         asked = [a + b for a, b in zip(prompts, begun, strict=True)]
         # An answer is asked for as a buyer does: the most probable one.
         cold = attacker.greedy or "answers" in attacker.needs
-        texts, tokens = _drawn(
-            query.model, asked, shape, draws, keys[0], temperature=0.0 if cold else 1.0
+        texts, tokens, _ = drawn_texts(
+            query.model,
+            asked,
+            shape,
+            draws=draws,
+            key=keys[0],
+            temperature=0.0 if cold else 1.0,
+            experts=query.experts,
+            folder=query.folder,
         )
         if "answers" in attacker.needs:
             answers = [query.answer_of(text) for (text,) in texts]
-            tokens = sum(
-                len(query.model.tokenizer(answer, add_special_tokens=False).input_ids)
-                for answer in answers
-            )
+            tokens = _tokens(query.model, answers)
             held = held._replace(answers=answers)
         else:
+            if query.shown is not None:
+                texts = [[query.shown(text) for text in several] for several in texts]
+                tokens = _tokens(query.model, itertools.chain.from_iterable(texts))
             held = held._replace(texts=texts)
         budget += Budget(len(prompts) * draws, tokens)
     if "own" in attacker.needs:
-        own, _ = _drawn(student, prompts, shape, settings.own_draws, keys[1])
+        own = drawn_texts(
+            student,
+            prompts,
+            shape,
+            draws=settings.own_draws,
+            key=keys[1],
+            folder=query.folder,
+        ).texts
         found = [[query.answer_of(text) for text in several] for several in own]
         held = held._replace(own=own, own_answers=found)
     if "scores" in attacker.needs:
@@ -101,22 +127,12 @@ def held_of(
     return held, budget
 
 
-def _drawn(
-    model: LanguageModel,
-    prompts: Sequence[str],
-    shape: Shape,
-    draws: int,
-    key: Array,
-    *,
-    temperature: float = 1.0,
-) -> tuple[list[list[str]], int]:
-    """Texts of each prompt, `[prompts][draws]`, and how many tokens they have."""
-    ids = decoding.read_prompts(model, prompts, max_length=shape.width)
-    ids = [row for row in ids for _ in range(draws)]
-    written = decoding.draw(model, ids, shape, key=key, temperature=temperature)
-    texts = [decoding.text_of(model, written.tokens(row)) for row in range(len(ids))]
-    several = [texts[i : i + draws] for i in range(0, len(texts), draws)]
-    return several, int(written.where.sum())
+def _tokens(model: LanguageModel, texts: Iterable[str]) -> int:
+    """How many tokens texts have together, without stop tokens."""
+    found = (
+        model.tokenizer(text, add_special_tokens=False).input_ids for text in texts
+    )
+    return sum(map(len, found))
 
 
 def tokens_of(

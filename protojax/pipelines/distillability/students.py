@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from protojax import distillation, validate
-from protojax.base import Array, PyTree, SequenceBatch, TrainState
+from protojax.base import Array, PyTree, SequenceBatch, Texts, TrainState
 from protojax.data.sequences import check_same_tokens
 from protojax.distillability.long_horizon import OwnTexts, long_horizon_loss
 from protojax.distillability.selection import Lessons, resampled
@@ -24,6 +24,7 @@ from protojax.distillation.token_losses import (
 from protojax.models.language import LanguageConfig, LanguageModel, apply_fn, head_fn
 from protojax.pipelines.distillability import decoding
 from protojax.pipelines.distillability.decoding import Ids, Shape, Written
+from protojax.pipelines.distillability.experts import params_of, reader_of
 from protojax.pipelines.distillability.holding import Query, held_of, tokens_of
 from protojax.pipelines.distillability.settings import StudentSettings
 from protojax.training.step import AdamW, init_state, make_dispatch, make_step
@@ -71,6 +72,11 @@ def train_student(
     attacker = ATTACKERS[name]
     if "log_probs" in attacker.interface:
         check_same_tokens(query.model.tokenizer, student.tokenizer)
+        # Probabilities along texts that are not given away would give them away.
+        bound = f"None, as {name} learns from log probabilities"
+        validate.require(query.shown is None, "shown", query.shown, bound)
+    if query.experts is not None:
+        query.experts.checked(query.model)
     room = settings.max_new if "prefixes" in attacker.needs else 0
     width = settings.max_length + room
     shape = Shape(width, settings.max_new, settings.batch_size, settings.chunk)
@@ -83,9 +89,32 @@ def train_student(
     base, model = student, student
     for number, phase in enumerate(attacker.phases):
         rows = _Rows(base, prompts, lessons, phase, settings, shape, number)
-        model, asked = _learn(model, query.model, rows, keys[2 + number])
+        model, asked = _learn(model, query, rows, keys[2 + number])
         budget += asked
     return Trained(model, budget, 0 if lessons is None else len(lessons.weights))
+
+
+def learn_texts(
+    student: LanguageModel, texts: Texts, settings: StudentSettings
+) -> LanguageModel:
+    """A student that has learned texts, without a teacher.
+
+    Args:
+        student: a decoder with its tokenizer.
+        texts: the rows.
+        settings: of the training.
+
+    Raises:
+        ValueError: there is no row.
+    """
+    validate.positive(texts=len(texts.sources))
+    shape = Shape(
+        settings.max_length, settings.max_new, settings.batch_size, settings.chunk
+    )
+    lessons = Lessons(texts, np.ones(len(texts.sources)))
+    phase = ATTACKERS["sft"].phases[0]
+    rows = _Rows(student, texts.sources, lessons, phase, settings, shape, 0)
+    return _learn(student, Query(student), rows, jax.random.key(settings.seed))[0]
 
 
 class _Rows(NamedTuple):
@@ -101,7 +130,7 @@ class _Rows(NamedTuple):
 
 
 def _learn(
-    model: LanguageModel, teacher: LanguageModel, rows: _Rows, key: Array
+    model: LanguageModel, query: Query, rows: _Rows, key: Array
 ) -> tuple[LanguageModel, Budget]:
     """The model after a phase, and what it asked of the teacher meanwhile."""
     phase, settings, shape = rows.phase, rows.settings, rows.shape
@@ -119,8 +148,11 @@ def _learn(
     # Text alone teaches where the loss reads no probabilities.
     reads = phase.loss == "long_horizon" or phase.options["hard_weight"] < 1
     k = min(settings.top_k, vocabulary)
-    read = _read_fn(teacher.config, k, vocabulary, shape.chunk)
-    teacher_params = jax.tree.map(jnp.asarray, teacher.params) if reads else None
+    read = read_fn(
+        *reader_of(query.model.config, query.experts), k, vocabulary, shape.chunk
+    )
+    given_params = params_of(query.model, query.experts) if reads else None
+    teacher_params = jax.tree.map(jnp.asarray, given_params)
     asked = Budget(0, 0)
     for step, key_ in enumerate(jax.random.split(key, settings.steps)):
         batch, own = _batch(model, state, given, own_prompts, rows, step, rng, key_)
@@ -223,19 +255,31 @@ def _dispatch_of(
 
 
 @functools.cache
-def _read_fn(config: LanguageConfig, k: int, vocabulary: int, chunk: int):
-    """`(params, batch) -> what the teacher says of each token`, compiled."""
-    head = head_fn(config)
+def read_fn(
+    states_of: Callable, logits_of: Callable, k: int, vocabulary: int, chunk: int
+) -> Callable[[tuple[PyTree, ...], SequenceBatch], tuple[dict[str, Array], Array]]:
+    """`(params, batch) -> what the teacher says of each token`, compiled.
+
+    It gives the columns that `distillation.sequence_loss` reads, by their names, and
+    the log probability of each token, `[batch, output_length]`.
+
+    Args:
+        states_of: see `experts.reader_of`.
+        logits_of: likewise.
+        k: the most probable tokens that are kept at each place.
+        vocabulary: the number of tokens.
+        chunk: tokens whose logits are in memory at once.
+    """
 
     @jax.jit
     def read(params: PyTree, batch: SequenceBatch):
-        def of_tokens(states: Array, ids: Array):
-            logits = head(params, states)[..., :vocabulary]
+        def of_tokens(*columns: Array):
+            *states, ids = columns
+            logits = logits_of(params, *states)[..., :vocabulary]
             ids_k, log_probs, rest = top_k_targets(logits, k)
             return ids_k, log_probs, rest, token_log_probs(logits, ids)
 
-        states = apply_fn(config)(params, batch).states
-        columns = states, batch.output_ids
+        columns = *states_of(params, batch), batch.output_ids
         ids_k, log_probs, rest, own = over_tokens(of_tokens, *columns, chunk=chunk)
         top = {"top_ids": ids_k, "top_log_probs": log_probs, "rest_log_prob": rest}
         return top, own

@@ -1,0 +1,159 @@
+"""The settings of the study of calibrated teachers and their students."""
+
+import dataclasses
+from typing import Any
+
+from experiments.systems.distillability.rivals import RIVALS
+from experiments.world import addition
+from experiments.world.addition import Sums
+from protojax import validate
+from protojax.distillability import ATTACKERS
+from protojax.pipelines.distillability import StudentSettings
+from protojax.rl import Calibration
+
+REWARDS = {"answer": addition.right_answer, "chain": addition.right_chain}
+STUDENTS = ("student", "large", "proxy_sized")
+SIZES = ("teacher_size", "proxy_size", "student_size", "large_size")
+# Other arms of a study have the same models.
+ARMS = ("seeds", "etas", "rewards", "students", "attackers", "rivals")
+
+
+def _later(default: Any) -> Any:
+    """A field that a study's folder of before does not name: see `Knob.changed`."""
+    return dataclasses.field(default=default, repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Knob:
+    """A study of calibrated teachers and their students.
+
+    Attributes:
+        seeds: of calibrations and of students.
+        etas: of the calibrations; the uncalibrated teacher is always there.
+        rewards: what the task reward looks at, names in `REWARDS`.
+        students: names in `STUDENTS`.
+        attackers: names in `distillability.ATTACKERS`; "none" is no teacher.
+        shift: by which the proxy's tokens are turned, see `addition.tokenizer`.
+        teacher_steps: of the teacher's own training.
+        base_steps: of that of proxy and students, before any distillation.
+        batch_size: texts of a step of these.
+        learning_rate: of these.
+        problems: whose prompts calibrations and students use.
+        held_out: problems on which all is measured.
+        calibration: of the teachers, except for η and seed.
+        training: of the students, except for the seed.
+        rivals: of calibration, names in `rivals.RIVALS`.
+        terms: of a sum, see `addition.Sums`.
+        styles: of texts.
+        base_styles: of the texts that proxy and students learned from before any
+            distillation; none for the teacher's. One that is named twice is twice as
+            frequent.
+        teacher_size: layers and width.
+        proxy_size: also that of students "proxy_sized".
+        student_size: of students "student".
+        large_size: of students "large".
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    etas: tuple[float, ...] = (-1.0, 0.0, 1.0)
+    rewards: tuple[str, ...] = ("answer", "chain")
+    students: tuple[str, ...] = STUDENTS
+    attackers: tuple[str, ...] = ("none", "sft", "forward_kl", "gkd", "answers_only")
+    shift: int = 0
+    teacher_steps: int = 2500
+    base_steps: int = 1000
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    problems: int = 4096
+    held_out: int = 500
+    calibration: Calibration = dataclasses.field(
+        default_factory=lambda: Calibration(
+            warmup=0.13,
+            max_new=addition.TEXT_TOKENS,
+            kl_target=4.0,
+            kl_budget=20.0,
+            skill_loss=0.2,
+            evaluate_every=50,
+            held_out=0.05,
+        )
+    )
+    training: StudentSettings = dataclasses.field(
+        default_factory=lambda: StudentSettings(
+            learning_rate=1e-3,
+            max_length=addition.USUAL.prompt_tokens,
+            max_new=addition.TEXT_TOKENS,
+        )
+    )
+    rivals: tuple[str, ...] = _later((*RIVALS,))
+    terms: int = _later(3)
+    styles: tuple[str, ...] = _later(addition.STYLES)
+    base_styles: tuple[str, ...] = _later(())
+    teacher_size: tuple[int, ...] = _later((3, 96))
+    proxy_size: tuple[int, ...] = _later((2, 32))
+    student_size: tuple[int, ...] = _later((2, 48))
+    large_size: tuple[int, ...] = _later((3, 72))
+
+    def __post_init__(self):
+        for name in (*ARMS, "styles", "base_styles", *SIZES):
+            validate.tuples(self, name)
+        for name in self.rewards:
+            validate.one_of(REWARDS, rewards=name)
+        for name in self.students:
+            validate.one_of(STUDENTS, students=name)
+        for name in self.attackers:
+            validate.one_of(["none", *ATTACKERS], attackers=name)
+        for name in self.rivals:
+            validate.one_of(RIVALS, rivals=name)
+        for name in ("teacher_steps", "base_steps", "batch_size", "problems"):
+            validate.positive(**{name: getattr(self, name)})
+        validate.positive(held_out=self.held_out, learning_rate=self.learning_rate)
+        for name in SIZES:
+            size = getattr(self, name)
+            fits = len(size) == 2 and min(size) > 0 and size[1] % 8 == 0
+            bound = "layers and width, a multiple of 8"
+            validate.require(fits, name, size, bound)
+        self.base_sums.checked()
+        most = 90 ** self.sums.checked().terms - self.held_out
+        bound = f"<= {most}, as there are no others"
+        validate.require(self.problems <= most, "problems", self.problems, bound)
+        length, read = self.sums.prompt_tokens, self.training.max_length
+        bound = f">= {length}, the tokens of a prompt"
+        validate.require(read >= length, "training.max_length", read, bound)
+
+    @property
+    def sums(self) -> Sums:
+        """The kind of problems."""
+        return Sums(self.terms, self.styles)
+
+    @property
+    def base_sums(self) -> Sums:
+        """The kind of problems of proxy and students."""
+        return Sums(self.terms, self.base_styles or self.styles)
+
+    def size_of(self, student: str) -> tuple[int, int]:
+        """Layers and width of a student.
+
+        Args:
+            student: a name in `STUDENTS`.
+        """
+        found = (self.student_size, self.large_size, self.proxy_size)
+        return dict(zip(STUDENTS, found, strict=True))[student]
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Fields of models and problems that are not as they were before they existed.
+
+        What is kept in a study's folder has names made of `repr`, which leaves these
+        fields out, and of this: with none of them names are those of before.
+        """
+        names = ("terms", "styles", "base_styles", "teacher_size", "proxy_size")
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        values = {name: getattr(self, name) for name in names}
+        return {name: x for name, x in values.items() if x != usual[name]}
+
+
+def later_fields() -> dict[str, Any]:
+    """The values of fields that config.json of an older study does not have."""
+    found = {field.name: field for field in dataclasses.fields(Knob)}
+    given = {name: field.default for name, field in found.items() if not field.repr}
+    return {n: [*x] if isinstance(x, tuple) else x for n, x in given.items()}
