@@ -1,19 +1,15 @@
 """The study of calibrated teachers: its plan, its lines, its claims and its table."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from experiments import settings
 from experiments.configs import distillability as config
 from experiments.systems import SYSTEMS
 from experiments.systems.distillability import RIVALS, Knob, claims, rivals, study
 from experiments.systems.distillability import scene as scenes
-from experiments.systems.distillability.settings import ARMS, later_fields
-from experiments.systems.lines import keep_settings
 from experiments.world import addition
 from experiments.world.adders import Lesson
 from protojax.distillability import ATTACKERS, Budget
@@ -127,25 +123,6 @@ def test_problems_to_measure_on_are_not_used():
 def test_wrong_settings_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         Knob(**changes)
-
-
-def test_folders_of_before_are_found_again(tmp_path):
-    # Names of what is kept follow from this: it may not change for the usual study.
-    assert repr(Knob()).startswith("Knob(seeds=(0, 1, 2), etas=(-1.0, 0.0, 1.0), ")
-    assert not [name for name in later_fields() if f"{name}=" in repr(Knob())]
-    assert Knob().changed == {}
-    assert Knob(terms=2, students=("large",)).changed == {"terms": 2}
-
-    fields = {**dataclasses.asdict(Knob()), "system": "distillability"}
-    older = {name: x for name, x in fields.items() if name not in later_fields()}
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(older))
-    usual = later_fields()
-    keep_settings(tmp_path, ConfigDict(fields), ARMS, usual=usual)
-    assert json.loads(path.read_text())["terms"] == 3
-    path.write_text(json.dumps(older))
-    with pytest.raises(ValueError, match="terms"):
-        keep_settings(tmp_path, ConfigDict({**fields, "terms": 2}), ARMS, usual=usual)
 
 
 def test_each_problem_has_its_verdict():

@@ -61,9 +61,7 @@ def pretrained(
         sums: what it learns.
     """
     said = size, lesson._replace(asked=tuple(sorted(lesson.asked)))
-    # Folders of the usual sums have the names that they had when there were no others.
-    known = storage.fingerprint(repr(said if sums == addition.USUAL else (*said, sums)))
-    path = folder / f"{name}_{known[:12]}"
+    path = folder / f"{name}_{storage.fingerprint(repr((*said, sums)))[:12]}"
     if path.exists():
         return load_language_model(path)
     words = addition.tokenizer(lesson.shift)

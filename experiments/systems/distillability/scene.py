@@ -134,9 +134,7 @@ def calibrated(scene: Scene, arm: Arm, watch: Watch) -> LanguageModel:
     if not arm.reward:
         return scene.teacher
     settings = dataclasses.replace(scene.config.calibration, eta=arm.eta, seed=arm.seed)
-    changed = scene.config.changed
-    said = repr((settings, scene.config)) + (repr(changed) if changed else "")
-    key = storage.fingerprint(said)[:12]
+    key = storage.fingerprint(repr((settings, scene.config)))[:12]
     path = scene.folder / f"{arm.reward}_{arm.eta:+g}_{arm.seed}_{key}"
     if not (path / "model").exists():
         found = calibrate(

@@ -1,7 +1,6 @@
 """The settings of the study of calibrated teachers and their students."""
 
 import dataclasses
-from typing import Any
 
 from experiments.systems.distillability.rivals import RIVALS
 from experiments.world import addition
@@ -16,11 +15,6 @@ STUDENTS = ("student", "large", "proxy_sized")
 SIZES = ("teacher_size", "proxy_size", "student_size", "large_size")
 # Other arms of a study have the same models.
 ARMS = ("seeds", "etas", "rewards", "students", "attackers", "rivals")
-
-
-def _later(default: Any) -> Any:
-    """A field that a study's folder of before does not name: see `Knob.changed`."""
-    return dataclasses.field(default=default, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +38,7 @@ class Knob:
         training: of the students, except for the seed.
         rivals: of calibration, names in `rivals.RIVALS`.
         terms: of a sum, see `addition.Sums`.
-        styles: of texts.
+        styles: of texts; `d` takes more steps of the teacher than these.
         base_styles: of the texts that proxy and students learned from before any
             distillation; none for the teacher's. One that is named twice is twice as
             frequent.
@@ -57,7 +51,7 @@ class Knob:
     seeds: tuple[int, ...] = (0, 1, 2)
     etas: tuple[float, ...] = (-1.0, 0.0, 1.0)
     rewards: tuple[str, ...] = ("answer", "chain")
-    students: tuple[str, ...] = STUDENTS
+    students: tuple[str, ...] = ("student", "large")
     attackers: tuple[str, ...] = ("none", "sft", "forward_kl", "gkd", "answers_only")
     shift: int = 0
     teacher_steps: int = 2500
@@ -84,14 +78,14 @@ class Knob:
             max_new=addition.TEXT_TOKENS,
         )
     )
-    rivals: tuple[str, ...] = _later((*RIVALS,))
-    terms: int = _later(3)
-    styles: tuple[str, ...] = _later(addition.STYLES)
-    base_styles: tuple[str, ...] = _later(())
-    teacher_size: tuple[int, ...] = _later((3, 96))
-    proxy_size: tuple[int, ...] = _later((2, 32))
-    student_size: tuple[int, ...] = _later((2, 48))
-    large_size: tuple[int, ...] = _later((3, 72))
+    rivals: tuple[str, ...] = (*RIVALS,)
+    terms: int = 3
+    styles: tuple[str, ...] = ("c", "o", "p")
+    base_styles: tuple[str, ...] = ()
+    teacher_size: tuple[int, ...] = (3, 96)
+    proxy_size: tuple[int, ...] = (2, 32)
+    student_size: tuple[int, ...] = (2, 48)
+    large_size: tuple[int, ...] = (3, 72)
 
     def __post_init__(self):
         for name in (*ARMS, "styles", "base_styles", *SIZES):
@@ -138,22 +132,3 @@ class Knob:
         """
         found = (self.student_size, self.large_size, self.proxy_size)
         return dict(zip(STUDENTS, found, strict=True))[student]
-
-    @property
-    def changed(self) -> dict[str, Any]:
-        """Fields of models and problems that are not as they were before they existed.
-
-        What is kept in a study's folder has names made of `repr`, which leaves these
-        fields out, and of this: with none of them names are those of before.
-        """
-        names = ("terms", "styles", "base_styles", "teacher_size", "proxy_size")
-        usual = {field.name: field.default for field in dataclasses.fields(self)}
-        values = {name: getattr(self, name) for name in names}
-        return {name: x for name, x in values.items() if x != usual[name]}
-
-
-def later_fields() -> dict[str, Any]:
-    """The values of fields that config.json of an older study does not have."""
-    found = {field.name: field for field in dataclasses.fields(Knob)}
-    given = {name: field.default for name, field in found.items() if not field.repr}
-    return {n: [*x] if isinstance(x, tuple) else x for n, x in given.items()}

@@ -16,7 +16,7 @@ from experiments.systems.distillability.scene import (
     build_scene,
     offered,
 )
-from experiments.systems.distillability.settings import ARMS, Knob, later_fields
+from experiments.systems.distillability.settings import ARMS, Knob
 from experiments.systems.lines import Lines, keep_settings, settings_of
 from experiments.world import addition
 from protojax.models.language import LanguageModel
@@ -139,7 +139,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
         watch: is told of the progress.
     """
     found = settings_of(config, Knob())
-    keep_settings(workdir, config, ARMS, usual=later_fields())
+    keep_settings(workdir, config, ARMS)
     scene = build_scene(found, workdir / "models", watch)
     lines = Lines(workdir, KEY)
     todo = plan_of(found)
