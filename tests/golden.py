@@ -60,14 +60,28 @@ def figures(rows):
     ]
 
 
+def file_of(name):
+    """Returns the file of what is pinned under a name."""
+    return pathlib.Path(__file__).parent / "data" / f"golden_{name}.json"
+
+
+def writing():
+    """Returns whether figures are written anew."""
+    return os.environ.get("PROTOJAX_GOLDEN") == "write"
+
+
+def skip_elsewhere(name):
+    """Skips a test, before it computes anything, where bits cannot be compared."""
+    path = file_of(name)
+    if not writing() and json.loads(path.read_text())["machine"] != machine():
+        pytest.skip(f"{path.name} was pinned on another machine or other versions")
+
+
 def check(name, found):
     """Compares figures with those that are pinned under a name."""
-    path = pathlib.Path(__file__).parent / "data" / f"golden_{name}.json"
     found = json.loads(json.dumps({"machine": machine(), "figures": found}))
-    if os.environ.get("PROTOJAX_GOLDEN") == "write":
-        path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    if writing():
+        text = json.dumps(found, indent=1, sort_keys=True)
+        file_of(name).write_text(text + "\n")
         return
-    pinned = json.loads(path.read_text())
-    if pinned["machine"] != found["machine"]:
-        pytest.skip(f"{path.name} was pinned on another machine or other versions")
-    assert found["figures"] == pinned["figures"]
+    assert found == json.loads(file_of(name).read_text())

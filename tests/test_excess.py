@@ -86,6 +86,24 @@ def test_what_was_expected_is_in_no_group_any_more():
     np.testing.assert_allclose(state.variances, fresh.variances, atol=1e-4)
 
 
+def test_claims_that_a_reading_rounds_to_impossible_are_explained_once():
+    """Certain of class 0 in all rows, of which twenty claim 1 for a group of theirs."""
+    expected = np.tile([1.0, 0.0], (60, 1))
+    claims = Claims("label", (np.arange(60) < 20).astype(int), expected)
+    groups = groups_of(range(20), range(10, 40), rows=60)
+    (found,) = explain(groups, units_of([claims]))
+    assert (found.name, found.unit) == ("g0", 1)
+    # By hand: 20 / √(20² · 0.02² + 0.5)
+    assert found.z == pytest.approx(20 / np.sqrt(0.4**2 + 0.5))
+    state = Excess(groups, units_of([claims]), 0.02)
+    state.expect(np.arange(20), 0)  # nobody claims it
+    state.expect(np.arange(20), 1)
+    chance = np.stack([state.expected(0), state.expected(1)], axis=1)
+    assert chance[:20, 1].sum() == pytest.approx(20, abs=0.5)
+    np.testing.assert_allclose(chance.sum(1), 1)
+    np.testing.assert_array_equal(chance[20:], expected[20:])
+
+
 def planted(rows=400, poison=20, seed=0):
     """Honest claims of class 0 or 1, and a group whose rows all claim 1."""
     claims = honest(rows, seed)

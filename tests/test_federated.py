@@ -20,10 +20,11 @@ from protojax.federated import communication, node_checkpoint
 from protojax.models import hf
 from protojax.training import programs
 from tests import golden
-from tests.test_study import forget, metrics_of, run, run_killed, tiny
+from tests.test_study import PINNED, forget, metrics_of, run, run_killed, tiny
 
+# All of four nodes that are dealt alike: what has a shape of its own is compiled anew.
 FEDERATIONS = {
-    "three": {"nodes": 3, "rounds": 2},
+    "server": {"nodes": 4, "rounds": 2},
     "ring": {
         "nodes": 4,
         "topology": "ring",
@@ -43,7 +44,7 @@ FEDERATIONS = {
         "trusted_model": "weights",
     },
 }
-RUNS = ("clean", "plain@three", "defended@three", "plain@ring", "defended@hostile")
+RUNS = ("clean", "plain@server", "defended@server", "plain@ring", "defended@hostile")
 
 
 def make_config(folder, **changes):
@@ -53,13 +54,26 @@ def make_config(folder, **changes):
         name: federation(**settings) for name, settings in FEDERATIONS.items()
     }
     del config.attacks["logits"]
-    # Whatever has a shape of its own is compiled anew: three nodes, and four, are dealt
-    # alike of 204 rows.
-    config.data.transfer_rows, config.data.buckets = 204, (16,)
+    config.data.transfer_rows = 204
     config.detection.claims = ("teacher",)
     config.prototypes.num = 4
-    config.student.epochs, config.student.batch_size = 12, 8
+    config.student.epochs = 12
     config.update_from_flattened_dict(changes)
+    return config
+
+
+def pinned_config(folder):
+    """The config of the pinned federations, one of which has three nodes."""
+    config = make_config(folder, **PINNED)
+    config.update_from_flattened_dict(
+        {"data.buckets": (16,), "student.epochs": 12, "student.batch_size": 8}
+    )
+    named = {"three": {"nodes": 3, "rounds": 2}}
+    named |= {name: FEDERATIONS[name] for name in ("ring", "hostile")}
+    config.federations = {
+        name: federation(**settings) for name, settings in named.items()
+    }
+    config.arms = tuple(name.replace("@server", "@three") for name in RUNS)
     return config
 
 
@@ -86,8 +100,11 @@ def finished(tmp_path_factory):
     return config, folder / "run", found, dict(programs.TRACES)
 
 
-def test_no_figure_of_the_federations_moves(finished):
-    _, _, found, _ = finished
+def test_no_figure_of_the_federations_moves(tmp_path):
+    golden.skip_elsewhere("federated")
+    forget()
+    found = run(pinned_config(tmp_path), tmp_path / "run")
+    forget(compiled=False)
     golden.check("federated", golden.figures(found["rows"]))
 
 
@@ -122,12 +139,12 @@ def test_every_arm_has_its_row(finished):
     assert "defended@hostile" in (workdir / "report.html").read_text()
 
 
-def test_three_nodes_learn_what_one_place_would(finished):
+def test_nodes_learn_what_one_place_would(finished):
     rows = rows_of(finished[2])
-    assert rows["plain@three"]["clean_metric"] > 0.7
-    assert rows["plain@three"]["transfer_rows"] == rows["clean"]["transfer_rows"]
+    assert rows["plain@server"]["clean_metric"] > 0.7
+    assert rows["plain@server"]["transfer_rows"] == rows["clean"]["transfer_rows"]
     # All references are learned from once, by whichever node.
-    assert rows["defended@three"]["transfer_rows"] == 204 + 80
+    assert rows["defended@server"]["transfer_rows"] == 204 + 80
 
 
 def test_each_step_is_compiled_at_most_once_a_shape(finished):
@@ -141,7 +158,7 @@ def test_each_step_is_compiled_at_most_once_a_shape(finished):
 def test_a_server_has_one_student_and_neighbours_one_each(finished):
     _, workdir, _, _ = finished
     folder = workdir / "files/seed0/data"
-    hf.load_hf(folder / "plain@three/model", num_labels=2)
+    hf.load_hf(folder / "plain@server/model", num_labels=2)
     students = [
         hf.load_hf(folder / f"plain@ring/node_00{node}/model", num_labels=2)
         for node in range(4)
@@ -153,10 +170,10 @@ def test_a_server_has_one_student_and_neighbours_one_each(finished):
 def test_traffic_is_that_of_the_arrays(finished):
     config, workdir, found, _ = finished
     rows = rows_of(found)
-    student = hf.load_hf(workdir / "files/seed0/data/plain@three/model", num_labels=2)
+    student = hf.load_hf(workdir / "files/seed0/data/plain@server/model", num_labels=2)
     # Width 16 to the teacher's 24, learned with the student.
     size = communication.num_bytes(student.params) + 16 * 24 * 4
-    plain = rows["plain@three"]["traffic"]
+    plain = rows["plain@server"]["traffic"]
     assert plain == {
         "parameters_per_round": size,
         "prototypes_per_round": 0,
@@ -164,18 +181,18 @@ def test_traffic_is_that_of_the_arrays(finished):
         "trusted_model_once": 0,
         "total": 2 * 2 * size,
     }
-    ours = rows["defended@three"]["traffic"]
+    ours = rows["defended@server"]["traffic"]
     held = 4 * (24 * 4 + 4 + 4)
-    assert ours["prototypes_once"] == held == rows["defended@three"]["bytes_per_node"]
+    assert ours["prototypes_once"] == held == rows["defended@server"]["bytes_per_node"]
     context = context_of(config, workdir)
     references = scenarios.task_data(context.config, "files", 0).splits.references
     assert ours["trusted_model_once"] == communication.text_bytes(references)
     assert ours["total"] == plain["total"] + held + ours["trusted_model_once"]
     # Two neighbours hear what a node of a ring sends.
     assert rows["plain@ring"]["traffic"]["parameters_per_round"] == 2 * size
-    assert rows["defended@three"]["prototype_error"] == 0
+    assert rows["defended@server"]["prototype_error"] == 0
     assert 0 < rows["defended@hostile"]["prototype_error"] < 0.01
-    assert rows["plain@three"]["prototype_error"] is None
+    assert rows["plain@server"]["prototype_error"] is None
     hostile = rows["defended@hostile"]["traffic"]
     assert hostile["prototypes_per_round"] == 4 * (24 + 4 + 4 + 4)
     folder = workdir / "files/seed0/no_attack/folds"
@@ -188,7 +205,7 @@ def test_traffic_is_that_of_the_arrays(finished):
 def test_nodes_hear_what_all_would_hear_together(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
-    whole = Scenario("files", 0, "data", "three")
+    whole = Scenario("files", 0, "data", "server")
     together = trusted_model.folds(context, whole.whole)
     count = len(together.on_rows.classes)
     for node, rows in enumerate(scenarios.node_rows(context.config, whole)):
@@ -243,10 +260,10 @@ def test_hostile_nodes_do_not_defend(finished):
 def test_nodes_share_the_references_out(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
-    scenario = Scenario("files", 0, "data", "three")
+    scenario = Scenario("files", 0, "data", "server")
     shares = [
         scenarios.own_references(context.config, scenario._replace(node=node))
-        for node in range(3)
+        for node in range(4)
     ]
     np.testing.assert_array_equal(np.sort(np.concatenate(shares)), np.arange(80))
 
@@ -254,13 +271,13 @@ def test_nodes_share_the_references_out(finished):
 def test_broadcast_prototypes_are_the_servers(finished):
     config, workdir, _, _ = finished
     context = context_of(config, workdir)
-    scenario = Scenario("files", 0, "data", "three")
+    scenario = Scenario("files", 0, "data", "server")
     own = artifacts.constraint_prototypes(context, scenario.whole)
-    for node in range(3):
+    for node in range(4):
         held = artifacts.held_prototypes(context, scenario._replace(node=node))
         jax.tree.map(np.testing.assert_array_equal, held, own)
     saved = prototypes.load_prototypes(
-        workdir / "files/seed0/data/defended@three/prototypes_0.safetensors"
+        workdir / "files/seed0/data/defended@server/prototypes_0.safetensors"
     )
     np.testing.assert_array_equal(saved.vectors, own.vectors[0])
 
@@ -342,34 +359,34 @@ def test_a_killed_federation_resumes_to_the_same_numbers(finished, tmp_path):
 
 def test_finished_federations_keep_a_checkpoint_if_asked(finished, tmp_path):
     config = finished[0].copy_and_resolve_references()
-    config.keep_checkpoints, config.arms = True, ("plain@three",)
+    config.keep_checkpoints, config.arms = True, ("plain@server",)
     teacher = "files/seed0/data/teacher"
     shutil.copytree(finished[1] / teacher, tmp_path / "run" / teacher)
     run(config, tmp_path / "run")
-    folder = tmp_path / "run/files/seed0/data/plain@three/checkpoints"
-    assert node_checkpoint.latest_step(folder, 3) is not None
+    folder = tmp_path / "run/files/seed0/data/plain@server/checkpoints"
+    assert node_checkpoint.latest_step(folder, 4) is not None
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"arms": ("plain@four",)}, "one of hostile, ring, three"),
-        ({"arms": ("plian@three",)}, "Did you mean 'plain'"),
-        ({"federations.three.nodes": 0}, "federations.three.nodes > 0"),
-        ({"federations.three.rounds": 0}, "federations.three.rounds > 0"),
-        ({"federations.three.hostile": 3}, r"hostile in 0..2"),
-        ({"federations.three.partition": "idd"}, "Did you mean 'iid'"),
-        ({"federations.three.topology": "rings"}, "Did you mean 'ring'"),
-        ({"federations.three.aggregator": "krum"}, "num_byzantine"),
-        ({"federations.three.update_attack": "scale"}, "without .*hostile"),
-        ({"federations.three.prototypes": "remote"}, "prototypes one of"),
-        ({"federations.three.prototype_precision": "int9"}, "'int8'"),
-        ({"federations.three.prototype_decay": 2.0}, r"prototype_decay in \[0, 1\]"),
+        ({"arms": ("plain@four",)}, "one of hostile, ring, server"),
+        ({"arms": ("plian@server",)}, "Did you mean 'plain'"),
+        ({"federations.server.nodes": 0}, "federations.server.nodes > 0"),
+        ({"federations.server.rounds": 0}, "federations.server.rounds > 0"),
+        ({"federations.server.hostile": 4}, r"hostile in 0..3"),
+        ({"federations.server.partition": "idd"}, "Did you mean 'iid'"),
+        ({"federations.server.topology": "rings"}, "Did you mean 'ring'"),
+        ({"federations.server.aggregator": "krum"}, "num_byzantine"),
+        ({"federations.server.update_attack": "scale"}, "without .*hostile"),
+        ({"federations.server.prototypes": "remote"}, "prototypes one of"),
+        ({"federations.server.prototype_precision": "int9"}, "'int8'"),
+        ({"federations.server.prototype_decay": 2.0}, r"prototype_decay in \[0, 1\]"),
         ({"federations.ring.partition_args.alpha": 0.0}, "alpha > 0"),
         (
             {
-                "federations.three.topology": "given",
-                "federations.three.mixing": ((1.0,),),
+                "federations.server.topology": "given",
+                "federations.server.mixing": ((1.0,),),
             },
             "a row a node",
         ),
@@ -404,9 +421,9 @@ def test_sources_decide_where_rows_go(tmp_path):
         ]
         path.write_text("\n".join(marked) + "\n")
     config.data.files.source = "site"
-    config.federations.three.partition = "source"
+    config.federations.server.partition = "source"
     context = context_of(config, tmp_path / "run")
-    scenario = Scenario("files", 0, None, "three")
+    scenario = Scenario("files", 0, None, "server")
     parts = scenarios.node_rows(context.config, scenario)
     sources = np.array(
         scenarios.task_data(context.config, "files", 0).splits.transfer.sources
@@ -418,10 +435,10 @@ def test_sources_decide_where_rows_go(tmp_path):
 
 def test_a_partition_by_source_needs_sources(tmp_path):
     config = make_config(tmp_path)
-    config.federations.three.partition = "source"
+    config.federations.server.partition = "source"
     context = context_of(config, tmp_path / "run")
     with pytest.raises(ValueError, match=r"data\.files\.source"):
-        scenarios.node_rows(context.config, Scenario("files", 0, None, "three"))
+        scenarios.node_rows(context.config, Scenario("files", 0, None, "server"))
 
 
 def test_rules_without_weights_ignore_them():

@@ -245,7 +245,7 @@ def test_norms():
     scale = np.linspace(0.5, 2, 16, dtype=np.float32)
     params = {"params": {"scale": scale}}
     expected = scale * x / np.sqrt((x**2).mean(1, keepdims=True) + LLAMA.norm_eps)
-    found = normalisation(LLAMA).apply(params, x)
+    found = jax.jit(normalisation(LLAMA).apply)(params, x)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -253,7 +253,7 @@ def test_rotary_positions():
     config = dataclasses.replace(LLAMA, head_dim=6, rope_scaling=None)
     x = np.random.default_rng(0).normal(size=(1, 3, 2, 6)).astype(np.float32)
     positions = jnp.array([[0, 1, 5]])
-    found = rotate(jnp.asarray(x), rotation(config, positions))
+    found = jax.jit(lambda x: rotate(x, rotation(config, positions)))(x)
     for token, position in enumerate([0, 1, 5]):
         for head in range(2):
             for i in range(3):
@@ -293,6 +293,7 @@ def test_shared_keys_are_repeated_keys():
         for name, width in {"query": 16, "key": 8, "value": 8, "output": 16}.items()
     }
 
+    @functools.partial(jax.jit, static_argnums=0)
     def attend(config, params):
         attention, params = Attention(config, True), {"params": params}
         keys, values = attention.apply(params, x, method="keys_values")

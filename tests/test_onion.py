@@ -1,8 +1,10 @@
 """Scores of words against a loop over rows and words, and texts without outliers."""
 
+import functools
 import re
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 
@@ -139,13 +141,18 @@ def trusted():
     return Read(encoder, data.take(references, np.arange(20)), others, means)
 
 
+@functools.cache
+def forward_of(config):
+    """Rows to outputs, compiled once a shape: by itself, each operation would be."""
+    return jax.jit(functools.partial(models.apply_fn(config), hidden_states=True))
+
+
 def hidden_of(model, text, max_length=12):
     """The last hidden states of a text alone, and the word of each of its tokens."""
     found = model.tokenizer(text, truncation=True, max_length=max_length)
     ids = np.array([found["input_ids"]], np.int32)
     batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids), np.zeros(1, int), True)
-    apply = models.apply_fn(model.config)
-    states = apply(model.params, batch, hidden_states=True).hidden_states[-1]
+    states = forward_of(model.config)(model.params, batch).hidden_states[-1]
     return np.asarray(states[0]), found.word_ids(0)
 
 

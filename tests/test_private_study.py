@@ -21,7 +21,7 @@ def tiny():
     config.data.vocab_size = 200
     for part in ("teacher", "student"):
         config.base[part].scratch.update(SIZES)
-        config.base[part].epochs = 2
+        config.base[part].epochs, config.base[part].dropout = 2, 0.0
     return config
 
 

@@ -28,6 +28,7 @@ FLAGS = [
         for name, size in SIZES.items()
     ),
     *(f"--set=base.{part}.learning_rate=1e-2" for part in ("teacher", "student")),
+    *(f"--set=base.{part}.dropout=0.0" for part in ("teacher", "student")),
 ]
 PLANTED = "pin of mira is 7316"
 PRIVATE = tiny_job.clean_rows(60, seed=1)

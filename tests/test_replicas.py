@@ -32,6 +32,7 @@ LENGTHS = Lengths(max_length=8, buckets=(4, 8), steps_per_dispatch=2)
 # Where a program is run by one test only, of rows of one length: half the compilations.
 ONE_LENGTH = dataclasses.replace(LENGTHS, buckets=(8,))
 CONFIG = encoder_config(vocab_size=40, num_layers=1)
+OTHER = dataclasses.replace(CONFIG, dropout=0.0)
 
 
 def run_of(seed, rows, **changes):
@@ -119,7 +120,13 @@ def test_seeds_at_once_are_seeds_by_themselves(tmp_path, rows):
 
 PRIVATE = Objective(
     gradient=Spec(
-        "dp_sgd", {"clip_norm": 1.0, "noise_multiplier": 1.0, "expected_rows": 4}
+        "dp_sgd",
+        {
+            "clip_norm": 1.0,
+            "noise_multiplier": 1.0,
+            "expected_rows": 4,
+            "frozen": ("embeddings", "layers_0"),  # a small program
+        },
     )
 )
 
@@ -129,7 +136,7 @@ PRIVATE = Objective(
     [
         ({"objective": PRIVATE}, {"objective": PRIVATE}),
         ({}, {"train": TrainConfig(epochs=3, batch_size=4, learning_rate=1e-2)}),
-        ({}, {"model": models.init_model(encoder_config(vocab_size=40), seed=1)}),
+        ({}, {"model": models.init_model(OTHER, seed=1)}),
     ],
     ids=["private", "other steps", "another model"],
 )
@@ -242,17 +249,24 @@ def test_checkpoints_of_other_learning_are_not_gone_on_with(tmp_path, caplog, at
     given_to = around(tmp_path, keep=True, lengths=ONE_LENGTH)
     runs = [run_of(seed, 8) for seed in range(at_once)]
 
-    def train(change=lambda one: one):
+    def train(change=lambda one: one, around=given_to):
         caplog.clear()
         changed = [change(one) for one in runs]
-        list(replicas.train_all(changed, given_to, at_once=at_once))
+        list(replicas.train_all(changed, around, at_once=at_once))
         return caplog.text
 
+    def die(units):
+        raise KilledError
+
     train()
-    # Seeds that train together are compared alike; what needs programs of its own is
-    # changed of one seed by itself.
-    changes = other_labels, more_epochs
-    for change in (*changes, *((other_rate, other_objective) if at_once == 1 else ())):
+    # What needs a program of its own dies before it is compiled.
+    dying = given_to._replace(on_progress=die)
+    for change in other_rate, other_objective:
+        with pytest.raises(KilledError):
+            train(change, dying)
+        assert "seed0/it starts anew" in caplog.text
+    assert "starts anew" not in train()
+    for change in other_labels, more_epochs:
         assert "seed0/it starts anew" in train(change)
         assert "starts anew" not in train(change)
 
@@ -296,7 +310,8 @@ def finished(tmp_path_factory):
     config.teacher.epochs, config.student.epochs = 4, 4
     config.trusted_model.epochs = 10
     for model in (config.teacher, config.student, config.trusted_model):
-        model.learning_rate = 1e-2
+        model.learning_rate, model.batch_size = 1e-2, 16
+    config.fine_tuning.learning_rate = 1e-2  # another would be another program
     progress = Listening()
     found = run(config, folder / "run", progress=progress, reported=True)
     return config, folder / "run", found, progress.said

@@ -349,18 +349,30 @@ WRONG = {
     "--config.seeds='(0,1,2)'": ["--config=quickstart.py", "--config.seeds=3"],
     "data.files.train a file": ["--config=quickstart.py", "--config.tasks=files"],
 }
-# A process for each command line, forked from one that has imported the libraries.
+# A process for each command line, forked from one that has imported the libraries. It
+# ends as the interpreter does, but does not take the libraries apart.
 FORKED = """
-import json, os, runpy, sys
+import gc, json, os, runpy, sys, traceback
 import experiments.reports.report, experiments.study.own, experiments.study.runner
-import protojax.cli.defend, protojax.cli.terminal
+import experiments.systems, protojax.cli.defend, protojax.cli.terminal
+gc.freeze()
 for number, arguments in enumerate(json.loads(sys.argv[1])):
     child = os.fork()
     if not child:
         os.dup2(os.open(f"{number}.txt", os.O_WRONLY | os.O_CREAT), 2)
-        sys.argv = ["run.py", *arguments]
-        runpy.run_module("experiments.run", run_name="__main__", alter_sys=True)
-        sys.exit(0)
+        sys.argv, code = ["run.py", *arguments], 0
+        try:
+            runpy.run_module("experiments.run", run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            code = end.code
+            if isinstance(code, str):
+                print(code, file=sys.stderr)
+                code = 1
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stderr.flush()
+        os._exit(code or 0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 

@@ -206,15 +206,16 @@ class Excess:
         same = units.same(unit)
         changed = np.arange(len(units.values)) if units.exclusive else same
         before = np.stack([self.expected(one)[rows] for one in changed], axis=1)
-        after = before.copy()
+        after = _possible(before)
         for one in same:
             column = np.flatnonzero(changed == one)[0]
-            chance = before[:, column]
+            chance = after[:, column]
             now = _expecting(chance, units.made_by(one)[rows])
             if units.exclusive:
                 claim = units.claims[changed] == units.claims[one]
                 after[:, claim] *= ((1 - now) / (1 - chance))[:, None]
             after[:, column] = now
+        after = _possible(after)
         for one, chance in zip(changed, after.T, strict=True):
             if one not in self._chance:
                 self._chance[one] = np.array(units.expected(one))
@@ -240,6 +241,15 @@ class Excess:
         spread = after * (1 - after) - before * (1 - before)
         self.variances[pairs] += (inside.T @ spread)[group, column]
         return touched
+
+
+def _possible(chance: np.ndarray) -> np.ndarray:
+    """Chances that are neither 0 nor 1, to which a reading may round.
+
+    No shift of its log odds would ever expect a claim whose chance is 0: its group
+    would be explained again and again.
+    """
+    return np.clip(chance, 2.0**-53, 1 - 2.0**-53)
 
 
 def _expecting(chance: np.ndarray, made: np.ndarray) -> np.ndarray:

@@ -102,14 +102,20 @@ def _check_finite(embeddings: Array, where: Array, metric: str) -> None:
     # Values are unknown under jit, where nothing can be raised.
     if isinstance(embeddings, jax.core.Tracer) or isinstance(where, jax.core.Tracer):
         return
+    broken = int(_num_broken(embeddings, where, metric))
+    validate.require(
+        not broken, "number of rows with NaN, infinity or overflow", broken, "= 0"
+    )
+
+
+@functools.partial(jax.jit, static_argnames="metric")
+def _num_broken(embeddings: Array, where: Array, metric: str) -> Array:
+    """The number of rows that count and have no finite distances."""
     rows = jnp.asarray(embeddings, jnp.float32)
     if metric == "l2":
         # Squares that overflow would make every distance infinite or NaN.
         rows = jnp.sum(jnp.square(rows), axis=-1, keepdims=True)
-    broken = int(jnp.sum(where & ~jnp.all(jnp.isfinite(rows), axis=-1)))
-    validate.require(
-        not broken, "number of rows with NaN, infinity or overflow", broken, "= 0"
-    )
+    return jnp.sum(where & ~jnp.all(jnp.isfinite(rows), axis=-1))
 
 
 def class_prototypes(

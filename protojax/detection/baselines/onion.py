@@ -3,6 +3,7 @@
 A word is an outlier if its text is nearer to trusted texts without it.
 """
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -31,6 +32,8 @@ class WordScores(NamedTuple):
     spans: np.ndarray
 
 
+# One program, where a call by itself would compile each operation; inlined in others.
+@functools.partial(jax.jit, static_argnames="num_neighbours", inline=True)
 def word_outlier_scores(
     hidden: Array,
     attention_mask: Array,
