@@ -120,7 +120,7 @@ def _learn(
     reads = phase.loss == "long_horizon" or phase.options["hard_weight"] < 1
     k = min(settings.top_k, vocabulary)
     read = _read_fn(teacher.config, k, vocabulary, shape.chunk)
-    teacher_params = jax.device_put(teacher.params) if reads else None
+    teacher_params = jax.tree.map(jnp.asarray, teacher.params) if reads else None
     asked = Budget(0, 0)
     for step, key_ in enumerate(jax.random.split(key, settings.steps)):
         batch, own = _batch(model, state, given, own_prompts, rows, step, rng, key_)
