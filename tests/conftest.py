@@ -42,12 +42,17 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
+def pytest_collection_finish():
+    """Leaves what was imported out of all later collections of garbage."""
+    gc.freeze()
+
+
 # The longest files, in falling order.
 LONGEST = (
     *("test_study", "test_replicas", "test_federated", "test_models", "test_defenses"),
-    *("test_aggregation", "test_objective", "test_defend", "test_losses"),
-    *("test_newcomer", "test_federation", "test_matching", "test_bench"),
-    *("test_trainer", "test_private", "test_private_runs", "test_prototypes"),
+    *("test_defend", "test_newcomer", "test_bench", "test_private_runs"),
+    *("test_matching", "test_federation", "test_aggregation", "test_losses"),
+    *("test_private", "test_trainer", "test_objective", "test_prototypes"),
 )
 
 

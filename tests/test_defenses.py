@@ -1,8 +1,6 @@
 """Losses of whole models and the defences around them, by contract."""
 
-import dataclasses
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +13,15 @@ from protojax.base import Batch, Prototypes, SequenceBatch
 from protojax.distillation import GRADIENTS, TRANSFORMS, losses
 from protojax.distillation.adversarial import NORMS
 from protojax.models import apply_fn, init_model
+from tests.readers import reader_apply, reader_params
 from tests.tiny import encoder_config
 from tests.writers import sequence_batch, writer_apply, writer_head, writer_params
 
-CONFIG = encoder_config(num_labels=3, num_layers=1)
-MODEL = init_model(CONFIG, seed=0)
-DEEP = init_model(encoder_config(num_labels=3), seed=0)  # two layers
+ENCODER = init_model(encoder_config(num_labels=3, num_layers=1), seed=0)
 PROTOTYPES = Prototypes(
-    vectors=jax.random.normal(jax.random.key(1), (1, 6, 8)),
-    labels=jnp.array([[0, 0, 1, 1, 2, 2]]),
-    counts=jnp.ones((1, 6)),
+    vectors=np.random.default_rng(1).normal(size=(1, 6, 8)).astype(np.float32),
+    labels=np.array([[0, 0, 1, 1, 2, 2]], np.int32),
+    counts=np.ones((1, 6), np.float32),
 )
 
 
@@ -41,14 +38,18 @@ def batch(rows=5, seed=0):
         teacher_logits=rng.normal(size=(rows, 3)).astype(np.float32),
         teacher_features=rng.normal(size=(rows, 1, 8)).astype(np.float32),
         assigned_class=rng.integers(0, 3, rows).astype(np.int32),
-        teacher_attention=rng.random((rows, 1, 12)).astype(np.float32),
+        teacher_attention=rng.random((rows, 2, 12)).astype(np.float32),
     )
 
 
-def base_loss(**options):
+def base_loss(apply=reader_apply, **options):
     return distillation.distillation_loss(
-        apply_fn(CONFIG), hard_weight=0.3, hidden_weight=0.2, **options
+        apply, hard_weight=0.3, hidden_weight=0.2, **options
     )
+
+
+def encoder_loss():
+    return base_loss(apply_fn(ENCODER.config))
 
 
 def sequence_loss(**options):
@@ -70,26 +71,26 @@ def constrained(
 
 
 def adversarial(norm="linf", **options):
-    return TRANSFORMS["adversarial"](
-        base_loss(), dim=CONFIG.hidden_size, norm=norm, **options
-    )
+    return TRANSFORMS["adversarial"](base_loss(), dim=8, norm=norm, **options)
 
 
 LOSSES = {
-    "supervised": distillation.supervised_loss(apply_fn(CONFIG)),
-    "attention": distillation.attention_loss(apply_fn(CONFIG), weight=2.0),
+    "supervised": distillation.supervised_loss(reader_apply),
+    "attention": distillation.attention_loss(reader_apply, weight=2.0),
     **{
         f"distillation/{name}": base_loss(divergence=name)
         for name in losses.DIVERGENCES
     },
-    **{
-        f"prototype/{assignment}/{metric}": constrained(assignment, metric=metric)
-        for assignment, metric in itertools.product(
-            ("nearest", "label", "assigned"), ("cosine", "l2")
-        )
-    },
+    # Each assignment with each metric is a loop over rows in test_losses.py.
+    "prototype/nearest/cosine": constrained("nearest"),
+    "prototype/label/l2": constrained("label", metric="l2"),
+    "prototype/assigned/cosine": constrained("assigned"),
     **{f"adversarial/{norm}": adversarial(norm) for norm in NORMS},
     "adversarial/prototype": TRANSFORMS["adversarial"](constrained(), dim=8),
+    # A true model, for all that is asked of one.
+    "encoder/adversarial/prototype": TRANSFORMS["adversarial"](
+        constrained(base=encoder_loss), dim=8
+    ),
     # Of models that write: the same transforms, unchanged.
     "sequence": sequence_loss(divergence="jensen_shannon"),
     "sequence/prototype": constrained(base=sequence_loss),
@@ -100,10 +101,15 @@ LOSSES = {
         constrained(base=sequence_loss), dim=8, norm="l2"
     ),
 }
+READER = distillation.student_params(reader_params())
 PARAMS = {
-    False: distillation.student_params(MODEL.params),
-    True: distillation.student_params(writer_params()),
+    "encoder": distillation.student_params(ENCODER.params),
+    "sequence": distillation.student_params(writer_params()),
 }
+
+
+def params_of(name):
+    return PARAMS.get(name.split("/")[0], READER)
 
 
 def writes(name):
@@ -115,7 +121,7 @@ def batch_of(name, seed=0):
 
 
 def evaluate(loss_fn, rows, key=None):
-    params = PARAMS[isinstance(rows, SequenceBatch)]
+    params = PARAMS["sequence"] if isinstance(rows, SequenceBatch) else READER
     return loss_fn(params, rows, PROTOTYPES, jnp.int32(0), key)
 
 
@@ -131,7 +137,7 @@ def compiled(name):
         loss, pull, aux = jax.vjp(loss_of, params, has_aux=True)
         return loss, aux, pull(jnp.ones_like(loss))[0]
 
-    return functools.partial(found, PARAMS[writes(name)])
+    return functools.partial(found, params_of(name))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -165,7 +171,7 @@ def test_every_gradient_rule_is_under_contract():
 
 
 def assert_like_the_parameters(grads, name):
-    params = PARAMS[writes(name)]
+    params = params_of(name)
     assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
@@ -176,14 +182,12 @@ def test_gradients_are_finite_and_shaped_like_the_parameters(name):
 
 
 # The last one: the gradient of a row is that of its whole output.
-@pytest.mark.parametrize(
-    "name", ["prototype/assigned/cosine", "adversarial/l2", "sequence/prototype"]
-)
+@pytest.mark.parametrize("name", ["adversarial/prototype", "sequence/prototype"])
 @pytest.mark.parametrize("rule", RULES)
 def test_gradients_of_rules_are_finite_and_shaped_like_the_parameters(name, rule):
     grad_fn = jax.jit(GRADIENTS[rule](LOSSES[name], **RULES[rule]))
     grads, metrics = grad_fn(
-        PARAMS[writes(name)],
+        params_of(name),
         batch_of(name),
         PROTOTYPES,
         jnp.int32(0),
@@ -193,7 +197,14 @@ def test_gradients_of_rules_are_finite_and_shaped_like_the_parameters(name, rule
     assert np.isfinite(metrics["loss"])
 
 
-@pytest.mark.parametrize("name", LOSSES)
+# Compositions of those that are compared.
+COMPOSED = {
+    *("adversarial/prototype", "encoder/adversarial/prototype"),
+    *("sequence/prototype", "sequence/adversarial"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in COMPOSED])
 def test_jit_equals_eager(name):
     eager, _ = evaluate(LOSSES[name], batch_of(name))
     jitted, *_ = compiled(name)(batch_of(name))
@@ -222,7 +233,7 @@ def test_schedules_follow_the_step():
         weight=optax.piecewise_constant_schedule(1.0, {10: 0.0}),
         margin=optax.constant_schedule(0.0),
     )
-    params = distillation.student_params(MODEL.params)
+    params = READER
     plain, _ = evaluate(base_loss(), batch())
     early, aux = loss_fn(params, batch(), PROTOTYPES, jnp.int32(0), None)
     late, _ = loss_fn(params, batch(), PROTOTYPES, jnp.int32(11), None)
@@ -258,21 +269,20 @@ def test_distillation_adds_its_parts():
 
 
 def test_a_projection_takes_features_to_the_teachers_width():
-    params = distillation.student_params(MODEL.params, jnp.ones((8, 5)))
-    loss_fn = distillation.distillation_loss(apply_fn(CONFIG))
+    params = distillation.student_params(reader_params(), jnp.ones((8, 5)))
+    loss_fn = distillation.distillation_loss(reader_apply)
     _, aux = loss_fn(params, batch(), None, 0, None)
     assert aux["features"].shape == (5, 1, 5)
     np.testing.assert_allclose(aux["features"][..., 0], aux["features"][..., 4])
 
 
 def test_regression_distils_a_score():
-    config = dataclasses.replace(CONFIG, num_labels=1, problem="regression")
-    model = init_model(config, seed=0)
     rows = batch()._replace(
         labels=np.ones(5, np.float32), teacher_logits=np.zeros((5, 1), np.float32)
     )
-    loss_fn = distillation.distillation_loss(apply_fn(config), problem="regression")
-    loss, aux = loss_fn({"model": model.params}, rows, None, 0, None)
+    loss_fn = distillation.distillation_loss(reader_apply, problem="regression")
+    params = distillation.student_params(reader_params(num_labels=1))
+    loss, aux = loss_fn(params, rows, None, 0, None)
     np.testing.assert_allclose(
         loss, losses.logit_mse(aux["logits"], rows.teacher_logits), rtol=1e-6
     )
@@ -287,11 +297,11 @@ def test_regression_distils_a_score():
         (lambda: base_loss(divergence="forward_k"), "forward_kl"),
         (lambda: base_loss(temperature=0), "temperature"),
         (
-            lambda: distillation.distillation_loss(apply_fn(CONFIG), hard_weight=2),
+            lambda: distillation.distillation_loss(reader_apply, hard_weight=2),
             "hard_weight",
         ),
         (
-            lambda: distillation.supervised_loss(apply_fn(CONFIG), problem="ranking"),
+            lambda: distillation.supervised_loss(reader_apply, problem="ranking"),
             "problem",
         ),
     ],
@@ -331,47 +341,53 @@ def pgd_by_loop(rows, params, norm, *, epsilon, step_size, num_steps):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_pgd_equals_a_loop_over_rows(norm):
-    params, rows = distillation.student_params(MODEL.params), batch(rows=3)
     steps = {"epsilon": 0.1, "step_size": 0.06, "num_steps": 3}
-    found, _ = adversarial(norm, **steps)(params, rows, PROTOTYPES, 0, None)
+    rows = batch(rows=3)
+    found, _ = jax.jit(adversarial(norm, **steps))(READER, rows, PROTOTYPES, 0, None)
     np.testing.assert_allclose(
-        found, pgd_by_loop(rows, params, norm, **steps), rtol=1e-4
+        found, pgd_by_loop(rows, READER, norm, **steps), rtol=1e-4
     )
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_perturbed_loss_is_larger_and_grows_with_the_ball(norm):
-    params, rows = distillation.student_params(MODEL.params), batch()
-    losses_of = [
-        adversarial(norm, epsilon=e, step_size=e / 2)(params, rows, None, 0, None)[0]
-        for e in (0.0, 0.05, 0.2)
-    ]
-    clean, _ = base_loss()(params, rows, None, 0, None)
-    np.testing.assert_allclose(losses_of[0], clean, rtol=1e-6)
-    assert (losses_of[1] > losses_of[0]).all()
-    assert (losses_of[2] > losses_of[1]).all()
+    smaller = [adversarial(norm, epsilon=e, step_size=e / 2) for e in (0.0, 0.05)]
+
+    @jax.jit
+    def found(rows):
+        return [loss_fn(READER, rows, PROTOTYPES, 0, None)[0] for loss_fn in smaller]
+
+    (none, little), rows = found(batch()), batch()
+    clean, *_ = compiled("distillation/forward_kl")(rows)
+    much, *_ = compiled(f"adversarial/{norm}")(rows)  # epsilon=0.1
+    np.testing.assert_allclose(none, clean, rtol=1e-6)
+    assert (little > none).all()
+    assert (much > little).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("key", [None, 0])
-def test_perturbations_stay_in_the_ball_and_off_the_padding(norm, key):
-    seen = []
-
+def test_perturbations_stay_in_the_ball_and_off_the_padding(norm):
     def spy(params, rows, prototypes, step, key):
-        seen.append(rows.perturbation)
-        return base_loss()(params, rows, prototypes, step, key)
+        # Padding has a slope of its own, which a model's mask would hide.
+        loss = jnp.square(rows.perturbation + 0.1).sum((1, 2))
+        return loss, {"perturbation": rows.perturbation}
 
     loss_fn = TRANSFORMS["adversarial"](
         spy, dim=8, norm=norm, epsilon=0.3, step_size=9.0
     )
-    params, rows = distillation.student_params(MODEL.params), batch()
-    key = None if key is None else jax.random.key(key)
-    loss_fn(params, rows, None, 0, key)
-    worst = np.asarray(seen[-1])
-    assert (worst[rows.attention_mask == 0] == 0).all()
-    order = {"linf": np.inf, "l2": 2}[norm]
-    lengths = np.linalg.norm(worst.reshape(5, -1), ord=order, axis=1)
-    np.testing.assert_allclose(lengths, 0.3, rtol=1e-5)
+
+    @jax.jit
+    def found(rows, key):
+        starts = None, key
+        given = [loss_fn(None, rows, None, 0, start)[1] for start in starts]
+        return [aux["perturbation"] for aux in given]
+
+    rows = batch()
+    for worst in map(np.asarray, found(rows, jax.random.key(0))):
+        assert (worst[rows.attention_mask == 0] == 0).all()
+        order = {"linf": np.inf, "l2": 2}[norm]
+        lengths = np.linalg.norm(worst.reshape(5, -1), ord=order, axis=1)
+        np.testing.assert_allclose(lengths, 0.3, rtol=1e-5)
 
 
 def test_a_flat_loss_is_not_perturbed_into_nan():
@@ -398,22 +414,24 @@ def test_adversarial_rejects(options, message):
         adversarial(**options)
 
 
+def states_of(rows):
+    """The output of the reader with its states, in NumPy."""
+    return jax.device_get(reader_apply(READER["model"], rows, hidden_states=True))
+
+
 def test_attention_loss_equals_a_loop_over_tokens():
-    rows, params = batch(), distillation.student_params(DEEP.params)
-    wanted = np.random.default_rng(3).random((5, 2, 12)).astype(np.float32)
-    rows = rows._replace(teacher_attention=wanted)
-    loss_fn = distillation.attention_loss(apply_fn(DEEP.config), weight=2.0)
-    found, aux = loss_fn(params, rows, None, 0, None)
-    output = apply_fn(DEEP.config)(DEEP.params, rows, hidden_states=True)
+    rows, loss_fn = batch(), distillation.attention_loss(reader_apply, weight=2.0)
+    found, aux = loss_fn(READER, rows, None, 0, None)
+    output = states_of(rows)
     for row in range(5):
         length, distances = int(rows.attention_mask[row].sum()), []
         for layer in (1, 2):
-            state = np.asarray(output.hidden_states[layer][row, :length], np.float64)
+            state = output.hidden_states[layer][row, :length].astype(np.float64)
             own = (state**2).mean(1)
             wanted = rows.teacher_attention[row, layer - 1, :length] ** 2
             gap = own / np.linalg.norm(own) - wanted / np.linalg.norm(wanted)
             distances.append((gap**2).sum())
-        logits = np.asarray(output.logits[row], np.float64)
+        logits = output.logits[row].astype(np.float64)
         hard = np.log(np.exp(logits).sum()) - logits[rows.labels[row]]
         np.testing.assert_allclose(
             found[row], hard + 2.0 * np.mean(distances), rtol=1e-5
@@ -425,12 +443,10 @@ def test_attention_loss_equals_a_loop_over_tokens():
 
 def test_a_copy_of_itself_costs_no_attention():
     rows = batch()
-    output = apply_fn(DEEP.config)(DEEP.params, rows, hidden_states=True)
-    own = distillation.attention(output, rows.attention_mask)
+    own = distillation.attention(states_of(rows), rows.attention_mask)
     assert (np.asarray(own)[rows.attention_mask[:, None].repeat(2, 1) == 0] == 0).all()
-    padded = np.pad(own, ((0, 0), (0, 0), (0, 4)))
-    loss_fn = distillation.attention_loss(apply_fn(DEEP.config), weight=2.0)
-    params = distillation.student_params(DEEP.params)
-    found, aux = loss_fn(params, rows._replace(teacher_attention=padded), None, 0, None)
+    rows = rows._replace(teacher_attention=np.pad(own, ((0, 0), (0, 0), (0, 4))))
+    loss_fn = distillation.attention_loss(reader_apply, weight=2.0)
+    found, aux = loss_fn(READER, rows, None, 0, None)
     np.testing.assert_allclose(aux["attention_loss"], 0, atol=1e-10)
     assert (found > 0).all()

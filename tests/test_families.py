@@ -50,19 +50,24 @@ def batch_of(tokens, outputs, attention):
 
 
 def all_losses(apply):
-    """Distillation within prototypes, and attention transfer."""
-    base = distillation.distillation_loss(
-        apply, hard_weight=0.3, hidden_weight=0.2, layers=LAYERS
-    )
-    constrained = TRANSFORMS["prototype"](
-        base,
-        weight=optax.constant_schedule(1.0),
-        margin=optax.constant_schedule(0.0),
-        layer_weights=(0.5, 0.5),
-    )
-    attention = distillation.attention_loss(apply, weight=2.0)
+    """Distillation within prototypes, and attention transfer, of one forward pass."""
 
     def loss_fn(params, batch, prototypes, step, key):
+        output = apply(params["model"], batch, key=key, hidden_states=True)
+
+        def given(*_, **__):
+            return output
+
+        base = distillation.distillation_loss(
+            given, hard_weight=0.3, hidden_weight=0.2, layers=LAYERS
+        )
+        constrained = TRANSFORMS["prototype"](
+            base,
+            weight=optax.constant_schedule(1.0),
+            margin=optax.constant_schedule(0.0),
+            layer_weights=(0.5, 0.5),
+        )
+        attention = distillation.attention_loss(given, weight=2.0)
         first, aux = constrained(params, batch, prototypes, step, key)
         second, more = attention(params, batch, prototypes, step, key)
         return first + second, aux | more

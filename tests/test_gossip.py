@@ -3,11 +3,10 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protojax.federated import aggregation, gossip, nodes
+from protojax.federated import aggregation, gossip
 from tests.test_aggregation import reference
 
 TRIMMED = functools.partial(aggregation.trimmed_mean, num_byzantine=1)
@@ -16,8 +15,8 @@ TRIMMED = functools.partial(aggregation.trimmed_mean, num_byzantine=1)
 def make_states(num_nodes, seed=0):
     rng = np.random.default_rng(seed)
     return {
-        "kernel": jnp.float32(rng.normal(size=(num_nodes, 3, 2))),
-        "bias": jnp.float32(rng.normal(size=num_nodes)),
+        "kernel": np.float32(rng.normal(size=(num_nodes, 3, 2))),
+        "bias": np.float32(rng.normal(size=num_nodes)),
     }
 
 
@@ -84,20 +83,19 @@ def uneven():
 
 @pytest.mark.parametrize("mixing", [gossip.ring(6), gossip.exponential(6), uneven()])
 def test_robust_mixing_is_each_node_by_itself(mixing):
-    states = make_states(len(mixing))
-    rule = aggregation.geometric_median
-    by_itself = jax.jit(rule)
+    # A rule that hears weights, and that a loop computes exactly.
+    states, rule = make_states(len(mixing)), aggregation.norm_clipping
     found = gossip.robust_mix(states, mixing, rule)
+    rows = np.concatenate([states["kernel"].reshape(-1, 6), states["bias"][:, None]], 1)
+    found = np.concatenate(
+        [np.reshape(found["kernel"], (-1, 6)), np.array(found["bias"])[:, None]], 1
+    )
     for node, weights in enumerate(mixing):
         heard = np.flatnonzero(weights)
-        own = nodes.unstack(states, node)
-        others = nodes.unstack(states, heard)
-        differences = jax.tree.map(jnp.subtract, others, own)
-        moved = by_itself(differences, weights=weights[heard])
-        jax.tree.map(
-            functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
-            nodes.unstack(found, node),
-            jax.tree.map(jnp.add, own, moved),
+        differences = np.float64(rows[heard] - rows[node])
+        moved = reference("norm_clipping", differences, weights[heard])
+        np.testing.assert_allclose(
+            found[node], rows[node] + moved, rtol=1e-5, atol=1e-6
         )
 
 
@@ -112,7 +110,11 @@ def wheel():
     return gossip.check_mixing(mixing + np.diag(1 - mixing.sum(1)))
 
 
-@pytest.mark.parametrize("name", sorted(aggregation.AGGREGATORS))
+# One of the rules that mix first will do: mixing is the same code in all.
+HEARD = [name for name in sorted(aggregation.AGGREGATORS) if "mixed" not in name]
+
+
+@pytest.mark.parametrize("name", [*HEARD, "mixed_median"])
 def test_a_node_that_hears_few_stands_as_many_liars(name):
     counts = "krum" in name or "trimmed" in name or "mixed" in name
     args = {"num_byzantine": 2} if counts else {}
@@ -124,7 +126,7 @@ def test_a_node_that_hears_few_stands_as_many_liars(name):
     # Not evenly apart: two of the same distance are chosen between by rounding.
     states = np.random.default_rng(0).uniform(0, 0.5, 12)
     states = np.where(honest, states, 1e3)[:, None]
-    states = jnp.float32(states)
+    states = np.float32(states)
     found = np.asarray(gossip.robust_mix(states, mixing, rule))
     if name != "mean":
         most = 1.0 if "clipping" in name else 0.5
@@ -152,8 +154,9 @@ def test_a_mean_in_the_place_of_the_rule_mixes():
 
 @pytest.mark.parametrize("lie", [np.nan, np.inf, 1e6])
 def test_a_liar_does_not_move_its_neighbours_far(lie):
-    own = {"w": jnp.float32(np.random.default_rng(0).normal(size=(6, 4)))}
-    sent = {"w": own["w"].at[2].set(lie)}
+    own = {"w": np.float32(np.random.default_rng(0).normal(size=(6, 4)))}
+    sent = jax.tree.map(np.copy, own)
+    sent["w"][2] = lie
     found = gossip.robust_mix(sent, gossip.complete(6), TRIMMED, own=own)
     honest = np.delete(np.asarray(own["w"]), 2, axis=0)
     inside = np.delete(np.asarray(found["w"]), 2, axis=0)

@@ -4,7 +4,6 @@ import functools
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,6 +13,8 @@ from protojax.federated import aggregation, nodes
 from protojax.prototypes import matching
 
 METRICS = ("cosine", "l2")
+# One number of nodes and of prototypes in most tests: a merge takes long to compile.
+NODES = 8
 
 
 def make_prototypes(seed, *, labels=(0, 0, 1, 1, 1), dim=4, jitter=0.0):
@@ -21,11 +22,8 @@ def make_prototypes(seed, *, labels=(0, 0, 1, 1, 1), dim=4, jitter=0.0):
     places = np.random.default_rng(99).normal(size=(len(labels), dim))
     rng = np.random.default_rng(seed)
     vectors = places + jitter * rng.normal(size=places.shape)
-    return Prototypes(
-        jnp.float32(vectors),
-        jnp.int32(labels),
-        jnp.float32(rng.integers(1, 20, len(labels))),
-    )
+    counts = rng.integers(1, 20, len(labels))
+    return Prototypes(np.float32(vectors), np.int32(labels), np.float32(counts))
 
 
 def shuffle(prototypes, seed):
@@ -68,22 +66,21 @@ def test_matching_is_the_cheapest_assignment(metric, seed):
 
 
 def test_what_has_no_partner_has_no_counts():
-    reference = make_prototypes(0, labels=(0, 0, 1))
-    found = matching.match_prototypes(make_prototypes(1, labels=(0, 1, 1)), reference)
-    assert sorted((found.counts > 0).tolist()) == [False, True, True]
+    reference = make_prototypes(0, labels=(0, 0, 0, 1, 1))
+    held = make_prototypes(1, labels=(0, 0, 1, 1, 1))
+    found = jax.device_get(matching.match_prototypes(held, reference))
+    assert sorted((found.counts > 0).tolist()) == [False, *[True] * 4]
     agree = found.labels == reference.labels
     np.testing.assert_array_equal(found.counts > 0, agree)
 
 
 def test_broken_prototypes_match_nothing():
     reference = make_prototypes(0)
-    broken = reference._replace(
-        vectors=reference.vectors.at[1].set(jnp.nan),
-        counts=reference.counts.at[3].set(0.0),
-    )
+    broken = jax.tree.map(np.copy, reference)
+    broken.vectors[1], broken.counts[3] = np.nan, 0
     found = matching.match_prototypes(broken, reference)
     assert (found.counts > 0).tolist() == [True, False, True, False, True]
-    assert jnp.all(jnp.isfinite(found.vectors))
+    assert np.isfinite(found.vectors).all()
 
 
 def test_shapes_must_agree():
@@ -93,9 +90,8 @@ def test_shapes_must_agree():
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_merging_averages_partners_by_their_counts(metric):
-    sets = [make_prototypes(seed, jitter=0.05) for seed in range(3)]
+    sets = [make_prototypes(seed, jitter=0.05) for seed in range(NODES)]
     stacked = nodes.stack([shuffle(s, i) for i, s in enumerate(sets)])
-    stacked = jax.tree.map(jnp.asarray, stacked)
     found = matching.merge_prototypes(stacked, aggregation.mean, metric=metric)
     vectors = np.stack([s.vectors for s in sets]).astype(np.float64)
     if metric == "cosine":
@@ -135,19 +131,24 @@ RULES = {
 }
 
 
+@functools.cache
+def lie_of(kind):
+    return jax.jit(PROTOTYPE_ATTACKS[kind], static_argnums=2)
+
+
 @pytest.mark.parametrize("kind", PROTOTYPE_ATTACKS)
 @pytest.mark.parametrize("rule", RULES)
 def test_liars_do_not_move_merged_prototypes_beyond_the_honest_spread(kind, rule):
     honest = [make_prototypes(seed, jitter=0.05) for seed in range(6)]
     liars = [
-        PROTOTYPE_ATTACKS[kind](
-            make_prototypes(seed, jitter=0.05), jax.random.key(seed), 1
+        jax.device_get(
+            lie_of(kind)(make_prototypes(seed, jitter=0.05), jax.random.key(seed), 1)
         )
         for seed in (6, 7)
     ]
     # The liars come first: where the order is theirs, all would be lost.
     sets = [shuffle(s, i) for i, s in enumerate(liars + honest)]
-    stacked = jax.tree.map(jnp.asarray, nodes.stack(sets))
+    stacked = nodes.stack(sets)
     found = matching.merge_prototypes(stacked, RULES[rule], metric="l2")
     places = np.stack([h.vectors for h in honest])  # [honest, prototypes, dim]
     spread = np.linalg.norm(places - places.mean(0), axis=-1).max(0)
@@ -157,32 +158,32 @@ def test_liars_do_not_move_merged_prototypes_beyond_the_honest_spread(kind, rule
         nearest = np.linalg.norm(np.asarray(found.vectors) - place, axis=1)
         assert nearest.min() <= radius
         assert found.labels[nearest.argmin()] == label
-    assert jnp.all(found.counts < 21)
+    assert (np.asarray(found.counts) < 21).all()
 
 
 def lacking(prototypes, *classes):
     """A node that holds nothing of some classes."""
-    gone = jnp.isin(prototypes.labels, jnp.array(classes))
+    gone = np.isin(prototypes.labels, classes)
     return prototypes._replace(
-        vectors=jnp.where(gone[:, None], 0.0, prototypes.vectors),
-        counts=jnp.where(gone, 0.0, prototypes.counts),
+        vectors=np.where(gone[:, None], np.float32(0), prototypes.vectors),
+        counts=np.where(gone, np.float32(0), prototypes.counts),
     )
 
 
 def claiming(far, *, labels):
     """A liar that claims all classes, all in one place."""
     held = make_prototypes(0, labels=labels)
-    vectors = jnp.full_like(held.vectors, far)
-    return held._replace(vectors=vectors, counts=jnp.full_like(held.counts, 5))
+    vectors = np.full_like(held.vectors, far)
+    return held._replace(vectors=vectors, counts=np.full_like(held.counts, 5))
 
 
+# One rule of each kind: by coordinates, by distances to a point, of whole nodes. What
+# others make of the nodes that take part is in test_aggregation.py.
 SKEWED_RULES = {
     "median": aggregation.coordinate_median,
     "geometric_median": lambda updates, weights=None, where=None: (
         aggregation.geometric_median(updates, where=where)
     ),
-    "trimmed_mean": functools.partial(aggregation.trimmed_mean, num_byzantine=1),
-    "krum": functools.partial(aggregation.krum, num_byzantine=1),
     "multi_krum": functools.partial(aggregation.multi_krum, num_byzantine=1),
 }
 
@@ -202,7 +203,7 @@ def test_liars_do_not_own_the_classes_that_honest_nodes_lack(metric, rule, far):
     ]
     liar = claiming(far, labels=labels)
     sets = [shuffle(s, i) for i, s in enumerate([liar, *honest])]
-    stacked = jax.tree.map(jnp.asarray, nodes.stack(sets))
+    stacked = nodes.stack(sets)
     found = matching.merge_prototypes(
         stacked, SKEWED_RULES[rule], num_byzantine=1, metric=metric
     )
@@ -222,12 +223,12 @@ def test_liars_do_not_own_the_classes_that_honest_nodes_lack(metric, rule, far):
         assert gap.min() <= spread * (1 + 1e-5)
 
 
-@pytest.mark.parametrize("num_byzantine", [0, 1, 2, None])
+@pytest.mark.parametrize("num_byzantine", [0, 1, None])
 @pytest.mark.parametrize("holders", range(1, 8))
 def test_more_than_twice_the_liars_hold_a_prototype(num_byzantine, holders):
     honest = [make_prototypes(seed, jitter=0.05) for seed in range(8)]
     sets = [h if i < holders else lacking(h, 1) for i, h in enumerate(honest)]
-    stacked = jax.tree.map(jnp.asarray, nodes.stack(sets))
+    stacked = nodes.stack(sets)
     found = matching.merge_prototypes(
         stacked,
         aggregation.coordinate_median,
@@ -235,8 +236,9 @@ def test_more_than_twice_the_liars_hold_a_prototype(num_byzantine, holders):
         metric="l2",
     )
     f = 8 // 4 if num_byzantine is None else num_byzantine
-    assert (found.counts[:2] > 0).all()
-    assert ((found.counts[2:] > 0) == (holders > 2 * f)).all()
+    counts = np.asarray(found.counts)
+    assert (counts[:2] > 0).all()
+    assert ((counts[2:] > 0) == (holders > 2 * f)).all()
 
 
 def test_a_negative_number_of_liars_is_refused():
@@ -246,12 +248,10 @@ def test_a_negative_number_of_liars_is_refused():
 
 
 def test_a_mean_is_moved_by_a_liar():
-    honest = [make_prototypes(seed, jitter=0.05) for seed in range(3)]
-    liar = inflate_counts(honest[0], jax.random.key(0), 1)
+    honest = [make_prototypes(seed, jitter=0.05) for seed in range(NODES - 1)]
+    liar = jax.device_get(inflate_counts(honest[0], None, 1))
     stacked = nodes.stack([*honest, liar])
-    found = matching.merge_prototypes(
-        jax.tree.map(jnp.asarray, stacked), aggregation.mean, metric="l2"
-    )
+    found = matching.merge_prototypes(stacked, aggregation.mean, metric="l2")
     lies = -np.asarray(honest[0].vectors)
     gaps = np.linalg.norm(np.asarray(found.vectors)[:, None] - lies, axis=-1)
     assert gaps.min(axis=1).max() < 1e-5
@@ -260,17 +260,17 @@ def test_a_mean_is_moved_by_a_liar():
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_who_claims_all_for_one_class_is_not_what_others_are_matched_to(metric):
     rng = np.random.default_rng(5)
-    centres = 3 * rng.normal(size=(6, 12))
-    labels = np.array([0, 0, 0, 1, 1, 1], np.int32)
+    centres = 3 * rng.normal(size=(5, 4))
+    labels = np.array([0, 0, 1, 1, 1], np.int32)
     sets = [
         Prototypes(
             np.float32(centres + 0.1 * rng.normal(size=centres.shape)),
             np.ones_like(labels) if node < 2 else labels,
-            np.ones(6, np.float32),
+            np.ones(5, np.float32),
         )
-        for node in range(8)
+        for node in range(NODES)
     ]
-    stacked = jax.tree.map(jnp.asarray, nodes.stack(sets))
+    stacked = nodes.stack(sets)
     found = matching.merge_prototypes(stacked, aggregation.mean, metric=metric)
     expected = centres
     if metric == "cosine":

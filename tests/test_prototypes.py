@@ -30,6 +30,10 @@ def some_prototypes(num=5, dim=3):
     return Prototypes(random(num, dim, seed=1), labels, np.ones(num, np.float32))
 
 
+def unit_of(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
 def distance_reference(x, p, metric):
     x, p = np.asarray(x, np.float64), np.asarray(p, np.float64)
     if metric == "l2":
@@ -42,6 +46,7 @@ def distances_reference(rows, vectors, metric):
     return np.array([[distance_reference(x, p, metric) for p in vectors] for x in rows])
 
 
+@functools.cache
 def jitted(function, **options):
     return jax.jit(functools.partial(function, **options))
 
@@ -67,28 +72,38 @@ def test_distances_match_numpy_loop_and_eager(metric):
 @both_metrics
 def test_distances_stay_in_their_range_and_have_finite_gradients(metric):
     rows = 1000 * random(4, 8)
-    vectors = np.concatenate([rows, -rows, np.zeros((1, 8))])
-    found = prototypes.distances(rows, vectors, metric=metric)
+    vectors = np.concatenate([rows, -rows, np.zeros((1, 8), np.float32)])
+    points = np.concatenate([rows, np.zeros((2, 8), np.float32)])
+
+    @jax.jit
+    def all_of(rows, vectors, points):
+        gradients = [
+            jax.grad(lambda x, pairwise=p: pairwise(x, points, metric=metric).sum())
+            for p in (prototypes.distances, geometry.paired_distance)
+        ]
+        return (
+            prototypes.distances(rows, vectors, metric=metric),
+            geometry.paired_distance(points, points, metric=metric),
+            [gradient(points) for gradient in gradients],
+        )
+
+    found, paired, gradients = jax.device_get(all_of(rows, vectors, points))
     assert (found >= 0).all()
     assert metric == "l2" or (found <= 2).all()
-    points = np.concatenate([rows, np.zeros((2, 8))])
-    for pairwise in (prototypes.distances, geometry.paired_distance):
-        total = functools.partial(
-            lambda x, pairwise: pairwise(x, points, metric=metric).sum(),
-            pairwise=pairwise,
-        )
-        assert np.isfinite(jax.jit(jax.grad(total))(points)).all()
-    paired = geometry.paired_distance(points, points, metric=metric)
+    assert np.isfinite(gradients).all()
     np.testing.assert_allclose(paired[:4], 0, atol=1e-6)
     np.testing.assert_allclose(paired[4:], float(metric == "cosine"), atol=1e-6)
 
 
 def test_unit_by_hand():
-    vectors = np.array([[3.0, 4.0], [0.0, 0.0], [0.0, -1e-5]])
-    np.testing.assert_allclose(
-        geometry.unit(vectors), [[0.6, 0.8], [0, 0], [0, -1]], atol=1e-6
-    )
-    gradient = jax.grad(lambda x: geometry.unit(x).sum())(vectors)
+    vectors = np.array([[3.0, 4.0], [0.0, 0.0], [0.0, -1e-5]], np.float32)
+
+    @jax.jit
+    def both(x):
+        return geometry.unit(x), jax.grad(lambda x: geometry.unit(x).sum())(x)
+
+    found, gradient = both(vectors)
+    np.testing.assert_allclose(found, [[0.6, 0.8], [0, 0], [0, -1]], atol=1e-6)
     np.testing.assert_array_equal(gradient[1], 0)
 
 
@@ -120,7 +135,7 @@ def test_small_euclidean_distances_far_from_the_origin_are_exact():
     vectors = np.array([[1000.0, 1000.0], [0.0, 0.0]])
     found = Prototypes(vectors, np.arange(2), np.ones(2))
     row = vectors[:1] + np.array([0.0, 0.125])
-    _, distance = prototypes.nearest_prototype(row, found, metric="l2")
+    _, distance = jitted(prototypes.nearest_prototype, metric="l2")(row, found)
     np.testing.assert_allclose(distance, [0.125], atol=1e-6)
 
 
@@ -217,11 +232,12 @@ def test_kmeans_finds_separate_groups_and_counts_them(metric):
     groups = np.repeat(np.arange(4), [3, 5, 7, 9])
     rows = middles[groups] + 0.1 * random(24, 3)
     found = prototypes.kmeans(jax.random.key(0), rows, 4, metric=metric)
-    index, _ = prototypes.nearest_prototype(middles, found, metric=metric)
+    index, _ = jitted(prototypes.nearest_prototype, metric=metric)(middles, found)
+    found = jax.device_get(found)
     np.testing.assert_array_equal(found.counts[index], [3, 5, 7, 9])
     np.testing.assert_array_equal(found.labels, -1)
     expected = lloyd_reference(
-        geometry.unit(rows) if metric == "cosine" else rows, middles, metric, 1
+        unit_of(rows) if metric == "cosine" else rows, middles, metric, 1
     )
     np.testing.assert_allclose(found.vectors[index], expected, atol=5e-6)
 
@@ -246,7 +262,7 @@ def test_rows_outside_where_have_no_influence(metric):
     np.testing.assert_array_equal(found.vectors, garbage.vectors)
     assert found.counts.sum() == 16
     # Converged: one more iteration on the other rows changes nothing.
-    kept = rows[:16] if metric == "l2" else geometry.unit(rows[:16])
+    kept = rows[:16] if metric == "l2" else unit_of(rows[:16])
     expected = lloyd_reference(kept, found.vectors, metric, 1)
     np.testing.assert_allclose(found.vectors, expected, atol=1e-6)
 
@@ -275,7 +291,7 @@ def test_left_over_prototypes_stand_for_nothing(metric):
 def test_kmeans_at_the_edges(metric):
     one = prototypes.kmeans(jax.random.key(0), np.ones((1, 3)), 1, metric=metric)
     np.testing.assert_array_equal(one.counts, [1])
-    expected = geometry.unit(np.ones(3)) if metric == "cosine" else np.ones(3)
+    expected = unit_of(np.ones(3)) if metric == "cosine" else np.ones(3)
     np.testing.assert_allclose(one.vectors[0], expected, atol=1e-6)
     zeros = prototypes.kmeans(jax.random.key(0), np.zeros((24, 3)), 4, metric=metric)
     np.testing.assert_array_equal(zeros.vectors, 0)
@@ -284,7 +300,8 @@ def test_kmeans_at_the_edges(metric):
 
 def test_kmeans_works_over_a_node_axis():
     rows, keys = random(2, 24, 3), jax.random.split(jax.random.key(0), 2)
-    stacked = jax.vmap(lambda key, x: prototypes.kmeans(key, x, 4))(keys, rows)
+    fit = jax.jit(jax.vmap(lambda key, x: prototypes.kmeans(key, x, 4)))
+    stacked = fit(keys, rows)
     for node in range(2):
         alone = prototypes.kmeans(keys[node], rows[node], 4)
         np.testing.assert_allclose(stacked.vectors[node], alone.vectors, atol=1e-5)
@@ -381,6 +398,7 @@ def test_class_prototypes_stand_for_the_rows_of_their_class(metric):
     found = prototypes.class_prototypes(
         jax.random.key(0), rows, labels, 4, num_prototypes=6, metric=metric
     )
+    found = jax.device_get(found)
     np.testing.assert_array_equal(found.labels, [0, 0, 2, 2, 3, 3])
     for label in (0, 2, 3):
         own = found.labels == label
@@ -435,7 +453,7 @@ def test_one_learning_step_follows_the_gradient_of_the_cross_entropy(metric):
     rows, labels = random(6, 2), np.array([0, 1, 0, 1, 5, 0])  # class 5 has none
     init = some_prototypes(4, 2)._replace(counts=np.array([1.0, 1.0, 0.0, 1.0]))
     if metric == "cosine":
-        init = init._replace(vectors=geometry.unit(init.vectors))
+        init = init._replace(vectors=unit_of(init.vectors))
     rate, width = 0.1, 1e-3
     learned = prototypes.learn_prototypes(
         rows,
@@ -507,7 +525,7 @@ def test_learning_leaves_empty_prototypes_alone_and_stays_finite(metric):
 def test_update_matches_numpy_loop(metric):
     old = some_prototypes()._replace(counts=np.array([1, 0, 2, 1, 1.0]))
     if metric == "cosine":
-        old = old._replace(vectors=geometry.unit(old.vectors))
+        old = old._replace(vectors=unit_of(old.vectors))
     rows, where = random(9, 3), np.arange(9) != 4
     update = jitted(prototypes.update_prototypes, metric=metric, decay=0.8)
     new = update(old, np.where(where[:, None], rows, np.nan), where=where)
@@ -530,7 +548,8 @@ def test_update_matches_numpy_loop(metric):
 
 def test_prototypes_without_rows_stay_put():
     old = some_prototypes()
-    nothing = prototypes.update_prototypes(old, random(4, 3), where=np.zeros(4, bool))
+    update = jitted(prototypes.update_prototypes)
+    nothing = update(old, random(4, 3), where=np.zeros(4, bool))
     jax.tree.map(np.testing.assert_array_equal, nothing, old)
     with pytest.raises(ValueError, match="decay"):
         prototypes.update_prototypes(old, random(4, 3), decay=1.5)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from protojax import validate
@@ -103,7 +102,7 @@ def write_texts(
     keys = jax.random.split(jax.random.key(seed), len(texts)) if temperature else None
 
     def write(rows: np.ndarray, ids: np.ndarray, mask: np.ndarray) -> Generated:
-        given = *functions, jnp.asarray(ids), jnp.asarray(mask)
+        given = *functions, jax.device_put(ids), jax.device_put(mask)
         if beams > 1:
             options = {"early_stopping": early_stopping, "beams": beams}
             options["length_penalty"] = length_penalty

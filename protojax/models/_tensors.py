@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -150,7 +151,7 @@ def read(
     flat = {}
     for path in list(layers):
         parts = layers.pop(path)
-        flat[path] = jnp.asarray(np.stack(parts) if stacked[path] else parts[0])
+        flat[path] = jax.device_put(np.stack(parts) if stacked[path] else parts[0])
     return flat
 
 

@@ -148,8 +148,11 @@ def init_params(shapes: PyTree, *, seed: int) -> PyTree:
             # By the path, so that a tensor is the same whatever others the model has;
             # not by `hash`, which differs between processes.
             rng = np.random.default_rng([seed, zlib.crc32(name)])
-            return jnp.asarray(rng.normal(0, 0.02, leaf.shape), jnp.float32)
-        return jnp.full(leaf.shape, path[-1].key == "scale", jnp.float32)
+            values = rng.normal(0, 0.02, leaf.shape)
+        else:
+            values = np.full(leaf.shape, path[-1].key == "scale")
+        # Not `jnp.asarray`, which compiles a program for every shape.
+        return jax.device_put(values.astype(np.float32))
 
     return jax.tree.map_with_path(draw, shapes)
 

@@ -88,7 +88,7 @@ def kmeans(
         f"<= {len(embeddings)} rows",
     )
     if where is None:
-        where = jnp.ones(len(embeddings), bool)
+        where = np.ones(len(embeddings), bool)
     where = jnp.asarray(where, bool)
     validate.shape((len(embeddings),), where=where)
     _check_finite(embeddings, where, metric)
@@ -102,16 +102,16 @@ def _check_finite(embeddings: Array, where: Array, metric: str) -> None:
     # Values are unknown under jit, where nothing can be raised.
     if isinstance(embeddings, jax.core.Tracer) or isinstance(where, jax.core.Tracer):
         return
-    broken = int(_num_broken(embeddings, where, metric))
+    broken = int(_number_of_broken(embeddings, where, metric))
     validate.require(
         not broken, "number of rows with NaN, infinity or overflow", broken, "= 0"
     )
 
 
 @functools.partial(jax.jit, static_argnames="metric")
-def _num_broken(embeddings: Array, where: Array, metric: str) -> Array:
-    """The number of rows that count and have no finite distances."""
-    rows = jnp.asarray(embeddings, jnp.float32)
+def _number_of_broken(embeddings: Array, where: Array, metric: str) -> Array:
+    """The number of rows that count and are not finite, by one program."""
+    rows = embeddings.astype(jnp.float32)
     if metric == "l2":
         # Squares that overflow would make every distance infinite or NaN.
         rows = jnp.sum(jnp.square(rows), axis=-1, keepdims=True)
@@ -183,7 +183,8 @@ def class_prototypes(
             metric=metric,
             where=jnp.asarray(filled),
         )
-        parts.append(part._replace(labels=jnp.full_like(part.labels, label)))
+        labels = np.full(part.labels.shape, label, part.labels.dtype)
+        parts.append(part._replace(labels=labels))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 

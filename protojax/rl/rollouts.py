@@ -135,7 +135,7 @@ def rollout(
     validate.require(bool(ends), "end_ids", ends, "a token that ends a text")
     rows = np.repeat(np.arange(len(prompts.input_ids)), draws)
     given = prompts.take(rows)
-    ids, mask = jnp.asarray(given.input_ids), jnp.asarray(given.attention_mask)
+    ids, mask = jax.device_put((given.input_ids, given.attention_mask))
     written = generate(
         start_fn(config),
         step_fn(config),

@@ -324,7 +324,7 @@ def _concrete(value: Any, leaf: Any) -> Any:
     """The array that Orbax has read, as the requested kind of array."""
     if isinstance(leaf, np.ndarray):
         return value
-    value = jnp.asarray(value)
+    value = jax.device_put(value)
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         # `key_impl` takes an array; the leaf may be abstract and have only the dtype.
         impl = jax.random.key_impl(jnp.empty((), leaf.dtype))

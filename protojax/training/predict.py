@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from protojax import validate
@@ -187,7 +186,7 @@ def over_rows(
     if labels is None and isinstance(tokens, tokens_lib.Tokens):
         labels = np.zeros(len(tokens.lengths), np.int32)
     # On the device once, instead of a transfer with every batch.
-    params = jax.tree.map(jnp.asarray, params)
+    params = jax.device_put(params)
     outputs = []
     for item in plan:
         stacked = batches.make_batch(tokens, labels, item)

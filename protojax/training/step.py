@@ -146,7 +146,7 @@ def init_state(
         checkpoint.
     """
     validate.positive(num_steps=num_steps)
-    params = jax.tree.map(jnp.array, params)
+    params, prototypes = _copied((params, prototypes))
     opt_state = optimizer.init(params)
     if "num_steps" in getattr(opt_state, "hyperparams", {}):
         opt_state.hyperparams["num_steps"] = jnp.float32(num_steps)
@@ -159,10 +159,16 @@ def init_state(
     return TrainState(
         params=params,
         opt_state=opt_state,
-        prototypes=jax.tree.map(jnp.array, prototypes),
+        prototypes=prototypes,
         step=jnp.int32(0),
         key=key,
     )
+
+
+@jax.jit
+def _copied(tree: PyTree) -> PyTree:
+    """The arrays in buffers of their own, by one program for all shapes."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 def make_step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:

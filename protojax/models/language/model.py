@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from protojax.base import PyTree
@@ -72,8 +71,11 @@ def init_model(
             # NumPy compiles nothing; `hash` differs between processes.
             rng = np.random.default_rng([seed, zlib.crc32("/".join(path).encode())])
             values = rng.standard_normal(leaf.shape, np.float32)
-            return jnp.asarray(values * np.float32(_deviation(config, path)))
-        return jnp.full(leaf.shape, path[-1] == "scale", jnp.float32)
+            values *= np.float32(_deviation(config, path))
+        else:
+            values = np.full(leaf.shape, path[-1] == "scale", np.float32)
+        # Not `jnp.asarray`, which compiles a program for every shape.
+        return jax.device_put(values)
 
     params = jax.tree.map_with_path(draw, param_shapes(config))
     return LanguageModel(config, params, tokenizer)

@@ -120,8 +120,8 @@ def draw(
         of_rows = keys[jnp.asarray(np.resize(rows, shape.rows))]
         written = generate(
             *functions,
-            jnp.asarray(ids),
-            jnp.asarray(mask),
+            jax.device_put(ids),
+            jax.device_put(mask),
             max_new=shape.max_new,
             stop_ids=config.end_ids,
             pad_id=config.pad_id,
@@ -297,7 +297,7 @@ def _over(forward, given, prompts, written: Written, shape: Shape):
 
 def _on_device(params: PyTree) -> PyTree:
     """The parameters on the device, once for all batches."""
-    return jax.tree.map(jnp.asarray, params)
+    return jax.device_put(params)
 
 
 @functools.cache
