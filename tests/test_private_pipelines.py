@@ -20,6 +20,7 @@ from protojax.pipelines.privacy import (
     Rows,
     _replicas,
     accounting,
+    audit_of,
     guarantee_of,
     named,
     run_family,
@@ -30,6 +31,7 @@ from protojax.pipelines.privacy import training as training_lib
 from protojax.pipelines.privacy.answers import soft_answers, votes
 from protojax.pipelines.privacy.stopping import epochs_of
 from protojax.pipelines.settings import Encoder
+from protojax.privacy import complementary_halves, require_stated
 from protojax.training import processes, programs
 from protojax.training.predict import Lengths
 from tests.tiny_job import SIZES, clean_rows
@@ -294,6 +296,24 @@ def test_guarantees_are_stated_where_there_are_any():
     assert guarantee_of(named("dp_student", Recipe()), 1000, 10) is None
     assert guarantee_of(named("student", Recipe()), 1000, 10) is None
     assert guarantee_of(named("dp_teacher_vacuous", Recipe()), 1000, 10).epsilon > 50
+
+
+def test_what_states_no_epsilon_is_not_audited_and_a_broken_one_is_refuted():
+    members = complementary_halves(200, 8, seed=0)
+    labels, kinds = np.arange(200) % 2, np.full(200, "mislabelled")
+    own = np.where(labels == np.arange(2)[:, None], 3.0, 0.0).T
+    teacher = np.where(members[..., None], own, own[:, ::-1])
+    given = teacher, teacher, members, labels
+    assert audit_of(None, *given, kinds=kinds) is None
+    # The noise of a guarantee, in a training that had none.
+    stated = accounting.Guarantee(1.0, 1e-5, 4.0, False)
+    found = audit_of(stated, *given, kinds=kinds)
+    assert found.bound == found.control == found.ceiling > 1
+    with pytest.raises(ValueError, match="The stated epsilon 1 does not hold"):
+        require_stated(found.bound, stated.epsilon)
+    # The same answers to members and others.
+    silent = np.broadcast_to(own, teacher.shape)
+    assert audit_of(stated, silent, None, *given[2:], kinds=kinds).bound == 0
 
 
 def test_epochs_are_chosen_on_public_rows():

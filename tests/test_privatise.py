@@ -203,6 +203,20 @@ def test_a_guarantee_is_said_for_what_it_is():
     assert pages.stated(facts._replace(guarantee=None)) == "none stated"
 
 
+def test_an_audit_says_whether_it_could_have_failed():
+    assert pages.audited(None) == "not audited"
+    found = {"epsilon": 8.0, "bound": 0.154, "kind": "outlier", "trials": 800}
+    found |= {"ceiling": 3.5, "control": 3.1}
+    said = pages.audited(found)
+    assert "refutes every epsilon below 0.15 (stated of these runs: 8)" in said
+    assert "noise left out would not be noticed" in said
+    assert "noticed" not in pages.audited({**found, "epsilon": 3.0})
+    alone = pages.audited({**found, "control": None})
+    assert alone.endswith("an attack that is never wrong, all below 3.5")
+    assert pages.audit_cell([found, {**found, "bound": 0.2}]) == "0.2 (3.1)"
+    assert pages.audit_cell([{**found, "control": None}]) == "0.154"
+
+
 def test_a_folder_of_something_else_is_not_touched(job, measured, tmp_path, capsys):
     out = tmp_path / "run"
     shutil.copytree(measured / "student", out / "student")

@@ -181,6 +181,9 @@ def show(result: Any) -> None:
         # Its last line is the headline.
         console.print(Text(result.leakage.table()), soft_wrap=True)
     console.print(Text(f"differential privacy: {pages.stated(facts)}"), soft_wrap=True)
+    if facts.guarantee:
+        said = f"audit of epsilon: {pages.audited(facts.audit)}"
+        console.print(Text(said), soft_wrap=True)
     if facts.accuracy is not None:
         console.print(f"accuracy on the test file: {facts.accuracy:.1%}")
     show_paths(console, result.out, ("student", "student/README.md", "report.html"))
