@@ -73,10 +73,10 @@ def whole(tmp_path_factory):
     return folder, shadowed(folder)
 
 
-def setting(devices=1, found=None):
+def setting(devices=1, found=None, rows=ROWS):
     mesh = nodes.make_mesh(devices, jax.devices()[:devices])
     return shared_of(
-        ROWS,
+        rows,
         list((found or recipes(*NAMES)).values()),
         _replicas.Machine(mesh),
         lengths=LENGTHS,
@@ -102,7 +102,7 @@ def test_recipes_are_named_and_keep_what_they_share(name):
         ({"shards": 2, "shipped": "teacher"}, "shards 1 where the teacher"),
         ({"answers": "hard", "temperature": 2.0}, "temperature 1 unless"),
         ({"vote_noise": 1.0}, "vote_noise 0 without votes"),
-        ({"transfer": "member"}, "transfer one of public, members"),
+        ({"transfer": "member"}, "transfer one of public, members, written"),
         ({"smoothing": 0.1, "teacher_noise": NOISE}, "smoothing 0 with noise"),
     ],
 )
@@ -243,10 +243,18 @@ def test_a_student_sees_public_rows_and_a_teacher_its_members():
     plan = training_lib._plans(own, TINY, found, [0], private=False)[0]
     seen = np.sort(plan[plan >= 0])
     np.testing.assert_array_equal(seen, np.repeat(own[0], TINY.epochs))
-    # A student of members in place of public rows is another model.
+    # A student of members, or of written texts, in place of public rows is another.
     on = recipes("student", "student_on_members")
-    both = run_family(setting(found=on), on, MEMBERS[:1], [0])
-    assert not np.allclose(*(one.logits for one in both.values()))
+    on["student_written"] = dataclasses.replace(on["student"], transfer="written")
+    with pytest.raises(ValueError, match="public, where nothing is written"):
+        setting(found=on)
+    rows = ROWS._replace(written=examples(20, 3))
+    np.testing.assert_array_equal(rows.transfer("written"), 120 + np.arange(20))
+    three = run_family(setting(found=on, rows=rows), on, MEMBERS[:1], [0])
+    logits = [one.logits for one in three.values()]
+    assert all(one.shape == (1, 140, 2) for one in logits)
+    for first, second in itertools.combinations(logits, 2):
+        assert not np.allclose(first, second)
 
 
 def test_shards_are_disjoint_and_hold_all_members():

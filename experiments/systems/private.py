@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments.systems import secret_models
 from experiments.systems.lines import Lines, keep_settings, settings_of
 from experiments.systems.privacy_settings import Private
 from experiments.world.tasks import load_task
@@ -19,6 +20,8 @@ from protojax import data, validate
 from protojax.base import Examples
 from protojax.data.examples import text_keys
 from protojax.evals import mean_interval
+from protojax.generation import write_alike
+from protojax.models.language import load_language_model
 from protojax.pipelines import Watch
 from protojax.pipelines.privacy import (
     Recipe,
@@ -29,6 +32,7 @@ from protojax.pipelines.privacy import (
     named,
     shadow_logits,
 )
+from protojax.pipelines.privacy.inputs import queries_of, without_overlap
 from protojax.privacy import complementary_halves, leakage, require_stated
 from protojax.privacy.blind import Blind, blind_auc, require_blind
 from protojax.privacy.canaries import CANARIES
@@ -176,6 +180,10 @@ def _rows_of(
     texts = _texts(data.take(rows.private, candidates))
     blind = _blind(texts, members[:, candidates], seed)
     recipes = {name: named(name, config.base) for name in config.arms}
+    if any(recipe.transfer == "written" for recipe in recipes.values()):
+        written, failed = _written(config, rows, seed, folder, watch)
+        rows = rows._replace(written=written)
+        left_out["written texts left out"] = failed
     found = shadow_logits(
         recipes,
         rows,
@@ -215,6 +223,35 @@ def _rows_of(
     return results
 
 
+def _written(
+    config: Private, rows: Rows, seed: int, folder: pathlib.Path, watch: Watch
+) -> tuple[Examples, int]:
+    """Texts written after the public ones, and how many a scan left out."""
+    writer, texts = config.writer, _texts(rows.public)
+    if writer.model:
+        model, options = load_language_model(writer.model), {"shown": writer.shown}
+        options["max_new"] = writer.max_new
+    else:
+        lengths = config.letter_lengths
+        model = secret_models.writer_of(
+            texts, config.letters, lengths, folder / "writer", watch, seed=seed
+        )
+        options = {"shown": 0, "max_new": lengths.max_output}
+    found = write_alike(
+        model,
+        texts,
+        writer.texts or len(texts),
+        temperature=writer.temperature,
+        batch_size=writer.batch_size,
+        seed=seed,
+        progress=lambda done, total: watch.describe(f"{done} of {total} texts written"),
+        **options,
+    )
+    written = Examples(found, None, np.zeros(len(found), np.int32))
+    # What is left is used, as of the public rows; the counts are in the results.
+    return without_overlap(written, rows.private, "drop", name="written")
+
+
 def _audited(
     recipes: Mapping[str, Recipe],
     found: Mapping[str, Shadowed],
@@ -224,8 +261,11 @@ def _audited(
     seed: int,
 ) -> dict[str, dict[str, Any]]:
     """The guarantee that each arm states, and what its pipelines refute."""
-    learned, queries = int(members[0].sum()), len(rows.public.texts)
-    stated = {name: guarantee_of(recipes[name], learned, queries) for name in found}
+    learned = int(members[0].sum())
+    stated = {
+        name: guarantee_of(recipes[name], learned, queries_of(recipes[name], rows))
+        for name in found
+    }
     # Arms are judged together, so that one of many is not refuted by chance.
     share = 0.05 / max(1, sum(one is not None for one in stated.values()))
     reference = found["teacher"].logits if "teacher" in found else None

@@ -42,6 +42,7 @@ _FIELDS = {
     "recipe": "recipe",
     "pipelines": "pipelines",
     "overlap": "overlap",
+    "writer": "writer.model",
     "early_stopping": "early_stopping",
     "seed": "seed",
 }
@@ -93,6 +94,12 @@ def _add_models(add: Callable) -> None:
         help="a pretrained encoder, or some of its layers, or some of what the teacher "
         "starts from",
     )
+    add(
+        "--writer",
+        metavar="DIR",
+        help="a public language model that writes, after the texts of --public, those "
+        "that the student learns on (none: on --public itself)",
+    )
 
 
 def _add_settings(add: Callable) -> None:
@@ -112,7 +119,8 @@ def _add_settings(add: Callable) -> None:
     add(
         "--overlap",
         metavar="error|drop",
-        help="what happens to public rows that hold something of a private one (error)",
+        help="what happens to public rows, and to written ones, that hold something of "
+        "a private one (error)",
     )
     add(
         "--early-stopping",

@@ -55,6 +55,8 @@ class PrivacyFacts(NamedTuple):
         leakage: what was found, or None.
         audit: the epsilon of the measured runs and the fields of `Audited`; None where
             none is stated or nothing was measured.
+        written: texts by a language model that were learned from in place of the public
+            rows.
     """
 
     recipe: str
@@ -71,6 +73,7 @@ class PrivacyFacts(NamedTuple):
     guarantee: Mapping[str, Any] | None
     leakage: Leakage | None
     audit: Mapping[str, Any] | None = None
+    written: int = 0
 
 
 def headline(facts: PrivacyFacts) -> str:
@@ -168,15 +171,17 @@ def card_of(facts: PrivacyFacts, about: Mapping[str, Any]) -> str:
         "classes": ", ".join(facts.label_names),
         "private rows": facts.private,
         "public rows": facts.public,
+        **({"texts written after these": facts.written} if facts.written else {}),
         "public rows left out": facts.dropped,
         "epochs of the teacher": facts.epochs,
         "differential privacy": stated(facts),
         **({"audit of epsilon": audited(facts.audit)} if facts.guarantee else {}),
         "accuracy on the test rows": _share(facts.accuracy),
     }
+    public = "texts that a language model wrote" if facts.written else "public rows"
     how = {
-        "student": "a student that saw a teacher's answers on public rows, "
-        "unless the recipe says otherwise",
+        "student": f"a student that saw a teacher's answers on {public}, unless "
+        "the recipe says otherwise",
         "teacher": "the model that learned the private rows is what is shipped",
     }[facts.shipped]
     table = "\n".join(f"| {name} | {plain(value)} |" for name, value in lines.items())

@@ -17,12 +17,12 @@ from protojax.pipelines.defence import Watch
 from protojax.pipelines.privacy import training as training_lib
 from protojax.pipelines.privacy._replicas import Machine
 from protojax.pipelines.privacy.accounting import audit_of, guarantee_of
-from protojax.pipelines.privacy.inputs import PrivateJob, prepare
+from protojax.pipelines.privacy.inputs import PrivateJob, prepare, queries_of
 from protojax.pipelines.privacy.recipes import named, with_epochs
 from protojax.pipelines.privacy.run_settings import Privatise
 from protojax.pipelines.privacy.settings import Recipe
 from protojax.pipelines.privacy.shadows import Shadowed, shadow_logits
-from protojax.pipelines.privacy.shared import Rows, Shared, shared_of
+from protojax.pipelines.privacy.shared import Shared, shared_of
 from protojax.pipelines.privacy.stopping import epochs_of
 from protojax.privacy import (
     Leakage,
@@ -101,6 +101,7 @@ def privatise(
         teacher=teacher,
         student=student,
         test=test,
+        describe=watch.describe,
     )
     # Loads the models, whose errors come before anything is written.
     shared = _shared(job, job.config.chosen, watch)
@@ -156,7 +157,7 @@ def _run(
     if config.pipelines:
         measured = _measured(job, recipe, work, watch)
         clock("measurement")
-    stated = guarantee_of(recipe, len(rows.private.texts), len(rows.public.texts))
+    stated = guarantee_of(recipe, len(rows.private.texts), queries_of(recipe, rows))
     facts = pages.PrivacyFacts(
         recipe=config.recipe,
         shipped=recipe.shipped,
@@ -172,6 +173,7 @@ def _run(
         guarantee=stated and stated._asdict(),
         leakage=measured.leakage,
         audit=measured.audit,
+        written=0 if rows.written is None else len(rows.written.texts),
     )
     return model, facts
 
@@ -251,7 +253,7 @@ def _measured(job: PrivateJob, recipe: Recipe, work: Path, watch: Watch) -> Meas
     recipes = {"shipped": recipe, "reference": named("teacher", config.base)}
     found = shadow_logits(
         recipes,
-        Rows(planted, rows.public, rows.test, rows.num_labels),
+        rows._replace(private=planted),
         members,
         work / "pipelines",
         lengths=config.lengths,
@@ -286,7 +288,8 @@ def _audit(
 ) -> Mapping[str, Any] | None:
     """The epsilon of the pipelines, stated and audited; None where none is stated."""
     # Of half of the rows, on which the pipelines are run.
-    stated = guarantee_of(recipe, int(members[0].sum()), len(job.rows.public.texts))
+    queries = queries_of(recipe, job.rows)
+    stated = guarantee_of(recipe, int(members[0].sum()), queries)
     audit = audit_of(
         stated,
         found["shipped"].logits,

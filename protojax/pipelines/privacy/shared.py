@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from protojax import data
+from protojax import data, validate
 from protojax.base import Examples
 from protojax.data.tokens import Tokens
 from protojax.models import Model
@@ -29,23 +29,42 @@ class Rows(NamedTuple):
         public: transfer rows; their labels are not read by any recipe.
         test: trusted rows, to measure accuracy on; may be none.
         num_labels: classes.
+        written: transfer rows that a public language model wrote, without labels; None
+            for none.
     """
 
     private: Examples
     public: Examples
     test: Examples
     num_labels: int
+    written: Examples | None = None
 
     @property
     def all(self) -> Examples:
-        """All rows: private, public, test."""
-        return functools.reduce(data.concatenate, self[:3])
+        """All rows: private, public, test, written."""
+        last = () if self.written is None else (self.written,)
+        return functools.reduce(data.concatenate, (*self[:3], *last))
 
     @property
     def places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The numbers of the private, the public and the test rows among all."""
         sizes = np.cumsum([len(part.texts) for part in self[:3]])
         return tuple(np.split(np.arange(sizes[-1]), sizes[:2]))
+
+    def transfer(self, name: str) -> np.ndarray:
+        """The numbers of the transfer rows of all pipelines among all rows.
+
+        Args:
+            name: "public" or "written".
+
+        Raises:
+            ValueError: where nothing was written.
+        """
+        if name == "public":
+            return self.places[1]
+        some = self.written is not None and len(self.written.texts) > 0
+        validate.require(some, "transfer", name, "public, where nothing is written")
+        return np.arange(len(self.written.texts)) + sum(map(len, self.places))
 
 
 class Learner(NamedTuple):
@@ -122,6 +141,8 @@ def shared_of(
         held = _replicas.held(tokens, machine.mesh)
         return Learner(model, tokens, held, settings.model == SCRATCH)
 
+    for transfer in {recipe.transfer for recipe in recipes} - {"members"}:
+        rows.transfer(transfer)
     encoders = {encoder for recipe in recipes for encoder in encoders_of(recipe)}
     names = ModelSettings.__dataclass_fields__
     learners = {

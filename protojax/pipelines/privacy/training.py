@@ -143,8 +143,9 @@ def _student(
         own: the rows that each pipeline learns from.
         numbers: `[K]`, of the pipelines.
     """
-    _, public, _ = shared.rows.places
-    learned = own if recipe.transfer == "members" else [public] * len(own)
+    learned = own
+    if recipe.transfer != "members":
+        learned = [shared.rows.transfer(recipe.transfer)] * len(own)
     labels = np.zeros(answers.shape[:1] + answers.shape[2:3], np.int32)
     targets = None
     if recipe.answers == "soft":
@@ -315,10 +316,12 @@ def work_of(shared: Shared, recipes: Mapping[str, Recipe], rows: int) -> float:
         factor = _NOISY_COST if noise.used else 1.0
         return rows * noise.over(encoder).epochs * cost * factor
 
-    family, public = next(iter(recipes.values())).family, shared.rows.public
+    family = next(iter(recipes.values())).family
     total = one(family.teacher, family.teacher_noise, rows)
     for recipe in recipes.values():
         if recipe.shipped == "student":
-            learned = rows if recipe.transfer == "members" else len(public.texts)
+            learned = rows
+            if recipe.transfer != "members":
+                learned = len(shared.rows.transfer(recipe.transfer))
             total += one(recipe.student, recipe.student_noise, learned)
     return total
