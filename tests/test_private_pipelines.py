@@ -12,6 +12,7 @@ from protojax.base import Examples
 from protojax.data import batches
 from protojax.data.tokens import Tokens
 from protojax.federated import nodes
+from protojax.models import EncoderConfig, init_model
 from protojax.pipelines import Watch
 from protojax.pipelines.privacy import (
     RECIPES,
@@ -27,6 +28,7 @@ from protojax.pipelines.privacy import (
     shadow_logits,
     shared_of,
 )
+from protojax.pipelines.privacy import shared as shared_lib
 from protojax.pipelines.privacy import training as training_lib
 from protojax.pipelines.privacy.answers import soft_answers, votes
 from protojax.pipelines.privacy.stopping import epochs_of
@@ -255,6 +257,28 @@ def test_a_student_sees_public_rows_and_a_teacher_its_members():
     assert all(one.shape == (1, 140, 2) for one in logits)
     for first, second in itertools.combinations(logits, 2):
         assert not np.allclose(first, second)
+
+
+def test_a_head_that_a_checkpoint_lacks_is_drawn_by_each_pipeline():
+    config = EncoderConfig(
+        family="bert", vocab_size=20, max_positions=8, num_labels=2, **SIZES
+    )
+    model = init_model(config, seed=7)
+    head = ("pooler", "classifier")
+    # The whole head is of the seed; of another seed it was read from a file.
+    assert shared_lib.fresh_head(model, 7) == head
+    assert shared_lib.fresh_head(model, 8) == ()
+    read = {**model.params, "pooler": init_model(config, seed=3).params["pooler"]}
+    assert shared_lib.fresh_head(model._replace(params=read), 7) == ("classifier",)
+    learner = shared_lib.Learner(model, None, None, False, head)
+    one, two = (training_lib.initial_params(learner, seed) for seed in (0, 1))
+    for name, part in model.params.items():
+        same = jax.tree.map(np.array_equal, one[name], two[name])
+        assert all(jax.tree.leaves(same)) is (name not in head)
+        if name not in head:
+            assert one[name] is part
+    alone = learner._replace(head=())
+    assert training_lib.initial_params(alone, 0) is model.params
 
 
 def test_shards_are_disjoint_and_hold_all_members():

@@ -11,8 +11,9 @@ _FORM = """\
 
 {headline}
 
-Made by protojax with the recipe `{recipe}`: {how}. This card and leakage.json hold no
-text and nothing about single rows.
+Made by protojax with the recipe `{recipe}`: {how}.
+
+This card and leakage.json hold no text and nothing about single rows.
 
 | | |
 |---|---|

@@ -134,6 +134,8 @@ def _paths(
     digests = {
         encoder: storage.fingerprint(
             repr(one.model.config),
+            # Earlier pipelines shared a head that the checkpoint lacks.
+            *(f"own {name}" for name in one.head),
             *map(np.asarray, one.tokens[:3]),
             *map(np.asarray, jax.tree.leaves(one.model.params)),
         )

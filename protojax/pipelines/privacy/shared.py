@@ -1,9 +1,11 @@
 """The common part of pipelines: their rows, models before training, devices."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from protojax import data, validate
@@ -11,6 +13,8 @@ from protojax.base import Examples
 from protojax.data.tokens import Tokens
 from protojax.models import Model
 from protojax.models import settings as model_settings
+from protojax.models.config import HEAD
+from protojax.models.encoder import init_params, param_shapes
 from protojax.models.settings import SCRATCH, ModelSettings
 from protojax.pipelines.privacy import _replicas
 from protojax.pipelines.privacy._replicas import Held, Machine
@@ -75,13 +79,15 @@ class Learner(NamedTuple):
         tokens: of all rows.
         held: the same on the devices.
         fresh: whether each pipeline draws weights of its own; a pretrained model begins
-            alike in all.
+            alike in all,
+        head: but for these parts, which its checkpoint lacks and each pipeline draws.
     """
 
     model: Model
     tokens: Tokens
     held: Held
     fresh: bool
+    head: tuple[str, ...] = ()
 
 
 class Shared(NamedTuple):
@@ -139,7 +145,9 @@ def shared_of(
         )
         tokens = predict.tokenize(model, rows.all, lengths)
         held = _replicas.held(tokens, machine.mesh)
-        return Learner(model, tokens, held, settings.model == SCRATCH)
+        if settings.model == SCRATCH:
+            return Learner(model, tokens, held, True)
+        return Learner(model, tokens, held, False, fresh_head(model, seed))
 
     for transfer in {recipe.transfer for recipe in recipes} - {"members"}:
         rows.transfer(transfer)
@@ -150,6 +158,24 @@ def shared_of(
         for one in encoders
     }
     return Shared(rows, learners, machine, seed, on_progress)
+
+
+def fresh_head(model: Model, seed: int) -> tuple[str, ...]:
+    """The parts of a model's head that were drawn from a seed, not read from a file.
+
+    Args:
+        model: as `model_settings.build` makes it.
+        seed: that was given to it.
+    """
+    # Of one layer: tracing many takes long, and the head is the same.
+    shapes = param_shapes(dataclasses.replace(model.config, num_layers=1))
+    shapes = {name: shapes[name] for name in HEAD if name in shapes}
+    drawn = init_params(shapes, seed=seed)
+    return tuple(
+        name
+        for name, part in drawn.items()
+        if all(jax.tree.leaves(jax.tree.map(np.array_equal, part, model.params[name])))
+    )
 
 
 def encoders_of(recipe: Recipe) -> tuple[Encoder, ...]:
