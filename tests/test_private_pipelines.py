@@ -226,6 +226,20 @@ def test_nothing_is_computed_twice(whole):
     assert done == [0]
 
 
+def test_pipelines_of_whole_groups_may_differ_in_size(whole, tmp_path):
+    _, before = whole
+    uneven = MEMBERS.copy()
+    uneven[1, :4] = True  # two rows more
+    found = shadowed(tmp_path, recipes("teacher"), members=uneven, most_apart=2)
+    logits = found["teacher"].logits
+    # The others learn as they did.
+    others = [0, 2, 3]
+    np.testing.assert_array_equal(logits[others], before["teacher"].logits[others])
+    assert not np.allclose(logits[1], before["teacher"].logits[1])
+    with pytest.raises(ValueError, match="equally many in all pipelines, up to 1"):
+        shadowed(tmp_path, recipes("teacher"), members=uneven, most_apart=1)
+
+
 def test_other_rows_are_other_files(whole, tmp_path):
     names = {path.name for path in whole[0].rglob("*.safetensors")}
     labels = 1 - ROWS.private.labels

@@ -38,6 +38,7 @@ _FIELDS = {
     "text": "columns.text",
     "pair": "columns.pair",
     "label": "columns.label",
+    "group": "columns.source",
     "encoding": "columns.encoding",
     "recipe": "recipe",
     "pipelines": "pipelines",
@@ -76,6 +77,12 @@ def _add_files(add: Callable) -> None:
     add("--text", metavar="COL", help="the column of the text (text)")
     add("--pair", metavar="COL", help="the column of the second text (none)")
     add("--label", metavar="COL", help="the column of the label (label)")
+    add(
+        "--group",
+        metavar="COL",
+        help="the column of whose a private row is, so that rows of one person are "
+        "members together in the measurement (none)",
+    )
     add("--encoding", metavar="NAME", help="of text files (utf-8)")
 
 

@@ -58,6 +58,7 @@ class PrivacyFacts(NamedTuple):
             none is stated or nothing was measured.
         written: texts by a language model that were learned from in place of the public
             rows.
+        groups: of private rows that are members together; 0 for single rows.
     """
 
     recipe: str
@@ -75,6 +76,7 @@ class PrivacyFacts(NamedTuple):
     leakage: Leakage | None
     audit: Mapping[str, Any] | None = None
     written: int = 0
+    groups: int = 0
 
 
 def headline(facts: PrivacyFacts) -> str:
@@ -171,6 +173,7 @@ def card_of(facts: PrivacyFacts, about: Mapping[str, Any]) -> str:
         **about,
         "classes": ", ".join(facts.label_names),
         "private rows": facts.private,
+        **({"groups that are members together": facts.groups} if facts.groups else {}),
         "public rows": facts.public,
         **({"texts written after these": facts.written} if facts.written else {}),
         "public rows left out": facts.dropped,

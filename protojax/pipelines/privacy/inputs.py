@@ -1,7 +1,7 @@
 """The user's private and public rows, read and checked before anything is computed."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,6 +81,9 @@ def prepare(
     bound = "two classes or more, each with a name"
     validate.require(len(names) > 1, f"labels of {private}", len(names), bound)
     own = labelled(sheet, names).examples
+    _check_groups(own.sources)
+    # Whose a row is matters of private rows alone.
+    columns = dataclasses.replace(columns, source="")
     open_ = _public(paths["public"], columns, names, labels=config.early_stopping > 0)
     open_, dropped = without_overlap(open_, own, config.overlap)
     trusted = data.take(own, [])
@@ -228,6 +231,15 @@ def _check_sizes(config: Privatise, rows: Rows) -> None:
             size = noise.batch_size
             fits = size <= most
             validate.require(fits, f"base.{name}.batch_size", size, bound)
+
+
+def _check_groups(groups: Sequence[str] | None) -> None:
+    """Raises where groups are too few to draw halves of, or a row is in none."""
+    if groups is None:
+        return
+    names = {str(name).strip() for name in groups}
+    validate.require("" not in names, "group of a private row", "''", "a name")
+    validate.require(len(names) >= 10, "groups of private rows", len(names), ">= 10")
 
 
 def _transfer_rows(recipe: Recipe, rows: Rows, half: int) -> int:

@@ -1,5 +1,6 @@
 """One function from private rows to a student whose pipeline is measured."""
 
+import collections
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -174,6 +175,7 @@ def _run(
         leakage=measured.leakage,
         audit=measured.audit,
         written=0 if rows.written is None else len(rows.written.texts),
+        groups=len({*(rows.private.sources or ())}),
     )
     return model, facts
 
@@ -241,14 +243,24 @@ def _measured(job: PrivateJob, recipe: Recipe, work: Path, watch: Watch) -> Meas
         ValueError: where they refute the epsilon that it states.
     """
     config, rows = job.config, job.rows
-    # An even number, of which each pipeline learns one half.
-    even = np.arange(len(rows.private.texts) // 2 * 2)
+    count, largest = len(rows.private.texts), 0
+    groups = rows.private.sources
+    if groups is None:
+        # An even number, of which each pipeline learns one half.
+        count -= count % 2
+    else:
+        largest = max(collections.Counter(groups).values())
     planted, kinds = mislabelled(
-        data.take(rows.private, even),
+        data.take(rows.private, np.arange(count)),
         np.random.default_rng(config.seed),
         share=config.canaries,
     )
-    members = complementary_halves(len(even), config.pipelines, seed=config.seed)
+    members = complementary_halves(
+        count,
+        config.pipelines,
+        seed=config.seed,
+        groups=None if groups is None else np.asarray(groups),
+    )
     # In a plain teacher the planted rows must be found, or the attack is too weak.
     recipes = {"shipped": recipe, "reference": named("teacher", config.base)}
     found = shadow_logits(
@@ -260,6 +272,7 @@ def _measured(job: PrivateJob, recipe: Recipe, work: Path, watch: Watch) -> Meas
         vocab_size=config.vocab_size,
         seed=config.seed,
         at_once=config.at_once,
+        most_apart=largest,
         watch=watch,
     )
     watch.describe("the pipelines are attacked")
@@ -268,6 +281,7 @@ def _measured(job: PrivateJob, recipe: Recipe, work: Path, watch: Watch) -> Meas
         members,
         planted.labels,
         kinds=kinds,
+        groups=None if groups is None else np.asarray(groups),
         reference=found["reference"].logits,
         seed=config.seed,
     )

@@ -14,7 +14,8 @@ class Privatise:
     """Everything that `pipelines.privatise` can be told.
 
     Attributes:
-        columns: of the user's files.
+        columns: of the user's files; `source` names whose a private row is, where rows
+            of one person are members together in the measurement.
         recipe: a name in `RECIPES`.
         base: what the recipe is made from: models, their training, noise. Models from
             scratch that are left at the rate of pretrained ones get 3e-3.
@@ -64,8 +65,13 @@ class Privatise:
         bound = "'' where texts are written, which have no second text"
         one = not (written and self.columns.pair)
         validate.require(one, "columns.pair", self.columns.pair, bound)
-        sources = self.columns.reference or self.columns.source
-        validate.require(not sources, "columns", sources, "text, pair and label alone")
+        mark = self.columns.reference
+        validate.require(not mark, "columns.reference", mark, "''")
+        recipe, group = self.chosen, self.columns.source
+        promised = recipe.teacher_noise.used or recipe.vote_noise
+        bound = "'' with a recipe whose epsilon is of single rows"
+        fits = not (group and promised)
+        validate.require(fits, "columns.source", group, bound)
 
     @property
     def chosen(self) -> Recipe:
