@@ -173,8 +173,14 @@ def fresh_head(model: Model, seed: int) -> tuple[str, ...]:
     drawn = init_params(shapes, seed=seed)
     return tuple(
         name
-        for name, part in drawn.items()
-        if all(jax.tree.leaves(jax.tree.map(np.array_equal, part, model.params[name])))
+        for name in shapes
+        if all(
+            map(
+                np.array_equal,
+                jax.tree.leaves(drawn[name]),
+                jax.tree.leaves(model.params[name]),
+            )
+        )
     )
 
 
