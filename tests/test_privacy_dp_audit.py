@@ -11,13 +11,16 @@ from scipy import optimize, stats
 from protojax.base import Batch
 from protojax.distillation import GRADIENTS
 from protojax.privacy.dp_audit import (
+    audited,
     ceiling,
     epsilon_lower_bound,
     epsilon_one_run,
     one_run_ceiling,
     require_stated,
 )
-from protojax.privacy.memberships import coin_flips
+from protojax.privacy.findings import ALWAYS, ORDINARY
+from protojax.privacy.membership_attacks import lira
+from protojax.privacy.memberships import coin_flips, complementary_halves
 
 pytest.importorskip("jax_privacy.auditing")
 
@@ -155,3 +158,99 @@ def test_sampling_would_have_made_that_less():
 def test_broken_dp_sgd_is_caught(broken):
     with pytest.raises(ValueError, match="The stated epsilon 1 does not hold"):
         require_stated(bound(**broken), 1.0)
+
+
+HALVES = complementary_halves(600, 16, seed=0)
+
+
+@functools.cache
+def runs(noise_multiplier, clip_norm=1.0):
+    """What one step of DP-SGD releases of each row in each of 16 runs, `[runs, rows]`.
+
+    As the scores of a model: of rows whose gradients are orthogonal.
+    """
+    count = HALVES.shape[1]
+    ids = np.arange(count, dtype=np.int32)[:, None]
+    rule = GRADIENTS["dp_sgd"](
+        own_direction,
+        clip_norm=clip_norm,
+        noise_multiplier=noise_multiplier,
+        expected_rows=1,
+    )
+    weights = {"weights": np.zeros(count, np.float32)}
+
+    def released(members, key):
+        ones = np.ones_like(ids)
+        batch = Batch(ids, ones, 0 * ids, np.zeros(count, np.int32), members)
+        return rule(weights, batch, None, 0, key)[0]["weights"]
+
+    keys = jax.random.split(jax.random.key(1), len(HALVES))
+    return np.asarray(jax.jit(jax.vmap(released))(HALVES, keys))
+
+
+def test_the_runs_of_a_study_hold_what_they_state():
+    kinds = np.full(HALVES.shape[1], "mislabelled")
+    found = audited(
+        runs(4.0), HALVES, delta=DELTA, kinds=kinds, control=runs(0.0), seed=1
+    )
+    require_stated(found.bound, epsilon_of(4.0))
+    # Four of eight pairs are guessed, one run of each, and the evidence is perfect.
+    assert found.trials == 4 * 600
+    assert found.control == pytest.approx(found.ceiling)
+    assert 4 < found.ceiling < one_run_ceiling(600)
+    # Less noise is seen, but no more than there is.
+    assert 1 < audited(runs(1.0), HALVES, delta=DELTA).bound < epsilon_of(1.0)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [(0.0,), (4.0 / 5, 5.0), (1.0,)],
+    ids=["noise", "clipping", "sampling"],
+)
+def test_runs_of_a_broken_dp_sgd_are_caught(broken):
+    found = audited(runs(*broken), HALVES, delta=DELTA)
+    with pytest.raises(ValueError, match="The stated epsilon 1 does not hold"):
+        require_stated(found.bound, 1.0)
+
+
+def test_the_audit_of_runs_guesses_some_by_the_others():
+    scores = runs(1.0)
+    guessed = [8, 10, 12, 14]
+    evidence = [
+        lira(scores[[one, *range(8)]], HALVES[[one, *range(8)]])[0] for one in guessed
+    ]
+    wanted = epsilon_one_run(np.ravel(evidence), HALVES[guessed].ravel(), delta=DELTA)
+    assert audited(scores, HALVES, delta=DELTA).bound == wanted > 0
+
+
+def test_the_audit_of_runs_takes_planted_rows_and_shares_the_significance():
+    known = np.where(HALVES, 1.0, -1.0) + runs(4.0) / 1e3
+    kinds = np.repeat([ORDINARY, "outlier", "mislabelled", ALWAYS], 150)
+    members = HALVES | (kinds == ALWAYS)
+    scores = np.where(kinds == "mislabelled", known, runs(4.0))
+    found = audited(scores, members, delta=DELTA, kinds=kinds, control=known)
+    assert (found.kind, found.trials) == ("mislabelled", 4 * 150)
+    assert found.bound == found.control == found.ceiling
+    alone = audited(
+        scores[:, kinds == "mislabelled"],
+        members[:, kinds == "mislabelled"],
+        delta=DELTA,
+        significance=0.025,
+    )
+    assert alone.bound == found.bound
+    assert (alone.kind, alone.control) == (ORDINARY, None)
+
+
+@pytest.mark.parametrize(
+    ("scores", "members", "options", "message"),
+    [
+        (runs, HALVES[:4], {}, "pipelines 6 or more"),
+        (runs, HALVES, {"kinds": np.full(3, "outlier")}, "kinds.shape"),
+        (lambda noise: np.zeros((16, 3)), HALVES, {}, "scores.shape"),
+        (runs, HALVES[::2], {}, "take more pipelines"),
+    ],
+)
+def test_audits_of_runs_that_do_not_fit(scores, members, options, message):
+    values = scores(4.0)[: len(members)]
+    with pytest.raises(ValueError, match=message):
+        audited(values, members, delta=DELTA, **options)

@@ -151,6 +151,17 @@ def test_the_page_of_a_study(strong, weak, tmp_path):
     assert not re.search(r"(?:src|href)=\"(?!#)", page)
 
 
+def test_the_page_of_a_pipeline_says_its_audit(weak):
+    promise = {"epsilon": 8.0, "delta": 1e-4, "noise": 0.9, "nominal": False}
+    audit = {"epsilon": 8.0, "bound": 0.2, "kind": "mislabelled", "trials": 400}
+    audit |= {"ceiling": 3.0, "control": 2.9}
+    facts = facts_of(weak)._replace(guarantee=promise, audit=audit)
+    for said in (leaks.page_of(facts), pages.card_of(facts, {})):
+        assert pages.audited(audit) in said
+    assert "udit of epsilon" not in leaks.page_of(facts_of(weak))
+    assert "udit of epsilon" not in pages.card_of(facts_of(weak), {})
+
+
 def test_seeds_are_averaged_and_their_range_is_shown(strong, weak):
     rows = [line("teacher", 95.0, strong), line("teacher", 93.0, weak, seed=1)]
     (arm,) = private_page.arms_of(rows)

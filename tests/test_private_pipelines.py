@@ -12,6 +12,7 @@ from protojax.base import Examples
 from protojax.data import batches
 from protojax.data.tokens import Tokens
 from protojax.federated import nodes
+from protojax.models import EncoderConfig, init_model
 from protojax.pipelines import Watch
 from protojax.pipelines.privacy import (
     RECIPES,
@@ -20,16 +21,19 @@ from protojax.pipelines.privacy import (
     Rows,
     _replicas,
     accounting,
+    audit_of,
     guarantee_of,
     named,
     run_family,
     shadow_logits,
     shared_of,
 )
+from protojax.pipelines.privacy import shared as shared_lib
 from protojax.pipelines.privacy import training as training_lib
 from protojax.pipelines.privacy.answers import soft_answers, votes
 from protojax.pipelines.privacy.stopping import epochs_of
 from protojax.pipelines.settings import Encoder
+from protojax.privacy import complementary_halves, require_stated
 from protojax.training import processes, programs
 from protojax.training.predict import Lengths
 from tests.tiny_job import SIZES, clean_rows
@@ -71,10 +75,10 @@ def whole(tmp_path_factory):
     return folder, shadowed(folder)
 
 
-def setting(devices=1, found=None):
+def setting(devices=1, found=None, rows=ROWS):
     mesh = nodes.make_mesh(devices, jax.devices()[:devices])
     return shared_of(
-        ROWS,
+        rows,
         list((found or recipes(*NAMES)).values()),
         _replicas.Machine(mesh),
         lengths=LENGTHS,
@@ -100,7 +104,7 @@ def test_recipes_are_named_and_keep_what_they_share(name):
         ({"shards": 2, "shipped": "teacher"}, "shards 1 where the teacher"),
         ({"answers": "hard", "temperature": 2.0}, "temperature 1 unless"),
         ({"vote_noise": 1.0}, "vote_noise 0 without votes"),
-        ({"transfer": "member"}, "transfer one of public, members"),
+        ({"transfer": "member"}, "transfer one of public, members, written"),
         ({"smoothing": 0.1, "teacher_noise": NOISE}, "smoothing 0 with noise"),
     ],
 )
@@ -222,6 +226,20 @@ def test_nothing_is_computed_twice(whole):
     assert done == [0]
 
 
+def test_pipelines_of_whole_groups_may_differ_in_size(whole, tmp_path):
+    _, before = whole
+    uneven = MEMBERS.copy()
+    uneven[1, :4] = True  # two rows more
+    found = shadowed(tmp_path, recipes("teacher"), members=uneven, most_apart=2)
+    logits = found["teacher"].logits
+    # The others learn as they did.
+    others = [0, 2, 3]
+    np.testing.assert_array_equal(logits[others], before["teacher"].logits[others])
+    assert not np.allclose(logits[1], before["teacher"].logits[1])
+    with pytest.raises(ValueError, match="equally many in all pipelines, up to 1"):
+        shadowed(tmp_path, recipes("teacher"), members=uneven, most_apart=1)
+
+
 def test_other_rows_are_other_files(whole, tmp_path):
     names = {path.name for path in whole[0].rglob("*.safetensors")}
     labels = 1 - ROWS.private.labels
@@ -241,10 +259,40 @@ def test_a_student_sees_public_rows_and_a_teacher_its_members():
     plan = training_lib._plans(own, TINY, found, [0], private=False)[0]
     seen = np.sort(plan[plan >= 0])
     np.testing.assert_array_equal(seen, np.repeat(own[0], TINY.epochs))
-    # A student of members in place of public rows is another model.
+    # A student of members, or of written texts, in place of public rows is another.
     on = recipes("student", "student_on_members")
-    both = run_family(setting(found=on), on, MEMBERS[:1], [0])
-    assert not np.allclose(*(one.logits for one in both.values()))
+    on["student_written"] = dataclasses.replace(on["student"], transfer="written")
+    with pytest.raises(ValueError, match="public, where nothing is written"):
+        setting(found=on)
+    rows = ROWS._replace(written=examples(20, 3))
+    np.testing.assert_array_equal(rows.transfer("written"), 120 + np.arange(20))
+    three = run_family(setting(found=on, rows=rows), on, MEMBERS[:1], [0])
+    logits = [one.logits for one in three.values()]
+    assert all(one.shape == (1, 140, 2) for one in logits)
+    for first, second in itertools.combinations(logits, 2):
+        assert not np.allclose(first, second)
+
+
+def test_a_head_that_a_checkpoint_lacks_is_drawn_by_each_pipeline():
+    config = EncoderConfig(
+        family="bert", vocab_size=20, max_positions=8, num_labels=2, **SIZES
+    )
+    model = init_model(config, seed=7)
+    head = ("pooler", "classifier")
+    # The whole head is of the seed; of another seed it was read from a file.
+    assert shared_lib.fresh_head(model, 7) == head
+    assert shared_lib.fresh_head(model, 8) == ()
+    read = {**model.params, "pooler": init_model(config, seed=3).params["pooler"]}
+    assert shared_lib.fresh_head(model._replace(params=read), 7) == ("classifier",)
+    learner = shared_lib.Learner(model, None, None, False, head)
+    one, two = (training_lib.initial_params(learner, seed) for seed in (0, 1))
+    for name, part in model.params.items():
+        same = jax.tree.map(np.array_equal, one[name], two[name])
+        assert all(jax.tree.leaves(same)) is (name not in head)
+        if name not in head:
+            assert one[name] is part
+    alone = learner._replace(head=())
+    assert training_lib.initial_params(alone, 0) is model.params
 
 
 def test_shards_are_disjoint_and_hold_all_members():
@@ -294,6 +342,24 @@ def test_guarantees_are_stated_where_there_are_any():
     assert guarantee_of(named("dp_student", Recipe()), 1000, 10) is None
     assert guarantee_of(named("student", Recipe()), 1000, 10) is None
     assert guarantee_of(named("dp_teacher_vacuous", Recipe()), 1000, 10).epsilon > 50
+
+
+def test_what_states_no_epsilon_is_not_audited_and_a_broken_one_is_refuted():
+    members = complementary_halves(200, 8, seed=0)
+    labels, kinds = np.arange(200) % 2, np.full(200, "mislabelled")
+    own = np.where(labels == np.arange(2)[:, None], 3.0, 0.0).T
+    teacher = np.where(members[..., None], own, own[:, ::-1])
+    given = teacher, teacher, members, labels
+    assert audit_of(None, *given, kinds=kinds) is None
+    # The noise of a guarantee, in a training that had none.
+    stated = accounting.Guarantee(1.0, 1e-5, 4.0, False)
+    found = audit_of(stated, *given, kinds=kinds)
+    assert found.bound == found.control == found.ceiling > 1
+    with pytest.raises(ValueError, match="The stated epsilon 1 does not hold"):
+        require_stated(found.bound, stated.epsilon)
+    # The same answers to members and others.
+    silent = np.broadcast_to(own, teacher.shape)
+    assert audit_of(stated, silent, None, *given[2:], kinds=kinds).bound == 0
 
 
 def test_epochs_are_chosen_on_public_rows():

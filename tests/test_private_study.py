@@ -10,6 +10,9 @@ from experiments.configs import privacy
 from experiments.run import main
 from experiments.systems import private
 from experiments.systems.privacy_settings import PLANTED, Private, PrivateRows
+from protojax.base import Examples
+from protojax.pipelines.privacy import Noise, Recipe, Rows, Shadowed, named
+from protojax.privacy import complementary_halves
 from protojax.privacy.overlap import scan
 from tests.tiny_job import SIZES
 
@@ -36,11 +39,13 @@ def test_a_study_has_a_line_for_each_arm_and_goes_on(tmp_path, capsys):
     assert main(tiny(), tmp_path) is None
     lines = (tmp_path / "results.jsonl").read_text()
     rows = [json.loads(line) for line in lines.splitlines()]
-    assert [row["arm"] for row in rows] == ["teacher", "student_hard"]
+    assert [row["arm"] for row in rows] == [*tiny().arms]
     assert set(rows[0]["kinds"]) >= {"ordinary", "mislabelled"}
     table = private.table_of(rows)
-    assert [line[0] for line in table] == ["arm", "teacher", "student_hard"]
+    assert [line[0] for line in table] == ["arm", *tiny().arms]
     assert all(len(line) == len(table[0]) for line in table)
+    assert [row["audit"] for row in rows] == [None, None]
+    assert "audited" not in table[0]
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert len(files) == 12
     main(tiny(), tmp_path)
@@ -55,6 +60,51 @@ def test_a_study_has_a_line_for_each_arm_and_goes_on(tmp_path, capsys):
     other.share = 0.2
     with pytest.raises(ValueError, match="share"):
         main(other, tmp_path)
+
+
+def test_what_states_an_epsilon_is_audited_against_the_plain_teacher():
+    labels = np.zeros(200, np.int32)
+    rows = Rows(Examples([""] * 200, None, labels), *[Examples([], None, [])] * 2, 2)
+    kinds = np.repeat(["ordinary", "mislabelled"], 100)
+    members = complementary_halves(200, 8, seed=0)
+    own = np.stack([np.where(members, 3.0, -3.0), np.zeros((8, 200))], axis=-1)
+    base = Recipe(teacher_noise=Noise(batch_size=32))
+    names = ("teacher", "dp_teacher_1", "dp_teacher_8")
+    recipes = {name: named(name, base) for name in names}
+    given = (Shadowed(own * size, np.ones(8)) for size in (1, 0, 0))
+    found = private._audited(
+        recipes, dict(zip(names, given, strict=True)), rows, kinds, members, 0
+    )
+    assert found["teacher"] == {"guarantee": None, "audit": None}
+    for epsilon in (1, 8):
+        one = found[f"dp_teacher_{epsilon}"]
+        assert one["audit"]["epsilon"] == one["guarantee"]["epsilon"] == epsilon
+        assert one["audit"]["bound"] == 0
+        assert one["audit"]["control"] == one["audit"]["ceiling"] > 1
+        assert (one["audit"]["kind"], one["audit"]["trials"]) == ("mislabelled", 200)
+    results = [
+        {"seed": 0, "arm": name, "accuracy": 90.0, "ordinary": 1.0, "worst": 1.0}
+        | {"worst interval": None, "kinds": {}, "conclusive": True, **found[name]}
+        for name in names
+    ]
+    private.require_audited(results)
+    table = private.table_of(results)
+    place = table[0].index("audited")
+    control = f"{one['audit']['control']:.3g}"
+    assert [line[place] for line in table[1:]] == ["–", *[f"0 ({control})"] * 2]
+
+
+def test_an_epsilon_that_is_refuted_ends_the_study():
+    audit = {"epsilon": 1.0, "bound": 0.4}
+    rows = [
+        {"arm": "dp_teacher_1", "seed": 2, "audit": audit},
+        {"arm": "teacher", "seed": 2, "audit": None},
+        {"arm": "of an earlier version", "seed": 2},
+    ]
+    private.require_audited(rows)
+    rows[0]["audit"] = {**audit, "bound": 1.2}
+    with pytest.raises(ValueError, match="dp_teacher_1, seed 2: The stated epsilon 1 "):
+        private.require_audited(rows)
 
 
 def test_rows_of_a_study_share_nothing():

@@ -10,6 +10,7 @@ from protojax import cli, pipelines
 from protojax.models import hf
 from protojax.pipelines.privacy import Privatise
 from protojax.pipelines.privacy.inputs import FRESH_RATE, prepare, with_models
+from protojax.pipelines.settings import Columns
 from protojax.reports import privacy as pages
 from tests import tiny_job
 from tests.tiny_job import NAMES, SIZES, Row
@@ -156,7 +157,8 @@ def test_a_public_row_that_holds_a_private_one_is_refused_without_its_text(
         (["--pipelines=5"], {}, "pipelines 0, or even and >= 6"),
         (["--student=layers:0"], {}, "no teacher to take layers of"),
         (["--recipe=dp_teacher_8", "--set=base.teacher_noise.batch_size=64"], {}, "30"),
-        (["--set=columns.source=who"], {}, "columns text, pair and label"),
+        (["--group=who"], {}, "'who'"),
+        (["--set=columns.reference=who"], {}, "columns.reference ''"),
         ([], {"public": "nowhere.csv"}, "nowhere.csv"),
         (["--text=words"], {}, "'words'"),
         (["--early-stopping=4"], {}, "'label'"),
@@ -170,6 +172,29 @@ def test_a_wrong_input_is_one_line_before_anything_is_written(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert said in error
     assert not out.exists()
+
+
+def test_rows_of_one_person_are_members_together(job, tmp_path):
+    def prepared(people, **changes):
+        rows = [
+            row._replace(pair=f"p{n % people}" if people else "")
+            for n, row in enumerate(PRIVATE)
+        ]
+        private = tmp_path / "private.csv"
+        tiny_job.write(private, rows, columns=("text", "label", "pair"))
+        config = Privatise(columns=Columns(source="pair"), **changes)
+        paths = {"private": private, "public": job["public"], "test": job["test"]}
+        return prepare(config, **paths, teacher="scratch", student="scratch")
+
+    found = prepared(12).rows
+    assert found.private.sources == [f"p{n % 12}" for n in range(60)]
+    assert found.public.sources is found.test.sources is None
+    with pytest.raises(ValueError, match=r"groups of private rows >= 10, found .*=9"):
+        prepared(9)
+    with pytest.raises(ValueError, match="group of a private row a name"):
+        prepared(0)
+    with pytest.raises(ValueError, match="whose epsilon is of single rows"):
+        prepared(12, recipe="dp_teacher_8")
 
 
 def test_private_and_public_rows_are_two_files(job, tmp_path, capsys):
@@ -202,6 +227,20 @@ def test_a_guarantee_is_said_for_what_it_is():
     assert "nominal only" in said
     assert "next to nothing" in said
     assert pages.stated(facts._replace(guarantee=None)) == "none stated"
+
+
+def test_an_audit_says_whether_it_could_have_failed():
+    assert pages.audited(None) == "not audited"
+    found = {"epsilon": 8.0, "bound": 0.154, "kind": "outlier", "trials": 800}
+    found |= {"ceiling": 3.5, "control": 3.1}
+    said = pages.audited(found)
+    assert "refutes every epsilon below 0.15 (stated of these runs: 8)" in said
+    assert "noise left out would not be noticed" in said
+    assert "noticed" not in pages.audited({**found, "epsilon": 3.0})
+    alone = pages.audited({**found, "control": None})
+    assert alone.endswith("an attack that is never wrong, all below 3.5")
+    assert pages.audit_cell([found, {**found, "bound": 0.2}]) == "0.2 (3.1)"
+    assert pages.audit_cell([{**found, "control": None}]) == "0.154"
 
 
 def test_a_folder_of_something_else_is_not_touched(job, measured, tmp_path, capsys):

@@ -106,6 +106,11 @@ def test_a_study_has_a_line_for_each_arm_and_goes_on(tmp_path):
     assert [row["arm"] for row in rows] == ["teacher", "scanned"]
     table = secrets.table_of(rows)
     assert table[0][3:6] == ["0 x", "1 x", "2 x"]
+    assert table[0][6:9] == ["completed", "extracted", "emitted"]
+    assert all(row["extracted"].keys() == row["completed"].keys() for row in rows)
+    # Records of earlier versions do not say what can be extracted.
+    before = [{k: v for k, v in row.items() if k != "extracted"} for row in rows]
+    assert "extracted" not in secrets.table_of(before)[0]
     assert all(len(line) == len(table[0]) for line in table)
     teacher, scanned = rows
     assert teacher["rows"] == 43

@@ -8,6 +8,7 @@ from protojax import validate
 from protojax.models.settings import SCRATCH
 from protojax.pipelines.outputs.settings import TokenDistillation, Writer
 from protojax.pipelines.privacy import RECIPES, Recipe
+from protojax.pipelines.settings import PublicWriter
 from protojax.training.predict import Lengths, SequenceLengths
 
 
@@ -38,6 +39,27 @@ class PrivateRows:
 
 # Kinds of planted rows that need nothing but rows and the vectors of their words.
 PLANTED = ("mislabelled", "adaptive", "twins", "outliers")
+# Those that need no language model.
+COMPARED = tuple(
+    name for name, make in RECIPES.items() if make(Recipe()).transfer != "written"
+)
+
+
+def _decoder(width: int, layers: int, **train) -> Writer:
+    """A fresh decoder with heads of 32."""
+    sizes = {
+        "hidden_size": width,
+        "num_layers": layers,
+        "num_heads": width // 32,
+        "intermediate_size": 2 * width,
+    }
+    return Writer(scratch=sizes, dropout=0.0, **train)
+
+
+# Of a beginning and nothing else as a source, and texts of 80 characters.
+_LETTERS = SequenceLengths(
+    max_length=2, max_output=81, buckets=((2, 41), (2, 81)), evaluation_rows=64
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +75,10 @@ class Private:
         planted: kinds of worst-case rows.
         share: of the private rows that are of each planted kind.
         base: what arms have in common: models and their training.
+        writer: of the texts of arms whose transfer rows are written; without a model a
+            decoder of characters that learns the public texts.
+        letters: the sizes and the training of that decoder.
+        letter_lengths: of its texts; longer ones are left out.
         draws: of each bootstrap.
         at_once: pipelines that a device computes together; 1 is best for a CPU.
     """
@@ -60,11 +86,14 @@ class Private:
     task: str = "snips"
     data: PrivateRows = PrivateRows()
     seeds: tuple[int, ...] = (0,)
-    arms: tuple[str, ...] = tuple(RECIPES)
+    arms: tuple[str, ...] = COMPARED
     pipelines: int = 32
     planted: tuple[str, ...] = PLANTED
     share: float = 0.05
     base: Recipe = Recipe()
+    writer: PublicWriter = PublicWriter()
+    letters: Writer = _decoder(64, 2, learning_rate=5e-3, epochs=10, batch_size=16)
+    letter_lengths: SequenceLengths = _LETTERS
     draws: int = 200
     at_once: int = 1
 
@@ -106,17 +135,6 @@ ARMS = {
     "sampled_texts": Arm("sampled", soft=False),
     "scanned": Arm("scanned"),
 }
-
-
-def _decoder(width: int, layers: int, **train) -> Writer:
-    """A fresh decoder with heads of 32."""
-    sizes = {
-        "hidden_size": width,
-        "num_layers": layers,
-        "num_heads": width // 32,
-        "intermediate_size": 2 * width,
-    }
-    return Writer(scratch=sizes, dropout=0.0, **train)
 
 
 @dataclasses.dataclass(frozen=True)

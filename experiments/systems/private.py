@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments.systems import secret_models
 from experiments.systems.lines import Lines, keep_settings, settings_of
 from experiments.systems.privacy_settings import Private
 from experiments.world.tasks import load_task
@@ -19,19 +20,25 @@ from protojax import data, validate
 from protojax.base import Examples
 from protojax.data.examples import text_keys
 from protojax.evals import mean_interval
+from protojax.generation import write_alike
+from protojax.models.language import load_language_model
 from protojax.pipelines import Watch
 from protojax.pipelines.privacy import (
+    Recipe,
     Rows,
     Shadowed,
+    audit_of,
     guarantee_of,
     named,
     shadow_logits,
 )
-from protojax.privacy import complementary_halves, leakage
+from protojax.pipelines.privacy.inputs import queries_of, without_overlap
+from protojax.privacy import complementary_halves, leakage, require_stated
 from protojax.privacy.blind import Blind, blind_auc, require_blind
 from protojax.privacy.canaries import CANARIES
 from protojax.privacy.findings import ALWAYS, ORDINARY, Leakage
 from protojax.privacy.overlap import scan
+from protojax.reports.privacy import audit_cell
 
 _WORDS = 512  # columns of hashed word counts
 _BLIND = 8  # halves that a classifier of words is asked about
@@ -53,12 +60,45 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
         config: from `configs/privacy.py`, with overrides applied.
         workdir: the study's folder.
         watch: is told of the progress.
+
+    Raises:
+        ValueError: where an audit refutes the epsilon that an arm states; the lines of
+            its seed are written.
     """
     found, lines = check(config), Lines(workdir, ("seed", "arm"))
     keep_settings(workdir, config, ("seeds", "arms"))
     for seed in found.seeds:
-        lines.add(_rows_of(found, seed, workdir / f"seed{seed}", watch))
+        results = _rows_of(found, seed, workdir / f"seed{seed}", watch)
+        lines.add(results)
+        require_audited(results)
     return list(lines.held.values())
+
+
+def require_audited(results: Sequence[Mapping[str, Any]]) -> None:
+    """Raises where an audit refutes the epsilon that an arm states.
+
+    Args:
+        results: lines of results.jsonl.
+
+    Raises:
+        ValueError: naming the arm, the seed and both figures.
+    """
+    for row in results:
+        for audit in audits_of([row]):
+            try:
+                require_stated(audit["bound"], audit["epsilon"])
+            except ValueError as error:
+                name = f"{row['arm']}, seed {row['seed']}"
+                raise ValueError(f"{name}: {error}") from error
+
+
+def audits_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """The audits of an arm, of the seeds that have one; earlier records have none.
+
+    Args:
+        rows: of one arm.
+    """
+    return tuple(row["audit"] for row in rows if row.get("audit"))
 
 
 def split(config: Private, seed: int) -> tuple[Rows, np.ndarray, dict[str, int]]:
@@ -140,6 +180,10 @@ def _rows_of(
     texts = _texts(data.take(rows.private, candidates))
     blind = _blind(texts, members[:, candidates], seed)
     recipes = {name: named(name, config.base) for name in config.arms}
+    if any(recipe.transfer == "written" for recipe in recipes.values()):
+        written, failed = _written(config, rows, seed, folder, watch)
+        rows = rows._replace(written=written)
+        left_out["written texts left out"] = failed
     found = shadow_logits(
         recipes,
         rows,
@@ -152,6 +196,7 @@ def _rows_of(
         watch=watch,
     )
     reference = found["teacher"].logits if "teacher" in found else None
+    audited = _audited(recipes, found, rows, kinds, members, seed)
     results = []
     for name, shadowed in found.items():
         watch.describe(f"{name} is attacked")
@@ -164,20 +209,82 @@ def _rows_of(
             num_draws=config.draws,
             seed=seed,
         )
-        stated = guarantee_of(
-            recipes[name], int(members[0].sum()), len(rows.public.texts)
-        )
         results.append(
             {
                 "seed": seed,
                 "arm": name,
                 **_summary(shadowed, measured),
-                "guarantee": stated and stated._asdict(),
+                **audited[name],
                 **left_out,
                 "blind AUC": blind,
                 "record": measured.record(),
             }
         )
+    return results
+
+
+def _written(
+    config: Private, rows: Rows, seed: int, folder: pathlib.Path, watch: Watch
+) -> tuple[Examples, int]:
+    """Texts written after the public ones, and how many a scan left out."""
+    writer, texts = config.writer, _texts(rows.public)
+    if writer.model:
+        model, options = load_language_model(writer.model), {"shown": writer.shown}
+        options["max_new"] = writer.max_new
+    else:
+        lengths = config.letter_lengths
+        model = secret_models.writer_of(
+            texts, config.letters, lengths, folder / "writer", watch, seed=seed
+        )
+        options = {"shown": 0, "max_new": lengths.max_output}
+    found = write_alike(
+        model,
+        texts,
+        writer.texts or len(texts),
+        temperature=writer.temperature,
+        batch_size=writer.batch_size,
+        seed=seed,
+        progress=lambda done, total: watch.describe(f"{done} of {total} texts written"),
+        **options,
+    )
+    written = Examples(found, None, np.zeros(len(found), np.int32))
+    # What is left is used, as of the public rows; the counts are in the results.
+    return without_overlap(written, rows.private, "drop", name="written")
+
+
+def _audited(
+    recipes: Mapping[str, Recipe],
+    found: Mapping[str, Shadowed],
+    rows: Rows,
+    kinds: np.ndarray,
+    members: np.ndarray,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """The guarantee that each arm states, and what its pipelines refute."""
+    learned = int(members[0].sum())
+    stated = {
+        name: guarantee_of(recipes[name], learned, queries_of(recipes[name], rows))
+        for name in found
+    }
+    # Arms are judged together, so that one of many is not refuted by chance.
+    share = 0.05 / max(1, sum(one is not None for one in stated.values()))
+    reference = found["teacher"].logits if "teacher" in found else None
+    results = {}
+    for name, promise in stated.items():
+        audit = audit_of(
+            promise,
+            found[name].logits,
+            reference,
+            members,
+            rows.private.labels,
+            kinds=kinds,
+            significance=share,
+            seed=seed,
+        )
+        results[name] = {
+            "guarantee": promise and promise._asdict(),
+            "audit": audit and {"epsilon": promise.epsilon, **audit._asdict()},
+        }
     return results
 
 
@@ -223,15 +330,16 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The header and a line for each arm, means over seeds.
 
     Rates are the shares of members found at 1 % false alarms by the strongest attack.
+    "audited" is the largest epsilon refuted, and in brackets that of the plain teacher.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in results:
         groups.setdefault(row["arm"], []).append(row)
     base = groups.get("teacher", [])
     kinds = [kind for kind in results[0]["kinds"] if kind != ORDINARY]
-    lines = [
-        ["arm", "accuracy", "gap", "ordinary", *kinds, "worst [95 %]", "ε", "checked"]
-    ]
+    audited = ["audited"] if audits_of(results) else []
+    lines = [["arm", "accuracy", "gap", "ordinary", *kinds, "worst [95 %]", "ε"]]
+    lines[0] += [*audited, "checked"]
     for arm, rows in groups.items():
         accuracy = float(np.mean([row["accuracy"] for row in rows]))
         gap = accuracy - np.mean([row["accuracy"] for row in base]) if base else None
@@ -244,6 +352,7 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                 *(_mean([row["kinds"].get(kind) for row in rows]) for kind in kinds),
                 _worst(rows),
                 _stated(rows[0]["guarantee"]),
+                *(audit_cell(audits_of(rows)) for _ in audited),
                 "yes" if all(row["conclusive"] for row in rows) else "NO",
             ]
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from experiments.systems import private
 from protojax import storage
 from protojax.reports import leaks
 
@@ -36,6 +37,7 @@ def arms_of(results: Sequence[Mapping[str, Any]]) -> list[leaks.Arm]:
             tuple(row["accuracy"] / 100 for row in rows),
             tuple(row["record"] for row in rows),
             rows[0]["guarantee"],
+            private.audits_of(rows),
         )
         for arm, rows in groups.items()
     ]

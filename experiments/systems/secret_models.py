@@ -1,6 +1,7 @@
 """Decoders of characters, and what they know of planted secrets."""
 
 import functools
+import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,8 +10,9 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 
-from protojax.base import Array, PyTree, SequenceBatch
+from protojax.base import Array, PyTree, SequenceBatch, Texts
 from protojax.distillation.token_losses import token_log_probs
+from protojax.federated.replicas import Surroundings
 from protojax.generation import write_texts
 from protojax.models import wrap_tokenizer
 from protojax.models.language import (
@@ -24,7 +26,9 @@ from protojax.models.language import (
     start_fn,
     step_fn,
 )
-from protojax.pipelines.outputs.settings import Writer
+from protojax.pipelines import Watch
+from protojax.pipelines.outputs import Lesson, objective_of, teach
+from protojax.pipelines.outputs.settings import TokenDistillation, Writer
 from protojax.privacy.exposure import (
     exposure,
     greedily_discoverable,
@@ -33,6 +37,7 @@ from protojax.privacy.exposure import (
 from protojax.privacy.probes import Secret
 from protojax.training import sequences
 from protojax.training.predict import SequenceLengths, over_rows
+from protojax.training.trainer import Store
 
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz "
@@ -187,6 +192,41 @@ def _programs(config: LanguageConfig):
     """`start_fn` and `step_fn`, compiled."""
     start = jax.jit(start_fn(config), static_argnames="max_new")
     return start, jax.jit(step_fn(config))
+
+
+def writer_of(
+    texts: Sequence[str],
+    settings: Writer,
+    lengths: SequenceLengths,
+    folder: pathlib.Path,
+    watch: Watch,
+    *,
+    seed: int,
+) -> LanguageModel:
+    """A decoder of characters that has learned texts, to write more of them.
+
+    Args:
+        texts: those that are too long for `lengths` are left out.
+        settings: of the decoder, its sizes and its training.
+        lengths: of texts.
+        folder: of its checkpoints.
+        watch: is told of the progress.
+        seed: of the weights and of the order.
+    """
+    room = lengths.max_output - 1  # and the end
+    texts = [text.lower() for text in texts if 0 < len(text) <= room]
+    around = Surroundings(
+        lengths,
+        lambda name: Store(folder / name, every=50),
+        watch.describe,
+        watch.advance,
+    )
+    start = decoder_of(settings, character_tokenizer(texts), seed=seed)
+    lesson = Lesson(
+        Texts([""] * len(texts), texts),
+        objective_of(TokenDistillation(hard_weight=1.0)),
+    )
+    return teach(start, settings, lesson, around, seed=seed, name="writer")
 
 
 def free_texts(

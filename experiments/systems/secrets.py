@@ -24,13 +24,15 @@ from protojax.models.language import LanguageModel
 from protojax.pipelines import Watch
 from protojax.pipelines.outputs import Lesson, objective_of, said_by, teach
 from protojax.pipelines.outputs.settings import TokenDistillation
-from protojax.privacy.exposure import emitted
+from protojax.privacy.exposure import discoverable, emitted
 from protojax.privacy.overlap import scan
 from protojax.privacy.probes import TEMPLATES, Secret, planted, texts_of
 from protojax.training import trainer
 from protojax.training.trainer import Store
 
 TEMPLATE = TEMPLATES["pin"][0]
+# A secret is extracted if so many samples after its prompt tell it so surely.
+SAMPLES, SURELY = 100, 0.9
 
 
 class Rows(NamedTuple):
@@ -267,7 +269,9 @@ class Study:
         written = self.samples() if is_teacher else self._written(model, arm)
         self._say(f"{arm} is asked for the secrets")
         secrets = self.rows.secrets
-        _, bits, told = secret_models.ask(model, secrets)
+        log_probs, bits, told = secret_models.ask(model, secrets)
+        own = log_probs[np.arange(len(secrets)), [int(one.code) for one in secrets]]
+        drawn = discoverable(np.minimum(own, 0), n=SAMPLES, p=SURELY)
         out = emitted(written, [one.text for one in secrets]) > 0
         times = np.array([one.repetitions for one in secrets])
         return {
@@ -276,6 +280,7 @@ class Study:
             "nll": secret_models.nll(model, self.rows.held_out, self.config.lengths),
             "exposure": {str(n): float(bits[times == n].mean()) for n in _each(times)},
             "completed": {str(n): int(told[times == n].sum()) for n in _each(times)},
+            "extracted": {str(n): int(drawn[times == n].sum()) for n in _each(times)},
             "emitted": {str(n): int(out[times == n].sum()) for n in _each(times)},
             "planted": len(self.planted),
             **held,
@@ -291,15 +296,18 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The header and a line for each arm, means over seeds.
 
     Columns "n x" are the mean bits of exposure of secrets planted n times, "completed"
-    and "emitted" the planted secrets that greedy completion and free samples tell, and
-    "in clear" those that stand in the texts that taught.
+    and "emitted" the planted secrets that greedy completion and free samples tell,
+    "extracted" those that 100 samples after the prompt tell with 90 %, and "in clear"
+    those that stand in the texts that taught.
     """
     times = [*results[0]["exposure"]]
+    # Earlier records do not know what can be extracted.
+    extracted = ["extracted"] if all("extracted" in row for row in results) else []
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in results:
         groups.setdefault(row["arm"], []).append(row)
     lines = [["arm", "rows", "nll", *(f"{n} x" for n in times)]]
-    lines[0] += ["completed", "emitted", "in clear"]
+    lines[0] += ["completed", *extracted, "emitted", "in clear"]
     for arm, rows in groups.items():
 
         def mean(value: Callable[[Mapping[str, Any]], float], rows=rows) -> float:
@@ -316,6 +324,7 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                 f"{mean(lambda row: row['nll']):.3f}",
                 *(f"{mean(lambda row, n=n: row['exposure'][n]):.2f}" for n in times),
                 f"{told('completed'):g}{of}",
+                *(f"{told(name):g}{of}" for name in extracted),
                 f"{told('emitted'):g}{of}",
                 f"{mean(lambda row: row['secrets in clear']):g}{of}",
             ]

@@ -45,6 +45,8 @@ _FIELDS = {
     "false_rejection": "detection.false_rejection",
     "suspect_references": "detection.suspect_references",
     "seed": "seed",
+    "writer": "writer.model",
+    "overlap": "overlap",
 }
 
 
@@ -72,7 +74,19 @@ def parser() -> Parser:
 def _add_files(add: Callable) -> None:
     """Adds the flags of files."""
     add("--rows", required=True, metavar="FILE", help="the rows under test")
-    add("--references", metavar="FILE", help="trusted rows with trusted labels")
+    add(
+        "--references",
+        metavar="FILE|generated",
+        help="trusted rows with trusted labels; the word generated where there are "
+        "none: --writer writes them after texts of --public, and the teacher labels "
+        "them, which rejects more honest rows",
+    )
+    add(
+        "--public",
+        metavar="FILE",
+        help="for generated references: texts like the rows, that nobody under "
+        "suspicion has written",
+    )
     add(
         "--test",
         metavar="FILE",
@@ -127,6 +141,11 @@ def _add_models(add: Callable) -> None:
         "unless that is the teacher)",
     )
     add(
+        "--writer",
+        metavar="DIR",
+        help="for generated references: a public language model",
+    )
+    add(
         "--encoder",
         metavar="DIR",
         help="with --output: a pretrained encoder that says whether an output fits its "
@@ -152,6 +171,12 @@ def _add_settings(add: Callable) -> None:
         "--max-length",
         metavar="N",
         help="tokens of a row; longer ones are cut (128, with --output 512)",
+    )
+    add(
+        "--overlap",
+        metavar="error|drop",
+        help="what happens to generated references that hold something of a row "
+        "(error)",
     )
     add("--max-output", metavar="N", help="with --output: tokens of an output (64)")
     add("--seed", metavar="N", help="of all random choices (0)")
@@ -189,6 +214,7 @@ def _defend(found: argparse.Namespace, arguments: Sequence[str]) -> int:
             trusted_model=found.trusted_model,
             teacher_logits=found.teacher_logits,
             test=found.test,
+            public=found.public,
             config=config,
             out=found.out,
             watch=pipelines.Watch(total, describe, advance),

@@ -19,7 +19,7 @@ _FIELDS = {
     "seed": "seed",
 }
 _OF_CLASSES = ("pair", "label", "source", "teacher_logits", "trusted_model")
-_OF_CLASSES += ("suspect_references",)
+_OF_CLASSES += ("suspect_references", "public", "writer", "overlap")
 
 
 def config_of(found: argparse.Namespace) -> Any:

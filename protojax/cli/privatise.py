@@ -38,10 +38,12 @@ _FIELDS = {
     "text": "columns.text",
     "pair": "columns.pair",
     "label": "columns.label",
+    "group": "columns.source",
     "encoding": "columns.encoding",
     "recipe": "recipe",
     "pipelines": "pipelines",
     "overlap": "overlap",
+    "writer": "writer.model",
     "early_stopping": "early_stopping",
     "seed": "seed",
 }
@@ -75,6 +77,12 @@ def _add_files(add: Callable) -> None:
     add("--text", metavar="COL", help="the column of the text (text)")
     add("--pair", metavar="COL", help="the column of the second text (none)")
     add("--label", metavar="COL", help="the column of the label (label)")
+    add(
+        "--group",
+        metavar="COL",
+        help="the column of whose a private row is, so that rows of one person are "
+        "members together in the measurement (none)",
+    )
     add("--encoding", metavar="NAME", help="of text files (utf-8)")
 
 
@@ -92,6 +100,12 @@ def _add_models(add: Callable) -> None:
         metavar="DIR|DIR:0,2|layers:0,2|scratch",
         help="a pretrained encoder, or some of its layers, or some of what the teacher "
         "starts from",
+    )
+    add(
+        "--writer",
+        metavar="DIR",
+        help="a public language model that writes, after the texts of --public, those "
+        "that the student learns on (none: on --public itself)",
     )
 
 
@@ -112,7 +126,8 @@ def _add_settings(add: Callable) -> None:
     add(
         "--overlap",
         metavar="error|drop",
-        help="what happens to public rows that hold something of a private one (error)",
+        help="what happens to public rows, and to written ones, that hold something of "
+        "a private one (error)",
     )
     add(
         "--early-stopping",
@@ -181,6 +196,9 @@ def show(result: Any) -> None:
         # Its last line is the headline.
         console.print(Text(result.leakage.table()), soft_wrap=True)
     console.print(Text(f"differential privacy: {pages.stated(facts)}"), soft_wrap=True)
+    if facts.guarantee:
+        said = f"audit of epsilon: {pages.audited(facts.audit)}"
+        console.print(Text(said), soft_wrap=True)
     if facts.accuracy is not None:
         console.print(f"accuracy on the test file: {facts.accuracy:.1%}")
     show_paths(console, result.out, ("student", "student/README.md", "report.html"))

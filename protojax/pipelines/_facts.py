@@ -132,6 +132,7 @@ def facts_of(
         false_rejection=job.config.detection.false_rejection,
         untrusted_lines=untrusted,
         warnings=_warnings(job, untrusted, found),
+        generated=job.config.writer.model != "",
     )
 
 
@@ -162,6 +163,14 @@ def _warnings(
 ) -> tuple[str, ...]:
     """Warnings for the reader, of the references and of the student."""
     found = []
+    if job.config.writer.model:
+        found.append(
+            f"The {len(job.references.lines)} references are texts that a language "
+            "model wrote, with labels of the teacher that is under suspicion: more "
+            "honest rows are rejected than is stated (3 % for 1 where it was "
+            "measured), triggers may not be told for certain, or may be told where "
+            "there are none, and one that the public texts hold is not seen."
+        )
     if untrusted:
         found.append(
             f"{len(untrusted)} of {len(job.references.lines)} references carry a "

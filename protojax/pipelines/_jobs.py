@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +10,12 @@ import numpy as np
 
 from protojax import data, validate
 from protojax.base import Examples, TeacherOutputs
+from protojax.data.readers import Source
 from protojax.federated.replicas import Surroundings
 from protojax.models import Model, hf
 from protojax.models import settings as model_settings
 from protojax.models.settings import SCRATCH, ModelSettings
-from protojax.pipelines import _run_file, inputs, teachers
+from protojax.pipelines import _generated, _run_file, inputs, teachers
 from protojax.pipelines.inputs import Labelled, Sheet
 from protojax.pipelines.rewriting import Ask
 from protojax.pipelines.settings import Columns, Defence, Encoder, flat
@@ -66,6 +67,8 @@ def prepare(
     trusted_model: str | None,
     teacher_logits: str | Path | None,
     test: str | Path | None,
+    public: str | Path | None = None,
+    describe: Callable[[str], None] = lambda text: None,
 ) -> Job:
     """The inputs of a defence; the arguments are those of `pipelines.defend`.
 
@@ -75,13 +78,12 @@ def prepare(
     if (teacher is None) == (teacher_logits is None):
         raise ValueError("Expected either a teacher or its logits, not both or none.")
     config = with_models(config, student, trusted_model, teacher and str(teacher))
-    paths = {"rows": rows, "references": references, "test": test}
-    found, parts = [path and Path(path) for path in paths.values()], {}
-    parts["rows"], parts["references"] = _read_both(found[0], found[1], config.columns)
-    if test:
-        source = inputs.open_rows(found[2], config.columns.encoding)
-        own = dataclasses.replace(config.columns, source="")
-        parts["test"] = inputs.sheet_of(source, own)
+    _generated.require_inputs(config, references, public)
+    generated = config.writer.model != ""
+    paths = {"rows": rows, "references": None if generated else references}
+    paths = {**paths, "test": test, "public": public}
+    found = {name: path and Path(path) for name, path in paths.items()}
+    parts = _sheets(config, found, describe)
     given = _given(teacher_logits, parts) if teacher_logits else None
     names = _class_names(teacher, given, parts["references"], config.columns)
     held = {name: inputs.labelled(sheet, names) for name, sheet in parts.items()}
@@ -101,7 +103,7 @@ def prepare(
         config.detection.false_rejection,
     )
     model = None if teacher is None else _teacher(config, names)
-    hashed = dict(zip(paths, found, strict=True))
+    hashed = {name: found[name] for name in ("rows", "references", "test")}
     if teacher_logits and teacher_logits != "columns":
         hashed["teacher_logits"] = Path(teacher_logits)
     sources = {
@@ -109,6 +111,8 @@ def prepare(
         "student": config.student.model,
         "trusted_model": config.trusted_model.model,
     }
+    if generated:
+        hashed["public"], sources["writer"] = found["public"], config.writer.model
     return Job(
         config,
         names,
@@ -162,11 +166,32 @@ def _same(first: str, second: str) -> bool:
     return first == second or (exist and paths[0].samefile(paths[1]))
 
 
-def _read_both(
-    rows: Path, references: Path | None, columns: Columns
-) -> tuple[Sheet, Sheet]:
-    """The rows and the references, from two files or from one."""
-    parts = inputs.open_both(rows, references, columns.reference, columns.encoding)
+def _sheets(
+    config: Defence,
+    found: Mapping[str, Path | None],
+    describe: Callable[[str], None],
+) -> dict[str, Sheet]:
+    """The rows of each file, of references that are generated as of a file."""
+    columns, parts = config.columns, {}
+    if config.writer.model:
+        own = inputs.open_rows(found["rows"], columns.encoding)
+        both = (
+            own,
+            _generated.generated_references(config, own, found["public"], describe),
+        )
+    else:
+        both = inputs.open_both(
+            found["rows"], found["references"], columns.reference, columns.encoding
+        )
+    parts["rows"], parts["references"] = _read_both(both, columns)
+    if found["test"]:
+        source = inputs.open_rows(found["test"], columns.encoding)
+        parts["test"] = inputs.sheet_of(source, dataclasses.replace(columns, source=""))
+    return parts
+
+
+def _read_both(parts: Sequence[Source], columns: Columns) -> tuple[Sheet, Sheet]:
+    """The rows and the references."""
     # Sources are groups of the rows; the references need not have any.
     trusted = (
         columns

@@ -59,6 +59,7 @@ def defend(
     trusted_model: str | None = None,
     teacher_logits: str | None = None,
     test: str | Path | None = None,
+    public: str | Path | None = None,
     config: Defence | None = None,
     out: str | Path,
     watch: Watch | None = None,
@@ -73,7 +74,9 @@ def defend(
 
     Args:
         rows: the file under test: CSV, TSV, JSONL or Parquet.
-        references: a file of trusted rows; None where `columns.reference` marks them.
+        references: a file of trusted rows; None where `columns.reference` marks them;
+            "generated" where `config.writer` writes them after texts of `public` and
+            the teacher labels them.
         teacher: the folder of the teacher, or its name on the Hugging Face Hub.
         student: the folder of a pretrained encoder, "FOLDER:0,2,5" for some of its
             layers, "layers:0,2,5" of the teacher, or "scratch".
@@ -81,6 +84,8 @@ def defend(
             the student starts from, unless that is the teacher.
         teacher_logits: instead of a teacher an npz file, or "columns".
         test: a file of trusted test rows, to measure accuracy on.
+        public: a file of texts like the rows that nobody under suspicion has written,
+            for references that are generated.
         config: all other settings; None for the defaults.
         out: the folder to write to.
         watch: is told of the progress.
@@ -100,6 +105,8 @@ def defend(
         trusted_model=trusted_model,
         teacher_logits=teacher_logits,
         test=test,
+        public=public,
+        describe=watch.describe,
     )
     clock = _run_file.Clock(_run_file.open_run(out, job.identity))
     work = out / _run_file.WORK

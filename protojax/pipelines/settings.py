@@ -10,6 +10,7 @@ from protojax import validate
 from protojax.detection.settings import Detection
 from protojax.distillation.settings import Distillation, Margin
 from protojax.models.settings import ModelSettings
+from protojax.privacy.overlap import OVERLAPS
 from protojax.prototypes.settings import Prototypes
 from protojax.training.predict import Features, Lengths
 from protojax.training.step import TrainConfig
@@ -52,6 +53,33 @@ class Columns:
 
 
 @dataclasses.dataclass(frozen=True)
+class PublicWriter:
+    """Texts that a public language model writes, see `generation.write_alike`.
+
+    Attributes:
+        model: the folder of a language model that never saw a private row, or its name
+            on the Hugging Face Hub; "" for no such texts.
+        texts: how many; 0 for as many as there are public ones.
+        shown: public texts that the model is shown before it writes one.
+        max_new: the most tokens of a text.
+        temperature: of the sampling.
+        batch_size: rows that are written together.
+    """
+
+    model: str = ""
+    texts: int = 0
+    shown: int = 4
+    max_new: int = 48
+    temperature: float = 1.0
+    batch_size: int = 32
+
+    def __post_init__(self):
+        validate.non_negative(texts=self.texts, shown=self.shown)
+        names = ("max_new", "temperature", "batch_size")
+        validate.positive(**{name: getattr(self, name) for name in names})
+
+
+@dataclasses.dataclass(frozen=True)
 class Defence:
     """Everything that `pipelines.defend` can be told.
 
@@ -68,6 +96,9 @@ class Defence:
         lengths: how rows are padded and batched.
         folds: the parts of the references; each is read by a trusted model that
             learned from the others.
+        writer: of references that are generated, in place of trusted ones.
+        overlap: what happens to those that hold something of a row under test: "error"
+            stops the run, "drop" leaves them out.
         least_count: references of which a prototype is made, at least; others are not
             written. 10 where references are private: their texts are then not shown
             beside the prototypes either.
@@ -87,6 +118,8 @@ class Defence:
     features: Features = Features()
     lengths: Lengths = Lengths()
     folds: int = 3
+    writer: PublicWriter = PublicWriter()
+    overlap: str = "error"
     least_count: int = 1
     seed: int = 0
     every: int = 10
@@ -94,6 +127,7 @@ class Defence:
 
     def __post_init__(self):
         validate.require(self.folds >= 2, "folds", self.folds, ">= 2")
+        validate.one_of(OVERLAPS, overlap=self.overlap)
         validate.non_negative(seed=self.seed)
         validate.positive(least_count=self.least_count)
         validate.positive(every=self.every, vocab_size=self.vocab_size)

@@ -8,6 +8,7 @@ read them.
 from protojax.privacy.blind import blind_auc, require_blind
 from protojax.privacy.canaries import CANARIES
 from protojax.privacy.dp_audit import (
+    audited,
     epsilon_lower_bound,
     epsilon_one_run,
     require_stated,
@@ -26,7 +27,7 @@ from protojax.privacy.probes import Secret, planted, texts_of
 from protojax.privacy.rates import clopper_pearson, true_positive_rate
 
 __all__ = ["ALWAYS", "CANARIES", "MEMBERSHIP_ATTACKS", "ORDINARY", "Leakage", "Overlap"]
-__all__ += ["Secret", "audit", "blind_auc", "clopper_pearson", "coin_flips"]
+__all__ += ["Secret", "audit", "audited", "blind_auc", "clopper_pearson", "coin_flips"]
 __all__ += ["complement_of", "complementary_halves", "epsilon_lower_bound"]
 __all__ += ["epsilon_one_run", "exposure", "label_log_odds", "leakage"]
 __all__ += ["naturally_worst", "planted", "require_blind", "require_clean"]

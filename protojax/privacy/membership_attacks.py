@@ -171,6 +171,17 @@ def lira(
     pooled = _pooled(pooled, scores)
     inner = reference_moments(scores, members, inside=True, pooled=pooled)
     outer = reference_moments(scores, members, inside=False, pooled=pooled)
+    return log_ratio(scores, inner, outer)
+
+
+def log_ratio(scores: np.ndarray, inner: Moments, outer: Moments) -> np.ndarray:
+    """log N(s; inner) - log N(s; outer), of the shape of the scores.
+
+    Args:
+        scores: `[pipelines, rows]`.
+        inner: of scores with the row.
+        outer: of scores without it.
+    """
 
     def log_density(moments: Moments) -> np.ndarray:
         squares = (scores - moments.mean) ** 2 / moments.variance

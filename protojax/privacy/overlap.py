@@ -6,6 +6,7 @@ innocent sentences of the same form). Synthetic text of a teacher holds secrets 
 clear. So a set is scanned before it is used, and a scan that fails is an error.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,6 +17,9 @@ from scipy import sparse
 from protojax import validate
 from protojax.privacy.probes import Secret
 
+_logger = logging.getLogger("protojax")
+# What happens to rows that hold something of a private one.
+OVERLAPS = ("error", "drop")
 _WORD = re.compile(r"\w+")
 _DIGIT = re.compile(r"\d")
 # A slot of a template, or a word.
@@ -127,6 +131,48 @@ def require_clean(overlap: Overlap, *, accepted: Sequence[str] = ()) -> None:
             f"Expected a transfer set without private text, found {found} of "
             f"{len(overlap.exact)} rows. Keep those alone for which `failed` is False."
         )
+
+
+def clean_rows(
+    texts: Sequence[str], members: Sequence[str], *, action: str, name: str
+) -> np.ndarray:
+    """The rows that hold nothing of a private one, `[rows]`, bool.
+
+    Args:
+        texts: `[rows]`, the transfer set.
+        members: all private texts.
+        action: "error", or "drop", which logs how many rows are left out.
+        name: of the rows, for messages.
+
+    Raises:
+        ValueError: with counts but no text, where there are such rows and the action is
+            "error", or none is left.
+
+    >>> kept = clean_rows(["stop"], ["play some jazz"], action="drop", name="public")
+    >>> kept.tolist()
+    [True]
+    """
+    validate.one_of(OVERLAPS, action=action)
+    found = scan(texts, members)
+    if action == "error":
+        try:
+            require_clean(found)
+        except ValueError as error:
+            raise ValueError(f"{error} Or --overlap drop.") from error
+    counts = ", ".join(f"{check}: {n}" for check, n in found.counts().items() if n)
+    dropped = int(found.failed.sum())
+    bound = f"some that hold nothing of private rows ({counts})"
+    left = dropped < len(texts)
+    validate.require(left, f"number of {name} rows", len(texts), bound)
+    if dropped:
+        _logger.warning(
+            "%d of %d %s rows hold something of private rows and are left out (%s).",
+            dropped,
+            len(texts),
+            name,
+            counts,
+        )
+    return ~found.failed
 
 
 def _windows(symbols: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:

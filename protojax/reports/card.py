@@ -27,9 +27,17 @@ references.
   passed to the student.
 - Rows whose claim the trusted model is sure of, and triggers in fewer than about five
   rows, are not found.
-- Nothing is known of where the references came from; they are taken to be honest.
+{origin}
 - There is no ground truth of the rows: no rate of attack success is known.
 """
+
+_ORIGINS = {
+    False: "- Nothing is known of where the references came from; they are taken to be "
+    "honest.",
+    True: "- The references are texts that a language model wrote, with the teacher's "
+    "labels:\n  more honest rows are rejected than is stated, and a trigger may be "
+    "told for\n  what is none.",
+}
 
 
 def card_of(facts: Facts, about: Mapping[str, Any]) -> str:
@@ -61,6 +69,7 @@ def card_of(facts: Facts, about: Mapping[str, Any]) -> str:
             for one in strong
         )
         or "None.",
+        origin=_ORIGINS[facts.generated],
     )
 
 

@@ -51,6 +51,7 @@ class Facts(NamedTuple):
         false_rejection: the rate at which honest rows may be rejected.
         untrusted_lines: lines of references that carry a trigger.
         warnings: what the reader should know besides.
+        generated: whether a language model wrote the references.
     """
 
     label_names: Sequence[str]
@@ -70,6 +71,7 @@ class Facts(NamedTuple):
     false_rejection: float
     untrusted_lines: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
+    generated: bool = False
 
 
 def headline(facts: Facts) -> str:

@@ -26,9 +26,10 @@ _LIMITS = (
     "Attacks on weights, on many queries of one row, or of someone who changes rows.",
     "Rows that belong together, such as those of one person, as a group.",
     "Whether texts can be extracted: a classifier says classes, not texts.",
-    "Epsilon: it is stated from noise and sampling, and not audited here.",
     "Other tasks, sizes and models than these.",
 )
+
+_UNAUDITED = "Epsilon: where it is stated, it is from noise and sampling, not audited."
 
 
 class Arm(NamedTuple):
@@ -39,12 +40,15 @@ class Arm(NamedTuple):
         accuracies: on test rows, a share for each seed.
         records: of `Leakage`, one for each seed.
         guarantee: epsilon, delta, noise and whether nominal, or None.
+        audits: of a stated epsilon, one for each seed that has one; see
+            `privacy.audited`.
     """
 
     name: str
     accuracies: tuple[float, ...]
     records: tuple[Mapping[str, Any], ...]
     guarantee: Mapping[str, Any] | None
+    audits: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def accuracy(self) -> float:
@@ -92,6 +96,7 @@ def page_of(facts: privacy.PrivacyFacts) -> str:
         oracle=ORACLE,
         measured=record and measured(record),
         stated=privacy.stated(facts),
+        audited=privacy.audited(facts.audit),
         accuracy=_percent(facts.accuracy),
         mean_accuracy=_percent(facts.pipeline_accuracy),
         limits=privacy.limits(facts.leakage is not None),
@@ -126,6 +131,8 @@ def compared(
             "kinds": [_cell(_kind(arm, kind), None) for kind in kinds],
             "worst": _cell(arm.rate, arm.ends),
             "epsilon": _epsilon(arm.guarantee),
+            "audit": privacy.audit_cell(arm.audits),
+            "audits": [privacy.audited(one) for one in arm.audits],
             "checked": arm.checked,
             "measured": [measured(record) for record in arm.records],
         }
@@ -142,10 +149,11 @@ def compared(
         pipelines=sorted({r["num_pipelines"] for arm in arms for r in arm.records}),
         kinds=list(kinds),
         rows=rows,
+        audited=any(arm.audits for arm in arms),
         undrawn=[arm.name for arm in arms if arm.rate is None],
         fronts=_fronts(arms, joined),
         notes=notes,
-        limits=_LIMITS,
+        limits=_LIMITS if any(arm.audits for arm in arms) else (_UNAUDITED, *_LIMITS),
     )
 
 

@@ -1,6 +1,6 @@
 """The model card of a student of private rows: what was measured, and what was not."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from protojax.privacy import Leakage
@@ -11,8 +11,9 @@ _FORM = """\
 
 {headline}
 
-Made by protojax with the recipe `{recipe}`: {how}. This card and leakage.json hold no
-text and nothing about single rows.
+Made by protojax with the recipe `{recipe}`: {how}.
+
+This card and leakage.json hold no text and nothing about single rows.
 
 | | |
 |---|---|
@@ -53,6 +54,11 @@ class PrivacyFacts(NamedTuple):
         pipeline_accuracy: mean of the measured pipelines, None without test rows.
         guarantee: epsilon, delta, noise and whether nominal, or None.
         leakage: what was found, or None.
+        audit: the epsilon of the measured runs and the fields of `Audited`; None where
+            none is stated or nothing was measured.
+        written: texts by a language model that were learned from in place of the public
+            rows.
+        groups: of private rows that are members together; 0 for single rows.
     """
 
     recipe: str
@@ -68,6 +74,9 @@ class PrivacyFacts(NamedTuple):
     pipeline_accuracy: float | None
     guarantee: Mapping[str, Any] | None
     leakage: Leakage | None
+    audit: Mapping[str, Any] | None = None
+    written: int = 0
+    groups: int = 0
 
 
 def headline(facts: PrivacyFacts) -> str:
@@ -97,6 +106,52 @@ def stated(facts: PrivacyFacts) -> str:
     return said + (", a promise of next to nothing" if found["epsilon"] > 8 else "")
 
 
+def audited(audit: Mapping[str, Any] | None) -> str:
+    """The audit of a stated epsilon, in words.
+
+    Args:
+        audit: the epsilon of the runs and the fields of `Audited`, or None.
+
+    >>> found = {"epsilon": 1.0, "bound": 0.1, "kind": "outlier", "trials": 800}
+    >>> print(audited({**found, "ceiling": 3.6, "control": 3.2}))
+    an attack on 800 memberships of outlier rows refutes every epsilon below 0.1
+    (stated of these runs: 1); without noise in the training it refutes all below 3.2
+    """
+    if audit is None:
+        return "not audited"
+    epsilon, control = audit["epsilon"], audit["control"]
+    said = (
+        f"an attack on {audit['trials']} memberships of {audit['kind']} rows refutes "
+        f"every epsilon below {audit['bound']:.2g} (stated of these runs: "
+        f"{epsilon:.3g})"
+    )
+    if control is None:
+        return (
+            f"{said}; an attack that is never wrong, all below {audit['ceiling']:.2g}"
+        )
+    said += f"; without noise in the training it refutes all below {control:.2g}"
+    if control <= epsilon:
+        said += ", so that noise left out would not be noticed: take more pipelines"
+    return said
+
+
+def audit_cell(audits: Sequence[Mapping[str, Any]]) -> str:
+    """The epsilon that audits refute and, in brackets, without noise in the training.
+
+    Args:
+        audits: as of `audited`.
+
+    >>> audit_cell([{"bound": 0.1, "control": 3.15, "ceiling": 3.6}])
+    '0.1 (3.15)'
+    """
+    if not audits:
+        return "–"
+    # The largest: each by itself must not exceed what is stated.
+    said = f"{max(one['bound'] for one in audits):.3g}"
+    controls = [one["control"] for one in audits if one["control"] is not None]
+    return f"{said} ({min(controls):.3g})" if controls else said
+
+
 def limits(measured: bool) -> tuple[str, ...]:
     """The limits of the measurement, a sentence each.
 
@@ -118,15 +173,19 @@ def card_of(facts: PrivacyFacts, about: Mapping[str, Any]) -> str:
         **about,
         "classes": ", ".join(facts.label_names),
         "private rows": facts.private,
+        **({"groups that are members together": facts.groups} if facts.groups else {}),
         "public rows": facts.public,
+        **({"texts written after these": facts.written} if facts.written else {}),
         "public rows left out": facts.dropped,
         "epochs of the teacher": facts.epochs,
         "differential privacy": stated(facts),
+        **({"audit of epsilon": audited(facts.audit)} if facts.guarantee else {}),
         "accuracy on the test rows": _share(facts.accuracy),
     }
+    public = "texts that a language model wrote" if facts.written else "public rows"
     how = {
-        "student": "a student that saw a teacher's answers on public rows, "
-        "unless the recipe says otherwise",
+        "student": f"a student that saw a teacher's answers on {public}, unless "
+        "the recipe says otherwise",
         "teacher": "the model that learned the private rows is what is shipped",
     }[facts.shipped]
     table = "\n".join(f"| {name} | {plain(value)} |" for name, value in lines.items())

@@ -1,6 +1,6 @@
 """Distillation for privacy: pipelines from private rows to a model that is shipped."""
 
-from protojax.pipelines.privacy.accounting import Guarantee, guarantee_of
+from protojax.pipelines.privacy.accounting import Guarantee, audit_of, guarantee_of
 from protojax.pipelines.privacy.privatise import Privatised, privatise
 from protojax.pipelines.privacy.recipes import RECIPES, named
 from protojax.pipelines.privacy.run_settings import Privatise
@@ -10,5 +10,6 @@ from protojax.pipelines.privacy.shared import Rows, Shared, shared_of
 from protojax.pipelines.privacy.training import Outcome, run_family
 
 __all__ = ["RECIPES", "Guarantee", "Noise", "Outcome", "Privatise"]
-__all__ += ["Privatised", "Recipe", "Rows", "Shadowed", "Shared", "guarantee_of"]
-__all__ += ["named", "privatise", "run_family", "shadow_logits", "shared_of"]
+__all__ += ["Privatised", "Recipe", "Rows", "Shadowed", "Shared", "audit_of"]
+__all__ += ["guarantee_of", "named", "privatise", "run_family", "shadow_logits"]
+__all__ += ["shared_of"]

@@ -1,9 +1,13 @@
-"""The differential privacy that a recipe states: noise of training, noise of votes."""
+"""The differential privacy that a recipe states, beside what an audit refutes."""
 
 from typing import NamedTuple
 
+import numpy as np
+
 from protojax.distillation.gradients import epsilon_of, noise_multiplier_of
 from protojax.pipelines.privacy.settings import Noise, Recipe
+from protojax.privacy import audited, label_log_odds
+from protojax.privacy.dp_audit import Audited
 from protojax.training.plans import poisson_steps
 
 
@@ -80,3 +84,44 @@ def guarantee_of(recipe: Recipe, rows: int, queries: int) -> Guarantee | None:
         )
         return Guarantee(epsilon, noise.delta, recipe.vote_noise, noise.reproducible)
     return None
+
+
+def audit_of(
+    stated: Guarantee | None,
+    logits: np.ndarray,
+    reference: np.ndarray | None,
+    members: np.ndarray,
+    labels: np.ndarray,
+    *,
+    kinds: np.ndarray,
+    significance: float = 0.05,
+    seed: int = 0,
+) -> Audited | None:
+    """The epsilon that the pipelines of a recipe refute; None where none is stated.
+
+    Args:
+        stated: of the recipe, run on as many rows as its pipelines learn from.
+        logits: `[P, rows, classes]`, of the models that would be shipped.
+        reference: likewise of plain teachers, which an audit must see through, or None.
+        members: `[P, rows]`, bool.
+        labels: `[rows]`, int, as members are trained with them.
+        kinds: `[rows]`, str.
+        significance: how often the bound may exceed the true epsilon; of several
+            recipes, shared out among them.
+        seed: of the split on which a threshold is chosen.
+
+    Raises:
+        ImportError: the extra `[dp]` is not installed.
+        ValueError: on arrays that do not fit.
+    """
+    if stated is None:
+        return None
+    return audited(
+        label_log_odds(logits, labels),
+        members,
+        delta=stated.delta,
+        kinds=kinds,
+        control=None if reference is None else label_log_odds(reference, labels),
+        significance=significance,
+        seed=seed,
+    )

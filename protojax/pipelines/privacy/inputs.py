@@ -1,7 +1,7 @@
 """The user's private and public rows, read and checked before anything is computed."""
 
 import dataclasses
-import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,6 @@ from protojax.pipelines.privacy.shared import Rows
 from protojax.pipelines.settings import Columns, Encoder, flat
 from protojax.privacy import overlap
 
-_logger = logging.getLogger("protojax")
 # The learning rate of models from scratch.
 FRESH_RATE = 3e-3
 
@@ -38,7 +37,8 @@ class PrivateJob(NamedTuple):
         config: all settings, the sources of the models among them.
         rows: private, public and test rows.
         label_names: of the classes.
-        dropped: public rows that hold something of a private one, left out.
+        dropped: public rows that hold something of a private one, and such texts that
+            were written, left out.
         identity: every setting and the hash of every input.
         paths: of inputs and models, as they were given.
     """
@@ -59,8 +59,11 @@ def prepare(
     teacher: str,
     student: str,
     test: str | Path | None,
+    describe: Callable[[str], None] = lambda text: None,
 ) -> PrivateJob:
     """The inputs of a run; the arguments are those of `pipelines.privatise`.
+
+    Texts are written anew by each call, the same by the seed.
 
     Raises:
         OSError, ValueError: in one line and without any text of a row, where an input
@@ -78,18 +81,27 @@ def prepare(
     bound = "two classes or more, each with a name"
     validate.require(len(names) > 1, f"labels of {private}", len(names), bound)
     own = labelled(sheet, names).examples
+    _check_groups(own.sources)
+    # Whose a row is matters of private rows alone.
+    columns = dataclasses.replace(columns, source="")
     open_ = _public(paths["public"], columns, names, labels=config.early_stopping > 0)
     open_, dropped = without_overlap(open_, own, config.overlap)
     trusted = data.take(own, [])
     if test:
         found = sheet_of(open_rows(paths["test"], columns.encoding), columns)
         trusted = labelled(found, names).examples
-    rows = Rows(own, open_, trusted, len(names))
+    written = None
+    if config.chosen.transfer == "written":
+        written, failed = _written(config, open_, own, describe)
+        dropped += failed
+    rows = Rows(own, open_, trusted, len(names), written)
     _check_sizes(config, rows)
     sources = {"teacher": teacher, "student": config.base.student.model}
+    if config.writer.model:
+        sources["writer"] = config.writer.model
     try:
         # Needs an extra, which has to be there before hours of training.
-        guarantee_of(config.chosen, len(own.texts), len(open_.texts))
+        guarantee_of(config.chosen, len(own.texts), queries_of(config.chosen, rows))
     except ImportError as error:
         # In one line, as every other error of an input.
         raise ValueError(str(error)) from error
@@ -149,7 +161,7 @@ def _public(
 
 
 def without_overlap(
-    public: Examples, private: Examples, action: str
+    public: Examples, private: Examples, action: str, *, name: str = "public"
 ) -> tuple[Examples, int]:
     """The public rows that hold nothing of a private one, and how many others were.
 
@@ -157,32 +169,43 @@ def without_overlap(
         public: transfer rows.
         private: the rows to protect.
         action: "error" or "drop".
+        name: of the transfer rows, for messages.
 
     Raises:
         ValueError: with counts but no text, where there are such rows, or none is left.
     """
     texts = [" ".join(row) for row in zip(*_columns(public), strict=True)]
     known = [" ".join(row) for row in zip(*_columns(private), strict=True)]
-    found = overlap.scan(texts, known)
-    if action == "error":
-        try:
-            overlap.require_clean(found)
-        except ValueError as error:
-            raise ValueError(f"{error} Or --overlap drop.") from error
-    if not found.failed.any():
-        return public, 0
-    counts = ", ".join(f"{name}: {n}" for name, n in found.counts().items() if n)
-    dropped = int(found.failed.sum())
-    bound = f"some that hold nothing of private rows ({counts})"
-    left = dropped < len(texts)
-    validate.require(left, "number of public rows", len(texts), bound)
-    _logger.warning(
-        "%d of %d public rows hold something of private rows and are left out (%s).",
-        dropped,
-        len(texts),
-        counts,
+    kept = overlap.clean_rows(texts, known, action=action, name=name)
+    return data.take(public, kept), int((~kept).sum())
+
+
+def _written(
+    config: Privatise,
+    public: Examples,
+    private: Examples,
+    describe: Callable[[str], None],
+) -> tuple[Examples, int]:
+    """The texts that a language model wrote, and how many were left out."""
+    writer = config.writer
+    # Loading it takes a while, and few runs need it.
+    from protojax.generation import write_alike
+    from protojax.models.language import load_language_model
+
+    number = writer.texts or len(public.texts)
+    texts = write_alike(
+        load_language_model(writer.model),
+        public.texts,
+        number,
+        shown=writer.shown,
+        max_new=writer.max_new,
+        temperature=writer.temperature,
+        batch_size=writer.batch_size,
+        seed=config.seed,
+        progress=lambda done, total: describe(f"{done:,} of {total:,} texts written"),
     )
-    return data.take(public, ~found.failed), dropped
+    found = Examples(texts, None, np.zeros(len(texts), np.int32))
+    return without_overlap(found, private, config.overlap, name="written")
 
 
 def _columns(examples: Examples) -> list:
@@ -210,6 +233,27 @@ def _check_sizes(config: Privatise, rows: Rows) -> None:
             validate.require(fits, f"base.{name}.batch_size", size, bound)
 
 
+def _check_groups(groups: Sequence[str] | None) -> None:
+    """Raises where groups are too few to draw halves of, or a row is in none."""
+    if groups is None:
+        return
+    names = {str(name).strip() for name in groups}
+    validate.require("" not in names, "group of a private row", "''", "a name")
+    validate.require(len(names) >= 10, "groups of private rows", len(names), ">= 10")
+
+
 def _transfer_rows(recipe: Recipe, rows: Rows, half: int) -> int:
     """The rows that a student of a pipeline learns from."""
-    return half if recipe.transfer == "members" else len(rows.public.texts)
+    return half if recipe.transfer == "members" else queries_of(recipe, rows)
+
+
+def queries_of(recipe: Recipe, rows: Rows) -> int:
+    """The transfer rows that teachers answer on.
+
+    Args:
+        recipe: of the pipeline.
+        rows: of the run.
+    """
+    if recipe.transfer == "members":
+        return len(rows.public.texts)
+    return len(rows.transfer(recipe.transfer))

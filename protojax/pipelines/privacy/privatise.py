@@ -1,5 +1,6 @@
 """One function from private rows to a student whose pipeline is measured."""
 
+import collections
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,15 +17,20 @@ from protojax.pipelines._outputs import write_student
 from protojax.pipelines.defence import Watch
 from protojax.pipelines.privacy import training as training_lib
 from protojax.pipelines.privacy._replicas import Machine
-from protojax.pipelines.privacy.accounting import guarantee_of
-from protojax.pipelines.privacy.inputs import PrivateJob, prepare
+from protojax.pipelines.privacy.accounting import audit_of, guarantee_of
+from protojax.pipelines.privacy.inputs import PrivateJob, prepare, queries_of
 from protojax.pipelines.privacy.recipes import named, with_epochs
 from protojax.pipelines.privacy.run_settings import Privatise
 from protojax.pipelines.privacy.settings import Recipe
 from protojax.pipelines.privacy.shadows import Shadowed, shadow_logits
-from protojax.pipelines.privacy.shared import Rows, Shared, shared_of
+from protojax.pipelines.privacy.shared import Shared, shared_of
 from protojax.pipelines.privacy.stopping import epochs_of
-from protojax.privacy import Leakage, complementary_halves, leakage
+from protojax.privacy import (
+    Leakage,
+    complementary_halves,
+    leakage,
+    require_stated,
+)
 from protojax.privacy.canaries import mislabelled
 from protojax.reports import leaks
 from protojax.reports import privacy as pages
@@ -84,6 +90,8 @@ def privatise(
     Raises:
         OSError, ValueError: in one line, before anything is written, where an input is
             missing or does not fit, or a public row holds something of a private one.
+            ValueError also where the measurement refutes the epsilon that is stated;
+            then nothing is exported.
     """
     config, watch, out = config or Privatise(), watch or Watch(), Path(out)
     watch.describe("the rows are read")
@@ -94,6 +102,7 @@ def privatise(
         teacher=teacher,
         student=student,
         test=test,
+        describe=watch.describe,
     )
     # Loads the models, whose errors come before anything is written.
     shared = _shared(job, job.config.chosen, watch)
@@ -145,11 +154,11 @@ def _run(
     watch.describe("teacher and student learn")
     model, accuracy = _shipped(job, recipe, shared, work, watch)
     clock("teacher and student")
-    found, canaries, shadowed = None, 0, None
+    measured = Measured(None, 0, None, None)
     if config.pipelines:
-        found, canaries, shadowed = _measured(job, recipe, work, watch)
+        measured = _measured(job, recipe, work, watch)
         clock("measurement")
-    stated = guarantee_of(recipe, len(rows.private.texts), len(rows.public.texts))
+    stated = guarantee_of(recipe, len(rows.private.texts), queries_of(recipe, rows))
     facts = pages.PrivacyFacts(
         recipe=config.recipe,
         shipped=recipe.shipped,
@@ -160,12 +169,13 @@ def _run(
         label_names=job.label_names,
         accuracy=accuracy,
         pipelines=config.pipelines,
-        canaries=canaries,
-        pipeline_accuracy=None
-        if shadowed is None or not len(rows.test.texts)
-        else float(shadowed.accuracy.mean()),
+        canaries=measured.canaries,
+        pipeline_accuracy=measured.accuracy,
         guarantee=stated and stated._asdict(),
-        leakage=found,
+        leakage=measured.leakage,
+        audit=measured.audit,
+        written=0 if rows.written is None else len(rows.written.texts),
+        groups=len({*(rows.private.sources or ())}),
     )
     return model, facts
 
@@ -217,30 +227,52 @@ def _shipped(
     return model, json.loads(note.read_text())["accuracy"]
 
 
-def _measured(
-    job: PrivateJob, recipe: Recipe, work: Path, watch: Watch
-) -> tuple[Leakage, int, Shadowed]:
-    """The leakage of the recipe's pipelines, the number of canaries, the pipelines."""
+class Measured(NamedTuple):
+    """What the pipelines of a recipe show: leakage, canaries, accuracy, audit."""
+
+    leakage: Leakage | None
+    canaries: int
+    accuracy: float | None
+    audit: Mapping[str, Any] | None
+
+
+def _measured(job: PrivateJob, recipe: Recipe, work: Path, watch: Watch) -> Measured:
+    """What many pipelines of the recipe show.
+
+    Raises:
+        ValueError: where they refute the epsilon that it states.
+    """
     config, rows = job.config, job.rows
-    # An even number, of which each pipeline learns one half.
-    even = np.arange(len(rows.private.texts) // 2 * 2)
+    count, largest = len(rows.private.texts), 0
+    groups = rows.private.sources
+    if groups is None:
+        # An even number, of which each pipeline learns one half.
+        count -= count % 2
+    else:
+        largest = max(collections.Counter(groups).values())
     planted, kinds = mislabelled(
-        data.take(rows.private, even),
+        data.take(rows.private, np.arange(count)),
         np.random.default_rng(config.seed),
         share=config.canaries,
     )
-    members = complementary_halves(len(even), config.pipelines, seed=config.seed)
+    members = complementary_halves(
+        count,
+        config.pipelines,
+        seed=config.seed,
+        groups=None if groups is None else np.asarray(groups),
+    )
     # In a plain teacher the planted rows must be found, or the attack is too weak.
     recipes = {"shipped": recipe, "reference": named("teacher", config.base)}
     found = shadow_logits(
         recipes,
-        Rows(planted, rows.public, rows.test, rows.num_labels),
+        rows._replace(private=planted),
         members,
         work / "pipelines",
         lengths=config.lengths,
         vocab_size=config.vocab_size,
         seed=config.seed,
         at_once=config.at_once,
+        most_apart=largest,
         watch=watch,
     )
     watch.describe("the pipelines are attacked")
@@ -249,10 +281,42 @@ def _measured(
         members,
         planted.labels,
         kinds=kinds,
+        groups=None if groups is None else np.asarray(groups),
         reference=found["reference"].logits,
         seed=config.seed,
     )
-    return measured, int((kinds != "ordinary").sum()), found["shipped"]
+    audit = _audit(job, recipe, found, members, planted.labels, kinds)
+    accuracy = None
+    if len(rows.test.texts):
+        accuracy = float(found["shipped"].accuracy.mean())
+    return Measured(measured, int((kinds != "ordinary").sum()), accuracy, audit)
+
+
+def _audit(
+    job: PrivateJob,
+    recipe: Recipe,
+    found: Mapping[str, Shadowed],
+    members: np.ndarray,
+    labels: np.ndarray,
+    kinds: np.ndarray,
+) -> Mapping[str, Any] | None:
+    """The epsilon of the pipelines, stated and audited; None where none is stated."""
+    # Of half of the rows, on which the pipelines are run.
+    queries = queries_of(recipe, job.rows)
+    stated = guarantee_of(recipe, int(members[0].sum()), queries)
+    audit = audit_of(
+        stated,
+        found["shipped"].logits,
+        found["reference"].logits,
+        members,
+        labels,
+        kinds=kinds,
+        seed=job.config.seed,
+    )
+    if audit is None:
+        return None
+    require_stated(audit.bound, stated.epsilon)
+    return {"epsilon": stated.epsilon, **audit._asdict()}
 
 
 def result_of(facts: pages.PrivacyFacts) -> Mapping[str, Any]:

@@ -73,6 +73,9 @@ RECIPES: dict[str, Callable[[Recipe], Recipe]] = {
     "student_hard": _changed(answers="hard"),
     "student_early": _early,
     "student_early_hard": lambda base: _early(base, answers="hard"),
+    "student_early_hard_written": lambda base: _early(
+        base, answers="hard", transfer="written"
+    ),
     "student_on_members": _changed(transfer="members"),
     "shards_mean": _changed(shards=_SHARDS),
     "shards_vote": _changed(shards=_SHARDS, answers="votes"),

@@ -5,10 +5,9 @@ import dataclasses
 from protojax import validate
 from protojax.pipelines.privacy.recipes import RECIPES, named
 from protojax.pipelines.privacy.settings import Recipe
-from protojax.pipelines.settings import Columns
+from protojax.pipelines.settings import Columns, PublicWriter
+from protojax.privacy.overlap import OVERLAPS
 from protojax.training.predict import Lengths
-
-OVERLAPS = ("error", "drop")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,14 +15,16 @@ class Privatise:
     """Everything that `pipelines.privatise` can be told.
 
     Attributes:
-        columns: of the user's files.
+        columns: of the user's files; `source` names whose a private row is, where rows
+            of one person are members together in the measurement.
         recipe: a name in `RECIPES`.
         base: what the recipe is made from: models, their training, noise. Models from
             scratch that are left at the rate of pretrained ones get 3e-3.
         early_stopping: the most epochs that the teacher's number of epochs is chosen
             from, on public rows with labels alone; 0 for the number of the recipe.
-        overlap: what happens to public rows that hold something of a private row:
-            "error" stops the run, "drop" leaves them out.
+        writer: of texts that the student learns on in place of the public rows.
+        overlap: what happens to public rows, and to texts that were written, that hold
+            something of a private row: "error" stops the run, "drop" leaves them out.
         pipelines: that measure what the recipe gives away, even; 0 for no measurement.
         canaries: share of the rows of the measurement that get a wrong label, so that
             the worst case is seen. The shipped model learns from none of them.
@@ -37,6 +38,7 @@ class Privatise:
     recipe: str = "student_early_hard"
     base: Recipe = dataclasses.field(default_factory=Recipe)
     early_stopping: int = 0
+    writer: PublicWriter = PublicWriter()
     overlap: str = "error"
     pipelines: int = 16
     canaries: float = 0.1
@@ -57,10 +59,25 @@ class Privatise:
         validate.require(fits, "pipelines", self.pipelines, bound)
         bound = "in (0, 0.5]"
         validate.require(0 < self.canaries <= 0.5, "canaries", self.canaries, bound)
-        sources = self.columns.reference or self.columns.source
-        validate.require(not sources, "columns", sources, "text, pair and label alone")
+        written = self.chosen.transfer == "written"
+        bound = f"a language model for {self.recipe}"
+        some = bool(self.writer.model) or not written
+        validate.require(some, "writer.model", self.writer.model, bound)
+        bound = "'' where texts are written, which have no second text"
+        one = not (written and self.columns.pair)
+        validate.require(one, "columns.pair", self.columns.pair, bound)
+        mark = self.columns.reference
+        validate.require(not mark, "columns.reference", mark, "''")
+        recipe, group = self.chosen, self.columns.source
+        promised = recipe.teacher_noise.used or recipe.vote_noise
+        bound = "'' with a recipe whose epsilon is of single rows"
+        fits = not (group and promised)
+        validate.require(fits, "columns.source", group, bound)
 
     @property
     def chosen(self) -> Recipe:
         """The recipe that is run, before a number of epochs is chosen."""
-        return named(self.recipe, self.base)
+        recipe = named(self.recipe, self.base)
+        if self.writer.model and recipe.transfer == "public":
+            return dataclasses.replace(recipe, transfer="written")
+        return recipe

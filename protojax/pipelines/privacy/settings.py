@@ -7,7 +7,7 @@ from protojax.pipelines.settings import Encoder
 from protojax.training.step import TrainConfig
 
 ANSWERS = ("soft", "hard", "votes")
-TRANSFERS = ("public", "members")
+TRANSFERS = ("public", "members", "written")
 SHIPPED = ("student", "teacher")
 
 
@@ -97,7 +97,8 @@ class Recipe:
             most probable class; "votes", the class that most teachers say.
         temperature: of soft answers.
         vote_noise: the deviation of the Gaussian noise on the count of votes.
-        transfer: "public" rows, or the "members" themselves, which protects nothing.
+        transfer: "public" rows; texts that a public language model has "written" after
+            the public ones; or the "members" themselves, which protects nothing.
         teacher_noise: of the teacher's training.
         student_noise: of the student's training, which protects transfer rows only.
     """

@@ -1,16 +1,20 @@
 """The common part of pipelines: their rows, models before training, devices."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
-from protojax import data
+from protojax import data, validate
 from protojax.base import Examples
 from protojax.data.tokens import Tokens
 from protojax.models import Model
 from protojax.models import settings as model_settings
+from protojax.models.config import HEAD
+from protojax.models.encoder import init_params, param_shapes
 from protojax.models.settings import SCRATCH, ModelSettings
 from protojax.pipelines.privacy import _replicas
 from protojax.pipelines.privacy._replicas import Held, Machine
@@ -29,23 +33,42 @@ class Rows(NamedTuple):
         public: transfer rows; their labels are not read by any recipe.
         test: trusted rows, to measure accuracy on; may be none.
         num_labels: classes.
+        written: transfer rows that a public language model wrote, without labels; None
+            for none.
     """
 
     private: Examples
     public: Examples
     test: Examples
     num_labels: int
+    written: Examples | None = None
 
     @property
     def all(self) -> Examples:
-        """All rows: private, public, test."""
-        return functools.reduce(data.concatenate, self[:3])
+        """All rows: private, public, test, written."""
+        last = () if self.written is None else (self.written,)
+        return functools.reduce(data.concatenate, (*self[:3], *last))
 
     @property
     def places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The numbers of the private, the public and the test rows among all."""
         sizes = np.cumsum([len(part.texts) for part in self[:3]])
         return tuple(np.split(np.arange(sizes[-1]), sizes[:2]))
+
+    def transfer(self, name: str) -> np.ndarray:
+        """The numbers of the transfer rows of all pipelines among all rows.
+
+        Args:
+            name: "public" or "written".
+
+        Raises:
+            ValueError: where nothing was written.
+        """
+        if name == "public":
+            return self.places[1]
+        some = self.written is not None and len(self.written.texts) > 0
+        validate.require(some, "transfer", name, "public, where nothing is written")
+        return np.arange(len(self.written.texts)) + sum(map(len, self.places))
 
 
 class Learner(NamedTuple):
@@ -56,13 +79,15 @@ class Learner(NamedTuple):
         tokens: of all rows.
         held: the same on the devices.
         fresh: whether each pipeline draws weights of its own; a pretrained model begins
-            alike in all.
+            alike in all,
+        head: but for these parts, which its checkpoint lacks and each pipeline draws.
     """
 
     model: Model
     tokens: Tokens
     held: Held
     fresh: bool
+    head: tuple[str, ...] = ()
 
 
 class Shared(NamedTuple):
@@ -120,8 +145,12 @@ def shared_of(
         )
         tokens = predict.tokenize(model, rows.all, lengths)
         held = _replicas.held(tokens, machine.mesh)
-        return Learner(model, tokens, held, settings.model == SCRATCH)
+        if settings.model == SCRATCH:
+            return Learner(model, tokens, held, True)
+        return Learner(model, tokens, held, False, fresh_head(model, seed))
 
+    for transfer in {recipe.transfer for recipe in recipes} - {"members"}:
+        rows.transfer(transfer)
     encoders = {encoder for recipe in recipes for encoder in encoders_of(recipe)}
     names = ModelSettings.__dataclass_fields__
     learners = {
@@ -129,6 +158,30 @@ def shared_of(
         for one in encoders
     }
     return Shared(rows, learners, machine, seed, on_progress)
+
+
+def fresh_head(model: Model, seed: int) -> tuple[str, ...]:
+    """The parts of a model's head that were drawn from a seed, not read from a file.
+
+    Args:
+        model: as `model_settings.build` makes it.
+        seed: that was given to it.
+    """
+    # Of one layer: tracing many takes long, and the head is the same.
+    shapes = param_shapes(dataclasses.replace(model.config, num_layers=1))
+    shapes = {name: shapes[name] for name in HEAD if name in shapes}
+    drawn = init_params(shapes, seed=seed)
+    return tuple(
+        name
+        for name in shapes
+        if all(
+            map(
+                np.array_equal,
+                jax.tree.leaves(drawn[name]),
+                jax.tree.leaves(model.params[name]),
+            )
+        )
+    )
 
 
 def encoders_of(recipe: Recipe) -> tuple[Encoder, ...]:

@@ -23,7 +23,7 @@ from protojax.pipelines.privacy._replicas import Lesson
 from protojax.pipelines.privacy.accounting import noise_of
 from protojax.pipelines.privacy.answers import soft_answers, votes
 from protojax.pipelines.privacy.settings import Noise, Recipe
-from protojax.pipelines.privacy.shared import Shared
+from protojax.pipelines.privacy.shared import Learner, Shared
 from protojax.pipelines.settings import Encoder
 from protojax.training import plans, trainer
 from protojax.training.objective import Objective, Spec
@@ -143,8 +143,9 @@ def _student(
         own: the rows that each pipeline learns from.
         numbers: `[K]`, of the pipelines.
     """
-    _, public, _ = shared.rows.places
-    learned = own if recipe.transfer == "members" else [public] * len(own)
+    learned = own
+    if recipe.transfer != "members":
+        learned = [shared.rows.transfer(recipe.transfer)] * len(own)
     labels = np.zeros(answers.shape[:1] + answers.shape[2:3], np.int32)
     targets = None
     if recipe.answers == "soft":
@@ -202,10 +203,7 @@ def _taught(
         objective,
         train.optimizer,
     )
-    params = [
-        fresh_params(config, seed) if learner.fresh else learner.model.params
-        for seed in seeds
-    ]
+    params = [initial_params(learner, seed) for seed in seeds]
     cost = trainer.row_cost(config) * (_NOISY_COST if noise.used else 1.0)
     trained = _replicas.train(
         config,
@@ -218,6 +216,24 @@ def _taught(
     )
     logits = _replicas.read(config, trained, learner.held, shared.machine)
     return nodes.gather(trained["model"], shared.machine.mesh), logits
+
+
+def initial_params(learner: Learner, seed: int) -> PyTree:
+    """The parameters that a model of one pipeline starts from.
+
+    Args:
+        learner: from scratch, or pretrained with a head or without.
+        seed: of what is fresh.
+    """
+    config = learner.model.config
+    if learner.fresh:
+        return fresh_params(config, seed)
+    if not learner.head:
+        return learner.model.params
+    # Of one layer: tracing many takes long, and the head is the same.
+    shapes = param_shapes(dataclasses.replace(config, num_layers=1))
+    head = init_params({name: shapes[name] for name in learner.head}, seed=seed)
+    return {**learner.model.params, **head}
 
 
 def fresh_params(config: EncoderConfig, seed: int) -> PyTree:
@@ -315,10 +331,12 @@ def work_of(shared: Shared, recipes: Mapping[str, Recipe], rows: int) -> float:
         factor = _NOISY_COST if noise.used else 1.0
         return rows * noise.over(encoder).epochs * cost * factor
 
-    family, public = next(iter(recipes.values())).family, shared.rows.public
+    family = next(iter(recipes.values())).family
     total = one(family.teacher, family.teacher_noise, rows)
     for recipe in recipes.values():
         if recipe.shipped == "student":
-            learned = rows if recipe.transfer == "members" else len(public.texts)
+            learned = rows
+            if recipe.transfer != "members":
+                learned = len(shared.rows.transfer(recipe.transfer))
             total += one(recipe.student, recipe.student_noise, learned)
     return total
