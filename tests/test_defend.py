@@ -12,6 +12,7 @@ from protojax import cli, pipelines
 from protojax.base import Examples
 from protojax.cli import defend as command
 from protojax.models import hf
+from protojax.models.language import save_language_model
 from protojax.pipelines import _run_file
 from protojax.training import predict
 from protojax.training.predict import Features, Lengths
@@ -480,3 +481,18 @@ def test_a_mistake_is_one_line(mistake, job, capsys):
     assert "Traceback" not in "".join(shown)
     # Nothing was computed, so that the corrected command may use the same folder.
     assert not out.exists()
+
+
+def test_a_language_model_writes_the_references(job):
+    shown = tiny_job.clean_rows(60, seed=13)
+    public = tiny_job.write(job.folder / "public.csv", shown, columns=("text",))
+    writer = job.folder / "decoder"
+    save_language_model(writer, tiny_job.decoder([row.text for row in shown]))
+    given = {"references": "generated", "public": public, "writer": writer}
+    written = ["texts=160", "shown=1", "max_new=8", "batch_size=80"]
+    arguments = job.arguments("written", **given)
+    assert cli.main([*arguments, *(f"--set=writer.{x}" for x in written)]) == 0
+    out = job.folder / "written"
+    assert len(verdicts(out)) == tiny_job.ROWS
+    for path in (out / "student/README.md", out / "report.html"):
+        assert "texts that a language model wrote" in path.read_text()

@@ -8,6 +8,7 @@ import pytest
 
 from protojax import cli, pipelines
 from protojax.models import hf
+from protojax.models.language import save_language_model
 from protojax.pipelines.privacy import Privatise
 from protojax.pipelines.privacy.inputs import FRESH_RATE, prepare, with_models
 from protojax.pipelines.settings import Columns
@@ -248,3 +249,20 @@ def test_a_folder_of_something_else_is_not_touched(job, measured, tmp_path, caps
     shutil.copytree(measured / "student", out / "student")
     assert call(job, out) == 2
     assert "no run of protojax" in capsys.readouterr().err
+
+
+def test_a_language_model_writes_the_transfer_rows(job, tmp_path, capsys):
+    shown = [row.text for row in tiny_job.clean_rows(40, seed=2)]
+    save_language_model(tmp_path / "decoder", tiny_job.decoder(shown))
+    flags = [f"--set=writer.{x}" for x in ("texts=16", "shown=2", "max_new=6")]
+    flags += [f"--writer={tmp_path / 'decoder'}", "--pipelines=0"]
+    assert call(job, tmp_path / "run", *flags) == 0
+    card = (tmp_path / "run/student/README.md").read_text()
+    assert "answers on texts that a language model wrote" in card
+    assert "| texts written after these | 16 |" in card
+    assert hf.load_hf(tmp_path / "run/student", num_labels=2).label_names
+    capsys.readouterr()
+    # A writer that is not there is told in a line.
+    flags[-2] = f"--writer={tmp_path / 'nowhere'}"
+    assert call(job, tmp_path / "other", *flags) != 0
+    assert "nowhere" in capsys.readouterr().err

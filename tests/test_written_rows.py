@@ -10,10 +10,8 @@ from experiments.systems import private as private_study
 from experiments.systems.privacy_settings import Private
 from protojax.base import Examples
 from protojax.data.readers import Source
-from protojax.data.wordpiece import train_wordpiece
 from protojax.generation import write_alike
-from protojax.models import wrap_tokenizer
-from protojax.models.language import LanguageConfig, init_model, save_language_model
+from protojax.models.language import save_language_model
 from protojax.pipelines import Watch, _generated
 from protojax.pipelines.privacy import RECIPES, Privatise, Rows
 from protojax.pipelines.privacy.inputs import prepare
@@ -29,22 +27,7 @@ OPTIONS = {"max_new": 6, "batch_size": 16}
 
 @functools.cache
 def decoder():
-    """A decoder that writes words of the texts at random."""
-    tokenizer = wrap_tokenizer(train_wordpiece(SHOWN, vocab_size=200))
-    config = LanguageConfig(
-        family="llama",
-        vocab_size=200,
-        hidden_size=8,
-        num_layers=1,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=4,
-        intermediate_size=8,
-        positions="rotary",
-        max_positions=64,
-        end_ids=(3,),
-    )
-    return init_model(config, seed=0, tokenizer=tokenizer)
+    return tiny_job.decoder(SHOWN)
 
 
 def written(number=14, seed=0, **options):

@@ -9,7 +9,7 @@ import numpy as np
 from protojax.base import Examples
 from protojax.data.wordpiece import train_wordpiece
 from protojax.federated.replicas import Surroundings
-from protojax.models import EncoderConfig, hf, init_model
+from protojax.models import EncoderConfig, hf, init_model, language
 from protojax.pipelines import FineTuning, fine_tune
 from protojax.training.predict import Lengths
 from protojax.training.step import TrainConfig
@@ -132,3 +132,22 @@ def save_teacher(folder, rows, names=NAMES):
     examples = Examples(texts, None, labels)
     fine_tune([FineTuning("teacher", model, train, examples, 0)], folder, around)
     return str(folder / "teacher/model")
+
+
+def decoder(texts):
+    """A language model that writes words of the texts at random."""
+    tokenizer = hf.wrap_tokenizer(train_wordpiece(texts, vocab_size=200))
+    config = language.LanguageConfig(
+        family="llama",
+        vocab_size=200,
+        hidden_size=8,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=4,
+        intermediate_size=8,
+        positions="rotary",
+        max_positions=64,
+        end_ids=(3,),
+    )
+    return language.init_model(config, seed=0, tokenizer=tokenizer)
