@@ -11,7 +11,9 @@ Teachers, proxy and students are Llamas of characters, trained from scratch. Wit
 
 `quick` shows the effect in minutes, in a smaller world: two numbers, two styles, and a
 proxy and a student that have seen little of one of them, while in the full study they
-have seen as much of all four and cannot carry out two.
+have seen as much of all three and cannot carry out one. The full study takes some 100
+CPU-minutes; a seed, a reward and one size of student (`--config.seeds="(0,)"
+--config.rewards="('chain',)" --config.students="('student',)"`) some 35.
 """
 
 import dataclasses
