@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from protojax import cli
-from protojax.data.wordpiece import train_wordpiece
-from protojax.models import language, wrap_tokenizer
-from protojax.models.language import LanguageConfig, init_model
+from protojax.models import language
 from protojax.pipelines import distillability
 from protojax.pipelines.distillability import DiagnosisSettings, comparing, decoding
 from protojax.pipelines.distillability.decoding import Shape, Written
+from tests import tiny_job
 
 TEXTS = ["two and two is 4", "red and blue is purple", "one and one is 2"]
 ROWS = [("one and two is", "3"), ("red and", "blue"), ("two and two", "4")]
@@ -22,21 +21,7 @@ CONFIG = DiagnosisSettings(max_new=4, starts=(1, 2), batch_size=4, top_k=3)
 
 
 def decoder(seed, vocab=150, words=TEXTS):
-    tokenizer = wrap_tokenizer(train_wordpiece(words, vocab_size=vocab))
-    config = LanguageConfig(
-        family="llama",
-        vocab_size=len(tokenizer),
-        hidden_size=8,
-        num_layers=1,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=4,
-        intermediate_size=8,
-        positions="rotary",
-        max_positions=64,
-        end_ids=(tokenizer.sep_token_id,),
-    )
-    model = init_model(config, seed=seed, tokenizer=tokenizer)
+    model = tiny_job.decoder(words, seed, vocab)
     # Fresh heads are nearly uniform; these have preferences.
     return model._replace(params=jax.tree.map(lambda x: 20 * x, model.params))
 

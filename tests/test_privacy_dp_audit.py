@@ -104,6 +104,15 @@ def own_direction(params, batch, prototypes, step, key):
     return loss, {"own_loss": loss}
 
 
+def dp_rule(noise_multiplier, clip_norm):
+    return GRADIENTS["dp_sgd"](
+        own_direction,
+        clip_norm=clip_norm,
+        noise_multiplier=noise_multiplier,
+        expected_rows=1,
+    )
+
+
 @functools.cache
 def one_step(noise_multiplier, clip_norm=1.0):
     """All that one step of DP-SGD releases, and the coins of its canaries.
@@ -114,12 +123,7 @@ def one_step(noise_multiplier, clip_norm=1.0):
     ids = np.arange(CANARIES, dtype=np.int32)[:, None]
     ones = np.ones_like(ids)
     batch = Batch(ids, ones, 0 * ids, np.zeros(CANARIES, np.int32), members)
-    rule = GRADIENTS["dp_sgd"](
-        own_direction,
-        clip_norm=clip_norm,
-        noise_multiplier=noise_multiplier,
-        expected_rows=1,
-    )
+    rule = dp_rule(noise_multiplier, clip_norm)
     weights = {"weights": np.zeros(CANARIES, np.float32)}
     grads, _ = jax.jit(rule)(weights, batch, None, 0, jax.random.key(0))
     return np.asarray(grads["weights"]), members
@@ -171,12 +175,7 @@ def runs(noise_multiplier, clip_norm=1.0):
     """
     count = HALVES.shape[1]
     ids = np.arange(count, dtype=np.int32)[:, None]
-    rule = GRADIENTS["dp_sgd"](
-        own_direction,
-        clip_norm=clip_norm,
-        noise_multiplier=noise_multiplier,
-        expected_rows=1,
-    )
+    rule = dp_rule(noise_multiplier, clip_norm)
     weights = {"weights": np.zeros(count, np.float32)}
 
     def released(members, key):

@@ -134,12 +134,12 @@ def save_teacher(folder, rows, names=NAMES):
     return str(folder / "teacher/model")
 
 
-def decoder(texts):
+def decoder(texts, seed=0, vocab=200):
     """A language model that writes words of the texts at random."""
-    tokenizer = hf.wrap_tokenizer(train_wordpiece(texts, vocab_size=200))
+    tokenizer = hf.wrap_tokenizer(train_wordpiece(texts, vocab_size=vocab))
     config = language.LanguageConfig(
         family="llama",
-        vocab_size=200,
+        vocab_size=len(tokenizer),
         hidden_size=8,
         num_layers=1,
         num_heads=2,
@@ -148,6 +148,6 @@ def decoder(texts):
         intermediate_size=8,
         positions="rotary",
         max_positions=64,
-        end_ids=(3,),
+        end_ids=(tokenizer.sep_token_id,),
     )
-    return language.init_model(config, seed=0, tokenizer=tokenizer)
+    return language.init_model(config, seed=seed, tokenizer=tokenizer)

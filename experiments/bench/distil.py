@@ -17,7 +17,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.bench.language import LLAMA, transformers_model
+from experiments.bench.language import (
+    LLAMA,
+    transformers_model,
+    transformers_texts,
+)
 from experiments.bench.measure import measure
 from experiments.reports import results
 from protojax import distillation, training
@@ -164,35 +168,15 @@ def rollouts_row(job: Job, other: Any) -> list[str]:
     )
     runs = {"ours": ours, "scored": lambda: scored(draws=1, max_new=job.written)}
     if other is not None:
-        runs["theirs"] = functools.partial(torch_rollout, other, given, job.written)
+        sampled = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        runs["theirs"] = functools.partial(
+            transformers_texts, other, given, job.written, **sampled
+        )
     seconds = measure(runs, repeats=3)
     speed = {name: job.rows * job.written / x for name, x in seconds.items()}
     with_scores = speed.pop("scored")
     name = f"rollout, tokens a second ({with_scores:.0f} with scores of two models)"
     return [name, *compared(speed, faster_is="more")]
-
-
-def torch_rollout(model: Any, ids: np.ndarray, max_new: int) -> np.ndarray:
-    """Tokens that transformers samples, `[rows, max_new]`.
-
-    Args:
-        model: in PyTorch.
-        ids: `[rows, length]`.
-        max_new: tokens to write a row.
-    """
-    torch = importlib.import_module("torch")
-    given = torch.tensor(ids, dtype=torch.long)
-    with torch.inference_mode():
-        found = model.generate(
-            given,
-            attention_mask=torch.ones_like(given),
-            max_new_tokens=max_new,
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-        )
-    return found[:, -max_new:].numpy()
 
 
 def batch_of(job: Job) -> SequenceBatch:

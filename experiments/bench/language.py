@@ -120,7 +120,9 @@ def bench_decode(
             ours = _writer(model, ids.astype(np.int32), max_new)
             runs = {"ours": ours}
             if other is not None:
-                runs["theirs"] = functools.partial(_written, other, ids, max_new)
+                runs["theirs"] = functools.partial(
+                    transformers_texts, other, ids, max_new
+                )
             seconds = measure(runs, repeats=3)
             speed = {name: rows * max_new / found for name, found in seconds.items()}
             row = [config.family, str(rows), f"{speed['ours']:.0f}", "-", "-", "-"]
@@ -174,8 +176,17 @@ def transformers_model(model: LanguageModel) -> Any:
     return found
 
 
-def _written(model: Any, ids: np.ndarray, max_new: int) -> np.ndarray:
-    """The tokens that transformers writes, `[rows, max_new]`."""
+def transformers_texts(
+    model: Any, ids: np.ndarray, max_new: int, **how: Any
+) -> np.ndarray:
+    """The tokens that transformers writes, `[rows, max_new]`.
+
+    Args:
+        model: in PyTorch.
+        ids: `[rows, length]`.
+        max_new: tokens to write a row.
+        **how: of its `generate`; by default the most probable tokens.
+    """
     torch = importlib.import_module("torch")
     given = torch.tensor(ids, dtype=torch.long)
     with torch.inference_mode():
@@ -183,8 +194,7 @@ def _written(model: Any, ids: np.ndarray, max_new: int) -> np.ndarray:
             given,
             attention_mask=torch.ones_like(given),
             max_new_tokens=max_new,
-            do_sample=False,
-            num_beams=1,
+            **({"do_sample": False, "num_beams": 1} | how),
         )
     return found[:, -max_new:].numpy()
 

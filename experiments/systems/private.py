@@ -5,6 +5,7 @@ is attacked with all others but its complement. Figures are of the recipe at hal
 rows. Nothing that is written holds a text.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,8 +21,6 @@ from protojax import data, validate
 from protojax.base import Examples
 from protojax.data.examples import text_keys
 from protojax.evals import mean_interval
-from protojax.generation import write_alike
-from protojax.models.language import load_language_model
 from protojax.pipelines import Watch
 from protojax.pipelines.privacy import (
     Recipe,
@@ -227,26 +226,14 @@ def _written(
     config: Private, rows: Rows, seed: int, folder: pathlib.Path, watch: Watch
 ) -> tuple[Examples, int]:
     """Texts written after the public ones, and how many a scan left out."""
-    writer, texts = config.writer, _texts(rows.public)
-    if writer.model:
-        model, options = load_language_model(writer.model), {"shown": writer.shown}
-        options["max_new"] = writer.max_new
-    else:
+    writer, texts, model = config.writer, _texts(rows.public), None
+    if not writer.model:
         lengths = config.letter_lengths
         model = secret_models.writer_of(
             texts, config.letters, lengths, folder / "writer", watch, seed=seed
         )
-        options = {"shown": 0, "max_new": lengths.max_output}
-    found = write_alike(
-        model,
-        texts,
-        writer.texts or len(texts),
-        temperature=writer.temperature,
-        batch_size=writer.batch_size,
-        seed=seed,
-        progress=lambda done, total: watch.describe(f"{done} of {total} texts written"),
-        **options,
-    )
+        writer = dataclasses.replace(writer, shown=0, max_new=lengths.max_output)
+    found = writer.write(texts, seed=seed, describe=watch.describe, model=model)
     written = Examples(found, None, np.zeros(len(found), np.int32))
     # What is left is used, as of the public rows; the counts are in the results.
     return without_overlap(written, rows.private, "drop", name="written")

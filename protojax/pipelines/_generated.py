@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from protojax import generation, validate
+from protojax import validate
 from protojax.base import Examples
 from protojax.data.readers import Source
-from protojax.models import hf, language
+from protojax.models import hf
 from protojax.pipelines import inputs
 from protojax.pipelines.settings import Defence
 from protojax.privacy.overlap import clean_rows
@@ -71,19 +71,9 @@ def generated_references(
         OSError, ValueError: in one line, where an input is missing or does not fit, or
             a text that was written holds something of a row.
     """
-    writer, columns = config.writer, config.columns
+    columns = config.columns
     shown = _texts(inputs.open_rows(public, columns.encoding), columns.text)
-    texts = generation.write_alike(
-        language.load_language_model(writer.model),
-        shown,
-        writer.texts or len(shown),
-        shown=writer.shown,
-        max_new=writer.max_new,
-        temperature=writer.temperature,
-        batch_size=writer.batch_size,
-        seed=config.seed,
-        progress=lambda done, total: describe(f"{done:,} of {total:,} texts written"),
-    )
+    texts = config.writer.write(shown, seed=config.seed, describe=describe)
     own = _texts(rows, columns.text)
     kept = clean_rows(texts, own, action=config.overlap, name="written")
     texts = [texts[row] for row in np.flatnonzero(kept)]

@@ -3,7 +3,7 @@
 import ast
 import dataclasses
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from protojax import validate
@@ -77,6 +77,43 @@ class PublicWriter:
         validate.non_negative(texts=self.texts, shown=self.shown)
         names = ("max_new", "temperature", "batch_size")
         validate.positive(**{name: getattr(self, name) for name in names})
+
+    def write(
+        self,
+        texts: Sequence[str],
+        *,
+        seed: int,
+        describe: Callable[[str], None] = lambda text: None,
+        model: Any = None,
+    ) -> list[str]:
+        """New texts after public ones.
+
+        Args:
+            texts: the public ones.
+            seed: of the sampling.
+            describe: called with a description of the current work.
+            model: the `LanguageModel` that writes; None for that of the settings.
+
+        Raises:
+            OSError, ValueError: a model that does not load, or see `write_alike`.
+        """
+        # Loading these takes a while, and few runs need them.
+        from protojax.generation import write_alike
+        from protojax.models.language import load_language_model
+
+        return write_alike(
+            load_language_model(self.model) if model is None else model,
+            texts,
+            self.texts or len(texts),
+            shown=self.shown,
+            max_new=self.max_new,
+            temperature=self.temperature,
+            batch_size=self.batch_size,
+            seed=seed,
+            progress=lambda done, total: describe(
+                f"{done:,} of {total:,} texts written"
+            ),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

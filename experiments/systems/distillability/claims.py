@@ -1,4 +1,4 @@
-"""What the lines of the study allow to be said, and its table.
+"""Claims that the lines of the study allow, and its table.
 
 Arms are compared problem by problem, seed by seed. A student is compared with the same
 student of the original teacher, and with that of the control: the teacher that was

@@ -105,7 +105,7 @@ class StudentSettings(AdamW):
 
     @property
     def length(self) -> int | None:
-        """What a text's loss is divided by, see `distillation.sequence_loss`."""
+        """The divisor of a text's loss, see `distillation.sequence_loss`."""
         return self.max_new if self.normalizer == "constant" else None
 
     def __post_init__(self):

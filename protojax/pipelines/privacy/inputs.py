@@ -187,23 +187,7 @@ def _written(
     describe: Callable[[str], None],
 ) -> tuple[Examples, int]:
     """The texts that a language model wrote, and how many were left out."""
-    writer = config.writer
-    # Loading it takes a while, and few runs need it.
-    from protojax.generation import write_alike
-    from protojax.models.language import load_language_model
-
-    number = writer.texts or len(public.texts)
-    texts = write_alike(
-        load_language_model(writer.model),
-        public.texts,
-        number,
-        shown=writer.shown,
-        max_new=writer.max_new,
-        temperature=writer.temperature,
-        batch_size=writer.batch_size,
-        seed=config.seed,
-        progress=lambda done, total: describe(f"{done:,} of {total:,} texts written"),
-    )
+    texts = config.writer.write(public.texts, seed=config.seed, describe=describe)
     found = Examples(texts, None, np.zeros(len(texts), np.int32))
     return without_overlap(found, private, config.overlap, name="written")
 

@@ -228,7 +228,7 @@ def _shipped(
 
 
 class Measured(NamedTuple):
-    """What the pipelines of a recipe show: leakage, canaries, accuracy, audit."""
+    """The measurement of a recipe: leakage, canaries, accuracy, audit of epsilon."""
 
     leakage: Leakage | None
     canaries: int
@@ -237,7 +237,7 @@ class Measured(NamedTuple):
 
 
 def _measured(job: PrivateJob, recipe: Recipe, work: Path, watch: Watch) -> Measured:
-    """What many pipelines of the recipe show.
+    """The measurement of the recipe by many pipelines.
 
     Raises:
         ValueError: where they refute the epsilon that it states.

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from protojax import data, validate
-from protojax.base import Examples
+from protojax.base import Examples, PyTree
 from protojax.data.tokens import Tokens
-from protojax.models import Model
+from protojax.models import EncoderConfig, Model
 from protojax.models import settings as model_settings
 from protojax.models.config import HEAD
 from protojax.models.encoder import init_params, param_shapes
@@ -160,6 +160,21 @@ def shared_of(
     return Shared(rows, learners, machine, seed, on_progress)
 
 
+def drawn_head(config: EncoderConfig, names: Sequence[str], seed: int) -> PyTree:
+    """Fresh parameters of parts of a head; parts that a model does not have are absent.
+
+    Args:
+        config: of the model.
+        names: of the parts.
+        seed: of the parameters.
+    """
+    # Of one layer: tracing many takes long, and the head is the same.
+    shapes = param_shapes(dataclasses.replace(config, num_layers=1))
+    return init_params(
+        {name: shapes[name] for name in names if name in shapes}, seed=seed
+    )
+
+
 def fresh_head(model: Model, seed: int) -> tuple[str, ...]:
     """The parts of a model's head that were drawn from a seed, not read from a file.
 
@@ -167,14 +182,12 @@ def fresh_head(model: Model, seed: int) -> tuple[str, ...]:
         model: as `model_settings.build` makes it.
         seed: that was given to it.
     """
-    # Of one layer: tracing many takes long, and the head is the same.
-    shapes = param_shapes(dataclasses.replace(model.config, num_layers=1))
-    shapes = {name: shapes[name] for name in HEAD if name in shapes}
-    drawn = init_params(shapes, seed=seed)
+    drawn = drawn_head(model.config, HEAD, seed)
     return tuple(
         name
-        for name in shapes
-        if all(
+        for name in HEAD
+        if name in drawn
+        and all(
             map(
                 np.array_equal,
                 jax.tree.leaves(drawn[name]),

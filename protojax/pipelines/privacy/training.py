@@ -23,7 +23,7 @@ from protojax.pipelines.privacy._replicas import Lesson
 from protojax.pipelines.privacy.accounting import noise_of
 from protojax.pipelines.privacy.answers import soft_answers, votes
 from protojax.pipelines.privacy.settings import Noise, Recipe
-from protojax.pipelines.privacy.shared import Learner, Shared
+from protojax.pipelines.privacy.shared import Learner, Shared, drawn_head
 from protojax.pipelines.settings import Encoder
 from protojax.training import plans, trainer
 from protojax.training.objective import Objective, Spec
@@ -230,10 +230,7 @@ def initial_params(learner: Learner, seed: int) -> PyTree:
         return fresh_params(config, seed)
     if not learner.head:
         return learner.model.params
-    # Of one layer: tracing many takes long, and the head is the same.
-    shapes = param_shapes(dataclasses.replace(config, num_layers=1))
-    head = init_params({name: shapes[name] for name in learner.head}, seed=seed)
-    return {**learner.model.params, **head}
+    return {**learner.model.params, **drawn_head(config, learner.head, seed)}
 
 
 def fresh_params(config: EncoderConfig, seed: int) -> PyTree:
