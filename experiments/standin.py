@@ -3,11 +3,15 @@
     python -m experiments.standin --root DATA
     python -m experiments.standin --root DATA --variant noise --seeds 3
     python -m experiments.standin --clean --seeds 10 --tasks snips
+    python -m experiments.standin --root DATA --part 0.25 --share 0.77
 
 Teacher and trusted models are logistic regressions on words and pairs of words, so that
 many data sets can be tested; the attacks and the settings are those of the bench
 (`configs/robustness.py`). Without `--clean` each attack on the data is a line. With it
 nothing is poisoned, and the line tells how many sets were called poisoned all the same.
+`--part` tests a random part of the rows, as a node would, and `--share` rows with
+another balance of classes than the references; `--own-teacher` has learned from the
+tested rows alone.
 """
 
 import argparse
@@ -25,10 +29,10 @@ from experiments.configs import robustness
 from experiments.reports import results
 from experiments.settings import Settings
 from experiments.study import check
-from experiments.world import scenarios
+from experiments.world import label_noise, scenarios
 from experiments.world.scenarios import Scenario
 from experiments.world.trusted_model import FOLDS
-from protojax import evals
+from protojax import data, evals, validate
 from protojax.base import Examples, TeacherOutputs
 from protojax.detection import Evidence, Findings, Reading, detect
 from protojax.detection.masking import Reread
@@ -125,19 +129,65 @@ def evidence_of(
     return evidence, read
 
 
-def line_of(config: Settings, scenario: Scenario) -> Line:
+class Part(NamedTuple):
+    """The rows that are tested, as a node or another file would hold them.
+
+    Attributes:
+        size: the share of the rows.
+        share: of these, labelled as class 1, poison included; 0 leaves the balance.
+        own_teacher: whether the teacher learned from these rows alone.
+    """
+
+    size: float = 1.0
+    share: float = 0.0
+    own_teacher: bool = False
+
+    def rows(self, labels: np.ndarray, seed: int) -> np.ndarray:
+        """The tested rows, in ascending order.
+
+        Args:
+            labels: `[rows]`, int.
+            seed: of the choice.
+
+        >>> Part(size=0.5).rows(np.zeros(6, int), 0).shape
+        (3,)
+        """
+        rng, kept = np.random.default_rng(seed), np.arange(len(labels))
+        if self.share:
+            kept = label_noise.of_share(labels == 1, self.share, rng)
+        count = round(self.size * len(kept))
+        return np.sort(rng.choice(kept, count, replace=False))
+
+
+def line_of(config: Settings, scenario: Scenario, part: Part | None = None) -> Line:
     """The result of the test on a scenario's rows.
 
     Args:
         config: the study's settings.
         scenario: the scenario; its attack is one on the data, or None.
+        part: the rows that are tested; None for all.
     """
+    part = part or Part()
     rows, poisoned = scenarios.poisoned(config, scenario)
+    kept = part.rows(rows.labels, scenario.seed)
+    poisoned = poisoned[kept]
     references = scenarios.references(config, scenario)
     task = scenarios.task_data(config, scenario.task, scenario.seed).task
+    if part.own_teacher:
+        rows, kept = data.take(rows, kept), np.arange(len(kept))
     evidence, read = evidence_of(rows, references, task.num_labels)
-    reread = read if config.detection.suspect_references else None
-    findings: Findings = detect(evidence, config.detection, reread=reread)
+    evidence = evidence.take(kept)
+    # Rows are numbered among those tested, then the references.
+    numbers = np.append(kept, len(rows.texts) + np.arange(len(references.texts)))
+
+    def reread(rows: np.ndarray, examples: Examples) -> Reading:
+        return read(numbers[rows], examples)
+
+    findings: Findings = detect(
+        evidence,
+        config.detection,
+        reread=reread if config.detection.suspect_references else None,
+    )
     rejected = findings.verdict.rejected
     quality = evals.quarantine_quality(rejected, poisoned)
     strong = [suspect.name for suspect in findings.suspects if suspect.strong]
@@ -169,6 +219,9 @@ def study_of(found: argparse.Namespace) -> Settings:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a line for each task and attack."""
     found = _parser().parse_args(arguments)
+    validate.require(0 <= found.share < 1, "--share", found.share, "in [0, 1)")
+    validate.require(0 < found.part <= 1, "--part", found.part, "in (0, 1]")
+    part = Part(found.part, found.share, found.own_teacher)
     config, console = study_of(found), Console()
     attacks = (
         [None]
@@ -192,7 +245,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if attack is None or task in (config.attacks[attack].tasks or config.tasks)
     ]
     for task, attack in track(todo, console=Console(stderr=True), description="test"):
-        lines = [line_of(config, Scenario(task, seed, attack)) for seed in config.seeds]
+        lines = [
+            line_of(config, Scenario(task, seed, attack), part) for seed in config.seeds
+        ]
         table.add_row(task, attack or "none", str(len(lines)), *_cells(lines))
     results.show(console, table)
 
@@ -225,6 +280,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=1, help="how many data sets of each task")
     add("--rows", type=int, default=3000, help="under test")
     add("--references", type=int, default=1000, help="trusted rows")
+    add("--part", type=float, default=1.0, help="of the rows that is tested")
+    add("--share", type=float, default=0.0, help="of class 1 among the tested rows")
+    add("--own-teacher", action="store_true", help="learned from the tested rows alone")
     add(
         "--false-rejection",
         type=float,

@@ -33,6 +33,21 @@ def test_a_node_of_other_classes_expects_its_own():
     assert refs[:, 1].mean() == pytest.approx(truth[3000:].mean(), abs=0.01)
 
 
+@pytest.mark.parametrize("followed", ["rows", "references"])
+def test_the_larger_slope_of_rows_and_references_is_expected(followed):
+    """Claims follow the reading surely in one of both, and at random in the other."""
+    rng = np.random.default_rng(3)
+    reading = rng.normal(size=6000)
+    odds = np.stack([-reading, reading], 1)
+    sure = rng.random(6000) < special.expit(3 * reading)
+    claims = {"rows": sure[:3000], "references": sure[3000:]}
+    for name in claims.keys() - {followed}:
+        claims[name] = rng.random(3000) < 0.5
+    claims = [claims[name].astype(int) for name in ("rows", "references")]
+    found = expectation.calibrate(odds[:3000], odds[3000:], *claims)
+    assert found.slope == pytest.approx(3, rel=0.1)
+
+
 def test_no_reference_takes_part_in_its_own_fit():
     rng = np.random.default_rng(2)
     odds, claims = rng.normal(size=(40, 2)), rng.integers(0, 2, 40)

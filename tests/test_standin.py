@@ -6,6 +6,7 @@ import pytest
 from experiments import standin
 from experiments.study import check
 from experiments.world.scenarios import Scenario
+from protojax import data
 from protojax.base import Examples
 from protojax.detection import evidence as evidence_lib
 from tests.test_study import tiny
@@ -54,6 +55,55 @@ def test_a_word_is_found_and_a_clean_set_is_called_clean(tmp_path):
     assert (clean.alarm, clean.names) == (False, ())
 
 
+@pytest.mark.parametrize("own_teacher", [False, True])
+def test_a_part_of_another_balance_than_the_references(
+    tmp_path, own_teacher, monkeypatch
+):
+    learned, tested = [], []
+    gather, detect = standin.evidence_of, standin.detect
+
+    def gathered(rows, references, num_labels):
+        learned.append(rows.labels)
+        return gather(rows, references, num_labels)
+
+    def detected(evidence, settings, **options):
+        tested.append((evidence.transfer.labels, evidence.references.labels))
+        return detect(evidence, settings, **options)
+
+    monkeypatch.setattr(standin, "evidence_of", gathered)
+    monkeypatch.setattr(standin, "detect", detected)
+    settings, part = check.check(tiny(tmp_path)), standin.Part(0.9, 0.7, own_teacher)
+    line = standin.line_of(settings, Scenario("files", 0, "data"), part)
+    ((rows, references),) = tested
+    assert np.mean(rows == 1) == pytest.approx(0.7, abs=0.05)
+    assert np.mean(references == 1) == pytest.approx(0.5, abs=0.1)
+    assert (len(learned[0]) == len(rows)) == own_teacher
+    assert line.found > 0.5
+
+
+def test_rows_of_a_part_are_read_again_by_their_own_models(tmp_path, monkeypatch):
+    seen = []
+
+    def detected(evidence, settings, *, reread):
+        count = len(evidence.transfer.texts)
+        numbers = np.arange(count + len(evidence.references.texts))
+        pool = data.concatenate(evidence.transfer, evidence.references)
+        seen.append((evidence, reread(numbers, pool)))
+        return standin_detect(evidence, settings, reread=None)
+
+    standin_detect = standin.detect
+    monkeypatch.setattr(standin, "detect", detected)
+    config = tiny(tmp_path)
+    config.detection.suspect_references = True
+    settings = check.check(config)
+    standin.line_of(settings, Scenario("files", 0, None), standin.Part(0.5))
+    ((evidence, again),) = seen
+    count = len(evidence.transfer.texts)
+    before = evidence.trusted_on_transfer, evidence.trusted_on_held_out
+    for part, known in zip((slice(count), slice(count, None)), before, strict=True):
+        np.testing.assert_array_equal(again.logits[part], known.logits)
+
+
 def test_the_command_prints_a_line_a_task(capsys):
     standin.main(
         ["--clean", "--tasks", "snips", "--rows", "600", "--references", "300"]
@@ -62,6 +112,9 @@ def test_the_command_prints_a_line_a_task(capsys):
     assert "snips" in shown
     assert "0 of 1" in shown
     assert "nan" not in shown
+    for flag, bound in (("--share", r"in \[0, 1\)"), ("--part", r"in \(0, 1\]")):
+        with pytest.raises(ValueError, match=f"{flag} {bound}"):
+            standin.main([flag, "1.5"])
 
 
 def test_cells_are_the_mean_and_the_range():

@@ -40,13 +40,28 @@ def balanced(
     bound = "a class of some rows, not of all"
     valid = own.any() and not own.all()
     validate.require(valid, "label_noise.majority", noise.majority, bound)
-    odds = noise.share / (1 - noise.share)
+    return data.take(examples, of_share(own, noise.share, rng))
+
+
+def of_share(own: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """The most rows of which a given share is of one class, in ascending order.
+
+    Args:
+        own: `[rows]`, bool, whether a row is of the class; some are, some are not.
+        share: in (0, 1).
+        rng: chooses the rows of the side that has too many.
+
+    >>> own = np.array([True, True, True, False])
+    >>> of_share(own, 0.5, np.random.default_rng(0)).shape
+    (2,)
+    """
+    odds = share / (1 - share)
     counts = min(own.sum(), (~own).sum() * odds), min((~own).sum(), own.sum() / odds)
     kept = [
         rng.choice(np.flatnonzero(part), round(count), replace=False)
         for part, count in zip((own, ~own), counts, strict=True)
     ]
-    return data.take(examples, np.sort(np.concatenate(kept)))
+    return np.sort(np.concatenate(kept))
 
 
 def words_of(

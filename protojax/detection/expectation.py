@@ -43,8 +43,11 @@ def calibrate(
     """The calibration of rows, against the very claims under test.
 
     Slope and intercept are fitted on the references, pooled over rows and classes, so
-    that the claims' honest noise is expected. The shifts are fitted to the rows, so
-    that a node with other classes than the references is not suspected for it.
+    that the claims' honest noise is expected. A slope that is fitted to the rows takes
+    its place where it is larger: a teacher may know the rows that it learned from
+    better than any others, while poison only makes that slope smaller. The shifts are
+    fitted to the rows, so that a node with other classes than the references is not
+    suspected for it.
 
     Args:
         log_odds: `[rows, num_labels]`, the trusted model's log odds of each class.
@@ -59,6 +62,7 @@ def calibrate(
     classes = np.arange(odds_refs.shape[1])
     made, made_refs = (np.asarray(c)[:, None] == classes for c in (claims, claims_refs))
     slope, intercept = _logistic(odds_refs, made_refs)
+    slope = max(slope, _logistic(odds, made)[0])
     return Calibration(slope, intercept, _shift(slope * odds + intercept, made))
 
 
