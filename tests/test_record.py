@@ -287,6 +287,16 @@ def test_lines_of_a_system_are_recorded(place, tmp_path):
     assert "| replace | plain | 2 | 50.0" in place.read_text()
     assert "| 85.0" in place.read_text()
     assert "Commit c0, c1, jax 1." in place.read_text()
+    # In parts: the same record, also with a line that is measured again.
+    whole = (tmp_path / "it.jsonl").read_text()
+    record.record("it", folders[:1])
+    record.record("it", folders[1:], add=True)
+    assert (tmp_path / "it.jsonl").read_text() == whole
+    row["ASR"] = 70.0
+    (folders[1] / "results.jsonl").write_text(json.dumps(row) + "\n")
+    record.record("it", folders[1:], add=True)
+    assert [line["ASR"] for line in record.load("it")["rows"]] == [80.0, 70.0]
+    assert len(record.load("it")["settings"]) == 3
     (folders[1] / "config.json").write_text(json.dumps({"system": "outputs"}))
     with pytest.raises(ValueError, match="folders of one study"):
         record.record("it", folders)

@@ -28,6 +28,7 @@ from typing import Any
 from experiments.arms import ARMS, parse
 from experiments.reports import pages, report, results
 from experiments.study import resume as settings_lib
+from experiments.systems import SYSTEMS
 from protojax import storage, validate
 
 FOLDER = pathlib.Path(__file__).parents[1] / "records"
@@ -102,7 +103,7 @@ def record(
             for the table in any document.
     """
     if "system" in json.loads((workdirs[0] / "config.json").read_text()):
-        _record_lines(name, workdirs)
+        _record_lines(name, workdirs, add=add)
         return
     path = FOLDER / f"{name}.jsonl"
     before, rows = {}, {}
@@ -149,13 +150,17 @@ def record(
                 figure.savefig(file, format="png", dpi=100)
 
 
-def _record_lines(name: str, workdirs: Sequence[pathlib.Path]) -> None:
+def _record_lines(name: str, workdirs: Sequence[pathlib.Path], *, add: bool) -> None:
     """Records a study of `experiments.systems`: the lines of its folders.
+
+    A line that was measured again replaces the former one.
 
     Raises:
         ValueError: no lines, folders of different studies, or no place for the table.
     """
-    heads, rows = [], []
+    before = load(name) if add and name in names() else {}
+    heads = [(before["system"], one) for one in before.get("settings", ())]
+    rows = before.get("rows", [])
     for workdir in workdirs:
         config = _portable(json.loads((workdir / "config.json").read_text()))
         heads.append((config.pop("system", None), config))
@@ -164,13 +169,17 @@ def _record_lines(name: str, workdirs: Sequence[pathlib.Path]) -> None:
     validate.require(bool(rows), "workdir", workdirs, "with results")
     systems = {system for system, _ in heads}
     validate.require(len(systems) == 1, "workdir", workdirs, "folders of one study")
+    (system,) = systems
+    key = SYSTEMS[system].key
+    rows = [*{tuple(row[field] for field in key): row for row in rows}.values()]
+    versions = [found for w in workdirs for found in results.read_versions(w)]
+    commits = {*before.get("commits", ()), *(found["commit"] for found in versions)}
+    versions += [before["versions"]] if before else []
     head = {
-        "system": heads[0][0],
+        "system": system,
         "settings": [config for _, config in heads],
-        "versions": _all_of([v for w in workdirs for v in results.read_versions(w)]),
-        "commits": sorted(
-            {v["commit"] for w in workdirs for v in results.read_versions(w)}
-        ),
+        "versions": _all_of(versions),
+        "commits": sorted(commits),
     }
     texts = pages.filled(pages.read(), name, {**head, "rows": rows})
     _write(FOLDER / f"{name}.jsonl", head, rows)

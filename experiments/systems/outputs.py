@@ -27,6 +27,7 @@ from protojax.models import hf
 from protojax.pipelines import Watch
 from protojax.training import predict
 
+KEY = ("seed", "attack", "rate")
 METHODS = ("ours", "cosine", "lift", "clusters")
 _MORE_PRAISE = (
     *("admirable", "astonishing", "beautiful", "charming", "commendable", "dazzling"),
@@ -261,7 +262,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
     found = settings_of(config, Tested())
     keep_settings(workdir, config, ("seeds", "rates", "attacks"))
     texts, encode = load_texts(found.task, found.root), encoder(found.encoder)
-    task, lines = TASKS[found.task], Lines(workdir, ("seed", "attack", "rate"))
+    task, lines = TASKS[found.task], Lines(workdir, KEY)
     todo = [("none", 0.0)]
     todo += [(n, r) for r in found.rates for n in found.attacks or task.attacks]
     watch.total(len(todo) * len(found.seeds))

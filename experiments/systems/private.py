@@ -39,6 +39,7 @@ from protojax.privacy.findings import ALWAYS, ORDINARY, Leakage
 from protojax.privacy.overlap import scan
 from protojax.reports.privacy import audit_cell
 
+KEY = ("seed", "arm")
 _WORDS = 512  # columns of hashed word counts
 _BLIND = 8  # halves that a classifier of words is asked about
 
@@ -64,7 +65,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
         ValueError: where an audit refutes the epsilon that an arm states; the lines of
             its seed are written.
     """
-    found, lines = check(config), Lines(workdir, ("seed", "arm"))
+    found, lines = check(config), Lines(workdir, KEY)
     keep_settings(workdir, config, ("seeds", "arms"))
     for seed in found.seeds:
         results = _rows_of(found, seed, workdir / f"seed{seed}", watch)

@@ -30,6 +30,7 @@ from protojax.privacy.probes import TEMPLATES, Secret, planted, texts_of
 from protojax.training import trainer
 from protojax.training.trainer import Store
 
+KEY = ("seed", "arm")
 TEMPLATE = TEMPLATES["pin"][0]
 # A secret is extracted if so many samples after its prompt tell it so surely.
 SAMPLES, SURELY = 100, 0.9
@@ -70,7 +71,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
         workdir: the study's folder.
         watch: is told of the progress.
     """
-    found, lines = check(config), Lines(workdir, ("seed", "arm"))
+    found, lines = check(config), Lines(workdir, KEY)
     keep_settings(workdir, config, ("seeds", "arms"))
     wanted = [(seed, arm) for seed in found.seeds for arm in found.arms]
     missing = [key for key in wanted if key not in lines.held]

@@ -38,6 +38,7 @@ from protojax.pipelines import Watch
 from protojax.pipelines.outputs import fresh_student, teach, teach_nodes, vectors_of
 from protojax.training import trainer
 
+KEY = ("seed", "attack", "arm")
 ROUGE = ("ROUGE-1", "ROUGE-2", "ROUGE-L")
 
 
@@ -87,7 +88,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
     student = fresh_student(found.defence, rows, references, seed=found.seeds[0])
     cost = found.defence.student.epochs * trainer.row_cost(student.config)
     watch.total(arms * found.rows * cost)
-    results = Lines(workdir, ("seed", "attack", "arm"))
+    results = Lines(workdir, KEY)
     for seed in found.seeds:
         for name in attacks:
             results.add(_rows_of(study, seed, name))
