@@ -1,9 +1,12 @@
 """The command `privatise`: private and public rows in, a student and its card out."""
 
+import csv
 import html
 import json
 import shutil
+import sys
 
+import numpy as np
 import pytest
 
 from protojax import cli, pipelines
@@ -78,6 +81,36 @@ def test_it_writes_a_student_with_a_card_and_what_was_found(measured):
     # Of 60 rows, 6 with a wrong label; a fifth of 5 epochs.
     assert run["result"]["canaries"] == 6
     assert run["result"]["epochs"] == 1
+
+
+def test_rows_of_a_person_are_members_together(job, tmp_path, monkeypatch):
+    """Twenty persons with one to five rows each, named by a column of the file."""
+    people = [f"person {n}" for n in range(20) for _ in range(1 + n % 5)]
+    with (tmp_path / "private.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("text", "label", "who"))
+        writer.writerows(
+            (*row[:2], who) for row, who in zip(PRIVATE, people, strict=True)
+        )
+    module = sys.modules[pipelines.privatise.__module__]
+    drawn, shadow = [], module.shadow_logits
+
+    def watched(recipes, rows, members, *args, **options):
+        drawn.append((rows.private.sources, members, options["most_apart"]))
+        return shadow(recipes, rows, members, *args, **options)
+
+    monkeypatch.setattr(module, "shadow_logits", watched)
+    out, private = tmp_path / "run", str(tmp_path / "private.csv")
+    assert call(job, out, "--pipelines=6", "--group=who", private=private) == 0
+    ((sources, members, most_apart),) = drawn
+    assert (list(sources), most_apart) == (people, 5)
+    for who in set(people):
+        own = members[:, np.array(people) == who]
+        assert (own == own[:, :1]).all()
+    assert json.loads((out / "run.json").read_text())["result"]["groups"] == 20
+    card = (out / "student/README.md").read_text()
+    assert "| groups that are members together | 20 |" in card
+    assert "person 3" not in card + (out / "report.html").read_text()
 
 
 def test_nothing_that_is_written_holds_a_text(measured):
