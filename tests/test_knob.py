@@ -8,13 +8,14 @@ import pytest
 from experiments import settings
 from experiments.configs import distillability as config
 from experiments.systems import SYSTEMS
-from experiments.systems.distillability import RIVALS, Knob, claims, rivals, study
+from experiments.systems.distillability import RIVALS, Knob, claims, study
 from experiments.systems.distillability import scene as scenes
-from experiments.world import addition
-from experiments.world.adders import Lesson
+from experiments.world.small import WORLDS, Lesson
 from protojax.distillability import ATTACKERS, Budget
 from protojax.models.language import init_model
 from protojax.rl import Problems
+
+SUMS = WORLDS["sums"](3)
 
 
 @pytest.mark.parametrize("size", ["", "quick"])
@@ -52,11 +53,11 @@ def test_rivals_are_in_the_plan():
 
 def test_rivals_offer_the_teacher_otherwise():
     teacher, proxy = (
-        init_model(addition.body(3, 8), seed=seed, tokenizer=addition.tokenizer())
+        init_model(SUMS.body(3, 8), seed=seed, tokenizer=SUMS.tokens.tokenizer())
         for seed in range(2)
     )
     offers = {
-        name: rival.offer_of(teacher, proxy)
+        name: rival.offer_of(teacher, proxy, SUMS)
         for name, rival in RIVALS.items()
         if rival.offer_of is not None
     }
@@ -66,7 +67,7 @@ def test_rivals_offer_the_teacher_otherwise():
     assert [shown(text) for text in ("c15,13,135", "d135", "o48,68,468")] == [
         "d135"
     ] * 3
-    assert shown("c1") == rivals.answer_alone("p068,") == "d"
+    assert shown("c1") == shown("p068,") == "d"
 
 
 @pytest.fixture
@@ -75,17 +76,21 @@ def scene(tmp_path):
         Knob().training, batch_size=4, steps=1
     ))  # fmt: skip
     models = [
-        init_model(addition.body(1, 8), seed=seed, tokenizer=addition.tokenizer())
+        init_model(SUMS.body(1, 8), seed=seed, tokenizer=SUMS.tokens.tokenizer())
         for seed in range(2)
     ]
     parts = scenes.problems_of(knob)
     return scenes.Scene(
-        knob, tmp_path, Lesson(10, 4, 1e-3, frozenset()), *models, *parts
+        knob,
+        tmp_path,
+        Lesson(SUMS, SUMS.styles, 10, 4, 1e-3, frozenset()),
+        *models,
+        *parts,
     )
 
 
 def test_what_rivals_give_away_is_measured(scene):
-    offer = RIVALS["no chain"].offer_of(scene.teacher, scene.proxy)
+    offer = RIVALS["no chain"].offer_of(scene.teacher, scene.proxy, SUMS)
     found = study.measured_offer(scene, offer, 0)
     assert len(found["items"]) == 6
     assert 2 <= found["tokens"] <= 5
@@ -129,7 +134,7 @@ def test_each_problem_has_its_verdict():
     asked = Problems(["87+59+56="] * 4, ["202"] * 4)
     texts = ["p146,202", "p156,202", "p146,203", "p146,202"]
     ended = np.array([True, True, True, False])
-    found = study.figures(asked, texts, ended, 8.0)
+    found = study.figures(SUMS, asked, texts, ended, 8.0)
     assert found["items"] == "ta--"
     assert (found["answer"], found["chain"]) == (0.5, 0.25)
     assert found["styles"]["p"] == 1
