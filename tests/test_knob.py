@@ -18,12 +18,12 @@ from protojax.rl import Problems
 SUMS = WORLDS["sums"](3)
 
 
-@pytest.mark.parametrize("size", ["", "quick"])
-def test_a_config_makes_the_study(size):
-    fields = config.get_config(size).to_dict()
+@pytest.mark.parametrize("variant", ["", "quick", "briefs"])
+def test_a_config_makes_the_study(variant):
+    fields = config.get_config(variant).to_dict()
     assert fields.pop("system") in SYSTEMS
     found = settings.make(Knob(), fields)
-    assert found.calibration.max_new == 11
+    assert found.calibration.max_new == found.place.text_tokens
     todo = study.plan_of(found)
     # The control is a calibration as well, and has students of its own.
     arms = {arm.name for arm, *_ in todo}
@@ -113,6 +113,7 @@ def test_problems_to_measure_on_are_not_used():
     ("changes", "message"),
     [
         ({"rivals": ("expert 0.3",)}, "rivals one of"),
+        ({"world": "products"}, "world one of"),
         ({"terms": 4}, "terms 2 or 3"),
         ({"styles": ("x",)}, "styles one of"),
         ({"styles": ()}, "styles > 0"),
@@ -122,6 +123,10 @@ def test_problems_to_measure_on_are_not_used():
         (
             {"training": dataclasses.replace(Knob().training, max_length=8)},
             "training.max_length >= 9",
+        ),
+        (
+            {"training": dataclasses.replace(Knob().training, max_new=8)},
+            "training.max_new >= 11",
         ),
     ],
 )
