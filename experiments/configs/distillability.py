@@ -6,15 +6,18 @@
     python -m experiments.run --config=distillability.py --config.shift=5 \
         --config.attackers="('none','sft')" --config.rivals="()"
 
-Teachers, proxy and students are Llamas of a few tokens, trained from scratch. With a
-`shift` the proxy has another tokenizer than the teacher. Any student of
-`protojax.distillability.ATTACKERS` may be named. A stopped study goes on.
+Teachers, proxy and students are Llamas with a token for each character or word, trained
+from scratch. With a `shift` the proxy has another tokenizer than the teacher. Any
+student of `protojax.distillability.ATTACKERS` may be named. A stopped study goes on.
 
-`quick` shows the effect in minutes, in a smaller world: two numbers, two styles, and a
-proxy and a student that have seen little of one of them, while in the full study they
-have seen as much of all three and cannot carry out one. The full study takes some 100
-CPU-minutes; a seed, a reward and one size of student (`--config.seeds="(0,)"
+The first study is of sums of three numbers, in three styles of which small models
+cannot carry out one though they have seen as much of it. It takes some 100 CPU-minutes;
+a seed, a reward and one size of student (`--config.seeds="(0,)"
 --config.rewards="('chain',)" --config.students="('student',)"`) some 35.
+
+In the others there are two styles, and proxy and students have seen little of one of
+them. `quick`: sums of two numbers, in minutes. `briefs`: utterances of SNIPS, the words
+that matter as they come or sorted, see `experiments.world.small.briefs`.
 """
 
 import dataclasses

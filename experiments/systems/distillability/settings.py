@@ -38,7 +38,7 @@ class Knob:
         rivals: of calibration, names in `rivals.RIVALS`.
         world: a name in `WORLDS`.
         terms: the size of its problems: numbers of a sum, or the most words of a brief.
-        styles: of texts, the first one that which small models write best.
+        styles: of texts; the first is the one that small models write best.
         base_styles: of the texts that proxy and students learned from before any
             distillation; none for the teacher's. One that is named twice is twice as
             frequent.

@@ -121,8 +121,9 @@ def query_of(scene: Scene, offer: Offer) -> Query:
         offer: the teacher as students may ask it.
     """
     world, config = scene.world, scene.config
-    rngs = [np.random.default_rng(1) for _ in range(2)]
-    trusted = world.mixture(world.problems(64, rngs[0]), rngs[1], config.styles)
+    asked = frozenset(scene.asked.prompts)
+    problems = world.practice(64, np.random.default_rng(1), asked)
+    trusted = world.mixture(problems, np.random.default_rng(1), config.styles)
     return Query(
         offer.model,
         answer_of=world.answer_of,

@@ -3,7 +3,8 @@
 The first letter of a text names its style. In `c` (columns) and `o` (the same in nines'
 complement and backwards) each step is local; `p` (a running sum) and `d` (the sum at
 once) need carries that look ahead. A small model learns the first two and a larger one
-all four, so that the gap between teacher and student comes about by itself.
+all four (`d` in more steps than the others), so that the gap between teacher and
+student comes about by itself.
 """
 
 import functools
