@@ -57,8 +57,8 @@ _BRIEFS = {
     "teacher_size": (3, 96),
     "proxy_size": (2, 48),
     "student_size": (2, 64),
-    "teacher_steps": 3000,
-    "base_steps": 1500,
+    "teacher_steps": 5000,
+    "base_steps": 1000,
     "batch_size": 64,
     "learning_rate": 4e-3,
     "problems": 1024,
@@ -75,7 +75,7 @@ _VARIANTS = {
     "briefs": (
         _BRIEFS,
         {"steps": 40, "learning_rate": 5e-4, "max_new": 7},
-        {"steps": 60, "max_length": 14, "max_new": 7},
+        {"steps": 200, "max_length": 14, "max_new": 7},
     ),
 }
 
