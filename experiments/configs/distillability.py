@@ -17,7 +17,8 @@ a seed, a reward and one size of student (`--config.seeds="(0,)"
 
 In the others there are two styles, and proxy and students have seen little of one of
 them. `quick`: sums of two numbers, in minutes. `briefs`: utterances of SNIPS, the words
-that matter as they come or sorted, see `experiments.world.small.briefs`.
+that matter as they come or sorted, see `experiments.world.small.briefs`; three seeds in
+less than half an hour.
 """
 
 import dataclasses
