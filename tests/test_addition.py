@@ -3,25 +3,27 @@
 import numpy as np
 import pytest
 
-from experiments.world import addition
+from experiments.world.small import WORLDS, addition
 
 
 @pytest.mark.parametrize("terms", [2, 3])
 def test_texts_are_right_and_verified(terms):
     rng = np.random.default_rng(0)
-    numbers = addition.problems(200, rng, terms)
-    assert len({tuple(row) for row in numbers.tolist()}) == 200
-    assert numbers.min() >= 10
-    assert numbers.max() <= 99
-    texts = addition.mixture(numbers, rng)
+    world = WORLDS["sums"](terms)
+    numbers = world.problems(200, rng)
+    assert len({*numbers}) == 200
+    assert {len(row) for row in numbers} == {terms}
+    assert all(10 <= number <= 99 for row in numbers for number in row)
+    texts = world.mixture(numbers, rng)
     assert {text[0] for text in texts.outputs} == {*addition.STYLES}
     for row, prompt, text in zip(numbers, *texts, strict=True):
-        answer = f"{row.sum():03d}"
+        answer = f"{sum(row):03d}"
         assert addition.answer_of(text) == answer
-        assert addition.right_answer(prompt, text, answer) == 1
-        assert addition.right_chain(prompt, text, answer) == 1
-        assert len(prompt) == addition.Sums(terms).prompt_tokens == 3 * terms
-        assert len(text) < addition.TEXT_TOKENS
+        assert world.right_answer(prompt, text, answer) == 1
+        assert world.right_chain(prompt, text, answer) == 1
+        assert len(prompt) == world.prompt_tokens == 3 * terms
+        assert len(text) < world.text_tokens
+        assert world.problem_of(prompt) == row
         units = sum(number % 10 for number in row)
         if text[0] == "c":
             assert text.startswith(f"c{units:02d},")
@@ -30,27 +32,28 @@ def test_texts_are_right_and_verified(terms):
         if text[place].isdigit():
             other = str((int(text[place]) + 1) % 10)
             broken = text[:place] + other + text[place + 1 :]
-            assert addition.right_chain(prompt, broken, answer) == 0
+            assert world.right_chain(prompt, broken, answer) == 0
 
 
 def test_other_styles_and_terms():
-    numbers = np.array([[23, 45]] * 40)
-    found = addition.mixture(numbers, np.random.default_rng(0), ("c", "d"))
+    numbers = [(23, 45)] * 40
+    found = WORLDS["sums"](2).mixture(numbers, np.random.default_rng(0), ("c", "d"))
     assert {*found.outputs} == {"c08,06,068", "d068"}
     assert addition.text_of("p", (23, 45)) == "p068"
     # As before there were others: studies go on with the problems they began with.
     numbers = addition.problems(3, np.random.default_rng(0))
     rows = np.random.default_rng(0).choice(90**3, 3, replace=False)
-    wanted = [[row // 8100 + 10, row // 90 % 90 + 10, row % 90 + 10] for row in rows]
-    assert numbers.tolist() == wanted
+    wanted = [(row // 8100 + 10, row // 90 % 90 + 10, row % 90 + 10) for row in rows]
+    assert numbers == wanted
 
 
 @pytest.mark.parametrize("shift", [0, 5])
 def test_a_token_is_a_character(shift):
-    words = addition.tokenizer(shift)
+    world = WORLDS["sums"](3)
+    words = world.tokens.tokenizer(shift)
     ids = words("23+45+67=")["input_ids"]
     assert len(ids) == 9
     assert words.decode(ids) == "23+45+67="
-    assert len(words) == addition.body(1, 16).vocab_size == 19
+    assert len(words) == world.body(1, 16).vocab_size == 19
     assert words.eos_token_id == 1
-    assert (ids == addition.tokenizer()("23+45+67=")["input_ids"]) == (shift == 0)
+    assert (ids == world.tokens.tokenizer()("23+45+67=")["input_ids"]) == (shift == 0)

@@ -8,21 +8,22 @@ import pytest
 from experiments import settings
 from experiments.configs import distillability as config
 from experiments.systems import SYSTEMS
-from experiments.systems.distillability import RIVALS, Knob, claims, rivals, study
+from experiments.systems.distillability import RIVALS, Knob, claims, study
 from experiments.systems.distillability import scene as scenes
-from experiments.world import addition
-from experiments.world.adders import Lesson
+from experiments.world.small import WORLDS, Lesson
 from protojax.distillability import ATTACKERS, Budget
 from protojax.models.language import init_model
 from protojax.rl import Problems
 
+SUMS = WORLDS["sums"](3)
 
-@pytest.mark.parametrize("size", ["", "quick"])
-def test_a_config_makes_the_study(size):
-    fields = config.get_config(size).to_dict()
+
+@pytest.mark.parametrize("variant", ["", "quick", "briefs"])
+def test_a_config_makes_the_study(variant):
+    fields = config.get_config(variant).to_dict()
     assert fields.pop("system") in SYSTEMS
     found = settings.make(Knob(), fields)
-    assert found.calibration.max_new == 11
+    assert found.calibration.max_new == found.place.text_tokens
     todo = study.plan_of(found)
     # The control is a calibration as well, and has students of its own.
     arms = {arm.name for arm, *_ in todo}
@@ -52,11 +53,11 @@ def test_rivals_are_in_the_plan():
 
 def test_rivals_offer_the_teacher_otherwise():
     teacher, proxy = (
-        init_model(addition.body(3, 8), seed=seed, tokenizer=addition.tokenizer())
+        init_model(SUMS.body(3, 8), seed=seed, tokenizer=SUMS.tokens.tokenizer())
         for seed in range(2)
     )
     offers = {
-        name: rival.offer_of(teacher, proxy)
+        name: rival.offer_of(teacher, proxy, SUMS)
         for name, rival in RIVALS.items()
         if rival.offer_of is not None
     }
@@ -66,7 +67,7 @@ def test_rivals_offer_the_teacher_otherwise():
     assert [shown(text) for text in ("c15,13,135", "d135", "o48,68,468")] == [
         "d135"
     ] * 3
-    assert shown("c1") == rivals.answer_alone("p068,") == "d"
+    assert shown("c1") == shown("p068,") == "d"
 
 
 @pytest.fixture
@@ -75,17 +76,21 @@ def scene(tmp_path):
         Knob().training, batch_size=4, steps=1
     ))  # fmt: skip
     models = [
-        init_model(addition.body(1, 8), seed=seed, tokenizer=addition.tokenizer())
+        init_model(SUMS.body(1, 8), seed=seed, tokenizer=SUMS.tokens.tokenizer())
         for seed in range(2)
     ]
     parts = scenes.problems_of(knob)
     return scenes.Scene(
-        knob, tmp_path, Lesson(10, 4, 1e-3, frozenset()), *models, *parts
+        knob,
+        tmp_path,
+        Lesson(SUMS, SUMS.styles, 10, 4, 1e-3, frozenset()),
+        *models,
+        *parts,
     )
 
 
 def test_what_rivals_give_away_is_measured(scene):
-    offer = RIVALS["no chain"].offer_of(scene.teacher, scene.proxy)
+    offer = RIVALS["no chain"].offer_of(scene.teacher, scene.proxy, SUMS)
     found = study.measured_offer(scene, offer, 0)
     assert len(found["items"]) == 6
     assert 2 <= found["tokens"] <= 5
@@ -108,6 +113,7 @@ def test_problems_to_measure_on_are_not_used():
     ("changes", "message"),
     [
         ({"rivals": ("expert 0.3",)}, "rivals one of"),
+        ({"world": "products"}, "world one of"),
         ({"terms": 4}, "terms 2 or 3"),
         ({"styles": ("x",)}, "styles one of"),
         ({"styles": ()}, "styles > 0"),
@@ -117,6 +123,10 @@ def test_problems_to_measure_on_are_not_used():
         (
             {"training": dataclasses.replace(Knob().training, max_length=8)},
             "training.max_length >= 9",
+        ),
+        (
+            {"training": dataclasses.replace(Knob().training, max_new=8)},
+            "training.max_new >= 11",
         ),
     ],
 )
@@ -129,7 +139,7 @@ def test_each_problem_has_its_verdict():
     asked = Problems(["87+59+56="] * 4, ["202"] * 4)
     texts = ["p146,202", "p156,202", "p146,203", "p146,202"]
     ended = np.array([True, True, True, False])
-    found = study.figures(asked, texts, ended, 8.0)
+    found = study.figures(SUMS, asked, texts, ended, 8.0)
     assert found["items"] == "ta--"
     assert (found["answer"], found["chain"]) == (0.5, 0.25)
     assert found["styles"]["p"] == 1

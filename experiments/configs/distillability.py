@@ -1,25 +1,31 @@
-"""The knob on a teacher's distillability, in the toy world of addition.
+"""The knob on a teacher's distillability, in small worlds: sums, and real text.
 
     python -m experiments.run --config=distillability.py:quick
     python -m experiments.run --config=distillability.py
+    python -m experiments.run --config=distillability.py:briefs
     python -m experiments.run --config=distillability.py --config.shift=5 \
         --config.attackers="('none','sft')" --config.rivals="()"
 
-Teachers, proxy and students are Llamas of characters, trained from scratch. With a
-`shift` the proxy has another tokenizer than the teacher. Any student of
-`protojax.distillability.ATTACKERS` may be named. A stopped study goes on.
+Teachers, proxy and students are Llamas with a token for each character or word, trained
+from scratch. With a `shift` the proxy has another tokenizer than the teacher. Any
+student of `protojax.distillability.ATTACKERS` may be named. A stopped study goes on.
 
-`quick` shows the effect in minutes, in a smaller world: two numbers, two styles, and a
-proxy and a student that have seen little of one of them, while in the full study they
-have seen as much of all three and cannot carry out one. The full study takes some 100
-CPU-minutes; a seed, a reward and one size of student (`--config.seeds="(0,)"
+The first study is of sums of three numbers, in three styles of which small models
+cannot carry out one though they have seen as much of it. It takes some 100 CPU-minutes;
+a seed, a reward and one size of student (`--config.seeds="(0,)"
 --config.rewards="('chain',)" --config.students="('student',)"`) some 35.
+
+In the others there are two styles, and proxy and students have seen little of one of
+them. `quick`: sums of two numbers, in minutes. `briefs`: utterances of SNIPS, the words
+that matter as they come or sorted, see `experiments.world.small.briefs`; three seeds in
+less than half an hour.
 """
 
 import dataclasses
 
 from experiments.study.defaults import section
 from experiments.systems.distillability import Knob
+from protojax import validate
 
 _QUICK = {
     "seeds": (0,),
@@ -39,26 +45,57 @@ _QUICK = {
     "problems": 1024,
     "held_out": 250,
 }
-_CALIBRATION = {"steps": 40, "learning_rate": 5e-4}
-_TRAINING = {"steps": 60, "max_length": 6}
+_BRIEFS = {
+    "world": "briefs",
+    "terms": 4,
+    "rewards": ("chain",),
+    "students": ("student",),
+    "attackers": ("none", "sft", "gkd", "answers_only"),
+    "rivals": ("best of n",),
+    "styles": (">", "~"),
+    # One of sixteen texts.
+    "base_styles": (*">" * 15, "~"),
+    "teacher_size": (3, 96),
+    "proxy_size": (2, 48),
+    "student_size": (2, 64),
+    "teacher_steps": 5000,
+    "base_steps": 1000,
+    "batch_size": 64,
+    "learning_rate": 4e-3,
+    "problems": 1024,
+    "held_out": 400,
+}
+# Settings, those of calibrations and those of students.
+_VARIANTS = {
+    "": ({}, {}, {}),
+    "quick": (
+        _QUICK,
+        {"steps": 40, "learning_rate": 5e-4},
+        {"steps": 60, "max_length": 6},
+    ),
+    "briefs": (
+        _BRIEFS,
+        {"steps": 40, "learning_rate": 5e-4, "max_new": 7},
+        {"steps": 200, "max_length": 14, "max_new": 7},
+    ),
+}
 
 
-def get_config(size: str = ""):
+def get_config(variant: str = ""):
     """The study.
 
     Args:
-        size: "" or "quick".
+        variant: "", "quick" or "briefs".
     """
-    if size not in ("", "quick"):
-        raise ValueError(f"Expected distillability.py or :quick, found {size!r}.")
+    validate.one_of(_VARIANTS, variant=variant)
+    fields, calibration, training = _VARIANTS[variant]
     study = Knob()
-    if size:
-        study = dataclasses.replace(
-            study,
-            calibration=dataclasses.replace(study.calibration, **_CALIBRATION),
-            training=dataclasses.replace(study.training, **_TRAINING),
-            **_QUICK,
-        )
+    study = dataclasses.replace(
+        study,
+        calibration=dataclasses.replace(study.calibration, **calibration),
+        training=dataclasses.replace(study.training, **training),
+        **fields,
+    )
     config = section(study)
     config.system = "distillability"
     return config

@@ -1,4 +1,4 @@
-"""The knob on a teacher's distillability, in the toy world of addition.
+"""The knob on a teacher's distillability, in small worlds.
 
 A teacher that knows several styles is calibrated against a small proxy, with η below,
 at and above 0, and with a task reward that looks at the answer alone or at the whole

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from experiments.world import addition
+from experiments.world.small import World
 from protojax.models.language import LanguageModel, select_layers
 from protojax.pipelines.distillability import Experts
 
@@ -28,26 +28,15 @@ class Rival(NamedTuple):
     Attributes:
         line: what it is, in a sentence.
         attackers: students that it is tried on, names in `ATTACKERS`.
-        offer_of: `(teacher, proxy) -> Offer`, or None where the teacher stays as it is.
+        offer_of: `(teacher, proxy, world) -> Offer`, or None where the teacher stays as
+            it is.
         same_tokens: whether the proxy needs the teacher's tokens.
     """
 
     line: str
     attackers: tuple[str, ...]
-    offer_of: Callable[[LanguageModel, LanguageModel], Offer] | None = None
+    offer_of: Callable[[LanguageModel, LanguageModel, World], Offer] | None = None
     same_tokens: bool = False
-
-
-def answer_alone(text: str) -> str:
-    """The text without its steps: the sum at once.
-
-    >>> answer_alone("o48,68,468"), answer_alone("c15")
-    ('d135', 'd')
-
-    Args:
-        text: of any style; one without an answer is cut to nothing.
-    """
-    return "d" + addition.answer_of(text)
 
 
 def _experts(gamma: float) -> Rival:
@@ -55,7 +44,7 @@ def _experts(gamma: float) -> Rival:
     return Rival(
         f"Writes together with the proxy, whose share is {gamma:g}.",
         ("sft", "gkd"),
-        lambda teacher, proxy: Offer(teacher, Experts(proxy, gamma)),
+        lambda teacher, proxy, _: Offer(teacher, Experts(proxy, gamma)),
         same_tokens=True,
     )
 
@@ -66,12 +55,12 @@ RIVALS: dict[str, Rival] = {
     "no chain": Rival(
         "Gives away the answer alone.",
         ("sft",),
-        lambda teacher, proxy: Offer(teacher, shown=answer_alone),
+        lambda teacher, _, world: Offer(teacher, shown=world.answer_alone),
     ),
     "early layers": Rival(
         "Answers from all layers but the last.",
         ("sft", "gkd"),
-        lambda teacher, proxy: Offer(
+        lambda teacher, *_: Offer(
             select_layers(teacher, range(max(1, teacher.config.num_layers - 1)))
         ),
     ),

@@ -7,9 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.systems.distillability.rivals import RIVALS, Offer
-from experiments.systems.distillability.settings import ARMS, REWARDS, Knob
-from experiments.world import addition
-from experiments.world.adders import Lesson, pretrained
+from experiments.systems.distillability.settings import ARMS, Knob
+from experiments.world.small import Lesson, World, pretrained
 from protojax import storage
 from protojax.models.language import (
     LanguageModel,
@@ -28,7 +27,7 @@ class Scene(NamedTuple):
     Attributes:
         config: the study.
         folder: of what was computed before.
-        lesson: how models were trained before any distillation.
+        lesson: what proxy and students learned before any distillation.
         teacher: the uncalibrated one.
         proxy: the frozen one.
         given: the problems that calibrations and students use.
@@ -43,15 +42,18 @@ class Scene(NamedTuple):
     given: Problems
     asked: Problems
 
+    @property
+    def world(self) -> World:
+        """The world of the problems."""
+        return self.lesson.world
+
     def student(self, size: str) -> LanguageModel:
         """A student before any distillation.
 
         Args:
             size: a name in `STUDENTS`.
         """
-        config = self.config
-        found = config.size_of(size)
-        return pretrained(self.folder, size, found, self.lesson, config.base_sums)
+        return pretrained(self.folder, size, self.config.size_of(size), self.lesson)
 
 
 class Arm(NamedTuple):
@@ -77,11 +79,9 @@ def problems_of(config: Knob) -> tuple[Problems, Problems]:
         config: of the study.
     """
     count = config.problems + config.held_out
-    rng = np.random.default_rng(0)
-    numbers = addition.problems(count, rng, config.terms).tolist()
-    rows = [(addition.prompt_of(row), f"{sum(row):03d}") for row in numbers]
-    parts = rows[: config.problems], rows[config.problems :]
-    return tuple(Problems(*map(list, zip(*part, strict=True))) for part in parts)
+    found = config.place.problems(count, np.random.default_rng(0))
+    parts = found[: config.problems], found[config.problems :]
+    return tuple(map(config.place.asked, parts))
 
 
 def build_scene(config: Knob, folder: pathlib.Path, watch: Watch) -> Scene:
@@ -94,19 +94,21 @@ def build_scene(config: Knob, folder: pathlib.Path, watch: Watch) -> Scene:
     """
     fixed = dataclasses.replace(config, **{**dict.fromkeys(ARMS, ()), "seeds": (0,)})
     folder.mkdir(parents=True, exist_ok=True)
-    watch.describe("the teacher learns to add")
+    watch.describe("the teacher learns")
     given, asked = problems_of(config)
     lesson = Lesson(
+        config.place,
+        config.first_styles,
         config.base_steps,
         config.batch_size,
         config.learning_rate,
         frozenset(asked.prompts),
     )
-    longer = lesson._replace(steps=config.teacher_steps)
-    teacher = pretrained(folder, "teacher", config.teacher_size, longer, config.sums)
-    watch.describe("the proxy learns to add")
+    longer = lesson._replace(styles=config.styles, steps=config.teacher_steps)
+    teacher = pretrained(folder, "teacher", config.teacher_size, longer)
+    watch.describe("the proxy learns")
     turned = lesson._replace(shift=config.shift)
-    proxy = pretrained(folder, "proxy", config.proxy_size, turned, config.base_sums)
+    proxy = pretrained(folder, "proxy", config.proxy_size, turned)
     return Scene(fixed, folder, lesson, teacher, proxy, given, asked)
 
 
@@ -119,7 +121,7 @@ def offered(scene: Scene, arm: Arm, watch: Watch) -> Offer:
         watch: is told of the progress.
     """
     if arm.rival:
-        return RIVALS[arm.rival].offer_of(scene.teacher, scene.proxy)
+        return RIVALS[arm.rival].offer_of(scene.teacher, scene.proxy, scene.world)
     return Offer(calibrated(scene, arm, watch))
 
 
@@ -142,7 +144,7 @@ def calibrated(scene: Scene, arm: Arm, watch: Watch) -> LanguageModel:
             scene.proxy,
             scene.given,
             settings,
-            verifiers=[REWARDS[arm.reward]],
+            verifiers=[scene.world.rewards[arm.reward]],
             store=Store(path),
             on_rollout=lambda one: watch.describe(
                 f"{arm.name}: rollout {one['rollout']}, KL {one['kl']:.1f} nats/text"

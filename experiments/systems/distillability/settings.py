@@ -3,14 +3,13 @@
 import dataclasses
 
 from experiments.systems.distillability.rivals import RIVALS
-from experiments.world import addition
-from experiments.world.addition import Sums
+from experiments.world.small import WORLDS, World
 from protojax import validate
 from protojax.distillability import ATTACKERS
 from protojax.pipelines.distillability import StudentSettings
 from protojax.rl import Calibration
 
-REWARDS = {"answer": addition.right_answer, "chain": addition.right_chain}
+REWARDS = ("answer", "chain")
 STUDENTS = ("student", "large", "proxy_sized")
 SIZES = ("teacher_size", "proxy_size", "student_size", "large_size")
 # Other arms of a study have the same models.
@@ -27,7 +26,7 @@ class Knob:
         rewards: what the task reward looks at, names in `REWARDS`.
         students: names in `STUDENTS`.
         attackers: names in `distillability.ATTACKERS`; "none" is no teacher.
-        shift: by which the proxy's tokens are turned, see `addition.tokenizer`.
+        shift: by which the proxy's tokens are turned, see `Tokens`.
         teacher_steps: of the teacher's own training.
         base_steps: of that of proxy and students, before any distillation.
         batch_size: texts of a step of these.
@@ -37,8 +36,9 @@ class Knob:
         calibration: of the teachers, except for η and seed.
         training: of the students, except for the seed.
         rivals: of calibration, names in `rivals.RIVALS`.
-        terms: of a sum, see `addition.Sums`.
-        styles: of texts; `d` takes more steps of the teacher than these.
+        world: a name in `WORLDS`.
+        terms: the size of its problems: numbers of a sum, or the most words of a brief.
+        styles: of texts; the first is the one that small models write best.
         base_styles: of the texts that proxy and students learned from before any
             distillation; none for the teacher's. One that is named twice is twice as
             frequent.
@@ -63,7 +63,7 @@ class Knob:
     calibration: Calibration = dataclasses.field(
         default_factory=lambda: Calibration(
             warmup=0.13,
-            max_new=addition.TEXT_TOKENS,
+            max_new=11,
             kl_target=4.0,
             kl_budget=20.0,
             skill_loss=0.2,
@@ -74,11 +74,12 @@ class Knob:
     training: StudentSettings = dataclasses.field(
         default_factory=lambda: StudentSettings(
             learning_rate=1e-3,
-            max_length=addition.USUAL.prompt_tokens,
-            max_new=addition.TEXT_TOKENS,
+            max_length=9,
+            max_new=11,
         )
     )
     rivals: tuple[str, ...] = (*RIVALS,)
+    world: str = "sums"
     terms: int = 3
     styles: tuple[str, ...] = ("c", "o", "p")
     base_styles: tuple[str, ...] = ()
@@ -106,23 +107,30 @@ class Knob:
             fits = len(size) == 2 and min(size) > 0 and size[1] % 8 == 0
             bound = "layers and width, a multiple of 8"
             validate.require(fits, name, size, bound)
-        self.base_sums.checked()
-        most = 90 ** self.sums.checked().terms - self.held_out
+        validate.one_of(WORLDS, world=self.world)
+        world = self.place
+        for styles in (self.styles, self.first_styles):
+            world.checked(styles)
+        most = world.count - self.held_out
         bound = f"<= {most}, as there are no others"
         validate.require(self.problems <= most, "problems", self.problems, bound)
-        length, read = self.sums.prompt_tokens, self.training.max_length
-        bound = f">= {length}, the tokens of a prompt"
-        validate.require(read >= length, "training.max_length", read, bound)
+        for name, least, found in (
+            ("training.max_length", world.prompt_tokens, self.training.max_length),
+            ("training.max_new", world.text_tokens, self.training.max_new),
+            ("calibration.max_new", world.text_tokens, self.calibration.max_new),
+        ):
+            bound = f">= {least}, the tokens of a prompt or a text"
+            validate.require(found >= least, name, found, bound)
 
     @property
-    def sums(self) -> Sums:
-        """The kind of problems."""
-        return Sums(self.terms, self.styles)
+    def place(self) -> World:
+        """The world, with problems of this size."""
+        return WORLDS[self.world](self.terms)
 
     @property
-    def base_sums(self) -> Sums:
-        """The kind of problems of proxy and students."""
-        return Sums(self.terms, self.base_styles or self.styles)
+    def first_styles(self) -> tuple[str, ...]:
+        """The styles of proxy and students before any distillation."""
+        return self.base_styles or self.styles
 
     def size_of(self, student: str) -> tuple[int, int]:
         """Layers and width of a student.

@@ -18,7 +18,7 @@ from experiments.systems.distillability.scene import (
 )
 from experiments.systems.distillability.settings import ARMS, Knob
 from experiments.systems.lines import Lines, keep_settings, settings_of
-from experiments.world import addition
+from experiments.world.small import World
 from protojax.models.language import LanguageModel
 from protojax.pipelines import Watch
 from protojax.pipelines.distillability import Query, drawn_texts, train_student
@@ -39,10 +39,12 @@ def measured(scene: Scene, model: LanguageModel, seed: int) -> dict[str, Any]:
     """
     settings = dataclasses.replace(scene.config.calibration, prompts=1, draws=125)
     # As the original, with itself as proxy, so that nothing else is read.
-    place = build_world(model, model, scene.asked, settings, [addition.right_answer])
+    place = build_world(model, model, scene.asked, settings, [scene.world.right_answer])
     rows = np.arange(len(scene.asked.prompts))
     drawn = evaluate(place, model.params, rows, jax.random.key(seed))
-    return figures(scene.asked, drawn.texts, drawn.ended, float(drawn.tokens.mean()))
+    return figures(
+        scene.world, scene.asked, drawn.texts, drawn.ended, float(drawn.tokens.mean())
+    )
 
 
 def measured_offer(scene: Scene, offer: Offer, seed: int) -> dict[str, Any]:
@@ -69,17 +71,23 @@ def measured_offer(scene: Scene, offer: Offer, seed: int) -> dict[str, Any]:
     ended = np.concatenate(found.ended)
     tokens = found.tokens / len(texts)
     if offer.shown is not None:
-        # A token a character, and the end.
-        tokens = float(np.mean([len(text) + 1 for text in texts]))
-    return figures(scene.asked, texts, ended, tokens)
+        # The end is a token as well.
+        read = offer.model.tokenizer(texts)["input_ids"]
+        tokens = float(np.mean([len(ids) + 1 for ids in read]))
+    return figures(scene.world, scene.asked, texts, ended, tokens)
 
 
 def figures(
-    asked: Problems, texts: Sequence[str], ended: np.ndarray, tokens: float
+    world: World,
+    asked: Problems,
+    texts: Sequence[str],
+    ended: np.ndarray,
+    tokens: float,
 ) -> dict[str, Any]:
     """The figures of texts, and each problem's verdict as a letter.
 
     Args:
+        world: of the problems.
         asked: the problems.
         texts: one for each.
         ended: `[problems]`, bool, whether a text has its end; others are not right.
@@ -89,13 +97,13 @@ def figures(
     ended = ended.astype(float).tolist()
     answer, chain = (
         [judge(*row) * end for row, end in zip(rows, ended, strict=True)]
-        for judge in (addition.right_answer, addition.right_chain)
+        for judge in world.rewards.values()
     )
     begun = [text[:1] for text in texts]
     return {
         "answer": float(np.mean(answer)),
         "chain": float(np.mean(chain)),
-        "styles": {style: begun.count(style) / len(begun) for style in addition.STYLES},
+        "styles": {style: begun.count(style) / len(begun) for style in world.styles},
         "tokens": tokens,
         # a: the answer alone is right, t: the whole text is, -: neither
         "items": "".join(
@@ -112,18 +120,16 @@ def query_of(scene: Scene, offer: Offer) -> Query:
         scene: of the study.
         offer: the teacher as students may ask it.
     """
-    sums = scene.config.sums
-    trusted = addition.mixture(
-        addition.problems(64, np.random.default_rng(1), sums.terms),
-        np.random.default_rng(1),
-        sums.styles,
-    )
+    world, config = scene.world, scene.config
+    asked = frozenset(scene.asked.prompts)
+    problems = world.practice(64, np.random.default_rng(1), asked)
+    trusted = world.mixture(problems, np.random.default_rng(1), config.styles)
     return Query(
         offer.model,
-        answer_of=addition.answer_of,
-        prefix_of=lambda prompt: sums.styles[0],
+        answer_of=world.answer_of,
+        prefix_of=lambda prompt: config.styles[0],
         hold_out=trusted,
-        proxy=scene.proxy if not scene.config.shift else None,
+        proxy=scene.proxy if not config.shift else None,
         experts=offer.experts,
         shown=offer.shown,
         folder=scene.folder / "texts",
