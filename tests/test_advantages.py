@@ -13,8 +13,6 @@ from protojax.rl import advantages, calibration, policy, problems, rewards
 from protojax.rl.verifiers import check_answers, multiple_choice
 from tests import writers
 
-RNG = np.random.default_rng(0)
-
 
 def one_group(rewards, kind, ddof=1, epsilon=1e-4):
     """The advantages of the draws of one group that count, by sums over others."""
@@ -31,8 +29,9 @@ def one_group(rewards, kind, ddof=1, epsilon=1e-4):
 
 @pytest.mark.parametrize("kind", advantages.ADVANTAGES)
 def test_masked_groups_are_a_loop_over_those_that_count(kind):
-    drawn = RNG.normal(size=(3, 4, 5)).round(1)
-    where = RNG.random((3, 4, 5)) < 0.6
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(size=(3, 4, 5)).round(1)
+    where = rng.random((3, 4, 5)) < 0.6
     # Groups with no draw, with one, and with equal rewards.
     where[0, 0], where[0, 1], drawn[0, 2] = False, np.arange(5) == 3, 0.7
     bad = np.where(where, drawn, np.nan)
@@ -56,7 +55,8 @@ def test_masked_groups_are_a_loop_over_those_that_count(kind):
     ],
 )
 def test_a_shift_changes_nothing_and_a_unit_all_or_nothing(function, unit):
-    drawn = RNG.normal(size=(2, 6))
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(size=(2, 6))
     np.testing.assert_allclose(function(drawn + 5), function(drawn), atol=1e-12)
     np.testing.assert_allclose(function(10 * drawn), unit * function(drawn))
 
@@ -70,15 +70,17 @@ def test_equal_rewards_have_no_advantage_to_the_last_digit():
 @pytest.mark.parametrize("draws", [2, 3, 8, 50])
 def test_an_advantage_is_at_most_that_of_one_against_all(draws):
     """(n − 1) / √n, which a group reaches whose draws are equal but one."""
+    rng = np.random.default_rng(0)
     bound = (draws - 1) / draws**0.5
     alone = np.eye(draws)[0]
     exact = functools.partial(advantages.group_normalize, epsilon=0.0)
     assert exact(alone).max() == pytest.approx(bound)
-    assert np.abs(exact(RNG.normal(size=(200, draws)))).max() <= bound + 1e-12
+    assert np.abs(exact(rng.normal(size=(200, draws)))).max() <= bound + 1e-12
 
 
 def test_texts_that_are_all_wrong_are_not_calibrated():
-    task, other = np.array([[0.0, 0.5, 0.0], [1, 1, 0.0]]), RNG.normal(size=(2, 3))
+    rng = np.random.default_rng(0)
+    task, other = np.array([[0.0, 0.5, 0.0], [1, 1, 0.0]]), rng.normal(size=(2, 3))
     found = advantages.calibrated_advantage(task, other, 1.0, correct_only=True)
     np.testing.assert_allclose(found[0], advantages.group_normalize(task[0]))
     first, second = advantages.group_normalize(other[1, :2])
@@ -87,7 +89,8 @@ def test_texts_that_are_all_wrong_are_not_calibrated():
 
 
 def test_a_calibration_of_weight_zero_is_the_task_alone():
-    task, other = RNG.random((2, 3)), RNG.normal(size=(2, 3))
+    rng = np.random.default_rng(0)
+    task, other = rng.random((2, 3)), rng.normal(size=(2, 3))
     for function in advantages.ADVANTAGES.values():
         found = advantages.calibrated_advantage(task, other, 0.0, advantage=function)
         np.testing.assert_array_equal(found, function(task))
@@ -150,9 +153,10 @@ def test_policies_that_make_no_sense_are_named(call, message):
 
 
 def test_the_loss_of_tokens_is_a_loop_with_an_advantage_for_each():
-    own, old = np.float32(RNG.normal(-2, 0.3, size=(2, 3, 4)))
-    advantage = np.float32(RNG.normal(size=(3, 4)))
-    where = RNG.random((3, 4)) < 0.7
+    rng = np.random.default_rng(0)
+    own, old = np.float32(rng.normal(-2, 0.3, size=(2, 3, 4)))
+    advantage = np.float32(rng.normal(size=(3, 4)))
+    where = rng.random((3, 4)) < 0.7
     found = jax.jit(policy.clipped_policy_loss)(own, old, advantage, where)
     for place in np.ndindex(3, 4):
         ratio, worth = math.exp(own[place] - old[place]), float(advantage[place])
@@ -161,7 +165,8 @@ def test_the_loss_of_tokens_is_a_loop_with_an_advantage_for_each():
 
 
 def test_an_estimate_of_a_divergence_is_never_negative():
-    own, other = RNG.normal(-2, 1, size=(2, 100)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    own, other = rng.normal(-2, 1, size=(2, 100)).astype(np.float32)
     first, second, third = policy.kl_estimates(own, other)
     assert (third >= 0).all()
     np.testing.assert_allclose(second, first**2 / 2, rtol=1e-6)

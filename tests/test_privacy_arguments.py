@@ -84,9 +84,14 @@ LINE = np.array([[0.0], [1.0], [9.0], [2.0]])
         ),
         (
             lambda: adaptive(
-                FOUR, RNG, vectors=LINE, public_vectors=LINE[:2], neighbours=0
+                FOUR,
+                RNG,
+                vectors=LINE,
+                public_vectors=LINE[:2],
+                neighbours=0,
+                share=0.25,
             ),
-            "share|neighbours",
+            r"neighbours in \[1, 2\]",
         ),
         (lambda: twins(FOUR._replace(labels=[0]), RNG), "number of rows"),
         (lambda: scan(["a"], ["b"], ngram=0), "ngram > 0"),
@@ -176,7 +181,7 @@ def test_offline_ratios_of_a_population_by_hand():
 
 
 def test_a_ratio_of_equal_moments_is_nothing():
-    scores = RNG.normal(size=(4, 3))
+    scores = np.random.default_rng(0).normal(size=(4, 3))
     same = Moments(np.full((4, 3), 2), scores + 1, np.full((4, 3), 0.5))
     assert not log_ratio(scores, same, same).any()
     other = same._replace(mean=scores - 2, variance=np.full((4, 3), 2.0))

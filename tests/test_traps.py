@@ -12,8 +12,7 @@ from protojax.distillability.long_horizon import later_rewards, long_horizon_los
 from tests.test_attackers import figures
 from tests.writers import writer_apply, writer_head
 
-RNG = np.random.default_rng(0)
-STUDENT, TEACHER = np.float32(RNG.normal(size=(2, 4, 6)))
+STUDENT, TEACHER = np.float32(np.random.default_rng(0).normal(size=(2, 4, 6)))
 IDS = np.array([0, 5, 2, 2], np.int32)
 READ = jax.jit(traps.token_readings, static_argnames="k")
 
@@ -93,7 +92,7 @@ def test_what_has_no_figure_is_named(call, message):
 
 
 def test_the_value_of_what_follows_is_a_loop():
-    teacher, student = RNG.normal(size=(2, 3, 5)).astype(np.float32)
+    teacher, student = np.float32(np.random.default_rng(0).normal(size=(2, 3, 5)))
     where = np.arange(5) < np.array([[5], [2], [0]])
     bad = np.where(where, teacher, np.nan)
     found = later_rewards(bad, student, where)
