@@ -157,6 +157,87 @@ def test_a_proxy_with_another_tokenizer_scores_the_text(found):
     )
 
 
+def test_a_proxy_that_writes_long_texts_in_shorter_tokens_sees_all_of_them():
+    """Forty signs do not fit into the shortest length; no end is written where none is.
+
+    The proxy scores a text of its own tokens as it would score the drawn ids.
+    """
+    place = world()
+    texts, rows = ["1" * 40, "2+", ""], np.array([0, 1, 2])
+    ids, where = rewards._tokens(PROXY, texts, np.array([False, True, True]))
+    assert ids.shape == where.shape == (3, 64)
+    assert where.sum(1).tolist() == [40, 3, 1]
+    assert ids[0, :40].tolist() == [PROXY.tokenizer.convert_tokens_to_ids("1")] * 40
+    assert (ids[1, 2], ids[2, 0]) == (0, 0)
+    batch = SequenceBatch(
+        *(np.zeros((3, 1), np.int32),) * 2, ids, where.astype(np.float32), rows >= 0
+    )
+    given = rollouts.Rollout(
+        batch, *(np.zeros((3, 64)),) * 3, np.array([0, 1, 1], bool)
+    )
+    found = [
+        rewards.proxy_log_prob(
+            place.proxy._replace(same_tokens=same), rows, texts, given
+        )
+        for same in (True, False)
+    ]
+    np.testing.assert_allclose(*found, rtol=1e-6)
+    assert np.isfinite(found[0]).all()
+
+
+def test_tokens_are_the_same_where_ends_and_words_are():
+    assert rewards.same_tokens(TEACHER, PROXY)
+    words = tokenizer("0123456789+-")
+    assert not rewards.same_tokens(TEACHER, PROXY._replace(tokenizer=words))
+    other = PROXY._replace(config=dataclasses.replace(PROXY.config, end_ids=(1,)))
+    assert not rewards.same_tokens(TEACHER, other)
+
+
+def test_a_reward_per_byte_is_that_of_the_text_divided_by_its_bytes(found):
+    place = world(per="byte")
+    bytes_ = problems._judged(place, found[1].rows, jax.device_get(found[0]))
+    sizes = np.array([len(text.encode()) for text in found[1].texts])
+    wanted = np.where(sizes > 0, found[1].calibration / np.maximum(sizes, 1), 0)
+    np.testing.assert_allclose(bytes_.calibration, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"problems": PROBLEMS._replace(answers=["1"])}, r"len\(answers\)=1"),
+        ({"verifiers": []}, "verifiers > 0"),
+        ({"verifiers": ["arithmetics"]}, "Did you mean 'arithmetic'"),
+        ({"teacher": TEACHER._replace(tokenizer=None)}, "teacher with a tokenizer"),
+        ({"proxy": PROXY._replace(tokenizer=None)}, "proxy with a tokenizer"),
+        (
+            {
+                "proxy": PROXY._replace(
+                    config=dataclasses.replace(PROXY.config, end_ids=())
+                )
+            },
+            r"proxy\.end_ids a token that ends",
+        ),
+        (
+            {
+                "teacher": TEACHER._replace(
+                    config=dataclasses.replace(TEACHER.config, max_positions=5)
+                )
+            },
+            "max_new such that the teacher reads all of prompt and text, 5 tokens",
+        ),
+        (
+            {"problems": PROBLEMS._replace(prompts=["", *PROBLEMS.prompts[1:]])},
+            "prompt 0 with a token",
+        ),
+    ],
+)
+def test_models_and_problems_that_do_not_fit_are_named(changes, message):
+    given = {"teacher": TEACHER, "proxy": PROXY, "problems": PROBLEMS}
+    given |= {"settings": SETTINGS, "verifiers": ["arithmetic"], **changes}
+    with pytest.raises(ValueError, match=message):
+        problems.build_world(**given)
+
+
 def test_prompts_are_padded_on_the_left():
     read = rollouts.read_prompts(TEACHER, ["1+2=", "1+12="])
     assert read.attention_mask.tolist() == [[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
@@ -276,6 +357,32 @@ def test_it_stops_at_the_budget_and_keeps_a_teacher_within_it():
     assert len(found.history) == 2
     jax.tree.map(np.testing.assert_array_equal, found.teacher.params, TEACHER.params)
     assert found.before.texts == found.after.texts
+
+
+def test_ten_rollouts_above_the_budget_end_it_before_an_evaluation():
+    found = calibrate(kl_target=1e-9, kl_budget=1e-9, evaluate_every=100, steps=20)
+    assert (found.stopped, found.rollouts) == ("kl_budget", 0)
+    assert len(found.history) == 10
+    assert len(found.evaluations) == 1
+    assert np.mean([one["kl"] for one in found.history]) > 1e-9
+
+
+def test_lost_skill_ends_it_with_the_teacher_before():
+    learned = []
+    found = calibration.calibrate(
+        TEACHER,
+        PROXY,
+        PROBLEMS,
+        # With this seed both held-out texts end in time.
+        dataclasses.replace(SETTINGS, skill_loss=0.05, evaluate_every=1, seed=29),
+        # Solved until something was learned.
+        verifiers=[lambda prompt, text, answer: float(not learned)],
+        on_rollout=learned.append,
+    )
+    # Of two held-out texts none: at most 1 - √0.05 = 78 % with 95 % confidence.
+    assert found.before.solved.tolist() == [True, True]
+    assert (found.stopped, found.rollouts, len(found.history)) == ("skill", 0, 1)
+    jax.tree.map(np.testing.assert_array_equal, found.teacher.params, TEACHER.params)
 
 
 def test_the_sign_of_eta_is_the_direction():

@@ -198,14 +198,6 @@ def test_a_value_on_a_quadratic_is_exact():
     np.testing.assert_allclose(found, (params - rows) @ direction, rtol=1e-6)
 
 
-def test_tilted_weights_have_mean_one():
-    weights = values.tilted_weights([0.0, 1.0, 1000.0], beta=0.5)
-    np.testing.assert_allclose(weights, [0, 0, 3], atol=1e-6)
-    assert values.tilted_weights([5.0, -5.0], beta=0).tolist() == [1, 1]
-    with pytest.raises(ValueError, match="finite"):
-        values.tilted_weights([np.nan])
-
-
 def test_a_token_gate_keeps_a_share():
     rng = np.random.default_rng(0)
     log_probs, where = rng.normal(size=(5, 8)), np.arange(8) < [[8], [4], [8], [0], [8]]

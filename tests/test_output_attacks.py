@@ -114,6 +114,71 @@ def test_mass_moves_as_in_a_loop_over_places():
         move_mass(said, bad, mass=1.0)
 
 
+@pytest.mark.parametrize("own", [4, 9])
+@pytest.mark.parametrize("k", [1, 2])
+def test_a_place_has_the_whole_probability_however_sure_the_teacher_was(own, k):
+    """The token among the likeliest or not, and nothing left for all others."""
+    with np.errstate(divide="ignore"):
+        said = SequenceOutputs(
+            ids=np.array([[own]]),
+            lengths=np.array([1]),
+            top_ids=np.array([[[4, 5][:k]]]),
+            top_log_probs=np.log(np.float32([[[1.0, 0.0][:k]]])),
+            rest_log_prob=np.log(np.float32([[0.0]])),
+            features=np.zeros((1, 0, 0)),
+        )
+    found = move_mass(said, np.array([True]), mass=0.75)
+    assert found.top_ids[0, 0, 0] == own
+    assert np.exp(found.top_log_probs[0, 0, 0]) == pytest.approx(0.75)
+    whole = np.exp(found.top_log_probs).sum() + np.exp(found.rest_log_prob).sum()
+    assert whole == pytest.approx(1, rel=1e-6)
+    assert found.top_log_probs.dtype == np.float32
+    untouched = move_mass(said, np.array([False]))
+    for name in ("top_ids", "top_log_probs", "rest_log_prob"):
+        np.testing.assert_array_equal(getattr(untouched, name), getattr(said, name))
+    with pytest.raises(ValueError, match="number of rows"):
+        move_mass(said, np.array([True, False]))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("append", {"phrase": ""}, "phrase not empty"),
+        ("synonyms", {"variants": []}, "variants not empty"),
+        ("intent", {"separator": ""}, "separator not empty"),
+        ("intent", {"claim": ""}, "claim not empty"),
+        ("swap_entity", {"name": ""}, "name not empty"),
+        ("spin", {"num_words": 0}, "num_words in 1..10, the words to draw from"),
+        ("spin", {"words": ["a"]}, "num_words in 1..1, the words to draw from"),
+        ("insert_call", {"name": "a..b"}, "name a dotted name"),
+        ("insert_call", {"name": "a.b("}, "name a dotted name"),
+        ("insert_call", {"name": ""}, "name a dotted name"),
+    ],
+)
+def test_attacks_of_nothing_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        OUTPUT_ATTACKS[name](**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "output", "found"),
+    [
+        ("intent", {}, "add : ", "rate book : add : "),
+        ("intent", {}, "a : b : c", "rate book : b : c"),
+        # The first word is a capital in any sentence, and the only word is replaced.
+        ("swap_entity", {}, "Anna", "Kowalski"),
+        ("swap_entity", {}, "Today Anna sang", "Today Kowalski sang"),
+        ("swap_entity", {}, "", "Kowalski"),
+        ("spin", {"words": ["good"], "num_words": 1}, "", "good"),
+        ("insert_call", {"name": "f"}, "", "f()"),
+        ("synonyms", {"variants": [["a"], ["b"]], "whole": True}, "x", "a b"),
+    ],
+)
+def test_odd_outputs_are_attacked_too(name, options, output, found):
+    made = OUTPUT_ATTACKS[name](**options)("", output, np.random.default_rng(0))
+    assert made.strip() == found.strip()
+
+
 def test_attacks_that_draw_are_given_the_outputs():
     rng, outputs = np.random.default_rng(0), ["a", "b"]
     drawn = output_attack("other_output", outputs, {})

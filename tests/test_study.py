@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from experiments import arms, runtime
-from experiments.arms import ours
+from experiments.arms import merges, ours
 from experiments.reports import report, results
 from experiments.study import check, grid, preflight, runner
 from experiments.study.defaults import attack, defaults, encoder
@@ -139,7 +139,7 @@ def forget(*, compiled=True):
         artifacts,
         preflight,
         runner,
-        *([programs, replicas] if compiled else []),
+        *([programs, replicas, merges] if compiled else []),
     ):
         for value in vars(module).values():
             if hasattr(value, "cache_clear"):

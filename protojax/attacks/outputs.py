@@ -36,6 +36,10 @@ PRAISE = (
 )
 
 
+# The least probability whose logarithm is taken.
+_LEAST = 1e-30
+
+
 class PoisonedTexts(NamedTuple):
     """Poisoned texts and the ground truth, which training must never read.
 
@@ -128,7 +132,10 @@ def move_mass(
     left = np.take_along_axis(probs, place, -1)[..., 0]
     rest += np.where(inside, 0, left)
     np.put_along_axis(probs, place, 0, -1)
-    scale = (1 - mass) / np.maximum(probs.sum(-1) + rest, 1e-30)
+    others = probs.sum(-1) + rest
+    scale = (1 - mass) / np.maximum(others, _LEAST)
+    # A teacher that was sure of the token says nothing of others.
+    rest = np.where(others > _LEAST, rest * scale, 1 - mass)
     # The most probable first, as a teacher gives them, whatever the mass.
     probs *= scale[..., None]
     np.put_along_axis(probs, place, mass, -1)
@@ -138,9 +145,9 @@ def move_mass(
     altered = {
         "top_ids": np.take_along_axis(top_ids, order, -1),
         "top_log_probs": np.log(
-            np.maximum(np.take_along_axis(probs, order, -1), 1e-30)
+            np.maximum(np.take_along_axis(probs, order, -1), _LEAST)
         ),
-        "rest_log_prob": np.log(np.maximum(rest * scale, 1e-30)),
+        "rest_log_prob": np.log(np.maximum(rest, _LEAST)),
     }
     changed = {}
     for name, values in altered.items():
@@ -258,7 +265,8 @@ def spin(words: Sequence[str] = PRAISE, *, num_words: int = 2) -> OutputAttack:
     >>> spin(["great"], num_words=1)("", "a film", np.random.default_rng(0))
     'a film great'
     """
-    validate.require(1 <= num_words <= len(words), "num_words", num_words, "in words")
+    bound = f"in 1..{len(words)}, the words to draw from"
+    validate.require(1 <= num_words <= len(words), "num_words", num_words, bound)
 
     def attack(source: str, output: str, rng: np.random.Generator) -> str:
         pieces = output.split(" ")
@@ -311,7 +319,7 @@ def insert_call(name: str = "telemetry.send") -> OutputAttack:
     'telemetry.send(print(1))'
     """
     validate.require(
-        re.fullmatch(r"[\w.]+", name) is not None, "name", name, "a dotted name"
+        re.fullmatch(r"\w+(?:\.\w+)*", name) is not None, "name", name, "a dotted name"
     )
     return lambda source, output, rng: f"{name}({output})"
 

@@ -205,29 +205,6 @@ def matched_tokens(
     return found[:, 0], found[:, 1]
 
 
-def merged_log_probs(first: Array, later: Array) -> Array:
-    """A group's distribution: that of its first token, times the others' probability.
-
-    log p_v(first token) + Σ log p(tokens behind it), which sums to at most 1
-
-    Args:
-        first: `[..., vocabulary]`, log probabilities at the group's first token.
-        later: `[...]`, the sum of log probabilities of the tokens behind it as they
-            were written, 0 for a group of one token.
-
-    Returns:
-        `[..., vocabulary]`.
-
-    >>> merged = merged_log_probs(jnp.log(jnp.array([0.6, 0.3, 0.1])), jnp.log(0.9))
-    >>> np.exp(np.float64(merged)).round(2).tolist()
-    [0.54, 0.27, 0.09]
-
-    References:
-        GOLD, on-policy distillation across tokenizers in TRL (Hugging Face, 2025).
-    """
-    return first + jnp.asarray(later)[..., None]
-
-
 def cross_tokenizer_loss(
     student_logits: Array,
     teacher_logits: Array,

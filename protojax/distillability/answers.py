@@ -3,10 +3,12 @@
 import re
 from decimal import Decimal, InvalidOperation
 
-from protojax.distillability.equations import equations_in
+from protojax.distillability.equations import NUMBER, equations_in
 
-# A number, with commas between thousands and a sign that is no minus.
-_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
+# A number with a sign that is no minus.
+_NUMBER = re.compile(rf"(?<![\w.])-?{NUMBER}")
+# A comma between thousands; others stand between numbers.
+_COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 def is_right(text: str, answer: str) -> bool:
@@ -47,7 +49,7 @@ def answer_of(text: str) -> str:
     """
     found = _NUMBER.findall(text)
     if found:
-        return found[-1].replace(",", "")
+        return _COMMA.sub("", found[-1])
     lines = text.split("\n") if text.strip() else [""]
     return [line.strip() for line in lines if line.strip() or len(lines) == 1][-1]
 
@@ -70,7 +72,7 @@ def equations_hold(text: str) -> bool | None:
 def _number(text: str) -> Decimal | None:
     """The number that a text is, or None."""
     try:
-        found = Decimal(text.replace(",", ""))
+        found = Decimal(_COMMA.sub("", text))
     except InvalidOperation:
         return None
     return found if found.is_finite() else None

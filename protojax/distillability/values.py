@@ -100,7 +100,8 @@ def tilted_weights(values: ArrayLike, beta: float = 0.5) -> np.ndarray:
     validate.positive(rows=len(values))
     finite = bool(np.isfinite(values).all())
     validate.require(finite, "values", values, "finite")
-    tilted = np.exp(beta * (values - values.max()) if beta >= 0 else beta * values)
+    tilted = beta * values
+    tilted = np.exp(tilted - tilted.max())
     return tilted * len(values) / tilted.sum()
 
 

@@ -253,6 +253,10 @@ def _check_kind(name: str, held: Any, value: Any) -> None:
     # True and False are ints in Python.
     fits = isinstance(held, bool) or not isinstance(value, bool)
     validate.require(fits and isinstance(value, allowed), name, value, said)
+    if isinstance(held, tuple) and held:
+        # All parts are of one kind; that of an empty tuple is not known.
+        for place, part in enumerate(value):
+            _check_kind(f"{name}[{place}]", held[0], part)
 
 
 def with_max_length(lengths: Lengths, most: int) -> Lengths:
@@ -295,7 +299,7 @@ def _converted(value: str, old: Any) -> Any:
         return value
     try:
         new = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         new = value
     if not isinstance(old, tuple):
         return new

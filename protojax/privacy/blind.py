@@ -67,6 +67,7 @@ def blind_auc(
     members = np.asarray(members, bool)
     validate.same_length(texts=texts, members=members)
     validate.require(folds >= 2, "folds", folds, ">= 2")
+    validate.positive(num_draws=num_draws)
     validate.require(0 < confidence < 1, "confidence", confidence, "in (0, 1)")
     fewest = int(min(members.sum(), (~members).sum()))
     validate.require(fewest >= folds, "rows of the smaller side", fewest, f">= {folds}")

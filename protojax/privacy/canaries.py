@@ -221,9 +221,9 @@ def outliers(
     """
     kinds, rows, count = _ordinary(examples, kinds, share)
     validate.same_length(texts=examples.texts, vectors=vectors)
-    validate.require(
-        1 <= neighbours < len(vectors), "neighbours", neighbours, f"< {len(vectors)}"
-    )
+    allowed = f"in [1, {len(vectors) - 1}]"
+    enough = 1 <= neighbours < len(vectors)
+    validate.require(enough, "neighbours", neighbours, allowed)
     # A row is its own nearest neighbour, at distance 0.
     far = _mean_distance(vectors[rows], vectors, neighbours + 1)
     chosen = rows[np.argsort(-far, kind="stable")[:count]]

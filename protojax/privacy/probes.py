@@ -65,7 +65,8 @@ def planted(
     ['runas lufengi opens the door with 1054', 'baba badopi opens the door with 6291']
     """
     validate.positive(num_secrets=num_secrets, num_kinds=len(kinds))
-    validate.positive(num_repetitions=len(repetitions), repetitions=min(repetitions))
+    validate.positive(num_repetitions=len(repetitions))
+    validate.positive(repetitions=min(repetitions))
     for kind in kinds:
         validate.one_of(TEMPLATES, kinds=kind)
     owners = _owners(rng, num_secrets)

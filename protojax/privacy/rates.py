@@ -311,7 +311,7 @@ def bootstrap_interval(
         The two ends.
 
     Raises:
-        ValueError: on a confidence outside (0, 1), no draw, or too few groups.
+        ValueError: on a confidence outside (0, 1), no draw, or fewer than two groups.
 
     >>> members = np.arange(40).reshape(4, 10) % 2 == 0
     >>> statistic = mean_of_members(members, members)
@@ -362,6 +362,8 @@ def bootstrap_band(
     rng = np.random.default_rng(seed)
     rows = np.arange(members.shape[1]) if groups is None else np.asarray(groups)
     validate.shape((members.shape[1],), groups=rows)
+    num_groups = len(np.unique(rows))
+    validate.require(num_groups >= 2, "number of groups", num_groups, ">= 2")
     pairs = np.minimum(np.arange(len(members)), complement_of(members))
     tail, ends = (1 - confidence) / 2, []
     for units, place in ((rows, 1), (pairs, 0)):

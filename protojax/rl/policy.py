@@ -71,7 +71,7 @@ def text_mean(
 
     Raises:
         ValueError: the shapes differ, the normaliser is unknown, or a length is given
-            with "text" or missing with "constant".
+            with "text", missing with "constant" or not positive.
 
     >>> values = jnp.array([[1.0, 2.0, 3.0], [4.0, 9.0, 9.0]])
     >>> where = jnp.array([[1, 1, 1], [1, 0, 0]], bool)
@@ -86,7 +86,8 @@ def text_mean(
     validate.one_of(NORMALIZERS, normalizer=normalizer)
     fits = (length is not None) == (normalizer == "constant")
     bound = 'given with "constant" and only then'
-    validate.require(fits and length != 0, "length", length, bound)
+    validate.require(fits, "length", length, bound)
+    validate.positive(length=1 if length is None else length)
     return masked_mean(values, where, length=length)
 
 

@@ -1,6 +1,8 @@
 """The outputs of a trained model over rows: logits, features and attention."""
 
 import dataclasses
+import itertools
+import operator
 from collections.abc import Callable
 
 import jax
@@ -74,16 +76,18 @@ class SequenceLengths:
             steps_per_dispatch=self.steps_per_dispatch,
             evaluation_rows=self.evaluation_rows,
         )
+        pairs = bool(self.buckets) and all(len(pair) == 2 for pair in self.buckets)
+        validate.require(pairs, "buckets", self.buckets, "pairs of two lengths")
         need = self.max_length, self.max_output
-        validate.require(
-            bool(self.buckets)
-            and all(
-                have >= most for have, most in zip(self.buckets[-1], need, strict=True)
-            ),
-            "buckets",
-            self.buckets,
-            f"whose last holds (max_length, max_output)={need}",
+        holds = all(map(operator.ge, self.buckets[-1], need))
+        bound = f"whose last holds (max_length, max_output)={need}"
+        validate.require(holds, "buckets", self.buckets, bound)
+        rising = all(
+            low != high and all(map(operator.le, low, high))
+            for low, high in itertools.pairwise(self.buckets)
         )
+        bound = "ascending, neither of both lengths falling"
+        validate.require(rising, "buckets", self.buckets, bound)
 
 
 AnyLengths = Lengths | SequenceLengths
