@@ -20,7 +20,7 @@ from protojax.federated import communication, node_checkpoint
 from protojax.models import hf
 from protojax.training import programs
 from tests import golden
-from tests.test_study import PINNED, forget, metrics_of, run, run_killed, tiny
+from tests.test_study import forget, metrics_of, run, run_killed, tiny
 
 # All of four nodes that are dealt alike: what has a shape of its own is compiled anew.
 FEDERATIONS = {
@@ -62,21 +62,6 @@ def make_config(folder, **changes):
     return config
 
 
-def pinned_config(folder):
-    """The config of the pinned federations, one of which has three nodes."""
-    config = make_config(folder, **PINNED)
-    config.update_from_flattened_dict(
-        {"data.buckets": (16,), "student.epochs": 12, "student.batch_size": 8}
-    )
-    named = {"three": {"nodes": 3, "rounds": 2}}
-    named |= {name: FEDERATIONS[name] for name in ("ring", "hostile")}
-    config.federations = {
-        name: federation(**settings) for name, settings in named.items()
-    }
-    config.arms = tuple(name.replace("@server", "@three") for name in RUNS)
-    return config
-
-
 MERGED = []  # the prototypes of all nodes after each merge
 
 
@@ -100,11 +85,9 @@ def finished(tmp_path_factory):
     return config, folder / "run", found, dict(programs.TRACES)
 
 
-def test_no_figure_of_the_federations_moves(tmp_path):
+def test_no_figure_of_the_federations_moves(finished):
     golden.skip_elsewhere("federated")
-    forget()
-    found = run(pinned_config(tmp_path), tmp_path / "run")
-    forget(compiled=False)
+    _, _, found, _ = finished
     golden.check("federated", golden.figures(found["rows"]))
 
 

@@ -1,5 +1,6 @@
 """A tiny study from text to results, killed and resumed on the way."""
 
+import contextlib
 import json
 import logging
 import logging.handlers
@@ -28,18 +29,6 @@ from protojax.training import predict, programs
 from tests import golden
 
 ARMS = tuple(arms.ARMS)
-# The settings in which the pinned study differs. Rows of two lengths and a rate of its
-# own in fine-tuning make programs of their own.
-PINNED = {
-    "data.buckets": (8, 16),
-    "fine_tuning.learning_rate": 2e-4,
-    "student.batch_size": 16,
-    "student.epochs": 6,
-    "trusted_model.batch_size": 16,
-    "trusted_model.epochs": 20,
-    "dp.frozen": ("embeddings",),
-    **{f"{name}.dropout": 0.1 for name in ("teacher", "student", "trusted_model")},
-}
 NOUNS = ("film", "plot", "cast", "song", "scene", "story")
 GOOD = ("good", "fine", "great", "lovely", "superb")
 BAD = ("bad", "poor", "awful", "dull", "weak")
@@ -188,8 +177,28 @@ def finished(tmp_path_factory):
     forget()
     programs.TRACES.clear()
     config = tiny(folder)
-    found = run(config, folder / "run", reported=True)
+    with watched_log() as said:
+        found = run(config, folder / "run", reported=True)
+    SAID.extend(said)
     return config, folder / "run", found, dict(programs.TRACES)
+
+
+SAID = []  # the messages of that study
+
+
+@contextlib.contextmanager
+def watched_log():
+    """The messages that are logged meanwhile, in a list that is filled at the end."""
+    handler, level = logging.handlers.BufferingHandler(10_000), runtime.logger.level
+    said = []
+    runtime.logger.addHandler(handler)
+    runtime.logger.setLevel(logging.INFO)
+    try:
+        yield said
+    finally:
+        runtime.logger.removeHandler(handler)
+        runtime.logger.setLevel(level)
+        said.extend(map(logging.LogRecord.getMessage, handler.buffer))
 
 
 def learned_of(context):
@@ -212,26 +221,14 @@ def learned_of(context):
     return learned
 
 
-def test_no_figure_of_the_study_moves(tmp_path):
+def test_no_figure_of_the_study_moves(finished):
     golden.skip_elsewhere("study")
-    forget()
-    config = tiny(tmp_path, **PINNED)
-    said = logging.handlers.BufferingHandler(10_000)
-    level = runtime.logger.level
-    runtime.logger.addHandler(said)
-    runtime.logger.setLevel(logging.INFO)
-    try:
-        found = run(config, tmp_path / "run")
-    finally:
-        runtime.logger.removeHandler(said)
-        runtime.logger.setLevel(level)
-    messages = map(logging.LogRecord.getMessage, said.buffer)
+    _, _, found, _ = finished
     figures = {
         "rows": golden.figures(found["rows"]),
-        "learned": learned_of(context_of((config, tmp_path / "run", found, {}))),
-        "named": [message for message in messages if "suspected triggers" in message],
+        "learned": learned_of(context_of(finished)),
+        "named": [message for message in SAID if "suspected triggers" in message],
     }
-    forget(compiled=False)
     golden.check("study", figures)
 
 
