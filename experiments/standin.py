@@ -149,6 +149,9 @@ class Part(NamedTuple):
             labels: `[rows]`, int.
             seed: of the choice.
 
+        Raises:
+            ValueError: none is left, or `share` without rows of class 1 and others.
+
         >>> Part(size=0.5).rows(np.zeros(6, int), 0).shape
         (3,)
         """
@@ -156,6 +159,7 @@ class Part(NamedTuple):
         if self.share:
             kept = label_noise.of_share(labels == 1, self.share, rng)
         count = round(self.size * len(kept))
+        validate.positive(rows_of_the_part=count)
         return np.sort(rng.choice(kept, count, replace=False))
 
 
@@ -180,8 +184,8 @@ def line_of(config: Settings, scenario: Scenario, part: Part | None = None) -> L
     # Rows are numbered among those tested, then the references.
     numbers = np.append(kept, len(rows.texts) + np.arange(len(references.texts)))
 
-    def reread(rows: np.ndarray, examples: Examples) -> Reading:
-        return read(numbers[rows], examples)
+    def reread(places: np.ndarray, examples: Examples) -> Reading:
+        return read(numbers[places], examples)
 
     findings: Findings = detect(
         evidence,

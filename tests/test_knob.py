@@ -23,7 +23,7 @@ def test_a_config_makes_the_study(variant):
     fields = config.get_config(variant).to_dict()
     assert fields.pop("system") in SYSTEMS
     found = settings.make(Knob(), fields)
-    assert found.calibration.max_new == found.place.text_tokens
+    assert found.calibration.max_new == found.problem_world.text_tokens
     todo = study.plan_of(found)
     # The control is a calibration as well, and has students of its own.
     arms = {arm.name for arm, *_ in todo}
@@ -99,6 +99,15 @@ def test_what_rivals_give_away_is_measured(scene):
     assert query.shown is offer.shown
     assert query.folder.parent == scene.folder
     assert query.prefix_of("") == "c"
+
+
+def test_trusted_texts_are_of_no_problem_to_measure_on(scene):
+    drawn = SUMS.practice(64, np.random.default_rng(1), frozenset())
+    scene = scene._replace(asked=SUMS.asked(drawn[:3]))
+    offer = RIVALS["no chain"].offer_of(scene.teacher, scene.proxy, SUMS)
+    trusted = study.query_of(scene, offer).hold_out
+    assert len(trusted.sources) == 61
+    assert not {*trusted.sources} & {*scene.asked.prompts}
 
 
 def test_problems_to_measure_on_are_not_used():

@@ -280,9 +280,10 @@ def test_lines_of_a_system_are_recorded(place, tmp_path):
         versions = [{"commit": f"c{seed}", "jax": "1"}]
         (folder / "versions.json").write_text(json.dumps(versions))
         folders.append(folder)
+    (tmp_path / "grid.jsonl").write_text('{"settings": {}, "versions": {}}\n')
     record.record("it", folders)
     found = record.load("it")
-    assert found["settings"] == [{"rows": 10}, {"rows": 10}]
+    assert found["settings"] == [{"rows": 10}]
     assert [row["ASR"] for row in found["rows"]] == [80.0, 90.0]
     assert "| replace | plain | 2 | 50.0" in place.read_text()
     assert "| 85.0" in place.read_text()
@@ -296,7 +297,16 @@ def test_lines_of_a_system_are_recorded(place, tmp_path):
     (folders[1] / "results.jsonl").write_text(json.dumps(row) + "\n")
     record.record("it", folders[1:], add=True)
     assert [line["ASR"] for line in record.load("it")["rows"]] == [80.0, 70.0]
-    assert len(record.load("it")["settings"]) == 3
+    assert len(record.load("it")["settings"]) == 1
+    for given in ({"tasks": ("t",)}, {"pictures": True}):
+        with pytest.raises(ValueError, match="not with a study"):
+            record.record("it", folders, **given)
+    with pytest.raises(ValueError, match="add a record of lines"):
+        record.record("grid", folders[1:], add=True)
+    other = json.dumps({"system": "written", "rows": 20})
+    (folders[1] / "config.json").write_text(other)
+    with pytest.raises(ValueError, match="folders of one study"):
+        record.record("it", folders[1:], add=True)
     (folders[1] / "config.json").write_text(json.dumps({"system": "outputs"}))
     with pytest.raises(ValueError, match="folders of one study"):
         record.record("it", folders)

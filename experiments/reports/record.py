@@ -103,6 +103,9 @@ def record(
             for the table in any document.
     """
     if "system" in json.loads((workdirs[0] / "config.json").read_text()):
+        bound = "not with a study whose results are lines"
+        validate.require(not tasks, "task", tasks, bound)
+        validate.require(not pictures, "pictures", pictures, bound)
         _record_lines(name, workdirs, add=add)
         return
     path = FOLDER / f"{name}.jsonl"
@@ -159,6 +162,8 @@ def _record_lines(name: str, workdirs: Sequence[pathlib.Path], *, add: bool) -> 
         ValueError: no lines, folders of different studies, or no place for the table.
     """
     before = load(name) if add and name in names() else {}
+    bound = "a record of lines, as the folders hold"
+    validate.require(not before or "system" in before, "add", name, bound)
     heads = [(before["system"], one) for one in before.get("settings", ())]
     rows = before.get("rows", [])
     for workdir in workdirs:
@@ -167,23 +172,40 @@ def _record_lines(name: str, workdirs: Sequence[pathlib.Path], *, add: bool) -> 
         lines = (workdir / "results.jsonl").read_text().splitlines()
         rows += map(json.loads, lines)
     validate.require(bool(rows), "workdir", workdirs, "with results")
-    systems = {system for system, _ in heads}
-    validate.require(len(systems) == 1, "workdir", workdirs, "folders of one study")
-    (system,) = systems
-    key = SYSTEMS[system].key
-    rows = [*{tuple(row[field] for field in key): row for row in rows}.values()]
+    parts = []
+    for system, config in heads:
+        same = system == heads[0][0] and not [
+            field
+            for field in config.keys() & heads[0][1].keys() - {*SYSTEMS[system].free}
+            if _differ(config[field], heads[0][1][field])
+        ]
+        validate.require(same, "workdir", workdirs, "folders of one study")
+        parts += [config] if config not in parts else []
+    system = SYSTEMS[heads[0][0]]
+    rows = [*{tuple(row[key] for key in system.key): row for row in rows}.values()]
     versions = [found for w in workdirs for found in results.read_versions(w)]
     commits = {*before.get("commits", ()), *(found["commit"] for found in versions)}
     versions += [before["versions"]] if before else []
     head = {
-        "system": system,
-        "settings": [config for _, config in heads],
+        "system": heads[0][0],
+        "settings": parts,
         "versions": _all_of(versions),
         "commits": sorted(commits),
     }
     texts = pages.filled(pages.read(), name, {**head, "rows": rows})
     _write(FOLDER / f"{name}.jsonl", head, rows)
     pages.write(texts)
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two settings differ in a field that both have.
+
+    >>> _differ({"a": 1, "new": 2}, {"a": 1}), _differ({"a": 1}, {"a": 2})
+    (False, True)
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        return any(_differ(one[key], other[key]) for key in one.keys() & other.keys())
+    return one != other
 
 
 def _write(

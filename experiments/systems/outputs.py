@@ -28,6 +28,7 @@ from protojax.pipelines import Watch
 from protojax.training import predict
 
 KEY = ("seed", "attack", "rate")
+FREE = ("seeds", "rates", "attacks")
 METHODS = ("ours", "cosine", "lift", "clusters")
 _MORE_PRAISE = (
     *("admirable", "astonishing", "beautiful", "charming", "commendable", "dazzling"),
@@ -260,7 +261,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
         watch: is told of the progress.
     """
     found = settings_of(config, Tested())
-    keep_settings(workdir, config, ("seeds", "rates", "attacks"))
+    keep_settings(workdir, config, FREE)
     texts, encode = load_texts(found.task, found.root), encoder(found.encoder)
     task, lines = TASKS[found.task], Lines(workdir, KEY)
     todo = [("none", 0.0)]

@@ -40,6 +40,7 @@ from protojax.privacy.overlap import scan
 from protojax.reports.privacy import audit_cell
 
 KEY = ("seed", "arm")
+FREE = ("seeds", "arms")
 _WORDS = 512  # columns of hashed word counts
 _BLIND = 8  # halves that a classifier of words is asked about
 
@@ -66,7 +67,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
             its seed are written.
     """
     found, lines = check(config), Lines(workdir, KEY)
-    keep_settings(workdir, config, ("seeds", "arms"))
+    keep_settings(workdir, config, FREE)
     for seed in found.seeds:
         results = _rows_of(found, seed, workdir / f"seed{seed}", watch)
         lines.add(results)

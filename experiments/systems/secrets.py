@@ -31,6 +31,7 @@ from protojax.training import trainer
 from protojax.training.trainer import Store
 
 KEY = ("seed", "arm")
+FREE = ("seeds", "arms")
 TEMPLATE = TEMPLATES["pin"][0]
 # A secret is extracted if so many samples after its prompt tell it so surely.
 SAMPLES, SURELY = 100, 0.9
@@ -72,7 +73,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
         watch: is told of the progress.
     """
     found, lines = check(config), Lines(workdir, KEY)
-    keep_settings(workdir, config, ("seeds", "arms"))
+    keep_settings(workdir, config, FREE)
     wanted = [(seed, arm) for seed in found.seeds for arm in found.arms]
     missing = [key for key in wanted if key not in lines.held]
     watch.total(sum(_work(found, arm) for arm in _trained(missing)))

@@ -51,10 +51,15 @@ def of_share(own: np.ndarray, share: float, rng: np.random.Generator) -> np.ndar
         share: in (0, 1).
         rng: chooses the rows of the side that has too many.
 
+    Raises:
+        ValueError: all rows are of the class, or none.
+
     >>> own = np.array([True, True, True, False])
     >>> of_share(own, 0.5, np.random.default_rng(0)).shape
     (2,)
     """
+    bound = f"between 0 and {len(own)}, all rows"
+    validate.require(own.any() and not own.all(), "rows of a class", own.sum(), bound)
     odds = share / (1 - share)
     counts = min(own.sum(), (~own).sum() * odds), min((~own).sum(), own.sum() / odds)
     kept = [

@@ -79,9 +79,9 @@ def problems_of(config: Knob) -> tuple[Problems, Problems]:
         config: of the study.
     """
     count = config.problems + config.held_out
-    found = config.place.problems(count, np.random.default_rng(0))
+    found = config.problem_world.problems(count, np.random.default_rng(0))
     parts = found[: config.problems], found[config.problems :]
-    return tuple(map(config.place.asked, parts))
+    return tuple(map(config.problem_world.asked, parts))
 
 
 def build_scene(config: Knob, folder: pathlib.Path, watch: Watch) -> Scene:
@@ -97,7 +97,7 @@ def build_scene(config: Knob, folder: pathlib.Path, watch: Watch) -> Scene:
     watch.describe("the teacher learns")
     given, asked = problems_of(config)
     lesson = Lesson(
-        config.place,
+        config.problem_world,
         config.first_styles,
         config.base_steps,
         config.batch_size,

@@ -3,13 +3,12 @@
 import dataclasses
 
 from experiments.systems.distillability.rivals import RIVALS
-from experiments.world.small import WORLDS, World
+from experiments.world.small import REWARDS, WORLDS, World
 from protojax import validate
 from protojax.distillability import ATTACKERS
 from protojax.pipelines.distillability import StudentSettings
 from protojax.rl import Calibration
 
-REWARDS = ("answer", "chain")
 STUDENTS = ("student", "large", "proxy_sized")
 SIZES = ("teacher_size", "proxy_size", "student_size", "large_size")
 # Other arms of a study have the same models.
@@ -108,9 +107,9 @@ class Knob:
             bound = "layers and width, a multiple of 8"
             validate.require(fits, name, size, bound)
         validate.one_of(WORLDS, world=self.world)
-        world = self.place
+        world = self.problem_world
         for styles in (self.styles, self.first_styles):
-            world.checked(styles)
+            world.require_styles(styles)
         most = world.count - self.held_out
         bound = f"<= {most}, as there are no others"
         validate.require(self.problems <= most, "problems", self.problems, bound)
@@ -123,7 +122,7 @@ class Knob:
             validate.require(found >= least, name, found, bound)
 
     @property
-    def place(self) -> World:
+    def problem_world(self) -> World:
         """The world, with problems of this size."""
         return WORLDS[self.world](self.terms)
 

@@ -97,7 +97,7 @@ def figures(
     ended = ended.astype(float).tolist()
     answer, chain = (
         [judge(*row) * end for row, end in zip(rows, ended, strict=True)]
-        for judge in world.rewards.values()
+        for judge in (world.right_answer, world.right_chain)
     )
     begun = [text[:1] for text in texts]
     return {
@@ -122,7 +122,8 @@ def query_of(scene: Scene, offer: Offer) -> Query:
     """
     world, config = scene.world, scene.config
     asked = frozenset(scene.asked.prompts)
-    problems = world.practice(64, np.random.default_rng(1), asked)
+    drawn = world.practice(64, np.random.default_rng(1), asked)
+    problems = [one for one in drawn if world.prompt_of(one) not in asked]
     trusted = world.mixture(problems, np.random.default_rng(1), config.styles)
     return Query(
         offer.model,

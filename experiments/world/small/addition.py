@@ -55,7 +55,7 @@ def sums(terms: int = 3) -> World:
 def practice(
     count: int, rng: np.random.Generator, asked: frozenset[str], *, terms: int
 ) -> list[tuple[int, ...]]:
-    """Different problems; rows that are asked are left to the lesson, which masks them.
+    """Different problems, asked ones among them, so that batches have one shape.
 
     Args:
         count: how many.

@@ -14,6 +14,9 @@ from protojax.models import wrap_tokenizer
 from protojax.models.language import LanguageConfig
 from protojax.rl import Problems, VerifierFn
 
+# What a reward looks at.
+REWARDS = ("answer", "chain")
+
 
 class Tokens(NamedTuple):
     """The tokens of a world.
@@ -59,8 +62,8 @@ class World(NamedTuple):
         text_tokens: the most of a text, the end among them.
         count: of all problems.
         problems: `(count, rng) -> problems`, different ones.
-        practice: `(count, rng, asked) -> problems` for texts to learn the world from,
-            as if there were no prompts `asked`.
+        practice: `(count, rng, asked) -> problems` for texts to learn the world from;
+            who uses them leaves out those whose prompts are `asked`.
         prompt_of: problem -> prompt.
         problem_of: prompt -> problem.
         text_of: `(style, problem) -> text`, the right one, without its end.
@@ -109,7 +112,7 @@ class World(NamedTuple):
     @property
     def rewards(self) -> dict[str, VerifierFn]:
         """The verifiers by what they look at."""
-        return {"answer": self.right_answer, "chain": self.right_chain}
+        return dict(zip(REWARDS, (self.right_answer, self.right_chain), strict=True))
 
     def answer_alone(self, text: str) -> str:
         """The text without its steps; of one without an answer nothing but the sign.
@@ -145,8 +148,11 @@ class World(NamedTuple):
         texts = [*map(self.text_of, chosen, problems)]
         return Texts([*map(self.prompt_of, problems)], texts)
 
-    def checked(self, styles: Sequence[str]) -> None:
+    def require_styles(self, styles: Sequence[str]) -> None:
         """Checks names of styles.
+
+        Args:
+            styles: first characters of texts.
 
         Raises:
             ValueError: none, or an unknown one.

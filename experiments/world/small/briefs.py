@@ -11,7 +11,7 @@ utterances whose words that matter are often others of the vocabulary.
 
 import functools
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -88,7 +88,7 @@ def briefs(terms: int = 4) -> World:
         problems=functools.partial(_problems, [*known.values()]),
         practice=functools.partial(_practice, frames, words, pool),
         prompt_of=prompt_of,
-        problem_of=lambda prompt: known[prompt.removesuffix(f" {_ASKS} ")],
+        problem_of=functools.partial(_problem_of, known),
         text_of=text_of,
         answer_of=functools.partial(answer_of, frozenset(intents)),
         answer_sign="~ ",
@@ -105,6 +105,17 @@ def prompt_of(brief: Brief) -> str:
         brief: its utterance is asked.
     """
     return f"{brief.utterance} {_ASKS} "
+
+
+def _problem_of(known: Mapping[str, Brief], prompt: str) -> Brief:
+    """The brief of a prompt.
+
+    Raises:
+        ValueError: no prompt of a brief.
+    """
+    utterance = prompt.removesuffix(f" {_ASKS} ")
+    validate.require(utterance in known, "prompt", prompt, "that of a brief")
+    return known[utterance]
 
 
 def text_of(style: str, brief: Brief) -> str:
@@ -184,7 +195,12 @@ def _practice(
 def _problems(
     rows: Sequence[Brief], count: int, rng: np.random.Generator
 ) -> list[Brief]:
-    """Different problems."""
+    """Different problems.
+
+    Raises:
+        ValueError: more than there are.
+    """
+    validate.require(count <= len(rows), "problems", count, f"<= {len(rows)}")
     return [rows[place] for place in rng.permutation(len(rows))[:count]]
 
 
