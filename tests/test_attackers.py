@@ -18,7 +18,6 @@ from protojax.distillability.students import (
     Budget,
     budget_of,
     claim_of,
-    is_undistillable,
 )
 from protojax.pipelines.distillability import (
     Query,
@@ -124,8 +123,6 @@ def test_only_one_sentence_may_be_said():
         "Adaptive students (answers_only) of the interface answers, at 10 queries and "
         "10 tokens, gain 3.0 points."
     )
-    assert is_undistillable(0.2, no_teacher=0.4, withheld=0.3)
-    assert not is_undistillable(0.35, no_teacher=0.4, withheld=0.3)
 
 
 def figures(**changes):

@@ -64,7 +64,6 @@ WRITER = PublicWriter(model="w")
             {"recipe": "dp_teacher_8", "columns": Columns(source="who")},
             r"columns\.source '' with a recipe whose epsilon is of single rows",
         ),
-        (Defence, {"folds": 1}, "folds >= 2"),
         (Defence, {"every": 0}, "every > 0"),
         (Columns, {"text": ""}, "text the name of a column"),
         (Columns, {"label": ""}, "label the name of a column"),
