@@ -34,7 +34,7 @@ def test_a_node_of_other_classes_expects_its_own():
 
 
 @pytest.mark.parametrize("followed", ["rows", "references"])
-def test_the_larger_slope_of_rows_and_references_is_expected(followed):
+def test_the_far_larger_slope_of_rows_or_references_is_expected(followed):
     """Claims follow the reading surely in one of both, and at random in the other."""
     rng = np.random.default_rng(3)
     reading = rng.normal(size=6000)
@@ -46,6 +46,19 @@ def test_the_larger_slope_of_rows_and_references_is_expected(followed):
     claims = [claims[name].astype(int) for name in ("rows", "references")]
     found = expectation.calibrate(odds[:3000], odds[3000:], *claims)
     assert found.slope == pytest.approx(3, rel=0.1)
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(1.25, 1.0), (2.0, 2.0)])
+def test_rows_that_are_followed_little_more_closely_have_the_slope_of_references(
+    ratio, expected
+):
+    rng = np.random.default_rng(4)
+    reading = rng.normal(size=20_000)
+    odds = np.stack([-reading, reading], 1)
+    slopes = np.repeat([ratio, 1.0], 10_000)
+    claims = (rng.random(20_000) < special.expit(slopes * reading)).astype(int)
+    parts = odds[:10_000], odds[10_000:], claims[:10_000], claims[10_000:]
+    assert expectation.calibrate(*parts).slope == pytest.approx(expected, rel=0.1)
 
 
 def test_no_reference_takes_part_in_its_own_fit():

@@ -59,6 +59,10 @@ def calibrate(
         claims: `[rows]`, int, the class that each row claims.
         claims_refs: `[references]`, int.
 
+    Returns:
+        The calibration of the rows; references have one of their own, see
+        `expected_claims`.
+
     Source: Platt, Probabilistic Outputs for Support Vector Machines, 1999; pooled over
     classes and with shifts by us.
     """
