@@ -8,7 +8,6 @@ from scipy import optimize, special
 
 from protojax import validate
 
-
 # Honest sets have 0.6 to 1.1, teachers that learned from skewed rows alone 1.9 to 2.8.
 CLOSER = 1.5
 
