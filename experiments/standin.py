@@ -159,7 +159,7 @@ class Part(NamedTuple):
         if self.share:
             kept = label_noise.of_share(labels == 1, self.share, rng)
         count = round(self.size * len(kept))
-        validate.positive(rows_of_the_part=count)
+        validate.require(count > 0, "rows of the part", count, "> 0")
         return np.sort(rng.choice(kept, count, replace=False))
 
 

@@ -300,6 +300,20 @@ def test_own_texts_never_mix_and_padding_has_no_effect():
         ("the answer: YES!", "yes", True),
         ("yesterday", "yes", False),
         ("anything", "?", False),
+        ("It is 3.50.", "3.5", True),
+        ("-0", "0", True),
+        # A comma that is none of thousands stands between two numbers.
+        ("one of 1,2,7", "7", True),
+        ("12,5", "125", False),
+        ("1,2,3.", "1,2,3", True),
+        ("12,345,678 stars", "12345678", True),
+        ("half of 7", "7 ", True),
+        ("Infinity", "infinity", True),
+        ("nan 3", "NaN", True),
+        ("new   YORK.", "New York", True),
+        ("york, new", "new york", False),
+        ("anything", "", False),
+        ("7", "seven", False),
     ],
 )
 def test_answers(text, answer, right):

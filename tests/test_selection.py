@@ -7,7 +7,7 @@ import pytest
 
 from protojax.base import Texts
 from protojax.distillability import selection
-from protojax.distillability.answers import answer_of, equations_hold, is_right
+from protojax.distillability.answers import answer_of, equations_hold
 from protojax.distillability.selection import Held, Lessons, resampled
 from protojax.distillability.students import (
     ATTACKERS,
@@ -209,29 +209,6 @@ def test_a_claim_without_ground_is_refused(name, interval, message):
 def test_the_word_undistillable_needs_both_nulls(upper, said):
     assert is_undistillable(upper, no_teacher=0.4, withheld=0.3) == said
     assert is_undistillable(upper, no_teacher=0.3, withheld=0.4) == said
-
-
-@pytest.mark.parametrize(
-    ("text", "answer", "right"),
-    [
-        ("It is 3.50.", "3.5", True),
-        ("-0", "0", True),
-        # A comma that is none of thousands stands between two numbers.
-        ("one of 1,2,7", "7", True),
-        ("12,5", "125", False),
-        ("1,2,3.", "1,2,3", True),
-        ("12,345,678 stars", "12345678", True),
-        ("half of 7", "7 ", True),
-        ("Infinity", "infinity", True),
-        ("nan 3", "NaN", True),
-        ("new   YORK.", "New York", True),
-        ("york, new", "new york", False),
-        ("anything", "", False),
-        ("7", "seven", False),
-    ],
-)
-def test_right_answers(text, answer, right):
-    assert is_right(text, answer) == right
 
 
 @pytest.mark.parametrize(
