@@ -1,16 +1,25 @@
 """Tokens of two tokenizers, matched and compared, against loops and values by hand."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
 
 from protojax.distillability import alignment
+from protojax.distillability.across import (
+    OtherTokens,
+    Targets,
+    across_divergence,
+    across_loss,
+    cross_tokenizer_loss,
+    matched_targets,
+    matched_tokens,
+    sorted_l1,
+)
 from protojax.distillability.alignment import (
     byte_spans,
     common_boundaries,
-    cross_tokenizer_loss,
-    matched_tokens,
-    sorted_l1,
     span_log_probs,
 )
 from protojax.distillation.token_losses import SPARSE_DIVERGENCES
@@ -166,3 +175,60 @@ def test_a_student_cannot_leave_the_matched_tokens():
 def test_losses_across_tokenizers_that_make_no_sense(ids, options, message):
     with pytest.raises(ValueError, match=message):
         cross_tokenizer_loss(STUDENT, TEACHER, *ids, **options)
+
+
+def test_kept_tokens_and_the_rest_are_outcomes_by_hand():
+    teacher = np.log([0.4, 0.3, 0.2, 0.1])  # a b c and one that is its own
+    student = np.log([0.5, 0.1, 0.25, 0.1, 0.05])  # two of its own, c b a
+    both = np.array([4, 3, 2]), np.array([0, 1, 2])
+    targets = matched_targets(teacher, *both, k=2, width=2)
+    assert targets.top_ids.tolist() == [4, 3]
+    np.testing.assert_allclose(np.exp(targets.top_log_probs), [0.4, 0.3], rtol=1e-5)
+    np.testing.assert_allclose(np.exp(targets.rest_log_prob), 0.3, rtol=1e-5)
+    np.testing.assert_allclose(targets.others, [0.1, 0], atol=1e-6)
+    found = across_divergence(np.float32(student), targets, both[0])
+    kl = 0.4 * np.log(0.4 / 0.05) + 0.3 * np.log(0.3 / 0.1) + 0.3 * np.log(0.3 / 0.85)
+    assert found == pytest.approx(kl + abs(0.5 - 0.1) + 0.1, rel=1e-4)
+    # Of tokens that the teacher does not have, the largest count alone.
+    narrow = matched_targets(teacher, *both, k=2, width=1)
+    found = across_divergence(np.float32(student), narrow, both[0])
+    assert found == pytest.approx(kl + 0.4, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"k": 3}, "k in 1..2"), ({"k": 0}, "k in 1..2"), ({"width": 0}, "width > 0")],
+)
+def test_targets_that_make_no_sense(options, message):
+    with pytest.raises(ValueError, match=message):
+        matched_targets(TEACHER, *IDS, **{"k": 1, "width": 1, **options})
+
+
+def test_between_cuts_of_one_model_the_text_teaches():
+    """The loss of a text is a loop over its tokens."""
+    logits = logits_of(5, 4, 1, 3)
+    targets = matched_targets(logits_of(6, 5, 1, 3), *IDS, k=2, width=4)
+    begins, ids = np.array([[True, False, True]]), np.array([[1, 2, 0]])
+
+    def apply(params, batch, *, key):
+        return SimpleNamespace(states=params)
+
+    loss_fn = across_loss(
+        apply, lambda _, states: states, student_ids=(0, 3), length=4, chunk=2
+    )
+    weights = np.ones((1, 3), np.float32)
+    batch = SimpleNamespace(output_ids=ids, output_weights=weights)
+    given = OtherTokens(batch, begins, targets)
+    (found,), _ = loss_fn({"model": logits}, given, None, 0, None)
+    known = [
+        float(
+            across_divergence(
+                logits[0, t], Targets(*(x[0, t] for x in targets)), (0, 3)
+            )
+        )
+        for t in (0, 2)
+    ]
+    text = np.log(np.exp(np.float64(logits[0, 1])).sum()) - logits[0, 1, 2]
+    assert found == pytest.approx((sum(known) + text) / 4, rel=1e-5)
+    with pytest.raises(ValueError, match="student_ids > 0"):
+        across_loss(apply, lambda *x: x, student_ids=())

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protojax.distillability import alignment, traps, values
+from protojax.distillability import across, alignment, traps, values
 from protojax.distillability.answers import answer_of, equations_hold, is_right
 from protojax.distillability.long_horizon import OwnTexts, long_horizon_loss
 from protojax.distillation import losses, sequence_loss
@@ -133,10 +133,10 @@ def test_any_two_tokenisations_keep_all_tokens():
 
 
 def test_sorted_distances_ignore_the_names_of_tokens():
-    assert round(float(alignment.sorted_l1(Q, P)), 6) == 0.4
-    assert float(alignment.sorted_l1(jnp.array(Q)[::-1], P)) == pytest.approx(0.4)
+    assert round(float(across.sorted_l1(Q, P)), 6) == 0.4
+    assert float(across.sorted_l1(jnp.array(Q)[::-1], P)) == pytest.approx(0.4)
     wider = jnp.append(jnp.array(P), -1e9)
-    assert float(alignment.sorted_l1(Q, wider)) == pytest.approx(0.4, rel=1e-5)
+    assert float(across.sorted_l1(Q, wider)) == pytest.approx(0.4, rel=1e-5)
 
 
 def test_a_cross_tokenizer_loss_has_two_parts():
@@ -144,7 +144,7 @@ def test_a_cross_tokenizer_loss_has_two_parts():
     p, q = np.array([0.3, 0.25, 0.35, 0.1]), np.array([0.4, 0.2, 0.15, 0.15, 0.1])
     ids = np.array([0, 1]), np.array([2, 0])
     found = [
-        alignment.cross_tokenizer_loss(
+        across.cross_tokenizer_loss(
             jnp.log(q), jnp.log(p), *ids, unmatched_weight=weight
         )
         for weight in (0.0, 2.0)

@@ -46,6 +46,15 @@ def test_rivals_are_in_the_plan():
     # A proxy with other tokens cannot write along.
     turned = study.plan_of(dataclasses.replace(found, shift=5))
     assert not any(arm.name.startswith("experts") for arm, *_ in turned)
+    # Students with other tokens learn from texts.
+    strange = dataclasses.replace(
+        found, students=("stranger",), attackers=("gkd", "sft", "other_tokens")
+    )
+    kinds = {(arm.name, kind) for arm, _, kind, _ in study.plan_of(strange)}
+    assert {("original", "sft"), ("original", "other_tokens")} <= kinds
+    assert ("original", "gkd") not in kinds
+    assert ("early layers", "sft") in kinds
+    assert ("early layers", "gkd") not in kinds
     for rival in RIVALS.values():
         assert rival.line.endswith(".")
         assert {*rival.attackers} <= {*ATTACKERS}
@@ -99,6 +108,21 @@ def test_what_rivals_give_away_is_measured(scene):
     assert query.shown is offer.shown
     assert query.folder.parent == scene.folder
     assert query.prefix_of("") == "c"
+
+
+def test_students_may_have_other_tokens(scene):
+    small = dataclasses.replace(scene.config, student_size=(1, 8))
+    scene = scene._replace(config=small, lesson=scene.lesson._replace(steps=10))
+    student = scene.student("stranger")
+    vocabs = [m.tokenizer.get_vocab() for m in (student, scene.teacher)]
+    assert vocabs[0].keys() == vocabs[1].keys()
+    assert vocabs[0] != vocabs[1]
+    for kind in ("sft", "other_tokens"):
+        line = study._line(scene, scenes.Arm("", 0.0, 0), "stranger", kind, 0, None)
+        assert line["queries"] == 8
+        assert len(line["items"]) == 6
+    assert small.size_of("teacher_sized") == small.teacher_size
+    assert small.size_of("stranger") == small.size_of("student") == (1, 8)
 
 
 def test_trusted_texts_are_of_no_problem_to_measure_on(scene):

@@ -7,8 +7,9 @@
         --config.attackers="('none','sft')" --config.rivals="()"
 
 Teachers, proxy and students are Llamas with a token for each character or word, trained
-from scratch. With a `shift` the proxy has another tokenizer than the teacher. Any
-student of `protojax.distillability.ATTACKERS` may be named. A stopped study goes on.
+from scratch. With a `shift` the proxy has another tokenizer than the teacher; so have
+the students "stranger". Any way to learn of `protojax.distillability.ATTACKERS` may be
+named. A stopped study goes on.
 
 The first study is of sums of three numbers, in three styles of which small models
 cannot carry out one though they have seen as much of it. It takes some 100 CPU-minutes;

@@ -6,22 +6,13 @@ the beginning that stands for nothing, or a letter made of two tokens, breaks no
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
 from protojax import validate
-from protojax.base import Array
-from protojax.distillation import losses
-from protojax.distillation.token_losses import SPARSE_DIVERGENCES
-
-# What stands for a space at the beginning of a token, of byte pairs and of pieces.
-_SPACES = ("Ġ", "▁")
-_LEAST = -1e30
 
 
 class Group(NamedTuple):
@@ -129,138 +120,3 @@ def span_log_probs(log_probs: ArrayLike, groups: Sequence[Sequence[int]]) -> np.
     """
     values = np.asarray(log_probs, float)
     return np.array([values[list(group)].sum() for group in groups])
-
-
-def sorted_l1(student_logits: Array, teacher_logits: Array) -> Array:
-    """The distance of two distributions whose tokens are not the same.
-
-    Σ_i |p_(i) − q_(i)|, both sorted, the shorter one filled up with zeros
-
-    Args:
-        student_logits: `[..., vocabulary]`.
-        teacher_logits: `[..., other_vocabulary]`.
-
-    Returns:
-        `[...]`, float32, in [0, 2].
-
-    Raises:
-        ValueError: the leading axes differ.
-
-    >>> p, q = jnp.array([0.7, 0.2, 0.1]), jnp.array([0.25, 0.25, 0.5])
-    >>> round(float(sorted_l1(jnp.log(q), jnp.log(p))), 4)
-    0.4
-
-    References:
-        "Universal logit distillation" of Boizard et al., 2024, arXiv:2402.12030.
-    """
-    lead = jnp.shape(student_logits)[:-1]
-    validate.shape(lead, teacher_logits=teacher_logits[..., 0])
-    return _sorted_l1(
-        jax.nn.softmax(student_logits.astype(jnp.float32)),
-        jax.nn.softmax(teacher_logits.astype(jnp.float32)),
-    )
-
-
-def _sorted_l1(first: Array, second: Array) -> Array:
-    """`sorted_l1` of probabilities."""
-    width = max(first.shape[-1], second.shape[-1])
-
-    def sorted_probs(probs: Array) -> Array:
-        falling = jnp.sort(probs, axis=-1, descending=True)
-        lead = [(0, 0)] * (falling.ndim - 1)
-        return jnp.pad(falling, [*lead, (0, width - falling.shape[-1])])
-
-    return jnp.abs(sorted_probs(first) - sorted_probs(second)).sum(-1)
-
-
-def matched_tokens(
-    student: Mapping[str, int], teacher: Mapping[str, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of tokens that are the same text in two vocabularies.
-
-    A space at the beginning is the same however it is written, "Ġ" or "▁".
-
-    Args:
-        student: token -> id, `get_vocab()` of a tokenizer.
-        teacher: token -> id.
-
-    Returns:
-        The student's ids and the teacher's, `[matched]` each, by the student's.
-
-    >>> matched_tokens({"a": 0, "Ġb": 1, "c": 2}, {"▁b": 0, "a": 5})
-    (array([0, 1], dtype=int32), array([5, 0], dtype=int32))
-    """
-
-    def plain(vocab: Mapping[str, int]) -> dict[str, int]:
-        found = {}
-        for token, number in vocab.items():
-            for space in _SPACES:
-                token = token.replace(space, " ")
-            found.setdefault(token, number)
-        return found
-
-    ours, theirs = plain(student), plain(teacher)
-    pairs = sorted((ours[token], theirs[token]) for token in ours.keys() & theirs)
-    found = np.array(pairs, np.int32).reshape(-1, 2)
-    return found[:, 0], found[:, 1]
-
-
-def cross_tokenizer_loss(
-    student_logits: Array,
-    teacher_logits: Array,
-    student_ids: Array,
-    teacher_ids: Array,
-    *,
-    divergence: str = "forward_kl",
-    unmatched_weight: float = 1.0,
-) -> Array:
-    """The divergence of two models whose vocabularies have some tokens in common.
-
-    D over the matched tokens and, as one more outcome, all others together
-    + unmatched_weight · Σ_i |p_(i) − q_(i)| over the others, sorted
-
-    It is 0 where both agree on the matched tokens and have equal sorted probabilities
-    of the others.
-
-    Args:
-        student_logits: `[..., vocabulary]`, where a common group begins.
-        teacher_logits: `[..., other_vocabulary]`, likewise.
-        student_ids: `[matched]`, int32, see `matched_tokens`.
-        teacher_ids: `[matched]`, int32.
-        divergence: a name in `token_losses.SPARSE_DIVERGENCES`.
-        unmatched_weight: of the second part, >= 0.
-
-    Returns:
-        `[...]`, float32.
-
-    Raises:
-        ValueError: the ids do not match in number, the divergence is unknown, the
-            weight is negative.
-
-    >>> logits = jnp.log(jnp.array([0.5, 0.3, 0.2]))
-    >>> same = jnp.array([0])
-    >>> loss = cross_tokenizer_loss(logits, logits[jnp.array([0, 2, 1])], same, same)
-    >>> round(abs(float(loss)), 6)
-    0.0
-
-    References:
-        Boizard et al., 2024, arXiv:2402.12030, for what does not match; GOLD in TRL for
-        the two parts, which has no outcome for the rest, so that a student may leave
-        the matched tokens.
-    """
-    validate.one_of(SPARSE_DIVERGENCES, divergence=divergence)
-    validate.non_negative(unmatched_weight=unmatched_weight)
-    validate.shape(jnp.shape(student_ids), teacher_ids=teacher_ids)
-
-    def parted(logits: Array, ids: Array) -> tuple[Array, Array]:
-        log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-        others = log_probs.at[..., ids].set(_LEAST)
-        rest = jax.nn.logsumexp(others, axis=-1, keepdims=True)
-        return jnp.concatenate([log_probs[..., ids], rest], axis=-1), jnp.exp(others)
-
-    student, student_rest = parted(student_logits, jnp.asarray(student_ids))
-    teacher, teacher_rest = parted(teacher_logits, jnp.asarray(teacher_ids))
-    loss = losses.DIVERGENCES[divergence](student, teacher)
-    if unmatched_weight:
-        loss += unmatched_weight * _sorted_l1(student_rest, teacher_rest)
-    return loss

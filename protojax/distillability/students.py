@@ -18,7 +18,7 @@ from protojax.distillability.selection import SelectFn
 # text, its answers alone, texts that go on behind a beginning of the caller's.
 INTERFACES = ("text", "log_probs", "answers", "prefix")
 SOURCES = ("given", "own", "mixed")
-LOSSES = ("sequence", "long_horizon")
+LOSSES = ("sequence", "long_horizon", "across")
 
 
 class Phase(NamedTuple):
@@ -27,7 +27,8 @@ class Phase(NamedTuple):
     Attributes:
         source: where its texts come from: "given" (what was selected), "own" (the
             student writes them as it learns), "mixed" (some of each).
-        loss: "sequence", see `distillation.sequence_loss`, or "long_horizon".
+        loss: "sequence", see `distillation.sequence_loss`, "long_horizon", or "across",
+            see `across_loss`.
         options: of the loss.
         gated: whether tokens are weighted by `token_gate`.
     """
@@ -66,6 +67,12 @@ class Attacker(NamedTuple):
         """Whether it writes texts as it learns."""
         return any(phase.source != "given" for phase in self.phases)
 
+    @property
+    def same_tokens(self) -> bool:
+        """Whether it has to have the teacher's tokenizer."""
+        across = any(phase.loss == "across" for phase in self.phases)
+        return "log_probs" in self.interface and not across
+
 
 class Budget(NamedTuple):
     """The queries and tokens that a student takes from a teacher.
@@ -86,7 +93,7 @@ class Budget(NamedTuple):
 def _phase(source: str, divergence: str | None = None, **more: Any) -> Phase:
     """A phase that learns the text itself, or by a divergence of probabilities."""
     gated, loss = more.pop("gated", False), more.pop("loss", "sequence")
-    options = dict(more) if loss == "long_horizon" else {"hard_weight": 1.0, **more}
+    options = {"hard_weight": 1.0, **more} if loss == "sequence" else dict(more)
     if divergence is not None:
         options = {"hard_weight": 0.0, "divergence": divergence, **more}
     return Phase(source, loss, MappingProxyType(options), gated)
@@ -153,6 +160,15 @@ ATTACKERS: dict[str, Attacker] = {
         False,
         None,
         (_phase("own", loss="long_horizon"),),
+    ),
+    "other_tokens": Attacker(
+        "Learns the teacher's probabilities where both tokenisations of its texts have "
+        "a cut, for students with another tokenizer (arXiv:2402.12030).",
+        ("text", "log_probs"),
+        False,
+        selection.every_text,
+        (_phase("given", loss="across"),),
+        ("texts",),
     ),
     "answers_only": Attacker(
         "Learns its own texts that end in the teacher's answer.",

@@ -109,10 +109,26 @@ def top_k_targets(logits: Array, k: int) -> tuple[Array, Array, Array]:
     """
     bound = f"in 1..{logits.shape[-1]}, the vocabulary"
     validate.require(1 <= k <= logits.shape[-1], "k", k, bound)
-    logits = logits.astype(jnp.float32)
-    _, ids = jax.lax.top_k(logits, k)
-    outcomes = jax.nn.log_softmax(_outcomes(logits, ids))
-    return ids.astype(jnp.int32), outcomes[..., :-1], outcomes[..., -1]
+    _, ids = jax.lax.top_k(logits.astype(jnp.float32), k)
+    return ids.astype(jnp.int32), *targets_of(logits, ids)
+
+
+def targets_of(logits: Array, ids: Array) -> tuple[Array, Array]:
+    """The log probabilities of given tokens, and of all others together.
+
+    Args:
+        logits: `[..., vocabulary]`, without rows that stand for no token.
+        ids: `[..., k]`, int32, all different.
+
+    Returns:
+        `[..., k]` and `[...]`, float32, the second at most -1e29 where there are none.
+
+    >>> found = targets_of(jnp.log(jnp.array([0.25, 0.5, 0.25])), jnp.array([1]))
+    >>> [jnp.exp(part).round(4).tolist() for part in found]
+    [[0.5], 0.5]
+    """
+    outcomes = jax.nn.log_softmax(_outcomes(logits.astype(jnp.float32), ids))
+    return outcomes[..., :-1], outcomes[..., -1]
 
 
 def sparse_divergence(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.systems.distillability.rivals import RIVALS, Offer
-from experiments.systems.distillability.settings import ARMS, Knob
+from experiments.systems.distillability.settings import ARMS, TURNED, Knob
 from experiments.world.small import Lesson, World, pretrained
 from protojax import storage
 from protojax.models.language import (
@@ -53,7 +53,8 @@ class Scene(NamedTuple):
         Args:
             size: a name in `STUDENTS`.
         """
-        return pretrained(self.folder, size, self.config.size_of(size), self.lesson)
+        lesson = self.lesson._replace(shift=TURNED if size == "stranger" else 0)
+        return pretrained(self.folder, size, self.config.size_of(size), lesson)
 
 
 class Arm(NamedTuple):

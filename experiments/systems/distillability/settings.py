@@ -1,6 +1,7 @@
 """The settings of the study of calibrated teachers and their students."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from experiments.systems.distillability.rivals import RIVALS
 from experiments.world.small import REWARDS, WORLDS, World
@@ -9,7 +10,9 @@ from protojax.distillability import ATTACKERS
 from protojax.pipelines.distillability import StudentSettings
 from protojax.rl import Calibration
 
-STUDENTS = ("student", "large", "proxy_sized")
+STUDENTS = ("student", "large", "proxy_sized", "teacher_sized", "stranger")
+# By which the tokens of students "stranger" are turned, see `Tokens`.
+TURNED = 5
 SIZES = ("teacher_size", "proxy_size", "student_size", "large_size")
 # Other arms of a study have the same models.
 ARMS = ("seeds", "etas", "rewards", "students", "attackers", "rivals")
@@ -41,9 +44,10 @@ class Knob:
         base_styles: of the texts that proxy and students learned from before any
             distillation; none for the teacher's. One that is named twice is twice as
             frequent.
-        teacher_size: layers and width.
+        teacher_size: layers and width; also those of students "teacher_sized".
         proxy_size: also that of students "proxy_sized".
-        student_size: of students "student".
+        student_size: of students "student", and of students "stranger", which have
+            another tokenizer and learn in the ways that allow it.
         large_size: of students "large".
     """
 
@@ -137,5 +141,20 @@ class Knob:
         Args:
             student: a name in `STUDENTS`.
         """
-        found = (self.student_size, self.large_size, self.proxy_size)
-        return dict(zip(STUDENTS, found, strict=True))[student]
+        sizes = {
+            "large": self.large_size,
+            "proxy_sized": self.proxy_size,
+            "teacher_sized": self.teacher_size,
+        }
+        return sizes.get(student, self.student_size)
+
+    def ways_of(self, student: str, attackers: Sequence[str]) -> list[str]:
+        """The ways to learn that a student's tokenizer allows.
+
+        Args:
+            student: a name in `STUDENTS`.
+            attackers: in `distillability.ATTACKERS`, or "none".
+        """
+        same = {name for name, found in ATTACKERS.items() if found.same_tokens}
+        left_out = same if student == "stranger" else ()
+        return [name for name in attackers if name not in left_out]

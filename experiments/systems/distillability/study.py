@@ -130,7 +130,7 @@ def query_of(scene: Scene, offer: Offer) -> Query:
         answer_of=world.answer_of,
         prefix_of=lambda prompt: config.styles[0],
         hold_out=trusted,
-        proxy=scene.proxy if not config.shift else None,
+        proxy=scene.proxy,
         experts=offer.experts,
         shown=offer.shown,
         folder=scene.folder / "texts",
@@ -197,6 +197,7 @@ def plan_of(config: Knob) -> list[tuple[Arm, str, str, int]]:
             found.append((arm, "", "itself", seed))
             for size in config.students:
                 kinds = [x for x in config.attackers if x != "none" or not arm.reward]
+                kinds = config.ways_of(size, kinds)
                 found += [(arm, size, kind, seed) for kind in kinds]
         for name in config.rivals:
             rival, arm = RIVALS[name], original
@@ -206,6 +207,7 @@ def plan_of(config: Knob) -> list[tuple[Arm, str, str, int]]:
                 arm = original._replace(rival=name)
                 found.append((arm, "", "itself", seed))
             for size in config.students:
-                found += [(arm, size, kind, seed) for kind in rival.attackers]
+                kinds = config.ways_of(size, rival.attackers)
+                found += [(arm, size, kind, seed) for kind in kinds]
     # A rival of the original may be among its attackers.
     return [*dict.fromkeys(found)]

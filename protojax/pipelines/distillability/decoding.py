@@ -5,7 +5,7 @@ has one program of each kind, however many rows there are.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -170,7 +170,7 @@ def read_pair(
     """
     forward = _pair_fn(teacher.config, student.config, k, vocabulary, shape.chunk)
     given = _on_device(teacher.params), _on_device(student.params)
-    return Readings(*_over(forward, given, prompts, written, shape))
+    return Readings(*over(forward, given, prompts, written, shape))
 
 
 def read_own(
@@ -191,7 +191,7 @@ def read_own(
         k: see `tail_mass`.
     """
     forward = _own_fn(model.config, k, vocabulary_of(model), shape.chunk)
-    return _over(forward, (_on_device(model.params),), prompts, written, shape)
+    return over(forward, (_on_device(model.params),), prompts, written, shape)
 
 
 def first_tokens(
@@ -212,7 +212,7 @@ def first_tokens(
     empty = np.zeros((len(prompts), 1), np.int32)
     written = Written(empty, empty > 0, empty[:, 0] > 0)
     given = (_on_device(model.params),)
-    ids, log_probs = _over(forward, given, prompts, written, shape)
+    ids, log_probs = over(forward, given, prompts, written, shape)
     return ids, np.exp(log_probs)
 
 
@@ -284,8 +284,22 @@ def batches_of(
         yield sequence_batch([prompts[row] for row in rows], part, shape)
 
 
-def _over(forward, given, prompts, written: Written, shape: Shape):
-    """The outputs of a compiled function for all rows, joined, on the host."""
+def over(
+    forward: Callable[..., PyTree],
+    given: tuple[PyTree, ...],
+    prompts: Sequence[Ids],
+    written: Written,
+    shape: Shape,
+) -> tuple[np.ndarray, ...]:
+    """The outputs of a compiled function for all rows, joined, on the host.
+
+    Args:
+        forward: `(*given, batch) -> columns`, `[batch, ...]` each.
+        given: what is the same for all batches.
+        prompts: `[rows]`, tokens.
+        written: outputs for them.
+        shape: of the batches.
+    """
     found = [
         jax.device_get(forward(*given, batch))
         for batch in batches_of(prompts, written, shape)

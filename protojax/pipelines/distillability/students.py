@@ -12,6 +12,7 @@ import numpy as np
 from protojax import distillation, validate
 from protojax.base import Array, PyTree, SequenceBatch, Texts, TrainState
 from protojax.data.sequences import check_same_tokens
+from protojax.distillability.across import OtherTokens, Targets, across_loss
 from protojax.distillability.long_horizon import OwnTexts, long_horizon_loss
 from protojax.distillability.selection import Lessons, resampled
 from protojax.distillability.students import ATTACKERS, Budget, Phase
@@ -21,8 +22,9 @@ from protojax.distillation.token_losses import (
     token_log_probs,
     top_k_targets,
 )
-from protojax.models.language import LanguageConfig, LanguageModel, apply_fn, head_fn
+from protojax.models.language import LanguageModel, apply_fn, head_fn
 from protojax.pipelines.distillability import decoding
+from protojax.pipelines.distillability.across import across_columns, matched_of
 from protojax.pipelines.distillability.decoding import Ids, Shape, Written
 from protojax.pipelines.distillability.experts import params_of, reader_of
 from protojax.pipelines.distillability.holding import Query, held_of, tokens_of
@@ -53,7 +55,8 @@ def train_student(
 ) -> Trained:
     """A student of one kind, trained from a teacher that it may query.
 
-    Teacher and student need the same tokenizer where probabilities of tokens teach.
+    Teacher and student need the same tokenizer where probabilities of tokens teach, but
+    for "other_tokens".
     Training is not kept on disk: it is short.
 
     Args:
@@ -70,8 +73,9 @@ def train_student(
     validate.one_of(ATTACKERS, name=name)
     validate.positive(prompts=len(prompts))
     attacker = ATTACKERS[name]
-    if "log_probs" in attacker.interface:
+    if attacker.same_tokens:
         check_same_tokens(query.model.tokenizer, student.tokenizer)
+    if "log_probs" in attacker.interface:
         # Probabilities along texts that are not given away would give them away.
         bound = f"None, as {name} learns from log probabilities"
         validate.require(query.shown is None, "shown", query.shown, bound)
@@ -134,19 +138,19 @@ def _learn(
 ) -> tuple[LanguageModel, Budget]:
     """The model after a phase, and what it asked of the teacher meanwhile."""
     phase, settings, shape = rows.phase, rows.settings, rows.shape
-    config, vocabulary = model.config, decoding.vocabulary_of(model)
-    optimizer, dispatch = _dispatch_of(config, phase, settings, vocabulary)
+    vocabulary = decoding.vocabulary_of(model)
+    optimizer, dispatch = _dispatch_of(model, query, phase, settings)
     params = distillation.student_params(model.params)
     state = init_state(
         params, optimizer, num_steps=settings.steps, seed=settings.seed + rows.number
     )
     rng = np.random.default_rng([settings.seed, rows.number])
-    given = _given(rows, rng)
+    given = _given(rows, query, rng)
     own_prompts = decoding.read_prompts(
         model, rows.prompts, max_length=settings.max_length
     )
     # Text alone teaches where the loss reads no probabilities.
-    reads = phase.loss == "long_horizon" or phase.options["hard_weight"] < 1
+    reads = phase.loss == "long_horizon" or phase.options.get("hard_weight", 1) < 1
     k = min(settings.top_k, vocabulary)
     read = read_fn(
         *reader_of(query.model.config, query.experts), k, vocabulary, shape.chunk
@@ -154,8 +158,8 @@ def _learn(
     given_params = params_of(query.model, query.experts) if reads else None
     teacher_params = jax.tree.map(jnp.asarray, given_params)
     asked = Budget(0, 0)
-    for step, key_ in enumerate(jax.random.split(key, settings.steps)):
-        batch, own = _batch(model, state, given, own_prompts, rows, step, rng, key_)
+    for key_ in jax.random.split(key, settings.steps):
+        batch, own = _batch(model, state, given, own_prompts, rows, rng, key_)
         if reads:
             top, log_probs = read(teacher_params, batch)
             batch = batch._replace(**top)
@@ -168,14 +172,18 @@ def _learn(
 
 
 class _Given(NamedTuple):
-    """Selected texts as tokens, in the order of training."""
+    """Selected texts as tokens, in the order of training.
+
+    Where the teacher has other tokens, `across` is what it says along the texts.
+    """
 
     prompts: list[list[int]]
     written: Written
     weights: np.ndarray
+    across: tuple[np.ndarray, Targets] | None = None
 
 
-def _given(rows: _Rows, rng: np.random.Generator) -> _Given | None:
+def _given(rows: _Rows, query: Query, rng: np.random.Generator) -> _Given | None:
     """The selected texts, each as often as its weight says."""
     if rows.lessons is None or rows.phase.source == "own":
         return None
@@ -185,7 +193,12 @@ def _given(rows: _Rows, rng: np.random.Generator) -> _Given | None:
     if rows.phase.gated:
         log_probs, _ = decoding.read_own(rows.base, ids, written, rows.shape, k=1)
         weights = token_gate(log_probs, written.where, share=rows.settings.gate)
-    return _Given(ids, written, weights)
+    found = _Given(ids, written, weights)
+    if rows.phase.loss != "across":
+        return found
+    k = rows.settings.top_k
+    across = across_columns(rows.base, query, texts, written, rows.shape, k=k)
+    return found._replace(across=across)
 
 
 def _batch(
@@ -194,7 +207,6 @@ def _batch(
     given: _Given | None,
     own_prompts: Sequence[Ids],
     rows: _Rows,
-    step: int,
     rng: np.random.Generator,
     key: Array,
 ) -> tuple[SequenceBatch, Budget]:
@@ -222,7 +234,11 @@ def _batch(
         weights.append(given.weights[chosen])
     written = Written(*map(np.concatenate, zip(*parts, strict=True)))
     columns = {"output_weights": np.concatenate(weights)}
-    return decoding.sequence_batch(prompts, written, rows.shape, **columns), own
+    batch = decoding.sequence_batch(prompts, written, rows.shape, **columns)
+    if rows.phase.loss == "across":
+        # No row is one's own in such a phase.
+        batch = OtherTokens(batch, *jax.tree.map(lambda x: x[chosen], given.across))
+    return batch, own
 
 
 @functools.cache
@@ -231,6 +247,7 @@ def _programs(config, loss, options, optimizer, vocabulary, chunk):
     builder = {
         "sequence": distillation.sequence_loss,
         "long_horizon": long_horizon_loss,
+        "across": across_loss,
     }[loss]
     loss_fn = builder(
         apply_fn(config),
@@ -245,13 +262,18 @@ def _programs(config, loss, options, optimizer, vocabulary, chunk):
 
 
 def _dispatch_of(
-    config: LanguageConfig, phase: Phase, settings: StudentSettings, vocabulary: int
+    model: LanguageModel, query: Query, phase: Phase, settings: StudentSettings
 ) -> tuple[Any, Any]:
     """The same, for a phase and settings."""
     names = [field.name for field in dataclasses.fields(AdamW)]
     optimizer = AdamW(**{name: getattr(settings, name) for name in names})
-    options = (*sorted(phase.options.items()), ("length", settings.length))
-    return _programs(config, phase.loss, options, optimizer, vocabulary, settings.chunk)
+    options = dict(phase.options) | {"length": settings.length}
+    if phase.loss == "across":
+        options["student_ids"] = (*matched_of(model, query.model)[0].tolist(),)
+    vocabulary, items = decoding.vocabulary_of(model), (*sorted(options.items()),)
+    return _programs(
+        model.config, phase.loss, items, optimizer, vocabulary, settings.chunk
+    )
 
 
 @functools.cache
