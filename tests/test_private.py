@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from protojax import distillation
-from protojax.distillation import GRADIENTS
+from protojax.distillation import GRADIENTS, gradients
 from protojax.distillation.gradients import noise_multiplier_of
 from protojax.models import apply_fn
 from tests.test_defenses import ENCODER, PRIVATE, batch
@@ -211,6 +211,16 @@ def test_the_noise_is_what_the_accountant_says():
     delta = normal(0.5 / sigma - sigma) - np.e * normal(-0.5 / sigma - sigma)
     assert delta == pytest.approx(1e-5, rel=0.02)
     assert delta <= 1e-5
+
+
+def test_a_vacuous_epsilon_has_noise_as_well():
+    given = {"delta": 1e-4, "sampling_rate": 0.1, "num_steps": 100}
+    sigma = noise_multiplier_of(epsilon=2000.0, **given)
+    assert 0.05 < sigma < 0.2
+    with gradients._without_warnings():
+        assert gradients.epsilon_of(noise=sigma, **given) <= 2000
+    with pytest.raises(ValueError, match=r"epsilon < .* 0\.05 gives: give a noise"):
+        noise_multiplier_of(epsilon=1e5, **given)
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,11 @@ def _joined(first: PyTree, second: PyTree) -> PyTree:
     )
 
 
+# The least noise that is searched for, and the ε above which its loose bound will do:
+# the tight one takes minutes there.
+_LEAST, _VACUOUS = 0.05, 100.0
+
+
 # The search takes seconds, and each seed of a study asks the same.
 @functools.cache
 def noise_multiplier_of(
@@ -195,7 +200,8 @@ def noise_multiplier_of(
 ) -> float:
     """The smallest noise, to 1e-3, with which `dp_sgd` is (ε, δ)-private.
 
-    Needs the extra `[dp]`; takes seconds.
+    Needs the extra `[dp]`; takes seconds. Above an ε of 100, which promises nothing,
+    the noise may be larger than it has to be, never smaller.
 
     Args:
         epsilon: ε > 0.
@@ -231,8 +237,13 @@ def noise_multiplier_of(
 
     # The Rényi bound is fast and loose; it gives the bracket for the slow, tight one.
     with _without_warnings():
-        guess = accounting.LowerEndpointAndGuess(0.05, 1.0)
+        most = rdp.RdpAccountant().compose(event(_LEAST)).get_epsilon(delta)
+        bound = f"< {most:.4g}, which a noise of {_LEAST} gives: give a noise instead"
+        validate.require(epsilon < most, "epsilon", epsilon, bound)
+        guess = accounting.LowerEndpointAndGuess(_LEAST, 1.0)
         loose = least(rdp.RdpAccountant, guess, 1e-4)
+    if epsilon > _VACUOUS:
+        return loose
     tight = accounting.ExplicitBracketInterval(0.6 * loose, 1.01 * loose)
     # Of losses on a coarse grid, ten times as fast: ε is never understated.
     coarse = functools.partial(pld.PLDAccountant, value_discretization_interval=1e-3)
