@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.configs import privacy
+from experiments.configs.pilot import minilm
 from experiments.run import main
 from experiments.systems import private
 from experiments.systems.privacy_settings import PLANTED, Private, PrivateRows
@@ -28,11 +29,14 @@ def tiny():
     return config
 
 
-@pytest.mark.parametrize("argument", ["", "quick"])
-def test_the_configs_are_checked(argument):
+@pytest.mark.parametrize(
+    ("argument", "pipelines", "source"),
+    [("", 32, "scratch"), ("quick", 8, "scratch"), ("pretrained", 16, minilm())],
+)
+def test_the_configs_are_checked(argument, pipelines, source):
     found = private.check(privacy.get_config(argument))
-    assert found.pipelines == (8 if argument else 32)
-    assert found.base.teacher.scratch["hidden_size"] == 64
+    assert found.pipelines == pipelines
+    assert found.base.teacher.model == found.base.student.model == source
 
 
 def test_a_study_has_a_line_for_each_arm_and_goes_on(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
     python -m experiments.run --config=privacy.py
     python -m experiments.run --config=privacy.py:quick
+    python -m experiments.run --config=privacy.py:pretrained
     python -m experiments.run --config=privacy.py:secrets
 
 SNIPS (7 intents): 2,000 private rows of which a pipeline learns one half, public rows
@@ -9,12 +10,16 @@ of the same task, encoders from scratch. 32 pipelines an arm; `quick`: 8 pipelin
 four arms. Another task: --config.task=banking77 --config.data.root=FOLDER, which holds
 banking77/train.jsonl and test.jsonl.
 
+`pretrained`: fewer rows, 16 pipelines, five arms; a teacher of six pretrained layers
+(MiniLM), a student of two of them; with an epsilon the head alone learns.
+
 `secrets`: small decoders of characters on the same texts with made-up secrets planted
 among them; how far teacher and students know them.
 """
 
+from experiments.configs.pilot import minilm
 from experiments.study.defaults import section
-from experiments.systems.privacy_settings import Private, Secrets
+from experiments.systems.privacy_settings import Private, PrivateRows, Secrets
 from protojax import validate
 from protojax.pipelines.privacy import Noise, Recipe
 from protojax.pipelines.settings import Encoder
@@ -35,15 +40,35 @@ def get_config(argument: str = ""):
     """The study.
 
     Args:
-        argument: `""`, `"quick"` or `"secrets"`.
+        argument: `""`, `"quick"`, `"pretrained"` or `"secrets"`.
     """
-    validate.one_of(("", "quick", "secrets"), argument=argument)
+    validate.one_of(("", "quick", "pretrained", "secrets"), argument=argument)
     if argument == "secrets":
         return section(Secrets(), system="secrets")
-    config = section(Private(base=BASE))
-    config.system = "private"
-    if argument:
+    if argument == "pretrained":
+        return section(pretrained(), system="private")
+    config = section(Private(base=BASE), system="private")
+    if argument == "quick":
         config.pipelines = 8
         config.planted, config.share = ("mislabelled",), 0.15
         config.arms = ("teacher", "student", "student_hard", "student_early_hard")
     return config
+
+
+def pretrained() -> Private:
+    """The study of a pretrained encoder."""
+    body = ("embeddings", *(f"layers_{layer}" for layer in range(6)), "pooler")
+    return Private(
+        data=PrivateRows(private=800, public=1500),
+        pipelines=16,
+        arms=("teacher", "early", "student", "student_early_hard", "dp_teacher_8"),
+        base=Recipe(
+            teacher=Encoder(model=minilm(), learning_rate=1e-4, epochs=5),
+            student=Encoder(
+                model=minilm(), layers=(0, 5), learning_rate=2e-4, epochs=3
+            ),
+            teacher_noise=Noise(
+                epochs=8, batch_size=128, learning_rate=0.1, frozen=body
+            ),
+        ),
+    )
