@@ -14,7 +14,9 @@ def test_expected_claims_follow_the_claims_under_test():
     truth = rng.integers(0, 2, 3000)
     odds = (np.eye(2)[truth] * 2 - 1) * 5
     claims = np.where(rng.random(3000) < 0.3, 1 - truth, truth)
-    rows, refs = expected_claims(odds[:2000], odds[2000:], claims[:2000], claims[2000:])
+    rows, refs, _ = expected_claims(
+        odds[:2000], odds[2000:], claims[:2000], claims[2000:]
+    )
     for found, given in ((rows, truth[:2000]), (refs, truth[2000:])):
         right = found[np.arange(len(given)), given]
         assert right.mean() == pytest.approx(0.7, abs=0.03)
@@ -28,7 +30,9 @@ def test_a_node_of_other_classes_expects_its_own():
     # The reading is weak, so that the classes' own frequencies matter.
     odds = rng.normal((2 * truth - 1) * 1.0, 1.5)
     odds = np.stack([-odds, odds], 1)
-    rows, refs = expected_claims(odds[:3000], odds[3000:], truth[:3000], truth[3000:])
+    rows, refs, _ = expected_claims(
+        odds[:3000], odds[3000:], truth[:3000], truth[3000:]
+    )
     assert rows[:, 1].mean() == pytest.approx(truth[:3000].mean(), abs=0.01)
     assert refs[:, 1].mean() == pytest.approx(truth[3000:].mean(), abs=0.01)
 
@@ -58,7 +62,9 @@ def test_rows_that_are_followed_little_more_closely_have_the_slope_of_references
     slopes = np.repeat([ratio, 1.0], 10_000)
     claims = (rng.random(20_000) < special.expit(slopes * reading)).astype(int)
     parts = odds[:10_000], odds[10_000:], claims[:10_000], claims[10_000:]
-    assert expectation.calibrate(*parts).slope == pytest.approx(expected, rel=0.1)
+    found = expectation.calibrate(*parts)
+    assert found.slope == pytest.approx(expected, rel=0.1)
+    assert found.closer == pytest.approx(ratio, rel=0.1)
 
 
 def test_no_reference_takes_part_in_its_own_fit():

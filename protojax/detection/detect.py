@@ -84,7 +84,8 @@ def detect(
     )
     shown, reasons = found.reported(rejected)
     clean = not any(suspect.strong for suspect in shown)
-    return Findings(verdict, shown, reasons, clean)
+    closer = max(claim.fit.closer for claim in claims)
+    return Findings(verdict, shown, reasons, clean, closer)
 
 
 class Judgement(NamedTuple):
@@ -174,8 +175,9 @@ def claims_of(evidence: Evidence, names: Sequence[str]) -> list[Claims]:
     found = []
     for name in names:
         given = _read_claims(evidence, name)
-        expected = np.concatenate(expectation.expected_claims(*given))
-        found.append(Claims(name, np.concatenate(given[2:]), expected))
+        *expected, fit = expectation.expected_claims(*given)
+        classes, expected = np.concatenate(given[2:]), np.concatenate(expected)
+        found.append(Claims(name, classes, expected, fit))
     return found
 
 
@@ -204,7 +206,7 @@ def _without_own_words(
     Returns:
         The claims, and the mask of the rows that hold a learned trigger, `[pool]`.
     """
-    fits = [expectation.calibrate(*_read_claims(evidence, one.name)) for one in claims]
+    fits = [one.fit for one in claims]
     expected = [one.expected.copy() for one in claims]
     count = len(evidence.transfer.texts)
     found = learned_triggers(groups_, claims, fits, pool, count, reread, settings)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse, special
 
+from protojax.detection.expectation import Calibration
 from protojax.detection.groups import Groups
 
 # Half a row. The normal approximation takes three or four rows with an improbable claim
@@ -30,11 +31,13 @@ class Claims(NamedTuple):
         name: "label" or "teacher".
         classes: `[rows]`, int, the claimed class.
         expected: `[rows, num_labels]`, see `expectation.expected_claims`.
+        fit: how these follow from the trusted model's reading, None where from others.
     """
 
     name: str
     classes: np.ndarray
     expected: np.ndarray
+    fit: Calibration | None = None
 
 
 class Units(NamedTuple):

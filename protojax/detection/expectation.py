@@ -21,11 +21,14 @@ class Calibration(NamedTuple):
         slope: of the log odds.
         intercept: the same for all classes.
         shift: `[num_labels]`, of each class.
+        closer: how many times as closely as the references' the rows' claims follow
+            the trusted model, the ratio of their slopes.
     """
 
     slope: float
     intercept: float
     shift: np.ndarray
+    closer: float = 1.0
 
     def expected(self, log_odds: ArrayLike) -> np.ndarray:
         """The probability of each claim, `[rows, num_labels]`.
@@ -35,6 +38,20 @@ class Calibration(NamedTuple):
         """
         logits = self.slope * np.asarray(log_odds) + self.intercept
         return special.expit(logits + self.shift)
+
+
+class Expected(NamedTuple):
+    """The probability that an honest row claims each class.
+
+    Attributes:
+        rows: `[rows, num_labels]`.
+        references: `[references, num_labels]`.
+        fit: the calibration of the rows.
+    """
+
+    rows: np.ndarray
+    references: np.ndarray
+    fit: Calibration
 
 
 def calibrate(
@@ -70,8 +87,10 @@ def calibrate(
     made, made_refs = (np.asarray(c)[:, None] == classes for c in (claims, claims_refs))
     slope, intercept = _logistic(odds_refs, made_refs)
     own = _logistic(odds, made)[0]
-    slope = own if own >= CLOSER * slope else slope
-    return Calibration(slope, intercept, _shift(slope * odds + intercept, made))
+    closer = own / slope if slope > 0 else 1.0
+    slope = own if closer >= CLOSER else slope
+    shift = _shift(slope * odds + intercept, made)
+    return Calibration(slope, intercept, shift, closer)
 
 
 def expected_claims(
@@ -81,7 +100,7 @@ def expected_claims(
     claims_refs: ArrayLike,
     *,
     folds: int = 2,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Expected:
     """The probability that an honest row claims each class, of rows and of references.
 
     No reference takes part in the fit of its own slope and intercept; their shifts are
@@ -94,17 +113,13 @@ def expected_claims(
         claims_refs: see `calibrate`.
         folds: the number of parts that the references are fitted in.
 
-    Returns:
-        The probabilities of the rows `[rows, num_labels]` and of the references
-        `[references, num_labels]`.
-
     Raises:
         ValueError: fewer references than folds, or arrays that do not fit each other.
 
     >>> odds = np.array([[2.0, -2.0], [-2.0, 2.0]] * 50)
     >>> claims = np.array([0, 1] * 50)
-    >>> rows, refs = expected_claims(odds, odds, claims, claims)
-    >>> bool(rows[0, 0] > 0.95), bool(refs[1, 0] < 0.05)
+    >>> found = expected_claims(odds, odds, claims, claims)
+    >>> bool(found.rows[0, 0] > 0.95), bool(found.references[1, 0] < 0.05)
     (True, True)
     """
     odds, odds_refs = np.asarray(log_odds, float), np.asarray(log_odds_refs, float)
@@ -113,14 +128,15 @@ def expected_claims(
     validate.same_length(log_odds_refs=odds_refs, claims_refs=claims_refs)
     count = len(odds_refs)
     validate.require(count >= folds, "references", count, f">= {folds}")
-    found = calibrate(odds, odds_refs, claims, claims_refs).expected(odds)
+    fit = calibrate(odds, odds_refs, claims, claims_refs)
     made = claims_refs[:, None] == np.arange(odds_refs.shape[1])
     logits, fold = np.empty_like(odds_refs), np.arange(count) % folds
     for number in range(folds):
         own = fold == number
         slope, intercept = _logistic(odds_refs[~own], made[~own])
         logits[own] = slope * odds_refs[own] + intercept
-    return found, special.expit(logits + _shift(logits, made))
+    references = special.expit(logits + _shift(logits, made))
+    return Expected(fit.expected(odds), references, fit)
 
 
 def log_odds(logits: ArrayLike) -> np.ndarray:
