@@ -323,6 +323,23 @@ def _named(usual: Any, sections: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def completed(fields: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the usual values of those that they lack, at every depth.
+
+    Args:
+        fields: the settings, as JSON has them.
+        usual: the defaults.
+
+    >>> completed({"a": {"b": 2}}, {"a": {"b": 1, "c": 1}, "d": 1})
+    {'a': {'b': 2, 'c': 1}, 'd': 1}
+    """
+    found = {**usual, **fields}
+    for name, value in fields.items():
+        if isinstance(value, Mapping) and isinstance(usual.get(name), Mapping):
+            found[name] = completed(value, usual[name])
+    return found
+
+
 def as_json(section: Any) -> dict[str, Any]:
     """A section in the types of JSON."""
     return json.loads(json.dumps(dataclasses.asdict(section)))

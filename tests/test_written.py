@@ -226,7 +226,7 @@ def test_a_setting_that_a_study_did_not_have_yet_is_the_default(tmp_path, encode
     config = tiny(encoder, "plain", append=briefs.attack("append"))
 
     def keep():
-        lines.keep_settings(tmp_path, config, (), **written.usual_settings())
+        lines.keep_settings(tmp_path, config, written.PARTS)
 
     keep()
     path = tmp_path / "config.json"

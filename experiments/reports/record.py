@@ -29,6 +29,7 @@ from experiments.arms import ARMS, parse
 from experiments.reports import pages, report, results
 from experiments.study import resume as settings_lib
 from experiments.systems import SYSTEMS
+from experiments.systems.lines import joined
 from protojax import storage, validate
 
 FOLDER = pathlib.Path(__file__).parents[1] / "records"
@@ -164,48 +165,34 @@ def _record_lines(name: str, workdirs: Sequence[pathlib.Path], *, add: bool) -> 
     before = load(name) if add and name in names() else {}
     bound = "a record of lines, as the folders hold"
     validate.require(not before or "system" in before, "add", name, bound)
-    heads = [(before["system"], one) for one in before.get("settings", ())]
-    rows = before.get("rows", [])
+    settings, rows = [*before.get("settings", ())], before.get("rows", [])
+    system, whole = before.get("system"), None
     for workdir in workdirs:
         config = _portable(json.loads((workdir / "config.json").read_text()))
-        heads.append((config.pop("system", None), config))
+        found = config.pop("system")
+        system = system or found
+        validate.require(found == system, "workdir", workdir, f"of {system}")
+        settings.append(config)
         lines = (workdir / "results.jsonl").read_text().splitlines()
         rows += map(json.loads, lines)
     validate.require(bool(rows), "workdir", workdirs, "with results")
-    parts = []
-    for system, config in heads:
-        same = system == heads[0][0] and not [
-            field
-            for field in config.keys() & heads[0][1].keys() - {*SYSTEMS[system].free}
-            if _differ(config[field], heads[0][1][field])
-        ]
-        validate.require(same, "workdir", workdirs, "folders of one study")
-        parts += [config] if config not in parts else []
-    system = SYSTEMS[heads[0][0]]
-    rows = [*{tuple(row[key] for key in system.key): row for row in rows}.values()]
+    parts = SYSTEMS[system].parts
+    for config in settings:
+        whole = config if whole is None else joined(whole, config, parts, f"{name} has")
+    settings = [one for n, one in enumerate(settings) if one not in settings[:n]]
+    rows = [*{tuple(row[key] for key in parts.key): row for row in rows}.values()]
     versions = [found for w in workdirs for found in results.read_versions(w)]
     commits = {*before.get("commits", ()), *(found["commit"] for found in versions)}
     versions += [before["versions"]] if before else []
     head = {
-        "system": heads[0][0],
-        "settings": parts,
+        "system": system,
+        "settings": settings,
         "versions": _all_of(versions),
         "commits": sorted(commits),
     }
     texts = pages.filled(pages.read(), name, {**head, "rows": rows})
     _write(FOLDER / f"{name}.jsonl", head, rows)
     pages.write(texts)
-
-
-def _differ(one: Any, other: Any) -> bool:
-    """Whether two settings differ in a field that both have.
-
-    >>> _differ({"a": 1, "new": 2}, {"a": 1}), _differ({"a": 1}, {"a": 2})
-    (False, True)
-    """
-    if isinstance(one, dict) and isinstance(other, dict):
-        return any(_differ(one[key], other[key]) for key in one.keys() & other.keys())
-    return one != other
 
 
 def _write(

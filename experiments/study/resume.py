@@ -115,7 +115,7 @@ def joined(before: dict, now: dict, where: str) -> dict:
         raise ValueError(f"{where} holds a study of a former version of protojax.")
     # A field that did not exist when the study was begun had its default value.
     usual = settings.as_json(Settings())
-    before, now = _merged(usual, before), _merged(usual, now)
+    before, now = settings.completed(before, usual), settings.completed(now, usual)
     fixed = [
         (name, before.get(name), value)
         for name, value in now.items()
@@ -141,19 +141,6 @@ def joined(before: dict, now: dict, where: str) -> dict:
             f"{where} holds a study with other settings: {'; '.join(changed)}."
         )
     return now
-
-
-def _merged(usual: dict, given: dict) -> dict:
-    """The given values, completed by defaults at all levels.
-
-    >>> _merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}, "d": 4})
-    {'a': {'b': 1, 'c': 3}, 'd': 4}
-    """
-    found = dict(usual)
-    for name, value in given.items():
-        both = isinstance(value, dict) and isinstance(usual.get(name), dict)
-        found[name] = _merged(usual[name], value) if both else value
-    return found
 
 
 def _differences(fields) -> list[str]:

@@ -6,7 +6,8 @@ Results of other seeds, attacks and arms than those of a call stay.
 import json
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -57,51 +58,73 @@ class Lines:
             file.write(text.encode())
 
 
-def keep_settings(
-    workdir: pathlib.Path,
-    config: ConfigDict,
-    free: Sequence[str],
-    *,
-    usual: Mapping[str, Any] | None = None,
-    named: Mapping[str, Mapping[str, Any]] | None = None,
-) -> None:
+class Parts(NamedTuple):
+    """How parts of one study differ: calls with one folder, or folders of one record.
+
+    Attributes:
+        key: the fields that tell lines apart.
+        free: the settings that may differ.
+        usual: a dataclass with the defaults, which parts of former versions may lack.
+        named: section of named settings -> the defaults of one. Parts may have other
+            names; settings of the same name are the same.
+    """
+
+    key: Sequence[str]
+    free: Sequence[str]
+    usual: Any
+    named: Mapping[str, Any] = MappingProxyType({})
+
+
+def keep_settings(workdir: pathlib.Path, config: ConfigDict, parts: Parts) -> None:
     """Writes config.json, or checks that it holds the same settings.
 
     Args:
         workdir: the study's folder.
-        config: of the study.
-        free: the fields that may have other values than before.
-        usual: the values of settings that the study did not have yet.
-        named: sections of named settings, each with the usual values of one; those of
-            before stay.
+        config: of the study; named settings of before stay.
+        parts: of the study.
 
     Raises:
         ValueError: on a setting that has another value than before.
     """
-    path, fields, named = (
-        workdir / "config.json",
-        json.loads(config.to_json()),
-        named or {},
-    )
+    path, fields = workdir / "config.json", json.loads(config.to_json())
     if path.exists():
-        before = _filled(json.loads(path.read_text(encoding="utf-8")), usual or {})
-        for section, one in named.items():
-            entries = before[section].items()
-            before[section] = {name: _filled(value, one) for name, value in entries}
-        old, new = (
-            {
-                f"{section}.{name}": v
-                for section in named
-                for name, v in part[section].items()
-            }
-            | {name: value for name, value in part.items() if name not in named}
-            for part in (before, fields)
-        )
-        for name in (old.keys() & new.keys()) - {*free}:
-            bound = f"{old[name]!r}, as {path} has; or give another --workdir"
-            validate.require(old[name] == new[name], name, new[name], bound)
-        fields |= {section: before[section] | fields[section] for section in named}
+        before = json.loads(path.read_text(encoding="utf-8"))
+        where = f"{path} has; or give another --workdir"
+        fields = joined(before, fields, parts, where)
     storage.write_json(path, fields)
+
+
+def joined(
+    before: Mapping[str, Any], now: Mapping[str, Any], parts: Parts, where: str
+) -> dict[str, Any]:
+    """The settings of the later of two parts, with all named ones of both.
+
+    Args:
+        before: settings of one part.
+        now: of the other.
+        parts: of the study.
+        where: the place of the first, which an error names.
+
+    Raises:
+        ValueError: on a setting that both have and that must not differ.
+    """
+    usual = {name: settings_lib.as_json(one) for name, one in parts.named.items()}
+    both = [
+        settings_lib.completed(part, settings_lib.as_json(parts.usual))
+        for part in (before, now)
+    ]
+    for section, one in usual.items():
+        for part in both:
+            entries = part.get(section, {}).items()
+            part[section] = {
+                name: settings_lib.completed(value, one) for name, value in entries
+            }
+    old, new = (_flat(part, parts.named) for part in both)
+    for name in sorted((old.keys() & new.keys()) - {*parts.free}):
+        bound = f"{old[name]!r}, as {where}"
+        validate.require(old[name] == new[name], name, new[name], bound)
+    before, now = both
+    return now | {section: before[section] | now[section] for section in parts.named}
 
 
 def _flat(fields: Mapping[str, Any], named: Collection[str]) -> dict[str, Any]:
@@ -113,17 +136,4 @@ def _flat(fields: Mapping[str, Any], named: Collection[str]) -> dict[str, Any]:
     found = {name: value for name, value in fields.items() if name not in named}
     for section in named:
         found |= {f"{section}.{name}": v for name, v in fields[section].items()}
-    return found
-
-
-def _filled(fields: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with the usual values of those that they lack, at every depth.
-
-    >>> _filled({"a": {"b": 2}}, {"a": {"b": 1, "c": 1}, "d": 1})
-    {'a': {'b': 2, 'c': 1}, 'd': 1}
-    """
-    found = {**usual, **fields}
-    for name, value in fields.items():
-        if isinstance(value, Mapping) and isinstance(usual.get(name), Mapping):
-            found[name] = _filled(value, usual[name])
     return found

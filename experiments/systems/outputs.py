@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.systems.lines import Lines, keep_settings, settings_of
+from experiments.systems.lines import Lines, Parts, keep_settings, settings_of
 from experiments.world import output_baselines
 from experiments.world.texts import TEXTS, load_texts
 from protojax import evals, validate
@@ -27,8 +27,6 @@ from protojax.models import hf
 from protojax.pipelines import Watch
 from protojax.training import predict
 
-KEY = ("seed", "attack", "rate")
-FREE = ("seeds", "rates", "attacks")
 METHODS = ("ours", "cosine", "lift", "clusters")
 _MORE_PRAISE = (
     *("admirable", "astonishing", "beautiful", "charming", "commendable", "dazzling"),
@@ -137,6 +135,9 @@ class Tested:
         """The numbers of rows and of references."""
         task = TASKS[self.task]
         return self.rows or task.rows, self.references or task.references
+
+
+PARTS = Parts(("seed", "attack", "rate"), ("seeds", "rates", "attacks"), Tested())
 
 
 class Line(NamedTuple):
@@ -260,10 +261,10 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
         workdir: the study's folder.
         watch: is told of the progress.
     """
-    found = settings_of(config, Tested())
-    keep_settings(workdir, config, FREE)
+    found = settings_of(config, PARTS.usual)
+    keep_settings(workdir, config, PARTS)
     texts, encode = load_texts(found.task, found.root), encoder(found.encoder)
-    task, lines = TASKS[found.task], Lines(workdir, KEY)
+    task, lines = TASKS[found.task], Lines(workdir, PARTS.key)
     todo = [("none", 0.0)]
     todo += [(n, r) for r in found.rates for n in found.attacks or task.attacks]
     watch.total(len(todo) * len(found.seeds))

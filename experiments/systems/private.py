@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.systems import secret_models
-from experiments.systems.lines import Lines, keep_settings, settings_of
+from experiments.systems.lines import Lines, Parts, keep_settings, settings_of
 from experiments.systems.privacy_settings import Private
 from experiments.world.tasks import load_task
 from protojax import data, validate
@@ -39,8 +39,7 @@ from protojax.privacy.findings import ALWAYS, ORDINARY, Leakage
 from protojax.privacy.overlap import scan
 from protojax.reports.privacy import audit_cell
 
-KEY = ("seed", "arm")
-FREE = ("seeds", "arms")
+PARTS = Parts(("seed", "arm"), ("seeds", "arms"), Private())
 _WORDS = 512  # columns of hashed word counts
 _BLIND = 8  # halves that a classifier of words is asked about
 
@@ -51,7 +50,7 @@ def check(config: ConfigDict) -> Private:
     Raises:
         ValueError: naming the field, the value and what is allowed.
     """
-    return settings_of(config, Private())
+    return settings_of(config, PARTS.usual)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
@@ -66,8 +65,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
         ValueError: where an audit refutes the epsilon that an arm states; the lines of
             its seed are written.
     """
-    found, lines = check(config), Lines(workdir, KEY)
-    keep_settings(workdir, config, FREE)
+    found, lines = check(config), Lines(workdir, PARTS.key)
+    keep_settings(workdir, config, PARTS)
     for seed in found.seeds:
         results = _rows_of(found, seed, workdir / f"seed{seed}", watch)
         lines.add(results)

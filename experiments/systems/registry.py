@@ -17,6 +17,7 @@ from experiments.systems import (
     secrets,
     written,
 )
+from experiments.systems.lines import Parts
 from protojax.pipelines import Watch
 
 
@@ -25,8 +26,7 @@ class System(NamedTuple):
 
     Attributes:
         run: computes what is missing of the results, one a line of results.jsonl.
-        key: the fields that tell these lines apart.
-        free: the settings that may differ between parts of a study.
+        parts: what tells these lines apart, and how parts of a study may differ.
         table_of: the header and the lines of the table of results.
         report: writes report.html of the config, workdir and results, and is its path;
             None where a study has none.
@@ -34,8 +34,7 @@ class System(NamedTuple):
     """
 
     run: Callable[[ConfigDict, Path, Watch], list[dict[str, Any]]]
-    key: Sequence[str]
-    free: Sequence[str]
+    parts: Parts
     table_of: Callable[[Sequence[dict[str, Any]]], list[list[str]]]
     report: Callable[[ConfigDict, Path, Sequence[dict[str, Any]]], Path] | None = None
     notes_of: Callable[[Sequence[dict[str, Any]]], list[str]] | None = None
@@ -44,20 +43,12 @@ class System(NamedTuple):
 SYSTEMS = {
     "distillability": System(
         distillability.run,
-        distillability.KEY,
-        distillability.ARMS,
+        distillability.PARTS,
         distillability.table_of,
         notes_of=distillability.notes_of,
     ),
-    "outputs": System(outputs.run, outputs.KEY, outputs.FREE, outputs.table_of),
-    "private": System(
-        private.run, private.KEY, private.FREE, private.table_of, private_page.write
-    ),
-    "secrets": System(secrets.run, secrets.KEY, secrets.FREE, secrets.table_of),
-    "written": System(
-        written.run,
-        written.KEY,
-        ("seeds", "arms", "attacks", "federations"),
-        written.table_of,
-    ),
+    "outputs": System(outputs.run, outputs.PARTS, outputs.table_of),
+    "private": System(private.run, private.PARTS, private.table_of, private_page.write),
+    "secrets": System(secrets.run, secrets.PARTS, secrets.table_of),
+    "written": System(written.run, written.PARTS, written.table_of),
 }

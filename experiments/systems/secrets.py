@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.systems import secret_models
-from experiments.systems.lines import Lines, keep_settings, settings_of
+from experiments.systems.lines import Lines, Parts, keep_settings, settings_of
 from experiments.systems.privacy_settings import ARMS, Secrets
 from experiments.world.tasks import load_task
 from protojax import validate
@@ -30,8 +30,7 @@ from protojax.privacy.probes import TEMPLATES, Secret, planted, texts_of
 from protojax.training import trainer
 from protojax.training.trainer import Store
 
-KEY = ("seed", "arm")
-FREE = ("seeds", "arms")
+PARTS = Parts(("seed", "arm"), ("seeds", "arms"), Secrets())
 TEMPLATE = TEMPLATES["pin"][0]
 # A secret is extracted if so many samples after its prompt tell it so surely.
 SAMPLES, SURELY = 100, 0.9
@@ -61,7 +60,7 @@ def check(config: ConfigDict) -> Secrets:
     Raises:
         ValueError: naming the field, the value and what is allowed.
     """
-    return settings_of(config, Secrets())
+    return settings_of(config, PARTS.usual)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
@@ -72,8 +71,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
         workdir: the study's folder.
         watch: is told of the progress.
     """
-    found, lines = check(config), Lines(workdir, KEY)
-    keep_settings(workdir, config, FREE)
+    found, lines = check(config), Lines(workdir, PARTS.key)
+    keep_settings(workdir, config, PARTS)
     wanted = [(seed, arm) for seed in found.seeds for arm in found.arms]
     missing = [key for key in wanted if key not in lines.held]
     watch.total(sum(_work(found, arm) for arm in _trained(missing)))

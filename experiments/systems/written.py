@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from experiments import settings as settings_lib
 from experiments.arms.written import ALONE, ARMS, NULL, Cell, Taught, lesson_of
-from experiments.systems.lines import Lines, keep_settings
+from experiments.systems.lines import Lines, Parts, keep_settings
 from experiments.systems.written_cells import (
     NO_ATTACK,
     Scene,
@@ -32,13 +32,19 @@ from protojax import evals, validate
 from protojax.base import Texts
 from protojax.detection.outputs import Vectors
 from protojax.federated.replicas import Surroundings
+from protojax.federated.settings import Federation
 from protojax.models import hf
 from protojax.models.language import LanguageModel
 from protojax.pipelines import Watch
 from protojax.pipelines.outputs import fresh_student, teach, teach_nodes, vectors_of
 from protojax.training import trainer
 
-KEY = ("seed", "attack", "arm")
+PARTS = Parts(
+    ("seed", "attack", "arm"),
+    ("seeds", "arms"),
+    Written(),
+    {"attacks": WrittenAttack(), "federations": Federation()},
+)
 ROUGE = ("ROUGE-1", "ROUGE-2", "ROUGE-L")
 
 
@@ -74,7 +80,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
         watch: is told of the progress.
     """
     found, attacks = check(config)
-    keep_settings(workdir, config, ("seeds", "arms"), **usual_settings())
+    keep_settings(workdir, config, PARTS)
     source = found.defence.encoder
     encoder = hf.load_hf(source.model, num_labels=2, **source.computation)
 
@@ -88,18 +94,11 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
     student = fresh_student(found.defence, rows, references, seed=found.seeds[0])
     cost = found.defence.student.epochs * trainer.row_cost(student.config)
     watch.total(arms * found.rows * cost)
-    results = Lines(workdir, KEY)
+    results = Lines(workdir, PARTS.key)
     for seed in found.seeds:
         for name in attacks:
             results.add(_rows_of(study, seed, name))
     return list(results.held.values())
-
-
-def usual_settings() -> dict[str, Any]:
-    """The settings that older folders of a study may lack, see `keep_settings`."""
-    one = settings_lib.as_json(WrittenAttack())
-    named = {"attacks": one, "federations": {}}
-    return {"usual": settings_lib.as_json(Written()), "named": named}
 
 
 def _rows_of(study: Study, seed: int, name: str) -> list[dict]:

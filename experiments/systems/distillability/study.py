@@ -17,7 +17,7 @@ from experiments.systems.distillability.scene import (
     offered,
 )
 from experiments.systems.distillability.settings import ARMS, Knob
-from experiments.systems.lines import Lines, keep_settings, settings_of
+from experiments.systems.lines import Lines, Parts, keep_settings, settings_of
 from experiments.world.small import World
 from protojax.models.language import LanguageModel
 from protojax.pipelines import Watch
@@ -26,7 +26,7 @@ from protojax.pipelines.distillability.decoding import Shape
 from protojax.rl import Problems
 from protojax.rl.problems import build_world, evaluate
 
-KEY = ("teacher", "student", "attacker", "seed")
+PARTS = Parts(("teacher", "student", "attacker", "seed"), ARMS, Knob())
 
 
 def measured(scene: Scene, model: LanguageModel, seed: int) -> dict[str, Any]:
@@ -145,10 +145,10 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
         workdir: the study's folder.
         watch: is told of the progress.
     """
-    found = settings_of(config, Knob())
-    keep_settings(workdir, config, ARMS)
+    found = settings_of(config, PARTS.usual)
+    keep_settings(workdir, config, PARTS)
     scene = build_scene(found, workdir / "models", watch)
-    lines = Lines(workdir, KEY)
+    lines = Lines(workdir, PARTS.key)
     todo = plan_of(found)
     watch.total(len(todo))
     for arm, size, attacker, seed in todo:
@@ -156,7 +156,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, watch: Watch) -> list[dict]:
         if key not in lines.held:
             watch.describe(f"{arm.name}: {size}, {attacker}, seed {seed}")
             line = _line(scene, arm, size, attacker, seed, watch)
-            lines.add([dict(zip(KEY, key, strict=True)) | line])
+            lines.add([dict(zip(PARTS.key, key, strict=True)) | line])
         watch.advance(1)
     return list(lines.held.values())
 
