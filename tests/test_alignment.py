@@ -35,6 +35,8 @@ from protojax.distillation.token_losses import SPARSE_DIVERGENCES
         (" a", [(1, 2)], [[0, 2]]),
         # A special token between two others stands where it is.
         ("ab", [(0, 1), (0, 0), (1, 2)], [[0, 1], [1, 1], [1, 2]]),
+        # A space of its own whose offset leaves it out.
+        ("a  b", [(0, 1), (2, 2), (3, 4)], [[0, 1], [1, 2], [2, 4]]),
         # A letter of four bytes, as two tokens of one offset each.
         ("a😀b", [(0, 1), (1, 2), (1, 2), (2, 3)], [[0, 1], [1, 5], [1, 5], [5, 6]]),
         # Half of a pair of surrogates has bytes as well.
@@ -72,20 +74,15 @@ def test_groups_add_up_to_the_probability_of_the_text():
     assert found.dtype == np.float64
 
 
-def test_tokens_are_matched_however_they_write_a_space():
-    student = {"Ġthe": 3, "the": 1, "▁cat": 0, "dog": 2, "Ġ": 4}
-    teacher = {"▁the": 7, " cat": 5, "Dog": 6, "the": 9, "▁": 8}
+def test_tokens_of_the_same_text_are_matched():
+    student = {" the": 3, "the": 1, "cat": 0, "dog": 2}
+    teacher = {" the": 7, "cat": 5, "Dog": 6, "the": 9}
     ours, theirs = matched_tokens(student, teacher)
-    assert ours.tolist() == [0, 1, 3, 4]
-    assert theirs.tolist() == [5, 9, 7, 8]
+    assert ours.tolist() == [0, 1, 3]
+    assert theirs.tolist() == [5, 9, 7]
     back = matched_tokens(teacher, student)
     assert {*zip(*back, strict=True)} == {*zip(theirs, ours, strict=True)}
     assert ours.dtype == theirs.dtype == np.int32
-
-
-def test_of_tokens_that_are_one_text_the_first_is_matched():
-    ours, theirs = matched_tokens({"Ġa": 4, "▁a": 2}, {"Ġa": 1})
-    assert (ours.tolist(), theirs.tolist()) == ([4], [1])
     none = matched_tokens({"a": 0}, {"b": 0})
     assert [part.shape for part in none] == [(0,), (0,)]
 
@@ -170,6 +167,7 @@ def test_a_student_cannot_leave_the_matched_tokens():
         (IDS, {"divergence": "forward"}, "Did you mean 'forward_kl'"),
         (IDS, {"unmatched_weight": -1.0}, "unmatched_weight >= 0"),
         ((IDS[0], IDS[1][:1]), {}, r"teacher_ids\.shape \(2,\)"),
+        ((np.zeros(0, int),) * 2, {}, "student_ids > 0"),
     ],
 )
 def test_losses_across_tokenizers_that_make_no_sense(ids, options, message):
@@ -193,6 +191,23 @@ def test_kept_tokens_and_the_rest_are_outcomes_by_hand():
     narrow = matched_targets(teacher, *both, k=2, width=1)
     found = across_divergence(np.float32(student), narrow, both[0])
     assert found == pytest.approx(kl + 0.4, rel=1e-4)
+
+
+@pytest.mark.parametrize("divergence", SPARSE_DIVERGENCES)
+def test_tokens_of_the_student_alone_cost_no_more_than_they_are(divergence):
+    """The teacher has no rest, and the student has."""
+    student, teacher = logits_of(3, 6), logits_of(2, 7)
+    ids = np.array([0, 2]), np.array([1, 0])
+    found, slope = jax.value_and_grad(cross_tokenizer_loss)(
+        student, teacher, *ids, divergence=divergence
+    )
+    assert 0 < found < 25
+    assert np.abs(slope).max() < 25
+    # Nor is there a rest where both have all tokens.
+    same = cross_tokenizer_loss(
+        student[:2], teacher[:2], np.arange(2), np.arange(2), divergence=divergence
+    )
+    assert 0 < same < 5
 
 
 @pytest.mark.parametrize(

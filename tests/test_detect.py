@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from protojax.base import Examples, TeacherOutputs
-from protojax.detection import Evidence, Reading, detect, excess
+from protojax.detection import Evidence, Reading, detect, excess, expectation
 from protojax.detection.detect import claims_of
 from protojax.detection.groups import tokens_of
 from protojax.detection.settings import CLAIMS, Detection
@@ -265,3 +265,14 @@ def test_every_honest_row_has_a_chance():
     for claims in claims_of(evidence, ("teacher", "label")):
         assert ((claims.expected > 0) & (claims.expected < 1)).all()
     assert excess.LEAST_VARIANCE == 0.5
+
+
+def test_the_claim_that_is_followed_most_closely_is_told():
+    evidence, *_ = evidence_of(poison=0)
+    fits = [one.fit.closer for one in claims_of(evidence, CLAIMS)]
+    assert detect(evidence).closer == max(fits)
+    assert 0.5 < max(fits) < expectation.CLOSER
+    # A teacher that knows the rows' true classes, and not those of the references.
+    sure = evidence.trusted_on_transfer.logits.argmax(-1)
+    teacher = evidence.teacher._replace(logits=np.eye(2, dtype=np.float32)[sure] * 5)
+    assert detect(evidence._replace(teacher=teacher)).closer > expectation.CLOSER

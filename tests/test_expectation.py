@@ -113,3 +113,18 @@ def test_expected_claims_reject(change, message):
     }
     with pytest.raises(ValueError, match=message):
         expected_claims(**{**given, **change})
+
+
+def test_references_that_do_not_follow_the_trusted_model_are_told():
+    """Their slope is not positive, that of the rows is: no number of times."""
+    rng = np.random.default_rng(5)
+    reading = rng.normal(size=4000)
+    odds = np.stack([-reading, reading], 1)
+    slopes = np.repeat([4.0, -0.2], 2000)
+    claims = (rng.random(4000) < special.expit(slopes * reading)).astype(int)
+    parts = odds[:2000], odds[2000:], claims[:2000], claims[2000:]
+    found = expectation.calibrate(*parts)
+    assert found.slope == pytest.approx(4, rel=0.2)
+    assert found.closer == np.inf
+    turned = expectation.calibrate(*parts[1::-1], *parts[:1:-1])
+    assert turned.closer < 0

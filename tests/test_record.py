@@ -310,3 +310,6 @@ def test_lines_of_a_system_are_recorded(place, tmp_path):
     (folders[1] / "config.json").write_text(json.dumps({"system": "outputs"}))
     with pytest.raises(ValueError, match="workdir of written"):
         record.record("it", folders)
+    (folders[1] / "config.json").write_text(json.dumps({"rows": 10}))
+    with pytest.raises(ValueError, match="workdir of written"):
+        record.record("it", folders)

@@ -169,7 +169,7 @@ def _record_lines(name: str, workdirs: Sequence[pathlib.Path], *, add: bool) -> 
     system, whole = before.get("system"), None
     for workdir in workdirs:
         config = _portable(json.loads((workdir / "config.json").read_text()))
-        found = config.pop("system")
+        found = config.pop("system", None)
         system = system or found
         validate.require(found == system, "workdir", workdir, f"of {system}")
         settings.append(config)

@@ -215,8 +215,8 @@ class Findings(NamedTuple):
         reasons: `[rows]`, the number of a row's suspect, -1 for none.
         clean: whether the set as a whole looks clean: no group is strong.
         closer: how many times as closely as the references' the rows' claims follow
-            the trusted model; from `expectation.CLOSER` on, a teacher has learned these
-            very rows, and more honest ones may be rejected than is stated.
+            the trusted model; from `expectation.CLOSER` on, as where a teacher learned
+            from few rows, more honest ones may be rejected than is stated.
     """
 
     verdict: Verdict

@@ -22,7 +22,8 @@ class Calibration(NamedTuple):
         intercept: the same for all classes.
         shift: `[num_labels]`, of each class.
         closer: how many times as closely as the references' the rows' claims follow
-            the trusted model, the ratio of their slopes.
+            the trusted model, the ratio of their slopes; infinite where only the
+            rows' do.
     """
 
     slope: float
@@ -87,8 +88,8 @@ def calibrate(
     made, made_refs = (np.asarray(c)[:, None] == classes for c in (claims, claims_refs))
     slope, intercept = _logistic(odds_refs, made_refs)
     own = _logistic(odds, made)[0]
-    closer = own / slope if slope > 0 else 1.0
-    slope = own if closer >= CLOSER else slope
+    closer = own / slope if slope > 0 else np.inf if own > 0 else 1.0
+    slope = own if own >= CLOSER * slope else slope
     shift = _shift(slope * odds + intercept, made)
     return Calibration(slope, intercept, shift, closer)
 

@@ -23,9 +23,8 @@ from protojax.distillation.token_losses import (
     token_log_probs,
 )
 
-# What stands for a space at the beginning of a token, of byte pairs and of pieces.
-_SPACES = ("Ġ", "▁")
-_LEAST = -1e30
+# A log probability of what a teacher does not have and its student may.
+_LEAST = -20.0
 
 
 class Targets(NamedTuple):
@@ -51,9 +50,9 @@ class OtherTokens(NamedTuple):
 
     Attributes:
         batch: the texts.
-        begins: `[batch, output_length]`, bool, the tokens before which the teacher has
-            a cut as well; of the others nothing is known but the text.
-        targets: of the teacher at these cuts, `[batch, output_length, ...]`.
+        begins: `[batch, output_length]`, bool, the tokens that the teacher has at this
+            place as well; at the others the text alone teaches.
+        targets: of the teacher where these begin, `[batch, output_length, ...]`.
     """
 
     batch: SequenceBatch
@@ -71,29 +70,19 @@ def matched_tokens(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ids of tokens that are the same text in two vocabularies.
 
-    A space at the beginning is the same however it is written, "Ġ" or "▁".
-
     Args:
-        student: token -> id, `get_vocab()` of a tokenizer.
-        teacher: token -> id.
+        student: text -> id; tokenizers spell texts in their own ways, see
+            `pipelines.distillability.token_texts`.
+        teacher: text -> id.
 
     Returns:
         The student's ids and the teacher's, `[matched]` each, by the student's.
 
-    >>> matched_tokens({"a": 0, "Ġb": 1, "c": 2}, {"▁b": 0, "a": 5})
+    >>> matched_tokens({"a": 0, " b": 1, "c": 2}, {" b": 0, "a": 5})
     (array([0, 1], dtype=int32), array([5, 0], dtype=int32))
     """
-
-    def plain(vocab: Mapping[str, int]) -> dict[str, int]:
-        found = {}
-        for token, number in vocab.items():
-            for space in _SPACES:
-                token = token.replace(space, " ")
-            found.setdefault(token, number)
-        return found
-
-    ours, theirs = plain(student), plain(teacher)
-    pairs = sorted((ours[token], theirs[token]) for token in ours.keys() & theirs)
+    both = student.keys() & teacher.keys()
+    pairs = sorted((student[text], teacher[text]) for text in both)
     found = np.array(pairs, np.int32).reshape(-1, 2)
     return found[:, 0], found[:, 1]
 
@@ -147,8 +136,12 @@ def matched_targets(
         k: tokens that are kept of those that both have, at most all of them.
         width: probabilities that are kept of tokens that the student does not have.
 
+    Returns:
+        The targets, `[...]` each.
+
     Raises:
-        ValueError: the ids do not match in number, or k is out of its bounds.
+        ValueError: the ids do not match in number, there are none, or k is out of its
+            bounds.
 
     >>> logits = jnp.log(jnp.array([0.5, 0.125, 0.125, 0.25]))
     >>> both = jnp.array([7, 9]), jnp.array([1, 3])
@@ -157,9 +150,9 @@ def matched_targets(
     ([9], [0.5, 0.125, 0.0])
     """
     validate.shape(jnp.shape(student_ids), teacher_ids=teacher_ids)
+    validate.positive(student_ids=len(student_ids), width=width)
     bound = f"in 1..{len(teacher_ids)}, the tokens that both have"
     validate.require(1 <= k <= len(teacher_ids), "k", k, bound)
-    validate.positive(width=width)
     logits = teacher_logits.astype(jnp.float32)
     _, places = jax.lax.top_k(logits[..., teacher_ids], k)
     top = targets_of(logits, jnp.asarray(teacher_ids)[places])
@@ -202,7 +195,13 @@ def across_divergence(
     0.0
     """
     validate.non_negative(unmatched_weight=unmatched_weight)
-    loss = sparse_divergence(student_logits, *targets[:3], divergence=divergence)
+    ids, log_probs, rest, _ = targets
+    if divergence == "reverse_kl":
+        # The student's own tokens are no mistake without bound.
+        rest = jnp.maximum(rest, _LEAST)
+    loss = sparse_divergence(
+        student_logits, ids, log_probs, rest, divergence=divergence
+    )
     if unmatched_weight:
         width = targets.others.shape[-1]
         others = _others(student_logits.astype(jnp.float32), student_ids, width)
@@ -295,8 +294,11 @@ def across_loss(
 ) -> LossFn:
     """The loss of a student on texts of a teacher with another tokenizer.
 
-    mean_t of `across_divergence` where the teacher has a cut before token t,
+    mean_t of `across_divergence` where both models begin the same token t,
     and of −log q(output_t | source, output_{<t}) elsewhere
+
+    A token of the teacher's that the student splits is part of the rest where it might
+    come next, so that the student gives its first piece less than the teacher would.
 
     Args:
         apply: the student up to its head.
@@ -317,7 +319,7 @@ def across_loss(
     References:
         The parts are those of `cross_tokenizer_loss`. GOLD in TRL multiplies the
         probabilities of the tokens between two cuts; here the text itself teaches
-        there, because after a cut of one model alone the two predict different things.
+        there, and where both go on with different tokens.
     """
     validate.one_of(SPARSE_DIVERGENCES, divergence=divergence)
     validate.non_negative(unmatched_weight=unmatched_weight)

@@ -31,7 +31,8 @@ def byte_spans(text: str, offsets: Sequence[tuple[int, int]]) -> np.ndarray:
     """The bytes that each token of a text stands for.
 
     Characters between two tokens, such as a space that offsets leave out, belong to the
-    later one. A token that stands for nothing has an empty span where it is.
+    later one, also where its offset is empty. Any other token with an empty offset
+    stands for nothing, and has an empty span where it is.
 
     Args:
         text: the text that was tokenised.
@@ -54,10 +55,11 @@ def byte_spans(text: str, offsets: Sequence[tuple[int, int]]) -> np.ndarray:
         bound = f"ascending, in 0..{len(text)}"
         fits = 0 <= start <= stop <= len(text)
         validate.require(fits, f"offsets[{number}]", (start, stop), bound)
-        if start == stop:
+        first, last = bytes_before[start], bytes_before[stop]
+        # A space of its own may be left out of its token's offset too.
+        if start == stop and first <= end:
             found.append((end, end))
             continue
-        first, last = bytes_before[start], bytes_before[stop]
         found.append((min(first, end), max(last, end)))
         end = max(end, last)
     return np.array(found, int).reshape(-1, 2)

@@ -179,9 +179,10 @@ def _warnings(
             "lines are in run.json."
         )
     if closer >= CLOSER:
+        times = f"{closer:.1f}" if closer < 10 else "more than ten"
         found.append(
-            f"The rows' claims follow the trusted model {closer:.1f} times as closely "
-            "as the references' do, as those of a teacher that learned from few or "
+            f"The rows' claims follow the trusted model {times} times as closely as "
+            "the references' do, as happens where a teacher learned from few or "
             "one-sided rows: more honest rows may be rejected than is stated. Choose "
             "references with the balance of the rows."
         )

@@ -7,6 +7,7 @@ from protojax.pipelines.distillability.settings import (
     DiagnosisSettings,
     StudentSettings,
 )
+from protojax.pipelines.distillability.spans import token_texts
 from protojax.pipelines.distillability.students import (
     Trained,
     learn_texts,
@@ -16,4 +17,4 @@ from protojax.pipelines.distillability.texts import DrawnTexts, drawn_texts
 
 __all__ = ["Diagnosis", "DiagnosisSettings", "DrawnTexts", "Experts", "Query"]
 __all__ += ["StudentSettings", "Trained", "diagnose", "drawn_texts"]
-__all__ += ["learn_texts", "measure", "train_student"]
+__all__ += ["learn_texts", "measure", "token_texts", "train_student"]

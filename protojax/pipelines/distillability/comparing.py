@@ -6,15 +6,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from protojax.distillability.alignment import (
-    byte_spans,
-    common_boundaries,
-    span_log_probs,
-)
+from protojax.distillability.alignment import common_boundaries, span_log_probs
 from protojax.distillability.traps import sampled_overlap
 from protojax.models.language import LanguageModel
 from protojax.pipelines.distillability import decoding
 from protojax.pipelines.distillability.decoding import Ids, Shape, Written
+from protojax.pipelines.distillability.spans import read_again, written_spans
 
 # Widths of prompts are multiples of it.
 _STEP = 16
@@ -144,7 +141,9 @@ def _by_cuts(teacher: Side, student: Side, on_teacher: bool, k: int) -> Compared
     log_probs, tails = decoding.read_own(
         writer.model, writer.prompts, writer.written, writer.shape, k=k
     )
-    read, spans = _read_again(reader.model, writer)
+    read, spans = read_again(
+        reader.model, writer.texts, writer.written.ended, reader.shape.width
+    )
     shape = reader.shape._replace(max_new=read.ids.shape[1])
     theirs, _ = decoding.read_own(reader.model, reader.prompts, read, shape, k=1)
     parts, gaps = [], []
@@ -171,50 +170,6 @@ def _by_cuts(teacher: Side, student: Side, on_teacher: bool, k: int) -> Compared
     parts = positions[where]
     overlap = float(sampled_overlap(parts, np.zeros(len(parts))).mean())
     return Compared(np.array(gaps), positions, where, overlap, tail, None)
-
-
-def written_spans(model: LanguageModel, ids: Ids, text: str) -> np.ndarray:
-    """The bytes that tokens which a model wrote stand for, `[tokens, 2]`.
-
-    From the beginnings of the tokens as text: tokenised again, the text might have
-    others. A character of several tokens ends with the last of them.
-
-    Args:
-        model: that wrote them.
-        ids: `[tokens]`.
-        text: what they are as text.
-    """
-    offsets, end = [], 0
-    for size in range(1, len(ids) + 1):
-        begun = decoding.text_of(model, ids[:size])
-        same = next(
-            (
-                place
-                for place, (a, b) in enumerate(zip(begun, text, strict=False))
-                if a != b
-            ),
-            min(len(begun), len(text)),
-        )
-        offsets.append((end, max(same, end)))
-        end = max(same, end)
-    return byte_spans(text, offsets)
-
-
-def _read_again(model: LanguageModel, writer: Side) -> tuple[Written, list[np.ndarray]]:
-    """The writer's texts as another model's tokens, and the bytes of these."""
-    rows, spans = [], []
-    for text in writer.texts:
-        found = model.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True
-        )
-        rows.append(found["input_ids"])
-        spans.append(byte_spans(text, found["offset_mapping"]))
-    # A power of two, so that few programs are compiled.
-    longest = max(len(row) for row in rows) + 1
-    width = 1 << (longest - 1).bit_length()
-    ended = writer.written.ended
-    end_id = model.config.end_ids[0]
-    return decoding.outputs_of(rows, ended, end_id, width), spans
 
 
 def _with_end(spans: np.ndarray, where: np.ndarray) -> np.ndarray:

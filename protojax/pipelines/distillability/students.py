@@ -12,7 +12,7 @@ import numpy as np
 from protojax import distillation, validate
 from protojax.base import Array, PyTree, SequenceBatch, Texts, TrainState
 from protojax.data.sequences import check_same_tokens
-from protojax.distillability.across import OtherTokens, Targets, across_loss
+from protojax.distillability.across import across_loss
 from protojax.distillability.long_horizon import OwnTexts, long_horizon_loss
 from protojax.distillability.selection import Lessons, resampled
 from protojax.distillability.students import ATTACKERS, Budget, Phase
@@ -24,7 +24,12 @@ from protojax.distillation.token_losses import (
 )
 from protojax.models.language import LanguageModel, apply_fn, head_fn
 from protojax.pipelines.distillability import decoding
-from protojax.pipelines.distillability.across import across_columns, matched_of
+from protojax.pipelines.distillability.across import (
+    Along,
+    Matched,
+    matched_of,
+    read_along,
+)
 from protojax.pipelines.distillability.decoding import Ids, Shape, Written
 from protojax.pipelines.distillability.experts import params_of, reader_of
 from protojax.pipelines.distillability.holding import Query, held_of, tokens_of
@@ -139,13 +144,14 @@ def _learn(
     """The model after a phase, and what it asked of the teacher meanwhile."""
     phase, settings, shape = rows.phase, rows.settings, rows.shape
     vocabulary = decoding.vocabulary_of(model)
-    optimizer, dispatch = _dispatch_of(model, query, phase, settings)
+    matched = matched_of(model, query.model) if phase.loss == "across" else None
+    optimizer, dispatch = _dispatch_of(model, phase, settings, matched)
     params = distillation.student_params(model.params)
     state = init_state(
         params, optimizer, num_steps=settings.steps, seed=settings.seed + rows.number
     )
     rng = np.random.default_rng([settings.seed, rows.number])
-    given = _given(rows, query, rng)
+    given = _given(rows, query, matched, rng)
     own_prompts = decoding.read_prompts(
         model, rows.prompts, max_length=settings.max_length
     )
@@ -174,16 +180,18 @@ def _learn(
 class _Given(NamedTuple):
     """Selected texts as tokens, in the order of training.
 
-    Where the teacher has other tokens, `across` is what it says along the texts.
+    Where the teacher has other tokens, `along` is what it says of the texts.
     """
 
     prompts: list[list[int]]
     written: Written
     weights: np.ndarray
-    across: tuple[np.ndarray, Targets] | None = None
+    along: Along | None = None
 
 
-def _given(rows: _Rows, query: Query, rng: np.random.Generator) -> _Given | None:
+def _given(
+    rows: _Rows, query: Query, matched: Matched | None, rng: np.random.Generator
+) -> _Given | None:
     """The selected texts, each as often as its weight says."""
     if rows.lessons is None or rows.phase.source == "own":
         return None
@@ -194,11 +202,11 @@ def _given(rows: _Rows, query: Query, rng: np.random.Generator) -> _Given | None
         log_probs, _ = decoding.read_own(rows.base, ids, written, rows.shape, k=1)
         weights = token_gate(log_probs, written.where, share=rows.settings.gate)
     found = _Given(ids, written, weights)
-    if rows.phase.loss != "across":
+    if matched is None:
         return found
     k = rows.settings.top_k
-    across = across_columns(rows.base, query, texts, written, rows.shape, k=k)
-    return found._replace(across=across)
+    along = read_along(rows.base, query, texts, matched, rows.shape, k=k)
+    return found._replace(along=along)
 
 
 def _batch(
@@ -235,9 +243,9 @@ def _batch(
     written = Written(*map(np.concatenate, zip(*parts, strict=True)))
     columns = {"output_weights": np.concatenate(weights)}
     batch = decoding.sequence_batch(prompts, written, rows.shape, **columns)
-    if rows.phase.loss == "across":
+    if given is not None and given.along is not None:
         # No row is one's own in such a phase.
-        batch = OtherTokens(batch, *jax.tree.map(lambda x: x[chosen], given.across))
+        return given.along.batch(batch, chosen), own
     return batch, own
 
 
@@ -262,14 +270,17 @@ def _programs(config, loss, options, optimizer, vocabulary, chunk):
 
 
 def _dispatch_of(
-    model: LanguageModel, query: Query, phase: Phase, settings: StudentSettings
+    model: LanguageModel,
+    phase: Phase,
+    settings: StudentSettings,
+    matched: Matched | None,
 ) -> tuple[Any, Any]:
     """The same, for a phase and settings."""
     names = [field.name for field in dataclasses.fields(AdamW)]
     optimizer = AdamW(**{name: getattr(settings, name) for name in names})
     options = dict(phase.options) | {"length": settings.length}
-    if phase.loss == "across":
-        options["student_ids"] = (*matched_of(model, query.model)[0].tolist(),)
+    if matched is not None:
+        options["student_ids"] = (*matched.student.tolist(),)
     vocabulary, items = decoding.vocabulary_of(model), (*sorted(options.items()),)
     return _programs(
         model.config, phase.loss, items, optimizer, vocabulary, settings.chunk
