@@ -18,7 +18,7 @@ from protojax.rl import Problems
 SUMS = WORLDS["sums"](3)
 
 
-@pytest.mark.parametrize("variant", ["", "quick", "briefs"])
+@pytest.mark.parametrize("variant", ["", "full", "quick", "briefs"])
 def test_a_config_makes_the_study(variant):
     fields = config.get_config(variant).to_dict()
     assert fields.pop("system") in SYSTEMS

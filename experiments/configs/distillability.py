@@ -3,6 +3,7 @@
     python -m experiments.run --config=distillability.py:quick
     python -m experiments.run --config=distillability.py
     python -m experiments.run --config=distillability.py:briefs
+    python -m experiments.run --config=distillability.py:full
     python -m experiments.run --config=distillability.py --config.shift=5 \
         --config.attackers="('none','sft')" --config.rivals="()"
 
@@ -12,9 +13,11 @@ the students "stranger". Any way to learn of `protojax.distillability.ATTACKERS`
 named. A stopped study goes on.
 
 The first study is of sums of three numbers, in three styles of which small models
-cannot carry out one though they have seen as much of it. It takes some 100 CPU-minutes;
-a seed, a reward and one size of student (`--config.seeds="(0,)"
---config.rewards="('chain',)" --config.students="('student',)"`) some 35.
+cannot carry out one though they have seen as much of it. It takes a CPU core about an
+hour; one seed and one size of student (`--config.seeds="(0,)"
+--config.students="('student',)"`) a quarter of that. `full` adds a reward of answers
+alone to that of whole texts, further students, and all ways to learn and all rivals:
+some ten hours.
 
 In the others there are two styles, and proxy and students have seen little of one of
 them. `quick`: sums of two numbers, in minutes. `briefs`: utterances of SNIPS, the words
@@ -25,8 +28,9 @@ less than half an hour.
 import dataclasses
 
 from experiments.study.defaults import section
-from experiments.systems.distillability import Knob
+from experiments.systems.distillability import STUDENTS, Knob
 from protojax import validate
+from protojax.distillability import ATTACKERS
 
 _QUICK = {
     "seeds": (0,),
@@ -66,9 +70,16 @@ _BRIEFS = {
     "problems": 1024,
     "held_out": 400,
 }
+_SUMS = {
+    "rewards": ("chain",),
+    "attackers": ("none", "sft", "gkd", "answers_only"),
+    "rivals": ("no chain", "best of n"),
+}
+_FULL = {"students": STUDENTS, "attackers": ("none", *ATTACKERS)}
 # Settings, those of calibrations and those of students.
 _VARIANTS = {
-    "": ({}, {}, {}),
+    "": (_SUMS, {}, {}),
+    "full": (_FULL, {}, {}),
     "quick": (
         _QUICK,
         {"steps": 40, "learning_rate": 5e-4},
@@ -86,7 +97,7 @@ def get_config(variant: str = ""):
     """The study.
 
     Args:
-        variant: "", "quick" or "briefs".
+        variant: "", "full", "quick" or "briefs".
     """
     validate.one_of(_VARIANTS, variant=variant)
     fields, calibration, training = _VARIANTS[variant]
