@@ -14,7 +14,7 @@ attacks on the probabilities that an honest teacher sends; `nodes`: four nodes a
 server that takes their mean or median, the poison everywhere or on one hostile node;
 `detect`: the test without a student, all attacks, three splits, in a few minutes.
 
-About a minute of one core a student.
+One to two minutes of one core a student.
 """
 
 import dataclasses

@@ -20,13 +20,19 @@ from protojax.distillability.rewards import (
     text_log_prob,
 )
 from protojax.distillability.selection import Held, Lessons, resampled
-from protojax.distillability.students import ATTACKERS, Attacker, Budget, claim_of
+from protojax.distillability.students import (
+    ATTACKERS,
+    Attacker,
+    Budget,
+    claim_of,
+    is_undistillable,
+)
 from protojax.distillability.traps import Readings, token_readings
 from protojax.distillability.values import learning_value, tilted_weights, token_gate
 
 __all__ = ["ATTACKERS", "Attacker", "Budget", "Figures", "Held", "Lessons", "OwnTexts"]
 __all__ += ["Readings", "Trap", "across_loss", "byte_spans", "calibration_reward"]
-__all__ += ["claim_of", "matched_tokens"]
+__all__ += ["claim_of", "is_undistillable", "matched_tokens"]
 __all__ += ["common_boundaries", "cross_tokenizer_loss", "learning_value"]
 __all__ += ["long_horizon_loss", "product_of_experts", "recovery", "resampled"]
 __all__ += ["sorted_l1", "span_log_probs", "text_log_prob", "tilted_weights"]

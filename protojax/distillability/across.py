@@ -1,8 +1,8 @@
 """Probabilities of tokens that teach a student with another tokenizer.
 
-Where both tokenisations of a text have a cut, both models say what comes next. Tokens
-that are one text in both vocabularies are compared by name, all others as one outcome
-and by their sorted probabilities.
+Where both go on with the same token behind the same text, both say what comes next.
+Tokens that are one text in both vocabularies are compared by name, all others as one
+outcome and by their sorted probabilities; elsewhere the text itself teaches.
 """
 
 from collections.abc import Callable, Mapping, Sequence

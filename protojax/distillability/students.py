@@ -162,8 +162,8 @@ ATTACKERS: dict[str, Attacker] = {
         (_phase("own", loss="long_horizon"),),
     ),
     "other_tokens": Attacker(
-        "Learns the teacher's probabilities where both tokenisations of its texts have "
-        "a cut, for students with another tokenizer (arXiv:2402.12030).",
+        "Learns the teacher's probabilities where both have the same next token, and "
+        "its texts elsewhere, with another tokenizer (arXiv:2402.12030).",
         ("text", "log_probs"),
         False,
         selection.every_text,
