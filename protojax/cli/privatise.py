@@ -115,7 +115,8 @@ def _add_settings(add: Callable) -> None:
         "--recipe",
         metavar="NAME",
         help="how the student is made (student_early_hard: a teacher stopped early, "
-        "hard labels on public rows)",
+        "hard labels on public rows; of many classes it learns few by then, see "
+        "--early-stopping)",
     )
     add(
         "--pipelines",
