@@ -12,6 +12,7 @@ from experiments.run import main
 from experiments.systems import private
 from experiments.systems.privacy_settings import PLANTED, Private, PrivateRows
 from protojax.base import Examples
+from protojax.pipelines import Watch
 from protojax.pipelines.privacy import Noise, Recipe, Rows, Shadowed, named
 from protojax.privacy import complementary_halves
 from protojax.privacy.overlap import scan
@@ -121,3 +122,25 @@ def test_rows_of_a_study_share_nothing():
     assert len(rows.public.texts) == 300 - left_out["public rows left out"]
     usual = [rows.private.texts[row] for row in np.flatnonzero(kinds == "ordinary")]
     assert not scan(rows.public.texts, usual).failed.any()
+
+
+def test_epochs_of_early_teachers_are_chosen_on_public_rows(tmp_path):
+    config = tiny()
+    config.early_stopping, config.planted = 2, ()
+    config.arms = ("teacher", "early", "student_hard", "student_early_hard")
+    found = private.check(config)
+    rows, *_ = private.split(found, 0)
+    recipes = private._recipes(found, rows, 40, 0, tmp_path, Watch())
+    chosen = json.loads((tmp_path / "epochs.json").read_text())["epochs"]
+    assert chosen in (1, 2)
+    # What was chosen before holds, and for teachers that are stopped early alone.
+    (tmp_path / "epochs.json").write_text('{"epochs": 7}')
+    again = private._recipes(found, rows, 40, 0, tmp_path, Watch())
+    epochs = {name: one.teacher.epochs for name, one in again.items()}
+    assert epochs == {
+        "teacher": 2, "early": 7, "student_hard": 2, "student_early_hard": 7,
+    }  # fmt: skip
+    assert recipes["early"].teacher.epochs == chosen
+    assert private._recipes(private.check(tiny()), rows, 40, 0, tmp_path, Watch()) == {
+        name: named(name, private.check(tiny()).base) for name in tiny().arms
+    }

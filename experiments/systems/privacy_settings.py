@@ -75,6 +75,8 @@ class Private:
         planted: kinds of worst-case rows.
         share: of the private rows that are of each planted kind.
         base: what arms have in common: models and their training.
+        early_stopping: the most epochs that those of teachers that are stopped early
+            are chosen from, on public rows with labels; 0 for a fifth of all.
         writer: of the texts of arms whose transfer rows are written; without a model a
             decoder of characters that learns the public texts.
         letters: the sizes and the training of that decoder.
@@ -91,6 +93,7 @@ class Private:
     planted: tuple[str, ...] = PLANTED
     share: float = 0.05
     base: Recipe = Recipe()
+    early_stopping: int = 0
     writer: PublicWriter = PublicWriter()
     letters: Writer = _decoder(64, 2, learning_rate=5e-3, epochs=10, batch_size=16)
     letter_lengths: SequenceLengths = _LETTERS
@@ -105,6 +108,7 @@ class Private:
         for kind in self.planted:
             validate.one_of(PLANTED, planted=kind)
         validate.positive(draws=self.draws, at_once=self.at_once)
+        validate.non_negative(early_stopping=self.early_stopping)
         even = self.pipelines >= 6 and self.pipelines % 2 == 0
         validate.require(even, "pipelines", self.pipelines, "even and >= 6")
         most = len(self.planted) * self.share

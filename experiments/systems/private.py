@@ -32,6 +32,8 @@ from protojax.pipelines.privacy import (
     shadow_logits,
 )
 from protojax.pipelines.privacy.inputs import queries_of, without_overlap
+from protojax.pipelines.privacy.recipes import with_epochs
+from protojax.pipelines.privacy.stopping import kept_epochs
 from protojax.privacy import complementary_halves, leakage, require_stated
 from protojax.privacy.blind import Blind, blind_auc, require_blind
 from protojax.privacy.canaries import CANARIES
@@ -179,7 +181,7 @@ def _rows_of(
     candidates = np.flatnonzero(~always)
     texts = _texts(data.take(rows.private, candidates))
     blind = _blind(texts, members[:, candidates], seed)
-    recipes = {name: named(name, config.base) for name in config.arms}
+    recipes = _recipes(config, rows, int(members[0].sum()), seed, folder, watch)
     if any(recipe.transfer == "written" for recipe in recipes.values()):
         written, failed = _written(config, rows, seed, folder, watch)
         rows = rows._replace(written=written)
@@ -213,6 +215,7 @@ def _rows_of(
             {
                 "seed": seed,
                 "arm": name,
+                "epochs": recipes[name].teacher.epochs,
                 **_summary(shadowed, measured),
                 **audited[name],
                 **left_out,
@@ -221,6 +224,33 @@ def _rows_of(
             }
         )
     return results
+
+
+def _recipes(
+    config: Private,
+    rows: Rows,
+    members: int,
+    seed: int,
+    folder: pathlib.Path,
+    watch: Watch,
+) -> dict[str, Recipe]:
+    """The recipe of each arm."""
+    recipes = {name: named(name, config.base) for name in config.arms}
+    early = [name for name in recipes if "early" in name.split("_")]
+    if not (config.early_stopping and early):
+        return recipes
+    watch.describe("the number of epochs is chosen on public rows")
+    epochs = kept_epochs(
+        folder / "epochs.json",
+        rows,
+        recipes[early[0]],
+        members,
+        most=config.early_stopping,
+        lengths=config.data.lengths,
+        vocab_size=config.data.vocab_size,
+        seed=seed,
+    )
+    return recipes | {name: with_epochs(recipes[name], epochs) for name in early}
 
 
 def _written(

@@ -24,7 +24,7 @@ from protojax.pipelines.privacy.run_settings import Privatise
 from protojax.pipelines.privacy.settings import Recipe
 from protojax.pipelines.privacy.shadows import Shadowed, shadow_logits
 from protojax.pipelines.privacy.shared import Shared, shared_of
-from protojax.pipelines.privacy.stopping import epochs_of
+from protojax.pipelines.privacy.stopping import kept_epochs
 from protojax.privacy import (
     Leakage,
     complementary_halves,
@@ -148,7 +148,17 @@ def _run(
     config, rows, recipe = job.config, job.rows, job.config.chosen
     if config.early_stopping:
         watch.describe("the number of epochs is chosen on public rows")
-        recipe = with_epochs(recipe, _epochs(job, work))
+        epochs = kept_epochs(
+            work / "epochs.json",
+            rows,
+            recipe,
+            len(rows.private.texts),
+            most=config.early_stopping,
+            lengths=config.lengths,
+            vocab_size=config.vocab_size,
+            seed=config.seed,
+        )
+        recipe = with_epochs(recipe, epochs)
         shared = _shared(job, recipe, watch)
         clock("number of epochs")
     watch.describe("teacher and student learn")
@@ -178,26 +188,6 @@ def _run(
         groups=len({*(rows.private.sources or ())}),
     )
     return model, facts
-
-
-def _epochs(job: PrivateJob, work: Path) -> int:
-    """The number of epochs, chosen once and kept in a file."""
-    path, config = work / "epochs.json", job.config
-    if path.exists():
-        return int(json.loads(path.read_text())["epochs"])
-    rows = job.rows
-    found = epochs_of(
-        rows.public,
-        config.chosen,
-        num_labels=rows.num_labels,
-        rows=len(rows.private.texts) // config.chosen.shards,
-        most=config.early_stopping,
-        lengths=config.lengths,
-        vocab_size=config.vocab_size,
-        seed=config.seed,
-    )
-    storage.write_json(path, {"epochs": found})
-    return found
 
 
 def _shipped(

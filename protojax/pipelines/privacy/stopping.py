@@ -1,8 +1,11 @@
 """The number of epochs of a teacher, chosen on public rows alone."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 
-from protojax import data, validate
+from protojax import data, storage, validate
 from protojax.base import Examples
 from protojax.federated import nodes
 from protojax.pipelines.privacy import training as training_lib
@@ -74,3 +77,26 @@ def epochs_of(
     return next(
         n for n, found in zip(tried, accuracies, strict=True) if found >= best - error
     )
+
+
+def kept_epochs(path: Path, rows: Rows, recipe: Recipe, private: int, **given) -> int:
+    """The number of `epochs_of`, chosen once and kept in a file.
+
+    Args:
+        path: of the file.
+        rows: of a study or a run.
+        recipe: of the teacher.
+        private: rows that a pipeline's teachers learn.
+        **given: further arguments of `epochs_of`.
+    """
+    if path.exists():
+        return int(json.loads(path.read_text())["epochs"])
+    found = epochs_of(
+        rows.public,
+        recipe,
+        num_labels=rows.num_labels,
+        rows=private // recipe.shards,
+        **given,
+    )
+    storage.write_json(path, {"epochs": found})
+    return found
