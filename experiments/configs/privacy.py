@@ -11,8 +11,9 @@ four arms. Another task: --config.task=banking77 --config.data.root=FOLDER, whic
 banking77/train.jsonl and test.jsonl. `--config.early_stopping=15` chooses the epochs of
 teachers that are stopped early on public rows with labels.
 
-`pretrained`: fewer rows, 16 pipelines, five arms; a teacher of six pretrained layers
-(MiniLM), a student of two of them; with an epsilon the head alone learns.
+`pretrained`: fewer rows and kinds of planted ones, 16 pipelines, five arms; a teacher
+of six pretrained layers (MiniLM), a student of two of them; epochs of early teachers are
+chosen on public rows; with an epsilon the head alone learns.
 
 `secrets`: small decoders of characters on the same texts with made-up secrets planted
 among them; how far teacher and students know them.
@@ -62,6 +63,10 @@ def pretrained() -> Private:
     return Private(
         data=PrivateRows(private=800, public=1500),
         pipelines=16,
+        # So many that one of a hundred false alarms can be told.
+        planted=("mislabelled", "adaptive"),
+        share=0.16,
+        early_stopping=5,
         arms=("teacher", "early", "student", "student_early_hard", "dp_teacher_8"),
         base=Recipe(
             teacher=Encoder(model=minilm(), learning_rate=1e-4, epochs=5),
