@@ -12,8 +12,8 @@ banking77/train.jsonl and test.jsonl. `--config.early_stopping=15` chooses the e
 teachers that are stopped early on public rows with labels.
 
 `pretrained`: fewer rows and kinds of planted ones, 16 pipelines, five arms; a teacher
-of six pretrained layers (MiniLM), a student of two of them; epochs of early teachers are
-chosen on public rows; with an epsilon the head alone learns.
+of six pretrained layers (MiniLM), a student of two of them. Epochs of early teachers
+are chosen on public rows; with an epsilon the head alone learns.
 
 `secrets`: small decoders of characters on the same texts with made-up secrets planted
 among them; how far teacher and students know them.
