@@ -20,9 +20,9 @@ alone to that of whole texts, further students, and all ways to learn and all ri
 some ten hours.
 
 In the others there are two styles, and proxy and students have seen little of one of
-them. `quick`: sums of two numbers, in four minutes. `briefs`: utterances of SNIPS, the words
-that matter as they come or sorted, see `experiments.world.small.briefs`; three seeds in
-less than half an hour.
+them. `quick`: sums of two numbers, in four minutes. `briefs`: utterances of SNIPS, the
+words that matter as they come or sorted, see `experiments.world.small.briefs`; three
+seeds in less than half an hour.
 """
 
 import dataclasses
