@@ -1,6 +1,7 @@
 """The user's private and public rows, read and checked before anything is computed."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from protojax.pipelines.privacy.shared import Rows
 from protojax.pipelines.settings import Columns, Encoder, flat
 from protojax.privacy import overlap
 
+_logger = logging.getLogger("protojax")
 # The learning rate of models from scratch.
 FRESH_RATE = 3e-3
 
@@ -96,6 +98,13 @@ def prepare(
         dropped += failed
     rows = Rows(own, open_, trusted, len(names), written)
     _check_sizes(config, rows)
+    if config.stops_unseen and not test:
+        _logger.warning(
+            "The teacher stops after %d epochs, a fifth of all, whatever it has "
+            "learned by then; without a test file the card cannot say what that costs. "
+            "Public rows with labels choose the number of epochs: early_stopping.",
+            config.chosen.teacher.epochs,
+        )
     sources = {"teacher": teacher, "student": config.base.student.model}
     if config.writer.model:
         sources["writer"] = config.writer.model

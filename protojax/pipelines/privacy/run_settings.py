@@ -81,3 +81,9 @@ class Privatise:
         if self.writer.model and recipe.transfer == "public":
             return dataclasses.replace(recipe, transfer="written")
         return recipe
+
+    @property
+    def stops_unseen(self) -> bool:
+        """Whether the teacher stops early without a look at what it has learned."""
+        early = self.chosen.teacher.epochs < self.base.teacher.epochs
+        return early and not self.early_stopping
