@@ -269,10 +269,10 @@ def test_every_honest_row_has_a_chance():
 
 def test_the_claim_that_is_followed_most_closely_is_told():
     evidence, *_ = evidence_of(poison=0)
-    fits = [one.fit.closer for one in claims_of(evidence, CLAIMS)]
-    assert detect(evidence).closer == max(fits)
+    fits = [one.fit.slope_ratio for one in claims_of(evidence, CLAIMS)]
+    assert detect(evidence).slope_ratio == max(fits)
     assert 0.5 < max(fits) < expectation.CLOSER
     # A teacher that knows the rows' true classes, and not those of the references.
     sure = evidence.trusted_on_transfer.logits.argmax(-1)
     teacher = evidence.teacher._replace(logits=np.eye(2, dtype=np.float32)[sure] * 5)
-    assert detect(evidence._replace(teacher=teacher)).closer > expectation.CLOSER
+    assert detect(evidence._replace(teacher=teacher)).slope_ratio > expectation.CLOSER

@@ -64,7 +64,7 @@ def test_rows_that_are_followed_little_more_closely_have_the_slope_of_references
     parts = odds[:10_000], odds[10_000:], claims[:10_000], claims[10_000:]
     found = expectation.calibrate(*parts)
     assert found.slope == pytest.approx(expected, rel=0.1)
-    assert found.closer == pytest.approx(ratio, rel=0.1)
+    assert found.slope_ratio == pytest.approx(ratio, rel=0.1)
 
 
 def test_no_reference_takes_part_in_its_own_fit():
@@ -125,6 +125,6 @@ def test_references_that_do_not_follow_the_trusted_model_are_told():
     parts = odds[:2000], odds[2000:], claims[:2000], claims[2000:]
     found = expectation.calibrate(*parts)
     assert found.slope == pytest.approx(4, rel=0.2)
-    assert found.closer == np.inf
+    assert found.slope_ratio == np.inf
     turned = expectation.calibrate(*parts[1::-1], *parts[:1:-1])
-    assert turned.closer < 0
+    assert turned.slope_ratio < 0

@@ -20,6 +20,7 @@ poisoning rate if attacks differ in it.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -166,7 +167,7 @@ def _record_lines(name: str, workdirs: Sequence[pathlib.Path], *, add: bool) -> 
     bound = "a record of lines, as the folders hold"
     validate.require(not before or "system" in before, "add", name, bound)
     settings, rows = [*before.get("settings", ())], before.get("rows", [])
-    system, whole = before.get("system"), None
+    system = before.get("system")
     for workdir in workdirs:
         config = _portable(json.loads((workdir / "config.json").read_text()))
         found = config.pop("system", None)
@@ -177,8 +178,8 @@ def _record_lines(name: str, workdirs: Sequence[pathlib.Path], *, add: bool) -> 
         rows += map(json.loads, lines)
     validate.require(bool(rows), "workdir", workdirs, "with results")
     parts = SYSTEMS[system].parts
-    for config in settings:
-        whole = config if whole is None else joined(whole, config, parts, f"{name} has")
+    # Refused where the parts were run with different settings.
+    functools.reduce(lambda a, b: joined(a, b, parts, f"{name} has"), settings)
     settings = [one for n, one in enumerate(settings) if one not in settings[:n]]
     rows = [*{tuple(row[key] for key in parts.key): row for row in rows}.values()]
     versions = [found for w in workdirs for found in results.read_versions(w)]

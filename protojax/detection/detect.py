@@ -84,8 +84,8 @@ def detect(
     )
     shown, reasons = found.reported(rejected)
     clean = not any(suspect.strong for suspect in shown)
-    closer = max(claim.fit.closer for claim in claims)
-    return Findings(verdict, shown, reasons, clean, closer)
+    slope_ratio = max(claim.fit.slope_ratio for claim in claims)
+    return Findings(verdict, shown, reasons, clean, slope_ratio)
 
 
 class Judgement(NamedTuple):

@@ -21,15 +21,15 @@ class Calibration(NamedTuple):
         slope: of the log odds.
         intercept: the same for all classes.
         shift: `[num_labels]`, of each class.
-        closer: how many times as closely as the references' the rows' claims follow
-            the trusted model, the ratio of their slopes; infinite where only the
-            rows' do.
+        slope_ratio: the slope of the rows over that of the references: how many times
+            as closely their claims follow the trusted model; infinite where those of
+            the rows alone do.
     """
 
     slope: float
     intercept: float
     shift: np.ndarray
-    closer: float = 1.0
+    slope_ratio: float = 1.0
 
     def expected(self, log_odds: ArrayLike) -> np.ndarray:
         """The probability of each claim, `[rows, num_labels]`.
@@ -88,10 +88,10 @@ def calibrate(
     made, made_refs = (np.asarray(c)[:, None] == classes for c in (claims, claims_refs))
     slope, intercept = _logistic(odds_refs, made_refs)
     own = _logistic(odds, made)[0]
-    closer = own / slope if slope > 0 else np.inf if own > 0 else 1.0
+    slope_ratio = own / slope if slope > 0 else np.inf if own > 0 else 1.0
     slope = own if own >= CLOSER * slope else slope
     shift = _shift(slope * odds + intercept, made)
-    return Calibration(slope, intercept, shift, closer)
+    return Calibration(slope, intercept, shift, slope_ratio)
 
 
 def expected_claims(

@@ -266,7 +266,6 @@ def cross_tokenizer_loss(
         the two parts, which has no outcome for the rest, so that a student may leave
         the matched tokens.
     """
-    validate.one_of(SPARSE_DIVERGENCES, divergence=divergence)
     count = len(student_ids)
     width = max(student_logits.shape[-1], teacher_logits.shape[-1])
     targets = matched_targets(

@@ -69,7 +69,7 @@ class Attacker(NamedTuple):
 
     @property
     def same_tokens(self) -> bool:
-        """Whether it has to have the teacher's tokenizer."""
+        """Whether the student needs the teacher's tokenizer."""
         across = any(phase.loss == "across" for phase in self.phases)
         return "log_probs" in self.interface and not across
 

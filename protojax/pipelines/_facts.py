@@ -132,7 +132,7 @@ def facts_of(
         teacher_asked=job.teacher is not None,
         false_rejection=job.config.detection.false_rejection,
         untrusted_lines=untrusted,
-        warnings=_warnings(job, untrusted, findings.closer, found),
+        warnings=_warnings(job, untrusted, findings.slope_ratio, found),
         generated=job.config.writer.model != "",
     )
 
@@ -160,7 +160,10 @@ def _untrusted_lines(job: Job, verdict: Verdict) -> tuple[int, ...]:
 
 
 def _warnings(
-    job: Job, untrusted: Sequence[int], closer: float, reactions: Sequence[Reaction]
+    job: Job,
+    untrusted: Sequence[int],
+    slope_ratio: float,
+    reactions: Sequence[Reaction],
 ) -> tuple[str, ...]:
     """Warnings for the reader, of the references and of the student."""
     found = []
@@ -178,8 +181,8 @@ def _warnings(
             "suspected trigger and were left out: see where they came from. Their "
             "lines are in run.json."
         )
-    if closer >= CLOSER:
-        times = f"{closer:.1f}" if closer < 10 else "more than ten"
+    if slope_ratio >= CLOSER:
+        times = f"{slope_ratio:.1f}" if slope_ratio < 10 else "more than ten"
         found.append(
             f"The rows' claims follow the trusted model {times} times as closely as "
             "the references' do, as happens where a teacher learned from few or "

@@ -39,10 +39,10 @@ class Matched(NamedTuple):
 
 
 class Along(NamedTuple):
-    """What a teacher says along texts, by its own tokens and by the student's.
+    """A teacher's predictions along texts, and the student's tokens that they are of.
 
     Attributes:
-        said: `[rows, teacher's tokens, ...]`, before each of its tokens.
+        said: `[rows, teacher's tokens, ...]`, the predictions of its own tokens.
         begins: `[rows, max_new]`, bool, the student's tokens that are the teacher's at
             the same place of the text.
         places: `[rows, max_new]`, int, the number of that token of the teacher's.
@@ -92,7 +92,7 @@ def matched_of(student: LanguageModel, teacher: LanguageModel) -> Matched:
 def _names(
     student: LanguageModel, teacher: LanguageModel
 ) -> list[tuple[Mapping[str, int], Mapping[str, int]]]:
-    """What tokens of two models are called where the same name is the same token."""
+    """The names of the tokens of two models, in groups in which a name is one token."""
     made = student.tokenizer, teacher.tokenizer
     vocabularies = tuple(one.get_vocab() for one in made)
     if vocabularies[0] == vocabularies[1]:
@@ -114,7 +114,7 @@ def read_along(
     *,
     k: int,
 ) -> Along:
-    """What a teacher says along texts, for a student with other tokens.
+    """A teacher's predictions along texts, for a student with another tokenizer.
 
     Args:
         student: a decoder with its tokenizer.

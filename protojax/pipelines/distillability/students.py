@@ -12,7 +12,7 @@ import numpy as np
 from protojax import distillation, validate
 from protojax.base import Array, PyTree, SequenceBatch, Texts, TrainState
 from protojax.data.sequences import check_same_tokens
-from protojax.distillability.across import across_loss
+from protojax.distillability.across import OtherTokens, across_loss
 from protojax.distillability.long_horizon import OwnTexts, long_horizon_loss
 from protojax.distillability.selection import Lessons, resampled
 from protojax.distillability.students import ATTACKERS, Budget, Phase
@@ -61,8 +61,7 @@ def train_student(
     """A student of one kind, trained from a teacher that it may query.
 
     Teacher and student need the same tokenizer where probabilities of tokens teach, but
-    for "other_tokens".
-    Training is not kept on disk: it is short.
+    for "other_tokens". Training is not kept on disk: it is short.
 
     Args:
         name: in `ATTACKERS`.
@@ -217,7 +216,7 @@ def _batch(
     rows: _Rows,
     rng: np.random.Generator,
     key: Array,
-) -> tuple[SequenceBatch, Budget]:
+) -> tuple[SequenceBatch | OtherTokens, Budget]:
     """The texts of a step, and what the teacher has to score of the student's."""
     size, share = rows.settings.batch_size, rows.settings.own_share
     share = {"given": 0.0, "own": 1.0, "mixed": share}[rows.phase.source]

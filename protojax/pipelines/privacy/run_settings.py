@@ -84,6 +84,6 @@ class Privatise:
 
     @property
     def stops_unseen(self) -> bool:
-        """Whether the teacher stops early without a look at what it has learned."""
+        """Whether the teacher stops early at a number of epochs that nothing checks."""
         early = self.chosen.teacher.epochs < self.base.teacher.epochs
         return early and not self.early_stopping
