@@ -19,20 +19,12 @@ from experiments.runtime import Context
 from experiments.world import artifacts
 from experiments.world.evidence import World
 from experiments.world.scenarios import Scenario
-from protojax import training, validate
-from protojax.base import Batch, Prototypes, PyTree
-from protojax.data import batches
-from protojax.federated import (
-    communication,
-    federation,
-    nodes,
-    replicas,
-)
+from protojax import validate
+from protojax.base import Prototypes, PyTree
+from protojax.federated import communication, nodes, rounds
 from protojax.federated.federation import Federation
 from protojax.models import Model
-from protojax.training import processes, trainer
-from protojax.training.predict import Lengths
-from protojax.training.trainer import Run
+from protojax.training import processes
 
 # The file that marks that teacher, trusted model and their outputs are on disk.
 READY = "ready"
@@ -94,6 +86,7 @@ def node_recipes(context: Context, scenario: Scenario, arm: Arm) -> list[Recipe]
                 for name in honest.columns
             },
             objective=honest.objective,
+            train=honest.train,
             prototypes=held,
         )
     return recipes
@@ -135,66 +128,27 @@ def distil(context: Context, name: str, scenario: Scenario, arm: Arm, model: Mod
     hostile = hostile_nodes(section, scenario)
     context.describe(name)
     runs = [recipe.run(name, model, config, scenario.seed) for recipe in recipes]
-    student, tokens = runs[0].train, [run.tokens for run in runs]
-    rounds = federation.plan_rounds(
-        [found.lengths for found in tokens],
-        num_rounds=section.rounds,
-        epochs=student.epochs,
-        batch_size=student.batch_size,
-        buckets=tuple(config.data.buckets),
-        steps_per_dispatch=config.steps_per_dispatch,
-        seed=scenario.seed,
-    )
-    plan = [item for turn in rounds for item in turn]
-    mesh = nodes.make_mesh(section.nodes)
-    local, optimizer = replicas.local_of(
-        model.config,
-        recipes[0].objective,
-        student.optimizer,
+    mesh, tokens = nodes.make_mesh(section.nodes), [run.tokens for run in runs]
+    state, seconds, steps = rounds.fit_rounds(
+        runs,
+        context.around,
+        merges.end_of_round(context, scenario, mesh, tokens, hostile, recipes[0]),
         mesh,
-        section.nodes_at_once,
-    )
-    state = _start(context, scenario, section, model, recipes, plan, mesh, optimizer)
-    end = merges.end_of_round(context, scenario, mesh, tokens, hostile, recipes[0])
-    load = _loader(plan, rounds, runs, mesh)
-
-    def dispatch(state: Federation, loaded: tuple[Batch, bool]):
-        stacked, ends_round = loaded
-        states, metrics = local(state.nodes, stacked)
-        state = state._replace(nodes=states)
-        return end(state) if ends_round else state, metrics
-
-    state, seconds = replicas.fit_nodes(
-        name,
-        plan,
-        load,
-        dispatch,
-        lambda metrics: nodes.gather(metrics, mesh),
-        state,
-        around=context.around,
-        cost=trainer.row_cost(model.config),
+        rounds=section.rounds,
+        at_once=section.nodes_at_once,
+        server=merges.mixing_of(section) is None,
         finite=not hostile.any(),
-        identity=_identity(section, runs, config.lengths),
+        more=repr(section),
     )
     params = _students(section, state, mesh)
-    total = seconds * batches.num_steps(replicas.of_all(plan))
     facts = {
         "step_seconds": seconds,
         "rounds": section.rounds,
-        "round_seconds": total / section.rounds,
+        "round_seconds": seconds * steps / section.rounds,
         **_sent(context, scenario, recipes[0], params[0]),
     }
     held = _prototypes(section, state, recipes, mesh)
     return Distilled(params, recipes, held, hostile, facts)
-
-
-def _identity(section, runs: list[Run], lengths: Lengths) -> str:
-    """The identity of a federation's checkpoints: what its result depends on."""
-    model = runs[0].model
-    # All start from one model, whose weights count once.
-    others = [run._replace(model=model._replace(params={})) for run in runs[1:]]
-    words, more = np.arange(model.config.vocab_size), repr((section, model.config))
-    return trainer.identity_of([runs[0], *others], words, lengths, more)
 
 
 def _sent(
@@ -235,38 +189,3 @@ def _students(section, state: Federation, mesh: Mesh) -> list[PyTree]:
         return [jax.device_get(state.origin)]
     everyone = nodes.gather(state.nodes.params, mesh)
     return [nodes.unstack(everyone, node) for node in range(section.nodes)]
-
-
-def _loader(plan, rounds, runs: list[Run], mesh: Mesh):
-    """A loader: number of a dispatch -> its batches, and whether it ends a round."""
-    # From the plan alone, so that a resumed run merges after the same dispatches.
-    last_of_round = set(np.cumsum([len(turn) for turn in rounds]) - 1)
-
-    def load(number: int) -> tuple[Batch, bool]:
-        ends_round = number in last_of_round
-        return replicas.batches_of(runs, plan[number], mesh), ends_round
-
-    return load
-
-
-def _start(
-    context, scenario, section, model, recipes, plan, mesh, optimizer
-) -> Federation:
-    """The federation before its first step."""
-    # One start for all nodes, which updates at a server are relative to.
-    params = trainer.initial_params(model, recipes[0].columns, scenario.seed)
-    states = [
-        training.init_state(
-            params,
-            optimizer,
-            # Its own batches alone: it skips the steps in which only others have one.
-            num_steps=max(1, batches.num_steps(replicas.of_node(plan, node))),
-            # No two nodes of any two seeds have the same dropout.
-            seed=scenario.seed * section.nodes + node,
-            prototypes=recipe.prototypes,
-        )
-        for node, recipe in enumerate(recipes)
-    ]
-    return federation.init_federation(
-        states, mesh, server=merges.mixing_of(section) is None
-    )
