@@ -305,7 +305,7 @@ def test_lines_of_a_system_are_recorded(place, tmp_path):
         record.record("grid", folders[1:], add=True)
     other = json.dumps({"system": "written", "rows": 20})
     (folders[1] / "config.json").write_text(other)
-    with pytest.raises(ValueError, match="rows 10, as it has"):
+    with pytest.raises(ValueError, match="rows was 10, now"):
         record.record("it", folders[1:], add=True)
     (folders[1] / "config.json").write_text(json.dumps({"system": "outputs"}))
     with pytest.raises(ValueError, match="workdir of written"):

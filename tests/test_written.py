@@ -237,7 +237,7 @@ def test_a_setting_that_a_study_did_not_have_yet_is_the_default(tmp_path, encode
     keep()
     assert json.loads(path.read_text())["federations"].keys() == {"mean"}
     config.attacks = {"append": briefs.attack("append", mass=0.5)}
-    with pytest.raises(ValueError, match=r"Expected attacks\.append"):
+    with pytest.raises(ValueError, match=r"attacks\.append\.mass was 0\.9, now 0\.5"):
         keep()
     config.attacks = {"other": briefs.attack("other_output")}
     keep()

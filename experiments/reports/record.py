@@ -28,14 +28,14 @@ from typing import Any
 
 from experiments.arms import ARMS, parse
 from experiments.reports import pages, report, results
-from experiments.study import resume as settings_lib
+from experiments.study import resume
+from experiments.study.parts import joined
 from experiments.systems import SYSTEMS
-from experiments.systems.lines import joined
 from protojax import storage, validate
 
 FOLDER = pathlib.Path(__file__).parents[1] / "records"
 # The fields that identify a row; a row measured again replaces the former one.
-IDENTITY = ("task", "attack", "arm", "seed")
+IDENTITY = resume.PARTS.key
 # The fields of a row that a record keeps.
 KEPT = (
     *(*IDENTITY, "metric_name", "commit", "evaluated_commit"),
@@ -121,9 +121,7 @@ def record(
     for workdir in workdirs:
         config = _portable(json.loads((workdir / "config.json").read_text()))
         # Refused where the parts were run with different settings.
-        settings = settings_lib.joined(
-            settings or config, config, f"{workdir} and {path}"
-        )
+        settings = resume.joined(settings or config, config, f"{workdir} and {path}")
         for row in _rows(workdir, tasks):
             rows[_identity(row)] = {
                 key: row.get(key)
@@ -179,7 +177,7 @@ def _record_lines(name: str, workdirs: Sequence[pathlib.Path], *, add: bool) -> 
     validate.require(bool(rows), "workdir", workdirs, "with results")
     parts = SYSTEMS[system].parts
     # Refused where the parts were run with different settings.
-    functools.reduce(lambda a, b: joined(a, b, parts, f"{name} has"), settings)
+    functools.reduce(lambda a, b: joined(a, b, parts, name), settings)
     settings = [one for n, one in enumerate(settings) if one not in settings[:n]]
     rows = [*{tuple(row[key] for key in parts.key): row for row in rows}.values()]
     versions = [found for w in workdirs for found in results.read_versions(w)]

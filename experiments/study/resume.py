@@ -5,12 +5,23 @@ import pathlib
 
 from experiments import settings
 from experiments.settings import Settings
+from experiments.study import parts
+from experiments.study.parts import Parts
 from protojax import storage
 
-# A study may grow in these fields; other settings are fixed once it has begun.
-GROWING = ("tasks", "seeds", "arms", "attacks", "federations", "variants")
+# A study may grow in these fields, and in named settings; others are fixed once it has
+# begun.
+GROWING = ("tasks", "seeds", "arms")
 # These may change at any time, since no result depends on them.
 FREE = ("checkpoint_every", "keep_checkpoints", "export_students")
+PARTS = Parts(
+    ("task", "attack", "arm", "seed"),
+    (*GROWING, *FREE),
+    Settings(),
+    {**{name: make() for name, make in settings.NAMED.items()}, "variants": None},
+    # Of an attack.
+    varying=("arms", "tasks"),
+)
 
 # Sections that only studies of former versions have, which tested rows otherwise.
 _FORMER = ("anchor", "audit", "trigger_search")
@@ -113,46 +124,9 @@ def joined(before: dict, now: dict, where: str) -> dict:
     """
     if any(section in before for section in _FORMER):
         raise ValueError(f"{where} holds a study of a former version of protojax.")
-    # A field that did not exist when the study was begun had its default value.
-    usual = settings.as_json(Settings())
-    before, now = settings.completed(before, usual), settings.completed(now, usual)
-    fixed = [
-        (name, before.get(name), value)
-        for name, value in now.items()
-        if name not in (*GROWING, *FREE)
-    ]
-    for field in ("tasks", "seeds", "arms"):
-        now[field] = list(dict.fromkeys([*before[field], *now[field]]))
-    for field, usual in (
-        ("attacks", settings.as_json(settings.Attack())),
-        ("federations", settings.as_json(settings.Federation())),
-        ("variants", {}),
-    ):
-        held = before.get(field, {})
-        fixed += [
-            # As above, for the fields of a section.
-            (f"{field}.{name}", usual | held[name], now[field][name])
-            for name in held.keys() & now[field].keys()
-        ]
-        # An entry that was removed from the config keeps its rows, hence its settings.
-        now[field] = held | now[field]
-    if changed := _differences(fixed):
-        raise ValueError(
-            f"{where} holds a study with other settings: {'; '.join(changed)}."
-        )
-    return now
-
-
-def _differences(fields) -> list[str]:
-    """The names of all leaves that differ, with their former and present values."""
-    found = []
-    for name, before, now in fields:
-        if isinstance(before, dict) and isinstance(now, dict):
-            # The arms and tasks of an attack may grow too.
-            keys = sorted((before.keys() | now.keys()) - {"arms", "tasks"})
-            found += _differences(
-                (f"{name}.{key}", before.get(key), now.get(key)) for key in keys
-            )
-        elif before != now:
-            found.append(f"{name} was {before!r}, now {now!r}")
+    found = parts.joined(before, now, PARTS, where)
+    usual = settings.as_json(PARTS.usual)
+    for field in GROWING:
+        both = [*before.get(field, usual[field]), *found[field]]
+        found[field] = list(dict.fromkeys(both))
     return found

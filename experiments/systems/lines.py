@@ -5,14 +5,14 @@ Results of other seeds, attacks and arms than those of a call stay.
 
 import json
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from experiments import settings as settings_lib
-from protojax import storage, validate
+from experiments.study.parts import Parts, joined
+from protojax import storage
 
 
 def settings_of(config: ConfigDict, usual: Any) -> Any:
@@ -58,23 +58,6 @@ class Lines:
             file.write(text.encode())
 
 
-class Parts(NamedTuple):
-    """How parts of one study differ: calls with one folder, or folders of one record.
-
-    Attributes:
-        key: the fields that tell lines apart.
-        free: the settings that may differ.
-        usual: a dataclass with the defaults, which parts of former versions may lack.
-        named: section of named settings -> the defaults of one. Parts may have other
-            names; settings of the same name are the same.
-    """
-
-    key: Sequence[str]
-    free: Sequence[str]
-    usual: Any
-    named: Mapping[str, Any] = MappingProxyType({})
-
-
 def keep_settings(workdir: pathlib.Path, config: ConfigDict, parts: Parts) -> None:
     """Writes config.json, or checks that it holds the same settings.
 
@@ -89,51 +72,8 @@ def keep_settings(workdir: pathlib.Path, config: ConfigDict, parts: Parts) -> No
     path, fields = workdir / "config.json", json.loads(config.to_json())
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
-        where = f"{path} has; or give another --workdir"
-        fields = joined(before, fields, parts, where)
+        try:
+            fields = joined(before, fields, parts, str(path))
+        except ValueError as error:
+            raise ValueError(f"{error} Give another --workdir.") from None
     storage.write_json(path, fields)
-
-
-def joined(
-    before: Mapping[str, Any], now: Mapping[str, Any], parts: Parts, where: str
-) -> dict[str, Any]:
-    """The settings of the later of two parts, with all named ones of both.
-
-    Args:
-        before: settings of one part.
-        now: of the other.
-        parts: of the study.
-        where: the place of the first, which an error names.
-
-    Raises:
-        ValueError: on a setting that both have and that must not differ.
-    """
-    usual = {name: settings_lib.as_json(one) for name, one in parts.named.items()}
-    both = [
-        settings_lib.completed(part, settings_lib.as_json(parts.usual))
-        for part in (before, now)
-    ]
-    for section, one in usual.items():
-        for part in both:
-            entries = part.get(section, {}).items()
-            part[section] = {
-                name: settings_lib.completed(value, one) for name, value in entries
-            }
-    old, new = (_flat(part, parts.named) for part in both)
-    for name in sorted((old.keys() & new.keys()) - {*parts.free}):
-        bound = f"{old[name]!r}, as {where}"
-        validate.require(old[name] == new[name], name, new[name], bound)
-    before, now = both
-    return now | {section: before[section] | now[section] for section in parts.named}
-
-
-def _flat(fields: Mapping[str, Any], named: Collection[str]) -> dict[str, Any]:
-    """The settings, each one of a section of named settings by its own name.
-
-    >>> _flat({"a": {"b": 1}, "c": 2}, ["a"])
-    {'c': 2, 'a.b': 1}
-    """
-    found = {name: value for name, value in fields.items() if name not in named}
-    for section in named:
-        found |= {f"{section}.{name}": v for name, v in fields[section].items()}
-    return found

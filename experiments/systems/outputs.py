@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.systems.lines import Lines, Parts, keep_settings, settings_of
+from experiments.study.parts import Parts
+from experiments.systems.lines import Lines, keep_settings, settings_of
 from experiments.world import output_baselines
 from experiments.world.texts import TEXTS, load_texts
 from protojax import evals, validate

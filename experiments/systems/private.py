@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments.study.parts import Parts
 from experiments.systems import secret_models
-from experiments.systems.lines import Lines, Parts, keep_settings, settings_of
+from experiments.systems.lines import Lines, keep_settings, settings_of
 from experiments.systems.privacy_settings import Private
 from experiments.world.tasks import load_task
 from protojax import data, validate

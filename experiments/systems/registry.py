@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from experiments.study.parts import Parts
 from experiments.systems import (
     distillability,
     outputs,
@@ -17,7 +18,6 @@ from experiments.systems import (
     secrets,
     written,
 )
-from experiments.systems.lines import Parts
 from protojax.pipelines import Watch
 
 

@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from experiments import settings as settings_lib
 from experiments.arms.written import ALONE, ARMS, NULL, Cell, Taught, lesson_of
-from experiments.systems.lines import Lines, Parts, keep_settings
+from experiments.study.parts import Parts
+from experiments.systems.lines import Lines, keep_settings
 from experiments.systems.written_cells import (
     NO_ATTACK,
     Scene,

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments.study.parts import Parts
 from experiments.systems.distillability.rivals import RIVALS, Offer
 from experiments.systems.distillability.scene import (
     Arm,
@@ -17,7 +18,7 @@ from experiments.systems.distillability.scene import (
     offered,
 )
 from experiments.systems.distillability.settings import ARMS, Knob
-from experiments.systems.lines import Lines, Parts, keep_settings, settings_of
+from experiments.systems.lines import Lines, keep_settings, settings_of
 from experiments.world.small import World
 from protojax.models.language import LanguageModel
 from protojax.pipelines import Watch
