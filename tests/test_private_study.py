@@ -9,7 +9,7 @@ import pytest
 from experiments.configs import privacy
 from experiments.configs.pilot import minilm
 from experiments.run import main
-from experiments.systems import private
+from experiments.systems import private, private_rows
 from experiments.systems.privacy_settings import PLANTED, Private, PrivateRows
 from protojax.base import Examples
 from protojax.pipelines import Watch
@@ -56,7 +56,7 @@ def test_a_study_has_a_line_for_each_arm_and_goes_on(tmp_path, capsys):
     main(tiny(), tmp_path)
     assert files == {path: path.stat().st_mtime_ns for path in files}
     assert (tmp_path / "results.jsonl").read_text() == lines
-    rows, _, _ = private.split(private.check(tiny()), 0)
+    rows, _, _ = private_rows.split(private.check(tiny()), 0)
     page = (tmp_path / "report.html").read_text()
     for written in (lines, html.unescape(page)):
         assert not [text for text in rows.private.texts if text in written]
@@ -99,6 +99,24 @@ def test_what_states_an_epsilon_is_audited_against_the_plain_teacher():
     assert [line[place] for line in table[1:]] == ["–", *[f"0 ({control})"] * 2]
 
 
+def test_an_arm_of_several_seeds_has_the_ends_of_all_their_intervals():
+    usual = {"arm": "student", "accuracy": 90.0, "ordinary": 1.0, "kinds": {}}
+    usual |= {"conclusive": True, "guarantee": None, "audit": None}
+    rows = [
+        usual | {"seed": seed, "worst": worst, "worst interval": ends}
+        for seed, worst, ends in ((0, 2.0, [1.5, 3.0]), (1, 4.0, [1.0, 6.0]))
+    ]
+
+    def cell(rows, column):
+        header, line = private.table_of(rows)
+        return line[header.index(column)]
+
+    assert cell(rows, "worst [95 %]") == "3.0 [1.0, 6.0]"
+    assert (cell(rows, "seeds"), cell(rows[:1], "seeds")) == ("2", "1")
+    rows[1]["worst interval"] = None
+    assert cell(rows, "worst [95 %]") == "3.0"
+
+
 def test_an_epsilon_that_is_refuted_ends_the_study():
     audit = {"epsilon": 1.0, "bound": 0.4}
     rows = [
@@ -114,7 +132,7 @@ def test_an_epsilon_that_is_refuted_ends_the_study():
 
 def test_rows_of_a_study_share_nothing():
     config = Private(data=PrivateRows(private=200, public=300), planted=PLANTED)
-    rows, kinds, left_out = private.split(config, 0)
+    rows, kinds, left_out = private_rows.split(config, 0)
     assert len(rows.private.texts) == len(kinds) == 210
     counts = dict(zip(*np.unique(kinds, return_counts=True), strict=True))
     named = {"adaptive", "always in", "mislabelled", "outlier", "twin"}
@@ -129,7 +147,7 @@ def test_epochs_of_early_teachers_are_chosen_on_public_rows(tmp_path):
     config.early_stopping, config.planted = 2, ()
     config.arms = ("teacher", "early", "student_hard", "student_early_hard")
     found = private.check(config)
-    rows, *_ = private.split(found, 0)
+    rows, *_ = private_rows.split(found, 0)
     recipes = private._recipes(found, rows, 40, 0, tmp_path, Watch())
     chosen = json.loads((tmp_path / "epochs.json").read_text())["epochs"]
     assert chosen in (1, 2)

@@ -17,10 +17,9 @@ from experiments.study.parts import Parts
 from experiments.systems import secret_models
 from experiments.systems.lines import Lines, keep_settings, settings_of
 from experiments.systems.privacy_settings import Private
-from experiments.world.tasks import load_task
-from protojax import data, validate
+from experiments.systems.private_rows import split, texts_of
+from protojax import data
 from protojax.base import Examples
-from protojax.data.examples import text_keys
 from protojax.evals import mean_interval
 from protojax.pipelines import Watch
 from protojax.pipelines.privacy import (
@@ -37,13 +36,10 @@ from protojax.pipelines.privacy.recipes import with_epochs
 from protojax.pipelines.privacy.stopping import kept_epochs
 from protojax.privacy import complementary_halves, leakage, require_stated
 from protojax.privacy.blind import Blind, blind_auc, require_blind
-from protojax.privacy.canaries import CANARIES
 from protojax.privacy.findings import ALWAYS, ORDINARY, Leakage
-from protojax.privacy.overlap import scan
 from protojax.reports.privacy import audit_cell
 
 PARTS = Parts(("seed", "arm"), ("seeds", "arms"), Private())
-_WORDS = 512  # columns of hashed word counts
 _BLIND = 8  # halves that a classifier of words is asked about
 
 
@@ -104,71 +100,6 @@ def audits_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...
     return tuple(row["audit"] for row in rows if row.get("audit"))
 
 
-def split(config: Private, seed: int) -> tuple[Rows, np.ndarray, dict[str, int]]:
-    """The rows of a seed, the kind of each private one, and what was left out.
-
-    Args:
-        config: of the study.
-        seed: of the split and the planted rows.
-
-    Raises:
-        ValueError: where the task has too few rows, or is a regression.
-    """
-    train, test, task = load_task(config.task, root=config.data.root)
-    kind = np.asarray(train.labels).dtype
-    integer = np.issubdtype(kind, np.integer)
-    validate.require(integer, "task", config.task, "of classification")
-    # One of equal texts, and none of the test's: a row twice is a member and none.
-    rows_of = {key: row for row, key in enumerate(text_keys(train))}
-    for key in text_keys(test):
-        rows_of.pop(key, None)
-    order = np.random.default_rng(seed).permutation(list(rows_of.values()))
-    sizes = config.data.private, config.data.public
-    bound = f"at most {len(order)} with data.public, as {config.task} has"
-    validate.require(sum(sizes) <= len(order), "data.private", sizes[0], bound)
-    private = data.take(train, order[: sizes[0]])
-    public = data.take(train, order[sizes[0] : sum(sizes)])
-    overlap = scan(_texts(public), _texts(private))
-    public = data.take(public, ~overlap.failed)
-    left_out = {"public rows left out": int(overlap.failed.sum()), **overlap.counts()}
-    private, kinds = _planted(config, private, public, seed)
-    return Rows(private, public, test, task.num_labels), kinds, left_out
-
-
-def _texts(examples: Examples) -> list[str]:
-    """First and second texts of each row as one."""
-    columns = [part for part in examples[:2] if part is not None]
-    return [" ".join(row) for row in zip(*columns, strict=True)]
-
-
-def _planted(
-    config: Private, private: Examples, public: Examples, seed: int
-) -> tuple[Examples, np.ndarray]:
-    """The private rows with worst cases among them, and the kind of each."""
-    rng, kinds = np.random.default_rng((seed, 1)), None
-    vectors, near = _vectors(_texts(private)), _vectors(_texts(public))
-    needs = {
-        "outliers": {"vectors": vectors},
-        "adaptive": {"vectors": vectors, "public_vectors": near},
-    }
-    # Twins last, since they append rows.
-    for name in sorted(config.planted, key=lambda name: name == "twins"):
-        private, kinds = CANARIES[name](
-            private, rng, share=config.share, kinds=kinds, **needs.get(name, {})
-        )
-    if kinds is None:
-        kinds = np.full(len(private.texts), ORDINARY)
-    return private, kinds
-
-
-def _vectors(texts: Sequence[str]) -> np.ndarray:
-    """Hashed word counts of unit length, `[rows, words]`."""
-    # Loading it takes a second.
-    from sklearn.feature_extraction.text import HashingVectorizer
-
-    return HashingVectorizer(n_features=_WORDS).transform(texts).toarray()
-
-
 def _rows_of(
     config: Private, seed: int, folder: pathlib.Path, watch: Watch
 ) -> list[dict]:
@@ -180,7 +111,7 @@ def _rows_of(
         len(kinds), config.pipelines, seed=seed, always=always
     )
     candidates = np.flatnonzero(~always)
-    texts = _texts(data.take(rows.private, candidates))
+    texts = texts_of(data.take(rows.private, candidates))
     blind = _blind(texts, members[:, candidates], seed)
     recipes = _recipes(config, rows, int(members[0].sum()), seed, folder, watch)
     if any(recipe.transfer == "written" for recipe in recipes.values()):
@@ -258,7 +189,7 @@ def _written(
     config: Private, rows: Rows, seed: int, folder: pathlib.Path, watch: Watch
 ) -> tuple[Examples, int]:
     """Texts written after the public ones, and how many a scan left out."""
-    writer, texts, model = config.writer, _texts(rows.public), None
+    writer, texts, model = config.writer, texts_of(rows.public), None
     if not writer.model:
         lengths = config.letter_lengths
         model = secret_models.writer_of(
@@ -357,7 +288,9 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     base = groups.get("teacher", [])
     kinds = [kind for kind in results[0]["kinds"] if kind != ORDINARY]
     audited = ["audited"] if audits_of(results) else []
-    lines = [["arm", "accuracy", "gap", "ordinary", *kinds, "worst [95 %]", "ε"]]
+    lines = [
+        ["arm", "seeds", "accuracy", "gap", "ordinary", *kinds, "worst [95 %]", "ε"]
+    ]
     lines[0] += [*audited, "checked"]
     for arm, rows in groups.items():
         accuracy = float(np.mean([row["accuracy"] for row in rows]))
@@ -365,6 +298,7 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         lines.append(
             [
                 arm,
+                str(len(rows)),
                 f"{accuracy:.1f}",
                 "–" if gap is None else f"{gap:+.1f}",
                 _mean([row["ordinary"] for row in rows]),
@@ -385,12 +319,15 @@ def _mean(values: Sequence[float | None]) -> str:
 
 
 def _worst(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The worst kind's rate, with the interval of a single seed."""
-    said = _mean([row["worst"] for row in rows])
-    if len(rows) > 1 or rows[0]["worst interval"] is None:
+    """The worst kind's rate, and the ends of the intervals of all seeds."""
+    said, ends = (
+        _mean([row["worst"] for row in rows]),
+        [r["worst interval"] for r in rows],
+    )
+    if None in ends:
         return said
-    low, high = rows[0]["worst interval"]
-    return f"{said} [{low:.1f}, {high:.1f}]"
+    lows, highs = zip(*ends, strict=True)
+    return f"{said} [{min(lows):.1f}, {max(highs):.1f}]"
 
 
 def _stated(guarantee: Mapping[str, Any] | None) -> str:
