@@ -48,6 +48,16 @@ WRITER = PublicWriter(model="w")
         (Recipe, {"vote_noise": -1.0}, "vote_noise >= 0"),
         (Recipe, {"smoothing": 1.0}, r"smoothing in \[0, 1\)"),
         (Privatise, {"recipe": "student_hart"}, "Did you mean 'student_hard'"),
+        (Privatise, {"recipe": "student_hart:3"}, "Did you mean 'student_hard'"),
+        *(
+            (Privatise, {"recipe": f"student:{n}"}, "student, or student:EPOCHS")
+            for n in ("", "0", "-1", "x", "1.5", "3:4")
+        ),
+        (
+            Privatise,
+            {"recipe": "student:3", "early_stopping": 4},
+            "early_stopping 0 with student:3",
+        ),
         (Privatise, {"overlap": "keep"}, "overlap one of error, drop"),
         (Privatise, {"early_stopping": -1}, "early_stopping >= 0"),
         (Privatise, {"at_once": 0}, "at_once > 0"),

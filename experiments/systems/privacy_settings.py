@@ -8,6 +8,7 @@ from protojax import validate
 from protojax.models.settings import SCRATCH
 from protojax.pipelines.outputs.settings import TokenDistillation, Writer
 from protojax.pipelines.privacy import RECIPES, Recipe
+from protojax.pipelines.privacy.recipes import parsed
 from protojax.pipelines.settings import PublicWriter
 from protojax.training.predict import Lengths, SequenceLengths
 
@@ -70,7 +71,7 @@ class Private:
         task: a name in `world.tasks.TASKS`, of classification.
         data: its rows.
         seeds: of the split, the planted rows, the halves and the models.
-        arms: names in `pipelines.privacy.RECIPES`.
+        arms: recipes, see `pipelines.privacy.named`.
         pipelines: of each arm, even.
         planted: kinds of worst-case rows.
         share: of the private rows that are of each planted kind.
@@ -104,7 +105,7 @@ class Private:
         validate.tuples(self, "seeds", "arms", "planted")
         validate.one_of(TASKS, task=self.task)
         for arm in self.arms:
-            validate.one_of(RECIPES, arms=arm)
+            parsed(arms=arm)
         for kind in self.planted:
             validate.one_of(PLANTED, planted=kind)
         validate.positive(draws=self.draws, at_once=self.at_once)

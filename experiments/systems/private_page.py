@@ -8,18 +8,37 @@ from ml_collections import ConfigDict
 
 from experiments.systems import private
 from protojax import storage
+from protojax.pipelines.privacy.recipes import parsed
 from protojax.reports import leaks
 
-# Recipes that differ in one thing only, in its order.
-JOINED = (
-    (
-        "more noise",
-        ("dp_teacher_vacuous", "dp_teacher_8", "dp_teacher_3", "dp_teacher_1"),
-    ),
-    ("stopped early", ("teacher", "early")),
-    ("stopped early", ("student", "student_early")),
-    ("stopped early", ("student_hard", "student_early_hard")),
-)
+NOISE = ("dp_teacher_vacuous", "dp_teacher_8", "dp_teacher_3", "dp_teacher_1")
+# Recipes with all of the teacher's epochs, and with some of them.
+STOPPED = {"teacher": "early", "student": "student_early"}
+STOPPED |= {"student_hard": "student_early_hard"}
+
+
+def joined_of(
+    results: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, list[str]]]:
+    """The lines of the chart, each with the arms that it joins.
+
+    They differ in one thing only, in its order: noise, or the teacher's epochs.
+
+    Args:
+        results: lines of results.jsonl.
+
+    >>> joined_of([{"arm": arm, "epochs": epochs} for arm, epochs in (
+    ...     ("teacher", 9), ("teacher:6", 6), ("early", 2), ("student", 9))])
+    [('more noise', []), ('stopped early', ['early', 'teacher:6', 'teacher']),
+    ('stopped early', ['student']), ('stopped early', [])]
+    """
+    # Lines of earlier versions have no epochs.
+    epochs = {row["arm"]: row.get("epochs", 0) for row in results}
+    found = [("more noise", [arm for arm in NOISE if arm in epochs])]
+    for whole, some in STOPPED.items():
+        arms = [arm for arm in epochs if parsed(arm=arm)[0] in (whole, some)]
+        found.append(("stopped early", sorted(arms, key=epochs.__getitem__)))
+    return found
 
 
 def arms_of(results: Sequence[Mapping[str, Any]]) -> list[leaks.Arm]:
@@ -75,6 +94,8 @@ def write(
     path = workdir / "report.html"
     with storage.atomic(path) as file:
         file.write(
-            leaks.compared(title, arms_of(results), JOINED, notes_of(results)).encode()
+            leaks.compared(
+                title, arms_of(results), joined_of(results), notes_of(results)
+            ).encode()
         )
     return path

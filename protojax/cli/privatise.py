@@ -113,7 +113,7 @@ def _add_settings(add: Callable) -> None:
     """Adds the flags of settings."""
     add(
         "--recipe",
-        metavar="NAME",
+        metavar="NAME[:EPOCHS]",
         help="how the student is made (student_early_hard: a teacher stopped early, "
         "hard labels on public rows; of many classes it learns few by then, see "
         "--early-stopping)",

@@ -96,17 +96,43 @@ def named(name: str, base: Recipe) -> Recipe:
     """The recipe of a name.
 
     Args:
-        name: in `RECIPES`.
+        name: in `RECIPES`; with the number of the teacher's epochs behind a colon, if
+            that is another.
         base: a recipe with the settings that all share: models and their training.
 
     Raises:
-        ValueError: on a name that is not in `RECIPES`.
+        ValueError: on another name, or epochs that are no positive number.
 
     >>> named("student_early_hard", Recipe()).teacher.epochs
     3
+    >>> named("student_hard:6", Recipe()).teacher.epochs
+    6
     """
-    validate.one_of(RECIPES, recipe=name)
-    return RECIPES[name](base)
+    kind, epochs = parsed(recipe=name)
+    recipe = RECIPES[kind](base)
+    return recipe if epochs is None else with_epochs(recipe, epochs)
+
+
+def parsed(**name: str) -> tuple[str, int | None]:
+    """The name in `RECIPES`, and the number of epochs if there is one.
+
+    Args:
+        **name: see `named`; an error names the argument.
+
+    Raises:
+        ValueError: see `named`.
+
+    >>> parsed(recipe="student_hard:6"), parsed(recipe="student")
+    (('student_hard', 6), ('student', None))
+    """
+    ((argument, said),) = name.items()
+    kind, colon, epochs = said.partition(":")
+    validate.one_of(RECIPES, **{argument: kind})
+    if not colon:
+        return kind, None
+    fits = epochs.isdecimal() and int(epochs) > 0
+    validate.require(fits, argument, said, f"{kind}, or {kind}:EPOCHS")
+    return kind, int(epochs)
 
 
 def families(recipes: Mapping[str, Recipe]) -> list[dict[str, Recipe]]:

@@ -3,7 +3,7 @@
 import dataclasses
 
 from protojax import validate
-from protojax.pipelines.privacy.recipes import RECIPES, named
+from protojax.pipelines.privacy.recipes import named, parsed
 from protojax.pipelines.privacy.settings import Recipe
 from protojax.pipelines.settings import Columns, PublicWriter
 from protojax.privacy.overlap import OVERLAPS
@@ -17,7 +17,7 @@ class Privatise:
     Attributes:
         columns: of the user's files; `source` names whose a private row is, where rows
             of one person are members together in the measurement.
-        recipe: a name in `RECIPES`.
+        recipe: a name in `RECIPES`, or NAME:EPOCHS with other epochs of the teacher.
         base: what the recipe is made from: models, their training, noise. Models from
             scratch that are left at the rate of pretrained ones get 3e-3.
         early_stopping: the most epochs that the teacher's number of epochs is chosen
@@ -50,9 +50,12 @@ class Privatise:
     at_once: int = 1
 
     def __post_init__(self):
-        validate.one_of(RECIPES, recipe=self.recipe)
+        _, epochs = parsed(recipe=self.recipe)
         validate.one_of(OVERLAPS, overlap=self.overlap)
         validate.non_negative(seed=self.seed, early_stopping=self.early_stopping)
+        bound = f"0 with {self.recipe}, which has its epochs"
+        fits = epochs is None or not self.early_stopping
+        validate.require(fits, "early_stopping", self.early_stopping, bound)
         validate.positive(vocab_size=self.vocab_size, at_once=self.at_once)
         fits = self.pipelines == 0 or (self.pipelines >= 6 and self.pipelines % 2 == 0)
         bound = "0, or even and >= 6"
@@ -85,5 +88,6 @@ class Privatise:
     @property
     def stops_unseen(self) -> bool:
         """Whether the teacher stops early at a number of epochs that nothing checks."""
+        _, epochs = parsed(recipe=self.recipe)
         early = self.chosen.teacher.epochs < self.base.teacher.epochs
-        return early and not self.early_stopping
+        return early and epochs is None and not self.early_stopping
