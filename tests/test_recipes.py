@@ -153,6 +153,19 @@ def test_a_recipe_learns_on_written_texts_where_there_is_a_writer():
     assert alone.shipped == "teacher"
 
 
+def test_a_student_states_the_epsilon_of_its_teacher():
+    for epsilon in (8, 3, 1):
+        teacher, student = (
+            named(name, Recipe())
+            for name in (f"dp_teacher_{epsilon}", f"student_of_dp_{epsilon}")
+        )
+        assert teacher.family == student.family
+        assert teacher.teacher_noise.epsilon == epsilon
+        found = guarantee_of(student, 200, 10)
+        assert found == guarantee_of(teacher, 200, 10)
+        assert found.epsilon == epsilon
+
+
 def test_recipes_of_one_teacher_are_one_family():
     every = {name: named(name, Recipe()) for name in RECIPES}
     groups = families(every)

@@ -88,6 +88,9 @@ RECIPES: dict[str, Callable[[Recipe], Recipe]] = {
     "student_of_dp_vacuous_hard": lambda base: _noisy(
         dataclasses.replace(base, answers="hard"), noise_multiplier=VACUOUS
     ),
+    "student_of_dp_8": lambda base: _noisy(base, epsilon=8.0),
+    "student_of_dp_3": lambda base: _noisy(base, epsilon=3.0),
+    "student_of_dp_1": lambda base: _noisy(base, epsilon=1.0),
     "dp_student": lambda base: _noisy(base, "student_noise", epsilon=8.0),
 }
 
