@@ -222,7 +222,7 @@ def study_of(found: argparse.Namespace) -> Settings:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a line for each task and attack."""
-    found = _parser().parse_args(arguments)
+    found = parser().parse_args(arguments)
     validate.require(0 <= found.share < 1, "--share", found.share, "in [0, 1)")
     validate.require(0 < found.part <= 1, "--part", found.part, "in (0, 1]")
     part = Part(found.part, found.share, found.own_teacher)
@@ -271,13 +271,13 @@ def _cells(lines: Sequence[Line]) -> tuple[str, ...]:
     return (*shown, f"{alarms} of {len(lines)}", ", ".join(names[:8]))
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     defaults = Settings()
-    parser = argparse.ArgumentParser(
+    made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
+    add = made.add_argument
     add("--root", default="", help="the folder of data sets; '' is the hub")
     add("--variant", default="standard", help="of the bench, such as noise")
     add("--tasks", nargs="*", help="names of tasks; those of the variant by default")
@@ -295,7 +295,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--suspect-references", action="store_true", help="may hold triggers too")
     add("--clean", action="store_true", help="without any attack")
-    return parser
+    return made
 
 
 if __name__ == "__main__":

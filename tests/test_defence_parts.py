@@ -14,7 +14,7 @@ from protojax.base import Examples, Prototypes, TeacherOutputs
 from protojax.data import readers
 from protojax.detection.evidence import Findings, Reading, Suspect, Verdict
 from protojax.models.settings import SCRATCH
-from protojax.pipelines import _facts, _run_file, inputs, settings, teachers
+from protojax.pipelines import _run_file, inputs, settings, teachers
 from protojax.pipelines._facts import StudentView, nearest_references
 from protojax.pipelines._jobs import Job, with_models
 from protojax.pipelines._outputs import class_distances
@@ -389,12 +389,3 @@ def test_prototypes_of_few_references_are_left_out():
     assert not Defence(least_count=10).shows_texts
     with pytest.raises(ValueError, match="Expected least_count > 0"):
         Defence(least_count=0)
-
-
-@pytest.mark.parametrize(("closer", "said"), [(1.49, False), (1.5, True), (2.04, True)])
-def test_rows_that_are_followed_too_closely_are_told(closer, said):
-    rest = dict.fromkeys(Job._fields)
-    job = Job(**{**rest, "config": Defence(), "references": ["a reference"]})
-    found = _facts._warnings(job, (), closer, ())
-    assert len(found) == said
-    assert not said or f"{closer:.1f} times as closely as the references" in found[0]

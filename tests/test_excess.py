@@ -195,6 +195,24 @@ def test_rows_rank_by_their_group_then_by_how_improbable_their_claim_is():
     assert scores[5] == 0
 
 
+def test_rows_of_a_group_compare_by_one_fit():
+    """References have a fit of their own, by which they would all come last."""
+    rng = np.random.default_rng(0)
+    alike = np.tile(rng.uniform(0.5, 0.9, (40, 1)), 2)
+    expected = alike + np.repeat([0.0, 0.09], 20)[:, None] * [1, 1]
+    claims = Claims("label", np.ones(40, int), expected)
+    one = Explanation("a", "word", 1, 9.0, *[np.arange(40)] * 2, 0.6)
+
+    def first(claims):
+        scores, _ = row_scores([one], units_of([claims]))
+        return np.sum(scores[:20] > scores[20:].max()), np.argsort(-scores)
+
+    by_own_fit, _ = first(claims)
+    by_one_fit, order = first(claims._replace(alike=alike))
+    assert order.tolist() == np.argsort(alike[:, 1]).tolist()
+    assert by_one_fit == np.sum(alike[:20, 1] < alike[20:, 1].min()) < by_own_fit
+
+
 def test_tail_p_values_keep_their_level_on_normal_groups():
     """The largest of many normal numbers is below 5 % in about one set of twenty."""
     rng = np.random.default_rng(0)

@@ -37,36 +37,6 @@ def test_a_node_of_other_classes_expects_its_own():
     assert refs[:, 1].mean() == pytest.approx(truth[3000:].mean(), abs=0.01)
 
 
-@pytest.mark.parametrize("followed", ["rows", "references"])
-def test_the_far_larger_slope_of_rows_or_references_is_expected(followed):
-    """Claims follow the reading surely in one of both, and at random in the other."""
-    rng = np.random.default_rng(3)
-    reading = rng.normal(size=6000)
-    odds = np.stack([-reading, reading], 1)
-    sure = rng.random(6000) < special.expit(3 * reading)
-    claims = {"rows": sure[:3000], "references": sure[3000:]}
-    for name in claims.keys() - {followed}:
-        claims[name] = rng.random(3000) < 0.5
-    claims = [claims[name].astype(int) for name in ("rows", "references")]
-    found = expectation.calibrate(odds[:3000], odds[3000:], *claims)
-    assert found.slope == pytest.approx(3, rel=0.1)
-
-
-@pytest.mark.parametrize(("ratio", "expected"), [(1.25, 1.0), (2.0, 2.0)])
-def test_rows_that_are_followed_little_more_closely_have_the_slope_of_references(
-    ratio, expected
-):
-    rng = np.random.default_rng(4)
-    reading = rng.normal(size=20_000)
-    odds = np.stack([-reading, reading], 1)
-    slopes = np.repeat([ratio, 1.0], 10_000)
-    claims = (rng.random(20_000) < special.expit(slopes * reading)).astype(int)
-    parts = odds[:10_000], odds[10_000:], claims[:10_000], claims[10_000:]
-    found = expectation.calibrate(*parts)
-    assert found.slope == pytest.approx(expected, rel=0.1)
-    assert found.slope_ratio == pytest.approx(ratio, rel=0.1)
-
-
 def test_no_reference_takes_part_in_its_own_fit():
     rng = np.random.default_rng(2)
     odds, claims = rng.normal(size=(40, 2)), rng.integers(0, 2, 40)
@@ -113,18 +83,3 @@ def test_expected_claims_reject(change, message):
     }
     with pytest.raises(ValueError, match=message):
         expected_claims(**{**given, **change})
-
-
-def test_references_that_do_not_follow_the_trusted_model_are_told():
-    """Their slope is not positive, that of the rows is: no number of times."""
-    rng = np.random.default_rng(5)
-    reading = rng.normal(size=4000)
-    odds = np.stack([-reading, reading], 1)
-    slopes = np.repeat([4.0, -0.2], 2000)
-    claims = (rng.random(4000) < special.expit(slopes * reading)).astype(int)
-    parts = odds[:2000], odds[2000:], claims[:2000], claims[2000:]
-    found = expectation.calibrate(*parts)
-    assert found.slope == pytest.approx(4, rel=0.2)
-    assert found.slope_ratio == np.inf
-    turned = expectation.calibrate(*parts[1::-1], *parts[:1:-1])
-    assert turned.slope_ratio < 0

@@ -63,8 +63,8 @@ def pretrained() -> Private:
     return Private(
         data=PrivateRows(private=800, public=1500),
         pipelines=16,
-        # So many that one of a hundred false alarms can be told, and of one kind, so that
-        # most labels are right.
+        # So many that one of a hundred false alarms can be told, and of one kind, so
+        # that most labels are right.
         planted=("mislabelled",),
         share=0.16,
         early_stopping=12,

@@ -84,8 +84,7 @@ def detect(
     )
     shown, reasons = found.reported(rejected)
     clean = not any(suspect.strong for suspect in shown)
-    slope_ratio = max(claim.fit.slope_ratio for claim in claims)
-    return Findings(verdict, shown, reasons, clean, slope_ratio)
+    return Findings(verdict, shown, reasons, clean)
 
 
 class Judgement(NamedTuple):
@@ -177,7 +176,8 @@ def claims_of(evidence: Evidence, names: Sequence[str]) -> list[Claims]:
         given = _read_claims(evidence, name)
         *expected, fit = expectation.expected_claims(*given)
         classes, expected = np.concatenate(given[2:]), np.concatenate(expected)
-        found.append(Claims(name, classes, expected, fit))
+        alike = fit.expected(np.concatenate(given[:2]))
+        found.append(Claims(name, classes, expected, fit, alike))
     return found
 
 
@@ -207,17 +207,17 @@ def _without_own_words(
         The claims, and the mask of the rows that hold a learned trigger, `[pool]`.
     """
     fits = [one.fit for one in claims]
-    expected = [one.expected.copy() for one in claims]
+    changed = [
+        one._replace(expected=one.expected.copy(), alike=one.alike.copy())
+        for one in claims
+    ]
     count = len(evidence.transfer.texts)
     found = learned_triggers(groups_, claims, fits, pool, count, reread, settings)
     learned = np.zeros(len(pool.texts), bool)
     for one in found:
         learned[one.rows] = True
-        for part, new in zip(expected, one.expected, strict=True):
-            part[one.rows] = new
-    changed = [
-        one._replace(expected=part) for one, part in zip(claims, expected, strict=True)
-    ]
+        for claim, new in zip(changed, one.expected, strict=True):
+            claim.expected[one.rows] = claim.alike[one.rows] = new
     return changed, learned
 
 

@@ -214,14 +214,9 @@ class Findings(NamedTuple):
             rejected row.
         reasons: `[rows]`, the number of a row's suspect, -1 for none.
         clean: whether the set as a whole looks clean: no group is strong.
-        slope_ratio: how many times as closely as those of the references the claims of
-            the rows follow the trusted model; from `expectation.CLOSER` on, as where a
-            teacher learned from few rows, more honest ones may be rejected than is
-            stated.
     """
 
     verdict: Verdict
     suspects: tuple[Suspect, ...]
     reasons: np.ndarray
     clean: bool
-    slope_ratio: float = 1.0

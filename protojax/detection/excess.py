@@ -32,12 +32,15 @@ class Claims(NamedTuple):
         classes: `[rows]`, int, the claimed class.
         expected: `[rows, num_labels]`, see `expectation.expected_claims`.
         fit: how these follow from the trusted model's reading, None where from others.
+        alike: `[rows, num_labels]`, the same by one fit for all rows, references among
+            them, so that these compare; None for `expected`.
     """
 
     name: str
     classes: np.ndarray
     expected: np.ndarray
     fit: Calibration | None = None
+    alike: np.ndarray | None = None
 
 
 class Units(NamedTuple):
@@ -50,6 +53,7 @@ class Units(NamedTuple):
         expected: the probability `[rows]` that honest rows claim the unit of a number.
         exclusive: whether a row claims exactly one unit of each claim, as it does of
             classes.
+        alike: like `expected`, by one fit for all rows; None for `expected`.
     """
 
     claims: np.ndarray
@@ -57,6 +61,11 @@ class Units(NamedTuple):
     made: sparse.csc_array
     expected: Callable[[int], np.ndarray]
     exclusive: bool = False
+    alike: Callable[[int], np.ndarray] | None = None
+
+    def compared(self, unit: int) -> np.ndarray:
+        """The probability of a claim by which rows of a group compare, `[rows]`."""
+        return (self.alike or self.expected)(unit)
 
     def made_by(self, unit: int) -> np.ndarray:
         """Whether each row claims a unit, `[rows]`, bool."""
@@ -89,8 +98,17 @@ def units_of(claims: Sequence[Claims]) -> Units:
         shape=(rows, len(names)),
     )
     expected = np.concatenate([claim.expected for claim in claims], axis=1)
+    found = [c.expected if c.alike is None else c.alike for c in claims]
+    alike = np.concatenate(found, axis=1)
     values = np.tile(np.arange(num_labels), len(claims)).astype(object)
-    return Units(names, values, made, lambda unit: expected[:, unit], exclusive=True)
+    return Units(
+        names,
+        values,
+        made,
+        lambda unit: expected[:, unit],
+        exclusive=True,
+        alike=lambda unit: alike[:, unit],
+    )
 
 
 class Excess:

@@ -8,9 +8,6 @@ from scipy import optimize, special
 
 from protojax import validate
 
-# Honest sets have 0.6 to 1.1, teachers that learned from skewed rows alone 1.9 to 2.8.
-CLOSER = 1.5
-
 
 class Calibration(NamedTuple):
     """The map from a trusted reading to what honest rows with it claim.
@@ -21,15 +18,11 @@ class Calibration(NamedTuple):
         slope: of the log odds.
         intercept: the same for all classes.
         shift: `[num_labels]`, of each class.
-        slope_ratio: the slope of the rows over that of the references: how many times
-            as closely their claims follow the trusted model; infinite where those of
-            the rows alone do.
     """
 
     slope: float
     intercept: float
     shift: np.ndarray
-    slope_ratio: float = 1.0
 
     def expected(self, log_odds: ArrayLike) -> np.ndarray:
         """The probability of each claim, `[rows, num_labels]`.
@@ -64,10 +57,7 @@ def calibrate(
     """The calibration of rows, against the very claims under test.
 
     Slope and intercept are fitted on the references, pooled over rows and classes, so
-    that the claims' honest noise is expected. A slope that is fitted to the rows takes
-    its place where it is `CLOSER` times as large: a teacher that learned from few or
-    skewed rows follows them far more closely than any others. Poison that contradicts
-    the trusted model makes that slope smaller. The shifts are fitted to the rows, so
+    that the claims' honest noise is expected. The shifts are fitted to the rows, so
     that a node with other classes than the references is not suspected for it.
 
     Args:
@@ -87,11 +77,7 @@ def calibrate(
     classes = np.arange(odds_refs.shape[1])
     made, made_refs = (np.asarray(c)[:, None] == classes for c in (claims, claims_refs))
     slope, intercept = _logistic(odds_refs, made_refs)
-    own = _logistic(odds, made)[0]
-    slope_ratio = own / slope if slope > 0 else np.inf if own > 0 else 1.0
-    slope = own if own >= CLOSER * slope else slope
-    shift = _shift(slope * odds + intercept, made)
-    return Calibration(slope, intercept, shift, slope_ratio)
+    return Calibration(slope, intercept, _shift(slope * odds + intercept, made))
 
 
 def expected_claims(

@@ -9,7 +9,6 @@ import numpy as np
 from protojax import prototypes
 from protojax.base import Examples, Prototypes, TeacherOutputs
 from protojax.detection.evidence import Evidence, Findings, Suspect, Verdict
-from protojax.detection.expectation import CLOSER
 from protojax.detection.rewriting import holding, phrases_of
 from protojax.federated.replicas import Surroundings
 from protojax.models import Model
@@ -132,7 +131,7 @@ def facts_of(
         teacher_asked=job.teacher is not None,
         false_rejection=job.config.detection.false_rejection,
         untrusted_lines=untrusted,
-        warnings=_warnings(job, untrusted, findings.slope_ratio, found),
+        warnings=_warnings(job, untrusted, found),
         generated=job.config.writer.model != "",
     )
 
@@ -162,7 +161,6 @@ def _untrusted_lines(job: Job, verdict: Verdict) -> tuple[int, ...]:
 def _warnings(
     job: Job,
     untrusted: Sequence[int],
-    slope_ratio: float,
     reactions: Sequence[Reaction],
 ) -> tuple[str, ...]:
     """Warnings for the reader, of the references and of the student."""
@@ -180,14 +178,6 @@ def _warnings(
             f"{len(untrusted)} of {len(job.references.lines)} references carry a "
             "suspected trigger and were left out: see where they came from. Their "
             "lines are in run.json."
-        )
-    if slope_ratio >= CLOSER:
-        times = f"{slope_ratio:.1f}" if slope_ratio < 10 else "more than ten"
-        found.append(
-            f"The rows' claims follow the trusted model {times} times as closely as "
-            "the references' do, as happens where a teacher learned from few or "
-            "one-sided rows: more honest rows may be rejected than is stated. Choose "
-            "references with the balance of the rows."
         )
     for one in reactions:
         more = one.with_it - one.without_it
