@@ -72,15 +72,15 @@ def test_it_writes_a_student_with_a_card_and_what_was_found(measured):
     card = (measured / "student/README.md").read_text()
     assert "6 runs of the whole recipe" in card
     assert "## Not measured" in card
-    assert "`student_early_hard`" in card
+    assert "`student_hard`" in card
     record = json.loads((measured / "leakage.json").read_text())
     assert record["num_pipelines"] == 6
     run = json.loads((measured / "run.json").read_text())
     assert run["finished"]
     assert run["result"]["private"] == 60
-    # Of 60 rows, 6 with a wrong label; a fifth of 5 epochs.
+    # Of 60 rows, 6 with a wrong label.
     assert run["result"]["canaries"] == 6
-    assert run["result"]["epochs"] == 1
+    assert run["result"]["epochs"] == 5
 
 
 def test_rows_of_a_person_are_members_together(job, tmp_path, monkeypatch):

@@ -144,7 +144,7 @@ def test_noisy_training_has_its_own_rate_and_epochs():
 
 
 def test_a_recipe_learns_on_written_texts_where_there_is_a_writer():
-    assert Privatise().chosen == named("student_early_hard", Recipe())
+    assert Privatise().chosen == named("student_hard", Recipe())
     written = Privatise(writer=WRITER).chosen
     assert written.transfer == "written"
     assert written.family == Privatise().chosen.family

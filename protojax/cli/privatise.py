@@ -23,7 +23,7 @@ one ended.
 _EPILOG = """\
 example:
   protojax privatise --private private.csv --public public.csv --test test.csv \\
-    --teacher miniLM/ --student layers:0,2 --recipe student_early_hard \\
+    --teacher miniLM/ --student layers:0,2 --recipe student_hard \\
     --pipelines 16 --out run/
 
 It writes run/student (a Hugging Face folder whose README.md says what was measured and
@@ -114,9 +114,8 @@ def _add_settings(add: Callable) -> None:
     add(
         "--recipe",
         metavar="NAME[:EPOCHS]",
-        help="how the student is made (student_early_hard: a teacher stopped early, "
-        "hard labels on public rows; of many classes it learns few by then, see "
-        "--early-stopping)",
+        help="how the student is made, and if not as usual the epochs of its teacher "
+        "(student_hard: the teacher's classes on public rows)",
     )
     add(
         "--pipelines",

@@ -35,7 +35,7 @@ class Privatise:
     """
 
     columns: Columns = dataclasses.field(default_factory=Columns)
-    recipe: str = "student_early_hard"
+    recipe: str = "student_hard"
     base: Recipe = dataclasses.field(default_factory=Recipe)
     early_stopping: int = 0
     writer: PublicWriter = PublicWriter()
