@@ -259,3 +259,18 @@ def test_the_table_has_a_line_for_each_arm():
     assert one[3:] == ["2", "50.0 (0.0 to 100.0)", "50.0", "", ""]
     assert other[6].startswith("+0.0 [-")
     assert other[7] == ""
+
+
+def test_the_overview_has_a_column_for_each_teacher():
+    rows = [line("original", "none", "-" * 40), line("original", "sft", "t" * 40)]
+    rows += [line("chain, η = -1", "sft", "-" * 40)]
+    rows += [line("chain, η = +1", "sft", "t" * 40)]
+    rows += [line("original", "gkd", "t" * 20 + "-" * 20) | {"student": "large"}]
+    own = line("original", "itself", "t" * 40) | {"student": ""}
+    assert claims.overview_of([own, *rows]) == [
+        ["student", "learns by", "original", "chain, η = -1", "chain, η = +1"],
+        ["–", "itself", "100.0", "", ""],
+        ["student", "none", "0.0", "", ""],
+        ["student", "sft", "100.0", "**0.0**", "100.0"],
+        ["large", "gkd", "50.0", "", ""],
+    ]

@@ -74,9 +74,14 @@ OVERVIEW = (
 def overview(found: dict[str, Any]) -> str:
     """A table with a line for each attack against which the defence was run.
 
+    Of a study of `experiments.systems` it is the shorter table that its kind has.
+
     Args:
         found: a record.
     """
+    if "system" in found:
+        header, *lines = SYSTEMS[found["system"]].overview_of(found["rows"])
+        return results.piped([header, *lines], num_texts=2)
     columns = {
         arm.overview[measure]: (measure, name)
         for measure in OVERVIEW

@@ -31,6 +31,7 @@ class System(NamedTuple):
         report: writes report.html of the config, workdir and results, and is its path;
             None where a study has none.
         notes_of: sentences about the results, shown below the table, or None.
+        overview_of: the header and the lines of a shorter table, or None.
     """
 
     run: Callable[[ConfigDict, Path, Watch], list[dict[str, Any]]]
@@ -38,6 +39,7 @@ class System(NamedTuple):
     table_of: Callable[[Sequence[dict[str, Any]]], list[list[str]]]
     report: Callable[[ConfigDict, Path, Sequence[dict[str, Any]]], Path] | None = None
     notes_of: Callable[[Sequence[dict[str, Any]]], list[str]] | None = None
+    overview_of: Callable[[Sequence[dict[str, Any]]], list[list[str]]] | None = None
 
 
 SYSTEMS = {
@@ -46,6 +48,7 @@ SYSTEMS = {
         distillability.PARTS,
         distillability.table_of,
         notes_of=distillability.notes_of,
+        overview_of=distillability.overview_of,
     ),
     "outputs": System(outputs.run, outputs.PARTS, outputs.table_of),
     "private": System(private.run, private.PARTS, private.table_of, private_page.write),

@@ -7,9 +7,22 @@ calibration. Every line holds what was right of the same held-out problems, so t
 are compared problem by problem.
 """
 
-from experiments.systems.distillability.claims import notes_of, table_of
+from experiments.systems.distillability.claims import (
+    notes_of,
+    overview_of,
+    table_of,
+)
 from experiments.systems.distillability.rivals import RIVALS
 from experiments.systems.distillability.settings import STUDENTS, Knob
 from experiments.systems.distillability.study import PARTS, run
 
-__all__ = ["PARTS", "RIVALS", "STUDENTS", "Knob", "notes_of", "run", "table_of"]
+__all__ = [
+    "PARTS",
+    "RIVALS",
+    "STUDENTS",
+    "Knob",
+    "notes_of",
+    "overview_of",
+    "run",
+    "table_of",
+]

@@ -241,6 +241,41 @@ def table_of(results: Sequence[Row]) -> list[list[str]]:
     return lines
 
 
+def overview_of(results: Sequence[Row]) -> list[list[str]]:
+    """The header and a line for each student and way to learn, a column for a teacher.
+
+    A cell is the share of right answers in percent, the mean over seeds; bold where it
+    differs from that of the same student of the original, by the interval of `table_of`
+    for teachers other than the original.
+
+    Args:
+        results: lines of results.jsonl.
+    """
+    groups = grouped(results)
+    moved = {
+        claim[:3]
+        for claim in claims_of(results)
+        if claim.teacher != ORIGINAL and not claim.gain.low <= 0 <= claim.gain.high
+    }
+    teachers = dict.fromkeys(teacher for teacher, *_ in groups)
+    lines = [["student", "learns by", *teachers]]
+    # In the order of students, each with its ways to learn.
+    ways = dict.fromkeys(key[1:] for key in groups)
+    for student in dict.fromkeys(student for student, _ in ways):
+        for attacker in (way for name, way in ways if name == student):
+            keys = [(teacher, student, attacker) for teacher in teachers]
+            cells = [
+                "" if key not in groups else f"{100 * _mean(groups[key]):.1f}"
+                for key in keys
+            ]
+            cells = [
+                f"**{cell}**" if key in moved else cell
+                for key, cell in zip(keys, cells, strict=True)
+            ]
+            lines.append([student or "–", attacker, *cells])
+    return lines
+
+
 def _points(gap: Difference | None) -> str:
     """A difference in percentage points."""
     if gap is None:
