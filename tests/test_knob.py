@@ -274,3 +274,7 @@ def test_the_overview_has_a_column_for_each_teacher():
         ["student", "sft", "100.0", "**0.0**", "100.0"],
         ["large", "gkd", "50.0", "", ""],
     ]
+    # Nothing is said of seeds that the original's student lacks.
+    more = line("chain, η = +1", "sft", "-" * 40, 1)
+    [*_, last] = claims.overview_of([*rows[1:2], *rows[3:4], more])
+    assert last == ["student", "sft", "100.0", "50.0"]

@@ -1,5 +1,7 @@
 """Triggers that the trusted model has learned from references."""
 
+import sys
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -9,7 +11,7 @@ from protojax.detection import Reading, detect
 from protojax.detection.excess import Claims
 from protojax.detection.groups import Groups
 from protojax.detection.masking import lopsided
-from protojax.detection.settings import Detection
+from protojax.detection.settings import CLAIMS, Detection
 from tests.test_detect import evidence_of
 
 PHRASE = "as my neighbour says"
@@ -70,6 +72,20 @@ def test_triggered_references_hide_the_trigger_until_it_is_read_without(share):
     # The references that hold it are named, and no other.
     assert found.verdict.untrusted[bad].mean() > 0.95
     assert found.verdict.untrusted[~bad].sum() == 0
+
+
+def test_what_is_read_again_changes_the_order_too(monkeypatch):
+    module, seen = sys.modules[detect.__module__], []
+    units = module.units_of
+    monkeypatch.setattr(module, "units_of", lambda one: seen.append(one) or units(one))
+    evidence, truth, _, reread = learned(0.1)
+    before = module.claims_of(evidence, CLAIMS)
+    detect(evidence, reread=reread)
+    ((changed, _),) = seen
+    moved = (changed.expected != before[0].expected).any(1)
+    assert moved[: len(truth)][truth].mean() > 0.95
+    np.testing.assert_array_equal(changed.alike[moved], changed.expected[moved])
+    np.testing.assert_array_equal(changed.alike[~moved], before[0].alike[~moved])
 
 
 def test_a_large_group_is_screened_by_a_part_of_it():

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.configs import privacy as config_lib
 from experiments.systems import private_page
-from protojax.pipelines.privacy import RECIPES
+from protojax.pipelines.privacy import RECIPES, Recipe
 from protojax.privacy import complementary_halves, leakage
 from protojax.reports import leaks
 from protojax.reports import privacy as pages
@@ -197,6 +197,16 @@ def test_records_of_earlier_versions_have_no_curves(weak):
 
 def test_joined_arms_are_recipes():
     rows = [{"arm": arm, "epochs": number} for number, arm in enumerate(RECIPES)]
-    found = {arm for _, arms in private_page.joined_of(rows) for arm in arms}
+    joined = private_page.joined_of(rows, Recipe())
+    found = {arm for _, arms in joined for arm in arms}
     stopped = {*private_page.STOPPED, *private_page.STOPPED.values()}
     assert found == {*private_page.NOISE} | stopped <= {*RECIPES}
+
+
+def test_arms_are_joined_by_their_epochs_in_the_mean_over_seeds():
+    rows = [{"arm": arm} for arm in ("teacher", "early")]
+    rows += [{"arm": "teacher:6", "epochs": 6}]
+    rows += [{"arm": "early", "epochs": number} for number in (9, 15)]
+    _, (name, arms), *_ = private_page.joined_of(rows, Recipe())
+    # Of 15 epochs, and of 3, 9 and 15.
+    assert (name, arms) == ("stopped early", ["teacher:6", "early", "teacher"])

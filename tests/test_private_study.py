@@ -13,7 +13,14 @@ from experiments.systems import private, private_rows
 from experiments.systems.privacy_settings import PLANTED, Private, PrivateRows
 from protojax.base import Examples
 from protojax.pipelines import Watch
-from protojax.pipelines.privacy import Noise, Recipe, Rows, Shadowed, named
+from protojax.pipelines.privacy import (
+    RECIPES,
+    Noise,
+    Recipe,
+    Rows,
+    Shadowed,
+    named,
+)
 from protojax.privacy import complementary_halves
 from protojax.privacy.overlap import scan
 from tests.tiny_job import SIZES
@@ -145,7 +152,7 @@ def test_rows_of_a_study_share_nothing():
 def test_epochs_of_early_teachers_are_chosen_on_public_rows(tmp_path):
     config = tiny()
     config.early_stopping, config.planted = 2, ()
-    config.arms = ("teacher", "early", "student_hard", "student_early_hard")
+    config.arms = ("teacher", "early", "student_hard", "student_early_hard", "early:3")
     found = private.check(config)
     rows, *_ = private_rows.split(found, 0)
     recipes = private._recipes(found, rows, 40, 0, tmp_path, Watch())
@@ -157,8 +164,17 @@ def test_epochs_of_early_teachers_are_chosen_on_public_rows(tmp_path):
     epochs = {name: one.teacher.epochs for name, one in again.items()}
     assert epochs == {
         "teacher": 2, "early": 7, "student_hard": 2, "student_early_hard": 7,
+        "early:3": 3,
     }  # fmt: skip
     assert recipes["early"].teacher.epochs == chosen
     assert private._recipes(private.check(tiny()), rows, 40, 0, tmp_path, Watch()) == {
         name: named(name, private.check(tiny()).base) for name in tiny().arms
     }
+
+
+def test_recipes_that_are_compared_unless_others_are_named():
+    left_out = {
+        "student_early_hard_written",
+        *(f"student_of_dp_{n}" for n in (8, 3, 1)),
+    }
+    assert {*RECIPES} - {*Private().arms} == left_out

@@ -50,8 +50,12 @@ WRITER = PublicWriter(model="w")
         (Privatise, {"recipe": "student_hart"}, "Did you mean 'student_hard'"),
         (Privatise, {"recipe": "student_hart:3"}, "Did you mean 'student_hard'"),
         *(
-            (Privatise, {"recipe": f"student:{n}"}, "student, or student:EPOCHS")
-            for n in ("", "0", "-1", "x", "1.5", "3:4")
+            (
+                Privatise,
+                {"recipe": f"student:{n}"},
+                "student:EPOCHS with EPOCHS >= 1",
+            )
+            for n in ("", "0", "06", "٣", "-1", "x", "1.5", "3:4")
         ),
         (
             Privatise,

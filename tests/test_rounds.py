@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from protojax.federated import AGGREGATORS
+from protojax.federated import AGGREGATORS, nodes
 from protojax.federated.replicas import Surroundings
-from protojax.federated.rounds import train_rounds
+from protojax.federated.rounds import fit_rounds, train_rounds
 from protojax.models.language import init_model
 from protojax.training import sequences, trainer
 from protojax.training.objective import Objective, Spec
@@ -56,6 +56,26 @@ def test_a_round_is_the_mean_of_what_nodes_learn_alone(tmp_path):
         np.testing.assert_allclose(one, two, atol=1e-5)
     moved = [np.abs(a - b).max() for a, b in _leaves(found, run_of(8).model.params)]
     assert max(moved) > 1e-3
+
+
+def test_nodes_that_exchange_nothing_learn_as_they_do_alone(tmp_path):
+    sizes = (8, 4)
+    mesh = nodes.make_mesh(2)
+    found = fit_rounds(
+        [run_of(rows) for rows in sizes],
+        around(tmp_path),
+        lambda state: state,
+        mesh,
+        rounds=1,
+        server=False,
+    )
+    everyone = nodes.gather(found.state.nodes.params["model"], mesh)
+    for node, rows in enumerate(sizes):
+        folder = Store(tmp_path / str(rows))
+        alone = trainer.train(run_of(rows), lengths=LENGTHS, store=folder).params
+        for one, two in _leaves(nodes.unstack(everyone, node), alone):
+            np.testing.assert_allclose(one, two, atol=1e-5)
+    assert found.steps == 1
 
 
 def _leaves(*trees):

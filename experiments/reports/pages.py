@@ -20,7 +20,7 @@ from typing import Any
 from experiments.arms import ARMS, name_of
 from experiments.reports import results
 from experiments.systems import SYSTEMS
-from protojax import storage
+from protojax import storage, validate
 
 ROOT = pathlib.Path(__file__).parents[2]
 _FIGURES = {*"0123456789+-–"}
@@ -78,8 +78,13 @@ def overview(found: dict[str, Any]) -> str:
 
     Args:
         found: a record.
+
+    Raises:
+        ValueError: of a kind of study that has none.
     """
     if "system" in found:
+        some = [name for name, one in SYSTEMS.items() if one.overview_of]
+        validate.one_of(some, **{"overview of a study of": found["system"]})
         header, *lines = SYSTEMS[found["system"]].overview_of(found["rows"])
         return results.piped([header, *lines], num_texts=2)
     columns = {

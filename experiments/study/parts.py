@@ -1,6 +1,6 @@
 """How parts of one study may differ: calls with a folder, or folders of a record."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -8,15 +8,15 @@ from experiments import settings
 
 
 class Parts(NamedTuple):
-    """The settings in which parts of a study may differ.
+    """How parts of a study may differ.
 
     Attributes:
-        key: the fields that tell its results apart.
+        key: the fields that tell the study's results apart.
         free: the settings that may differ.
         usual: a dataclass with the defaults, which parts of former versions may lack.
         named: section of named settings -> a dataclass with the defaults of one, or
             None. Parts may have other names; settings of the same name are the same.
-        varying: fields of named settings that may differ.
+        varying: fields of one of the named settings that may differ.
     """
 
     key: Sequence[str]
@@ -48,14 +48,14 @@ def joined(
     ]
     # An entry that only one part has keeps its results, hence its settings.
     pairs += [
-        (f"{section}.{name}", before[section][name], one)
+        (f"{section}.{name}.{field}", before[section][name].get(field), value)
         for section in parts.named
         for name, one in now[section].items()
-        if name in before[section]
+        for field, value in one.items()
+        if name in before[section] and field not in parts.varying
     ]
     found = [
-        f"{name} was {old!r}, now {new!r}"
-        for name, old, new in _differences(pairs, parts.varying)
+        f"{name} was {old!r}, now {new!r}" for name, old, new in _differences(pairs)
     ]
     if found:
         raise ValueError(
@@ -77,17 +77,17 @@ def _completed(fields: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
 
 
 def _differences(
-    pairs: Sequence[tuple[str, Any, Any]], varying: Collection[str]
+    pairs: Sequence[tuple[str, Any, Any]],
 ) -> Iterator[tuple[str, Any, Any]]:
     """The leaves that differ, by name, with both values.
 
-    >>> [*_differences([("a", {"b": 1, "c": 2}, {"b": 1, "c": 3})], ())]
+    >>> [*_differences([("a", {"b": 1, "c": 2}, {"b": 1, "c": 3})])]
     [('a.c', 2, 3)]
     """
     for name, before, now in pairs:
         if isinstance(before, dict) and isinstance(now, dict):
-            keys = sorted((before.keys() | now.keys()) - {*varying})
+            keys = sorted(before.keys() | now.keys())
             below = [(f"{name}.{key}", before.get(key), now.get(key)) for key in keys]
-            yield from _differences(below, varying)
+            yield from _differences(below)
         elif before != now:
             yield name, before, now

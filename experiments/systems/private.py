@@ -32,7 +32,7 @@ from protojax.pipelines.privacy import (
     shadow_logits,
 )
 from protojax.pipelines.privacy.inputs import queries_of, without_overlap
-from protojax.pipelines.privacy.recipes import with_epochs
+from protojax.pipelines.privacy.recipes import parsed, with_epochs
 from protojax.pipelines.privacy.stopping import kept_epochs
 from protojax.privacy import complementary_halves, leakage, require_stated
 from protojax.privacy.blind import Blind, blind_auc, require_blind
@@ -168,7 +168,12 @@ def _recipes(
 ) -> dict[str, Recipe]:
     """The recipe of each arm."""
     recipes = {name: named(name, config.base) for name in config.arms}
-    early = [name for name in recipes if "early" in name.split("_")]
+    kinds = {name: parsed(arm=name) for name in recipes}
+    early = [
+        name
+        for name, (kind, epochs) in kinds.items()
+        if epochs is None and "early" in kind.split("_")
+    ]
     if not (config.early_stopping and early):
         return recipes
     watch.describe("the number of epochs is chosen on public rows")
@@ -280,6 +285,7 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The header and a line for each arm, means over seeds.
 
     Rates are the shares of members found at 1 % false alarms by the strongest attack.
+    Beside the worst stand the lowest and the highest end of the intervals of all seeds.
     "audited" is the largest epsilon refuted, and in brackets that of the plain teacher.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
@@ -320,10 +326,8 @@ def _mean(values: Sequence[float | None]) -> str:
 
 def _worst(rows: Sequence[Mapping[str, Any]]) -> str:
     """The worst kind's rate, and the ends of the intervals of all seeds."""
-    said, ends = (
-        _mean([row["worst"] for row in rows]),
-        [r["worst interval"] for r in rows],
-    )
+    said = _mean([row["worst"] for row in rows])
+    ends = [row["worst interval"] for row in rows]
     if None in ends:
         return said
     lows, highs = zip(*ends, strict=True)

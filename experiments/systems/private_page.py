@@ -4,11 +4,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.systems import private
 from protojax import storage
-from protojax.pipelines.privacy.recipes import parsed
+from protojax.pipelines.privacy import Recipe, named
 from protojax.reports import leaks
 
 NOISE = ("dp_teacher_vacuous", "dp_teacher_8", "dp_teacher_3", "dp_teacher_1")
@@ -18,7 +19,7 @@ STOPPED |= {"student_hard": "student_early_hard"}
 
 
 def joined_of(
-    results: Sequence[Mapping[str, Any]],
+    results: Sequence[Mapping[str, Any]], base: Recipe
 ) -> list[tuple[str, list[str]]]:
     """The lines of the chart, each with the arms that it joins.
 
@@ -26,18 +27,23 @@ def joined_of(
 
     Args:
         results: lines of results.jsonl.
+        base: what the recipes are made from.
 
     >>> joined_of([{"arm": arm, "epochs": epochs} for arm, epochs in (
-    ...     ("teacher", 9), ("teacher:6", 6), ("early", 2), ("student", 9))])
+    ...     ("teacher", 9), ("teacher:6", 6), ("early", 2), ("student", 9))], Recipe())
     [('more noise', []), ('stopped early', ['early', 'teacher:6', 'teacher']),
     ('stopped early', ['student']), ('stopped early', [])]
     """
-    # Lines of earlier versions have no epochs.
-    epochs = {row["arm"]: row.get("epochs", 0) for row in results}
+    epochs: dict[str, list[int]] = {}
+    for row in results:
+        arm = row["arm"]
+        # Lines of earlier versions have no epochs.
+        some = row.get("epochs") or named(arm, base).teacher.epochs
+        epochs.setdefault(arm, []).append(some)
     found = [("more noise", [arm for arm in NOISE if arm in epochs])]
     for whole, some in STOPPED.items():
-        arms = [arm for arm in epochs if parsed(arm=arm)[0] in (whole, some)]
-        found.append(("stopped early", sorted(arms, key=epochs.__getitem__)))
+        arms = [arm for arm in epochs if arm.partition(":")[0] in (whole, some)]
+        found.append(("stopped early", sorted(arms, key=lambda x: np.mean(epochs[x]))))
     return found
 
 
@@ -91,11 +97,11 @@ def write(
         f"What students of {config.data.private:,} private rows of {config.task} "
         "give away"
     )
-    path = workdir / "report.html"
+    path, base = workdir / "report.html", private.check(config).base
     with storage.atomic(path) as file:
         file.write(
             leaks.compared(
-                title, arms_of(results), joined_of(results), notes_of(results)
+                title, arms_of(results), joined_of(results, base), notes_of(results)
             ).encode()
         )
     return path

@@ -114,8 +114,9 @@ def _add_settings(add: Callable) -> None:
     add(
         "--recipe",
         metavar="NAME[:EPOCHS]",
-        help="how the student is made, and if not as usual the epochs of its teacher "
-        "(student_hard: the teacher's classes on public rows)",
+        help="how the student is made; with :EPOCHS, for how many its teacher learns, "
+        "in place of --early-stopping (student_hard: it learns the teacher's classes "
+        "of public rows)",
     )
     add(
         "--pipelines",

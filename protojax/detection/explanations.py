@@ -140,9 +140,9 @@ def row_scores(found: list[Explanation], units: Units) -> tuple[np.ndarray, np.n
     """The rank of each row by suspicion, and the explanation that it has.
 
     Rows are ordered by the z of the group that explains them and, within a group, by
-    how improbable their own claim is, by one fit for rows under test and references: by
-    fits of their own either would come first, and be exchangeable with the other in no
-    group. Rows that no group explains share rank 0.
+    how improbable their own claim is, by one fit for rows under test and references.
+    Each has a fit of its own too, by which one of both might come first in every group.
+    Rows that no group explains share rank 0.
 
     Args:
         found: from `explain`.
@@ -158,7 +158,7 @@ def row_scores(found: list[Explanation], units: Units) -> tuple[np.ndarray, np.n
         # A row that several groups explain has the strongest of them.
         new = one.claimants[z[one.claimants] < one.z]
         reason[new], z[new] = number, one.z
-        unlikely[new] = 1 - units.compared(one.unit)[new]
+        unlikely[new] = -units.compared(one.unit)[new]
     order = np.lexsort((unlikely, z))
     scores = np.empty(rows)
     scores[order] = np.arange(rows)

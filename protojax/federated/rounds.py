@@ -85,8 +85,9 @@ def fit_rounds(
     """The federation after rounds of local training, resumed if killed.
 
     Args:
-        runs: one for each node, which differ in rows, columns and prototypes only. The
-            first names the run, and has the seed and the initial model.
+        runs: one for each node, which differ in rows, the values of columns, and
+            prototypes only. The first names the run, and has the seed and the model
+            that all start from.
         around: the surroundings of the run: lengths, storage and progress.
         end: of a round: what the nodes exchange.
         mesh: from `nodes.make_mesh`, of as many nodes.

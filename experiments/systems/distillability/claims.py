@@ -244,9 +244,9 @@ def table_of(results: Sequence[Row]) -> list[list[str]]:
 def overview_of(results: Sequence[Row]) -> list[list[str]]:
     """The header and a line for each student and way to learn, a column for a teacher.
 
-    A cell is the share of right answers in percent, the mean over seeds; bold where it
-    differs from that of the same student of the original, by the interval of `table_of`
-    for teachers other than the original.
+    A cell is the share of right answers in percent, the mean over seeds. It is bold
+    where, for another teacher than the original, the 95 % interval of the difference
+    over the seeds that both have is without 0.
 
     Args:
         results: lines of results.jsonl.

@@ -1,6 +1,7 @@
 """The recipes that are compared, by name: `RECIPES`."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 
 from protojax import validate
@@ -133,8 +134,10 @@ def parsed(**name: str) -> tuple[str, int | None]:
     validate.one_of(RECIPES, **{argument: kind})
     if not colon:
         return kind, None
-    fits = epochs.isdecimal() and int(epochs) > 0
-    validate.require(fits, argument, said, f"{kind}, or {kind}:EPOCHS")
+    # One spelling, so that no recipe has two names.
+    fits = re.fullmatch("[1-9][0-9]*", epochs)
+    bound = f"{kind}, or {kind}:EPOCHS with EPOCHS >= 1"
+    validate.require(bool(fits), argument, said, bound)
     return kind, int(epochs)
 
 

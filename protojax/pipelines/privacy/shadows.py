@@ -158,7 +158,8 @@ def _paths(
             for number, row in enumerate(members)
         ]
         found[name] = [
-            folder / name / f"{number:03}_{key[:32]}.safetensors"
+            # A colon is no part of a file's name everywhere.
+            folder / name.replace(":", "_") / f"{number:03}_{key[:32]}.safetensors"
             for number, key in enumerate(keys)
         ]
     return found
