@@ -120,6 +120,14 @@ def test_an_arm_of_several_seeds_has_the_ends_of_all_their_intervals():
 
     assert cell(rows, "worst [95 %]") == "3.0 [1.0, 6.0]"
     assert (cell(rows, "seeds"), cell(rows[:1], "seeds")) == ("2", "1")
+    teachers = [usual | {"arm": "teacher", "seed": 0, "accuracy": 80.0}]
+    teachers[0] |= {"worst": 50.0, "worst interval": None}
+    rows[1]["accuracy"] = 70.0
+    header, _, line = private.table_of([*teachers, *rows])
+    assert line[header.index("accuracy")] == "80.0"
+    # Against the teacher of seed 0 alone, which has no other.
+    assert line[header.index("gap")] == "+10.0"
+    assert cell(rows, "gap") == "–"
     rows[1]["worst interval"] = None
     assert cell(rows, "worst [95 %]") == "3.0"
 

@@ -291,7 +291,7 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in results:
         groups.setdefault(row["arm"], []).append(row)
-    base = groups.get("teacher", [])
+    base = {row["seed"]: row["accuracy"] for row in groups.get("teacher", [])}
     kinds = [kind for kind in results[0]["kinds"] if kind != ORDINARY]
     audited = ["audited"] if audits_of(results) else []
     lines = [
@@ -300,13 +300,16 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     lines[0] += [*audited, "checked"]
     for arm, rows in groups.items():
         accuracy = float(np.mean([row["accuracy"] for row in rows]))
-        gap = accuracy - np.mean([row["accuracy"] for row in base]) if base else None
+        # Of the seeds that both have.
+        gaps = [
+            row["accuracy"] - base[row["seed"]] for row in rows if row["seed"] in base
+        ]
         lines.append(
             [
                 arm,
                 str(len(rows)),
                 f"{accuracy:.1f}",
-                "–" if gap is None else f"{gap:+.1f}",
+                f"{np.mean(gaps):+.1f}" if gaps else "–",
                 _mean([row["ordinary"] for row in rows]),
                 *(_mean([row["kinds"].get(kind) for row in rows]) for kind in kinds),
                 _worst(rows),
