@@ -239,6 +239,11 @@ def test_the_word_is_allowed_below_both_nulls_only():
         line(harder, "gkd", "t" + "-" * 39),
     ]
     [said] = claims.verdicts_of(rows)
+    assert "answers_only" in said
+    assert "were not run, so nothing follows" in said
+    adaptive = [name for name, found in ATTACKERS.items() if found.adaptive]
+    rows += [line(harder, name, "-" * many) for name in adaptive]
+    [said] = claims.verdicts_of(rows)
     # Clopper and Pearson: 1 of 40 is at most 13.2 %.
     assert "gkd, 2.5 % right, at most 13.2 %" in said
     assert "without a teacher 100.0 %, with steps withheld 75.0 %: it may be " in said

@@ -154,7 +154,7 @@ def verdicts_of(results: Sequence[Row]) -> list[str]:
 
     The best attacker counts, by the upper end of its interval: the exact one of the
     mean over seeds, as if there were one seed, or Student's over seeds where that is
-    wider.
+    wider. Nothing is said unless all adaptive students were tried.
 
     Args:
         results: lines of results.jsonl.
@@ -180,6 +180,16 @@ def verdicts_of(results: Sequence[Row]) -> list[str]:
         )
         if none is None or not nulls:
             found.append(said + "the nulls were not run, so nothing follows.")
+            continue
+        # Without them the best attacker is not known.
+        lacking = [
+            kind
+            for kind, one in ATTACKERS.items()
+            if one.adaptive and kind not in uppers
+        ]
+        if lacking:
+            names = ", ".join(lacking)
+            found.append(f"{said}{names} were not run, so nothing follows.")
             continue
         floor = _mean(none)
         withheld = max(map(_mean, nulls))
