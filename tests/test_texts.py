@@ -87,7 +87,7 @@ def test_a_study_of_the_test_keeps_its_lines(tmp_path):
     assert SYSTEMS["outputs"].run(config, tmp_path, Watch()) == rows
     assert (tmp_path / "results.jsonl").read_bytes() == kept
     config.rows = 600
-    with pytest.raises(ValueError, match="Expected rows 500, as"):
+    with pytest.raises(ValueError, match="rows was 500, now"):
         SYSTEMS["outputs"].run(config, tmp_path, Watch())
 
 
