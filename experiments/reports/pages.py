@@ -6,8 +6,9 @@ A table stands between two lines of a document,
     <!-- end -->
 
 The first line names the table's kind and its record: `results` has every arm and column
-(in one document only), `overview` has a line per attack, and `published` compares our
-figures with published ones. The documents are README.md, experiments/README.md and
+(in one document only), `overview` has a line per attack, or what a study of
+`experiments.systems` has as its shorter table, and `published` compares our figures
+with published ones. The documents are README.md, experiments/README.md and
 those in docs/.
 """
 

@@ -177,10 +177,8 @@ def _record_lines(name: str, workdirs: Sequence[pathlib.Path], *, add: bool) -> 
     validate.require(bool(rows), "workdir", workdirs, "with results")
     parts = SYSTEMS[system].parts
     # Refused where the parts were run with different settings.
-    functools.reduce(
-        lambda a, b: joined(a, b, parts, f"{FOLDER / name}.jsonl with {workdirs}"),
-        settings,
-    )
+    where = ", ".join(map(str, [FOLDER / f"{name}.jsonl", *workdirs]))
+    functools.reduce(lambda a, b: joined(a, b, parts, where), settings)
     settings = [one for n, one in enumerate(settings) if one not in settings[:n]]
     rows = [*{tuple(row[key] for key in parts.key): row for row in rows}.values()]
     versions = [found for w in workdirs for found in results.read_versions(w)]

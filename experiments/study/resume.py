@@ -18,7 +18,7 @@ PARTS = Parts(
     ("task", "attack", "arm", "seed"),
     (*GROWING, *FREE),
     Settings(),
-    {**{name: make() for name, make in settings.NAMED.items()}, "variants": None},
+    {name: make() for name, make in settings.NAMED.items()} | {"variants": None},
     # Of an attack.
     varying=("arms", "tasks"),
 )

@@ -42,17 +42,22 @@ class PrivateRows:
 PLANTED = ("mislabelled", "adaptive", "twins", "outliers")
 
 
-def _compared(recipe: Recipe) -> bool:
-    """Whether a recipe is among those that are compared unless others are named.
+def _compared() -> tuple[str, ...]:
+    """The names of recipes that are compared unless others are named.
 
-    Texts that are written need a language model. A student of a teacher with an epsilon
-    leaks what its teacher leaks at most.
+    Texts that are written need a language model, and a student of a teacher with an
+    epsilon leaks what its teacher leaks at most.
     """
-    of_epsilon = recipe.shipped == "student" and recipe.teacher_noise.epsilon > 0
-    return recipe.transfer != "written" and not of_epsilon
+    recipes = {name: make(Recipe()) for name, make in RECIPES.items()}
+    return tuple(
+        name
+        for name, one in recipes.items()
+        if one.transfer != "written"
+        and (one.shipped == "teacher" or not one.teacher_noise.epsilon)
+    )
 
 
-COMPARED = tuple(name for name, make in RECIPES.items() if _compared(make(Recipe())))
+COMPARED = _compared()
 
 
 def _decoder(width: int, layers: int, **train) -> Writer:

@@ -14,8 +14,11 @@ from protojax.reports import leaks
 
 NOISE = ("dp_teacher_vacuous", "dp_teacher_8", "dp_teacher_3", "dp_teacher_1")
 # Recipes with all of the teacher's epochs, and with some of them.
-STOPPED = {"teacher": "early", "student": "student_early"}
-STOPPED |= {"student_hard": "student_early_hard"}
+STOPPED = {
+    "teacher": "early",
+    "student": "student_early",
+    "student_hard": "student_early_hard",
+}
 
 
 def joined_of(
@@ -34,16 +37,18 @@ def joined_of(
     [('more noise', []), ('stopped early', ['early', 'teacher:6', 'teacher']),
     ('stopped early', ['student']), ('stopped early', [])]
     """
-    epochs: dict[str, list[int]] = {}
-    for row in results:
-        arm = row["arm"]
+    arms = dict.fromkeys(row["arm"] for row in results)
+
+    def epochs(arm: str) -> float:
+        usual = named(arm, base).teacher.epochs
+        own = [row for row in results if row["arm"] == arm]
         # Lines of earlier versions have no epochs.
-        some = row.get("epochs") or named(arm, base).teacher.epochs
-        epochs.setdefault(arm, []).append(some)
-    found = [("more noise", [arm for arm in NOISE if arm in epochs])]
+        return float(np.mean([row.get("epochs", usual) for row in own]))
+
+    found = [("more noise", [arm for arm in NOISE if arm in arms])]
     for whole, some in STOPPED.items():
-        arms = [arm for arm in epochs if arm.partition(":")[0] in (whole, some)]
-        found.append(("stopped early", sorted(arms, key=lambda x: np.mean(epochs[x]))))
+        alike = [arm for arm in arms if arm.partition(":")[0] in (whole, some)]
+        found.append(("stopped early", sorted(alike, key=epochs)))
     return found
 
 
