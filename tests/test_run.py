@@ -264,6 +264,17 @@ def test_an_attack_taken_out_keeps_its_settings(tmp_path):
         resume.open_workdir(frozen(**{"attacks.word_data.rate": 0.1}), tmp_path / "a")
 
 
+def test_a_variant_keeps_all_that_it_changes():
+    before = {"variants": {"warm": {"kd.temperature": 4.0, "kd.weight": 0.5}}}
+    less = {"variants": {"warm": {"kd.temperature": 4.0}}}
+    for first, then, said in (
+        (before, less, "kd.weight was 0.5, now None"),
+        (less, before, "kd.weight was None, now 0.5"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"variants.warm.{said}")):
+            resume.joined(first, then, "a folder")
+
+
 def test_what_changes_no_result_may_change(tmp_path):
     resume.open_workdir(frozen(), tmp_path / "a")
     begin(tmp_path / "a")

@@ -48,11 +48,12 @@ def joined(
     ]
     # An entry that only one part has keeps its results, hence its settings.
     pairs += [
-        (f"{section}.{name}.{field}", before[section][name].get(field), value)
+        (f"{section}.{name}.{field}", before[section][name].get(field), one.get(field))
         for section in parts.named
         for name, one in now[section].items()
-        for field, value in one.items()
-        if name in before[section] and field not in parts.varying
+        if name in before[section]
+        for field in dict.fromkeys([*before[section][name], *one])
+        if field not in parts.varying
     ]
     found = [
         f"{name} was {old!r}, now {new!r}" for name, old, new in _differences(pairs)
